@@ -1,0 +1,52 @@
+"""PointAdapterX: adapt pre-trained point-cloud transformers by training under 2 % of their parameters."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pointadapterx.build import build_model
+    from pointadapterx.config import load_config
+    from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
+    from pointadapterx.models.adapted import AdaptedModel, count_parameters
+    from pointadapterx.models.pretrained import load_pretrained
+    from pointadapterx.ops import farthest_point_sample, knn
+    from pointadapterx.peft import METHODS
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that `pointadapterx --help` and `pointadapterx.ops` do not wait for everything.
+_HOME = {
+    "AdaptedModel": "pointadapterx.models.adapted",
+    "METHODS": "pointadapterx.peft",
+    "build_model": "pointadapterx.build",
+    "count_parameters": "pointadapterx.models.adapted",
+    "farthest_point_sample": "pointadapterx.ops",
+    "knn": "pointadapterx.ops",
+    "load_adapter": "pointadapterx.engine.checkpoint",
+    "load_config": "pointadapterx.config",
+    "load_pretrained": "pointadapterx.models.pretrained",
+    "read_adapter": "pointadapterx.engine.checkpoint",
+    "save_adapter": "pointadapterx.engine.checkpoint",
+}
+
+__all__ = [
+    "METHODS",
+    "AdaptedModel",
+    "build_model",
+    "count_parameters",
+    "farthest_point_sample",
+    "knn",
+    "load_adapter",
+    "load_config",
+    "load_pretrained",
+    "read_adapter",
+    "save_adapter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pointadapterx' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,122 @@
+"""The command line: ``pointadapterx train|test|vote|count`` and ``python tools/main.py``, one parser for both."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointadapterx.errors import PointAdapterXError
+
+VERBS = ("train", "test", "vote", "count")
+EPILOG = """examples:
+  %(prog)s --config cfgs/demo.yaml                             train on the embedded data
+  %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
+  %(prog)s --resume runs/demo/20260101-120000                  continue an interrupted run
+  %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
+"""
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The parser of every entry point."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Adapt pre-trained point-cloud transformers by training under 2 % of their parameters.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, for example train.lr=1e-3")
+    parser.add_argument("--config", metavar="FILE", help="YAML config, or the name of a shipped one (demo)")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="run folder (default: runs/<config>/<time>)")
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the run in this folder")
+    parser.add_argument(
+        "--test", metavar="CKPT", type=Path, help="test an adapter file, or the adapter of a run folder"
+    )
+    parser.add_argument("--vote", metavar="K", type=int, help="after the test: vote with K augmented copies")
+    parser.add_argument(
+        "--vote-published",
+        action="store_true",
+        help="after the test: the maximum of 299 votes, as published tables",
+    )
+    parser.add_argument("--count", action="store_true", help="print the parameters of a config and exit")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
+    """Runs a command.
+
+    Args:
+        argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``count``).
+        prog: name in the help text.
+
+    Returns:
+        Exit status: 0, 2 for wrong input, 128 + n after stopping cleanly on signal n.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(prog)
+    options = parser.parse_intermixed_args(_expand_verb(arguments, parser))
+    jobs = [name for name in ("resume", "test") if getattr(options, name) is not None]
+    if len(jobs) > 1 or (options.resume is not None and options.config is not None):
+        parser.error("choose one of --config, --resume and --test")
+    if not jobs and options.config is None:
+        parser.error("give --config FILE (for example --config cfgs/demo.yaml), --resume RUN or --test CKPT")
+    if options.vote is not None and options.vote < 1:
+        parser.error(f"--vote {options.vote}: at least 1 copy")
+    if (options.vote is not None or options.vote_published) and options.test is None:
+        parser.error("--vote needs --test CKPT: the adapter to vote with")
+
+    from pointadapterx.engine.trainer import (
+        Interrupted,
+    )  # torch takes seconds to import: arguments come first
+
+    try:
+        return _run(options)
+    except Interrupted as stop:
+        print(f"stopped by {stop}: the state is saved; continue with --resume", file=sys.stderr)
+        return 128 + stop.signal_number
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pointadapterx.config import load_config
+    from pointadapterx.engine import run
+    from pointadapterx.engine.console import set_up_logging
+
+    set_up_logging(main_process=int(os.environ.get("RANK", "0")) == 0)
+    if options.test is not None:
+        run.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
+    elif options.resume is not None:
+        run.resume(options.resume, options.overrides)
+    else:
+        config = load_config(options.config, options.overrides)
+        if options.count:
+            run.count(config)
+        else:
+            accelerator = run.make_accelerator(config["train"]["precision"])
+            run.train(config, Path(options.config).stem, options.output, accelerator)
+    return 0
+
+
+def _expand_verb(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """``test CKPT`` -> ``--test CKPT``, ``vote CKPT K`` -> ``--test CKPT --vote K``; flags are the same for both."""
+    if not arguments or arguments[0] not in VERBS:
+        return arguments
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "count":
+        return ["--count", *rest]
+    if verb == "train":
+        return rest
+    if not rest or rest[0].startswith("-"):
+        parser.error(f"{verb} needs an adapter file or a run folder: {verb} CKPT")
+    if verb == "test":
+        return ["--test", *rest]
+    copies = rest[1] if len(rest) > 1 and rest[1].isdigit() else "10"
+    return ["--test", rest[0], "--vote", copies, *rest[2 if len(rest) > 1 and rest[1].isdigit() else 1 :]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,418 @@
+"""Configs: YAML with ``_base_`` includes and ``a.b=c`` overrides, checked before anything is built.
+
+Every problem of a config is found and reported at once, each with the file and line that set the key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from easydict import EasyDict
+from pydantic import BaseModel, Field, ValidationError
+
+from pointadapterx.datasets import DATASETS, build_augment
+from pointadapterx.errors import ConfigError
+from pointadapterx.models import BACKBONES
+from pointadapterx.models.tokens import POOLS
+from pointadapterx.peft import METHODS
+from pointadapterx.registry import did_you_mean
+from pointadapterx.schema import Rate, Section
+
+SHIPPED = Path(__file__).resolve().parent.parent / "cfgs"
+"""Folder of the shipped configs (of the checkout; an installed package has its own copy)."""
+
+AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
+
+
+class HeadConfig(Section):
+    """``head:``: pools are concatenated in the given order."""
+
+    pools: list[str] = Field(default=["cls", "patch_max"], min_length=1)
+    num_classes: int = Field(ge=2)
+    hidden: list[int] = Field(default=[256, 256])
+    dropout: Rate = 0.5
+
+
+class DataConfig(Section):
+    """``data:``: ``augment`` is a transform's name, ``none``, or a list of names and {name: parameters}."""
+
+    name: str
+    root: str | None = None
+    variant: str | None = None
+    num_points: int = Field(ge=1)
+    augment: AugmentSpec = "none"
+    normalize: bool | None = None
+    cache_dir: str | None = None
+
+
+class TrainConfig(Section):
+    """``train:``: ``batch_size`` is per optimiser step, over all processes and ``accumulate`` parts."""
+
+    epochs: int = Field(300, ge=1)
+    batch_size: int = Field(32, ge=2)
+    accumulate: int = Field(1, ge=1)
+    lr: float = Field(5e-4, gt=0)
+    min_lr: float = Field(1e-6, ge=0)
+    warmup_epochs: int = Field(10, ge=0)
+    warmup_lr: float = Field(1e-6, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_grad: float | None = Field(10.0, gt=0)
+    label_smoothing: Rate = 0.0
+    seed: int = Field(0, ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    frozen_bn: Literal["eval", "batch"] = "eval"
+    save_every: int = Field(1, ge=1)
+
+
+class VoteConfig(Section):
+    """``eval.vote:``: K copies per vote, one vote per seed."""
+
+    copies: int = Field(10, ge=1)
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+
+
+class EvalConfig(Section):
+    """``eval:``: ``protocol: validation`` selects on a part of the training set, ``published`` on the test set."""
+
+    protocol: Literal["validation", "published"] = "validation"
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+    every: int = Field(1, ge=1)
+    select: Literal["overall_accuracy", "mean_class_accuracy"] = "overall_accuracy"
+    batch_size: int = Field(32, ge=1)
+    vote: VoteConfig = VoteConfig()
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a config: dotted key and message."""
+
+    key: str
+    message: str
+
+
+class _Origins(dict[str, str]):
+    """Where each dotted key was set: ``file:line`` or ``override``."""
+
+    def of(self, key: str) -> str:
+        """Origin of the key, or of the nearest section around it."""
+        while key:
+            if key in self:
+                return self[key]
+            key = key.rpartition(".")[0]
+        return self.get("", "config")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats: PyYAML alone reads ``5e-4`` as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
+    """Reads, merges, overrides and checks a config.
+
+    Args:
+        path: YAML file; ``demo`` or ``cfgs/demo.yaml`` also finds a shipped config. ``_base_: other.yaml``
+            (or a list), relative to the file, is read first and overridden by what follows. A section that
+            names another ``name`` than its base replaces the base's section.
+        overrides: ``"train.lr=1e-3"``; the value is YAML.
+
+    Returns:
+        The complete config, every default filled in.
+
+    Raises:
+        ConfigError: listing every problem, each with file, line, key and the way out.
+    """
+    origins = _Origins()
+    return _checked(_read(_find(path), origins, ()), overrides, origins, str(path))
+
+
+def check_config(config: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> EasyDict:
+    """Checks a config that was stored with an adapter, as :func:`load_config` checks a file.
+
+    Args:
+        config: complete config.
+        source: where it was stored, for messages.
+        overrides: as in :func:`load_config`.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    return _checked(_plain(config), overrides, _Origins({"": source}), source)
+
+
+def _checked(raw: dict[str, Any], overrides: Sequence[str], origins: _Origins, source: str) -> EasyDict:
+    problems = [problem for text in overrides if (problem := _override(raw, text, origins)) is not None]
+    config, found = check(raw)
+    problems += found
+    if problems:
+        lines = [f"  {origins.of(p.key)}: {p.key or 'config'}: {p.message}" for p in problems]
+        many = "problem" if len(lines) == 1 else "problems"
+        raise ConfigError("\n".join([f"{source}: {len(lines)} {many} in the config", *lines]))
+    return config
+
+
+def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
+    """Fills defaults and finds every problem: unknown keys, wrong types, impossible combinations."""
+    problems: list[Problem] = []
+    models: dict[str, type[BaseModel]] = {
+        "head": HeadConfig,
+        "data": DataConfig,
+        "train": TrainConfig,
+        "eval": EvalConfig,
+    }
+    for section, registry in (("backbone", BACKBONES), ("method", METHODS)):
+        name = raw[section].get("name") if isinstance(raw.get(section), Mapping) else None
+        if name in registry:
+            models[section] = registry[name].Options  # type: ignore[attr-defined]
+        elif section in raw:
+            problems.append(_unknown_name(section, name, list(registry)))
+    for key in raw:
+        if key not in ("backbone", "method", *models):
+            known = ["backbone", "method", *models]
+            problems.append(Problem(key, f"unknown section{did_you_mean(str(key), known)} Known: {', '.join(known)}"))
+
+    sections: dict[str, Any] = {}
+    for section in ("backbone", "method", "head", "data", "train", "eval"):
+        if section not in raw and section in ("backbone", "method", "head", "data"):
+            problems.append(Problem("", f"section '{section}' is missing; add it or inherit it with _base_"))
+        elif section in models:
+            checked, found = _check_section(section, raw.get(section, {}), models[section])
+            problems += found
+            if checked is not None:
+                sections[section] = checked
+    problems += _check_names(sections)
+    problems += _check_combinations(sections)
+    ordered = ("backbone", "method", "head", "data", "train", "eval")
+    return EasyDict({s: sections[s].model_dump() for s in ordered if s in sections}), problems
+
+
+def dump_config(config: Mapping[str, Any]) -> str:
+    """The config as YAML that :func:`load_config` reads back to an equal config."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _find(path: str | Path) -> Path:
+    path = Path(path)
+    shipped = SHIPPED / Path(*path.parts[1:] if path.parts[:1] == ("cfgs",) else path.parts)
+    for candidate in (path, shipped, shipped.with_suffix(".yaml")):
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.stem for p in SHIPPED.glob("*.yaml"))
+    raise ConfigError(
+        f"{path}: no such config{did_you_mean(path.stem, known)} Shipped: {', '.join(known)} (in {SHIPPED})"
+    )
+
+
+def _read(path: Path, origins: _Origins, chain: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in chain:
+        raise ConfigError(f"{path}: _base_ includes itself: {' -> '.join(p.name for p in (*chain, path))}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections, this is a {type(content).__name__}")
+
+    bases = content.pop("_base_", [])
+    if not isinstance(bases, (str, list)) or (isinstance(bases, list) and not all(isinstance(b, str) for b in bases)):
+        raise ConfigError(f"{path}: _base_ must be a file name or a list of them, not {bases!r}")
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        target = path.parent / base
+        if not target.is_file():
+            raise ConfigError(f"{path}: _base_ names {base}, but {target} does not exist")
+        _merge(merged, _read(target, origins, (*chain, path)))
+    if node is not None:
+        for key, line in _lines(node, path):
+            origins[key] = f"{path}:{line}"
+    origins.setdefault("", str(path))
+    _merge(merged, content)
+    return merged
+
+
+def _lines(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """(dotted key, line) of every key; a key given twice in one mapping is an error, not silently the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = f"{prefix}{key_node.value}"
+        if key in seen:
+            raise ConfigError(f"{path}:{line}: {key} is set twice, first in line {seen[key]}; remove one")
+        seen[key] = line
+        yield key, line
+        yield from _lines(value_node, path, f"{key}.")
+
+
+def _merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
+    """Merges nested mappings; one that changes its ``name`` is replaced, as its other keys belong to the old name."""
+    for key, value in update.items():
+        old = into.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            if "name" in value and "name" in old and value["name"] != old["name"] and key == "method":
+                into[key] = dict(value)
+            else:
+                _merge(old, value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _override(raw: dict[str, Any], text: str, origins: _Origins) -> Problem | None:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        return Problem("", f"override '{text}' is not of the form section.key=value")
+    try:
+        parsed = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        return Problem(key, f"override value '{value}' is not valid YAML; quote it")
+    update: Any = parsed
+    for part in reversed(key.split(".")):
+        update = {part: update}
+    _merge(raw, update)
+    origins[key] = f"override {text}"
+    return None
+
+
+def _unknown_name(section: str, name: Any, known: list[str]) -> Problem:
+    key = f"{section}.name"
+    if name is None:
+        return Problem(section, f"needs a name, one of {', '.join(sorted(known))}")
+    return Problem(key, f"unknown name {name!r}{did_you_mean(str(name), known)} Known: {', '.join(sorted(known))}")
+
+
+def _check_section(section: str, values: Any, model: type[BaseModel]) -> tuple[Any, list[Problem]]:
+    if not isinstance(values, Mapping):
+        return None, [Problem(section, f"must be a mapping of keys, not {values!r}")]
+    try:
+        return model.model_validate(_plain(values)), []
+    except ValidationError as error:
+        problems = {}
+        for detail in error.errors():
+            problem = _describe(section, detail, model)
+            problems.setdefault(problem.key, problem)  # one line a key, though a union reports each branch
+        return None, list(problems.values())
+
+
+def _describe(section: str, detail: Any, model: type[BaseModel]) -> Problem:
+    location = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"\w+", str(part))]
+    fields = model
+    if section == "eval" and location[:1] == ["vote"]:
+        fields = VoteConfig
+    elif section == "data" and location[:1] == ["augment"]:
+        location = ["augment"]
+    key = ".".join(map(str, [section, *location]))
+    if detail["type"] == "extra_forbidden":
+        known = list(fields.model_fields)
+        return Problem(key, f"unknown key{did_you_mean(str(location[-1]), known)} Known: {', '.join(known)}")
+    if detail["type"] == "missing":
+        return Problem(key, "is required")
+    if key == "data.augment":
+        return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {detail['input']!r}")
+    return Problem(key, f"{detail['msg']}, not {detail['input']!r}")
+
+
+def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    head, data = sections.get("head"), sections.get("data")
+    for pool in head.pools if head is not None else ():
+        if pool not in POOLS:
+            yield Problem(
+                "head.pools",
+                f"unknown pool '{pool}'{did_you_mean(pool, list(POOLS))} Known: {', '.join(POOLS)}",
+            )
+    if data is None:
+        return
+    if data.name not in DATASETS:
+        yield _unknown_name("data", data.name, list(DATASETS))
+    else:
+        variants = DATASETS[data.name].variants
+        if data.variant is not None and data.variant not in variants:
+            options = ", ".join(variants) or "none: leave it out"
+            yield Problem(
+                "data.variant",
+                f"unknown variant '{data.variant}'{did_you_mean(data.variant, list(variants))} Known: {options}",
+            )
+    try:
+        build_augment(data.augment)
+    except ConfigError as error:
+        yield Problem("data.augment", f"{error}")
+
+
+def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """What no single section can see."""
+    backbone, method, head = sections.get("backbone"), sections.get("method"), sections.get("head")
+    data, train = sections.get("data"), sections.get("train")
+    if backbone is not None and backbone.dim % backbone.num_heads != 0:
+        yield Problem(
+            "backbone.num_heads",
+            f"{backbone.num_heads} heads do not divide dim={backbone.dim}; choose a divisor",
+        )
+    if backbone is not None and method is not None:
+        for key, message in method.problems(backbone.dim):
+            yield Problem(f"method.{key}", message)
+    if method is not None and head is not None and not method.makes_prompts:
+        for pool in head.pools:
+            if pool.startswith("prompt_"):
+                yield Problem(
+                    "head.pools",
+                    f"{pool} needs prompt tokens, which method {method.name} does not make; remove it",
+                )
+    if head is not None and len(set(head.pools)) != len(head.pools):
+        yield Problem("head.pools", f"a pool is named twice in {head.pools}")
+    if head is not None and any(width < 1 for width in head.hidden):
+        yield Problem("head.hidden", f"widths must be positive, not {head.hidden}")
+    if head is not None and data is not None and data.name in DATASETS:
+        expected = DATASETS[data.name].num_classes
+        if expected is not None and head.num_classes != expected:
+            yield Problem("head.num_classes", f"{head.num_classes}, but {data.name} has {expected} classes")
+    if backbone is not None and data is not None:
+        for key in ("num_groups", "group_size"):
+            if getattr(backbone, key, 0) > data.num_points:
+                yield Problem(
+                    f"backbone.{key}",
+                    f"{getattr(backbone, key)} exceeds data.num_points={data.num_points}; lower it",
+                )
+    if train is not None:
+        if train.warmup_epochs >= train.epochs and train.warmup_epochs > 0:
+            yield Problem(
+                "train.warmup_epochs",
+                f"{train.warmup_epochs} leaves nothing of train.epochs={train.epochs}; lower it",
+            )
+        if train.min_lr > train.lr:
+            yield Problem("train.min_lr", f"{train.min_lr} exceeds train.lr={train.lr}")
+        if train.warmup_lr > train.lr:
+            yield Problem("train.warmup_lr", f"{train.warmup_lr} exceeds train.lr={train.lr}")
+        if train.batch_size < 2 * train.accumulate:
+            yield Problem(
+                "train.accumulate",
+                f"{train.accumulate} parts of train.batch_size={train.batch_size} hold fewer than 2 samples, "
+                "too few for BatchNorm; lower it",
+            )

@@ -1,0 +1,1 @@
+"""Training, evaluation, voting, metrics and checkpoints."""

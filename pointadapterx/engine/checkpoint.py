@@ -1,0 +1,160 @@
+"""Adapter checkpoints: the whole result of one task in one small safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pointadapterx.config import check_config
+from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.files import read_safetensors, write_safetensors
+from pointadapterx.models.adapted import AdaptedModel
+
+FORMAT = "pointadapterx-adapter-1"
+
+
+class AdapterInfo(NamedTuple):
+    """What an adapter file says of itself.
+
+    Attributes:
+        path: the file.
+        config: the resolved config of the run that made it.
+        classes: class names, in the order of the logits.
+        metrics: metrics at the time of saving.
+        versions: of this package, torch, and others.
+        backbone_hash: SHA-256 of the backbone weights that it belongs to.
+        tensors: names to tensors.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    classes: list[str]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+    backbone_hash: str
+    tensors: dict[str, Tensor]
+
+
+def save_adapter(
+    model: AdaptedModel,
+    path: str | Path,
+    *,
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    metrics: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes what the task added to the backbone: trainable tensors, changed buffers, and their story.
+
+    Args:
+        model: the adapted model.
+        path: file to (atomically) write.
+        config: resolved config.
+        classes: class names, in the order of the logits.
+        metrics: any JSON-able metrics.
+
+    Raises:
+        CheckpointError: if the file cannot be written, or the class names do not match the head.
+    """
+    if len(classes) != model.head.num_classes:
+        raise CheckpointError(f"{path}: {len(classes)} class names for a head of {model.head.num_classes} classes")
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(config),
+        "classes": json.dumps(list(classes)),
+        "metrics": json.dumps(dict(metrics or {})),
+        "versions": json.dumps(versions()),
+        "backbone_hash": model.backbone_hash,
+    }
+    write_safetensors(Path(path), model.adapter_state(), metadata)
+
+
+def read_adapter(path: str | Path) -> AdapterInfo:
+    """Reads an adapter file without building a model.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or not an adapter of this package.
+    """
+    path = Path(path)
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: is not an adapter file (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            "pre-trained weights belong in backbone.weights"
+        )
+    try:
+        stored = {key: json.loads(metadata[key]) for key in ("config", "classes", "metrics", "versions")}
+        config = check_config(stored["config"], str(path))
+        return AdapterInfo(
+            path=path,
+            config=config,
+            classes=stored["classes"],
+            metrics=stored["metrics"],
+            versions=stored["versions"],
+            backbone_hash=metadata["backbone_hash"],
+            tensors=tensors,
+        )
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> AdapterInfo:
+    """Loads an adapter into a freshly built model.
+
+    Args:
+        model: built from the adapter's config, with the backbone weights that it belongs to.
+        adapter: file, or what :func:`read_adapter` returned.
+
+    Raises:
+        CheckpointError: if the adapter belongs to another backbone (both hashes are shown), to another
+            method, or does not fit; the model keeps its weights.
+    """
+    info = adapter if isinstance(adapter, AdapterInfo) else read_adapter(adapter)
+    target = model.state_dict()
+    class_token = {f"backbone.{name}" for name in model.backbone.class_parameters()}
+    rest = {name for name in target if name.startswith("backbone.")} - class_token
+    # A full fine-tuning file brings every backbone tensor, so it needs no particular backbone.
+    if not rest <= info.tensors.keys() and info.backbone_hash != model.backbone_hash:
+        raise CheckpointError(
+            f"{info.path}: belongs to the backbone with hash {info.backbone_hash[:16]}…, but the model's backbone has "
+            f"{model.backbone_hash[:16]}…; set backbone.weights to the file the adapter was trained on "
+            f"({info.config['backbone']['weights'] or 'random weights of backbone.init_seed'})"
+        )
+    needed = set(model.adapter_state())
+    buffers = {f"backbone.{name}" for name, _ in model.backbone.named_buffers()}
+    missing = sorted(needed - info.tensors.keys() - buffers)
+    unexpected = sorted(info.tensors.keys() - needed - buffers)
+    if missing or unexpected:
+        which = f"lacks {missing[0]}" if missing else f"has {unexpected[0]}, which the model does not train"
+        raise CheckpointError(
+            f"{info.path}: was made with method '{info.config['method']['name']}' and {which}; "
+            "build the model from the adapter's own config"
+        )
+    for name, tensor in info.tensors.items():
+        if tensor.shape != target[name].shape:
+            raise CheckpointError(
+                f"{info.path}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(target[name].shape)}; "
+                "build the model from the adapter's own config"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{info.path}: {name} holds NaN or infinite values; the file is damaged")
+    model.load_state_dict(info.tensors, strict=False)
+    return info
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    found = {}
+    for name in ("pointadapterx", "torch", "accelerate", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

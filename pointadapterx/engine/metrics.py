@@ -1,0 +1,89 @@
+"""Metrics of a set of predictions, as JSON, as a table, and as a file of predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+from pointadapterx.files import write_text
+
+
+class Predictions(NamedTuple):
+    """Model output for a whole split, in file order.
+
+    Attributes:
+        logits: (n, C) float32 on the CPU.
+        labels: (n,) int64.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+
+def compute_metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """Overall accuracy (OA), mean-class accuracy (mAcc), accuracy per class, confusion matrix; percentages.
+
+    A class without any sample has no accuracy (None) and does not enter the mean.
+
+    Args:
+        predictions: see :class:`Predictions`.
+        classes: C names.
+    """
+    logits, labels = predictions
+    chosen, count = logits.argmax(dim=-1), len(classes)
+    confusion = multiclass_confusion_matrix(chosen, labels, num_classes=count)  # rows: truth
+    recall = multiclass_accuracy(chosen, labels, num_classes=count, average="none")
+    present = confusion.sum(dim=1) > 0
+    return {
+        "overall_accuracy": 100.0 * (chosen == labels).double().mean().item(),
+        "mean_class_accuracy": 100.0 * recall[present].double().mean().item(),
+        "count": len(labels),
+        "per_class": {
+            name: {
+                "accuracy": 100.0 * recall[i].item() if present[i] else None,
+                "count": int(confusion[i].sum()),
+            }
+            for i, name in enumerate(classes)
+        },
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+def metrics_table(metrics: dict[str, Any], title: str) -> Table:
+    """Per-class accuracies with OA and mAcc, for the terminal."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("clouds", justify="right")
+    table.add_column("accuracy %", justify="right")
+    for name, entry in metrics["per_class"].items():
+        accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.1f}"
+        table.add_row(name, str(entry["count"]), accuracy)
+    table.add_section()
+    table.add_row("overall accuracy (OA)", str(metrics["count"]), f"{metrics['overall_accuracy']:.2f}", style="bold")
+    table.add_row("mean-class accuracy (mAcc)", "", f"{metrics['mean_class_accuracy']:.2f}", style="bold")
+    return table
+
+
+def write_predictions(
+    path: Path, predictions: Predictions, classes: Sequence[str], names: Sequence[str] | None = None
+) -> None:
+    """One CSV row per sample: index, name, label, prediction, probability of the prediction, correct."""
+    probabilities, chosen = torch.softmax(predictions.logits, dim=-1).max(dim=-1)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["index", "name", "label", "prediction", "probability", "correct"])
+    rows = zip(predictions.labels.tolist(), chosen.tolist(), probabilities.tolist(), strict=True)
+    for index, (label, prediction, probability) in enumerate(rows):
+        name = names[index] if names is not None else ""
+        writer.writerow(
+            [index, name, classes[label], classes[prediction], f"{probability:.6f}", int(label == prediction)]
+        )
+    write_text(path, text.getvalue())

@@ -1,0 +1,353 @@
+"""Training: set-up, epochs, clean-up."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from pointadapterx.build import Splits
+from pointadapterx.datasets import (
+    PointClouds,
+    augment_label,
+    build_augment,
+    derive_seed,
+    even_batches,
+    resample_train,
+)
+from pointadapterx.engine.checkpoint import save_adapter
+from pointadapterx.engine.console import progress_bar
+from pointadapterx.engine.evaluator import evaluate
+from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.engine.optim import build_optimizer, learning_rate
+from pointadapterx.engine.state import Progress, load_state, save_state
+from pointadapterx.errors import CheckpointError, TrainingError
+from pointadapterx.files import write_json
+from pointadapterx.models.adapted import AdaptedModel
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "state.safetensors"
+ADAPTER_FILE = "adapter.safetensors"
+HISTORY_FILE = "history.json"
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (ctrl-C or SIGTERM) and has saved its state.
+
+    Args:
+        signal_number: the signal that asked.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class Trainer:
+    """Fits the trainable part of a model and keeps the best adapter by the selection metric.
+
+    Args:
+        config: complete config.
+        model: built and frozen, on the CPU.
+        splits: data; selection uses ``val``, or ``test`` under ``protocol: published``.
+        folder: run folder, which receives state, best adapter, history and TensorBoard events.
+        accelerator: device, precision, processes.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        model: AdaptedModel,
+        splits: Splits,
+        folder: Path,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config = config
+        self.settings = config["train"]
+        self.accelerator = accelerator
+        self.splits = splits
+        self.selection: PointClouds = splits.val if splits.val is not None else splits.test
+        self.folder = folder
+        self.augment = build_augment(config["data"]["augment"])
+        self.model = model
+        optimizer = build_optimizer(model, self.settings)
+        self.wrapped: nn.Module
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.progress = Progress(
+            identity={
+                "backbone": model.backbone_hash,
+                "train": splits.train.checksum,
+                "selection": self.selection.checksum,
+                "test": splits.test.checksum,
+            }
+        )
+
+    def resume(self) -> None:
+        """Continues from the folder's state.
+
+        Raises:
+            CheckpointError: if there is none, or data or backbone are not those of the run.
+        """
+        path = self.folder / STATE_FILE
+        identity = self.progress.identity
+        progress = load_state(path, self.model, self._plain_optimizer, self.accelerator.scaler)
+        for what, value in identity.items():
+            if progress.identity.get(what) != value:
+                raise CheckpointError(
+                    f"{path}: the run's {what} {'weights' if what == 'backbone' else 'data'} differ from those found "
+                    f"now ({progress.identity.get(what, 'unknown')[:16]}… then, {value[:16]}… now); restore them, or "
+                    "start a new run"
+                )
+        self.progress = progress
+        log.info("resuming at epoch %d, step %d", progress.epoch + 1, progress.step)
+
+    def fit(self) -> None:
+        """Trains to the last epoch.
+
+        Raises:
+            Interrupted: after saving the state, when a signal asked to stop.
+            TrainingError: at the first non-finite loss, before the weights are touched.
+        """
+        progress = self.progress
+        if progress.epoch == 0 and progress.step == 0:
+            self._save_state()
+        with _stop_requests() as requests, self._tensorboard() as board:
+            while progress.epoch < self.settings["epochs"]:
+                self._train_epoch(requests)
+                record = self._finish_epoch()
+                if board is not None:
+                    _to_tensorboard(board, record)
+
+    def _train_epoch(self, requests: list[int]) -> None:
+        """The steps of one epoch from ``progress.step`` on; every draw is a function of (seed, epoch, step)."""
+        progress, settings, accelerator = self.progress, self.settings, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(progress.epoch, settings)
+        self.wrapped.train()
+        steps = even_batches(
+            len(self.splits.train),
+            settings["batch_size"],
+            settings["seed"],
+            progress.epoch,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            accumulate=settings["accumulate"],
+        )
+        title = f"epoch {progress.epoch + 1}/{settings['epochs']}"
+        with progress_bar(title, len(steps), progress.step, accelerator.is_main_process) as advance:
+            for step in range(progress.step, len(steps)):
+                started = time.perf_counter()
+                loss_sum, correct, seen, stop = self._train_step(step, steps[step], requests)
+                progress.loss_sum += loss_sum
+                progress.correct += correct
+                progress.seen += seen
+                progress.step = step + 1
+                progress.seconds += time.perf_counter() - started
+                advance()
+                if stop:
+                    self._save_state()
+                    raise Interrupted(stop)
+
+    def _train_step(self, step: int, parts: list[Tensor], requests: list[int]) -> tuple[float, int, int, int]:
+        """One optimiser step.
+
+        Args:
+            step: number of the step in its epoch.
+            parts: this process's micro-batches, (b,) int64 indices each.
+            requests: signals received so far.
+
+        Returns:
+            Sum of the task loss, correct predictions and samples over all processes; the signal to stop
+            for, or 0.
+        """
+        accelerator, device = self.accelerator, self.accelerator.device
+        rank, world = accelerator.process_index, accelerator.num_processes
+        seed, epoch = self.settings["seed"], self.progress.epoch
+        torch.manual_seed(derive_seed(seed, "step", epoch, step, rank))  # dropout and drop path
+        shares = torch.tensor([sum(len(part) for part in parts)], device=device)
+        batch = int(accelerator.reduce(shares)) if world > 1 else int(shares)  # samples of the whole step
+        totals = torch.zeros(5, dtype=torch.float64, device=device)  # loss, correct, seen, non-finite, signal
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, part in enumerate(parts):
+            generator = torch.Generator(device).manual_seed(derive_seed(seed, "augment", epoch, step, rank, number))
+            points = self.splits.train.points[part].to(device)
+            labels = self.splits.train.labels[part].to(device)
+            points = resample_train(points, self.config["data"]["num_points"], generator)
+            points = self.augment(points, generator)
+            last = number == len(parts) - 1
+            with nullcontext() if last else accelerator.no_sync(self.wrapped):
+                logits, auxiliary = self.wrapped(points)
+                task = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings["label_smoothing"])
+                loss = task if auxiliary is None else task + auxiliary
+                # Mean over the whole step, though parts may differ by one sample; DDP averages over processes.
+                accelerator.backward(loss * (len(part) * world / batch))
+            detached = loss.detach()
+            totals[0] += task.detach() * len(part)
+            totals[1] += (logits.argmax(dim=-1) == labels).sum()
+            totals[2] += len(part)
+            totals[3] += ~torch.isfinite(detached)
+        totals[4] = max(requests, default=0) if world == 1 else float(bool(requests))
+        if world > 1:
+            totals = accelerator.reduce(totals)
+        loss_sum, correct, seen, broken, stop = totals.tolist()
+        if broken:
+            self._report_non_finite(step, parts)
+        if self.settings["clip_grad"] is not None:
+            accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings["clip_grad"])
+        self.optimizer.step()
+        signal_number = int(stop) if world == 1 else (signal.SIGTERM if stop else 0)
+        return loss_sum, int(correct), int(seen), signal_number
+
+    def _report_non_finite(self, step: int, parts: list[Tensor]) -> None:
+        indices = sorted(int(i) for part in parts for i in part)
+        raise TrainingError(
+            f"the loss of epoch {self.progress.epoch + 1}, step {step + 1} is not finite; samples of the batch "
+            f"(indices into the training part): {indices}. The weights were not updated. Lower train.lr or "
+            "train.clip_grad, or use train.precision=fp32"
+        )
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        """Selects, records, saves, and moves on to the next epoch."""
+        progress, config = self.progress, self.config
+        record: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "lr": learning_rate(progress.epoch, self.settings),
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_accuracy": 100.0 * progress.correct / progress.seen,
+            "seconds": progress.seconds,
+        }
+        last = progress.epoch + 1 == self.settings["epochs"]
+        if last or (progress.epoch + 1) % config["eval"]["every"] == 0:
+            predictions = evaluate(self.model, self.selection, config, self.accelerator)
+            metrics = compute_metrics(predictions, self.selection.classes)
+            for key in ("overall_accuracy", "mean_class_accuracy"):
+                record[f"{self.selection_name}_{key}"] = metrics[key]
+            score = metrics[config["eval"]["select"]]
+            if score > progress.best_score:
+                progress.best_score, progress.best_epoch = score, progress.epoch
+                self._save_best(metrics)
+        progress.history.append(record)
+        self._log(record)
+        progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
+        progress.loss_sum, progress.correct, progress.seen = 0.0, 0, 0
+        if last or progress.epoch % self.settings["save_every"] == 0:
+            self._save_state()
+        return record
+
+    @property
+    def selection_name(self) -> str:
+        """``"val"``, or ``"test"`` under the published protocol."""
+        return "val" if self.splits.val is not None else "test"
+
+    @property
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _save_best(self, metrics: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            protocol = self.config["eval"]["protocol"]
+            regime = augment_label(self.config["data"]["augment"])
+            story = {
+                "protocol": protocol_label(protocol),
+                "regime": regime,
+                "epoch": self.progress.epoch + 1,
+                self.selection_name: dict(metrics),
+            }
+            save_adapter(
+                self.model,
+                self.folder / ADAPTER_FILE,
+                config=self.config,
+                classes=self.selection.classes,
+                metrics=story,
+            )
+
+    def _save_state(self) -> None:
+        if self.accelerator.is_main_process:
+            path = self.folder / STATE_FILE
+            save_state(path, self.model, self._plain_optimizer, self.progress, self.accelerator.scaler)
+            write_json(self.folder / HISTORY_FILE, self.progress.history)
+        self.accelerator.wait_for_everyone()
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        name = self.selection_name
+        line = (
+            f"epoch {record['epoch']}/{self.settings['epochs']}  lr {record['lr']:.2e}  loss {record['train_loss']:.4f}  "
+            f"train OA {record['train_accuracy']:.2f}"
+        )
+        if f"{name}_overall_accuracy" in record:
+            line += (
+                f"  {name} OA {record[f'{name}_overall_accuracy']:.2f} mAcc {record[f'{name}_mean_class_accuracy']:.2f}"
+                f"  best {self.progress.best_score:.2f} (epoch {self.progress.best_epoch + 1})"
+            )
+        log.info("%s  %.1f s", line, record["seconds"])
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[SummaryWriter | None]:
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        # Events of epochs that are trained again after a kill are hidden.
+        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.epoch + 1) as board:
+            yield board
+
+
+def protocol_label(protocol: str) -> str:
+    """How the best epoch was chosen, in words that stand beside every figure."""
+    if protocol == "published":
+        return "published: best epoch selected on the TEST set, optimistic"
+    return "validation: best epoch selected on a part of the training set, test set used once"
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Peak memory of this process in MiB: allocated on a CUDA device, resident otherwise (not known on Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+
+
+def _to_tensorboard(board: SummaryWriter, record: Mapping[str, Any]) -> None:
+    for key, value in record.items():
+        if key != "epoch" and math.isfinite(value):
+            board.add_scalar(key, value, record["epoch"])
+    board.flush()
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying; a second ctrl-C is not waited for."""
+    received: list[int] = []
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if number in received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        log.warning("%s: finishing this step, then saving", signal.Signals(number).name)
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,125 @@
+"""Files: tensors are read without running code, and everything is written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pointadapterx.errors import CheckpointError
+
+# Plain numbers that published checkpoints carry beside their tensors (metrics, epochs).
+_SAFE_NUMBERS = [
+    np.dtype,
+    np.ndarray,
+    getattr(np, "_core", None) and np._core.multiarray.scalar,
+    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
+]
+
+
+def read_torch_file(path: Path) -> Any:
+    """Reads a ``torch.save`` file holding tensors, containers and plain numbers, never running code.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds other Python objects.
+    """
+    _require_file(path)
+    try:
+        with torch.serialization.safe_globals([entry for entry in _SAFE_NUMBERS if entry]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged files
+        text = str(error)
+        if "Unsupported global" in text or "WeightsUnpickler error: Unsupported" in text:
+            refused = text.split("GLOBAL ", 1)[-1].split(" ", 1)[0] if "GLOBAL " in text else "an object"
+            raise CheckpointError(
+                f"{path}: holds the Python object '{refused}', which would run code when loaded, so it is refused; "
+                "re-save it as {'base_model': state_dict} with tensors only"
+            ) from None
+        reason = text.splitlines()[0] if text else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); download or copy it again") from None
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    _require_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}); it is truncated or of another kind, copy it again"
+        ) from None
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes tensors atomically: a failure leaves whatever ``path`` held before."""
+    with replacing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder that replaces ``path`` on success.
+
+    The bytes are flushed to disk before the rename, so a full disk or a kill at any moment leaves either
+    the old file or the new one, whole.
+
+    Raises:
+        CheckpointError: if the file cannot be written (disk full, no permission).
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: could not be written ({error}); the previous file, if any, is unchanged; free space or "
+            "choose another --output"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path}: {kind}; give the path of a checkpoint file")

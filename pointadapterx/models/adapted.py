@@ -1,0 +1,167 @@
+"""A backbone, a method and a head: the model that is trained, and who owns which parameter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.head import ClassificationHead
+from pointadapterx.peft.base import Method
+
+
+class ModelOutput(NamedTuple):
+    """Output of :class:`AdaptedModel`.
+
+    Attributes:
+        logits: (B, number of classes).
+        auxiliary_loss: scalar to add to the task loss, or None.
+    """
+
+    logits: Tensor
+    auxiliary_loss: Tensor | None
+
+
+class AdaptedModel(nn.Module):
+    """Wires built parts together and freezes what nobody owns.
+
+    Ownership: the method's parameters and the head's are trainable, and so are the backbone parameters
+    that the method names; everything else is frozen.
+
+    Args:
+        backbone: with its pre-trained weights already loaded.
+        method: not yet attached; this attaches it.
+        head: classification head.
+        frozen_bn: ``"eval"`` keeps frozen BatchNorm layers in eval mode, so that their statistics stay
+            those of pre-training; ``"batch"`` normalises by the batch and updates them, as the published
+            code does by leaving the frozen patch encoder in training mode.
+
+    Attributes:
+        backbone_hash: see :func:`hash_backbone`, of the backbone as it came.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: Method,
+        head: ClassificationHead,
+        frozen_bn: Literal["eval", "batch"] = "eval",
+    ) -> None:
+        super().__init__()
+        self.backbone_hash = hash_backbone(backbone)
+        self.backbone = backbone
+        self.method = method
+        self.head = head
+        self.frozen_bn = frozen_bn
+        self._initial_buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers("backbone")}
+        method.attach(backbone)
+        self.requires_grad_(False)
+        for owner in (method, head):
+            owner.requires_grad_(True)
+        for parameter in method.trained_backbone_parameters(backbone):
+            parameter.requires_grad_(True)
+        self.train(self.training)
+
+    def forward(self, inputs: Tensor) -> ModelOutput:
+        """Inputs of the backbone, for example points (B, N, 3) -> :class:`ModelOutput`."""
+        features = self.method.run(self.backbone, inputs)
+        auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
+        return ModelOutput(self.head(features.sequence), auxiliary)
+
+    def train(self, mode: bool = True) -> AdaptedModel:
+        """Training mode for everything except frozen BatchNorm (see ``frozen_bn``)."""
+        super().train(mode)
+        if mode and self.frozen_bn == "eval":
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                    module.eval()
+        return self
+
+    def undecayed_parameters(self) -> list[nn.Parameter]:
+        """Tokens: parameters that take no weight decay though they are not 1-D."""
+        return [*self.backbone.class_parameters().values(), *self.method.undecayed_parameters()]
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """What one task needs beside the backbone's weights file.
+
+        Trainable parameters, the class token (a self-supervised checkpoint has none), all buffers of
+        method and head, and the backbone buffers that differ from those it came with.
+        """
+        state = self.state_dict()
+        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"backbone.{name}" for name in self.backbone.class_parameters()}
+        names |= {name for name, _ in self.named_buffers() if not name.startswith("backbone.")}
+        names |= {
+            name
+            for name, initial in self._initial_buffers.items()
+            if not torch.equal(initial, state[name].to(initial.device))
+        }
+        return {name: state[name].detach().contiguous() for name in state if name in names}
+
+
+def hash_backbone(backbone: Backbone) -> str:
+    """SHA-256 over names, shapes and float32 values of a backbone's state, class token excluded.
+
+    The class token is excluded because every adapter file brings its own.
+    """
+    excluded = set(backbone.class_parameters())
+    return hash_tensors({k: v for k, v in backbone.state_dict().items() if k not in excluded})
+
+
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over sorted names, shapes and values (as float32 on the CPU) of ``state``."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ParameterCount(NamedTuple):
+    """Parameters of a component."""
+
+    trainable: int
+    total: int
+
+
+class ParameterReport(NamedTuple):
+    """Parameters of an adapted model.
+
+    Attributes:
+        components: ``backbone``, ``method``, ``head``.
+        trainable: trainable parameters, head included.
+        trainable_without_head: the same without the head.
+        total: all parameters of the adapted model.
+        full: parameters that full fine-tuning would train: the backbone and the same head without prompt
+            pools, since a plain backbone makes no prompts (22.1 M for Point-MAE).
+        percent: 100 · trainable / full, as the papers print it.
+    """
+
+    components: dict[str, ParameterCount]
+    trainable: int
+    trainable_without_head: int
+    total: int
+    full: int
+    percent: float
+
+
+def count_parameters(model: AdaptedModel) -> ParameterReport:
+    """Counts the parameters of backbone, method and head, each tensor once."""
+    components = {}
+    for name in ("backbone", "method", "head"):
+        parameters = list(model.get_submodule(name).parameters())
+        components[name] = ParameterCount(
+            sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+        )
+    trainable = sum(count.trainable for count in components.values())
+    total = sum(count.total for count in components.values())
+    full = components["backbone"].total + components["head"].total - model.head.prompt_pool_parameters()
+    return ParameterReport(
+        components, trainable, trainable - components["head"].trainable, total, full, 100.0 * trainable / full
+    )

@@ -1,0 +1,106 @@
+"""What every backbone has in common: blocks, positions, a class token, and the seam for methods."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+
+from pointadapterx.models.block import Block
+from pointadapterx.models.tokens import TokenSequence, pad_position
+from pointadapterx.registry import Registry
+
+if TYPE_CHECKING:
+    from pointadapterx.peft.base import Method
+
+
+class Embedded(NamedTuple):
+    """Input of the first block.
+
+    Attributes:
+        tokens: (B, 1 + G, C), CLS first.
+        position: (B, 1 + G, C), position embeddings of the same tokens.
+    """
+
+    tokens: Tensor
+    position: Tensor
+
+
+class Features(NamedTuple):
+    """Output of a backbone.
+
+    Attributes:
+        sequence: normalised tokens, see :class:`~pointadapterx.models.tokens.TokenSequence`.
+        losses: auxiliary losses of the method, one scalar a block that has one.
+    """
+
+    sequence: TokenSequence
+    losses: list[Tensor]
+
+
+class Backbone(nn.Module):
+    """Base of Point-MAE (and any transformer built of :class:`~pointadapterx.models.block.Block`).
+
+    A subclass builds ``blocks`` and ``norm``, has a class token, and implements :meth:`embed`.
+
+    Attributes:
+        dim: token width C.
+        num_patches: G.
+        position: ``"every_block"`` adds position embeddings before every block (Point-MAE),
+            ``"input"`` once, before the first (DAPT, ViT).
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    dim: int
+    num_patches: int
+    position: str
+
+    @property
+    def patch_module(self) -> nn.Module:
+        """The module whose output is the patch tokens (B, G, C), before positions are added."""
+        raise NotImplementedError(f"{type(self).__name__} must name its patch module")
+
+    def embed(self, inputs: Tensor) -> Embedded:
+        """Inputs of the task, for example points (B, N, 3), to tokens and positions."""
+        raise NotImplementedError(f"{type(self).__name__} must embed its inputs")
+
+    def class_parameters(self) -> dict[str, nn.Parameter]:
+        """Class token and its position: learned per task, absent from self-supervised checkpoints."""
+        raise NotImplementedError(f"{type(self).__name__} must name its class token")
+
+    def forward(self, inputs: Tensor, method: Method) -> Features:
+        """Embeds the inputs, runs the blocks with the method's additions, and normalises."""
+        return self.run_blocks(self.embed(inputs), method)
+
+    def run_blocks(self, embedded: Embedded, method: Method) -> Features:
+        """Runs all blocks and the final norm.
+
+        Args:
+            embedded: tokens and positions, (B, 1 + G, C) each.
+            method: asked before each block (:meth:`Method.before_block`) and in each FFN
+                (:meth:`Method.adapt_ffn`).
+        """
+        tokens, position = embedded
+        losses: list[Tensor] = []
+        if self.position == "input":
+            tokens = tokens + position
+        for index, block in enumerate(self.blocks):
+            tokens = method.before_block(index, tokens)
+            if self.position == "every_block":
+                position = pad_position(position, tokens.shape[1])
+                tokens = tokens + position
+            tokens, loss = block(tokens, partial(method.adapt_ffn, index))
+            if loss is not None:
+                losses.append(loss)
+        return Features(TokenSequence(self.norm(tokens), self.num_patches), losses)
+
+
+def make_blocks(count: int, drop_path: list[float], **options: Any) -> nn.ModuleList:
+    """``count`` blocks with the given drop-path rates; ``options`` go to :class:`Block`."""
+    return nn.ModuleList(Block(drop_path=drop_path[index], **options) for index in range(count))
+
+
+BACKBONES: Registry[type[Backbone]] = Registry("backbone")
+"""Backbones by the name used in ``backbone.name``."""

@@ -1,0 +1,155 @@
+"""The one transformer block of every backbone: pre-norm attention and FFN, with a seam for adapters.
+
+Sources: ViT (arXiv 2010.11929); Point-MAE (arXiv 2203.06604) uses the same block without a qkv bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointadapterx.models.tokens import insert_after_cls
+
+
+class Adaptation(NamedTuple):
+    """What a method adds to the FFN of one block.
+
+    Attributes:
+        update: (B, L, C), added to the FFN's output before drop path.
+        prompt: (B, P, C) tokens inserted right after CLS, or None.
+        loss: scalar auxiliary loss of this block (the mixture's balance loss), or None.
+    """
+
+    update: Tensor
+    prompt: Tensor | None = None
+    loss: Tensor | None = None
+
+
+# (FFN input u = norm2(h), FFN output mlp(u)), both (B, L, C) -> what to add
+AdaptFfn = Callable[[Tensor, Tensor], Adaptation | None]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a residual branch for whole samples while training (arXiv 1603.09382).
+
+    Args:
+        rate: probability in [0, 1) of dropping the branch; what remains is scaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1.0 - self.rate)
+        return branch * keep / (1.0 - self.rate)
+
+    def extra_repr(self) -> str:
+        """Shows the rate in ``print(model)``."""
+        return f"rate={self.rate:.3f}"
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    Args:
+        dim: token width C, divisible by ``num_heads``.
+        num_heads: number of attention heads.
+        qkv_bias: whether the joint query-key-value projection has a bias (ViT: yes, Point-MAE: no).
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        batch, length, dim = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, length, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, C / heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+
+
+class Mlp(nn.Module):
+    """The FFN: Linear, GELU, Linear.
+
+    Args:
+        dim: token width C.
+        hidden_dim: inner width, 4 C in both backbones.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: ``h = x + attn(norm1(x)); y = h + mlp(norm2(h))``.
+
+    Args:
+        dim: token width C.
+        num_heads: attention heads.
+        mlp_ratio: FFN width over C.
+        qkv_bias: see :class:`Attention`.
+        drop_path: stochastic-depth rate of both residual branches.
+        norm_eps: epsilon of the layer norms (Point-MAE 1e-5, ViT 1e-6).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor, adapt: AdaptFfn | None = None) -> tuple[Tensor, Tensor | None]:
+        """Runs the block.
+
+        Args:
+            tokens: (B, L, C), CLS first.
+            adapt: what a method adds to the FFN, see :data:`AdaptFfn`.
+
+        Returns:
+            Tokens (B, L + P, C), where P prompt tokens may have been inserted after CLS, and the
+            method's auxiliary loss (scalar) or None.
+        """
+        hidden = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        ffn_input = self.norm2(hidden)
+        ffn = self.mlp(ffn_input)
+        added = adapt(ffn_input, ffn) if adapt is not None else None
+        if added is None:
+            return hidden + self.drop_path(ffn), None
+        output = hidden + self.drop_path(ffn + added.update)
+        if added.prompt is not None:
+            output = insert_after_cls(output, added.prompt)
+        return output, added.loss
+
+
+def drop_path_schedule(rate: float, depth: int) -> list[float]:
+    """Drop-path rates that rise linearly from 0 at the first block to ``rate`` at the last."""
+    return [rate * index / max(depth - 1, 1) for index in range(depth)]

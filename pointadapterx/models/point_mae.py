@@ -1,0 +1,196 @@
+"""Point-MAE: the encoder that is adapted, and the masked autoencoder that pre-trains it (arXiv 2203.06604)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pointadapterx.models.backbone import BACKBONES, Backbone, Embedded, make_blocks
+from pointadapterx.models.block import drop_path_schedule
+from pointadapterx.models.grouping import Grouping, Groups
+from pointadapterx.models.patch_encoder import PatchEncoder
+from pointadapterx.ops import chamfer_distance
+from pointadapterx.schema import Rate, Section
+
+
+def position_mlp(dim: int) -> nn.Sequential:
+    """Position embedding of a centre: 3 -> 128 -> GELU -> C."""
+    return nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
+
+
+@BACKBONES.register("point_mae")
+class PointMAE(Backbone):
+    """The Point-MAE encoder with class token, 22.1 M parameters at its published size.
+
+    Args:
+        options: sizes, see :class:`PointMAE.Options`.
+    """
+
+    class Options(Section):
+        """``backbone:`` of a config; defaults are the published sizes for ScanObjectNN."""
+
+        name: Literal["point_mae"] = "point_mae"
+        dim: int = Field(384, ge=1)
+        depth: int = Field(12, ge=1)
+        num_heads: int = Field(6, ge=1)
+        encoder_dim: int = Field(384, ge=1)
+        num_groups: int = Field(128, ge=1)
+        group_size: int = Field(32, ge=1)
+        position: Literal["every_block", "input"] = "every_block"
+        skip_origin: bool = False
+        drop_path: Rate = 0.1
+        weights: str | None = None
+        init_seed: int = 0
+
+    def __init__(self, options: PointMAE.Options) -> None:
+        super().__init__()
+        self.dim = options.dim
+        self.num_patches = options.num_groups
+        self.position = options.position
+        self.grouping = Grouping(options.num_groups, options.group_size, options.skip_origin)
+        self.patch_encoder = PatchEncoder(options.encoder_dim)
+        # Point-BERT and its descendants project wider or narrower patch features to the token width.
+        self.reduce_dim: nn.Module = (
+            nn.Identity() if options.encoder_dim == options.dim else nn.Linear(options.encoder_dim, options.dim)
+        )
+        self.position_embed = position_mlp(options.dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, options.dim))
+        self.cls_position = nn.Parameter(torch.randn(1, 1, options.dim))
+        self.blocks = make_blocks(
+            options.depth,
+            drop_path_schedule(options.drop_path, options.depth),
+            dim=options.dim,
+            num_heads=options.num_heads,
+        )
+        self.norm = nn.LayerNorm(options.dim)
+        self.apply(_init_weights)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.cls_position, std=0.02)
+
+    @property
+    def patch_module(self) -> nn.Module:
+        """The mini-PointNet (or the projection behind it)."""
+        return self.patch_encoder if isinstance(self.reduce_dim, nn.Identity) else self.reduce_dim
+
+    def class_parameters(self) -> dict[str, nn.Parameter]:
+        """Class token and its position, (1, 1, C) each."""
+        return {"cls_token": self.cls_token, "cls_position": self.cls_position}
+
+    def patch_tokens(self, groups: Groups) -> tuple[Tensor, Tensor]:
+        """Groups -> patch tokens and their positions, (B, G, C) each."""
+        tokens = self.reduce_dim(self.patch_encoder(groups.neighborhood))
+        return tokens, self.position_embed(groups.centers)
+
+    def embed(self, inputs: Tensor) -> Embedded:
+        """Points (B, N, 3) float32 -> tokens and positions (B, 1 + G, C)."""
+        tokens, position = self.patch_tokens(self.grouping(inputs))
+        batch = tokens.shape[0]
+        return Embedded(
+            torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1),
+            torch.cat([self.cls_position.expand(batch, -1, -1), position], dim=1),
+        )
+
+
+class Reconstruction(NamedTuple):
+    """Output of :class:`MaskedAutoencoder`.
+
+    Attributes:
+        loss: scalar Chamfer distance between predicted and true masked groups.
+        predicted: (number of masked groups in the batch, k, 3), relative to their centres.
+    """
+
+    loss: Tensor
+    predicted: Tensor
+
+
+class MaskedAutoencoder(nn.Module):
+    """Point-MAE pre-training: encode the visible groups, predict the points of the masked ones.
+
+    Args:
+        encoder: the backbone; its class token is not used.
+        decoder_depth: blocks of the decoder (published: 4).
+        decoder_heads: attention heads of the decoder.
+        drop_path: stochastic depth of the decoder.
+        chamfer: ``"l2"`` (published) or ``"l1"``.
+    """
+
+    def __init__(
+        self,
+        encoder: PointMAE,
+        decoder_depth: int = 4,
+        decoder_heads: int = 6,
+        drop_path: float = 0.1,
+        chamfer: Literal["l1", "l2"] = "l2",
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.chamfer = chamfer
+        self.group_size = encoder.grouping.group_size
+        dim = encoder.dim
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_position = position_mlp(dim)
+        self.decoder_blocks = make_blocks(
+            decoder_depth, drop_path_schedule(drop_path, decoder_depth), dim=dim, num_heads=decoder_heads
+        )
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.predict_points = nn.Linear(dim, 3 * self.group_size)
+        for module in (self.decoder_position, self.decoder_blocks, self.decoder_norm, self.predict_points):
+            module.apply(_init_weights)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def encode(self, groups: Groups, mask: Tensor) -> Tensor:
+        """Visible groups only -> normalised tokens (B, number visible, C).
+
+        Args:
+            groups: all groups of the batch.
+            mask: (B, G) bool, True where a group is hidden; the same number in every cloud.
+        """
+        tokens, position = self.encoder.patch_tokens(groups)
+        tokens, position = _select(tokens, ~mask), _select(position, ~mask)
+        for block in self.encoder.blocks:
+            tokens, _ = block(tokens + position)
+        return self.encoder.norm(tokens)
+
+    def forward(self, groups: Groups, mask: Tensor) -> Reconstruction:
+        """Reconstructs the masked groups.
+
+        Args:
+            groups: see :class:`~pointadapterx.models.grouping.Groups`.
+            mask: (B, G) bool, True where a group is hidden; the same number, at least 1, in every cloud.
+
+        Raises:
+            ValueError: if clouds hide different numbers of groups, or none.
+        """
+        hidden = mask.sum(dim=1)
+        if int(hidden.min()) != int(hidden.max()) or int(hidden.min()) == 0:
+            raise ValueError(
+                f"mask hides {int(hidden.min())} to {int(hidden.max())} groups per cloud; "
+                "hide the same number, at least 1, in every cloud"
+            )
+        visible = self.encode(groups, mask)
+        position = self.decoder_position(groups.centers)
+        position = torch.cat([_select(position, ~mask), _select(position, mask)], dim=1)
+        mask_tokens = self.mask_token.expand(len(mask), int(hidden[0]), -1)
+        tokens = torch.cat([visible, mask_tokens], dim=1)
+        for block in self.decoder_blocks:
+            tokens, _ = block(tokens + position)
+        decoded = self.decoder_norm(tokens[:, -mask_tokens.shape[1] :])
+        predicted = self.predict_points(decoded).view(-1, self.group_size, 3)
+        loss = chamfer_distance(predicted, groups.neighborhood[mask], norm=self.chamfer)
+        return Reconstruction(loss, predicted)
+
+
+def _select(tokens: Tensor, keep: Tensor) -> Tensor:
+    """Tokens (B, G, C) where ``keep`` (B, G), the same number in every cloud: (B, kept, C)."""
+    return tokens[keep].view(tokens.shape[0], -1, tokens.shape[-1])
+
+
+def _init_weights(module: nn.Module) -> None:
+    """The published initialisation: truncated normal of 0.02 for linear layers, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

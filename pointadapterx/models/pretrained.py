@@ -1,0 +1,175 @@
+"""Loading pre-trained and published weights: nothing missing goes unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pointadapterx.errors import CheckpointError
+from pointadapterx.files import read_safetensors, read_torch_file
+from pointadapterx.models.adapted import AdaptedModel, hash_backbone
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.checkpoint_keys import translate_autoencoder, translate_published
+from pointadapterx.models.point_mae import MaskedAutoencoder
+
+
+class LoadReport(NamedTuple):
+    """What loading a checkpoint found.
+
+    Attributes:
+        path: the file.
+        found: names of the model's tensors that were loaded.
+        missing: names that the file does not have; the class token, the method and the head may be among
+            them, encoder weights never are.
+        unexpected: names in the file that nothing was loaded from (a decoder, a head of another size).
+        coverage: fraction of the backbone's values (class token excluded) that were loaded.
+    """
+
+    path: str
+    found: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    coverage: float
+
+    def summary(self) -> str:
+        """One line for the log."""
+        return (
+            f"{self.path}: {len(self.found)} tensors loaded, {len(self.missing)} kept their initial values, "
+            f"{len(self.unexpected)} in the file not used; {100 * self.coverage:.1f} % of the encoder's weights"
+        )
+
+
+def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
+    """Loads a published or own checkpoint into a model.
+
+    Args:
+        model: a :class:`Backbone`, an :class:`AdaptedModel` (head and DAPT parts are loaded where the file
+            has them) or a :class:`MaskedAutoencoder`.
+        path: ``.safetensors``, or a ``torch.save`` file (``{'base_model': state_dict}``, ``{'model': …}``,
+            ``{'state_dict': …}`` or a bare state dict). Never runs code from the file.
+
+    Returns:
+        The report. Loading is all or nothing: on an error the model keeps its weights.
+
+    Raises:
+        CheckpointError: if the file cannot be read, an encoder weight is missing, or a shape differs.
+    """
+    path = Path(path)
+    state = _read_state(path)
+    translate = translate_autoencoder if isinstance(model, MaskedAutoencoder) else translate_published
+    own = _own_names(state, model)
+    tensors, unexpected = own if own is not None else translate(state)
+    if isinstance(model, Backbone):
+        unexpected += sorted(name for name in tensors if not name.startswith("backbone."))
+        tensors = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
+    target = model.state_dict()
+    unexpected += sorted(set(tensors) - set(target))
+    tensors = {name: tensor for name, tensor in tensors.items() if name in target}
+
+    optional = _optional_names(model)
+    missing = sorted(name for name in target if name not in tensors)
+    lacking = [name for name in missing if name not in optional]
+    if lacking:
+        raise CheckpointError(
+            f"{path}: {len(lacking)} encoder tensors are missing, first {lacking[0]}; "
+            f"the file's own names look like {', '.join(list(state)[:3])}. It is not a checkpoint of this backbone, "
+            "or backbone.depth is too large for it"
+        )
+    deeper = [name for name in unexpected if ".blocks." in name and "method" not in name and "decoder" not in name]
+    if deeper and any(name.startswith(("backbone.blocks.", "encoder.blocks.", "blocks.")) for name in deeper):
+        raise CheckpointError(f"{path}: has more blocks than the model, for example {deeper[0]}; raise backbone.depth")
+    for name in list(tensors):
+        if tensors[name].shape == target[name].shape:
+            continue
+        if name.startswith("head."):  # another task's head: not used, and reported
+            unexpected.append(name)
+            del tensors[name]
+            continue
+        raise CheckpointError(
+            f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(target[name].shape)}; "
+            "set backbone.dim, encoder_dim, num_heads to the checkpoint's sizes"
+        )
+    _require_finite(path, tensors)
+    model.load_state_dict(tensors, strict=False)
+    if isinstance(model, AdaptedModel):
+        model.backbone_hash = hash_backbone(model.backbone)
+    return LoadReport(
+        str(path),
+        sorted(tensors),
+        sorted(name for name in target if name not in tensors),
+        unexpected,
+        _coverage(target, tensors, optional),
+    )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    content = read_torch_file(path)
+    for key in ("base_model", "model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = _tensors_only(content)
+    if not tensors:
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        raise CheckpointError(
+            f"{path}: holds no state dict (found: {keys}); expected {{'base_model': state_dict}} or a state dict"
+        )
+    return tensors
+
+
+def _tensors_only(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _own_names(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]] | None:
+    """The state as it is when it already uses this project's names, else None."""
+    if any(name.startswith("backbone.patch_encoder.") for name in state):
+        return dict(state), []
+    if any(name.startswith("patch_encoder.") for name in state):
+        prefix = "encoder." if isinstance(model, MaskedAutoencoder) else "backbone."
+        return {f"{prefix}{name}": tensor for name, tensor in state.items()}, []
+    if any(name.startswith("encoder.patch_encoder.") for name in state):  # a masked autoencoder of ours
+        if isinstance(model, MaskedAutoencoder):
+            return dict(state), []
+        encoder = {
+            f"backbone.{name.removeprefix('encoder.')}": tensor
+            for name, tensor in state.items()
+            if name.startswith("encoder.")
+        }
+        return encoder, [name for name in state if not name.startswith("encoder.")]
+    return None
+
+
+def _optional_names(model: nn.Module) -> set[str]:
+    """Names that a checkpoint may lack: class token, the method's parts, the head, batch counters."""
+    prefix, backbone = "", model
+    if isinstance(model, AdaptedModel):
+        prefix, backbone = "backbone.", model.backbone
+    elif isinstance(model, MaskedAutoencoder):
+        prefix, backbone = "encoder.", model.encoder
+    assert isinstance(backbone, Backbone)
+    names = model.state_dict().keys()
+    return {
+        *(f"{prefix}{name}" for name in backbone.class_parameters()),
+        *(name for name in names if name.startswith(("method.", "head."))),
+        *(name for name in names if name.endswith("num_batches_tracked")),
+    }
+
+
+def _coverage(target: dict[str, Tensor], tensors: dict[str, Tensor], optional: set[str]) -> float:
+    needed = {name: value.numel() for name, value in target.items() if name not in optional}
+    return sum(count for name, count in needed.items() if name in tensors) / sum(needed.values())
+
+
+def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite values; the checkpoint is damaged")

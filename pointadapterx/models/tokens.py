@@ -1,0 +1,58 @@
+"""The order of tokens in every backbone: CLS, then prompts (the newest first), then patches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def insert_after_cls(tokens: Tensor, inserted: Tensor) -> Tensor:
+    """Inserts (B, P, C) tokens right after CLS of (B, L, C) tokens: (B, L + P, C)."""
+    return torch.cat([tokens[:, :1], inserted.to(tokens.dtype), tokens[:, 1:]], dim=1)
+
+
+def pad_position(position: Tensor, length: int) -> Tensor:
+    """Gives prompts the position zero: (B, 1 + G, C) -> (B, length, C), zeros right after CLS."""
+    missing = length - position.shape[1]
+    if missing == 0:
+        return position
+    zeros = position.new_zeros(position.shape[0], missing, position.shape[2])
+    return insert_after_cls(position, zeros)
+
+
+class TokenSequence:
+    """Named access to a backbone's output tokens.
+
+    Args:
+        tokens: (B, 1 + P + G, C): CLS, P prompts, G patch tokens.
+        num_patches: G.
+    """
+
+    def __init__(self, tokens: Tensor, num_patches: int) -> None:
+        self.tokens = tokens
+        self.num_patches = num_patches
+
+    @property
+    def cls(self) -> Tensor:
+        """(B, C)."""
+        return self.tokens[:, 0]
+
+    @property
+    def prompts(self) -> Tensor:
+        """(B, P, C); P may be 0."""
+        return self.tokens[:, 1 : self.tokens.shape[1] - self.num_patches]
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, G, C)."""
+        return self.tokens[:, self.tokens.shape[1] - self.num_patches :]
+
+
+POOLS = {
+    "cls": lambda sequence: sequence.cls,
+    "prompt_mean": lambda sequence: sequence.prompts.mean(dim=1),
+    "prompt_max": lambda sequence: sequence.prompts.amax(dim=1),
+    "patch_mean": lambda sequence: sequence.patches.mean(dim=1),
+    "patch_max": lambda sequence: sequence.patches.amax(dim=1),
+}
+"""Pools of the head, by the name used in ``head.pools``: TokenSequence -> (B, C)."""

@@ -1,0 +1,31 @@
+"""Full fine-tuning: every parameter is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from torch import nn
+
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.peft.base import METHODS, Method
+from pointadapterx.schema import Section
+
+
+@METHODS.register("full")
+class Full(Method):
+    """Trains backbone and head: 22.1 M parameters for Point-MAE, the reference of every comparison."""
+
+    class Options(Method.Options):
+        """``method: {name: full}``."""
+
+        name: Literal["full"] = "full"
+
+    trains_backbone = True
+
+    def __init__(self, options: Section) -> None:
+        super().__init__(options)
+
+    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """All of them."""
+        yield from backbone.parameters()

@@ -1,0 +1,131 @@
+"""The sharing mixture of adapters (SMoA): one router and one bank of experts for all blocks.
+
+Source: Adapter-X (arXiv 2406.03051) §3.2, equations 4 to 6 and algorithm 1; top-1 routing as in Switch
+Transformer (arXiv 2101.03961).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MixtureOutput(NamedTuple):
+    """Output of :class:`SharedMixture`.
+
+    Attributes:
+        tokens: (B, L, C).
+        balance_loss: scalar, 1 when the load is perfectly uniform.
+    """
+
+    tokens: Tensor
+    balance_loss: Tensor
+
+
+class Router(nn.Module):
+    """Scores sub-tokens against expert embeddings: g = softmax(W x · e / ‖e‖) (equation 5).
+
+    Args:
+        width: sub-token width C / h.
+        rank: dimension of the expert embeddings (the adapters' rank).
+        num_experts: E.
+    """
+
+    def __init__(self, width: int, rank: int, num_experts: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, rank, bias=False)
+        self.embeddings = nn.Parameter(torch.randn(num_experts, rank))
+
+    def forward(self, sub_tokens: Tensor) -> Tensor:
+        """(T, C / h) -> gates (T, E), float32, each row sums to 1."""
+        scores = self.project(sub_tokens) @ F.normalize(self.embeddings, dim=-1).to(sub_tokens.dtype).T
+        return scores.float().softmax(dim=-1)
+
+
+class SharedMixture(nn.Module):
+    """Splits tokens into sub-tokens, sends each to its expert(s), and merges them again.
+
+    The same instance serves every block, which is what makes the parameters few.
+
+    Args:
+        make_expert: builds one expert of the sub-token width, (T, C / h) -> (T, C / h).
+        dim: token width C, divisible by ``num_heads``.
+        rank: dimension of the router's expert embeddings.
+        num_experts: E.
+        num_heads: h, sub-tokens per token.
+        top_k: experts a sub-token is sent to; 1 as in figure 2, ``num_experts`` is the dense mixture of
+            algorithm 1.
+    """
+
+    def __init__(
+        self,
+        make_expert: Callable[[int], nn.Module],
+        dim: int,
+        rank: int,
+        num_experts: int = 4,
+        num_heads: int = 3,
+        top_k: int = 1,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads != 0:
+            raise ValueError(f"dim={dim} does not divide into num_heads={num_heads} sub-tokens")
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(f"top_k={top_k} must be between 1 and num_experts={num_experts}")
+        self.width = dim // num_heads
+        self.top_k = top_k
+        self.router = Router(self.width, rank, num_experts)
+        self.experts = nn.ModuleList(make_expert(self.width) for _ in range(num_experts))
+
+    def forward(self, tokens: Tensor) -> MixtureOutput:
+        """(B, L, C) -> :class:`MixtureOutput`."""
+        sub_tokens = tokens.reshape(-1, self.width)  # (B L h, C / h), equation 4
+        gates = self.router(sub_tokens)
+        weights, chosen = gates.topk(self.top_k, dim=-1)  # (B L h, top_k)
+        # Under torch.compile the groups' sizes would be data-dependent shapes, which break the graph.
+        dense = self.top_k == len(self.experts) or torch.compiler.is_compiling()
+        mixed = self.mix_dense(sub_tokens, weights, chosen) if dense else self.mix(sub_tokens, weights, chosen)
+        return MixtureOutput(mixed.view(tokens.shape), balance_loss(gates, chosen))
+
+    def mix(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Each expert on the sub-tokens sent to it, and on no other: one matrix product a group.
+
+        Args:
+            sub_tokens: (T, C / h).
+            weights: (T, top_k) gates of the chosen experts.
+            chosen: (T, top_k) indices of the chosen experts.
+
+        Returns:
+            (T, C / h).
+        """
+        expert_of = chosen.flatten()
+        order = expert_of.argsort(stable=True)  # groups the (sub-token, expert) pairs by expert
+        token_of = order // self.top_k
+        sizes = torch.bincount(expert_of, minlength=len(self.experts)).tolist()
+        groups = sub_tokens.index_select(0, token_of).split(sizes)
+        outputs = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
+        outputs = outputs * weights.flatten().index_select(0, order).unsqueeze(-1).to(outputs.dtype)
+        return torch.zeros_like(sub_tokens, dtype=outputs.dtype).index_add(0, token_of, outputs)
+
+    def mix_dense(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Every expert on every sub-token, weighted by its gate or by zero: the oracle of :meth:`mix`."""
+        gates = weights.new_zeros(len(sub_tokens), len(self.experts)).scatter(1, chosen, weights)
+        outputs = [expert(sub_tokens) for expert in self.experts]
+        return torch.stack(
+            [output * gates[:, index : index + 1].to(output.dtype) for index, output in enumerate(outputs)]
+        ).sum(dim=0)
+
+
+def balance_loss(gates: Tensor, chosen: Tensor) -> Tensor:
+    """E · Σ_p f_p · ḡ_p (equation 6): 1 when perfectly uniform, up to E when one expert takes all.
+
+    Args:
+        gates: (T, E).
+        chosen: (T, top_k) indices; f_p is the fraction of these assignments that go to expert p.
+    """
+    num_experts = gates.shape[-1]
+    fractions = F.one_hot(chosen, num_experts).to(gates.dtype).mean(dim=(0, 1))  # (E,)
+    return num_experts * (fractions * gates.mean(dim=0)).sum()
