@@ -14,6 +14,7 @@ import yaml
 from easydict import EasyDict
 from pydantic import BaseModel, Field, ValidationError
 
+from pointadapterx import cfgs
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.errors import ConfigError
 from pointadapterx.models import BACKBONES
@@ -22,8 +23,8 @@ from pointadapterx.peft import METHODS
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate, Section
 
-SHIPPED = Path(__file__).resolve().parent.parent / "cfgs"
-"""Folder of the shipped configs (of the checkout; an installed package has its own copy)."""
+SHIPPED = Path(cfgs.__file__).parent
+"""Folder of the shipped configs: the checkout's, or an installed package's own copy."""
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 

@@ -81,13 +81,13 @@ def evaluate(
     model: AdaptedModel, dataset: PointClouds, config: Mapping[str, Any], accelerator: Accelerator
 ) -> Predictions:
     """One deterministic pass: FPS to ``data.num_points``, no augmentation."""
-    count = config["data"]["num_points"]
+    count, skip_origin = config["data"]["num_points"], config["backbone"]["skip_origin"]
     return predict(
         model,
         dataset,
         accelerator,
         batch_size=config["eval"]["batch_size"],
-        prepare=lambda points, _: resample_test(points, count),
+        prepare=lambda points, _: resample_test(points, count, skip_origin=skip_origin),
     )
 
 
@@ -113,13 +113,14 @@ def vote(
         copies: K.
         seed: seed of this vote.
     """
-    augment, count = build_augment(config["data"]["augment"]), config["data"]["num_points"]
+    augment = build_augment(config["data"]["augment"])
+    count, skip_origin = config["data"]["num_points"], config["backbone"]["skip_origin"]
     total: Tensor | None = None
     for copy in range(copies):
 
         def prepare(points: Tensor, batch: int, copy: int = copy) -> Tensor:
             generator = torch.Generator(points.device).manual_seed(derive_seed(seed, "vote", copy, batch))
-            return augment(resample_train(points, count, generator), generator)
+            return augment(resample_train(points, count, generator, skip_origin=skip_origin), generator)
 
         logits = predict(model, dataset, accelerator, batch_size=config["eval"]["batch_size"], prepare=prepare).logits
         total = logits if total is None else total + logits

@@ -191,8 +191,8 @@ class Trainer:
             generator = torch.Generator(device).manual_seed(derive_seed(seed, "augment", epoch, step, rank, number))
             points = self.splits.train.points[part].to(device)
             labels = self.splits.train.labels[part].to(device)
-            points = resample_train(points, self.config["data"]["num_points"], generator)
-            points = self.augment(points, generator)
+            count, skip_origin = self.config["data"]["num_points"], self.config["backbone"]["skip_origin"]
+            points = self.augment(resample_train(points, count, generator, skip_origin=skip_origin), generator)
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
                 logits, auxiliary = self.wrapped(points)
@@ -295,7 +295,8 @@ class Trainer:
         )
         if f"{name}_overall_accuracy" in record:
             line += (
-                f"  {name} OA {record[f'{name}_overall_accuracy']:.2f} mAcc {record[f'{name}_mean_class_accuracy']:.2f}"
+                f"  {name} OA {record[f'{name}_overall_accuracy']:.2f}"
+                f" mAcc {record[f'{name}_mean_class_accuracy']:.2f}"
                 f"  best {self.progress.best_score:.2f} (epoch {self.progress.best_epoch + 1})"
             )
         log.info("%s  %.1f s", line, record["seconds"])

@@ -1,0 +1,82 @@
+"""Shared fixtures: small models and configs that train in a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pointadapterx.config import check_config
+from pointadapterx.models.adapted import AdaptedModel
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def reference_folder() -> Path:
+    """Folder of public reference outputs, named by POINTADAPTERX_REFERENCE."""
+    folder = os.environ.get("POINTADAPTERX_REFERENCE")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set POINTADAPTERX_REFERENCE to the folder of public reference outputs")
+    return Path(folder)
+
+
+def small_config(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str, Any]:
+    """A complete config of a model with 2 blocks of width 48; ``changes`` update its sections."""
+    prompts = {"dapt", "dapt_x"}
+    config: dict[str, Any] = {
+        "backbone": {
+            "name": "point_mae",
+            "dim": 48,
+            "depth": 2,
+            "num_heads": 3,
+            "encoder_dim": 48,
+            "num_groups": 16,
+            "group_size": 8,
+            "drop_path": 0.1,
+        },
+        "method": {"name": name},
+        "head": {
+            "pools": ["cls", "prompt_mean", "patch_max"] if name in prompts else ["cls", "patch_max"],
+            "num_classes": 20,
+        },
+        "data": {"name": "ldraw20", "num_points": 128, "augment": "rotation"},
+        "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "lr": 1e-3},
+        "eval": {"val_fraction": 0.3, "batch_size": 7},
+    }
+    if "rank" in _options(name):
+        config["method"]["rank"] = 4
+    for section, update in changes.items():
+        config[section].update(update)
+    return check_config(config, "test")
+
+
+def _options(name: str) -> dict[str, Any]:
+    from pointadapterx.peft import METHODS
+
+    return METHODS[name].Options.model_fields
+
+
+@pytest.fixture
+def make_config() -> Callable[..., dict[str, Any]]:
+    return small_config
+
+
+@pytest.fixture
+def points() -> torch.Tensor:
+    """(6, 128, 3) clouds."""
+    return torch.randn(6, 128, 3, generator=torch.Generator().manual_seed(3))
+
+
+def randomise(model: AdaptedModel, seed: int = 0) -> AdaptedModel:
+    """Moves every trainable parameter away from its (often zero) initial value, keeping scales plausible."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model

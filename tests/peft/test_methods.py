@@ -1,0 +1,184 @@
+"""What every method must satisfy; a new entry of METHODS is tested without anyone remembering."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pointadapterx.build import build_model
+from pointadapterx.engine.checkpoint import load_adapter, save_adapter
+from pointadapterx.engine.optim import build_optimizer
+from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.backbone import Features
+from pointadapterx.models.tokens import insert_after_cls
+from pointadapterx.peft import METHODS
+from pointadapterx.peft.base import Method
+from tests.conftest import randomise, small_config
+
+Config = Callable[..., dict[str, Any]]
+LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
+
+
+def steps(model: AdaptedModel, points: torch.Tensor, count: int = 3) -> None:
+    """A few real optimiser steps."""
+    model.train()
+    optimizer = build_optimizer(model, {"lr": 1e-2, "weight_decay": 0.05})
+    for _ in range(count):
+        logits, auxiliary = model(points)
+        loss = F.cross_entropy(logits, LABELS)
+        optimizer.zero_grad()
+        (loss if auxiliary is None else loss + auxiliary).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("position", ["every_block", "input"])
+def test_starts_as_the_plain_backbone(name: str, position: str, points: torch.Tensor, make_config: Config) -> None:
+    method = {"prompts": False} if "prompts" in METHODS[name].Options.model_fields else {}
+    config = make_config(name, backbone={"position": position}, method=method, head={"pools": ["cls", "patch_max"]})
+    model = build_model(config).eval()
+    plain = model.backbone(points, Method(config["method"])).sequence.tokens
+    assert torch.equal(model.method.run(model.backbone, points).sequence.tokens, plain)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if "prompts" in METHODS[n].Options.model_fields])
+def test_prompts_start_as_zero_tokens(name: str, points: torch.Tensor, make_config: Config) -> None:
+    """A token, even zero, takes part in attention: step 0 is the backbone with zero tokens, and no more."""
+
+    class ZeroTokens(Method):
+        def before_block(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
+            return insert_after_cls(tokens, torch.zeros_like(tokens[:, :1])) if index > 0 else tokens
+
+        def run(self, backbone: Any, inputs: torch.Tensor) -> Features:
+            return backbone(inputs, self)
+
+    config = make_config(name)
+    model = build_model(config).eval()
+    wanted = model.backbone(points, ZeroTokens(config["method"])).sequence
+    found = model.method.run(model.backbone, points).sequence
+    depth = len(model.backbone.blocks)
+    assert found.prompts.shape[1] == depth  # one a block; the last joins after the last block
+    assert torch.equal(found.cls, wanted.cls)
+    assert torch.equal(found.patches, wanted.patches)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_frozen_tensors_and_buffers_stay_bit_identical(name: str, points: torch.Tensor, make_config: Config) -> None:
+    model = build_model(make_config(name))
+    before = copy.deepcopy(model.state_dict())
+    trainable = {n for n, p in model.named_parameters() if p.requires_grad}
+    free = {n for n, _ in model.named_buffers() if n.startswith("head.")}
+    if METHODS[name].trains_backbone:
+        free |= {n for n, _ in model.named_buffers()}
+    steps(model, points)
+    after = model.state_dict()
+    changed = {n for n in after if not torch.equal(before[n], after[n])}
+    assert changed <= trainable | free
+    still = {n for n in trainable - changed if model.get_parameter(n).grad is not None}
+    assert not still, f"trainable but untouched by training: {sorted(still)}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_trainable_parameter_gets_a_gradient(name: str, points: torch.Tensor, make_config: Config) -> None:
+    model = randomise(build_model(make_config(name)))
+    logits, auxiliary = model.train()(points)
+    loss = F.cross_entropy(logits, LABELS)
+    (loss if auxiliary is None else loss + auxiliary).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
+
+
+def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(points: torch.Tensor, make_config: Config) -> None:
+    config = make_config("dapt_x", train={"frozen_bn": "batch"})
+    model = build_model(config)
+    assert not any("running" in n for n in model.adapter_state() if n.startswith("backbone."))
+    steps(model, points, 1)
+    kept = [n for n in model.adapter_state() if n.startswith("backbone.patch_encoder")]
+    assert sorted({n.rsplit(".", 1)[-1] for n in kept}) == ["num_batches_tracked", "running_mean", "running_var"]
+
+
+@pytest.mark.parametrize("bn", ["eval", "batch"])
+@pytest.mark.parametrize("name", METHODS)
+def test_adapter_round_trip(name: str, bn: str, points: torch.Tensor, make_config: Config, tmp_path: Path) -> None:
+    config = make_config(name, train={"frozen_bn": bn})
+    model = build_model(config)
+    steps(model, points)
+    path = tmp_path / "adapter.safetensors"
+    classes = [f"class {i}" for i in range(20)]
+    save_adapter(model, path, config=config, classes=classes)
+    fresh = build_model(config)
+    info = load_adapter(fresh, path)
+    assert info.classes == classes
+    assert info.config == config
+    assert torch.equal(fresh.eval()(points).logits, model.eval()(points).logits)
+
+
+def test_adapter_round_trip_in_a_fresh_process(points: torch.Tensor, make_config: Config, tmp_path: Path) -> None:
+    for name in METHODS:
+        config = make_config(name)
+        model = randomise(build_model(config))
+        save_adapter(model, tmp_path / f"{name}.safetensors", config=config, classes=[str(i) for i in range(20)])
+        torch.save(model.eval()(points).logits.detach(), tmp_path / f"{name}.pt")
+    torch.save(points, tmp_path / "points.pt")
+    script = f"""
+import torch
+from pathlib import Path
+from pointadapterx import build_model, load_adapter, read_adapter, METHODS
+folder = Path({str(tmp_path)!r})
+points = torch.load(folder / "points.pt")
+for name in METHODS:
+    info = read_adapter(folder / (name + ".safetensors"))
+    model = build_model(info.config)
+    load_adapter(model, info)
+    assert torch.equal(model.eval()(points).logits, torch.load(folder / (name + ".pt"))), name
+print("identical")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "identical", done.stderr
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_deep_copies_are_independent(name: str, points: torch.Tensor, make_config: Config) -> None:
+    model = build_model(make_config(name)).eval()
+    before = model(points).logits
+    randomise(copy.deepcopy(model))
+    assert torch.equal(model(points).logits, before)
+    other = randomise(copy.deepcopy(model))
+    assert not torch.equal(other(points).logits, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_compiles(name: str, points: torch.Tensor, make_config: Config) -> None:
+    model = randomise(build_model(make_config(name))).eval()
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(points).logits, model(points).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_stays_close(name: str, points: torch.Tensor, make_config: Config) -> None:
+    model = randomise(build_model(make_config(name))).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(points).logits.float()
+    assert torch.isfinite(half).all()
+    assert (half - model(points).logits).abs().max() < 0.15
+
+
+def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
+    model = build_model(small_config("dapt_x"))
+    optimizer = build_optimizer(model, {"lr": 1e-3, "weight_decay": 0.05})
+    names = {id(p): n for n, p in model.named_parameters()}
+    decayed = {names[id(p)] for p in optimizer.param_groups[0]["params"]}
+    spared = {names[id(p)] for p in optimizer.param_groups[1]["params"]}
+    assert {"backbone.cls_token", "backbone.cls_position", "method.prompt_generators.0.gamma"} <= spared
+    assert "method.mixture.experts.0.down.weight" in decayed
+    assert not any(n.endswith("bias") for n in decayed)
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0

@@ -1,0 +1,90 @@
+"""The sharing mixture of adapters (Adapter-X equations 4 to 6)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pointadapterx.peft.adapters import DynamicAdapter
+from pointadapterx.peft.mixture import SharedMixture, balance_loss
+
+
+def mixture(top_k: int = 1, experts: int = 4) -> SharedMixture:
+    torch.manual_seed(0)
+    built = SharedMixture(lambda width: DynamicAdapter(width, 3), 24, rank=3, num_experts=experts, top_k=top_k)
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return built
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_grouped_agrees_with_the_dense_form_masked(top_k: int) -> None:
+    built, tokens = mixture(top_k), torch.randn(2, 9, 24, requires_grad=True)
+    sub_tokens = tokens.reshape(-1, 8)
+    weights, chosen = built.router(sub_tokens).topk(top_k, dim=-1)
+    grouped, dense = built.mix(sub_tokens, weights, chosen), built.mix_dense(sub_tokens, weights, chosen)
+    torch.testing.assert_close(grouped, dense, atol=1e-6, rtol=1e-5)
+    parameters = [tokens, *built.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(grouped.square().sum(), parameters, retain_graph=True),
+        torch.autograd.grad(dense.square().sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_top_one_is_the_chosen_expert_times_its_gate() -> None:
+    built, tokens = mixture(), torch.randn(2, 5, 24)
+    output = built(tokens).tokens.reshape(-1, 8)
+    for row, sub_token in enumerate(tokens.reshape(-1, 8)):
+        gates = built.router(sub_token[None])[0]
+        best = int(gates.argmax())
+        wanted = gates[best] * built.experts[best](sub_token)
+        torch.testing.assert_close(output[row], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_all_experts_is_the_dense_mixture() -> None:
+    built, tokens = mixture(top_k=4), torch.randn(2, 5, 24)
+    sub_tokens = tokens.reshape(-1, 8)
+    gates = built.router(sub_tokens)
+    wanted = sum(gates[:, i : i + 1] * expert(sub_tokens) for i, expert in enumerate(built.experts))
+    assert isinstance(wanted, Tensor)
+    torch.testing.assert_close(built(tokens).tokens, wanted.view_as(tokens), atol=1e-6, rtol=1e-5)
+
+
+def test_only_the_chosen_expert_is_computed() -> None:
+    built, seen = mixture(), []
+    for expert in built.experts:
+        expert.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    built(torch.randn(2, 7, 24))
+    assert sum(seen) == 2 * 7 * 3
+
+
+def test_router_scores_ignore_the_length_of_the_embeddings() -> None:
+    built, sub_tokens = mixture(), torch.randn(10, 8)
+    before = built.router(sub_tokens)
+    with torch.no_grad():
+        built.router.embeddings *= torch.tensor([[2.0], [0.5], [7.0], [1.0]])
+    torch.testing.assert_close(built.router(sub_tokens), before)
+    torch.testing.assert_close(before.sum(dim=-1), torch.ones(10))
+
+
+def test_balance_loss_is_one_when_uniform_and_grows_to_the_number_of_experts() -> None:
+    uniform = torch.full((8, 4), 0.25)
+    everyone = torch.arange(8)[:, None] % 4
+    assert balance_loss(uniform, everyone).item() == pytest.approx(1.0)
+    collapsed = torch.tensor([[1.0, 0, 0, 0]]).expand(8, 4)
+    assert balance_loss(collapsed, torch.zeros(8, 1, dtype=torch.int64)).item() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 5}, "dim=24 does not divide into num_heads=5"),
+        ({"top_k": 5}, "top_k=5 must be between 1 and num_experts=4"),
+    ],
+)
+def test_refuses_impossible_sizes(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SharedMixture(lambda width: DynamicAdapter(width, 3), 24, rank=3, **options)
