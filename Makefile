@@ -1,0 +1,38 @@
+# The two commands a newcomer needs:
+#   make demo   adapts a point-cloud transformer to the embedded clouds and tests it
+#   make test   runs the tests
+# Each sets up $(VENV) by itself. Needed: Python >= 3.10 with venv, make; a C++17 compiler makes the point ops fast.
+# A CPU build of torch:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+VENV   ?= .venv
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := pyproject.toml setup.py $(shell find extensions -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python tools/main.py --config cfgs/demo.yaml
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build extensions/*.so extensions/build_info.json pointadapterx.egg-info
+
+$(VENV)/.ready: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; try: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@echo "Setting up $(VENV): the first time takes some minutes, most of it for torch."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) "setuptools>=68" wheel ninja numpy
+	$(PIP) --no-build-isolation -e ".[dev]"
+	@$(BIN)/python -c "from pointadapterx import ops; print('point ops:', ops.implementation('cpu'))"
+	@touch $@

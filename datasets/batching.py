@@ -1,0 +1,108 @@
+"""Which samples form which batch, on which process: a function of seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from pointadapterx.datasets.hashing import derive_seed
+from pointadapterx.errors import ConfigError
+
+__all__ = ["EvalBatches", "derive_seed", "even_batches"]
+
+MIN_SHARD = 2  # BatchNorm cannot train on one sample
+
+
+def even_batches(
+    num_samples: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+) -> list[list[torch.Tensor]]:
+    """Training batches of one epoch that use every sample once.
+
+    A permutation that depends only on ``(seed, epoch)`` is cut into ``ceil(num_samples / batch_size)`` batches
+    whose sizes differ by at most one, so there is no small last batch, and a set smaller than a batch is one
+    batch. Each batch is cut into ``world_size * accumulate`` shards, again nearly equal: the same optimiser step
+    whether they are processes or accumulated. Weigh a micro-batch by its size where exactness matters.
+
+    Args:
+        num_samples: size of the training set.
+        batch_size: of all processes and accumulation steps together.
+        seed: of the run.
+        epoch: number of the epoch.
+        rank: this process.
+        world_size: number of processes.
+        accumulate: micro-batches an optimiser step.
+
+    Returns:
+        One list an optimiser step, holding this rank's ``accumulate`` micro-batches of sample indices (int64).
+
+    Raises:
+        ConfigError: if a micro-batch would hold fewer than 2 samples.
+    """
+    for name, value in (("batch_size", batch_size), ("world_size", world_size), ("accumulate", accumulate)):
+        if value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank={rank} must be from 0 to {world_size - 1} for world_size={world_size}")
+    shards = world_size * accumulate
+    steps = -(-num_samples // batch_size)
+    if num_samples < MIN_SHARD * shards or num_samples // steps < MIN_SHARD * shards:
+        raise ConfigError(_too_small(num_samples, batch_size, world_size, accumulate))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
+    order = torch.randperm(num_samples, generator=generator)
+    return [
+        list(batch.tensor_split(shards)[rank * accumulate : (rank + 1) * accumulate])
+        for batch in order.tensor_split(steps)
+    ]
+
+
+def _too_small(num_samples: int, batch_size: int, world_size: int, accumulate: int) -> str:
+    least = MIN_SHARD * world_size * accumulate
+    problem = (
+        f"{num_samples} training samples in batches of batch_size={batch_size}, cut for world_size={world_size} "
+        f"and accumulate={accumulate}, leave fewer than {MIN_SHARD} samples in a micro-batch, too few for BatchNorm"
+    )
+    if num_samples < least:
+        return f"{problem}; use at least {least} samples, or fewer processes or accumulation steps"
+    fits = next(size for size in range(batch_size, num_samples + 1) if num_samples // -(-num_samples // size) >= least)
+    return f"{problem}; raise batch_size to {fits}, or use fewer processes or accumulation steps"
+
+
+class EvalBatches:
+    """Evaluation batches in file order, ``[0..B), [B..2B), ...``, of which each rank takes every world_size-th.
+
+    No sample is padded or repeated, so counts may be summed over ranks as they are; a rank may have no batch.
+
+    Args:
+        num_samples: size of the set.
+        batch_size: of one process.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        ConfigError: for a batch size below 1 or a rank outside ``[0, world_size)``.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank={rank} must be from 0 to {world_size - 1} for world_size={world_size}")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.starts = range(0, num_samples, batch_size)[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Sample indices (int64) of each of this rank's batches."""
+        for start in self.starts:
+            yield torch.arange(start, min(start + self.batch_size, self.num_samples))

@@ -1,0 +1,44 @@
+"""Files of the data sets: what to say when one is missing or is not what its name promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointadapterx.errors import DataError
+
+DEMO = (
+    "Nothing at hand? `make demo` (or `python tools/main.py --config cfgs/demo.yaml`) runs on the shipped "
+    "LDraw-20 parts."
+)
+
+
+def require_files(what: str, needed: Sequence[Path], expected: Sequence[Path], obtain: str) -> None:
+    """Check that every file of ``needed`` exists.
+
+    Args:
+        what: the data set, for the message.
+        needed: files without which this split cannot be read.
+        expected: every file of the data set, listed in the message with what was found of it.
+        obtain: how one gets the data set, in a sentence.
+
+    Raises:
+        DataError: one message with each expected path, how to obtain the set, and the demo command.
+    """
+    if all(path.is_file() for path in needed):
+        return
+    listed = ", ".join(f"{path} ({'found' if path.is_file() else 'missing'})" for path in expected)
+    raise DataError(f"{what}: files are missing. Expected: {listed}. {obtain} {DEMO}")
+
+
+def impostor(path: Path) -> str | None:
+    """What a file really is when it is empty, a Git LFS pointer or a web page; ``None`` for anything else."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "the file is empty (0 bytes); download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not the data; run `git lfs pull` where it was cloned"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "this is a web page saved under the data's name (a login or terms page?); download the file itself"
+    return None

@@ -1,0 +1,64 @@
+"""Reader of the HDF5 layout that ScanObjectNN, ModelNet40 (PLY) and LDraw-20 share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from pointadapterx.datasets.checks import checked_labels, checked_points
+from pointadapterx.datasets.files import impostor
+from pointadapterx.errors import DataError
+
+
+@dataclass(frozen=True)
+class H5Clouds:
+    """Content of one file: ``points (n, N, 3)`` float32, ``labels (n,)`` int64; ``names``, ``classes`` if there."""
+
+    points: torch.Tensor
+    labels: torch.Tensor
+    names: list[str] | None
+    classes: list[str] | None
+
+
+def _text(values: np.ndarray) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
+    entry = file.get(key)
+    if not isinstance(entry, h5py.Dataset):
+        raise DataError(f"{path}: no data set '{key}' in it; it holds {', '.join(sorted(file)) or 'nothing'}")
+    return np.asarray(entry[()])
+
+
+def read_h5(path: Path, num_classes: int) -> H5Clouds:
+    """Read ``data (n, N, 3)``, ``label (n,)`` or ``(n, 1)``, and, if present, ``name (n,)`` and attribute ``classes``.
+
+    Other entries (ScanObjectNN's ``mask``) are ignored.
+
+    Raises:
+        DataError: if the file is not HDF5, is truncated or damaged, lacks an entry, or fails a check of
+            :mod:`pointadapterx.datasets.checks`.
+    """
+    what = impostor(path)
+    if what is not None:
+        raise DataError(f"{path}: {what}")
+    if not h5py.is_hdf5(path):
+        raise DataError(f"{path}: this is not an HDF5 file, or its beginning is damaged; obtain it again")
+    try:
+        with h5py.File(path, "r") as file:
+            data, label = _array(file, "data", path), _array(file, "label", path)
+            names = _text(_array(file, "name", path)) if "name" in file else None
+            classes = _text(np.asarray(file.attrs["classes"])) if "classes" in file.attrs else None
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: the file is truncated or damaged ({reason}); obtain it again") from error
+    points = checked_points(data, str(path))
+    labels = checked_labels(label, len(points), num_classes, str(path))
+    if names is not None and len(names) != len(points):
+        raise DataError(f"{path}: {len(names)} entries in 'name' for {len(points)} clouds")
+    return H5Clouds(points, labels, names, classes)

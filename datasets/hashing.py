@@ -1,0 +1,43 @@
+"""Stable hashes: of a data set's content, and of the parts that name one random draw."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def derive_seed(*parts: int | str) -> int:
+    """One seed for one purpose: a stable hash of ``parts``, in ``[0, 2**63)``.
+
+    Every random draw of a run is a function of, for example, ``(seed, "augment", epoch, step)``, so a resumed
+    run draws what an uninterrupted one would have drawn. Python's own ``hash`` differs between processes.
+
+    Args:
+        parts: whole numbers of any size and strings; ``1`` and ``"1"`` are different parts.
+
+    Raises:
+        TypeError: if a part is neither an ``int`` nor a ``str``.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if not isinstance(part, int | str):
+            raise TypeError(f"derive_seed takes whole numbers and strings, not {part!r} ({type(part).__name__})")
+        text = (f"i{int(part)}" if isinstance(part, int) else f"s{part}").encode()
+        digest.update(len(text).to_bytes(8, "little") + text)  # the length keeps ("ab", "c") and ("a", "bc") apart
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def content_hash(*parts: torch.Tensor | np.ndarray | str) -> str:
+    """Hexadecimal BLAKE2b (128 bits) of arrays (values, dtype and shape) and strings, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, str):
+            header, body = b"str", memoryview(part.encode())
+        else:
+            array = np.ascontiguousarray(part.numpy() if isinstance(part, torch.Tensor) else part)
+            header, body = f"{array.dtype.str}{array.shape}".encode(), array.reshape(-1).view(np.uint8).data
+        digest.update(len(header).to_bytes(8, "little") + header + body.nbytes.to_bytes(8, "little"))
+        digest.update(body)
+    return digest.hexdigest()

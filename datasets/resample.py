@@ -1,0 +1,95 @@
+"""How many points a model sees: farthest point sampling (FPS), then, in training, a random subset."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pointadapterx.errors import ConfigError
+from pointadapterx.ops import farthest_point_sample
+
+# Point-MAE's table. Its code refuses other counts; here they take the ratio of the first row.
+FPS_STAGE = {1024: 1200, 2048: 2400, 4096: 4800, 8192: 8192}
+
+
+def check_num_points(num_points: int, available: int) -> None:
+    """Check that clouds of ``available`` points can give ``num_points``.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    if num_points < 1:
+        raise ConfigError(f"num_points={num_points} must be at least 1")
+    if num_points > available:
+        raise ConfigError(
+            f"num_points={num_points} exceeds the {available} points of a cloud in this data set; "
+            f"lower data.num_points to {available} or less"
+        )
+
+
+def fps_stage(num_points: int) -> int:
+    """Points kept by FPS before the random subset: 1200 for 1024, 2400 for 2048, 4800 for 4096, 8192 for 8192.
+
+    Any other count takes ``ceil(num_points * 1200 / 1024)``.
+    """
+    return FPS_STAGE.get(num_points, math.ceil(num_points * 1200 / 1024))
+
+
+def fps(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> torch.Tensor:
+    """The ``num_points`` farthest points of each cloud, from its first one on: ``(B, N, 3) -> (B, num_points, 3)``.
+
+    Args:
+        points: ``(B, N, 3)``.
+        num_points: at most N.
+        skip_origin: leave out points within √0.001 of the origin, as pointnet2_ops does.
+    """
+    index = farthest_point_sample(points, num_points, skip_origin=skip_origin)  # (B, num_points)
+    return points.take_along_dim(index[..., None], dim=1)
+
+
+def resample_train(
+    points: torch.Tensor, num_points: int, generator: torch.Generator | None = None, *, skip_origin: bool = False
+) -> torch.Tensor:
+    """Training points: FPS to :func:`fps_stage` of the points, then a random subset of them for each cloud.
+
+    When the FPS stage would keep every point it is skipped, being only a permutation. The subset is in random
+    order also when it is the whole cloud: the grouping's FPS starts at the first point, so order is augmentation.
+
+    Args:
+        points: ``(B, N, 3)``.
+        num_points: points to keep of each cloud.
+        generator: source of the random draw, on the device of ``points``.
+        skip_origin: see :func:`fps`.
+
+    Returns:
+        ``(B, num_points, 3)``.
+
+    Raises:
+        ConfigError: if ``num_points`` exceeds N.
+    """
+    available = points.shape[1]
+    check_num_points(num_points, available)
+    stage = fps_stage(num_points)
+    if stage < available:
+        points = fps(points, stage, skip_origin=skip_origin)
+    order = torch.rand(points.shape[:2], generator=generator, device=points.device).argsort(dim=1)[:, :num_points]
+    return points.take_along_dim(order[..., None], dim=1)
+
+
+def resample_test(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> torch.Tensor:
+    """Test points: FPS to ``num_points``; the very same tensor when a cloud has just that many.
+
+    Args:
+        points: ``(B, N, 3)``.
+        num_points: points to keep of each cloud.
+        skip_origin: see :func:`fps`.
+
+    Returns:
+        ``(B, num_points, 3)``.
+
+    Raises:
+        ConfigError: if ``num_points`` exceeds N.
+    """
+    check_num_points(num_points, points.shape[1])
+    return points if num_points == points.shape[1] else fps(points, num_points, skip_origin=skip_origin)

@@ -1,0 +1,50 @@
+// The CUDA kernels behind plain pointers, without torch headers: nvcc alone compiles them.
+// The same numerics as cpu/kernels.h, which documents them; compile with --fmad=false.
+// Every function enqueues on the stream and returns the launch error.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace pax::cuda {
+
+// points (batch, count, 3), nearest: scratch (batch, count) -> chosen (batch, samples).
+template <typename T>
+cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count, int64_t samples, int64_t start,
+                                  bool skip_origin, T* nearest, int64_t* chosen, cudaStream_t stream);
+
+// Queries (batch, queries, dims) against points (batch, count, dims).
+template <typename T>
+struct Search {
+  const T* query;
+  const T* points;
+  int64_t batch, queries, count, dims;
+};
+
+// squared and indices: (batch, queries, k).
+template <typename T>
+cudaError_t knn(const Search<T>& search, int64_t k, T* squared, int64_t* indices, cudaStream_t stream);
+
+// squared and indices: (batch, queries).
+template <typename T>
+cudaError_t nearest(const Search<T>& search, T* squared, int64_t* indices, cudaStream_t stream);
+
+// indices: (batch, queries, samples); counts: (batch, queries).
+template <typename T>
+cudaError_t ball_query(const Search<T>& search, double radius, int64_t samples, int64_t* indices,
+                       int64_t* counts, cudaStream_t stream);
+
+// An index outside [0, count) stops the two kernels below with a device-side assertion, as in torch.
+
+// points (batch, count, channels) of elements of 1, 2, 4, 8 or 16 bytes -> out (batch, queries, channels).
+cudaError_t gather_points(const void* points, const int64_t* indices, int64_t batch, int64_t count,
+                          int64_t queries, int64_t channels, int64_t element_bytes, void* out,
+                          cudaStream_t stream);
+
+// points (batch, count, channels), indices and weights (batch, queries, k) -> out (batch, queries, channels).
+template <typename T>
+cudaError_t interpolate(const T* points, const int64_t* indices, const T* weights, int64_t batch, int64_t count,
+                        int64_t queries, int64_t channels, int64_t k, T* out, cudaStream_t stream);
+
+}  // namespace pax::cuda

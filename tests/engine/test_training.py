@@ -1,0 +1,274 @@
+"""Training runs: resuming bit for bit, stopping cleanly, losing nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pointadapterx.build import build_model, build_splits
+from pointadapterx.cli import main
+from pointadapterx.engine import run
+from pointadapterx.engine import trainer as trainer_module
+from pointadapterx.engine.checkpoint import read_adapter
+from pointadapterx.engine.optim import learning_rate
+from pointadapterx.engine.state import load_state
+from pointadapterx.engine.trainer import ADAPTER_FILE, STATE_FILE, Interrupted, Trainer
+from pointadapterx.errors import CheckpointError, PointAdapterXError, TrainingError
+from tests.conftest import ROOT
+
+Config = Callable[..., dict[str, Any]]
+
+
+def train(config: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """A whole run; its final state."""
+    run.train(config, "test", folder, run.make_accelerator("fp32"))
+    return load_file(folder / STATE_FILE)
+
+
+def assert_identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "tools" / "main.py"), *map(str, arguments)]
+
+
+def test_a_run_leaves_its_whole_story(run_config: Config, tmp_path: Path) -> None:
+    config = run_config()
+    train(config, tmp_path / "run")
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "adapter.safetensors", "metrics.json", "predictions.csv", "history.json", "log.txt"} <= files
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["protocol"].startswith("validation")
+    assert report["regime"] == "rotation"
+    assert report["test"]["count"] == 40
+    matrix = torch.tensor(report["test"]["confusion_matrix"])
+    assert matrix.sum() == 40
+    assert report["test"]["overall_accuracy"] == pytest.approx(100 * matrix.diagonal().sum().item() / 40)
+    rows = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
+    assert len(rows) == 41
+    assert sum(int(row.rsplit(",", 1)[1]) for row in rows[1:]) == matrix.diagonal().sum()
+    info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
+    assert info.config == config
+    assert info.metrics["protocol"] == report["protocol"]
+
+
+def test_the_same_seed_gives_the_same_weights(run_config: Config, tmp_path: Path) -> None:
+    one, other = train(run_config(), tmp_path / "a"), train(run_config(), tmp_path / "b")
+    assert_identical(one, other)
+    third = train(run_config(train={"seed": 1}), tmp_path / "c")
+    assert any(not torch.equal(one[name], third[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_killed_mid_epoch_and_resumed_is_bit_identical(config_file: Callable[..., Path], tmp_path: Path) -> None:
+    config = config_file(train={"epochs": 4}, method={"dropout": 0.1})
+    subprocess.run(command("--config", config, "--output", tmp_path / "whole"), check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    # A file of its own makes the process kill itself, with SIGKILL, inside the third epoch.
+    killer = tmp_path / "killer.py"
+    killer.write_text(
+        f"""
+import os, signal, sys
+from pointadapterx.cli import main
+from pointadapterx.engine.trainer import Trainer
+step = Trainer._train_step
+def kill_in_third_epoch(self, number, parts, requests):
+    if self.progress.epoch == 2 and number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, number, parts, requests)
+Trainer._train_step = kill_in_third_epoch
+main(["--config", {str(config)!r}, "--output", {str(killed)!r}])
+"""
+    )
+    done = subprocess.run([sys.executable, str(killer)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (killed / "metrics.json").exists()
+    subprocess.run(command("--resume", killed), check=True, capture_output=True)
+    assert_identical(load_file(tmp_path / "whole" / STATE_FILE), load_file(killed / STATE_FILE))
+    assert_identical(load_file(tmp_path / "whole" / ADAPTER_FILE), load_file(killed / ADAPTER_FILE))
+    reports = [json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "whole", killed)]
+    assert reports[0]["test"] == reports[1]["test"]
+    assert reports[0]["best_epoch"] == reports[1]["best_epoch"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_within_the_epoch_and_resuming_is_bit_identical(
+    number: signal.Signals, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(train={"epochs": 2}, method={"dropout": 0.1})
+    whole = train(config, tmp_path / "whole")
+    step = Trainer._train_step
+
+    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
+        if self.progress.epoch == 1 and index == 2:
+            os.kill(os.getpid(), number)
+        return step(self, index, *rest)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupt)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "stopped")
+    monkeypatch.undo()
+    run.resume(tmp_path / "stopped", [])
+    assert_identical(whole, load_file(tmp_path / "stopped" / STATE_FILE))
+
+
+@pytest.mark.slow
+def test_sigterm_exits_cleanly_with_the_way_to_continue(config_file: Callable[..., Path], tmp_path: Path) -> None:
+    config = config_file(train={"epochs": 500})
+    process = subprocess.Popen(
+        command("--config", config, "--output", tmp_path / "run"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "history.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "continue with --resume" in errors
+    assert "Traceback" not in errors
+
+
+def test_resume_keeps_the_best_metric(run_config: Config, tmp_path: Path) -> None:
+    config = run_config(train={"epochs": 2})
+    train(config, tmp_path / "run")
+    trainer = Trainer(config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
+    trainer.resume()
+    history = trainer.progress.history
+    assert trainer.progress.best_score == max(record["val_overall_accuracy"] for record in history)
+    assert trainer.progress.epoch == 2
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config()
+    train(config, tmp_path / "run")
+    path = tmp_path / "run" / STATE_FILE
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    trainer = Trainer(config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
+    with pytest.raises(CheckpointError, match=r"No space left on device.*previous file.*unchanged"):
+        trainer._save_state()
+    assert path.read_bytes() == before
+    assert not list((tmp_path / "run").glob(".*tmp"))
+    monkeypatch.undo()
+    trainer.resume()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX file size limits")
+def test_a_kill_during_a_save_leaves_the_previous_checkpoint(run_config: Config, tmp_path: Path) -> None:
+    """The kernel kills the writer in the middle of the file (SIGXFSZ at a size limit)."""
+    config = run_config()
+    train(config, tmp_path / "run")
+    path = tmp_path / "run" / STATE_FILE
+    before = path.read_bytes()
+    script = f"""
+import resource, signal
+from pathlib import Path
+from safetensors.torch import load_file
+from pointadapterx.files import write_safetensors
+tensors = load_file({str(path)!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, {len(before) // 2}))
+write_safetensors(Path({str(path)!r}), tensors, {{}})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode != 0
+    assert path.read_bytes() == before
+    model = build_model(config)
+    load_state(path, model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]))
+
+
+def test_a_non_finite_loss_stops_with_the_batch(
+    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config()
+    model = build_model(config)
+    trainer = Trainer(config, model, build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
+    (tmp_path / "run").mkdir()
+    with torch.no_grad():
+        model.head.mlp[-1].bias[3] = float("inf")
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1 is not finite; samples of the batch .*\[\d+, \d+"):
+        trainer.fit()
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(
+    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without random draws and BatchNorm, two parts are one batch."""
+    monkeypatch.setattr(trainer_module, "resample_train", lambda points, *_, **__: points)
+    plain = {"backbone": {"drop_path": 0.0}, "head": {"hidden": []}, "data": {"augment": "none", "num_points": 256}}
+    weights = []
+    for parts in (1, 2):
+        settings = {"epochs": 1, "accumulate": parts, "batch_size": 9}
+        config = run_config("linear", train=settings, **plain)
+        state = train(config, tmp_path / f"{parts}")
+        weights.append(state["model/head.mlp.0.weight"])
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-5, rtol=1e-4)
+
+
+def test_an_existing_run_is_not_written_over(config_file: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("mine")
+    assert main(["--config", str(config_file()), "--output", str(folder)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_text() == "mine"
+
+
+def test_resuming_with_other_data_is_refused(run_config: Config, tmp_path: Path) -> None:
+    from tests.synthetic import write_ldraw20
+
+    train(run_config(), tmp_path / "run")
+    other = tmp_path / "other"
+    write_ldraw20(other, train_per_class=3, test_per_class=2, num_points=256)
+    with pytest.raises(CheckpointError, match=r"the run's train data differ"):
+        run.resume(tmp_path / "run", [f"data.root={other}"])
+    with pytest.raises(PointAdapterXError, match="a resumed run keeps its config"):
+        run.resume(tmp_path / "run", ["train.lr=1"])
+
+
+def test_published_protocol_marks_every_output(run_config: Config, tmp_path: Path, capsys: Any) -> None:
+    train(run_config(eval={"protocol": "published"}), tmp_path / "run")
+    label = "published: best epoch selected on the TEST set"
+    assert label in (tmp_path / "run" / "metrics.json").read_text()
+    assert label in read_adapter(tmp_path / "run" / ADAPTER_FILE).metrics["protocol"]
+    assert label in " ".join(capsys.readouterr().out.split())
+    report = run.test(tmp_path / "run", [], None, False, tmp_path / "again")
+    assert label in report["protocol"]
+
+
+def test_learning_rate_is_the_published_schedule() -> None:
+    settings = {"lr": 5e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_epochs": 10, "epochs": 300}
+    assert learning_rate(0, settings) == 1e-6
+    assert learning_rate(5, settings) == pytest.approx((5e-4 + 1e-6) / 2)
+    assert learning_rate(150, settings) == pytest.approx((5e-4 + 1e-6) / 2)
+    assert learning_rate(299, settings) < 1.1e-6 + 5e-4 * 3e-5
+    rates = [learning_rate(epoch, settings) for epoch in range(10, 300)]
+    assert rates == sorted(rates, reverse=True)

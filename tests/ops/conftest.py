@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pointadapterx import ops
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+@pytest.fixture
+def compiled(device: str) -> str:
+    """A device whose ops are compiled; comparing the reference with itself would show nothing."""
+    served = ops.implementation(device)
+    if not served.startswith("compiled"):
+        pytest.skip(f"{device}: {served}")
+    return device
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+def _random(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _lattice(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.randint(-2, 3, shape, generator=generator).double()
+
+
+def _duplicates(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    distinct = _random(generator, (shape[0], 5, shape[2]))
+    return distinct[:, torch.randint(0, 5, (shape[1],), generator=generator)]
+
+
+def _collinear(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return _random(generator, (*shape[:2], 1)) * torch.tensor([1.0, -2.0, 0.5]).repeat(shape[2])[: shape[2]]
+
+
+def _far(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return _random(generator, shape) + 1e6
+
+
+def _coincident(_: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return torch.full(shape, 0.25, dtype=torch.float64)
+
+
+def _overflowing(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    return _random(generator, shape) * 1e25
+
+
+_CLOUDS: dict[str, Callable[[torch.Generator, tuple[int, ...]], Tensor]] = {
+    "random": _random,
+    "lattice": _lattice,
+    "duplicates": _duplicates,
+    "collinear": _collinear,
+    "far": _far,
+    "coincident": _coincident,
+    "overflowing": _overflowing,
+}
+
+
+@pytest.fixture(params=list(_CLOUDS))
+def clouds(request: pytest.FixtureRequest, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Builds clouds of one kind: ``clouds(batch, count, dims=3, seed=0)``."""
+    build = _CLOUDS[request.param]
+
+    def make(batch: int, count: int, dims: int = 3, seed: int = 0) -> Tensor:
+        return build(torch.Generator().manual_seed(seed), (batch, count, dims)).to(dtype)
+
+    return make

@@ -1,0 +1,134 @@
+"""Small files in the exact layouts of the published data sets, with shapes that tell the classes apart."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
+from pointadapterx.datasets.modelnet40 import MODELNET40_CLASSES
+from pointadapterx.datasets.scanobjectnn import PREFIX, SCANOBJECTNN_CLASSES, VARIANTS
+
+SPLITS = ("train", "test")
+
+
+def shape(label: int, num_points: int, rng: np.random.Generator) -> np.ndarray:
+    """Surface points ``(num_points, 3)`` float32 of one of four solids, its height growing with the class.
+
+    Solid and height survive a rotation about y, so a model can learn the classes under that augmentation.
+    """
+    angle = rng.uniform(0, 2 * np.pi, num_points)
+    t = rng.uniform(-1, 1, num_points)
+    radius = (np.sqrt(1 - t**2), np.ones_like(t), (1 - t) / 2, 0.3 + 0.7 * (np.abs(t) > 0.7))[label % 4]
+    height = 0.2 + 0.25 * (label // 4)
+    points = np.stack([radius * np.cos(angle), height * t, radius * np.sin(angle)], axis=1)
+    points *= rng.uniform(0.9, 1.1, 3) / np.linalg.norm(points, axis=1).max()
+    return (points + rng.normal(0, 0.005, points.shape)).astype(np.float32)
+
+
+def clouds(
+    split: str, labels: Sequence[int], per_class: int, num_points: int, shuffle: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """``data (n, num_points, 3)`` float32 and ``label (n,)`` int64, ``per_class`` of each of ``labels``."""
+    rng = np.random.default_rng([SPLITS.index(split), num_points])
+    label = np.repeat(np.asarray(labels, dtype=np.int64), per_class)
+    if shuffle:
+        label = rng.permutation(label)
+    return np.stack([shape(int(i), num_points, rng) for i in label]), label
+
+
+def _parts(train_per_class: int, test_per_class: int) -> Iterator[tuple[str, int]]:
+    yield from zip(SPLITS, (train_per_class, test_per_class), strict=True)
+
+
+def write_scanobjectnn(
+    root: Path, variant: str, train_per_class: int = 2, test_per_class: int = 1, num_points: int = 2048
+) -> None:
+    """Both files of one variant, with the ``mask`` that the published ones carry."""
+    folder, suffix, _ = VARIANTS[variant]
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for split, per_class in _parts(train_per_class, test_per_class):
+        data, label = clouds(split, range(len(SCANOBJECTNN_CLASSES)), per_class, num_points)
+        with h5py.File(root / folder / f"{PREFIX[split]}_{suffix}", "w") as file:
+            file["data"] = data + np.float32(0.5)  # not centred, as scans are not
+            file["label"] = label
+            file["mask"] = np.zeros(data.shape[:2], dtype=np.int64)
+
+
+def _modelnet40_folder(root: Path) -> Path:
+    folder = root / "modelnet40_normal_resampled"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "modelnet40_shape_names.txt").write_text("\n".join(MODELNET40_CLASSES) + "\n")
+    return folder
+
+
+def write_modelnet40_text(
+    root: Path,
+    train_per_class: int = 1,
+    test_per_class: int = 1,
+    num_points: int = 10_000,
+    classes: Sequence[str] = MODELNET40_CLASSES,
+) -> None:
+    """The text layout; ``classes`` are those that have clouds, all 40 are named."""
+    folder = _modelnet40_folder(root)
+    labels = [MODELNET40_CLASSES.index(name) for name in classes]
+    number = 1
+    for split, per_class in _parts(train_per_class, test_per_class):
+        data, label = clouds(split, labels, per_class, num_points, shuffle=False)
+        names = [f"{MODELNET40_CLASSES[i]}_{number + n:04d}" for n, i in enumerate(label)]
+        number += len(names)
+        (folder / f"modelnet40_{split}.txt").write_text("\n".join(names) + "\n")
+        for name, points in zip(names, data, strict=True):
+            path = folder / name.rpartition("_")[0] / f"{name}.txt"
+            path.parent.mkdir(exist_ok=True)
+            np.savetxt(path, np.hstack([points, np.zeros_like(points)]), fmt="%.6f", delimiter=",")
+
+
+def write_modelnet40_dat(
+    root: Path, train_per_class: int = 1, test_per_class: int = 1, num_points: int = 8192, protocol: int | None = None
+) -> None:
+    """The pickled cache: a list of ``(num_points, 6)`` arrays and one of ``(1,)`` labels."""
+    folder = _modelnet40_folder(root)
+    for split, per_class in _parts(train_per_class, test_per_class):
+        data, label = clouds(split, range(len(MODELNET40_CLASSES)), per_class, num_points)
+        points = [np.hstack([cloud, np.zeros_like(cloud)]) for cloud in data]
+        content = [points, [np.array([i], dtype=np.int32) for i in label]]
+        with (folder / f"modelnet40_{split}_8192pts_fps.dat").open("wb") as file:
+            pickle.dump(content, file, protocol=protocol)
+
+
+def write_modelnet40_hdf5(
+    root: Path, train_per_class: int = 2, test_per_class: int = 1, num_points: int = 2048, train_files: int = 2
+) -> None:
+    """The HDF5 layout, the training part in ``train_files`` files."""
+    folder = root / "modelnet40_ply_hdf5_2048"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "shape_names.txt").write_text("\n".join(MODELNET40_CLASSES) + "\n")
+    for split, per_class in _parts(train_per_class, test_per_class):
+        data, label = clouds(split, range(len(MODELNET40_CLASSES)), per_class, num_points)
+        for i, rows in enumerate(np.array_split(np.arange(len(data)), train_files if split == "train" else 1)):
+            with h5py.File(folder / f"ply_data_{split}{i}.h5", "w") as file:
+                file["data"] = data[rows]
+                file["label"] = label[rows, None].astype(np.uint8)
+
+
+def write_ldraw20(root: Path, train_per_class: int = 4, test_per_class: int = 2, num_points: int = 2048) -> None:
+    """``train.h5`` and ``test.h5``; every second cloud is a variant of the part before it."""
+    root.mkdir(parents=True, exist_ok=True)
+    for split, per_class in _parts(train_per_class, test_per_class):
+        data, label = clouds(split, range(len(LDRAW20_CLASSES)), per_class, num_points, shuffle=False)
+        first = 1000 * (1 + SPLITS.index(split))
+        names = [
+            f"{first + 40 * i + n // 2}{'p01' if n % 2 else ''}.dat"
+            for i in range(len(LDRAW20_CLASSES))
+            for n in range(per_class)
+        ]
+        with h5py.File(root / f"{split}.h5", "w") as file:
+            file["data"] = data.astype(np.float16)
+            file["label"] = label
+            file["name"] = names
+            file.attrs["classes"] = list(LDRAW20_CLASSES)
