@@ -5,6 +5,7 @@ Every problem of a config is found and reported at once, each with the file and 
 
 from __future__ import annotations
 
+import importlib.resources
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ import yaml
 from easydict import EasyDict
 from pydantic import BaseModel, Field, ValidationError
 
-from pointadapterx import cfgs
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.errors import ConfigError
 from pointadapterx.models import BACKBONES
@@ -23,7 +23,7 @@ from pointadapterx.peft import METHODS
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate, Section
 
-SHIPPED = Path(cfgs.__file__).parent
+SHIPPED = Path(str(importlib.resources.files("pointadapterx.cfgs")))
 """Folder of the shipped configs: the checkout's, or an installed package's own copy."""
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
@@ -85,7 +85,7 @@ class EvalConfig(Section):
     every: int = Field(1, ge=1)
     select: Literal["overall_accuracy", "mean_class_accuracy"] = "overall_accuracy"
     batch_size: int = Field(32, ge=1)
-    vote: VoteConfig = VoteConfig()
+    vote: VoteConfig = Field(default_factory=lambda: VoteConfig.model_validate({}))
 
 
 class Problem(NamedTuple):
@@ -171,12 +171,16 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
         "train": TrainConfig,
         "eval": EvalConfig,
     }
-    for section, registry in (("backbone", BACKBONES), ("method", METHODS)):
+    options: dict[str, dict[str, type[BaseModel]]] = {
+        "backbone": {name: kind.Options for name, kind in BACKBONES.items()},
+        "method": {name: kind.Options for name, kind in METHODS.items()},
+    }
+    for section, known_options in options.items():
         name = raw[section].get("name") if isinstance(raw.get(section), Mapping) else None
-        if name in registry:
-            models[section] = registry[name].Options  # type: ignore[attr-defined]
+        if name in known_options:
+            models[section] = known_options[name]
         elif section in raw:
-            problems.append(_unknown_name(section, name, list(registry)))
+            problems.append(_unknown_name(section, name, list(known_options)))
     for key in raw:
         if key not in ("backbone", "method", *models):
             known = ["backbone", "method", *models]
@@ -251,8 +255,8 @@ def _read(path: Path, origins: _Origins, chain: tuple[Path, ...]) -> dict[str, A
             raise ConfigError(f"{path}: _base_ names {base}, but {target} does not exist")
         _merge(merged, _read(target, origins, (*chain, path)))
     if node is not None:
-        for key, line in _lines(node, path):
-            origins[key] = f"{path}:{line}"
+        for key, number in _lines(node, path):
+            origins[key] = f"{path}:{number}"
     origins.setdefault("", str(path))
     _merge(merged, content)
     return merged
@@ -316,7 +320,7 @@ def _check_section(section: str, values: Any, model: type[BaseModel]) -> tuple[A
     try:
         return model.model_validate(_plain(values)), []
     except ValidationError as error:
-        problems = {}
+        problems: dict[str, Problem] = {}
         for detail in error.errors():
             problem = _describe(section, detail, model)
             problems.setdefault(problem.key, problem)  # one line a key, though a union reports each branch

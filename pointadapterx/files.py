@@ -19,10 +19,10 @@ from torch import Tensor
 from pointadapterx.errors import CheckpointError
 
 # Plain numbers that published checkpoints carry beside their tensors (metrics, epochs).
-_SAFE_NUMBERS = [
+_SAFE_NUMBERS: list[Any] = [
     np.dtype,
     np.ndarray,
-    getattr(np, "_core", None) and np._core.multiarray.scalar,
+    np.float64(0).__reduce__()[0],  # numpy's scalar constructor, which moved between numpy 1 and 2
     *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
 ]
 
@@ -35,7 +35,7 @@ def read_torch_file(path: Path) -> Any:
     """
     _require_file(path)
     try:
-        with torch.serialization.safe_globals([entry for entry in _SAFE_NUMBERS if entry]):
+        with torch.serialization.safe_globals(_SAFE_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files
         text = str(error)

@@ -290,8 +290,8 @@ class Trainer:
     def _log(self, record: Mapping[str, Any]) -> None:
         name = self.selection_name
         line = (
-            f"epoch {record['epoch']}/{self.settings['epochs']}  lr {record['lr']:.2e}  loss {record['train_loss']:.4f}  "
-            f"train OA {record['train_accuracy']:.2f}"
+            f"epoch {record['epoch']}/{self.settings['epochs']}  lr {record['lr']:.2e}"
+            f"  loss {record['train_loss']:.4f}  train OA {record['train_accuracy']:.2f}"
         )
         if f"{name}_overall_accuracy" in record:
             line += (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from pointadapterx.models.block import Block
 from pointadapterx.models.tokens import TokenSequence, pad_position
 from pointadapterx.registry import Registry
+from pointadapterx.schema import Section
 
 if TYPE_CHECKING:
     from pointadapterx.peft.base import Method
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
             ``"input"`` once, before the first (DAPT, ViT).
     """
 
+    Options: ClassVar[type[Section]]
     blocks: nn.ModuleList
     norm: nn.LayerNorm
     dim: int
