@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     try:
         return _run(options)
     except Interrupted as stop:
-        print(f"stopped by {stop}: the state is saved; continue with --resume", file=sys.stderr)
+        print(stop, file=sys.stderr)
         return 128 + stop.signal_number
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,6 +26,8 @@ from pointadapterx.schema import Rate, Section
 SHIPPED = Path(str(importlib.resources.files("pointadapterx.cfgs")))
 """Folder of the shipped configs: the checkout's, or an installed package's own copy."""
 
+SECTIONS = ("backbone", "method", "head", "data", "train", "eval")
+
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 
 
@@ -148,6 +150,8 @@ def check_config(config: Mapping[str, Any], source: str, overrides: Sequence[str
     Raises:
         ConfigError: listing every problem.
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{source}: a config is a mapping of sections, this is a {type(config).__name__}")
     return _checked(_plain(config), overrides, _Origins({"": source}), source)
 
 
@@ -177,17 +181,17 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
     }
     for section, known_options in options.items():
         name = raw[section].get("name") if isinstance(raw.get(section), Mapping) else None
-        if name in known_options:
+        if isinstance(name, str) and name in known_options:
             models[section] = known_options[name]
         elif section in raw:
             problems.append(_unknown_name(section, name, list(known_options)))
     for key in raw:
-        if key not in ("backbone", "method", *models):
-            known = ["backbone", "method", *models]
-            problems.append(Problem(key, f"unknown section{did_you_mean(str(key), known)} Known: {', '.join(known)}"))
+        if key not in SECTIONS:
+            near = did_you_mean(key, list(SECTIONS)) or ";"
+            problems.append(Problem(key, f"unknown section{near} Known: {', '.join(SECTIONS)}"))
 
     sections: dict[str, Any] = {}
-    for section in ("backbone", "method", "head", "data", "train", "eval"):
+    for section in SECTIONS:
         if section not in raw and section in ("backbone", "method", "head", "data"):
             problems.append(Problem("", f"section '{section}' is missing; add it or inherit it with _base_"))
         elif section in models:
@@ -197,8 +201,7 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
                 sections[section] = checked
     problems += _check_names(sections)
     problems += _check_combinations(sections)
-    ordered = ("backbone", "method", "head", "data", "train", "eval")
-    return EasyDict({s: sections[s].model_dump() for s in ordered if s in sections}), problems
+    return EasyDict({s: sections[s].model_dump() for s in SECTIONS if s in sections}), problems
 
 
 def dump_config(config: Mapping[str, Any]) -> str:
@@ -217,7 +220,7 @@ def _plain(value: Any) -> Any:
 def _find(path: str | Path) -> Path:
     path = Path(path)
     shipped = SHIPPED / Path(*path.parts[1:] if path.parts[:1] == ("cfgs",) else path.parts)
-    for candidate in (path, shipped, shipped.with_suffix(".yaml")):
+    for candidate in (path, shipped, shipped.parent / f"{shipped.name}.yaml"):
         if candidate.is_file():
             return candidate
     known = sorted(p.stem for p in SHIPPED.glob("*.yaml"))
@@ -233,10 +236,12 @@ def _read(path: Path, origins: _Origins, chain: tuple[Path, ...]) -> dict[str, A
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=_Loader)
-        content = yaml.load(text, Loader=_Loader)
+        content = _plain(yaml.load(text, Loader=_Loader))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: nested without end; an alias (*) stands inside its own anchor (&)") from None
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML passes on the ValueError of an impossible date
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
         raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
@@ -296,8 +301,8 @@ def _override(raw: dict[str, Any], text: str, origins: _Origins) -> Problem | No
     if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
         return Problem("", f"override '{text}' is not of the form section.key=value")
     try:
-        parsed = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
+        parsed = _plain(yaml.load(value, Loader=_Loader))
+    except (yaml.YAMLError, ValueError, RecursionError):
         return Problem(key, f"override value '{value}' is not valid YAML; quote it")
     update: Any = parsed
     for part in reversed(key.split(".")):

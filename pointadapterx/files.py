@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,13 +40,15 @@ def read_torch_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files
         text = str(error)
-        if "Unsupported global" in text or "WeightsUnpickler error: Unsupported" in text:
-            refused = text.split("GLOBAL ", 1)[-1].split(" ", 1)[0] if "GLOBAL " in text else "an object"
+        refused = re.search(r"GLOBAL ([\w.]+)", text)
+        if refused:
             raise CheckpointError(
-                f"{path}: holds the Python object '{refused}', which would run code when loaded, so it is refused; "
+                f"{path}: holds the Python object '{refused[1]}', which would run code when loaded, so it is refused; "
                 "re-save it as {'base_model': state_dict} with tensors only"
             ) from None
-        reason = text.splitlines()[0] if text else type(error).__name__
+        # What torch says around the cause advises to load the file with code execution allowed.
+        cause = re.search(r"WeightsUnpickler error: (.+)", text)
+        reason = cause[1] if cause else text.splitlines()[0] if text else type(error).__name__
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); download or copy it again") from None
 
 

@@ -89,6 +89,9 @@ def read_adapter(path: str | Path) -> AdapterInfo:
         )
     try:
         stored = {key: json.loads(metadata[key]) for key in ("config", "classes", "metrics", "versions")}
+        for key, kind in (("classes", list), ("metrics", dict), ("versions", dict)):
+            if not isinstance(stored[key], kind):
+                raise TypeError(f"{key} is {stored[key]!r}")
         config = check_config(stored["config"], str(path))
         return AdapterInfo(
             path=path,
@@ -99,7 +102,7 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             backbone_hash=metadata["backbone_hash"],
             tensors=tensors,
         )
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None

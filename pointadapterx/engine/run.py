@@ -128,7 +128,8 @@ def test(
     info = read_adapter(adapter / ADAPTER_FILE if adapter.is_dir() else adapter)
     config = check_config(info.config, str(info.path), overrides)
     accelerator = make_accelerator(config["train"]["precision"])
-    dataset = build_split(config, "test")
+    with accelerator.main_process_first():
+        dataset = build_split(config, "test")
     if info.classes != dataset.classes:
         raise CheckpointError(
             f"{info.path}: was trained on other classes ({', '.join(info.classes[:3])}, …) than the data has "
@@ -161,7 +162,8 @@ def test(
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> Trainer:
-    splits = build_splits(config)
+    with accelerator.main_process_first():  # which may have to build a cache that the others then read
+        splits = build_splits(config)
     model = build_model(config)
     _log_setup(config, model, accelerator)
     val = f", {len(splits.val)} validation" if splits.val is not None else ""

@@ -55,10 +55,12 @@ class Interrupted(Exception):
 
     Args:
         signal_number: the signal that asked.
+        folder: the run's folder.
     """
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
+    def __init__(self, signal_number: int, folder: Path) -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name}: the state is saved; continue with --resume {folder}")
         self.signal_number = signal_number
 
 
@@ -165,7 +167,7 @@ class Trainer:
                 advance()
                 if stop:
                     self._save_state()
-                    raise Interrupted(stop)
+                    raise Interrupted(stop, self.folder)
 
     def _train_step(self, step: int, parts: list[Tensor], requests: list[int]) -> tuple[float, int, int, int]:
         """One optimiser step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,8 +80,9 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
             f"the file's own names look like {', '.join(list(state)[:3])}. It is not a checkpoint of this backbone, "
             "or backbone.depth is too large for it"
         )
-    deeper = [name for name in unexpected if ".blocks." in name and "method" not in name and "decoder" not in name]
-    if deeper and any(name.startswith(("backbone.blocks.", "encoder.blocks.", "blocks.")) for name in deeper):
+    last_block = max(map(_block_number, target))
+    deeper = [name for name in unexpected if _block_number(name) > last_block]
+    if deeper:
         raise CheckpointError(f"{path}: has more blocks than the model, for example {deeper[0]}; raise backbone.depth")
     for name in list(tensors):
         if tensors[name].shape == target[name].shape:
@@ -162,6 +164,12 @@ def _optional_names(model: nn.Module) -> set[str]:
         *(name for name in names if name.startswith(("method.", "head."))),
         *(name for name in names if name.endswith("num_batches_tracked")),
     }
+
+
+def _block_number(name: str) -> int:
+    """Index of the encoder block that one of our tensor names belongs to, or -1."""
+    match = re.match(r"(?:backbone\.|encoder\.)?blocks\.(\d+)\.", name)
+    return int(match.group(1)) if match else -1
 
 
 def _coverage(target: dict[str, Tensor], tensors: dict[str, Tensor], optional: set[str]) -> float:
