@@ -1,7 +1,7 @@
 # The two commands a newcomer needs:
 #   make demo   adapts a point-cloud transformer to the embedded clouds and tests it
 #   make test   runs the tests
-# Each sets up $(VENV) by itself. Needed: Python >= 3.10 with venv, make; a C++17 compiler makes the point ops fast.
+# Each sets up $(VENV) by itself. Needed: Python >= 3.10 with venv, make; a C++20 compiler makes the point ops fast.
 # A CPU build of torch:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
 VENV   ?= .venv

@@ -80,7 +80,7 @@ class ModelNet40(PointClouds):
         check_split(split)
         if variant is not None:
             check_choice(variant, tuple(LAYOUTS), "data.variant of modelnet40")
-        layout, folder = _find_layout(Path(root or "data/ModelNet"), variant, split)
+        layout, folder = _find_layout(Path(root or "data/ModelNet40"), variant, split)
         if layout == "ply_hdf5_2048":
             points, labels, names, source = _read_hdf5(folder, split)
         else:

@@ -125,8 +125,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
 
     Args:
         path: YAML file; ``demo`` or ``cfgs/demo.yaml`` also finds a shipped config. ``_base_: other.yaml``
-            (or a list), relative to the file, is read first and overridden by what follows. A section that
-            names another ``name`` than its base replaces the base's section.
+            (or a list), relative to the file, is read first and overridden by what follows. A ``method``
+            with another ``name`` than its base replaces the base's, whose keys belong to another method.
         overrides: ``"train.lr=1e-3"``; the value is YAML.
 
     Returns:

@@ -46,9 +46,9 @@ def read_torch_file(path: Path) -> Any:
                 f"{path}: holds the Python object '{refused[1]}', which would run code when loaded, so it is refused; "
                 "re-save it as {'base_model': state_dict} with tensors only"
             ) from None
-        # What torch says around the cause advises to load the file with code execution allowed.
-        cause = re.search(r"WeightsUnpickler error: (.+)", text)
-        reason = cause[1] if cause else text.splitlines()[0] if text else type(error).__name__
+        # torch's own text advises to load the file with code execution allowed, so only its cause is passed on.
+        cause = re.search(r"WeightsUnpickler error: (.+)|\A(?!Weights only)(.+?)(?:\. |$)", text, re.MULTILINE)
+        reason = cause[1] or cause[2] if cause else "empty, truncated or of another kind"
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); download or copy it again") from None
 
 

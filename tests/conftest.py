@@ -12,6 +12,7 @@ import torch
 
 from pointadapterx.config import check_config
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.peft import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +28,8 @@ def reference_folder() -> Path:
 
 def small_config(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str, Any]:
     """A complete config of a model with 2 blocks of width 48; ``changes`` update its sections."""
-    prompts = {"dapt", "dapt_x"}
+    options = METHODS[name].Options
+    makes_prompts = options().makes_prompts
     config: dict[str, Any] = {
         "backbone": {
             "name": "point_mae",
@@ -41,24 +43,18 @@ def small_config(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str
         },
         "method": {"name": name},
         "head": {
-            "pools": ["cls", "prompt_mean", "patch_max"] if name in prompts else ["cls", "patch_max"],
+            "pools": ["cls", "prompt_mean", "patch_max"] if makes_prompts else ["cls", "patch_max"],
             "num_classes": 20,
         },
         "data": {"name": "ldraw20", "num_points": 128, "augment": "rotation"},
         "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "lr": 1e-3},
         "eval": {"val_fraction": 0.3, "batch_size": 7},
     }
-    if "rank" in _options(name):
+    if "rank" in options.model_fields:
         config["method"]["rank"] = 4
     for section, update in changes.items():
         config[section].update(update)
     return check_config(config, "test")
-
-
-def _options(name: str) -> dict[str, Any]:
-    from pointadapterx.peft import METHODS
-
-    return METHODS[name].Options.model_fields
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,13 @@ def make_accelerator(precision: str) -> Accelerator:
         raise ConfigError("train.precision=fp16 needs a CUDA device; use bf16 or fp32 on this machine")
     # A head that pools no prompts leaves the last prompt generator without a gradient.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp])
+    # accelerate ignores torchrun's processes where there is no CUDA device, unless it is told to use the CPU.
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(
+        cpu=several and not torch.cuda.is_available(),
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[ddp],
+    )
 
 
 def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
