@@ -32,6 +32,7 @@ class PointClouds(Dataset[dict[str, Any]]):
         names: one name a cloud, where the files have them.
         groups: ``(n,)`` int64; clouds of one object share a number and belong on one side of a validation split.
         source: the files that were read.
+        positions: ``(n,)`` int64, each cloud's number in the files; ``0 .. n - 1`` by default.
         normalize: centre each cloud and scale it into the unit sphere, in place.
 
     Attributes:
@@ -53,6 +54,7 @@ class PointClouds(Dataset[dict[str, Any]]):
         names: Sequence[str] | None = None,
         groups: torch.Tensor | None = None,
         source: Sequence[Path] = (),
+        positions: torch.Tensor | None = None,
         normalize: bool = False,
     ) -> None:
         if normalize:
@@ -65,6 +67,7 @@ class PointClouds(Dataset[dict[str, Any]]):
         self.groups = groups
         self.split = split
         self.source = list(source)
+        self.positions = torch.arange(len(points)) if positions is None else positions
 
     @cached_property
     def checksum(self) -> str:
@@ -89,6 +92,7 @@ class PointClouds(Dataset[dict[str, Any]]):
             names=None if self.names is None else [self.names[i] for i in index.tolist()],
             groups=None if self.groups is None else self.groups[index],
             source=self.source,
+            positions=self.positions[index],
         )
 
 

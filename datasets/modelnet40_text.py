@@ -238,7 +238,8 @@ def _parsed_blocks(paths: Sequence[Path], workers: int | None) -> Iterator[tuple
     """Start and clouds of each block of files; the next block is being parsed while one is in use."""
     blocks = [(start, paths[start : start + BLOCK]) for start in range(0, len(paths), BLOCK)]
     if workers is None:
-        workers = min(os.cpu_count() or 1, len(blocks))
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(usable, len(blocks))
     if workers <= 1:
         yield from ((start, [parse_cloud(path) for path in block]) for start, block in blocks)
         return

@@ -38,7 +38,20 @@ def build_model(config: Mapping[str, Any]) -> AdaptedModel:
         log.info(load_pretrained(backbone, weights).summary())
     with seeded(config["train"]["seed"]):
         head = ClassificationHead(backbone.dim, **config["head"])
-        return AdaptedModel(backbone, build_method(config["method"]), head, config["train"]["frozen_bn"])
+        model = AdaptedModel(backbone, build_method(config["method"]), head, config["train"]["frozen_bn"])
+    model.recipe = model_recipe(config)
+    return model
+
+
+def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config decides what a trained model computes: ``section.key`` to value."""
+    irrelevant = {"backbone.weights", "backbone.init_seed", "backbone.drop_path", "head.dropout", "method.dropout"}
+    recipe = {
+        f"{section}.{key}": config[section][key]
+        for section in ("backbone", "method", "head")
+        for key in config[section]
+    }
+    return {key: value for key, value in recipe.items() if key not in irrelevant}
 
 
 def build_backbone(options: Mapping[str, Any]) -> Backbone:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pointadapterx.errors import PointAdapterXError
+from pointadapterx.errors import Interrupted, PointAdapterXError
 
 VERBS = ("train", "test", "vote", "count")
 EPILOG = """examples:
@@ -67,15 +67,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     if (options.vote is not None or options.vote_published) and options.test is None:
         parser.error("--vote needs --test CKPT: the adapter to vote with")
 
-    from pointadapterx.engine.trainer import (
-        Interrupted,
-    )  # torch takes seconds to import: arguments come first
-
     try:
         return _run(options)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print("stopped before there was anything new to save", file=sys.stderr)
+        return 130
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -65,7 +65,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.05, ge=0)
     clip_grad: float | None = Field(10.0, gt=0)
     label_smoothing: Rate = 0.0
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     frozen_bn: Literal["eval", "batch"] = "eval"
     save_every: int = Field(1, ge=1)
@@ -156,7 +156,9 @@ def check_config(config: Mapping[str, Any], source: str, overrides: Sequence[str
 
 
 def _checked(raw: dict[str, Any], overrides: Sequence[str], origins: _Origins, source: str) -> EasyDict:
-    problems = [problem for text in overrides if (problem := _override(raw, text, origins)) is not None]
+    # A new method replaces the old one's section, so it comes before the keys that belong to it.
+    ordered = sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith(".name"))
+    problems = [problem for text in ordered if (problem := _override(raw, text, origins)) is not None]
     config, found = check(raw)
     problems += found
     if problems:
@@ -333,7 +335,7 @@ def _check_section(section: str, values: Any, model: type[BaseModel]) -> tuple[A
 
 
 def _describe(section: str, detail: Any, model: type[BaseModel]) -> Problem:
-    location = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"\w+", str(part))]
+    location = list(detail["loc"])
     fields = model
     if section == "eval" and location[:1] == ["vote"]:
         fields = VoteConfig

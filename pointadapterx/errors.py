@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 
 class PointAdapterXError(Exception):
     """Base class: the command line prints it as one ``error:`` line, without a traceback."""
@@ -21,3 +24,17 @@ class CheckpointError(PointAdapterXError, ValueError):
 
 class TrainingError(PointAdapterXError, RuntimeError):
     """Training cannot go on, for example after a non-finite loss."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop (ctrl-C or SIGTERM) and has saved its state.
+
+    Args:
+        signal_number: the signal that asked.
+        folder: the run's folder.
+    """
+
+    def __init__(self, signal_number: int, folder: Path) -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name}: the state is saved; continue with --resume {folder}")
+        self.signal_number = signal_number

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pointadapterx.build import model_recipe
 from pointadapterx.config import check_config
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import read_safetensors, write_safetensors
@@ -130,6 +131,7 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
             f"{model.backbone_hash[:16]}…; set backbone.weights to the file the adapter was trained on "
             f"({info.config['backbone']['weights'] or 'random weights of backbone.init_seed'})"
         )
+    _require_same_recipe(info, model)
     needed = set(model.adapter_state())
     buffers = {f"backbone.{name}" for name, _ in model.backbone.named_buffers()}
     missing = sorted(needed - info.tensors.keys() - buffers)
@@ -150,6 +152,22 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
             raise CheckpointError(f"{info.path}: {name} holds NaN or infinite values; the file is damaged")
     model.load_state_dict(info.tensors, strict=False)
     return info
+
+
+def _require_same_recipe(info: AdapterInfo, model: AdaptedModel) -> None:
+    """Equal shapes do not make equal models: positions, scales and the order of pools must agree too."""
+    if model.recipe is None:
+        return
+    trained = model_recipe(info.config)
+    differing = sorted(
+        key for key in {*trained, *model.recipe} if trained.get(key, None) != model.recipe.get(key, None)
+    )
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"{info.path}: was trained with {key}={trained.get(key)}, the model has {model.recipe.get(key)} "
+            f"({len(differing)} keys differ: {', '.join(differing)}); build the model from the adapter's own config"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from pointadapterx.datasets import (
     resample_train,
 )
 from pointadapterx.engine.metrics import Predictions, compute_metrics
+from pointadapterx.errors import TrainingError
 from pointadapterx.models.adapted import AdaptedModel
 
 # (points (B, N, 3) on the device, number of the batch) -> model input (B, num_points, 3)
@@ -47,6 +48,9 @@ def predict(
 
     Returns:
         Predictions in file order, the same on every process.
+
+    Raises:
+        TrainingError: if logits are not finite.
     """
     was_training = model.training
     model.eval()
@@ -63,7 +67,14 @@ def predict(
             indices.append(batch)
             logits.append(output.float().cpu())
     model.train(was_training)
-    return Predictions(_gather_rows(torch.cat(indices), torch.cat(logits), accelerator), dataset.labels)
+    rows = _gather_rows(torch.cat(indices), torch.cat(logits), accelerator)
+    broken = (~torch.isfinite(rows).all(dim=-1)).nonzero().flatten().tolist()
+    if broken:
+        raise TrainingError(
+            f"the logits of {len(broken)} samples are not finite, first indices {broken[:5]}; the weights have "
+            "diverged: lower train.lr, or use train.precision=fp32"
+        )
+    return Predictions(rows, dataset.labels)
 
 
 def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Tensor:

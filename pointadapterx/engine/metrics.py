@@ -73,17 +73,17 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
 
 
 def write_predictions(
-    path: Path, predictions: Predictions, classes: Sequence[str], names: Sequence[str] | None = None
+    path: Path, predictions: Predictions, classes: Sequence[str], names: Sequence[str] | None, protocol: str | None
 ) -> None:
-    """One CSV row per sample: index, name, label, prediction, probability of the prediction, correct."""
+    """One CSV row per sample: protocol, index, name, label, prediction, its probability, correct."""
     probabilities, chosen = torch.softmax(predictions.logits, dim=-1).max(dim=-1)
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["index", "name", "label", "prediction", "probability", "correct"])
+    writer.writerow(["protocol", "index", "name", "label", "prediction", "probability", "correct"])
     rows = zip(predictions.labels.tolist(), chosen.tolist(), probabilities.tolist(), strict=True)
     for index, (label, prediction, probability) in enumerate(rows):
         name = names[index] if names is not None else ""
         writer.writerow(
-            [index, name, classes[label], classes[prediction], f"{probability:.6f}", int(label == prediction)]
+            [protocol, index, name, classes[label], classes[prediction], f"{probability:.6f}", int(label == prediction)]
         )
     write_text(path, text.getvalue())

@@ -6,12 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from rich.table import Table
 
 from pointadapterx import ops
@@ -47,10 +48,12 @@ def make_accelerator(precision: str) -> Accelerator:
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     # accelerate ignores torchrun's processes where there is no CUDA device, unless it is told to use the CPU.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # Building a data set's cache in the main process may take longer than the default ten minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     return Accelerator(
         cpu=several and not torch.cuda.is_available(),
         mixed_precision="no" if precision == "fp32" else precision,
-        kwargs_handlers=[ddp],
+        kwargs_handlers=[ddp, patience],
     )
 
 
@@ -124,14 +127,25 @@ def test(
 
     Args:
         adapter: adapter file, or a run's folder.
-        overrides: of the adapter's stored config, for example ``data.root=…``.
+        overrides: of the adapter's stored config, as long as they leave the model what it is: ``data.…``,
+            ``eval.…``, ``backbone.weights``, ``train.precision``.
         copies: K copies per vote, or None for no vote.
         published: votes as the published figures do: maximum of 299 votes.
-        output: folder for ``test.json`` and predictions; default: beside the adapter.
+        output: folder for ``test.json`` and predictions; default: ``test-<time>`` beside the adapter.
 
     Returns:
         The metrics that were written.
+
+    Raises:
+        ConfigError: for an override that would make it another model.
+        CheckpointError: if the adapter does not fit backbone or data.
     """
+    for text in overrides:
+        if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=")):
+            raise ConfigError(
+                f"{text}: a test keeps the adapter's model (data.*, eval.*, backbone.weights and train.precision may "
+                "change); train another adapter instead"
+            )
     info = read_adapter(adapter / ADAPTER_FILE if adapter.is_dir() else adapter)
     config = check_config(info.config, str(info.path), overrides)
     accelerator = make_accelerator(config["train"]["precision"])
@@ -146,11 +160,12 @@ def test(
     load_adapter(model, info)
     model.to(accelerator.device)
     _log_setup(config, model, accelerator)
-    folder = output or info.path.parent
+    folder = _agree(output or info.path.parent / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     report = _evaluate_and_write(model, dataset, config, accelerator, folder, "test", info.metrics.get("protocol"))
+    report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
     if copies is not None or published:
         seeds = list(range(PUBLISHED_VOTES)) if published else config["eval"]["vote"]["seeds"]
-        votes, _ = vote_over_seeds(
+        votes, first = vote_over_seeds(
             model,
             dataset,
             config,
@@ -159,8 +174,10 @@ def test(
             seeds=seeds,
             published=published,
         )
-        report["vote"] = votes
+        report["vote"] = votes | {"first_vote": compute_metrics(first, dataset.classes)}
         if accelerator.is_main_process:
+            protocol = votes.get("label", info.metrics.get("protocol"))
+            write_predictions(folder / f"vote_{PREDICTIONS_FILE}", first, dataset.classes, dataset.names, protocol)
             console.print(_vote_line(votes))
     if accelerator.is_main_process:
         write_json(folder / "test.json", report)
@@ -247,7 +264,7 @@ def _evaluate_and_write(
         what = " ".join(filter(None, (data["name"], data["variant"])))
         title = f"{config['method']['name']} on {what}, {split} set\nprotocol {protocol}\nregime {report['regime']}"
         console.print(metrics_table(metrics, title))
-        write_predictions(folder / PREDICTIONS_FILE, predictions, dataset.classes, dataset.names)
+        write_predictions(folder / PREDICTIONS_FILE, predictions, dataset.classes, dataset.names, protocol)
     return report
 
 

@@ -6,6 +6,7 @@ There is no random state to store: every random draw of a run is seeded by (seed
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class Progress:
         seconds: time spent on the epoch in progress.
         best_score, best_epoch: best selection metric so far and its epoch (-1: none yet).
         history: one record per finished epoch.
-        identity: what the run must still be when it is resumed (data checksums, backbone hash).
+        identity: what the run must still be when it is resumed (data checksums, backbone hash,
+            number of processes).
     """
 
     epoch: int = 0
@@ -73,30 +75,66 @@ def load_state(
     path: Path,
     model: AdaptedModel,
     optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, str],
     scaler: torch.amp.GradScaler | None = None,
 ) -> Progress:
-    """Restores what :func:`save_state` wrote.
+    """Restores what :func:`save_state` wrote; on an error nothing is changed.
+
+    Args:
+        path: the state file.
+        model: as the run built it.
+        optimizer: of that model.
+        identity: what data, backbone and processes are now, compared with the run's.
+        scaler: gradient scaler under fp16.
 
     Raises:
-        CheckpointError: if the file is damaged or of another model.
+        CheckpointError: if the file is damaged, of another model, or the run's data or backbone have changed.
     """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is not the state of a run (format {metadata.get('format')!r})")
+    try:
+        progress = Progress(**json.loads(metadata["progress"]))
+        scaler_state = json.loads(metadata["scaler"]) if "scaler" in metadata else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); start the run again") from None
+    _require_same_run(path, progress.identity, identity)
     values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
-    own = model.state_dict()
-    needed = set(model.adapter_state())
-    if not needed <= values.keys() or any(name not in own or own[name].shape != values[name].shape for name in values):
+    own, parameters = model.state_dict(), dict(model.named_parameters())
+    fits = set(model.adapter_state()) <= values.keys() and all(
+        name in own and own[name].shape == tensor.shape for name, tensor in values.items()
+    )
+    slots: list[tuple[str, str, Tensor]] = []
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer/"):
+            _, name, slot = key.split("/")
+            slots.append((name, slot, tensor))
+            fits &= name in parameters and (slot == "step" or tensor.shape == parameters[name].shape)
+    if not fits:
         raise CheckpointError(f"{path}: belongs to another model; resume with the run's own folder and weights")
     model.load_state_dict(values, strict=False)
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, parameter, slot = name.split("/")
-            optimizer.state[parameters[parameter]][slot] = _on_device(tensor, parameters[parameter], slot)
-    if scaler is not None and "scaler" in metadata:
-        scaler.load_state_dict(json.loads(metadata["scaler"]))
-    return Progress(**json.loads(metadata["progress"]))
+    for name, slot, tensor in slots:
+        optimizer.state[parameters[name]][slot] = _on_device(tensor, parameters[name], slot)
+    if scaler is not None and scaler_state is not None:
+        scaler.load_state_dict(scaler_state)
+    return progress
+
+
+def _require_same_run(path: Path, then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    for what, value in now.items():
+        if then.get(what) == value:
+            continue
+        old = then.get(what, "unknown")
+        if what == "processes":
+            raise CheckpointError(
+                f"{path}: the run used {old} process(es), now there are {value}; its random draws depend on them, "
+                f"so resume it with {old}"
+            )
+        thing = "backbone weights" if what == "backbone" else f"{what} data"
+        raise CheckpointError(
+            f"{path}: the run's {thing} differ from those found now ({old[:16]}… then, {value[:16]}… now); restore "
+            "them, or start a new run"
+        )
 
 
 def _on_device(tensor: Tensor, parameter: Tensor, slot: str) -> Tensor:

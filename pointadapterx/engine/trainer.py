@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -34,7 +35,7 @@ from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.engine.optim import build_optimizer, learning_rate
 from pointadapterx.engine.state import Progress, load_state, save_state
-from pointadapterx.errors import CheckpointError, TrainingError
+from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.adapted import AdaptedModel
 
@@ -48,20 +49,6 @@ log = logging.getLogger(__name__)
 STATE_FILE = "state.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
 HISTORY_FILE = "history.json"
-
-
-class Interrupted(Exception):
-    """The run was asked to stop (ctrl-C or SIGTERM) and has saved its state.
-
-    Args:
-        signal_number: the signal that asked.
-        folder: the run's folder.
-    """
-
-    def __init__(self, signal_number: int, folder: Path) -> None:
-        name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name}: the state is saved; continue with --resume {folder}")
-        self.signal_number = signal_number
 
 
 class Trainer:
@@ -94,8 +81,10 @@ class Trainer:
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        even_batches(len(splits.train), **self._batching(0))  # an impossible cut is found before anything is written
         self.progress = Progress(
             identity={
+                "processes": str(accelerator.num_processes),
                 "backbone": model.backbone_hash,
                 "train": splits.train.checksum,
                 "selection": self.selection.checksum,
@@ -110,17 +99,13 @@ class Trainer:
             CheckpointError: if there is none, or data or backbone are not those of the run.
         """
         path = self.folder / STATE_FILE
-        identity = self.progress.identity
-        progress = load_state(path, self.model, self._plain_optimizer, self.accelerator.scaler)
-        for what, value in identity.items():
-            if progress.identity.get(what) != value:
-                raise CheckpointError(
-                    f"{path}: the run's {what} {'weights' if what == 'backbone' else 'data'} differ from those found "
-                    f"now ({progress.identity.get(what, 'unknown')[:16]}… then, {value[:16]}… now); restore them, or "
-                    "start a new run"
-                )
-        self.progress = progress
-        log.info("resuming at epoch %d, step %d", progress.epoch + 1, progress.step)
+        self.progress = load_state(
+            path, self.model, self._plain_optimizer, self.progress.identity, self.accelerator.scaler
+        )
+        if self.accelerator.is_main_process:
+            for leftover in self.folder.glob(".*.tmp"):  # of a save that was killed
+                leftover.unlink(missing_ok=True)
+        log.info("resuming at epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
 
     def fit(self) -> None:
         """Trains to the last epoch.
@@ -138,6 +123,10 @@ class Trainer:
                 record = self._finish_epoch()
                 if board is not None:
                     _to_tensorboard(board, record)
+                stop = self._agreed(requests)
+                if stop:
+                    self._save_state()
+                    raise Interrupted(stop, self.folder)
 
     def _train_epoch(self, requests: list[int]) -> None:
         """The steps of one epoch from ``progress.step`` on; every draw is a function of (seed, epoch, step)."""
@@ -145,87 +134,105 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress.epoch, settings)
         self.wrapped.train()
-        steps = even_batches(
-            len(self.splits.train),
-            settings["batch_size"],
-            settings["seed"],
-            progress.epoch,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            accumulate=settings["accumulate"],
-        )
+        steps = even_batches(len(self.splits.train), **self._batching(progress.epoch))
         title = f"epoch {progress.epoch + 1}/{settings['epochs']}"
         with progress_bar(title, len(steps), progress.step, accelerator.is_main_process) as advance:
             for step in range(progress.step, len(steps)):
                 started = time.perf_counter()
-                loss_sum, correct, seen, stop = self._train_step(step, steps[step], requests)
+                size = len(self.splits.train) // len(steps) + (step < len(self.splits.train) % len(steps))
+                loss_sum, correct, seen = self._train_step(step, steps[step], size)
                 progress.loss_sum += loss_sum
                 progress.correct += correct
                 progress.seen += seen
                 progress.step = step + 1
                 progress.seconds += time.perf_counter() - started
                 advance()
+                stop = self._agreed(requests)
                 if stop:
                     self._save_state()
                     raise Interrupted(stop, self.folder)
 
-    def _train_step(self, step: int, parts: list[Tensor], requests: list[int]) -> tuple[float, int, int, int]:
+    def _train_step(self, step: int, parts: list[Tensor], size: int) -> tuple[float, int, int]:
         """One optimiser step.
 
         Args:
             step: number of the step in its epoch.
             parts: this process's micro-batches, (b,) int64 indices each.
-            requests: signals received so far.
+            size: samples of the whole step, over all processes.
 
         Returns:
-            Sum of the task loss, correct predictions and samples over all processes; the signal to stop
-            for, or 0.
+            Sum of the task loss, correct predictions and samples over all processes.
         """
-        accelerator, device = self.accelerator, self.accelerator.device
-        rank, world = accelerator.process_index, accelerator.num_processes
-        seed, epoch = self.settings["seed"], self.progress.epoch
-        torch.manual_seed(derive_seed(seed, "step", epoch, step, rank))  # dropout and drop path
-        shares = torch.tensor([sum(len(part) for part in parts)], device=device)
-        batch = int(accelerator.reduce(shares)) if world > 1 else int(shares)  # samples of the whole step
-        totals = torch.zeros(5, dtype=torch.float64, device=device)  # loss, correct, seen, non-finite, signal
+        accelerator, device, settings = self.accelerator, self.accelerator.device, self.settings
+        world, epoch = accelerator.num_processes, self.progress.epoch
+        count, skip_origin = self.config["data"]["num_points"], self.config["backbone"]["skip_origin"]
+        totals = torch.zeros(4, dtype=torch.float64)  # task loss, correct, samples, micro-batches that are not finite
+        broken: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(parts):
-            generator = torch.Generator(device).manual_seed(derive_seed(seed, "augment", epoch, step, rank, number))
+            # The draws of a shard are the same whether it is a process's or an accumulated one.
+            shard = accelerator.process_index * len(parts) + number
+            torch.manual_seed(derive_seed(settings["seed"], "dropout", epoch, step, shard))
+            seed = derive_seed(settings["seed"], "augment", epoch, step, shard)
+            generator = torch.Generator(device).manual_seed(seed)
             points = self.splits.train.points[part].to(device)
             labels = self.splits.train.labels[part].to(device)
-            count, skip_origin = self.config["data"]["num_points"], self.config["backbone"]["skip_origin"]
             points = self.augment(resample_train(points, count, generator, skip_origin=skip_origin), generator)
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
                 logits, auxiliary = self.wrapped(points)
-                task = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings["label_smoothing"])
+                task = F.cross_entropy(logits.float(), labels, label_smoothing=settings["label_smoothing"])
                 loss = task if auxiliary is None else task + auxiliary
                 # Mean over the whole step, though parts may differ by one sample; DDP averages over processes.
-                accelerator.backward(loss * (len(part) * world / batch))
-            detached = loss.detach()
-            totals[0] += task.detach() * len(part)
-            totals[1] += (logits.argmax(dim=-1) == labels).sum()
-            totals[2] += len(part)
-            totals[3] += ~torch.isfinite(detached)
-        totals[4] = max(requests, default=0) if world == 1 else float(bool(requests))
+                accelerator.backward(loss * (len(part) * world / size))
+            found = torch.stack(
+                [task.detach(), (logits.argmax(dim=-1) == labels).sum(), ~torch.isfinite(loss.detach())]
+            )
+            values = found.double().cpu() if device.type != "mps" else found.cpu().double()  # MPS has no float64
+            totals += torch.stack([values[0] * len(part), values[1], torch.tensor(len(part)).double(), values[2]])
+            if values[2]:
+                broken.append(part)
         if world > 1:
-            totals = accelerator.reduce(totals)
-        loss_sum, correct, seen, broken, stop = totals.tolist()
-        if broken:
-            self._report_non_finite(step, parts)
-        if self.settings["clip_grad"] is not None:
-            accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings["clip_grad"])
+            totals = accelerator.reduce(totals.to(device)).cpu()
+        if totals[3]:
+            self._refuse_step(step, "loss", broken)
+        limit = settings["clip_grad"] if settings["clip_grad"] is not None else float("inf")
+        norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
+        # Under fp16 the gradient scaler skips such a step and lowers its scale.
+        if settings["precision"] != "fp16" and norm is not None and not bool(torch.isfinite(norm)):
+            self._refuse_step(step, "gradient", parts)
         self.optimizer.step()
-        signal_number = int(stop) if world == 1 else (signal.SIGTERM if stop else 0)
-        return loss_sum, int(correct), int(seen), signal_number
+        loss_sum, correct, seen, _ = totals.tolist()
+        return loss_sum, int(correct), int(seen)
 
-    def _report_non_finite(self, step: int, parts: list[Tensor]) -> None:
-        indices = sorted(int(i) for part in parts for i in part)
-        raise TrainingError(
-            f"the loss of epoch {self.progress.epoch + 1}, step {step + 1} is not finite; samples of the batch "
-            f"(indices into the training part): {indices}. The weights were not updated. Lower train.lr or "
-            "train.clip_grad, or use train.precision=fp32"
+    def _refuse_step(self, step: int, what: str, parts: list[Tensor]) -> None:
+        data = self.splits.train
+        chosen = torch.cat(parts).sort().values if parts else torch.empty(0, dtype=torch.int64)
+        where = (
+            f"samples {data.positions[chosen].tolist()} of the training file" if parts else "another process's samples"
         )
+        raise TrainingError(
+            f"the {what} of epoch {self.progress.epoch + 1}, step {step + 1} is not finite: {where}. The weights were "
+            "not updated. Lower train.lr or train.clip_grad, or use train.precision=fp32"
+        )
+
+    def _batching(self, epoch: int) -> dict[str, Any]:
+        """Arguments of :func:`even_batches` after the number of samples."""
+        return {
+            "batch_size": self.settings["batch_size"],
+            "seed": self.settings["seed"],
+            "epoch": epoch,
+            "rank": self.accelerator.process_index,
+            "world_size": self.accelerator.num_processes,
+            "accumulate": self.settings["accumulate"],
+        }
+
+    def _agreed(self, requests: list[int]) -> int:
+        """The signal to stop for, the same on every process, or 0."""
+        if self.accelerator.num_processes == 1:
+            return max(requests, default=0)
+        received = torch.tensor([float(bool(requests))], device=self.accelerator.device)
+        return int(signal.SIGTERM) if float(self.accelerator.reduce(received)) > 0 else 0
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Selects, records, saves, and moves on to the next epoch."""
@@ -236,7 +243,12 @@ class Trainer:
             "train_loss": progress.loss_sum / progress.seen,
             "train_accuracy": 100.0 * progress.correct / progress.seen,
             "seconds": progress.seconds,
+            "protocol": protocol_label(config["eval"]["protocol"]),
         }
+        if self.accelerator.num_processes > 1:
+            # DDP copies buffers before a forward only, so the last step left each process its own BatchNorm statistics.
+            for buffer in self.model.buffers():
+                broadcast(buffer, from_process=0)
         last = progress.epoch + 1 == self.settings["epochs"]
         if last or (progress.epoch + 1) % config["eval"]["every"] == 0:
             predictions = evaluate(self.model, self.selection, config, self.accelerator)
@@ -299,6 +311,7 @@ class Trainer:
             line += (
                 f"  {name} OA {record[f'{name}_overall_accuracy']:.2f}"
                 f" mAcc {record[f'{name}_mean_class_accuracy']:.2f}"
+                f"{' (selects on TEST)' if name == 'test' else ''}"
                 f"  best {self.progress.best_score:.2f} (epoch {self.progress.best_epoch + 1})"
             )
         log.info("%s  %.1f s", line, record["seconds"])
@@ -332,7 +345,9 @@ def peak_memory_mib(device: torch.device) -> float | None:
 
 def _to_tensorboard(board: SummaryWriter, record: Mapping[str, Any]) -> None:
     for key, value in record.items():
-        if key != "epoch" and math.isfinite(value):
+        if key == "protocol":
+            board.add_text(key, value, record["epoch"])
+        elif key != "epoch" and math.isfinite(value):
             board.add_scalar(key, value, record["epoch"])
     board.flush()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,10 @@ class AdaptedModel(nn.Module):
 
     Attributes:
         backbone_hash: see :func:`hash_backbone`, of the backbone as it came.
+        recipe: the sections of the config that decide what the model computes, where it was built from one.
     """
+
+    recipe: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -53,12 +56,11 @@ class AdaptedModel(nn.Module):
         frozen_bn: Literal["eval", "batch"] = "eval",
     ) -> None:
         super().__init__()
-        self.backbone_hash = hash_backbone(backbone)
         self.backbone = backbone
         self.method = method
         self.head = head
         self.frozen_bn = frozen_bn
-        self._initial_buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers("backbone")}
+        self.remember_backbone()
         method.attach(backbone)
         self.requires_grad_(False)
         for owner in (method, head):
@@ -66,6 +68,11 @@ class AdaptedModel(nn.Module):
         for parameter in method.trained_backbone_parameters(backbone):
             parameter.requires_grad_(True)
         self.train(self.training)
+
+    def remember_backbone(self) -> None:
+        """Takes the backbone's present weights for those that adapters belong to."""
+        self.backbone_hash = hash_backbone(self.backbone)
+        self._initial_buffers = {name: buffer.clone() for name, buffer in self.backbone.named_buffers("backbone")}
 
     def forward(self, inputs: Tensor) -> ModelOutput:
         """Inputs of the backbone, for example points (B, N, 3) -> :class:`ModelOutput`."""

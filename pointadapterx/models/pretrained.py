@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors, read_torch_file
-from pointadapterx.models.adapted import AdaptedModel, hash_backbone
+from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.checkpoint_keys import translate_autoencoder, translate_published
 from pointadapterx.models.point_mae import MaskedAutoencoder
@@ -98,7 +98,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     _require_finite(path, tensors)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, AdaptedModel):
-        model.backbone_hash = hash_backbone(model.backbone)
+        model.remember_backbone()
     return LoadReport(
         str(path),
         sorted(tensors),

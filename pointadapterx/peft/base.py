@@ -27,7 +27,6 @@ class Method(nn.Module):
     the method nor named by :meth:`trained_backbone_parameters` is frozen.
 
     Attributes:
-        makes_prompts: whether the method inserts prompt tokens, so that the head may pool them.
         trains_backbone: whether every backbone parameter is trained (full fine-tuning).
     """
 

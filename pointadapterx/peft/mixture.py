@@ -41,9 +41,13 @@ class Router(nn.Module):
         self.embeddings = nn.Parameter(torch.randn(num_experts, rank))
 
     def forward(self, sub_tokens: Tensor) -> Tensor:
-        """(T, C / h) -> gates (T, E), float32, each row sums to 1."""
-        scores = self.project(sub_tokens) @ F.normalize(self.embeddings, dim=-1).to(sub_tokens.dtype).T
-        return scores.float().softmax(dim=-1)
+        """(T, C / h) -> gates (T, E), float32, each row sums to 1.
+
+        Float32 even under autocast, as in Switch Transformer: rounding must not decide a sub-token's expert.
+        """
+        with torch.autocast(sub_tokens.device.type, enabled=False):
+            scores = self.project(sub_tokens.float()) @ F.normalize(self.embeddings, dim=-1).T
+            return scores.softmax(dim=-1)
 
 
 class SharedMixture(nn.Module):

@@ -86,10 +86,10 @@ import os, signal, sys
 from pointadapterx.cli import main
 from pointadapterx.engine.trainer import Trainer
 step = Trainer._train_step
-def kill_in_third_epoch(self, number, parts, requests):
+def kill_in_third_epoch(self, number, *rest):
     if self.progress.epoch == 2 and number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, number, parts, requests)
+    return step(self, number, *rest)
 Trainer._train_step = kill_in_third_epoch
 main(["--config", {str(config)!r}, "--output", {str(killed)!r}])
 """
@@ -199,7 +199,7 @@ write_safetensors(Path({str(path)!r}), tensors, {{}})
     assert done.returncode != 0
     assert path.read_bytes() == before
     model = build_model(config)
-    load_state(path, model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]))
+    load_state(path, model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]), {})
 
 
 def test_a_non_finite_loss_stops_with_the_batch(
@@ -212,7 +212,7 @@ def test_a_non_finite_loss_stops_with_the_batch(
     with torch.no_grad():
         model.head.mlp[-1].bias[3] = float("inf")
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
-    with pytest.raises(TrainingError, match=r"epoch 1, step 1 is not finite; samples of the batch .*\[\d+, \d+"):
+    with pytest.raises(TrainingError, match=r"loss of epoch 1, step 1 is not finite: samples \[\d+, \d+"):
         trainer.fit()
     for name, tensor in model.named_parameters():
         assert torch.equal(tensor, before[name]), name
