@@ -114,6 +114,11 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     accelerator = make_accelerator(config["train"]["precision"])
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
+    if trainer.progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: {ADAPTER_FILE}, the best epoch's adapter, is gone and cannot be made again from the state; "
+            "restore it, or start a new run"
+        )
     if (folder / METRICS_FILE).is_file() and trainer.progress.epoch >= config["train"]["epochs"]:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder

@@ -97,12 +97,18 @@ class AdaptedModel(nn.Module):
         """What one task needs beside the backbone's weights file.
 
         Trainable parameters, the class token (a self-supervised checkpoint has none), all buffers of
-        method and head, and the backbone buffers that differ from those it came with.
+        method, head and trained backbone layers, and the other backbone buffers that differ from those it came with.
         """
         state = self.state_dict()
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         names |= {f"backbone.{name}" for name in self.backbone.class_parameters()}
         names |= {name for name, _ in self.named_buffers() if not name.startswith("backbone.")}
+        names |= {  # a layer that is trained keeps its statistics, changed or not
+            f"backbone.{layer}.{name}"
+            for layer, module in self.backbone.named_modules()
+            if any(p.requires_grad for p in module.parameters(recurse=False))
+            for name, _ in module.named_buffers(recurse=False)
+        }
         names |= {
             name
             for name, initial in self._initial_buffers.items()

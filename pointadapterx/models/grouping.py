@@ -44,7 +44,8 @@ class Grouping(nn.Module):
         Raises:
             ValueError: if a cloud has fewer points than ``num_groups`` or ``group_size``.
         """
-        count = points.shape[1]
+        is_clouds = points.ndim == 3 and points.shape[-1] == 3  # the ops explain what else it may be
+        count = points.shape[1] if is_clouds else self.num_groups + self.group_size
         for name, needed in (("num_groups", self.num_groups), ("group_size", self.group_size)):
             if needed > count:
                 raise ValueError(f"{name}={needed} exceeds the {count} input points; lower backbone.{name}")

@@ -1,0 +1,98 @@
+"""Two processes (gloo) give the figures of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pointadapterx.build import build_model, build_splits
+from pointadapterx.config import dump_config
+from pointadapterx.datasets import build_dataset
+from pointadapterx.engine.checkpoint import read_adapter, save_adapter
+from tests.conftest import ROOT, randomise, small_config
+from tests.synthetic import write_ldraw20
+
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package"),
+]
+
+
+def launch(processes: int, *arguments: object) -> str:
+    """Runs the command line on the CPU in one process or several; what it printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
+    start = [*torchrun, "--master-port", str(port)] if processes > 1 else []
+    command = [sys.executable, *start, str(ROOT / "tools" / "main.py"), *map(str, arguments)]
+    one_thread = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        command, env=os.environ | one_thread, capture_output=True, text=True, check=False, timeout=400
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_metrics_and_votes_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    """On the embedded test set, whose 262 clouds leave the processes unequal shares and a short last batch."""
+    config = small_config(eval={"batch_size": 20, "vote": {"seeds": [0, 1]}})
+    classes = build_dataset("ldraw20", "test").classes
+    save_adapter(randomise(build_model(config)), tmp_path / "adapter.safetensors", config=config, classes=classes)
+    reports: list[dict[str, Any]] = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        printed = launch(processes, "--test", tmp_path / "adapter.safetensors", "--vote", 2, "--output", folder)
+        assert f"{processes} process(es)" in printed
+        assert printed.count("vote of 2 copies") == 1  # one process prints
+        reports.append(json.loads((folder / "test.json").read_text()))
+    one, two = reports
+    assert one["test"]["count"] == 262
+    assert sum(map(sum, one["test"]["confusion_matrix"])) == 262
+    assert two["test"] == one["test"]
+    assert two["vote"] == one["vote"]
+    assert (tmp_path / "1" / "predictions.csv").read_bytes() == (tmp_path / "2" / "predictions.csv").read_bytes()
+
+
+def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
+    """Batches of 9 in 2 parts over 2 processes: shares are uneven, and every sample counts once."""
+    write_ldraw20(tmp_path / "data", train_per_class=4, test_per_class=2, num_points=160)
+    config = small_config(
+        data={"root": str(tmp_path / "data")},
+        train={"epochs": 2, "batch_size": 9, "accumulate": 2},
+        eval={"val_fraction": 0.3, "batch_size": 7},
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    run = tmp_path / "run"
+    launch(2, "--config", tmp_path / "config.yaml", "--output", run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["count"] == 40
+    assert sum(map(sum, metrics["test"]["confusion_matrix"])) == 40
+    history = json.loads((run / "history.json").read_text())
+    assert [record["epoch"] for record in history] == [1, 2]
+    splits = build_splits(config)
+    assert splits.val is not None
+    for record in history:  # accuracies over every sample once are multiples of one over their number
+        for figure, part in (("train_accuracy", splits.train), ("val_overall_accuracy", splits.val)):
+            correct = record[figure] / 100 * len(part)
+            assert correct == pytest.approx(round(correct), abs=1e-6)
+    assert [path.name for path in run.glob("adapter*")] == ["adapter.safetensors"]
+    info = read_adapter(run / "adapter.safetensors")
+    initial = build_model(config).state_dict()
+    assert any(not torch.equal(tensor, initial[name]) for name, tensor in info.tensors.items())
+    assert not list(run.glob(".*"))
+
+    launch(1, "--test", run, "--output", tmp_path / "test")
+    assert json.loads((tmp_path / "test" / "test.json").read_text())["test"] == metrics["test"]
+    state = {name.removeprefix("model/"): t for name, t in load_file(run / "state.safetensors").items()}
+    assert info.tensors.keys() <= state.keys()

@@ -1,0 +1,273 @@
+"""Configs: includes, overrides, and every problem at once with its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pointadapterx.cli import main
+from pointadapterx.config import SHIPPED, check_config, dump_config, load_config
+from pointadapterx.errors import ConfigError
+from tests.conftest import ROOT, small_config
+
+Write = Callable[[str, str], Path]
+SHIPPED_NAMES = sorted(path.stem for path in (ROOT / "cfgs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """``write(name, text)``: a config file in the test's folder, which also holds a complete ``base.yaml``."""
+    (tmp_path / "base.yaml").write_text(dump_config(small_config()))
+
+    def to_file(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def problems_of(path: Path | str, *overrides: str) -> list[str]:
+    """The lines below the headline of the error that the config raises."""
+    with pytest.raises(ConfigError) as error:
+        load_config(path, overrides)
+    headline, *lines = str(error.value).splitlines()
+    assert f"{len(lines)} problem" in headline
+    return lines
+
+
+@pytest.mark.parametrize("name", SHIPPED_NAMES)
+def test_shipped_configs_load_and_round_trip(name: str, tmp_path: Path) -> None:
+    config = load_config(SHIPPED / f"{name}.yaml")
+    (tmp_path / "dumped.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "dumped.yaml") == config
+    assert check_config(config, "again") == config
+
+
+@pytest.mark.parametrize("name", ["demo", "cfgs/demo.yaml", "demo.yaml"])
+def test_shipped_configs_are_found_by_name_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name) == load_config(SHIPPED / "demo.yaml")
+
+
+def test_a_file_of_the_user_comes_before_a_shipped_one(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("demo.yaml", "_base_: base.yaml\ntrain: {epochs: 7}\n")
+    monkeypatch.chdir(path.parent)
+    assert load_config("demo.yaml").train.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("scan_obj", "did you mean 'scan_obj_bg'?"), ("nothing_like_it", "Shipped: demo, "), ("/", "/")]
+)
+def test_an_unknown_config_lists_the_shipped_ones(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match="no such config") as error:
+        load_config(name)
+    assert says in str(error.value)
+    assert "scan_pb_t50_rs_dapt" in str(error.value)
+
+
+def test_defaults_are_the_published_recipe() -> None:
+    train = load_config("scan_obj_bg").train
+    published = {"epochs": 300, "batch_size": 32, "lr": 5e-4, "min_lr": 1e-6, "warmup_epochs": 10, "weight_decay": 0.05}
+    assert {key: train[key] for key in published} == published
+    assert train.clip_grad == 10.0
+
+
+def test_base_is_relative_to_the_file_that_names_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("inner/middle.yaml", "_base_: ../base.yaml\ntrain: {epochs: 5, lr: 0.1}\n")
+    path = write("inner/deep/top.yaml", "_base_: ../middle.yaml\ntrain: {epochs: 6}\n")
+    monkeypatch.chdir("/")
+    config = load_config(path)
+    assert (config.train.epochs, config.train.lr, config.backbone.dim) == (6, 0.1, 48)
+
+
+def test_later_bases_override_earlier_ones_and_the_file_overrides_both(write: Write) -> None:
+    write("one.yaml", "train: {epochs: 3, seed: 1, batch_size: 6}\n")
+    write("two.yaml", "train: {epochs: 4, seed: 2}\n")
+    train = load_config(write("top.yaml", "_base_: [base.yaml, one.yaml, two.yaml]\ntrain: {epochs: 5}\n")).train
+    assert (train.epochs, train.seed, train.batch_size) == (5, 2, 6)
+
+
+def test_a_base_shared_by_two_bases_is_no_cycle(write: Write) -> None:
+    write("left.yaml", "_base_: base.yaml\ntrain: {seed: 1}\n")
+    write("right.yaml", "_base_: base.yaml\n")
+    assert load_config(write("top.yaml", "_base_: [right.yaml, left.yaml]\n")).train.seed == 1
+
+
+def test_cycles_show_their_chain(write: Write) -> None:
+    write("one.yaml", "_base_: two.yaml\n")
+    write("two.yaml", "_base_: three.yaml\n")
+    path = write("three.yaml", "_base_: one.yaml\n")
+    with pytest.raises(ConfigError, match=r"includes itself: three.yaml -> one.yaml -> two.yaml -> three.yaml"):
+        load_config(path)
+
+
+def test_a_section_is_merged_but_another_method_replaces_its_own(write: Write) -> None:
+    merged = load_config(write("same.yaml", "_base_: base.yaml\nmethod: {name: dapt_x, top_k: 2}\n")).method
+    assert (merged.rank, merged.top_k) == (4, 2)
+    replaced = load_config(write("other.yaml", "_base_: base.yaml\nmethod: {name: dapt}\n")).method
+    assert replaced.name == "dapt"
+    assert replaced.rank == 64  # the default of DAPT, not the 4 that the base gives DAPT-X
+    assert "num_experts" not in replaced
+
+
+def test_overriding_the_method_replaces_its_section(write: Write) -> None:
+    path = write("c.yaml", "_base_: base.yaml\n")
+    assert load_config(path, ["method.name=dapt"]).method.rank == 64
+    assert load_config(path, ["method.name=dapt", "method.rank=8"]).method.rank == 8
+    assert "rank" not in load_config(path, ["method.name=linear", "head.pools=[cls]"]).method
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("train.lr=5e-4", "train.lr", 5e-4),
+        ("train.lr=1", "train.lr", 1.0),
+        ("train.lr=+2.5E-2", "train.lr", 0.025),
+        ("train.seed=7", "train.seed", 7),
+        ("train.clip_grad=null", "train.clip_grad", None),
+        ("eval.vote.copies=3", "eval.vote.copies", 3),
+        ("eval.vote.seeds=[4, 5]", "eval.vote.seeds", [4, 5]),
+        ("eval.vote={copies: 2}", "eval.vote.seeds", [0, 1, 2]),
+        ("backbone.skip_origin=true", "backbone.skip_origin", True),
+        ("data.root=/data/with space/a=b", "data.root", "/data/with space/a=b"),
+        ("data.augment=none", "data.augment", "none"),
+        ("data.augment=[rotation, scale]", "data.augment", ["rotation", "scale"]),
+        ("data.augment=[{jitter: {std: 0.01}}]", "data.augment", [{"jitter": {"std": 0.01}}]),
+        ("head.hidden=[]", "head.hidden", []),
+    ],
+)
+def test_overrides_are_yaml(write: Write, text: str, key: str, value: object) -> None:
+    config = load_config(write("c.yaml", "_base_: base.yaml\n"), [text])
+    found = config
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+    assert type(found) is type(value)
+    untouched = load_config(write("c.yaml", "_base_: base.yaml\n"))
+    for section in set(config) - {key.split(".")[0]}:
+        assert config[section] == untouched[section]
+
+
+@pytest.mark.parametrize("text", ["5e-4", "5E-4", "5.e-4", "+5e-4", "0.5e-3", ".5e-3", "0.0005"])
+def test_floats_need_no_dot(write: Write, text: str) -> None:
+    assert load_config(write("c.yaml", f"_base_: base.yaml\ntrain: {{lr: {text}}}\n")).train.lr == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("text", ["1e3x", "e-4", "5e", "1-2"])
+def test_what_only_looks_like_a_float_stays_text(write: Write, text: str) -> None:
+    path = write("c.yaml", "_base_: base.yaml\n")
+    assert load_config(path, [f"data.root={text}"]).data.root == text
+
+
+def test_later_overrides_win(write: Write) -> None:
+    path = write("c.yaml", "_base_: base.yaml\n")
+    assert load_config(path, ["train.seed=1", "train.seed=2"]).train.seed == 2
+
+
+def test_a_key_given_twice_is_an_error(write: Write) -> None:
+    path = write("c.yaml", "_base_: base.yaml\ntrain:\n  lr: 0.1\n  seed: 3\n  lr: 0.2\n")
+    with pytest.raises(ConfigError, match=r"c.yaml:5: train.lr is set twice, first in line 3"):
+        load_config(path)
+    with pytest.raises(ConfigError, match=r"c.yaml:3: train is set twice, first in line 2"):
+        load_config(write("c.yaml", "_base_: base.yaml\ntrain: {lr: 0.1}\ntrain: {seed: 1}\n"))
+
+
+def test_every_problem_is_listed_at_once_with_its_place(write: Write) -> None:
+    base = write("own.yaml", "_base_: base.yaml\ntrain:\n  epochs: -1\n")
+    path = write(
+        "c.yaml",
+        "_base_: own.yaml\n"
+        "method:\n"
+        "  num_expert: 4\n"
+        "head:\n"
+        "  pools: [clss]\n"
+        "data:\n"
+        "  variant: obj_bg\n"
+        "eval: {vote: {copy: 3}}\n"
+        "trian: {}\n",
+    )
+    lines = problems_of(path, "backbone.depth=twelve", "train.sead=3")
+    expected = [
+        (f"{path}:9: trian: unknown section", "did you mean 'train'?"),
+        ("override backbone.depth=twelve: backbone.depth:", "'twelve'"),
+        (f"{path}:3: method.num_expert: unknown key", "did you mean 'num_experts'?"),
+        (f"{base}:3: train.epochs:", "-1"),
+        ("override train.sead=3: train.sead: unknown key", "did you mean 'seed'?"),
+        (f"{path}:8: eval.vote.copy: unknown key", "did you mean 'copies'?"),
+        (f"{path}:5: head.pools: unknown pool 'clss'", "did you mean 'cls'?"),
+        (f"{path}:7: data.variant: unknown variant 'obj_bg'", "leave it out"),
+    ]
+    assert len(lines) == len(expected), lines
+    for place, hint in expected:
+        assert any(place in line and hint in line for line in lines), (place, lines)
+
+
+def test_impossible_combinations_are_listed_together(write: Write) -> None:
+    path = write("c.yaml", "_base_: base.yaml\n")
+    lines = problems_of(
+        path,
+        "backbone.dim=50",
+        "backbone.group_size=1000",
+        "method.top_k=9",
+        "head.pools=[cls, cls]",
+        "head.num_classes=3",
+        "train.warmup_epochs=2",
+        "train.min_lr=1",
+        "train.accumulate=8",
+    )
+    for says in (
+        "backbone.num_heads: 3 heads do not divide dim=50",
+        "backbone.group_size: 1000 exceeds data.num_points=128",
+        "method.num_heads: 3 sub-tokens do not divide backbone.dim=50",
+        "method.top_k: 9 exceeds num_experts=4",
+        "head.pools: a pool is named twice",
+        "head.num_classes: 3, but ldraw20 has 20 classes",
+        "train.warmup_epochs: 2 leaves nothing of train.epochs=2",
+        "train.min_lr: 1.0 exceeds train.lr=0.001",
+        "train.accumulate: 8 parts of train.batch_size=8",
+    ):
+        assert any(says in line for line in lines), (says, lines)
+    assert len(lines) == 9
+
+
+def test_prompt_pools_need_a_method_that_makes_prompts(write: Write) -> None:
+    path = write("c.yaml", "_base_: base.yaml\n")
+    (line,) = problems_of(path, "method.name=linear")
+    assert "prompt_mean needs prompt tokens, which method linear does not make" in line
+    (line,) = problems_of(path, "method.prompts=false")
+    assert "prompt_mean" in line
+
+
+def test_missing_sections_are_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        check_config({"train": {"epochs": 3}}, "here")
+    for section in ("backbone", "method", "head", "data"):
+        assert f"here: config: section '{section}' is missing" in str(error.value)
+
+
+@pytest.mark.parametrize("config", [None, [], 3, "text"])
+def test_a_stored_config_that_is_no_mapping(config: object) -> None:
+    with pytest.raises(ConfigError, match=r"stored: a config is a mapping of sections, this is a \w+"):
+        check_config(config, "stored")  # type: ignore[arg-type]
+
+
+def test_strings_are_not_numbers_and_numbers_are_not_strings(write: Write) -> None:
+    lines = problems_of(
+        write("c.yaml", "_base_: base.yaml\ntrain: {lr: '0.1', epochs: 2.0, seed: true}\ndata: {root: 3}\n")
+    )
+    assert sorted(line.split(": ")[1] for line in lines) == ["data.root", "train.epochs", "train.lr", "train.seed"]
+    assert all("c.yaml:2" in line or "c.yaml:3" in line for line in lines)
+
+
+def test_the_command_line_prints_one_error(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write("c.yaml", "_base_: base.yaml\ntrain: {lr: 0}\n")
+    assert main(["--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: 1 problem in the config\n  {path}:2: train.lr:")
+    assert "Traceback" not in error
