@@ -28,15 +28,15 @@ pytestmark = [
 ]
 
 
-def launch(processes: int, *arguments: object) -> str:
-    """Runs the command line on the CPU in one process or several; what it printed."""
+def launch(processes: int, *arguments: object, script: Path = ROOT / "tools" / "main.py") -> str:
+    """Runs a script, the command line by default, on the CPU in one process or several; what it printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
     start = [*torchrun, "--master-port", str(port)] if processes > 1 else []
-    command = [sys.executable, *start, str(ROOT / "tools" / "main.py"), *map(str, arguments)]
-    one_thread = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *start, str(script), *map(str, arguments)]
+    one_thread = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         command, env=os.environ | one_thread, capture_output=True, text=True, check=False, timeout=400
     )
@@ -96,3 +96,30 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "test" / "test.json").read_text())["test"] == metrics["test"]
     state = {name.removeprefix("model/"): t for name, t in load_file(run / "state.safetensors").items()}
     assert info.tensors.keys() <= state.keys()
+
+
+def test_processes_hold_the_same_model_after_an_epoch(tmp_path: Path) -> None:
+    """BatchNorm statistics included, so that all of them select the best epoch by one model."""
+    write_ldraw20(tmp_path / "data", train_per_class=4, test_per_class=1, num_points=128)
+    config = small_config(data={"root": str(tmp_path / "data")}, eval={"val_fraction": 0.5}, train={"epochs": 1})
+    (tmp_path / "small.yaml").write_text(dump_config(config))
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"""
+from pathlib import Path
+from safetensors.torch import save_file
+from pointadapterx.engine import trainer
+from pointadapterx.cli import main
+evaluate = trainer.evaluate
+def keep(model, dataset, config, accelerator):
+    state = {{name: tensor.clone() for name, tensor in model.state_dict().items()}}
+    save_file(state, Path({str(tmp_path)!r}) / f"{{accelerator.process_index}}.safetensors")
+    return evaluate(model, dataset, config, accelerator)
+trainer.evaluate = keep
+raise SystemExit(main(["--config", {str(tmp_path / "small.yaml")!r}, "--output", {str(tmp_path / "run")!r}]))
+"""
+    )
+    launch(2, script=script)
+    one, other = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name

@@ -260,8 +260,50 @@ def test_published_protocol_marks_every_output(run_config: Config, tmp_path: Pat
     assert label in (tmp_path / "run" / "metrics.json").read_text()
     assert label in read_adapter(tmp_path / "run" / ADAPTER_FILE).metrics["protocol"]
     assert label in " ".join(capsys.readouterr().out.split())
+    for name in ("history.json", "predictions.csv"):
+        assert label in (tmp_path / "run" / name).read_text(), name
+    assert "selects on TEST" in (tmp_path / "run" / "log.txt").read_text()
     report = run.test(tmp_path / "run", [], None, False, tmp_path / "again")
     assert label in report["protocol"]
+
+
+def test_testing_again_leaves_the_run_as_it_is(run_config: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(run_config(), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    run.test(folder, ["data.num_points=200"], 2, False, None)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    (written,) = folder.glob("test-*")
+    report = json.loads((written / "test.json").read_text())
+    assert report["config"]["data"]["num_points"] == 200
+    assert report["overrides"] == ["data.num_points=200"]
+    assert report["vote"]["first_vote"]["count"] == 40
+    with pytest.raises(PointAdapterXError, match="a test keeps the adapter's model"):
+        run.test(folder, ["method.scale=2.0"], None, False, None)
+
+
+def test_a_non_finite_gradient_leaves_the_weights(run_config: Config, tmp_path: Path) -> None:
+    config = run_config()
+    model = build_model(config)
+    trainer = Trainer(config, model, build_splits(config), tmp_path, run.make_accelerator("fp32"))
+    model.head.mlp[0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    with pytest.raises(TrainingError, match="gradient of epoch 1, step 1 is not finite"):
+        trainer.fit()
+    for name, tensor in model.named_parameters():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_resuming_with_another_number_of_processes_is_refused(run_config: Config, tmp_path: Path) -> None:
+    config = run_config()
+    train(config, tmp_path / "run")
+    model = build_model(config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"used 1 process\(es\), now there are 2.*resume it with 1"):
+        load_state(tmp_path / "run" / STATE_FILE, model, optimizer, {"processes": "2"})
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_learning_rate_is_the_published_schedule() -> None:
