@@ -25,7 +25,10 @@ def log_to_file(path: Path) -> logging.Handler:
     """Appends log lines, with their time, to a file of the run."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("pointadapterx").addHandler(handler)
+    logger = logging.getLogger("pointadapterx")
+    if logger.getEffectiveLevel() > logging.INFO:  # called from Python, where nothing was set up
+        logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
     return handler
 
 
