@@ -8,10 +8,12 @@ from __future__ import annotations
 from pointadapterx.datasets.base import DATASETS, PointClouds
 from pointadapterx.datasets.batching import EvalBatches, even_batches
 from pointadapterx.datasets.build import build_dataset
+from pointadapterx.datasets.few_shot import few_shot_split, few_shot_task
+from pointadapterx.datasets.folder import Folder
 from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.modelnet40 import ModelNet40
-from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train
+from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.splits import stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
@@ -21,6 +23,7 @@ __all__ = [
     "TRANSFORMS",
     "Augment",
     "EvalBatches",
+    "Folder",
     "LDraw20",
     "ModelNet40",
     "PointClouds",
@@ -33,7 +36,10 @@ __all__ = [
     "content_hash",
     "derive_seed",
     "even_batches",
+    "few_shot_split",
+    "few_shot_task",
     "resample_test",
     "resample_train",
     "stratified_split",
+    "to_fps_stage",
 ]

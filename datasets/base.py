@@ -39,10 +39,12 @@ class PointClouds(Dataset[dict[str, Any]]):
         checksum: hash of points, labels and class names, for the record of a run.
         variants: names that ``data.variant`` may take.
         num_classes: number of classes, where it is known before reading.
+        labelled: whether labels mean anything; clouds without serve for pre-training alone.
     """
 
     variants: ClassVar[tuple[str, ...]] = ()
     num_classes: ClassVar[int | None] = None
+    labelled: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -18,9 +18,9 @@ def build_dataset(
     """Read one split of a registered data set.
 
     Args:
-        name: ``"scanobjectnn"``, ``"modelnet40"`` or ``"ldraw20"``.
+        name: ``"scanobjectnn"``, ``"modelnet40"``, ``"ldraw20"`` or ``"folder"``.
         split: ``"train"`` or ``"test"``.
-        root: folder of the data; each set has a default.
+        root: folder of the data; each set but ``"folder"`` has a default.
         variant: of the set, where it has several.
         options: the set's own keys, for example ``normalize``.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,35 @@ def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     return np.asarray(entry[()])
 
 
+@contextmanager
+def open_h5(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading.
+
+    Raises:
+        DataError: if it is not HDF5, or turns out truncated or damaged while it is read.
+    """
+    what = impostor(path)
+    if what is not None:
+        raise DataError(f"{path}: {what}")
+    if not h5py.is_hdf5(path):
+        raise DataError(f"{path}: this is not an HDF5 file, or its beginning is damaged; obtain it again")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: the file is truncated or damaged ({reason}); obtain it again") from error
+
+
+def _names(file: h5py.File, path: Path) -> list[str] | None:
+    return _text(_array(file, "name", path)) if "name" in file else None
+
+
+def _check_names(names: list[str] | None, num_clouds: int, path: Path) -> None:
+    if names is not None and len(names) != num_clouds:
+        raise DataError(f"{path}: {len(names)} entries in 'name' for {num_clouds} clouds")
+
+
 def read_h5(path: Path, num_classes: int) -> H5Clouds:
     """Read ``data (n, N, 3)``, ``label (n,)`` or ``(n, 1)``, and, if present, ``name (n,)`` and attribute ``classes``.
 
@@ -44,21 +75,23 @@ def read_h5(path: Path, num_classes: int) -> H5Clouds:
         DataError: if the file is not HDF5, is truncated or damaged, lacks an entry, or fails a check of
             :mod:`pointadapterx.datasets.checks`.
     """
-    what = impostor(path)
-    if what is not None:
-        raise DataError(f"{path}: {what}")
-    if not h5py.is_hdf5(path):
-        raise DataError(f"{path}: this is not an HDF5 file, or its beginning is damaged; obtain it again")
-    try:
-        with h5py.File(path, "r") as file:
-            data, label = _array(file, "data", path), _array(file, "label", path)
-            names = _text(_array(file, "name", path)) if "name" in file else None
-            classes = _text(np.asarray(file.attrs["classes"])) if "classes" in file.attrs else None
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: the file is truncated or damaged ({reason}); obtain it again") from error
+    with open_h5(path) as file:
+        data, label, names = _array(file, "data", path), _array(file, "label", path), _names(file, path)
+        classes = _text(np.asarray(file.attrs["classes"])) if "classes" in file.attrs else None
     points = checked_points(data, str(path))
     labels = checked_labels(label, len(points), num_classes, str(path))
-    if names is not None and len(names) != len(points):
-        raise DataError(f"{path}: {len(names)} entries in 'name' for {len(points)} clouds")
+    _check_names(names, len(points), path)
     return H5Clouds(points, labels, names, classes)
+
+
+def read_unlabelled_h5(path: Path) -> tuple[torch.Tensor, list[str] | None]:
+    """Read ``data (n, N, 3)`` and, if present, ``name (n,)``; everything else, labels too, is ignored.
+
+    Raises:
+        DataError: as :func:`read_h5`.
+    """
+    with open_h5(path) as file:
+        data, names = _array(file, "data", path), _names(file, path)
+    points = checked_points(data, str(path))
+    _check_names(names, len(points), path)
+    return points, names

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.files import impostor
 from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.datasets.resample import fps
-from pointadapterx.errors import DataError, PointAdapterXError
-from pointadapterx.files import replacing
-
-logger = logging.getLogger(__name__)
+from pointadapterx.datasets.workers import map_in_order
+from pointadapterx.errors import DataError
 
 STORED_POINTS = 8192  # of the 10,000 in a file: what Point-BERT and its successors keep
 BLOCK = 256  # clouds parsed at a time: 30 MB of coordinates
@@ -63,13 +58,7 @@ class TextLayout:
 
     def cache(self, cache_dir: Path | None) -> Path:
         """Our cache: in ``cache_dir``, else beside the data, else, if that is read-only, in the user's cache."""
-        name = f"modelnet40_{self.split}_{STORED_POINTS}pts_fps"
-        if cache_dir is None:
-            beside = self.folder / f"{name}.h5"
-            if beside.exists() or os.access(self.folder, os.W_OK):
-                return beside
-            cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx"
-        return cache_dir / f"{name}-{content_hash(str(self.folder.resolve()))[:12]}.h5"  # one a copy of the data
+        return cache_path(self.folder, f"modelnet40_{self.split}_{STORED_POINTS}pts_fps.h5", cache_dir)
 
 
 def _class_of(name: str) -> str:
@@ -130,19 +119,11 @@ def read_text_layout(
     Raises:
         DataError: if a text file is missing or damaged; the message names it.
     """
-    made_from = _fingerprint(layout, names)
     cache = layout.cache(cache_dir)
-    points = _read_cache(cache, made_from)
-    if points is not None:
-        return points, cache
-    points = _parse_all([layout.cloud(name) for name in names], workers)
-    try:
-        with replacing(cache) as temporary:
-            _write_cache(temporary, points, made_from)
-    except (PointAdapterXError, OSError) as error:
-        logger.warning("no cache written, the text files will be parsed again next time (%s)", error)
-        return points, layout.split_list
-    return points, cache
+    points, is_cached = cached_points(
+        cache, _fingerprint(layout, names), lambda: _parse_all([layout.cloud(name) for name in names], workers)
+    )
+    return points, cache if is_cached else layout.split_list
 
 
 def _fingerprint(layout: TextLayout, names: Sequence[str]) -> str:
@@ -164,31 +145,6 @@ def _fingerprint(layout: TextLayout, names: Sequence[str]) -> str:
             f"{missing[0]}; unpack the whole archive"
         )
     return content_hash("\n".join(parts))
-
-
-def _read_cache(cache: Path, made_from: str) -> torch.Tensor | None:
-    if not cache.is_file():
-        return None
-    try:
-        with h5py.File(cache, "r") as file:
-            if file.attrs["made_from"] != made_from:
-                logger.warning("%s: the cache is stale (the text files have changed); making it anew", cache)
-                return None
-            points = torch.from_numpy(file["points"][()])
-            if content_hash(points) == file.attrs["content"]:
-                return points
-            reason = "its content does not match its checksum"
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-    logger.warning("%s: the cache is damaged (%s); making it anew", cache, reason)
-    return None
-
-
-def _write_cache(path: Path, points: torch.Tensor, made_from: str) -> None:
-    with h5py.File(path, "w") as file:
-        file["points"] = points.numpy()
-        file.attrs["made_from"] = made_from
-        file.attrs["content"] = content_hash(points)
 
 
 def parse_cloud(path: Path) -> np.ndarray:
@@ -215,39 +171,20 @@ def _parse_all(paths: Sequence[Path], workers: int | None) -> torch.Tensor:
     """FPS of every file's points: ``(n, 8192, 3)`` float32."""
     points = torch.empty(len(paths), STORED_POINTS, 3)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    batches = [paths[start : start + FPS_BATCH] for start in range(0, len(paths), FPS_BATCH)]
+    parsed = map_in_order(parse_cloud, paths, BLOCK, workers)
     rows = None
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"Reading {len(paths)} ModelNet40 text files", total=len(paths))
-        for start, block in _parsed_blocks(paths, workers):
-            for i, cloud in enumerate(block, start):
+        for part, out in zip(batches, points.split(FPS_BATCH), strict=True):
+            clouds = list(islice(parsed, len(part)))
+            for path, cloud in zip(part, clouds, strict=True):
                 rows = rows or len(cloud)
                 if len(cloud) != rows or rows < STORED_POINTS:
                     raise DataError(
-                        f"{paths[i]}: {len(cloud)} points, expected as many as in the first file ({rows}) and "
+                        f"{path}: {len(cloud)} points, expected as many as in the first file ({rows}) and "
                         f"{STORED_POINTS} at least; the file is truncated, unpack it again"
                     )
-            clouds = torch.from_numpy(np.stack(block))
-            stored = points[start : start + len(block)]
-            for part, out in zip(clouds.split(FPS_BATCH), stored.split(FPS_BATCH), strict=True):
-                out.copy_(fps(part.to(device), STORED_POINTS))
-                progress.advance(task, len(part))
+            out.copy_(fps(torch.from_numpy(np.stack(clouds)).to(device), STORED_POINTS))
+            progress.advance(task, len(part))
     return points
-
-
-def _parsed_blocks(paths: Sequence[Path], workers: int | None) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Start and clouds of each block of files; the next block is being parsed while one is in use."""
-    blocks = [(start, paths[start : start + BLOCK]) for start in range(0, len(paths), BLOCK)]
-    if workers is None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(usable, len(blocks))
-    if workers <= 1:
-        yield from ((start, [parse_cloud(path) for path in block]) for start, block in blocks)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork of a process in which torch has threads may hang
-    with ProcessPoolExecutor(workers, context) as pool:
-        ahead = pool.map(parse_cloud, blocks[0][1], chunksize=8)
-        for i, (start, _) in enumerate(blocks):
-            current = list(ahead)
-            if i + 1 < len(blocks):
-                ahead = pool.map(parse_cloud, blocks[i + 1][1], chunksize=8)
-            yield start, current

@@ -48,6 +48,27 @@ def fps(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> 
     return points.take_along_dim(index[..., None], dim=1)
 
 
+def to_fps_stage(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> torch.Tensor:
+    """The part of :func:`resample_train` that is the same every time: FPS to :func:`fps_stage` of the points.
+
+    Done once ahead of training, it is not repeated by :func:`resample_train`, whose result stays the same.
+
+    Args:
+        points: ``(B, N, 3)``.
+        num_points: points that training will keep of each cloud.
+        skip_origin: see :func:`fps`.
+
+    Returns:
+        ``(B, fps_stage(num_points), 3)``, or ``points`` itself where that would keep all of them.
+
+    Raises:
+        ConfigError: if ``num_points`` exceeds N.
+    """
+    check_num_points(num_points, points.shape[1])
+    stage = fps_stage(num_points)
+    return fps(points, stage, skip_origin=skip_origin) if stage < points.shape[1] else points
+
+
 def resample_train(
     points: torch.Tensor, num_points: int, generator: torch.Generator | None = None, *, skip_origin: bool = False
 ) -> torch.Tensor:
@@ -68,11 +89,7 @@ def resample_train(
     Raises:
         ConfigError: if ``num_points`` exceeds N.
     """
-    available = points.shape[1]
-    check_num_points(num_points, available)
-    stage = fps_stage(num_points)
-    if stage < available:
-        points = fps(points, stage, skip_origin=skip_origin)
+    points = to_fps_stage(points, num_points, skip_origin=skip_origin)
     order = torch.rand(points.shape[:2], generator=generator, device=points.device).argsort(dim=1)[:, :num_points]
     return points.take_along_dim(order[..., None], dim=1)
 

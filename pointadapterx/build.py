@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from pointadapterx.datasets import PointClouds, build_dataset, stratified_split
-from pointadapterx.errors import ConfigError
+from pointadapterx.datasets import PointClouds, build_dataset, derive_seed, few_shot_split, stratified_split
+from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.head import ClassificationHead
+from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
 from pointadapterx.models.pretrained import load_pretrained
 from pointadapterx.peft import METHODS, Method
 
@@ -31,11 +33,8 @@ def build_model(config: Mapping[str, Any]) -> AdaptedModel:
         ``train.seed`` alone; torch's global random state is left as it was.
     """
     backbone = build_backbone(config["backbone"])
-    weights = config["backbone"]["weights"]
-    if weights is None:
+    if config["backbone"]["weights"] is None:
         log.warning("backbone.weights is not set: the backbone keeps random weights, results only test the pipeline")
-    else:
-        log.info(load_pretrained(backbone, weights).summary())
     with seeded(config["train"]["seed"]):
         head = ClassificationHead(backbone.dim, **config["head"])
         model = AdaptedModel(backbone, build_method(config["method"]), head, config["train"]["frozen_bn"])
@@ -45,7 +44,10 @@ def build_model(config: Mapping[str, Any]) -> AdaptedModel:
 
 def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a config decides what a trained model computes: ``section.key`` to value."""
-    irrelevant = {"backbone.weights", "backbone.init_seed", "backbone.drop_path", "head.dropout", "method.dropout"}
+    irrelevant = {
+        *("backbone.weights", "backbone.init_seed", "backbone.drop_path"),
+        *("head.dropout", "method.dropout", "method.scale_bias"),
+    }
     recipe = {
         f"{section}.{key}": config[section][key]
         for section in ("backbone", "method", "head")
@@ -55,10 +57,28 @@ def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_backbone(options: Mapping[str, Any]) -> Backbone:
-    """The backbone of a config's ``backbone`` section with its initial random weights."""
+    """The backbone of a config's ``backbone`` section with its pre-trained, or else its initial random, weights."""
     kind = BACKBONES[options["name"]]
     with seeded(options["init_seed"]):
-        return kind(kind.Options(**options))
+        backbone = kind(kind.Options(**options))
+    if options["weights"] is not None:
+        log.info(load_pretrained(backbone, options["weights"]).summary())
+    return backbone
+
+
+def build_autoencoder(config: Mapping[str, Any]) -> MaskedAutoencoder:
+    """The masked autoencoder of a pre-training config, on the CPU, in training mode."""
+    encoder, options = build_backbone(config["backbone"]), config["pretrain"]
+    if not isinstance(encoder, PointMAE):
+        raise ConfigError(f"backbone.name={config['backbone']['name']}: only point_mae can be pre-trained")
+    with seeded(config["train"]["seed"]):
+        return MaskedAutoencoder(
+            encoder,
+            options["decoder_depth"],
+            options["decoder_heads"],
+            options["decoder_drop_path"],
+            options["chamfer"],
+        )
 
 
 def build_method(options: Mapping[str, Any]) -> Method:
@@ -76,7 +96,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Splits(NamedTuple):
-    """Data of one run; ``val`` is None under ``protocol: published``."""
+    """Data of one run; ``val`` is None unless ``protocol: validation`` cuts it from the training set."""
 
     train: PointClouds
     val: PointClouds | None
@@ -95,7 +115,7 @@ def build_splits(config: Mapping[str, Any]) -> Splits:
     """
     train = build_split(config, "train")
     test = build_split(config, "test")
-    if config["eval"]["protocol"] == "published":
+    if config["eval"]["protocol"] != "validation":
         return Splits(train, None, test)
     settings = config["eval"]
     kept, held_out = stratified_split(
@@ -105,18 +125,79 @@ def build_splits(config: Mapping[str, Any]) -> Splits:
 
 
 def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> PointClouds:
-    """One published split of the config's data set, in memory and checked."""
+    """One published split of the config's data set, or its part in a few-shot task, in memory and checked."""
     data = config["data"]
-    options = {key: data[key] for key in ("root", "variant", "normalize", "cache_dir") if data[key] is not None}
-    dataset = build_dataset(data["name"], split, **options)
+    dataset = _read_split(config, split)
+    if data["few_shot"] is not None:
+        dataset = few_shot_split(dataset, **data["few_shot"])
     if len(dataset.classes) != config["head"]["num_classes"]:
         raise ConfigError(
             f"head.num_classes={config['head']['num_classes']}, but {data['name']} has {len(dataset.classes)} "
             "classes; set head.num_classes to that"
         )
-    available = dataset.points.shape[1]
-    if data["num_points"] > available:
-        raise ConfigError(
-            f"data.num_points={data['num_points']} exceeds the {available} points of {data['name']}'s clouds; lower it"
-        )
     return dataset
+
+
+def _read_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> PointClouds:
+    data = config["data"]
+    keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points")
+    options = {key: data[key] for key in keys if data[key] is not None}
+    dataset = build_dataset(data["name"], split, **options)
+    _check_points(config, dataset)
+    return dataset
+
+
+def _check_points(config: Mapping[str, Any], dataset: PointClouds) -> None:
+    wanted, available = config["data"]["num_points"], dataset.points.shape[1]
+    if wanted > available:
+        raise ConfigError(
+            f"data.num_points={wanted} exceeds the {available} points of {dataset.source[0]}'s clouds; lower it"
+        )
+
+
+class PretrainingData(NamedTuple):
+    """Clouds of a pre-training run; their labels are not used.
+
+    Attributes:
+        train: to learn from.
+        val: held out, for the reconstruction loss.
+        probe: labelled clouds on which the linear probe is trained and judged, or None.
+    """
+
+    train: PointClouds
+    val: PointClouds
+    probe: tuple[PointClouds, PointClouds] | None
+
+
+def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
+    """Clouds to learn from, held-out ones, and the probe's parts of its data set's training split.
+
+    Raises:
+        DataError: if files are missing or damaged, or there are too few clouds.
+    """
+    settings, probe = config["eval"], config["pretrain"]["probe"]
+    clouds = _read_split(config, "train")
+    held_out = math.ceil(settings["val_fraction"] * len(clouds))
+    if not 1 <= held_out < len(clouds):
+        raise DataError(
+            f"data.root={config['data']['root']}: eval.val_fraction={settings['val_fraction']} of {len(clouds)} clouds "
+            f"holds {held_out} out; use more clouds or another fraction"
+        )
+    generator = torch.Generator().manual_seed(derive_seed(settings["split_seed"], "held out"))
+    order = torch.randperm(len(clouds), generator=generator)
+    parts = build_probe_data(config) if probe["every"] else None
+    return PretrainingData(
+        clouds.subset(order[held_out:].sort().values), clouds.subset(order[:held_out].sort().values), parts
+    )
+
+
+def build_probe_data(config: Mapping[str, Any]) -> tuple[PointClouds, PointClouds]:
+    """Training and validation part of the probe's data set, both from its training split."""
+    probe = config["pretrain"]["probe"]
+    options = {key: probe[key] for key in ("root", "variant") if probe[key] is not None}
+    labelled = build_dataset(probe["name"], "train", **options)
+    _check_points(config, labelled)
+    kept, held_out = stratified_split(
+        labelled.labels, probe["val_fraction"], probe["split_seed"], groups=labelled.groups
+    )
+    return labelled.subset(kept), labelled.subset(held_out)

@@ -1,4 +1,4 @@
-"""The command line: ``pointadapterx train|test|vote|count`` and ``python tools/main.py``, one parser for both."""
+"""The command line: ``pointadapterx train|test|vote|count|probe`` and ``python tools/main.py``, one parser for both."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 
 from pointadapterx.errors import Interrupted, PointAdapterXError
 
-VERBS = ("train", "test", "vote", "count")
+VERBS = ("train", "test", "vote", "count", "probe")
 EPILOG = """examples:
   %(prog)s --config cfgs/demo.yaml                             train on the embedded data
   %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
   %(prog)s --resume runs/demo/20260101-120000                  continue an interrupted run
   %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
+  %(prog)s compare --config cfgs/study/quick.yaml              methods × seeds × data sets; see compare --help
 """
 
 
@@ -41,6 +42,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         help="after the test: the maximum of 299 votes, as published tables",
     )
     parser.add_argument("--count", action="store_true", help="print the parameters of a config and exit")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="print the linear-probe accuracy of a pre-training config's backbone.weights, and of random ones",
+    )
     return parser
 
 
@@ -48,13 +54,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     """Runs a command.
 
     Args:
-        argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``count``).
+        argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``count``, ``probe``,
+            ``compare`` for studies).
         prog: name in the help text.
 
     Returns:
         Exit status: 0, 2 for wrong input, 128 + n after stopping cleanly on signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["compare"]:
+        from pointadapterx.study.command import main as compare
+
+        return compare(arguments[1:], f"{prog} compare")
     parser = build_parser(prog)
     options = parser.parse_intermixed_args(_expand_verb(arguments, parser))
     jobs = [name for name in ("resume", "test") if getattr(options, name) is not None]
@@ -94,8 +105,11 @@ def _run(options: argparse.Namespace) -> int:
         config = load_config(options.config, options.overrides)
         if options.count:
             run.count(config)
+            return 0
+        accelerator = run.make_accelerator(config["train"]["precision"])
+        if options.probe:
+            run.probe(config, accelerator)
         else:
-            accelerator = run.make_accelerator(config["train"]["precision"])
             run.train(config, Path(options.config).stem, options.output, accelerator)
     return 0
 
@@ -105,8 +119,8 @@ def _expand_verb(arguments: list[str], parser: argparse.ArgumentParser) -> list[
     if not arguments or arguments[0] not in VERBS:
         return arguments
     verb, rest = arguments[0], arguments[1:]
-    if verb == "count":
-        return ["--count", *rest]
+    if verb in ("count", "probe"):
+        return [f"--{verb}", *rest]
     if verb == "train":
         return rest
     if not rest or rest[0].startswith("-"):

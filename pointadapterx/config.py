@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.errors import ConfigError
 from pointadapterx.models import BACKBONES
+from pointadapterx.models.masking import hidden_groups
 from pointadapterx.models.tokens import POOLS
 from pointadapterx.peft import METHODS
 from pointadapterx.registry import did_you_mean
@@ -26,7 +27,11 @@ from pointadapterx.schema import Rate, Section
 SHIPPED = Path(str(importlib.resources.files("pointadapterx.cfgs")))
 """Folder of the shipped configs: the checkout's, or an installed package's own copy."""
 
-SECTIONS = ("backbone", "method", "head", "data", "train", "eval")
+JOBS = {
+    "adaptation": ("backbone", "method", "head", "data", "train", "eval"),
+    "pre-training": ("backbone", "pretrain", "data", "train", "eval"),
+}
+"""Sections of a config by what it asks for; one with a ``pretrain`` section asks for pre-training."""
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 
@@ -40,6 +45,15 @@ class HeadConfig(Section):
     dropout: Rate = 0.5
 
 
+class FewShotConfig(Section):
+    """``data.few_shot:``: one fold of a few-shot task; ``queries`` are test clouds a class, all if null."""
+
+    ways: int = Field(ge=2)
+    shots: int = Field(ge=1)
+    fold: int = Field(0, ge=0)
+    queries: int | None = Field(None, ge=1)
+
+
 class DataConfig(Section):
     """``data:``: ``augment`` is a transform's name, ``none``, or a list of names and {name: parameters}."""
 
@@ -50,6 +64,9 @@ class DataConfig(Section):
     augment: AugmentSpec = "none"
     normalize: bool | None = None
     cache_dir: str | None = None
+    up: Literal["x", "y", "z"] | None = None
+    stored_points: int | None = Field(None, ge=1)
+    few_shot: FewShotConfig | None = None
 
 
 class TrainConfig(Section):
@@ -79,15 +96,43 @@ class VoteConfig(Section):
 
 
 class EvalConfig(Section):
-    """``eval:``: ``protocol: validation`` selects on a part of the training set, ``published`` on the test set."""
+    """``eval:``: which epoch is kept, and how it is tested.
 
-    protocol: Literal["validation", "published"] = "validation"
+    ``protocol: validation`` selects on a part of the training set, ``last`` trains on all of it and keeps the
+    last epoch, ``published`` selects on the test set.
+    """
+
+    protocol: Literal["validation", "last", "published"] = "validation"
     val_fraction: float = Field(0.1, gt=0, lt=1)
     split_seed: int = Field(0, ge=0)
     every: int = Field(1, ge=1)
     select: Literal["overall_accuracy", "mean_class_accuracy"] = "overall_accuracy"
     batch_size: int = Field(32, ge=1)
     vote: VoteConfig = Field(default_factory=lambda: VoteConfig.model_validate({}))
+
+
+class ProbeConfig(Section):
+    """``pretrain.probe:``: labelled data whose training part is cut for the linear probe; ``every: 0`` probes never."""
+
+    every: int = Field(10, ge=0)
+    name: str = "ldraw20"
+    root: str | None = None
+    variant: str | None = None
+    val_fraction: float = Field(0.25, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+
+
+class PretrainConfig(Section):
+    """``pretrain:``: the masked autoencoder of Point-MAE; ``draw`` is a number of clouds, 0 draws nothing."""
+
+    mask: Literal["random", "block"] = "random"
+    mask_ratio: float = Field(0.6, gt=0, lt=1)
+    chamfer: Literal["l1", "l2"] = "l2"
+    decoder_depth: int = Field(4, ge=1)
+    decoder_heads: int = Field(6, ge=1)
+    decoder_drop_path: Rate = 0.1
+    draw: int = Field(4, ge=0)
+    probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
 
 
 class Problem(NamedTuple):
@@ -168,10 +213,49 @@ def _checked(raw: dict[str, Any], overrides: Sequence[str], origins: _Origins, s
     return config
 
 
+def parse_value(text: str) -> Any:
+    """The value of an override, which is YAML.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    try:
+        return _plain(yaml.load(text, Loader=_Loader))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"override value '{text}' is not valid YAML; quote it") from None
+
+
+class Document(NamedTuple):
+    """A YAML file of another kind than a run's config: where it lies, its merged content, and who set each key."""
+
+    path: Path
+    content: dict[str, Any]
+    origin: Callable[[str], str]
+
+
+def read_document(path: str | Path) -> Document:
+    """Reads a YAML file with ``_base_`` includes, found and merged as :func:`load_config` does, but not checked.
+
+    Args:
+        path: YAML file, or the name of a shipped one.
+
+    Returns:
+        The document; its ``origin`` tells file and line of a dotted key.
+
+    Raises:
+        ConfigError: if the file is missing, not YAML, or sets a key twice.
+    """
+    origins, found = _Origins(), _find(path)
+    return Document(found, _read(found, origins, ()), origins.of)
+
+
 def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
     """Fills defaults and finds every problem: unknown keys, wrong types, impossible combinations."""
     problems: list[Problem] = []
+    job = "pre-training" if "pretrain" in raw else "adaptation"
+    wanted = JOBS[job]
     models: dict[str, type[BaseModel]] = {
+        "pretrain": PretrainConfig,
         "head": HeadConfig,
         "data": DataConfig,
         "train": TrainConfig,
@@ -188,13 +272,18 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
         elif section in raw:
             problems.append(_unknown_name(section, name, list(known_options)))
     for key in raw:
-        if key not in SECTIONS:
-            near = did_you_mean(key, list(SECTIONS)) or ";"
-            problems.append(Problem(key, f"unknown section{near} Known: {', '.join(SECTIONS)}"))
+        if key in wanted:
+            continue
+        if key in JOBS["adaptation"]:
+            problems.append(Problem(key, "belongs to adaptation, but there is a section 'pretrain'; remove one"))
+        else:
+            known = dict.fromkeys(section for sections in JOBS.values() for section in sections)
+            near = did_you_mean(key, list(known)) or ";"
+            problems.append(Problem(key, f"unknown section{near} Known: {', '.join(known)}"))
 
     sections: dict[str, Any] = {}
-    for section in SECTIONS:
-        if section not in raw and section in ("backbone", "method", "head", "data"):
+    for section in wanted:
+        if section not in raw and section not in ("train", "eval"):
             problems.append(Problem("", f"section '{section}' is missing; add it or inherit it with _base_"))
         elif section in models:
             checked, found = _check_section(section, raw.get(section, {}), models[section])
@@ -203,7 +292,7 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
                 sections[section] = checked
     problems += _check_names(sections)
     problems += _check_combinations(sections)
-    return EasyDict({s: sections[s].model_dump() for s in SECTIONS if s in sections}), problems
+    return EasyDict({s: sections[s].model_dump() for s in wanted if s in sections}), problems
 
 
 def dump_config(config: Mapping[str, Any]) -> str:
@@ -303,10 +392,9 @@ def _override(raw: dict[str, Any], text: str, origins: _Origins) -> Problem | No
     if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
         return Problem("", f"override '{text}' is not of the form section.key=value")
     try:
-        parsed = _plain(yaml.load(value, Loader=_Loader))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return Problem(key, f"override value '{value}' is not valid YAML; quote it")
-    update: Any = parsed
+        update = parse_value(value)
+    except ConfigError as error:
+        return Problem(key, f"{error}")
     for part in reversed(key.split(".")):
         update = {part: update}
     _merge(raw, update)
@@ -339,6 +427,10 @@ def _describe(section: str, detail: Any, model: type[BaseModel]) -> Problem:
     fields = model
     if section == "eval" and location[:1] == ["vote"]:
         fields = VoteConfig
+    elif section == "pretrain" and location[:1] == ["probe"]:
+        fields = ProbeConfig
+    elif section == "data" and location[:1] == ["few_shot"]:
+        fields = FewShotConfig
     elif section == "data" and location[:1] == ["augment"]:
         location = ["augment"]
     key = ".".join(map(str, [section, *location]))
@@ -397,14 +489,12 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
                     "head.pools",
                     f"{pool} needs prompt tokens, which method {method.name} does not make; remove it",
                 )
+    yield from _check_pretraining(sections)
     if head is not None and len(set(head.pools)) != len(head.pools):
         yield Problem("head.pools", f"a pool is named twice in {head.pools}")
     if head is not None and any(width < 1 for width in head.hidden):
         yield Problem("head.hidden", f"widths must be positive, not {head.hidden}")
-    if head is not None and data is not None and data.name in DATASETS:
-        expected = DATASETS[data.name].num_classes
-        if expected is not None and head.num_classes != expected:
-            yield Problem("head.num_classes", f"{head.num_classes}, but {data.name} has {expected} classes")
+    yield from _check_classes(sections)
     if backbone is not None and data is not None:
         for key in ("num_groups", "group_size"):
             if getattr(backbone, key, 0) > data.num_points:
@@ -428,3 +518,51 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
                 f"{train.accumulate} parts of train.batch_size={train.batch_size} hold fewer than 2 samples, "
                 "too few for BatchNorm; lower it",
             )
+
+
+def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Classes of the data, of the few-shot task and of the head."""
+    head, data = sections.get("head"), sections.get("data")
+    if data is None or data.name not in DATASETS:
+        return
+    available = DATASETS[data.name].num_classes
+    if data.few_shot is not None:
+        if "pretrain" in sections:
+            yield Problem("data.few_shot", "belongs to adaptation, but there is a section 'pretrain'; remove one")
+        if available is not None and data.few_shot.ways > available:
+            yield Problem("data.few_shot.ways", f"{data.few_shot.ways} exceeds the {available} classes of {data.name}")
+    if head is None:
+        return
+    if not DATASETS[data.name].labelled:
+        yield Problem("data.name", f"{data.name} has no labels: it is for pre-training; choose another data set")
+    expected = available if data.few_shot is None else data.few_shot.ways
+    if expected is not None and head.num_classes != expected:
+        what = data.name if data.few_shot is None else "data.few_shot"
+        yield Problem("head.num_classes", f"{head.num_classes}, but {what} has {expected} classes")
+
+
+def _check_pretraining(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    pretrain, backbone = sections.get("pretrain"), sections.get("backbone")
+    if pretrain is None:
+        return
+    probe = pretrain.probe
+    if probe.every and probe.name not in DATASETS:
+        known = list(DATASETS)
+        yield Problem(
+            "pretrain.probe.name",
+            f"unknown name {probe.name!r}{did_you_mean(probe.name, known)} Known: {', '.join(sorted(known))}",
+        )
+    elif probe.every and not DATASETS[probe.name].labelled:
+        yield Problem("pretrain.probe.name", f"{probe.name} has no labels for a probe; choose another data set")
+    if backbone is None:
+        return
+    if backbone.dim % pretrain.decoder_heads != 0:
+        yield Problem(
+            "pretrain.decoder_heads",
+            f"{pretrain.decoder_heads} heads do not divide backbone.dim={backbone.dim}; choose a divisor",
+        )
+    if not 1 <= hidden_groups(pretrain.mask_ratio, backbone.num_groups) < backbone.num_groups:
+        yield Problem(
+            "pretrain.mask_ratio",
+            f"{pretrain.mask_ratio} of backbone.num_groups={backbone.num_groups} hides no group; raise it",
+        )

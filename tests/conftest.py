@@ -57,6 +57,25 @@ def small_config(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str
     return check_config(config, "test")
 
 
+def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> dict[str, Any]:
+    """A complete pre-training config of the same backbone, with the probe on the data set in ``root``."""
+    config: dict[str, Any] = {
+        "backbone": small_config("linear")["backbone"],
+        "pretrain": {
+            "decoder_depth": 1,
+            "decoder_heads": 3,
+            "draw": 0,
+            "probe": {"every": 2, "root": str(root)},
+        },
+        "data": {"name": "ldraw20", "root": str(root), "num_points": 128, "augment": "scale_translate"},
+        "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 16, "lr": 1e-3},
+        "eval": {"val_fraction": 0.2, "batch_size": 7},
+    }
+    for section, update in changes.items():
+        config[section].update(update)
+    return check_config(config, "test")
+
+
 @pytest.fixture
 def make_config() -> Callable[..., dict[str, Any]]:
     return small_config

@@ -267,6 +267,17 @@ CASES = {
     "fewer points than groups": Case(
         nothing, f"{TRAIN} data.num_points=10", ("backbone.num_groups: 16 exceeds data.num_points=10", "lower it")
     ),
+    "adaptation to a folder": Case(nothing, f"{TRAIN} data.name=folder", ("data.name: folder has no labels", "pre-tr")),
+    "too few clouds for a task": Case(
+        nothing,
+        f"{TRAIN} data.few_shot.ways=5 data.few_shot.shots=4 head.num_classes=5",
+        ("few-shot 5-way 4-shot fold 0: class '", "has 3 train clouds and 4 are needed", "lower data.few_shot.shots=4"),
+    ),
+    "task of another size": Case(
+        nothing,
+        f"{TRAIN} data.few_shot.ways=5 data.few_shot.shots=1",
+        ("head.num_classes: 20, but data.few_shot has 5 classes",),
+    ),
     # data files
     "no data": Case(nothing, f"{TRAIN} data.root={{}}/nowhere", ("{}/nowhere", "missing")),
     "truncated data": Case(truncate("data/test.h5"), TRAIN, ("{}/data/test.h5", "truncated or damaged")),

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.point_mae import MaskedAutoencoder
 
 
-def build_optimizer(model: AdaptedModel, train: Mapping[str, Any]) -> torch.optim.AdamW:
+def build_optimizer(model: AdaptedModel | MaskedAutoencoder, train: Mapping[str, Any]) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on 1-D tensors, biases and tokens.
 
     Args:
-        model: frozen by ownership already, not yet wrapped for distribution.
+        model: an adapted one frozen by ownership already, not yet wrapped for distribution.
         train: the ``train`` section: ``lr``, ``weight_decay``.
     """
     tokens = {id(parameter) for parameter in model.undecayed_parameters()}

@@ -16,14 +16,25 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from rich.table import Table
 
 from pointadapterx import ops
-from pointadapterx.build import build_model, build_split, build_splits
+from pointadapterx.build import (
+    build_autoencoder,
+    build_backbone,
+    build_model,
+    build_pretraining_data,
+    build_probe_data,
+    build_split,
+    build_splits,
+)
 from pointadapterx.config import check_config, dump_config, load_config
 from pointadapterx.datasets import PointClouds, augment_label
+from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter, versions
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.evaluator import evaluate, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
-from pointadapterx.engine.trainer import ADAPTER_FILE, STATE_FILE, Trainer, peak_memory_mib, protocol_label
+from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
+from pointadapterx.engine.probe import probe_accuracy
+from pointadapterx.engine.trainer import STATE_FILE, Trainer, hardware, peak_memory_mib
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
@@ -58,7 +69,7 @@ def make_accelerator(precision: str) -> Accelerator:
 
 
 def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
-    """Trains, tests the best adapter once, and returns the run's folder.
+    """Adapts and tests the best adapter once, or pre-trains where the config says so; returns the run's folder.
 
     Args:
         config: complete config.
@@ -84,7 +95,7 @@ def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator
             ) from None
         write_text(folder / CONFIG_FILE, dump_config(config))
     accelerator.wait_for_everyone()
-    return _fit_and_test(trainer)
+    return _fit(trainer)
 
 
 def resume(folder: Path, overrides: list[str]) -> Path:
@@ -114,7 +125,8 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     accelerator = make_accelerator(config["train"]["precision"])
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
-    if trainer.progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
+    adapts = isinstance(trainer, AdaptationTrainer)
+    if adapts and trainer.progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
             f"{folder}: {ADAPTER_FILE}, the best epoch's adapter, is gone and cannot be made again from the state; "
             "restore it, or start a new run"
@@ -122,7 +134,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     if (folder / METRICS_FILE).is_file() and trainer.progress.epoch >= config["train"]["epochs"]:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder
-    return _fit_and_test(trainer)
+    return _fit(trainer)
 
 
 def test(
@@ -164,7 +176,9 @@ def test(
     model = build_model(config)
     load_adapter(model, info)
     model.to(accelerator.device)
-    _log_setup(config, model, accelerator)
+    _log_device(config, accelerator)
+    if accelerator.is_main_process:
+        _print_parameters(config, model)
     folder = _agree(output or info.path.parent / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     report = _evaluate_and_write(model, dataset, config, accelerator, folder, "test", info.metrics.get("protocol"))
     report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
@@ -191,51 +205,112 @@ def test(
 
 
 def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> Trainer:
-    with accelerator.main_process_first():  # which may have to build a cache that the others then read
+    if "pretrain" in config:
+        with accelerator.main_process_first():  # which may have to build a cache that the others then read
+            data = build_pretraining_data(config)
+        autoencoder = build_autoencoder(config)
+        _log_device(config, accelerator)
+        encoder, whole = (sum(p.numel() for p in part.parameters()) for part in (autoencoder.encoder, autoencoder))
+        log.info("parameters: encoder %s, with decoder %s", f"{encoder:,}", f"{whole:,}")
+        log.info("data: %d training, %d held-out clouds", len(data.train), len(data.val))
+        return PretrainingTrainer(config, autoencoder, data, folder, accelerator)
+    with accelerator.main_process_first():
         splits = build_splits(config)
     model = build_model(config)
-    _log_setup(config, model, accelerator)
+    _log_device(config, accelerator)
+    if accelerator.is_main_process:
+        _print_parameters(config, model)
     val = f", {len(splits.val)} validation" if splits.val is not None else ""
     log.info("data: %d training%s, %d test clouds", len(splits.train), val, len(splits.test))
-    return Trainer(config, model, splits, folder, accelerator)
+    return AdaptationTrainer(config, model, splits, folder, accelerator)
 
 
-def _fit_and_test(trainer: Trainer) -> Path:
-    accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
+def _fit(trainer: Trainer) -> Path:
+    """Trains to the end and writes the run's report."""
+    accelerator, folder, history = trainer.accelerator, trainer.folder, trainer.progress.history
     handler = log_to_file(folder / "log.txt") if accelerator.is_main_process else None
     try:
         log.info("run folder: %s", folder)
         started = time.perf_counter()
         with ops.unchecked():  # the data sets were checked when they were read
             trainer.fit()
-        seconds = time.perf_counter() - started
-        load_adapter(trainer.model, folder / ADAPTER_FILE)
-        protocol = protocol_label(config["eval"]["protocol"])
-        test_set = trainer.splits.test
-        report = _evaluate_and_write(trainer.model, test_set, config, accelerator, folder, "test", protocol)
-        history = trainer.progress.history
+        report: dict[str, Any] = {}
+        if isinstance(trainer, AdaptationTrainer):
+            report = _test_best(trainer)
         report |= {
-            "best_epoch": trainer.progress.best_epoch + 1,
-            f"{trainer.selection_name}_{config['eval']['select']}": trainer.progress.best_score,
-            "seed": config["train"]["seed"],
+            "seed": trainer.settings["seed"],
+            "epochs": len(history),
+            "seconds": sum(record["seconds"] for record in history),
             "seconds_per_epoch": sum(record["seconds"] for record in history) / len(history),
-            "seconds_this_session": seconds,
+            "seconds_this_session": time.perf_counter() - started,
             "peak_memory_mib": peak_memory_mib(accelerator.device),
-            "adapter_bytes": (folder / ADAPTER_FILE).stat().st_size,
+            "hardware": hardware(accelerator.device),
+            "versions": versions(),
         }
+        if isinstance(trainer, PretrainingTrainer):
+            report |= {key: history[-1][key] for key in ("val_loss", "probe_accuracy") if key in history[-1]}
+            log.info("weights: %s (%.2f MB)", *_size(folder / WEIGHTS_FILE))
         if accelerator.is_main_process:
             write_json(folder / METRICS_FILE, report)
-            log.info(
-                "best epoch %d; adapter: %s (%.2f MB)",
-                report["best_epoch"],
-                folder / ADAPTER_FILE,
-                report["adapter_bytes"] / 1e6,
-            )
     finally:
         if handler is not None:
             logging.getLogger("pointadapterx").removeHandler(handler)
             handler.close()
     return folder
+
+
+def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
+    """The kept adapter on the test set."""
+    accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
+    load_adapter(trainer.model, folder / ADAPTER_FILE)
+    protocol = PROTOCOLS[config["eval"]["protocol"]]
+    report = _evaluate_and_write(trainer.model, trainer.splits.test, config, accelerator, folder, "test", protocol)
+    if trainer.selection is not None:
+        report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
+    report |= {
+        "best_epoch": trainer.progress.best_epoch + 1,
+        "adapter_bytes": (folder / ADAPTER_FILE).stat().st_size,
+    }
+    log.info("best epoch %d; adapter: %s (%.2f MB)", report["best_epoch"], *_size(folder / ADAPTER_FILE))
+    return report
+
+
+def _size(path: Path) -> tuple[Path, float]:
+    return path, path.stat().st_size / 1e6
+
+
+def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, float]:
+    """Linear-probe accuracy of a config's backbone weights and of random ones, in %, printed as a table.
+
+    Args:
+        config: of a pre-training job; ``backbone.weights`` names the weights.
+        accelerator: from :func:`make_accelerator`.
+
+    Raises:
+        ConfigError: for an adaptation config, or without weights to judge.
+    """
+    if "pretrain" not in config:
+        raise ConfigError("a probe needs a pre-training config, for example cfgs/pretrain/point_mae_tiny.yaml")
+    weights = config["backbone"]["weights"]
+    if weights is None:
+        raise ConfigError("backbone.weights is not set; add backbone.weights=FILE to the command")
+    train_part, val_part = build_probe_data(config)
+    found = {}
+    for name, source in (("random weights", None), (str(weights), weights)):
+        backbone = build_backbone({**config["backbone"], "weights": source}).to(accelerator.device)
+        with ops.unchecked():
+            found[name] = probe_accuracy(backbone, train_part, val_part, config, accelerator)
+    table = Table(
+        title=f"linear SVM on frozen features of {config['pretrain']['probe']['name']}: {len(train_part)} clouds to "
+        f"train on, accuracy on {len(val_part)} others of the training split",
+        title_justify="left",
+    )
+    table.add_column("backbone")
+    table.add_column("accuracy %", justify="right")
+    for name, value in found.items():
+        table.add_row(name, f"{value:.2f}")
+    console.print(table)
+    return found
 
 
 def _evaluate_and_write(
@@ -273,9 +348,7 @@ def _evaluate_and_write(
     return report
 
 
-def _log_setup(config: Mapping[str, Any], model: AdaptedModel, accelerator: Accelerator) -> None:
-    if not accelerator.is_main_process:
-        return
+def _log_device(config: Mapping[str, Any], accelerator: Accelerator) -> None:
     log.info(
         "device %s, %d process(es), precision %s, point ops: %s",
         accelerator.device,
@@ -283,11 +356,16 @@ def _log_setup(config: Mapping[str, Any], model: AdaptedModel, accelerator: Acce
         config["train"]["precision"],
         ops.implementation(accelerator.device),
     )
-    _print_parameters(config, model)
 
 
 def count(config: Mapping[str, Any]) -> None:
-    """Prints the parameters of a config's model by component; needs no data and no weights."""
+    """Prints the parameters of a config's model by component; needs no data and no weights.
+
+    Raises:
+        ConfigError: for a pre-training config, which adapts nothing.
+    """
+    if "pretrain" in config:
+        raise ConfigError("a pre-training config adapts nothing to be counted; give an adaptation config")
     _print_parameters(config, build_model({**config, "backbone": {**config["backbone"], "weights": None}}))
 
 

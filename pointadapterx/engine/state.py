@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors, write_safetensors
-from pointadapterx.models.adapted import AdaptedModel
 
-FORMAT = "pointadapterx-state-1"
+FORMAT = "pointadapterx-state-2"
 
 
 @dataclass
@@ -28,7 +27,7 @@ class Progress:
     Attributes:
         epoch: epoch in progress, from 0.
         step: optimiser steps of it already done.
-        loss_sum, correct, seen: training totals of the epoch in progress.
+        sums: training totals of the epoch in progress: numbers or nested lists of them.
         seconds: time spent on the epoch in progress.
         best_score, best_epoch: best selection metric so far and its epoch (-1: none yet).
         history: one record per finished epoch.
@@ -38,9 +37,7 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
+    sums: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     best_score: float = float("-inf")
     best_epoch: int = -1
@@ -50,30 +47,40 @@ class Progress:
 
 def save_state(
     path: Path,
-    model: AdaptedModel,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """Writes model, optimiser, gradient scaler and progress.
+    """Writes tensors of the model, optimiser, gradient scaler and progress.
+
+    Args:
+        path: file to (atomically) write.
+        model: gives its parameters' names.
+        tensors: what of the model's state has to be stored.
+        optimizer: of that model.
+        progress: where the run stands.
+        scaler: gradient scaler under fp16.
 
     Raises:
         CheckpointError: if it cannot be written; the previous file is unchanged.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tensors = {f"model/{name}": tensor for name, tensor in model.adapter_state().items()}
+    content = {f"model/{name}": tensor for name, tensor in tensors.items()}
     for parameter, slots in optimizer.state.items():
         for slot, value in slots.items():
-            tensors[f"optimizer/{names[id(parameter)]}/{slot}"] = torch.as_tensor(value)
+            content[f"optimizer/{names[id(parameter)]}/{slot}"] = torch.as_tensor(value)
     metadata = {"format": FORMAT, "progress": json.dumps(asdict(progress))}
     if scaler is not None:
         metadata["scaler"] = json.dumps(scaler.state_dict())
-    write_safetensors(path, tensors, metadata)
+    write_safetensors(path, content, metadata)
 
 
 def load_state(
     path: Path,
-    model: AdaptedModel,
+    model: nn.Module,
+    needed: set[str],
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, str],
     scaler: torch.amp.GradScaler | None = None,
@@ -83,6 +90,7 @@ def load_state(
     Args:
         path: the state file.
         model: as the run built it.
+        needed: names of the model's tensors that the file must hold.
         optimizer: of that model.
         identity: what data, backbone and processes are now, compared with the run's.
         scaler: gradient scaler under fp16.
@@ -101,7 +109,7 @@ def load_state(
     _require_same_run(path, progress.identity, identity)
     values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
     own, parameters = model.state_dict(), dict(model.named_parameters())
-    fits = set(model.adapter_state()) <= values.keys() and all(
+    fits = needed <= values.keys() and all(
         name in own and own[name].shape == tensor.shape for name, tensor in values.items()
     )
     slots: list[tuple[str, str, Tensor]] = []

@@ -1,9 +1,10 @@
-"""Training: set-up, epochs, clean-up."""
+"""The training loop of every job: epochs, steps, signals, state. What is trained is a subclass's business."""
 
 from __future__ import annotations
 
 import logging
 import math
+import platform
 import signal
 import sys
 import time
@@ -14,30 +15,21 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from pointadapterx.build import Splits
-from pointadapterx.datasets import (
-    PointClouds,
-    augment_label,
-    build_augment,
-    derive_seed,
-    even_batches,
-    resample_train,
-)
-from pointadapterx.engine.checkpoint import save_adapter
+from pointadapterx.datasets import PointClouds, build_augment, derive_seed, even_batches, resample_train, to_fps_stage
+from pointadapterx.datasets.resample import fps_stage
 from pointadapterx.engine.console import progress_bar
-from pointadapterx.engine.evaluator import evaluate
-from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.engine.health import routing_scalars
 from pointadapterx.engine.optim import build_optimizer, learning_rate
 from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.point_mae import MaskedAutoencoder
 
 try:
     import resource
@@ -47,50 +39,82 @@ except ImportError:  # not on Windows
 log = logging.getLogger(__name__)
 
 STATE_FILE = "state.safetensors"
-ADAPTER_FILE = "adapter.safetensors"
 HISTORY_FILE = "history.json"
 
 
 class Trainer:
-    """Fits the trainable part of a model and keeps the best adapter by the selection metric.
+    """Runs the steps of a job, and saves and restores its state.
+
+    A subclass gives the loss of a micro-batch (:meth:`loss`), what is done after an epoch (:meth:`assess`),
+    the tensors of the state (:meth:`state_tensors`) and the words of the log (:meth:`line`).
 
     Args:
         config: complete config.
-        model: built and frozen, on the CPU.
-        splits: data; selection uses ``val``, or ``test`` under ``protocol: published``.
-        folder: run folder, which receives state, best adapter, history and TensorBoard events.
+        model: what is trained, on the CPU, with ``undecayed_parameters()``.
+        dataset: training clouds.
+        folder: run folder, which receives state, history and TensorBoard events.
         accelerator: device, precision, processes.
+        identity: what must be the same when the run is resumed, by name.
     """
 
     def __init__(
         self,
         config: Mapping[str, Any],
-        model: AdaptedModel,
-        splits: Splits,
+        model: AdaptedModel | MaskedAutoencoder,
+        dataset: PointClouds,
         folder: Path,
         accelerator: Accelerator,
+        identity: Mapping[str, str],
     ) -> None:
         self.config = config
         self.settings = config["train"]
         self.accelerator = accelerator
-        self.splits = splits
-        self.selection: PointClouds = splits.val if splits.val is not None else splits.test
+        self.dataset = dataset
         self.folder = folder
         self.augment = build_augment(config["data"]["augment"])
-        self.model = model
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        even_batches(len(splits.train), **self._batching(0))  # an impossible cut is found before anything is written
+        even_batches(len(dataset), **self._batching(0))  # an impossible cut is found before anything is written
         self.progress = Progress(
-            identity={
-                "processes": str(accelerator.num_processes),
-                "backbone": model.backbone_hash,
-                "train": splits.train.checksum,
-                "selection": self.selection.checksum,
-                "test": splits.test.checksum,
-            }
+            identity={"processes": str(accelerator.num_processes), "train": dataset.checksum, **identity}
         )
+
+    @property
+    def plain_model(self) -> nn.Module:
+        """The model without the wrapper for several processes."""
+        return self.accelerator.unwrap_model(self.wrapped)
+
+    def loss(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a micro-batch.
+
+        Args:
+            points: (b, N, 3), resampled and augmented.
+            labels: (b,) int64.
+            generator: for further draws, on the device of ``points``.
+
+        Returns:
+            The mean over the b clouds, to be minimised, and sums over them to be reported as means of the
+            epoch: ``loss`` at least.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define its loss")
+
+    def assess(self, record: dict[str, Any], means: Mapping[str, Tensor], last: bool) -> None:
+        """Ends an epoch: completes its record, validates, keeps what is best.
+
+        Args:
+            record: of the history; holds epoch, learning rate, loss and seconds.
+            means: of what :meth:`loss` reported.
+            last: whether this was the last epoch.
+        """
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Tensors of the model that a resumed run needs."""
+        return self.plain_model.state_dict()
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """The epoch in words, after number, learning rate and loss."""
+        return ""
 
     def resume(self) -> None:
         """Continues from the folder's state.
@@ -100,7 +124,12 @@ class Trainer:
         """
         path = self.folder / STATE_FILE
         self.progress = load_state(
-            path, self.model, self._plain_optimizer, self.progress.identity, self.accelerator.scaler
+            path,
+            self.plain_model,
+            set(self.state_tensors()),
+            self._plain_optimizer,
+            self.progress.identity,
+            self.accelerator.scaler,
         )
         if self.accelerator.is_main_process:
             for leftover in self.folder.glob(".*.tmp"):  # of a save that was killed
@@ -117,6 +146,7 @@ class Trainer:
         progress = self.progress
         if progress.epoch == 0 and progress.step == 0:
             self._save_state()
+        self.points = self._staged_points()
         with _stop_requests() as requests, self._tensorboard() as board:
             while progress.epoch < self.settings["epochs"]:
                 self._train_epoch(requests)
@@ -134,16 +164,15 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress.epoch, settings)
         self.wrapped.train()
-        steps = even_batches(len(self.splits.train), **self._batching(progress.epoch))
+        steps = even_batches(len(self.dataset), **self._batching(progress.epoch))
         title = f"epoch {progress.epoch + 1}/{settings['epochs']}"
         with progress_bar(title, len(steps), progress.step, accelerator.is_main_process) as advance:
             for step in range(progress.step, len(steps)):
                 started = time.perf_counter()
-                size = len(self.splits.train) // len(steps) + (step < len(self.splits.train) % len(steps))
-                loss_sum, correct, seen = self._train_step(step, steps[step], size)
-                progress.loss_sum += loss_sum
-                progress.correct += correct
-                progress.seen += seen
+                size = len(self.dataset) // len(steps) + (step < len(self.dataset) % len(steps))
+                for name, values in self._train_step(step, steps[step], size).items():
+                    before = torch.tensor(progress.sums.get(name, 0.0), dtype=torch.float64)
+                    progress.sums[name] = (before + values).tolist()
                 progress.step = step + 1
                 progress.seconds += time.perf_counter() - started
                 advance()
@@ -152,7 +181,7 @@ class Trainer:
                     self._save_state()
                     raise Interrupted(stop, self.folder)
 
-    def _train_step(self, step: int, parts: list[Tensor], size: int) -> tuple[float, int, int]:
+    def _train_step(self, step: int, parts: list[Tensor], size: int) -> dict[str, Tensor]:
         """One optimiser step.
 
         Args:
@@ -161,12 +190,12 @@ class Trainer:
             size: samples of the whole step, over all processes.
 
         Returns:
-            Sum of the task loss, correct predictions and samples over all processes.
+            ``samples`` and the sums of what :meth:`loss` reports, over all processes; float64, on the CPU.
         """
         accelerator, device, settings = self.accelerator, self.accelerator.device, self.settings
         world, epoch = accelerator.num_processes, self.progress.epoch
         count, skip_origin = self.config["data"]["num_points"], self.config["backbone"]["skip_origin"]
-        totals = torch.zeros(4, dtype=torch.float64)  # task loss, correct, samples, micro-batches that are not finite
+        totals: dict[str, Tensor] = {}
         broken: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(parts):
@@ -175,26 +204,23 @@ class Trainer:
             torch.manual_seed(derive_seed(settings["seed"], "dropout", epoch, step, shard))
             seed = derive_seed(settings["seed"], "augment", epoch, step, shard)
             generator = torch.Generator(device).manual_seed(seed)
-            points = self.splits.train.points[part].to(device)
-            labels = self.splits.train.labels[part].to(device)
+            points = self.points[part].to(device)
+            labels = self.dataset.labels[part].to(device)
             points = self.augment(resample_train(points, count, generator, skip_origin=skip_origin), generator)
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
-                logits, auxiliary = self.wrapped(points)
-                task = F.cross_entropy(logits.float(), labels, label_smoothing=settings["label_smoothing"])
-                loss = task if auxiliary is None else task + auxiliary
+                loss, sums = self.loss(points, labels, generator)
                 # Mean over the whole step, though parts may differ by one sample; DDP averages over processes.
                 accelerator.backward(loss * (len(part) * world / size))
-            found = torch.stack(
-                [task.detach(), (logits.argmax(dim=-1) == labels).sum(), ~torch.isfinite(loss.detach())]
-            )
-            values = found.double().cpu() if device.type != "mps" else found.cpu().double()  # MPS has no float64
-            totals += torch.stack([values[0] * len(part), values[1], torch.tensor(len(part)).double(), values[2]])
-            if values[2]:
+            sums |= {"samples": torch.tensor(len(part)), "broken": ~torch.isfinite(loss.detach())}
+            for name, values in sums.items():
+                values = values.detach().cpu().double()
+                totals[name] = totals[name] + values if name in totals else values
+            if not torch.isfinite(loss):
                 broken.append(part)
         if world > 1:
-            totals = accelerator.reduce(totals.to(device)).cpu()
-        if totals[3]:
+            totals = {name: accelerator.reduce(values.to(device)).cpu() for name, values in totals.items()}
+        if totals.pop("broken"):
             self._refuse_step(step, "loss", broken)
         limit = settings["clip_grad"] if settings["clip_grad"] is not None else float("inf")
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
@@ -202,11 +228,10 @@ class Trainer:
         if settings["precision"] != "fp16" and norm is not None and not bool(torch.isfinite(norm)):
             self._refuse_step(step, "gradient", parts)
         self.optimizer.step()
-        loss_sum, correct, seen, _ = totals.tolist()
-        return loss_sum, int(correct), int(seen)
+        return totals
 
     def _refuse_step(self, step: int, what: str, parts: list[Tensor]) -> None:
-        data = self.splits.train
+        data = self.dataset
         chosen = torch.cat(parts).sort().values if parts else torch.empty(0, dtype=torch.int64)
         where = (
             f"samples {data.positions[chosen].tolist()} of the training file" if parts else "another process's samples"
@@ -215,6 +240,15 @@ class Trainer:
             f"the {what} of epoch {self.progress.epoch + 1}, step {step + 1} is not finite: {where}. The weights were "
             "not updated. Lower train.lr or train.clip_grad, or use train.precision=fp32"
         )
+
+    def _staged_points(self) -> Tensor:
+        """The training clouds after the part of the resampling that is the same in every epoch."""
+        count, skip_origin = self.config["data"]["num_points"], self.config["backbone"]["skip_origin"]
+        device, points = self.accelerator.device, self.dataset.points
+        if fps_stage(count) >= points.shape[1]:
+            return points
+        parts = (to_fps_stage(part.to(device), count, skip_origin=skip_origin).cpu() for part in points.split(256))
+        return torch.cat(list(parts))
 
     def _batching(self, epoch: int) -> dict[str, Any]:
         """Arguments of :func:`even_batches` after the number of samples."""
@@ -235,86 +269,51 @@ class Trainer:
         return int(signal.SIGTERM) if float(self.accelerator.reduce(received)) > 0 else 0
 
     def _finish_epoch(self) -> dict[str, Any]:
-        """Selects, records, saves, and moves on to the next epoch."""
-        progress, config = self.progress, self.config
+        """Assesses, records, saves, and moves on to the next epoch."""
+        progress = self.progress
+        sums = {name: torch.tensor(values, dtype=torch.float64) for name, values in progress.sums.items()}
+        samples = sums.pop("samples")
+        means = {name: values / samples for name, values in sums.items()}
         record: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "lr": learning_rate(progress.epoch, self.settings),
-            "train_loss": progress.loss_sum / progress.seen,
-            "train_accuracy": 100.0 * progress.correct / progress.seen,
+            "train_loss": means["loss"].item(),
             "seconds": progress.seconds,
-            "protocol": protocol_label(config["eval"]["protocol"]),
         }
         if self.accelerator.num_processes > 1:
             # DDP copies buffers before a forward only, so the last step left each process its own BatchNorm statistics.
-            for buffer in self.model.buffers():
+            for buffer in self.plain_model.buffers():
                 broadcast(buffer, from_process=0)
         last = progress.epoch + 1 == self.settings["epochs"]
-        if last or (progress.epoch + 1) % config["eval"]["every"] == 0:
-            predictions = evaluate(self.model, self.selection, config, self.accelerator)
-            metrics = compute_metrics(predictions, self.selection.classes)
-            for key in ("overall_accuracy", "mean_class_accuracy"):
-                record[f"{self.selection_name}_{key}"] = metrics[key]
-            score = metrics[config["eval"]["select"]]
-            if score > progress.best_score:
-                progress.best_score, progress.best_epoch = score, progress.epoch
-                self._save_best(metrics)
+        self.assess(record, means, last)
         progress.history.append(record)
-        self._log(record)
-        progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
-        progress.loss_sum, progress.correct, progress.seen = 0.0, 0, 0
+        log.info(
+            "epoch %d/%d  lr %.2e  loss %.5g%s  %.1f s",
+            *(record["epoch"], self.settings["epochs"], record["lr"], record["train_loss"], self.line(record)),
+            record["seconds"],
+        )
+        progress.epoch, progress.step, progress.seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
         if last or progress.epoch % self.settings["save_every"] == 0:
             self._save_state()
         return record
 
     @property
-    def selection_name(self) -> str:
-        """``"val"``, or ``"test"`` under the published protocol."""
-        return "val" if self.splits.val is not None else "test"
-
-    @property
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         return getattr(self.optimizer, "optimizer", self.optimizer)
-
-    def _save_best(self, metrics: Mapping[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            protocol = self.config["eval"]["protocol"]
-            regime = augment_label(self.config["data"]["augment"])
-            story = {
-                "protocol": protocol_label(protocol),
-                "regime": regime,
-                "epoch": self.progress.epoch + 1,
-                self.selection_name: dict(metrics),
-            }
-            save_adapter(
-                self.model,
-                self.folder / ADAPTER_FILE,
-                config=self.config,
-                classes=self.selection.classes,
-                metrics=story,
-            )
 
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
             path = self.folder / STATE_FILE
-            save_state(path, self.model, self._plain_optimizer, self.progress, self.accelerator.scaler)
+            save_state(
+                path,
+                self.plain_model,
+                self.state_tensors(),
+                self._plain_optimizer,
+                self.progress,
+                self.accelerator.scaler,
+            )
             write_json(self.folder / HISTORY_FILE, self.progress.history)
         self.accelerator.wait_for_everyone()
-
-    def _log(self, record: Mapping[str, Any]) -> None:
-        name = self.selection_name
-        line = (
-            f"epoch {record['epoch']}/{self.settings['epochs']}  lr {record['lr']:.2e}"
-            f"  loss {record['train_loss']:.4f}  train OA {record['train_accuracy']:.2f}"
-        )
-        if f"{name}_overall_accuracy" in record:
-            line += (
-                f"  {name} OA {record[f'{name}_overall_accuracy']:.2f}"
-                f" mAcc {record[f'{name}_mean_class_accuracy']:.2f}"
-                f"{' (selects on TEST)' if name == 'test' else ''}"
-                f"  best {self.progress.best_score:.2f} (epoch {self.progress.best_epoch + 1})"
-            )
-        log.info("%s  %.1f s", line, record["seconds"])
 
     @contextmanager
     def _tensorboard(self) -> Iterator[SummaryWriter | None]:
@@ -324,13 +323,6 @@ class Trainer:
         # Events of epochs that are trained again after a kill are hidden.
         with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.epoch + 1) as board:
             yield board
-
-
-def protocol_label(protocol: str) -> str:
-    """How the best epoch was chosen, in words that stand beside every figure."""
-    if protocol == "published":
-        return "published: best epoch selected on the TEST set, optimistic"
-    return "validation: best epoch selected on a part of the training set, test set used once"
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
@@ -343,11 +335,18 @@ def peak_memory_mib(device: torch.device) -> float | None:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
+def hardware(device: torch.device) -> str:
+    """The device's name and, for a CPU, the number of threads: figures of time belong to it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def _to_tensorboard(board: SummaryWriter, record: Mapping[str, Any]) -> None:
-    for key, value in record.items():
-        if key == "protocol":
+    for key, value in {**record, **routing_scalars(record)}.items():
+        if isinstance(value, str):
             board.add_text(key, value, record["epoch"])
-        elif key != "epoch" and math.isfinite(value):
+        elif key != "epoch" and isinstance(value, int | float) and math.isfinite(value):
             board.add_scalar(key, value, record["epoch"])
     board.flush()
 

@@ -16,6 +16,7 @@ from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.checkpoint_keys import translate_autoencoder, translate_published
 from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.models.weights import find_weights
 
 
 class LoadReport(NamedTuple):
@@ -50,7 +51,8 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     Args:
         model: a :class:`Backbone`, an :class:`AdaptedModel` (head and DAPT parts are loaded where the file
             has them) or a :class:`MaskedAutoencoder`.
-        path: ``.safetensors``, or a ``torch.save`` file (``{'base_model': state_dict}``, ``{'model': …}``,
+        path: what :func:`~pointadapterx.models.weights.find_weights` takes: shipped weights by name, or a path:
+            ``.safetensors``, or a ``torch.save`` file (``{'base_model': state_dict}``, ``{'model': …}``,
             ``{'state_dict': …}`` or a bare state dict). Never runs code from the file.
 
     Returns:
@@ -59,7 +61,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     Raises:
         CheckpointError: if the file cannot be read, an encoder weight is missing, or a shape differs.
     """
-    path = Path(path)
+    path = find_weights(path)
     state = _read_state(path)
     translate = translate_autoencoder if isinstance(model, MaskedAutoencoder) else translate_published
     own = _own_names(state, model)
@@ -93,7 +95,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
             continue
         raise CheckpointError(
             f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(target[name].shape)}; "
-            "set backbone.dim, encoder_dim, num_heads to the checkpoint's sizes"
+            "set backbone.dim, encoder_dim and encoder_width to the checkpoint's sizes"
         )
     _require_finite(path, tensors)
     model.load_state_dict(tensors, strict=False)

@@ -18,9 +18,11 @@ class DynamicAdapter(nn.Module):
         dim: width C of its input and output.
         rank: bottleneck width r.
         dropout: dropout rate inside the bottleneck.
+        scale_bias: initial b; None draws it as torch does, which is what the published code has. Drawn so near 0,
+            the ReLU can be 0 for every token, and then no parameter of the adapter gets a gradient.
     """
 
-    def __init__(self, dim: int, rank: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, rank: int, dropout: float = 0.0, scale_bias: float | None = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.down = nn.Linear(dim, rank)
@@ -31,6 +33,8 @@ class DynamicAdapter(nn.Module):
         nn.init.zeros_(self.down.bias)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
+        if scale_bias is not None:
+            nn.init.constant_(self.token_scale.bias, scale_bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""

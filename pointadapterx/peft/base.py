@@ -79,6 +79,15 @@ class Method(nn.Module):
         """One scalar to add to the task loss, from the losses of the blocks, or None."""
         return None
 
+    def statistics(self) -> dict[str, Tensor]:
+        """What the last forward pass in training mode tells of the method's health; cleared when read.
+
+        Returns:
+            Detached sums over the B samples of that pass, of any shape: divided by the number of samples, sums
+            over batches and processes give the mean.
+        """
+        return {}
+
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The method's tokens (prompts), which take no weight decay though they are not 1-D."""
         yield from ()
@@ -108,15 +117,16 @@ class ScaleShift(nn.Module):
 
     Args:
         dim: width C.
-        std: standard deviation of the initial γ (around 1) and β (around 0); 0 is the identity.
+        std: standard deviation of the initial γ (around ``scale``) and β (around 0).
+        scale: mean of the initial γ; 1 with ``std`` 0 is the identity.
     """
 
-    def __init__(self, dim: int, std: float = 0.0) -> None:
+    def __init__(self, dim: int, std: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.ones(dim))
+        self.gamma = nn.Parameter(torch.full((dim,), scale))
         self.beta = nn.Parameter(torch.zeros(dim))
         if std > 0.0:
-            nn.init.normal_(self.gamma, mean=1.0, std=std)
+            nn.init.normal_(self.gamma, mean=scale, std=std)
             nn.init.normal_(self.beta, std=std)
 
     def forward(self, values: Tensor) -> Tensor:

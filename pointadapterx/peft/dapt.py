@@ -27,7 +27,7 @@ class DaptBlock(nn.Module):
 
     def __init__(self, block: Block, dim: int, options: Dapt.Options) -> None:
         super().__init__()
-        self.adapter = DynamicAdapter(dim, options.rank, options.dropout)
+        self.adapter = DynamicAdapter(dim, options.rank, options.dropout, options.scale_bias)
         self.tfts = nn.ModuleDict()
         leaves = {
             "norm1": (block.norm1, dim),
@@ -68,6 +68,7 @@ class Dapt(Method):
             prompts: whether each block generates a prompt token.
             tfts_std: spread of the initial γ and β; the published code draws them with 0.02, the default 0
                 starts at the plain backbone.
+            scale_bias: initial bias of the token scale, see :class:`~pointadapterx.peft.adapters.DynamicAdapter`.
         """
 
         name: Literal["dapt"] = "dapt"
@@ -75,6 +76,7 @@ class Dapt(Method):
         dropout: Rate = 0.1
         prompts: bool = True
         tfts_std: float = Field(0.0, ge=0.0)
+        scale_bias: float | None = None
 
         @property
         def makes_prompts(self) -> bool:

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.peft.adapters import DynamicAdapter
 from pointadapterx.peft.base import METHODS, Method, ScaleShift
-from pointadapterx.peft.mixture import SharedMixture
+from pointadapterx.peft.mixture import Routing, SharedMixture, routing_statistics
 from pointadapterx.schema import Rate
 
 
@@ -26,7 +26,17 @@ class DaptX(Method):
     Trains: the mixture, each block's norm2 and prompt generator, class token and its position, the final
     norm, the head: 415,699 parameters for ScanObjectNN. Extra cost: one token more after each block, and
     per sub-token one expert of rank r.
+
+    Each part can be switched off for an ablation. Without the mixture nothing is added to the FFN, and the
+    prompts are made of the FFN's output: ``p_i = γ_i ⊙ mean(mlp(u)) + β_i``. That is what is left where the
+    mixture stands behind the FFN, as in the paper's serial Adapter-X. γ_i then starts at 0 instead of 1, so
+    that the prompts are zero tokens at the start in every variant.
+
+    Attributes:
+        mixture: the shared mixture, or None without it.
     """
+
+    mixture: SharedMixture | None
 
     class Options(Method.Options):
         """``method: {name: dapt_x, ...}``.
@@ -38,7 +48,10 @@ class DaptX(Method):
             top_k: experts per sub-token; ``num_experts`` is the dense mixture.
             balance_weight: α of equation 7.
             dropout: dropout inside the experts.
+            scale_bias: initial bias of the token scale, see :class:`~pointadapterx.peft.adapters.DynamicAdapter`.
             scale: s, factor of the mixture's output.
+            mixture: whether there is the shared mixture; without it the keys above mean nothing.
+            norms: whether each block's norm2 is trained.
             prompts: whether each block generates a prompt token.
             prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
         """
@@ -50,7 +63,10 @@ class DaptX(Method):
         top_k: int = Field(1, ge=1)
         balance_weight: float = Field(0.01, ge=0.0)
         dropout: Rate = 0.0
+        scale_bias: float | None = None
         scale: float = 1.0
+        mixture: bool = True
+        norms: bool = True
         prompts: bool = True
         prompt_gelu: bool = False
 
@@ -60,7 +76,15 @@ class DaptX(Method):
             return self.prompts
 
         def problems(self, dim: int) -> Iterator[tuple[str, str]]:
-            """Widths that do not divide, more experts asked for than there are."""
+            """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
+            if not (self.mixture or self.norms or self.prompts):
+                yield (
+                    "mixture",
+                    "mixture, norms and prompts are all off, which leaves nothing of dapt_x; switch one on, or use "
+                    "method.name=linear",
+                )
+            if not self.mixture:
+                return
             if dim % self.num_heads != 0:
                 yield (
                     "num_heads",
@@ -75,38 +99,61 @@ class DaptX(Method):
     def __init__(self, options: DaptX.Options) -> None:
         super().__init__(options)
         self.options: DaptX.Options = options
+        self._routings: list[Routing] = []  # one a block, of the last pass in training mode
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the shared mixture and one prompt generator a block."""
         options = self.options
-        self.mixture = SharedMixture(
-            lambda width: DynamicAdapter(width, options.rank, options.dropout),
-            backbone.dim,
+        self.num_patches = backbone.num_patches
+        self.mixture = self._make_mixture(backbone.dim) if options.mixture else None
+        count = len(backbone.blocks) if options.prompts else 0
+        scale = 1.0 if options.mixture else 0.0
+        self.prompt_generators = nn.ModuleList(ScaleShift(backbone.dim, scale=scale) for _ in range(count))
+
+    def _make_mixture(self, dim: int) -> SharedMixture:
+        options = self.options
+        return SharedMixture(
+            lambda width: DynamicAdapter(width, options.rank, options.dropout, options.scale_bias),
+            dim,
             options.rank,
             options.num_experts,
             options.num_heads,
             options.top_k,
         )
-        count = len(backbone.blocks) if options.prompts else 0
-        self.prompt_generators = nn.ModuleList(ScaleShift(backbone.dim) for _ in range(count))
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """Each block's norm2, class token and its position, the final norm."""
-        for block in backbone.blocks:
+        for block in backbone.blocks if self.options.norms else ():
             assert isinstance(block, Block)
             yield from block.norm2.parameters()
         yield from backbone.class_parameters().values()
         yield from backbone.norm.parameters()
 
+    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
+        """The backbone's pass; forgets the routing of the pass before."""
+        self._routings = []
+        return super().run(backbone, inputs)
+
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """s · SMoA(u), the block's prompt, and the block's balance loss."""
-        mixed, balance = self.mixture(ffn_input)
-        prompt = None
-        if self.options.prompts:
-            source = F.gelu(mixed) if self.options.prompt_gelu else mixed
-            prompt = self.prompt_generators[index](source.mean(dim=1, keepdim=True))
-        return Adaptation(self.options.scale * mixed, prompt, balance)
+        if self.mixture is None:
+            return Adaptation(torch.zeros_like(ffn_output), self._prompt(index, ffn_output))
+        mixed, balance, routing = self.mixture(ffn_input)
+        if self.training:
+            self._routings.append(routing)
+        return Adaptation(self.options.scale * mixed, self._prompt(index, mixed), balance)
+
+    def _prompt(self, index: int, source: Tensor) -> Tensor | None:
+        if not self.options.prompts:
+            return None
+        source = F.gelu(source) if self.options.prompt_gelu else source
+        return self.prompt_generators[index](source.mean(dim=1, keepdim=True))
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
         """α times the mean balance loss over blocks (equation 7)."""
         return self.options.balance_weight * torch.stack(losses).mean()
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Health of the routing, see :func:`~pointadapterx.peft.mixture.routing_statistics`."""
+        routings, self._routings = self._routings, []
+        return routing_statistics(routings, self.num_patches) if routings else {}

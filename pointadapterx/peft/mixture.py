@@ -6,12 +6,24 @@ Transformer (arXiv 2101.03961).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Routing(NamedTuple):
+    """Where a mixture sent its sub-tokens.
+
+    Attributes:
+        gates: (B, L, h, E) float32, detached; sums to 1 over the experts.
+        chosen: (B, L, h, top_k) indices of the chosen experts, best first.
+    """
+
+    gates: Tensor
+    chosen: Tensor
 
 
 class MixtureOutput(NamedTuple):
@@ -20,10 +32,12 @@ class MixtureOutput(NamedTuple):
     Attributes:
         tokens: (B, L, C).
         balance_loss: scalar, 1 when the load is perfectly uniform.
+        routing: see :class:`Routing`.
     """
 
     tokens: Tensor
     balance_loss: Tensor
+    routing: Routing
 
 
 class Router(nn.Module):
@@ -92,7 +106,9 @@ class SharedMixture(nn.Module):
         # Under torch.compile the groups' sizes would be data-dependent shapes, which break the graph.
         dense = self.top_k == len(self.experts) or torch.compiler.is_compiling()
         mixed = self.mix_dense(sub_tokens, weights, chosen) if dense else self.mix(sub_tokens, weights, chosen)
-        return MixtureOutput(mixed.view(tokens.shape), balance_loss(gates, chosen))
+        split = (*tokens.shape[:-1], -1)
+        routing = Routing(gates.detach().view(*split, len(self.experts)), chosen.view(*split, self.top_k))
+        return MixtureOutput(mixed.view(tokens.shape), balance_loss(gates, chosen), routing)
 
     def mix(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Each expert on the sub-tokens sent to it, and on no other: one matrix product a group.
@@ -128,8 +144,33 @@ def balance_loss(gates: Tensor, chosen: Tensor) -> Tensor:
 
     Args:
         gates: (T, E).
-        chosen: (T, top_k) indices; f_p is the fraction of these assignments that go to expert p.
+        chosen: (T, top_k) indices.
     """
     num_experts = gates.shape[-1]
-    fractions = F.one_hot(chosen, num_experts).to(gates.dtype).mean(dim=(0, 1))  # (E,)
-    return num_experts * (fractions * gates.mean(dim=0)).sum()
+    return num_experts * (expert_load(chosen, num_experts) * gates.mean(dim=0)).sum()
+
+
+def expert_load(chosen: Tensor, num_experts: int) -> Tensor:
+    """Fraction f_p of the assignments ``chosen`` (any shape) that go to expert p: (E,), sums to 1."""
+    return F.one_hot(chosen.flatten(), num_experts).float().mean(dim=0)
+
+
+def routing_statistics(routings: Sequence[Routing], num_patches: int) -> dict[str, Tensor]:
+    """Health of the routing of one pass, as sums over its B samples (each mean times B).
+
+    Args:
+        routings: of the blocks in order, each (B, 1 + P + G, h, ...): CLS, P prompts, G patch tokens.
+        num_patches: G.
+
+    Returns:
+        ``routing/load`` (blocks, E), share of the assignments per expert; ``routing/entropy`` (blocks,), mean
+        entropy of a sub-token's gates in nats, log E when they are uniform; ``routing/switched`` (blocks - 1,),
+        share of the sub-tokens of CLS and patch tokens whose best expert is another than in the block before.
+    """
+    batch, num_experts = len(routings[0].gates), routings[0].gates.shape[-1]
+    load = torch.stack([expert_load(routing.chosen, num_experts) for routing in routings])
+    entropy = torch.stack([torch.special.entr(routing.gates).sum(dim=-1).mean() for routing in routings])
+    best = [routing.chosen[..., 0] for routing in routings]  # (B, 1 + P + G, h)
+    kept = torch.stack([torch.cat([chosen[:, :1], chosen[:, -num_patches:]], dim=1) for chosen in best])
+    switched = (kept[1:] != kept[:-1]).float().mean(dim=(1, 2, 3))
+    return {"routing/load": batch * load, "routing/entropy": batch * entropy, "routing/switched": batch * switched}

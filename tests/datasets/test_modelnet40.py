@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pyt
 def test_read_only_data_is_cached_for_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_few(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(text_module.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     data = build(tmp_path)
     assert data.source[0].parent == tmp_path / "home" / "pointadapterx"
     assert data.source[0].is_file()

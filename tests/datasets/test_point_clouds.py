@@ -75,7 +75,7 @@ def test_normalize_puts_every_cloud_into_the_unit_sphere() -> None:
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_classes_declare_what_a_configuration_is_checked_against(name: str) -> None:
-    assert DATASETS[name].num_classes is not None
+    assert (DATASETS[name].num_classes is not None) == DATASETS[name].labelled
     for variant in DATASETS[name].variants:
         assert isinstance(variant, str)
 

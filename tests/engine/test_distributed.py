@@ -108,14 +108,14 @@ def test_processes_hold_the_same_model_after_an_epoch(tmp_path: Path) -> None:
         f"""
 from pathlib import Path
 from safetensors.torch import save_file
-from pointadapterx.engine import trainer
+from pointadapterx.engine import adaptation
 from pointadapterx.cli import main
-evaluate = trainer.evaluate
+evaluate = adaptation.evaluate
 def keep(model, dataset, config, accelerator):
     state = {{name: tensor.clone() for name, tensor in model.state_dict().items()}}
     save_file(state, Path({str(tmp_path)!r}) / f"{{accelerator.process_index}}.safetensors")
     return evaluate(model, dataset, config, accelerator)
-trainer.evaluate = keep
+adaptation.evaluate = keep
 raise SystemExit(main(["--config", {str(tmp_path / "small.yaml")!r}, "--output", {str(tmp_path / "run")!r}]))
 """
     )

@@ -20,10 +20,11 @@ from pointadapterx.build import build_model, build_splits
 from pointadapterx.cli import main
 from pointadapterx.engine import run
 from pointadapterx.engine import trainer as trainer_module
+from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer
 from pointadapterx.engine.checkpoint import read_adapter
 from pointadapterx.engine.optim import learning_rate
 from pointadapterx.engine.state import load_state
-from pointadapterx.engine.trainer import ADAPTER_FILE, STATE_FILE, Interrupted, Trainer
+from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
 from pointadapterx.errors import CheckpointError, PointAdapterXError, TrainingError
 from tests.conftest import ROOT
 
@@ -149,7 +150,9 @@ def test_sigterm_exits_cleanly_with_the_way_to_continue(config_file: Callable[..
 def test_resume_keeps_the_best_metric(run_config: Config, tmp_path: Path) -> None:
     config = run_config(train={"epochs": 2})
     train(config, tmp_path / "run")
-    trainer = Trainer(config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
+    trainer = AdaptationTrainer(
+        config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32")
+    )
     trainer.resume()
     history = trainer.progress.history
     assert trainer.progress.best_score == max(record["val_overall_accuracy"] for record in history)
@@ -168,7 +171,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    trainer = Trainer(config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
+    trainer = AdaptationTrainer(
+        config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32")
+    )
     with pytest.raises(CheckpointError, match=r"No space left on device.*previous file.*unchanged"):
         trainer._save_state()
     assert path.read_bytes() == before
@@ -199,7 +204,8 @@ write_safetensors(Path({str(path)!r}), tensors, {{}})
     assert done.returncode != 0
     assert path.read_bytes() == before
     model = build_model(config)
-    load_state(path, model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]), {})
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    load_state(path, model, set(model.adapter_state()), optimizer, {})
 
 
 def test_a_non_finite_loss_stops_with_the_batch(
@@ -207,7 +213,7 @@ def test_a_non_finite_loss_stops_with_the_batch(
 ) -> None:
     config = run_config()
     model = build_model(config)
-    trainer = Trainer(config, model, build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
+    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
     (tmp_path / "run").mkdir()
     with torch.no_grad():
         model.head.mlp[-1].bias[3] = float("inf")
@@ -285,7 +291,7 @@ def test_testing_again_leaves_the_run_as_it_is(run_config: Config, tmp_path: Pat
 def test_a_non_finite_gradient_leaves_the_weights(run_config: Config, tmp_path: Path) -> None:
     config = run_config()
     model = build_model(config)
-    trainer = Trainer(config, model, build_splits(config), tmp_path, run.make_accelerator("fp32"))
+    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path, run.make_accelerator("fp32"))
     model.head.mlp[0].weight.register_hook(lambda gradient: gradient * float("nan"))
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     with pytest.raises(TrainingError, match="gradient of epoch 1, step 1 is not finite"):
@@ -301,7 +307,7 @@ def test_resuming_with_another_number_of_processes_is_refused(run_config: Config
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"used 1 process\(es\), now there are 2.*resume it with 1"):
-        load_state(tmp_path / "run" / STATE_FILE, model, optimizer, {"processes": "2"})
+        load_state(tmp_path / "run" / STATE_FILE, model, set(), optimizer, {"processes": "2"})
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 

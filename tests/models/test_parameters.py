@@ -27,3 +27,15 @@ def test_budget(name: str, trainable: int, without_head: int, percent: str) -> N
     assert f"{report.percent:.2f}" == percent
     assert report.full == 22_093_327
     assert sum(part.total for part in report.components.values()) == report.total
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trainable", "without_head"),
+    [
+        (["method.norms=false", "method.prompts=false", "head.pools=[cls, patch_max]"], 298_963, 31_428),
+        (["method.mixture=false"], 385_807, 19_968),
+    ],
+)
+def test_budget_of_ablations(overrides: list[str], trainable: int, without_head: int) -> None:
+    report = count_parameters(build_model(load_config(ROOT / "cfgs" / "scan_pb_t50_rs.yaml", overrides)))
+    assert (report.trainable, report.trainable_without_head) == (trainable, without_head)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from pointadapterx.build import build_model
 from pointadapterx.engine.checkpoint import load_adapter, save_adapter
 from pointadapterx.engine.optim import build_optimizer
+from pointadapterx.errors import ConfigError
 from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.models.backbone import Features
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft import METHODS
 from pointadapterx.peft.adapters import DynamicAdapter
@@ -51,18 +51,24 @@ def test_starts_as_the_plain_backbone(name: str, position: str, points: torch.Te
     assert torch.equal(model.method.run(model.backbone, points).sequence.tokens, plain)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if "prompts" in METHODS[n].Options.model_fields])
-def test_prompts_start_as_zero_tokens(name: str, points: torch.Tensor, make_config: Config) -> None:
+class ZeroTokens(Method):
+    """A zero token after every block."""
+
+    def before_block(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
+        return insert_after_cls(tokens, torch.zeros_like(tokens[:, :1])) if index > 0 else tokens
+
+
+WITH_PROMPTS = [(name, {}) for name in METHODS if "prompts" in METHODS[name].Options.model_fields]
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [*WITH_PROMPTS, ("dapt_x", {"mixture": False}), ("dapt_x", {"norms": False})]
+)
+def test_prompts_start_as_zero_tokens(
+    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+) -> None:
     """A token, even zero, takes part in attention: step 0 is the backbone with zero tokens, and no more."""
-
-    class ZeroTokens(Method):
-        def before_block(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
-            return insert_after_cls(tokens, torch.zeros_like(tokens[:, :1])) if index > 0 else tokens
-
-        def run(self, backbone: Any, inputs: torch.Tensor) -> Features:
-            return backbone(inputs, self)
-
-    config = make_config(name)
+    config = make_config(name, method=method)
     model = build_model(config).eval()
     wanted = model.backbone(points, ZeroTokens(config["method"])).sequence
     found = model.method.run(model.backbone, points).sequence
@@ -187,3 +193,122 @@ def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
     assert "method.mixture.experts.0.down.weight" in decayed
     assert not any(n.endswith("bias") for n in decayed)
     assert optimizer.param_groups[1]["weight_decay"] == 0.0
+
+
+ABLATIONS = {
+    "shared mixture only": {"norms": False, "prompts": False},
+    "block-specific parts only": {"mixture": False},
+    "norms only": {"mixture": False, "prompts": False},
+    "prompts only": {"mixture": False, "norms": False},
+}
+
+
+def ablated(make_config: Config, name: str) -> dict[str, Any]:
+    method = ABLATIONS[name]
+    pools = ["cls", "prompt_mean", "patch_max"] if method.get("prompts", True) else ["cls", "patch_max"]
+    return make_config("dapt_x", method={**method, "scale_bias": 1.0}, head={"pools": pools})
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_trains_its_parts_and_no_other(name: str, points: torch.Tensor, make_config: Config) -> None:
+    model = build_model(ablated(make_config, name))
+    before = copy.deepcopy(model.state_dict())
+    steps(model, points)
+    changed = {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+    assert changed == {n for n, p in model.named_parameters() if p.requires_grad}
+    parts = {
+        "mixture": any(n.startswith("method.mixture.") for n in changed),
+        "norms": any(".norm2." in n for n in changed),
+        "prompts": any(n.startswith("method.prompt_generators.") for n in changed),
+    }
+    assert parts == {"mixture": True, "norms": True, "prompts": True} | ABLATIONS[name]
+    assert {"backbone.cls_token", "backbone.cls_position", "backbone.norm.weight", "backbone.norm.bias"} <= changed
+
+
+@pytest.mark.parametrize("name", ["shared mixture only", "norms only"])
+def test_an_ablation_without_prompts_starts_as_the_plain_backbone(
+    name: str, points: torch.Tensor, make_config: Config
+) -> None:
+    config = ablated(make_config, name)
+    model = build_model(config).eval()
+    plain = model.backbone(points, Method(config["method"])).sequence.tokens
+    assert torch.equal(model.method.run(model.backbone, points).sequence.tokens, plain)
+
+
+def test_prompts_without_the_mixture_are_made_of_the_ffn_output(make_config: Config) -> None:
+    method = randomise(build_model(ablated(make_config, "prompts only"))).method
+    ffn_input, ffn_output = torch.randn(2, 2, 5, 48)
+    update, prompt, loss = method.adapt_ffn(1, ffn_input, ffn_output)
+    generator = method.prompt_generators[1]
+    torch.testing.assert_close(prompt[:, 0], generator.gamma * ffn_output.mean(dim=1) + generator.beta)
+    assert not update.any()
+    assert loss is None
+
+
+def test_nothing_left_of_the_method_is_a_problem(make_config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"method\.mixture.*all off.*switch one on"):
+        make_config("dapt_x", method={"mixture": False, "norms": False, "prompts": False}, head={"pools": ["cls"]})
+
+
+def test_without_the_mixture_its_widths_do_not_matter(make_config: Config) -> None:
+    with pytest.raises(ConfigError, match="sub-tokens do not divide"):
+        make_config("dapt_x", method={"num_heads": 7})
+    make_config("dapt_x", method={"num_heads": 7, "mixture": False})
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if "scale_bias" in METHODS[n].Options.model_fields])
+def test_scale_bias_sets_the_bias_and_no_other_initial_value(name: str, make_config: Config) -> None:
+    drawn = build_model(make_config(name)).state_dict()
+    chosen = build_model(make_config(name, method={"scale_bias": 1.0})).state_dict()
+    for key, value in chosen.items():
+        if key.endswith("token_scale.bias"):
+            assert value.item() == 1.0
+            assert drawn[key].item() != 1.0
+        else:
+            assert torch.equal(value, drawn[key]), key
+    assert any(key.endswith("token_scale.bias") for key in chosen)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_statistics_are_detached_and_cleared_when_read(name: str, points: torch.Tensor, make_config: Config) -> None:
+    model = build_model(make_config(name))
+    keys = set(model.state_dict())
+    model.eval()(points)
+    assert model.method.statistics() == {}
+    model.train()(points)
+    assert set(copy.deepcopy(model).state_dict()) == keys
+    assert not any(values.requires_grad for values in model.method.statistics().values())
+    assert model.method.statistics() == {}
+
+
+def test_routing_statistics_are_those_of_the_last_training_pass(points: torch.Tensor, make_config: Config) -> None:
+    config = make_config("dapt_x", backbone={"depth": 3, "drop_path": 0.0})
+    model = randomise(build_model(config)).train()
+    model(points)
+    model(points[:4])
+    found = model.method.statistics()
+    assert {key: tuple(values.shape) for key, values in found.items()} == {
+        "routing/load": (3, 4),
+        "routing/entropy": (3,),
+        "routing/switched": (2,),
+    }
+    torch.testing.assert_close(found["routing/load"].sum(dim=-1), torch.full((3,), 4.0))  # samples
+    parts = []
+    for part in (points[:2], points[2:4]):
+        model(part)
+        parts.append(model.method.statistics())
+    for key in ("routing/entropy", "routing/switched"):  # shares of sub-tokens, of which each sample has as many
+        torch.testing.assert_close(parts[0][key] + parts[1][key], found[key], atol=1e-4, rtol=1e-4, msg=key)
+
+
+@pytest.mark.slow
+def test_statistics_survive_compilation(points: torch.Tensor, make_config: Config) -> None:
+    config = make_config("dapt_x", backbone={"drop_path": 0.0})
+    model = randomise(build_model(config)).train()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for _ in range(2):  # the second pass finds the statistics of the first
+        compiled(points).logits.sum().backward()
+    found = model.method.statistics()
+    model(points)
+    for key, values in model.method.statistics().items():
+        torch.testing.assert_close(found[key], values, atol=0.05, rtol=0.0, msg=key)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pointadapterx.peft.adapters import DynamicAdapter
-from pointadapterx.peft.mixture import SharedMixture, balance_loss
+from pointadapterx.peft.mixture import Routing, SharedMixture, balance_loss, routing_statistics
 
 
 def mixture(top_k: int = 1, experts: int = 4) -> SharedMixture:
@@ -76,6 +78,43 @@ def test_balance_loss_is_one_when_uniform_and_grows_to_the_number_of_experts() -
     assert balance_loss(uniform, everyone).item() == pytest.approx(1.0)
     collapsed = torch.tensor([[1.0, 0, 0, 0]]).expand(8, 4)
     assert balance_loss(collapsed, torch.zeros(8, 1, dtype=torch.int64)).item() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_routing_tells_gates_and_choice_of_each_sub_token(top_k: int) -> None:
+    built, tokens = mixture(top_k), torch.randn(2, 5, 24, requires_grad=True)
+    routing = built(tokens).routing
+    gates = built.router(tokens[1, 3, 8:16][None])[0]  # second sub-token of a token
+    torch.testing.assert_close(routing.gates[1, 3, 1], gates)
+    assert routing.chosen[1, 3, 1].tolist() == gates.argsort(descending=True)[:top_k].tolist()
+    assert routing.gates.shape == (2, 5, 3, 4)
+    assert routing.chosen.shape == (2, 5, 3, top_k)
+    assert not routing.gates.requires_grad
+
+
+def routing(best: list[list[int]], num_experts: int = 3) -> Routing:
+    """Of tokens that are one sub-token each, with all of the gate on the best expert; ``best`` is (B, L)."""
+    chosen = torch.tensor(best)[..., None, None]
+    return Routing(nn.functional.one_hot(chosen.squeeze(-1), num_experts).float(), chosen)
+
+
+def test_routing_statistics_are_shares_times_samples() -> None:
+    first = routing([[0, 1, 2], [0, 0, 0]])  # CLS and two patches
+    second = routing([[0, 2, 1, 0], [1, 1, 0, 0]])  # CLS, a prompt, two patches
+    found = routing_statistics([first, second], num_patches=2)
+    wanted = 2 * torch.tensor([[4 / 6, 1 / 6, 1 / 6], [4 / 8, 3 / 8, 1 / 8]])
+    torch.testing.assert_close(found["routing/load"], wanted)
+    # Of CLS and patches: 1 -> 1, 2 -> 0 and 0 -> 0 in the first sample, only CLS in the second.
+    torch.testing.assert_close(found["routing/switched"], torch.tensor([2 * 2 / 6]))
+    assert found["routing/entropy"].tolist() == [0.0, 0.0]
+
+
+def test_routing_statistics_of_one_block_and_uniform_gates() -> None:
+    even = Routing(torch.full((3, 5, 2, 4), 0.25), torch.randint(4, (3, 5, 2, 2)))
+    found = routing_statistics([even], num_patches=4)
+    torch.testing.assert_close(found["routing/entropy"], torch.tensor([3 * math.log(4)]))
+    torch.testing.assert_close(found["routing/load"].sum(dim=-1), torch.tensor([3.0]))  # of both choices
+    assert found["routing/switched"].shape == (0,)
 
 
 @pytest.mark.parametrize(

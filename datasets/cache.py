@@ -1,0 +1,85 @@
+"""Caches of clouds that take long to read: whole, made from these very files, or made anew."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import torch
+
+from pointadapterx.datasets.hashing import content_hash
+from pointadapterx.errors import PointAdapterXError
+from pointadapterx.files import replacing
+
+logger = logging.getLogger(__name__)
+
+
+def cache_path(folder: Path, name: str, cache_dir: Path | None) -> Path:
+    """Where the cache of ``folder`` lies.
+
+    Args:
+        folder: of the data.
+        name: of the cache beside the data; elsewhere a hash of the folder is added, so that copies do not mix.
+        cache_dir: the user's choice. ``None``: beside the data, or in the user's cache if that is read-only.
+    """
+    if cache_dir is None:
+        beside = folder / name
+        if beside.exists() or os.access(folder, os.W_OK):
+            return beside
+        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx"
+    stem, suffix = os.path.splitext(name)
+    return cache_dir / f"{stem}-{content_hash(str(folder.resolve()))[:12]}{suffix}"
+
+
+def cached_points(cache: Path, made_from: str, make: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, bool]:
+    """Points of the cache, or, where it is missing, stale or damaged, of ``make``, which are then written to it.
+
+    It is written atomically, so several processes may do so at once. If it cannot be written, that is a warning.
+
+    Args:
+        cache: the file, HDF5.
+        made_from: hash of everything that determines the points; another one makes the cache stale.
+        make: reads the points, ``(n, N, 3)`` float32.
+
+    Returns:
+        The points, and whether they are in the cache now.
+    """
+    points = _read(cache, made_from)
+    if points is not None:
+        return points, True
+    points = make()
+    try:
+        with replacing(cache) as temporary:
+            _write(temporary, points, made_from)
+    except (PointAdapterXError, OSError) as error:
+        logger.warning("no cache written, the files will be read again next time (%s)", error)
+        return points, False
+    return points, True
+
+
+def _read(cache: Path, made_from: str) -> torch.Tensor | None:
+    if not cache.is_file():
+        return None
+    try:
+        with h5py.File(cache, "r") as file:
+            if file.attrs["made_from"] != made_from:
+                logger.warning("%s: the cache is stale (its files have changed); making it anew", cache)
+                return None
+            points = torch.from_numpy(file["points"][()])
+            if content_hash(points) == file.attrs["content"]:
+                return points
+            reason = "its content does not match its checksum"
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+    logger.warning("%s: the cache is damaged (%s); making it anew", cache, reason)
+    return None
+
+
+def _write(path: Path, points: torch.Tensor, made_from: str) -> None:
+    with h5py.File(path, "w") as file:
+        file["points"] = points.numpy()
+        file.attrs["made_from"] = made_from
+        file.attrs["content"] = content_hash(points)

@@ -1,0 +1,130 @@
+"""Adaptation: trains method and head, and keeps the best adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from pointadapterx.build import Splits
+from pointadapterx.datasets import augment_label
+from pointadapterx.engine.checkpoint import save_adapter
+from pointadapterx.engine.evaluator import evaluate
+from pointadapterx.engine.health import routing_line, routing_record, starved_experts
+from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.engine.trainer import Trainer
+from pointadapterx.models.adapted import AdaptedModel
+
+log = logging.getLogger(__name__)
+
+ADAPTER_FILE = "adapter.safetensors"
+PROTOCOLS = {
+    "validation": "validation: best epoch selected on a part of the training set, test set used once",
+    "last": "last: the last epoch of the whole training set, nothing selected, test set used once",
+    "published": "published: best epoch selected on the TEST set, optimistic",
+}
+"""How the kept epoch was chosen, in words that stand beside every figure."""
+
+
+class AdaptationTrainer(Trainer):
+    """Fits the trainable part of a model and keeps the best adapter by the selection metric.
+
+    Args:
+        config: complete config.
+        model: built and frozen, on the CPU.
+        splits: data; selection uses ``val``, or ``test`` under ``protocol: published``, or nothing under
+            ``protocol: last``.
+        folder: run folder, which besides receives the adapter.
+        accelerator: device, precision, processes.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        model: AdaptedModel,
+        splits: Splits,
+        folder: Path,
+        accelerator: Accelerator,
+    ) -> None:
+        self.model = model
+        self.splits = splits
+        self.protocol = config["eval"]["protocol"]
+        self.selection = {"validation": splits.val, "published": splits.test, "last": None}[self.protocol]
+        identity = {"backbone": model.backbone_hash, "test": splits.test.checksum}
+        if self.selection is not None:
+            identity["selection"] = self.selection.checksum
+        super().__init__(config, model, splits.train, folder, accelerator, identity)
+
+    @property
+    def selection_name(self) -> str:
+        """``"val"``, or ``"test"`` under the published protocol."""
+        return "test" if self.protocol == "published" else "val"
+
+    def loss(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy and the method's auxiliary loss; reports the former, the hits, the method's statistics."""
+        logits, auxiliary = self.wrapped(points)
+        task = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings["label_smoothing"])
+        sums = {"loss": task.detach() * len(labels), "correct": (logits.argmax(dim=-1) == labels).sum()}
+        return task if auxiliary is None else task + auxiliary, sums | self.model.method.statistics()
+
+    def assess(self, record: dict[str, Any], means: Mapping[str, Tensor], last: bool) -> None:
+        """Evaluates on the selection part and keeps the adapter if it is the best so far."""
+        progress, settings = self.progress, self.config["eval"]
+        record["train_accuracy"] = 100.0 * means["correct"].item()
+        record["protocol"] = PROTOCOLS[self.protocol]
+        record |= routing_record(means)
+        for warning in starved_experts([*progress.history, record]):
+            log.warning(warning)
+        if self.selection is None:
+            if last:
+                progress.best_epoch = progress.epoch
+                self._save_adapter({})
+        elif last or (progress.epoch + 1) % settings["every"] == 0:
+            predictions = evaluate(self.model, self.selection, self.config, self.accelerator)
+            metrics = compute_metrics(predictions, self.selection.classes)
+            for key in ("overall_accuracy", "mean_class_accuracy"):
+                record[f"{self.selection_name}_{key}"] = metrics[key]
+            score = metrics[settings["select"]]
+            if score > progress.best_score:
+                progress.best_score, progress.best_epoch = score, progress.epoch
+                self._save_adapter({self.selection_name: metrics})
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Only what differs from the backbone's weights file."""
+        return self.model.adapter_state()
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """Accuracies, and the routing where there is one."""
+        name = self.selection_name
+        line = f"  train OA {record['train_accuracy']:.2f}"
+        if f"{name}_overall_accuracy" in record:
+            line += (
+                f"  {name} OA {record[f'{name}_overall_accuracy']:.2f}"
+                f" mAcc {record[f'{name}_mean_class_accuracy']:.2f}"
+                f"{' (selects on TEST)' if name == 'test' else ''}"
+                f"  best {self.progress.best_score:.2f} (epoch {self.progress.best_epoch + 1})"
+            )
+        routing = routing_line(record)
+        return f"{line}  {routing}" if routing else line
+
+    def _save_adapter(self, selected: Mapping[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            story = {
+                "protocol": PROTOCOLS[self.protocol],
+                "regime": augment_label(self.config["data"]["augment"]),
+                "epoch": self.progress.epoch + 1,
+                **selected,
+            }
+            save_adapter(
+                self.model,
+                self.folder / ADAPTER_FILE,
+                config=self.config,
+                classes=self.splits.test.classes,
+                metrics=story,
+            )

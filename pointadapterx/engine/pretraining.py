@@ -1,0 +1,140 @@
+"""Pre-training: Point-MAE on clouds without labels, watched by reconstruction and by a linear probe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pointadapterx.build import PretrainingData
+from pointadapterx.datasets import EvalBatches, augment_label, derive_seed, resample_test
+from pointadapterx.engine.checkpoint import versions
+from pointadapterx.engine.drawing import draw_reconstructions
+from pointadapterx.engine.probe import probe_accuracy
+from pointadapterx.engine.trainer import Trainer
+from pointadapterx.models.grouping import Groups
+from pointadapterx.models.masking import MASKINGS, hidden_groups
+from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.models.weights import save_backbone
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class PretrainingTrainer(Trainer):
+    """Fits a masked autoencoder; its encoder is written after every assessment.
+
+    Args:
+        config: complete config with a ``pretrain`` section.
+        model: the autoencoder, on the CPU.
+        data: see :class:`~pointadapterx.build.PretrainingData`.
+        folder: run folder, which besides receives the encoder's weights and drawings.
+        accelerator: device, precision, processes.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        model: MaskedAutoencoder,
+        data: PretrainingData,
+        folder: Path,
+        accelerator: Accelerator,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.options = config["pretrain"]
+        self.hidden = hidden_groups(self.options["mask_ratio"], config["backbone"]["num_groups"])
+        super().__init__(config, model, data.train, folder, accelerator, {"selection": data.val.checksum})
+
+    def loss(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Chamfer distance of the hidden groups."""
+        groups = self.model.encoder.grouping(points)
+        mask = MASKINGS[self.options["mask"]](groups.centers, self.hidden, generator)
+        loss = self.wrapped(groups, mask).loss
+        return loss, {"loss": loss.detach() * len(points)}
+
+    def assess(self, record: dict[str, Any], means: Mapping[str, Tensor], last: bool) -> None:
+        """Reconstruction loss on held-out clouds; now and then the probe, drawings and the weights."""
+        number, probe = self.progress.epoch + 1, self.options["probe"]
+        if last or number % self.config["eval"]["every"] == 0:
+            record["val_loss"] = self.validation_loss()
+        if not (last or (probe["every"] and number % probe["every"] == 0)):
+            return
+        if self.accelerator.is_main_process:
+            if self.data.probe is not None:
+                record["probe_accuracy"] = self.probe_accuracy()
+            if self.options["draw"]:
+                self._draw(self.folder / "reconstructions" / f"epoch_{number:04d}.png")
+            self.save_weights(record)
+        self.accelerator.wait_for_everyone()
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """Held-out loss and probe, where this epoch had them."""
+        line = f"  val loss {record['val_loss']:.5g}" if "val_loss" in record else ""
+        return line + (f"  linear probe {record['probe_accuracy']:.2f} %" if "probe_accuracy" in record else "")
+
+    @torch.inference_mode()
+    def validation_loss(self) -> float:
+        """Chamfer distance on the held-out clouds under the same masks in every epoch.
+
+        Every cloud counts once, whatever the number of processes.
+        """
+        self.model.eval()
+        total = torch.zeros(1, dtype=torch.float32, device=self.accelerator.device)
+        for groups, mask in self._validation_batches():
+            with self.accelerator.autocast():
+                total += self.model(groups, mask).loss * len(mask)
+        self.model.train()
+        return self.accelerator.reduce(total).item() / len(self.data.val)
+
+    def probe_accuracy(self) -> float:
+        """See :func:`~pointadapterx.engine.probe.probe_accuracy`."""
+        assert self.data.probe is not None
+        return probe_accuracy(self.model.encoder, *self.data.probe, self.config, self.accelerator)
+
+    def save_weights(self, record: Mapping[str, Any]) -> None:
+        """Writes the encoder in half precision, with the story of its training."""
+        story = {
+            "data": {
+                "name": self.config["data"]["name"],
+                "clouds": len(self.data.train),
+                "checksum": self.data.train.checksum,
+            },
+            "regime": augment_label(self.config["data"]["augment"]),
+            "config": self.config,
+            "record": dict(record),
+            "versions": versions(),
+        }
+        save_backbone(self.model.encoder, self.folder / WEIGHTS_FILE, self.config["backbone"], story)
+
+    def _validation_batches(self) -> Iterator[tuple[Groups, Tensor]]:
+        accelerator, count = self.accelerator, self.config["data"]["num_points"]
+        size, seed = self.config["eval"]["batch_size"], self.config["eval"]["split_seed"]
+        skip_origin = self.config["backbone"]["skip_origin"]
+        batches = EvalBatches(
+            len(self.data.val), size, rank=accelerator.process_index, world_size=accelerator.num_processes
+        )
+        for batch in batches:
+            points = resample_test(self.data.val.points[batch].to(accelerator.device), count, skip_origin=skip_origin)
+            groups = self.model.encoder.grouping(points)
+            generator = torch.Generator(points.device).manual_seed(derive_seed(seed, "mask", int(batch[0]) // size))
+            yield groups, MASKINGS[self.options["mask"]](groups.centers, self.hidden, generator)
+
+    @torch.inference_mode()
+    def _draw(self, path: Path) -> None:
+        groups, mask = next(self._validation_batches())
+        kept = slice(self.options["draw"])
+        groups, mask = Groups(groups.neighborhood[kept], groups.centers[kept]), mask[kept]
+        self.model.eval()
+        predicted = self.model(groups, mask).predicted.float().cpu()
+        self.model.train()
+        names = self.data.val.names
+        draw_reconstructions(
+            path, Groups(*(part.cpu() for part in groups)), mask.cpu(), predicted, names[kept] if names else None
+        )

@@ -1,0 +1,91 @@
+"""Files of pre-trained backbones: where a name leads, and how our own are written."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pointadapterx.errors import CheckpointError
+from pointadapterx.files import write_safetensors
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.registry import did_you_mean
+
+SHIPPED = Path(str(importlib.resources.files("pointadapterx"))) / "weights"
+"""Folder of the shipped weights, each with a model card of the same name."""
+
+FORMAT = "pointadapterx-backbone-1"
+HUB = "hf://"
+
+
+def find_weights(weights: str | Path) -> Path:
+    """The file that ``backbone.weights`` means.
+
+    Args:
+        weights: a path; the name of shipped weights (``point_mae_tiny``); or ``hf://owner/repository/file``,
+            optionally ``@revision``, which is downloaded once through huggingface_hub.
+
+    Raises:
+        CheckpointError: if there is no such file, or it cannot be fetched.
+    """
+    text = str(weights)
+    if text.startswith(HUB):
+        return _from_hub(text)
+    path, shipped = Path(text), SHIPPED / f"{text}.safetensors"
+    if not path.exists() and path.name == text and shipped.is_file():
+        return shipped
+    if not path.is_file():
+        kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+        known = shipped_weights()
+        near = did_you_mean(text, known) if path.name == text else ""
+        raise CheckpointError(
+            f"{text}: {kind}; give the path of a checkpoint, {HUB}owner/repository/file, or shipped weights"
+            f"{near} Shipped: {', '.join(known)}"
+        )
+    return path
+
+
+def shipped_weights() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], story: Mapping[str, Any]) -> None:
+    """Writes a backbone in half precision, without the class token, which every task learns anew.
+
+    Args:
+        backbone: with its pre-trained weights.
+        path: file to (atomically) write.
+        options: its ``backbone`` section.
+        story: anything JSON-able that a model card should tell.
+
+    Raises:
+        CheckpointError: if it cannot be written, or a weight does not fit into half precision.
+    """
+    excluded = set(backbone.class_parameters())
+    tensors = {name: tensor for name, tensor in backbone.state_dict().items() if name not in excluded}
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    for name, tensor in halves.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: {name} is not finite in half precision; the weights have diverged")
+    sizes = {key: value for key, value in options.items() if key not in ("weights", "init_seed", "drop_path")}
+    write_safetensors(path, halves, {"format": FORMAT, "backbone": json.dumps(sizes), "story": json.dumps(dict(story))})
+
+
+def _from_hub(text: str) -> Path:
+    place, _, revision = text.removeprefix(HUB).partition("@")
+    owner, _, rest = place.partition("/")
+    repository, _, file = rest.partition("/")
+    if not (owner and repository and file):
+        raise CheckpointError(f"{text}: is not of the form {HUB}owner/repository/file")
+    from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
+
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision or None))
+    except Exception as error:  # the hub's own errors, and those of the network below it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{text}: could not be fetched ({reason}); check the name and the network") from None

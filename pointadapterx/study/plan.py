@@ -1,0 +1,296 @@
+"""From a study's YAML to its runs: cells of tables, grids that tune them, and the config of each run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from easydict import EasyDict
+
+from pointadapterx.config import JOBS, load_config, parse_value, read_document
+from pointadapterx.datasets import augment_label
+from pointadapterx.errors import ConfigError
+from pointadapterx.registry import did_you_mean
+from pointadapterx.study.comparability import Conditions, check_columns
+from pointadapterx.study.identity import data_checksums, run_name
+from pointadapterx.study.schema import Grid, ReplicateConfig, StudyConfig, check_study
+
+Values = dict[str, Any]
+"""Dotted config keys to values."""
+
+
+class Run(NamedTuple):
+    """One training: its folder's name and its complete config."""
+
+    name: str
+    config: EasyDict
+
+
+class CellKey(NamedTuple):
+    """Where a cell stands."""
+
+    table: str
+    row: str
+    column: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method under one column's conditions.
+
+    Attributes:
+        key: where it stands.
+        label: of the row.
+        overrides: of study, column and row.
+        replicate: what is repeated.
+        values: of the replicate key.
+        grid: values tried on the validation part; empty: none.
+        tuned_by: cell whose chosen values this one takes; itself if it has a grid; None: nothing is tuned.
+    """
+
+    key: CellKey
+    label: str
+    overrides: Values
+    replicate: ReplicateConfig
+    values: Sequence[int | float | str]
+    grid: Grid
+    tuned_by: CellKey | None
+
+    @property
+    def candidates(self) -> list[Values]:
+        """Every combination of the grid's values."""
+        if not self.grid:
+            return []
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    @property
+    def tuning_replicate(self) -> int | float | str:
+        """Value of the replicate key in tuning runs."""
+        return self.replicate.values[0] if self.replicate.tuning is None else self.replicate.tuning
+
+
+class Use(NamedTuple):
+    """What a run is for: to tune a cell, or as a result (``final``) of it."""
+
+    run: Run
+    cell: Cell
+    final: bool
+    values: Values
+
+    def __str__(self) -> str:
+        kind = "final" if self.final else "tuning"
+        return (
+            f"{self.cell.key.table} · {self.cell.label} · {self.cell.key.column} · {kind} {format_values(self.values)}"
+        )
+
+
+class Plan:
+    """The cells of a study and the runs they need.
+
+    Args:
+        study: checked study.
+        base: path or shipped name of the config under every run.
+
+    Raises:
+        PointAdapterXError: for a config that is wrong, tuning without a validation part, or a column of
+            conditions that cannot be compared.
+    """
+
+    def __init__(self, study: StudyConfig, base: str | Path) -> None:
+        self.study = study
+        self.cells: dict[CellKey, Cell] = {}
+        for table_name, table in study.tables.items():
+            for row, column in itertools.product(table.rows, table.columns):
+                key = CellKey(table_name, row, column)
+                self.cells[key] = _cell(study, key)
+        self._base = base
+        self._runs: dict[tuple[str, ...], Run] = {}
+        self._check()
+
+    def tuning_runs(self, cell: Cell) -> list[tuple[Values, Run]]:
+        """Each candidate of the cell's grid and its run."""
+        return [(candidate, self._run(cell, candidate, cell.tuning_replicate)) for candidate in cell.candidates]
+
+    def final_runs(self, cell: Cell, chosen: Values) -> list[tuple[int | float | str, Run]]:
+        """Each replicate of the cell and its run with the chosen values."""
+        return [(value, self._run(cell, chosen, value)) for value in cell.values]
+
+    def chosen(self, cell: Cell, scores: Mapping[str, float]) -> Values | None:
+        """The candidate with the best validation score, the first of equals; None until all are known.
+
+        Args:
+            cell: any cell.
+            scores: run name to validation score, of the finished runs.
+        """
+        if cell.tuned_by is None:
+            return {}
+        runs = self.tuning_runs(self.cells[cell.tuned_by])
+        if any(run.name not in scores for _, run in runs):
+            return None
+        return max(runs, key=lambda entry: scores[entry[1].name])[0]
+
+    def due(self, scores: Mapping[str, float]) -> tuple[dict[str, Use], int]:
+        """Runs that are known to be needed, finished or not, and how many more will be once all is tuned.
+
+        Args:
+            scores: as in :meth:`chosen`.
+
+        Returns:
+            Run name to the run's first use; the number of final runs without a choice yet.
+        """
+        uses: dict[str, Use] = {}
+        undecided = 0
+        for cell in self.cells.values():
+            for candidate, run in self.tuning_runs(cell):
+                uses.setdefault(run.name, Use(run, cell, False, candidate))
+            chosen = self.chosen(cell, scores)
+            if chosen is None:
+                reused = bool(cell.grid) and cell.tuning_replicate in cell.values
+                undecided += len(cell.values) - reused
+                continue
+            for value, run in self.final_runs(cell, chosen):
+                uses.setdefault(run.name, Use(run, cell, True, {**chosen, cell.replicate.key: value}))
+        return uses, undecided
+
+    def _run(self, cell: Cell, tuned: Values, replicate: int | float | str) -> Run:
+        overrides = {**cell.overrides, **tuned, cell.replicate.key: replicate}
+        texts = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
+        if texts not in self._runs:
+            config = load_config(self._base, texts)
+            if "pretrain" in config:
+                raise ConfigError(f"{self._base}: pre-trains; a study compares adaptations, remove 'pretrain'")
+            self._runs[texts] = Run(run_name(config), config)
+        return self._runs[texts]
+
+    def _check(self) -> None:
+        """Builds every config that may be needed before anything is trained."""
+        conditions = []
+        for cell in self.cells.values():
+            try:
+                for _, run in self.tuning_runs(cell):
+                    if run.config.eval.protocol != "validation":
+                        raise ConfigError(
+                            f"tuning needs a validation part, but eval.protocol={run.config.eval.protocol}; take the "
+                            "values of another row ('like') or tune nothing ('tune: {}')"
+                        )
+                chosen = {} if cell.tuned_by is None else self.cells[cell.tuned_by].candidates[0]
+                conditions += [_conditions(cell, run.config) for _, run in self.final_runs(cell, chosen)]
+            except ConfigError as error:
+                place = f"table '{cell.key.table}', row '{cell.key.row}', column '{cell.key.column}'"
+                raise ConfigError(f"{place}: {error}") from None
+        check_columns(conditions)
+
+
+def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
+    """The plan of a study's YAML.
+
+    Args:
+        path: YAML file, or the name of a shipped one.
+        overrides: ``processes=2``, ``runs=...``, ``results=...`` or ``title=...`` replaces that key of the
+            study; ``train.epochs=1`` is added to the study's ``overrides``.
+
+    Raises:
+        PointAdapterXError: as :class:`Plan`; for a study that is wrong, a :class:`ConfigError` with every problem.
+    """
+    document = read_document(path)
+    for text in overrides:
+        _override(document.content, text)
+    study = check_study(document)
+    beside = document.path.parent / study.config
+    return Plan(study, beside if beside.is_file() else study.config)
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    replaceable = ("title", "runs", "results", "processes")
+    if not equals or (key not in replaceable and key.partition(".")[0] not in JOBS["adaptation"]):
+        near = did_you_mean(key, list(replaceable)) or ";"
+        raise ConfigError(
+            f"override '{text}' is not of the form key=value with a config key (train.epochs=1) or a key of the "
+            f"study{near} Known: {', '.join(replaceable)}"
+        )
+    parsed = parse_value(value)
+    if key in replaceable:
+        content[key] = parsed
+    else:
+        content["overrides"] = {**(content.get("overrides") or {}), key: parsed}
+
+
+def _cell(study: StudyConfig, key: CellKey) -> Cell:
+    table = study.tables[key.table]
+    row = table.rows[key.row]
+    replicate = table.replicate or study.replicate
+    ancestry = list(_ancestry(study, key))
+    tuned_by = next((k for k in ancestry if _grid(study, k) is not None), None)
+    tuned = (_grid(study, tuned_by) if tuned_by is not None else None) or {}
+    of_row = _row_overrides(study, ancestry)
+    for name in (replicate.key, *tuned):
+        if name in of_row:
+            what = "tuned" if name in tuned else "repeated"
+            raise ConfigError(
+                f"table '{key.table}', row '{key.row}': overrides set {name}, which is {what}; remove it there, or "
+                "say 'tune: {}'"
+            )
+    return Cell(
+        key=key,
+        label=row.label or key.row,
+        overrides={**study.overrides, **table.columns[key.column], **of_row},
+        replicate=replicate,
+        values=row.replicates or replicate.values,
+        grid=_grid(study, key) or {},
+        tuned_by=tuned_by if tuned else None,
+    )
+
+
+def _grid(study: StudyConfig, key: CellKey) -> Grid | None:
+    """What a row tunes: its own grid or the default one; None where it inherits the values of another row."""
+    table = study.tables[key.table]
+    row = table.rows[key.row]
+    if row.tune is not None or row.like is not None:
+        return row.tune
+    return table.tune if table.tune is not None else study.tune
+
+
+def _ancestry(study: StudyConfig, key: CellKey) -> Iterator[CellKey]:
+    """The cell, the one it is like, the one that is like, ..."""
+    seen: list[CellKey] = []
+    while True:
+        if key in seen:
+            raise ConfigError(
+                f"table '{key.table}': rows are like each other: {' -> '.join(k.row for k in [*seen, key])}"
+            )
+        seen.append(key)
+        yield key
+        like = study.tables[key.table].rows[key.row].like
+        if like is None:
+            return
+        key = CellKey(like.table or key.table, like.row, like.column or key.column)
+
+
+def _row_overrides(study: StudyConfig, ancestry: Sequence[CellKey]) -> Values:
+    merged: Values = {}
+    for key in reversed(ancestry):
+        merged |= study.tables[key.table].rows[key.row].overrides
+    return merged
+
+
+def _conditions(cell: Cell, config: Mapping[str, Any]) -> Conditions:
+    data = config["data"]
+    return Conditions(
+        table=cell.key.table,
+        column=cell.key.column,
+        row=cell.key.row,
+        replicate="",
+        regime=augment_label(data["augment"]),
+        protocol=config["eval"]["protocol"],
+        test_set=" ".join(filter(None, (data["name"], data["variant"], data_checksums(data)[1][:12]))),
+    )
+
+
+def format_values(values: Mapping[str, Any]) -> str:
+    """``train.lr=0.001 train.seed=0``."""
+    return " ".join(f"{key}={value}" for key, value in values.items())

@@ -1,0 +1,192 @@
+"""A study's report in Markdown, from its CSV alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pointadapterx.study.plan import format_values
+from pointadapterx.study.records import Record
+from pointadapterx.study.statistics import RESAMPLES, Interval, Spread
+from pointadapterx.study.summary import Column, Difference, Summary, Table
+
+NONE = "–"
+
+
+def render_report(records: Sequence[Record], tables: Sequence[Table], plots: Mapping[str, Sequence[str]]) -> str:
+    """The whole report; equal records give equal text.
+
+    Args:
+        records: of the CSV.
+        tables: of :func:`~pointadapterx.study.summary.summarise`.
+        plots: table name to the image files to show, relative to the report.
+    """
+    lines = [f"# {records[0].study}", "", *_legend()]
+    for table in tables:
+        lines += ["", f"## {table.title}", *_overview(table)]
+        for column in table.columns:
+            lines += ["", *_column(column)]
+        for plot in plots.get(table.name, ()):
+            lines += ["", f"![{plot}]({plot})"]
+        lines += _tuning(table)
+    lines += _failures(records)
+    return "\n".join(lines) + "\n"
+
+
+def edge_warnings(tables: Sequence[Table]) -> list[str]:
+    """One line for each chosen value that is the lowest or the highest of its grid: the best may lie beyond."""
+    warnings = []
+    for table in tables:
+        for (label, column), candidates in _by_cell(table.tuning).items():
+            for record in candidates:
+                if not record.chosen:
+                    continue
+                for key, value in record.tuned_values.items():
+                    tried = {r.tuned_values[key] for r in candidates if isinstance(r.tuned_values[key], int | float)}
+                    if len(tried) > 1 and value in (min(tried), max(tried)):
+                        grid = ", ".join(str(v) for v in sorted(tried))
+                        warnings.append(
+                            f"{table.name} · {label} · {column}: {key}={value} is at the edge of its grid ({grid}); "
+                            "the best value may lie beyond it"
+                        )
+    return warnings
+
+
+def _legend() -> list[str]:
+    return [
+        "OA is overall accuracy, mAcc mean-class accuracy, in percent: mean ± standard deviation over the "
+        "replicates, each tested once. In brackets: 95 % bootstrap percentile interval "
+        f"({RESAMPLES:,} resamples of test objects and replicates; of whole folds where replicates are folds). "
+        "Δ OA is the difference to the baseline on the same test objects, in percentage points, with its paired "
+        "bootstrap interval; where there is one run of each, p is that of the exact McNemar test. Trainable "
+        "parameters are given with and without the head, and in percent of full fine-tuning. Seconds and memory are "
+        "means over the runs.",
+    ]
+
+
+def _overview(table: Table) -> list[str]:
+    """Methods × columns, where there are several columns."""
+    if len(table.columns) < 2:
+        return []
+    rows: dict[str, list[str]] = {}
+    for column in table.columns:
+        for summary in column.summaries:
+            rows.setdefault(summary.row, [summary.label]).append(_spread(summary.overall))
+    header = ["OA %", *(column.name for column in table.columns)]
+    return ["", *_markdown(header, rows.values())]
+
+
+def _column(column: Column) -> Iterator[str]:
+    yield f"### {column.name}"
+    yield ""
+    facts = {
+        "Regime": column.values("regime"),
+        "Protocol": column.values("protocol"),
+        "Data": column.values("data"),
+        "Test objects": column.values("test_objects"),
+        "Hardware": column.values("hardware"),
+        "torch": column.values("torch"),
+    }
+    for name, values in facts.items():
+        if values:
+            yield f"- {name}: {'; '.join(values)}"
+    if len(facts["Hardware"]) > 1:
+        yield "- Runs of different hardware: their times and memory are not comparable."
+    yield ""
+    baseline = next((s.label for s in column.summaries if s.row == column.baseline), None)
+    header = [
+        *("method", f"runs ({column.replicate_key})", "OA [95 %]", "mAcc"),
+        *([f"Δ OA to {baseline} [95 %]"] if baseline is not None else []),
+        *("trainable", "without head", "% of full", "s/epoch", "peak MiB", "checkpoint kB", "tuned"),
+    ]
+    yield from _markdown(header, [_row(s, column, baseline is not None) for s in column.summaries])
+
+
+def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
+    difference = "baseline" if summary.row == column.baseline else _difference(summary.difference)
+    size = summary.checkpoint_bytes
+    return [
+        summary.label,
+        str(summary.finished) if summary.finished == summary.planned else f"{summary.finished} of {summary.planned}",
+        f"{_spread(summary.overall)}{_interval(summary.interval)}",
+        _spread(summary.mean_class),
+        *([difference] if compared else []),
+        _number(summary.trainable, ",d"),
+        _number(summary.trainable_without_head, ",d"),
+        _number(summary.percent, ".2f"),
+        _number(summary.seconds_per_epoch, ".2f"),
+        _number(summary.peak_memory_mib, ".0f"),
+        _number(None if size is None else size / 1000, ",.0f"),
+        format_values(summary.tuned) or NONE,
+    ]
+
+
+def _tuning(table: Table) -> Iterator[str]:
+    if not table.tuning:
+        return
+    yield from ("", "### Tuning", "")
+    yield (
+        "Every value tried, with the score on the validation part that chose it; the test set took no part. "
+        f"{table.tuning[0].replicate_key}={table.tuning[0].replicate}."
+    )
+    yield ""
+    rows = [
+        [
+            record.label,
+            record.column,
+            format_values(record.tuned_values),
+            _number(record.best_val, ".2f") if record.status == "finished" else record.status,
+            "chosen" if record.chosen else "",
+        ]
+        for record in table.tuning
+    ]
+    yield from _markdown(["method", "column", "value", "validation %", ""], rows)
+    for warning in edge_warnings([table]):
+        yield from ("", f"**Note:** {warning}.")
+
+
+def _failures(records: Sequence[Record]) -> Iterator[str]:
+    failed = {record.run: record for record in records if record.status == "failed"}
+    if not failed:
+        return
+    yield from ("", "## Failed runs", "")
+    rows = [[run or NONE, r.label, r.column, r.kind, r.error or NONE] for run, r in failed.items()]
+    yield from _markdown(["run", "method", "column", "kind", "error"], rows)
+
+
+def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    cells: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        cells.setdefault((record.label, record.column), []).append(record)
+    return cells
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield _line(header)
+    yield _line(["---"] * len(header))
+    for row in rows:
+        yield _line(row)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _spread(value: Spread | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value.mean:.2f}" if value.std is None else f"{value.mean:.2f} ± {value.std:.2f}"
+
+
+def _interval(value: Interval | None, sign: str = "") -> str:
+    return "" if value is None else f" [{value.low:{sign}.2f}, {value.high:{sign}.2f}]"
+
+
+def _difference(value: Difference | None) -> str:
+    if value is None:
+        return NONE
+    p = "" if value.p is None else f", p = {value.p:.3f}" if value.p >= 0.001 else ", p < 0.001"
+    return f"{value.mean:+.2f}{_interval(value.interval, '+')}{p}"
+
+
+def _number(value: float | None, format_spec: str) -> str:
+    return NONE if value is None else format(value, format_spec)

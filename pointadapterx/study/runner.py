@@ -1,0 +1,298 @@
+"""Trains the runs of a study: several at a time, each once, whatever is killed in between.
+
+Every run is a process of its own. It inherits a lock on a file of its folder, so a run whose study was killed is
+waited for by the next one, not trained twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import torch
+
+from pointadapterx.config import dump_config
+from pointadapterx.engine.console import progress_bar
+from pointadapterx.engine.run import CONFIG_FILE
+from pointadapterx.engine.trainer import STATE_FILE
+from pointadapterx.errors import PointAdapterXError
+from pointadapterx.files import write_text
+from pointadapterx.study.identity import LOCATIONS
+from pointadapterx.study.plan import Plan, Run, Use
+from pointadapterx.study.records import OUTPUT, describe_result, is_finished, validation_score
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+CONFIG = "study.yaml"
+LOG = "log.txt"
+LOCK = "lock"
+POLL_SECONDS = 0.2
+TAIL_BYTES = 65536
+
+
+@dataclass
+class Outcome:
+    """What is known of the runs.
+
+    Attributes:
+        finished: names of the finished runs.
+        scores: validation scores of those that selected by one.
+        failures: last line of the log of the runs that failed in this session.
+        signal: the one that stopped the study, or 0.
+    """
+
+    finished: set[str] = field(default_factory=set)
+    scores: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    signal: int = 0
+
+
+@dataclass
+class _Job:
+    """A run in progress; ``process`` is None where another study, maybe a killed one, started it."""
+
+    use: Use
+    slot: int
+    process: subprocess.Popen[bytes] | None
+    log_start: int
+    started: float = field(default_factory=time.monotonic)
+
+
+class Runner:
+    """Trains what a plan needs.
+
+    Args:
+        plan: the study.
+        command: arguments after ``python`` for a run and its folder; for tests.
+
+    Raises:
+        PointAdapterXError: on a system without POSIX file locks.
+    """
+
+    def __init__(self, plan: Plan, command: Callable[[Run, Path], list[str]] | None = None) -> None:
+        if fcntl is None:
+            raise PointAdapterXError(
+                "studies need POSIX file locks, which this system does not have; use Linux or macOS"
+            )
+        self.plan = plan
+        self.folder = Path(plan.study.runs)
+        self.processes = plan.study.processes
+        self.command = command or training_command
+        self.outcome = Outcome()
+        self._jobs: dict[str, _Job] = {}
+        self._durations: list[float] = []
+
+    def run(self) -> Outcome:
+        """Trains until everything is finished or has failed, or a signal asks to stop."""
+        self._find_finished()
+        total, left = self._count()
+        log.info("%d runs, %d of them finished already, %d at a time", total, total - left, self.processes)
+        with _stop_requests() as requests, progress_bar("runs", total, total - left, visible=True) as advance:
+            try:
+                while not requests:
+                    self._start_due()
+                    if not self._jobs:
+                        break
+                    time.sleep(POLL_SECONDS)
+                    for _ in range(self._collect()):
+                        advance()
+            finally:
+                self._stop()
+            self.outcome.signal = requests[0] if requests else 0
+        return self.outcome
+
+    def _find_finished(self) -> None:
+        """Also finds final runs whose choice becomes known by the tuning runs that are finished."""
+        known = -1
+        while len(self.outcome.finished) > known:
+            known = len(self.outcome.finished)
+            for use in self.plan.due(self.outcome.scores)[0].values():
+                if is_finished(self.folder / use.run.name):
+                    self._remember(use.run)
+
+    def _remember(self, run: Run) -> None:
+        self.outcome.finished.add(run.name)
+        score = validation_score(self.folder / run.name, run)
+        if score is not None:
+            self.outcome.scores[run.name] = score
+
+    def _has_no_more_to_do(self, name: str) -> bool:
+        return name in self.outcome.finished or name in self.outcome.failures
+
+    def _count(self) -> tuple[int, int]:
+        """Runs in all, and those neither finished nor failed."""
+        due, undecided = self.plan.due(self.outcome.scores)
+        ended = sum(self._has_no_more_to_do(name) for name in due)
+        return len(due) + undecided, len(due) + undecided - ended
+
+    def _start_due(self) -> None:
+        due, _ = self.plan.due(self.outcome.scores)
+        for name, use in due.items():
+            if len(self._jobs) >= self.processes:
+                return
+            if not self._has_no_more_to_do(name) and name not in self._jobs:
+                self._start(use)
+
+    def _start(self, use: Use) -> None:
+        """Starts a run, or waits for the process that is at it."""
+        run, folder = use.run, self.folder / use.run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        slot = min(set(range(self.processes)) - {job.slot for job in self._jobs.values()})
+        with (folder / LOCK).open("a") as lock:
+            if not _try_lock(lock):
+                log.info("%s: a process is still at it, waiting for it", folder)
+                self._jobs[run.name] = _Job(use, slot, None, 0)
+                return
+            if is_finished(folder):  # by a process that ended a moment ago
+                self._remember(run)
+                return
+            write_text(folder / CONFIG, dump_config(run.config))
+            output = folder / OUTPUT
+            if output.exists() and not _is_resumable(output):
+                shutil.rmtree(output)  # killed before its first state; a run starts in a folder of its own
+            arguments = self.command(run, folder)
+            with (folder / LOG).open("ab") as text:
+                text.write(f"$ {' '.join(arguments)}\n".encode())
+                text.flush()
+                process = subprocess.Popen(
+                    [sys.executable, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=text,
+                    stderr=subprocess.STDOUT,
+                    env=environment(slot, self.processes),
+                    pass_fds=[lock.fileno()],
+                    start_new_session=True,  # ctrl-C reaches it once, from here
+                )
+                self._jobs[run.name] = _Job(use, slot, process, text.tell())
+
+    def _collect(self) -> int:
+        """Takes in the runs that have ended and returns how many."""
+        ended = [job for job in self._jobs.values() if self._has_ended(job)]
+        for job in ended:
+            del self._jobs[job.use.run.name]
+            folder = self.folder / job.use.run.name
+            if is_finished(folder):
+                self._remember(job.use.run)
+                self._report(job)
+            elif job.process is not None:
+                error = _last_line(folder / LOG, job.log_start) or f"exit status {job.process.returncode}"
+                self.outcome.failures[job.use.run.name] = error
+                log.error("failed: %s: %s (%s)", job.use, error, folder / LOG)
+        return len(ended)
+
+    def _has_ended(self, job: _Job) -> bool:
+        if job.process is not None:
+            return job.process.poll() is not None
+        with (self.folder / job.use.run.name / LOCK).open("a") as lock:
+            return _try_lock(lock)
+
+    def _report(self, job: _Job) -> None:
+        seconds = time.monotonic() - job.started
+        self._durations.append(seconds)
+        total, left = self._count()
+        expected = sum(self._durations) / len(self._durations) * left / self.processes
+        result = describe_result(self.folder / job.use.run.name, job.use.run, tested=job.use.final)
+        position = f"[{total - left}/{total}]"
+        log.info("%s %s · %s · %.0f s · about %s left", position, job.use, result, seconds, _duration(expected))
+
+    def _stop(self) -> None:
+        """Asks the processes of this session to save their state, and waits for them."""
+        own = [job.process for job in self._jobs.values() if job.process is not None]
+        for process in own:
+            process.terminate()
+        for process in own:
+            process.wait()
+        for job in self._jobs.values():
+            if is_finished(self.folder / job.use.run.name):
+                self._remember(job.use.run)
+
+
+def training_command(run: Run, folder: Path) -> list[str]:
+    """Arguments that train the run, or continue it from its state."""
+    output = folder / OUTPUT
+    module = ["-m", "pointadapterx.cli"]
+    if _is_resumable(output):
+        values = {key: run.config[key.split(".")[0]][key.split(".")[1]] for key in LOCATIONS}
+        return [*module, "--resume", str(output), *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+    return [*module, "--config", str(folder / CONFIG), "--output", str(output)]
+
+
+def _is_resumable(output: Path) -> bool:
+    return (output / STATE_FILE).is_file() and (output / CONFIG_FILE).is_file()
+
+
+def environment(slot: int, processes: int) -> dict[str, str]:
+    """Variables of one of several processes at a time: its GPU where there are some, else its share of the cores."""
+    variables = dict(os.environ)
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    variables.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
+    return variables
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Locks an open file until the last copy of its descriptor is closed, here and in child processes."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _last_line(path: Path, start: int) -> str:
+    """The last ``error:`` line that was written after byte ``start``, or else the last line."""
+    with path.open("rb") as file:
+        file.seek(max(start, path.stat().st_size - TAIL_BYTES))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or [""])[-1].removeprefix("error: ")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects signals instead of dying; a second ctrl-C leaves at once, and the processes save on their own."""
+    received: list[int] = []
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        log.warning("%s: the runs in progress are saving their state", signal.Signals(number).name)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous: Mapping[int, object] = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

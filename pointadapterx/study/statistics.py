@@ -1,0 +1,108 @@
+"""Means, intervals and paired tests of accuracies, from which test objects each run classified correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+RESAMPLES = 10_000
+CHUNK = 500  # resamples at a time: (CHUNK, n) floats are held at once
+LEVEL = 0.95
+
+Runs = Sequence[np.ndarray]
+"""One (n,) bool a replicate: which objects are right."""
+
+
+class Spread(NamedTuple):
+    """Mean over replicates and sample standard deviation, which a single replicate does not have."""
+
+    mean: float
+    std: float | None
+
+
+class Interval(NamedTuple):
+    """Bounds of a 95 % bootstrap percentile interval."""
+
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation (n - 1 degrees of freedom) of at least one value."""
+    return Spread(mean(values), stdev(values) if len(values) > 1 else None)
+
+
+def accuracy_interval(runs: Runs, *, same_objects: bool = True) -> Interval:
+    """Interval of the mean accuracy, in percent.
+
+    Args:
+        runs: one (n,) bool a replicate.
+        same_objects: all replicates were tested on the same objects, as seeds are: objects and replicates are
+            resampled. Otherwise, as in few-shot folds, whole replicates are, with their objects.
+    """
+    rng = np.random.default_rng(0)
+    if not same_objects and len(runs) > 1:
+        return _interval(_resampled_folds([100.0 * run.mean() for run in runs], rng))
+    return _interval(np.concatenate([_resampled_means(runs, objects, rng) for objects in _draws(runs, rng)]))
+
+
+def difference_interval(ours: Runs, theirs: Runs, *, same_objects: bool = True) -> Interval:
+    """Interval of the difference of two mean accuracies on the same objects, in percentage points.
+
+    Each resample takes the same objects for both, and replicates of each on their own: a seed of one method has
+    nothing in common with that seed of another. Folds stay paired.
+
+    Args:
+        ours: one (n,) bool a replicate.
+        theirs: the other method's; without ``same_objects`` the same folds in the same order.
+        same_objects: as in :func:`accuracy_interval`.
+    """
+    rng = np.random.default_rng(0)
+    if not same_objects and len(ours) > 1:
+        differences = [100.0 * (a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
+        return _interval(_resampled_folds(differences, rng))
+    parts = [
+        _resampled_means(ours, objects, rng) - _resampled_means(theirs, objects, rng) for objects in _draws(ours, rng)
+    ]
+    return _interval(np.concatenate(parts))
+
+
+def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Two-sided p of the exact McNemar test that two runs are right equally often (Psychometrika 12, 1947).
+
+    Args:
+        ours: (n,) bool, right or wrong on each object.
+        theirs: (n,) bool on the same objects.
+    """
+    only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    if only_ours + only_theirs == 0:
+        return 1.0
+    return float(binomtest(only_ours, only_ours + only_theirs, 0.5).pvalue)
+
+
+def _draws(runs: Runs, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Indices (CHUNK, n) of resampled objects, RESAMPLES rows in all."""
+    count = len(runs[0])
+    for _ in range(RESAMPLES // CHUNK):
+        yield rng.integers(count, size=(CHUNK, count))
+
+
+def _resampled_means(runs: Runs, objects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(CHUNK,) mean accuracies in percent over the drawn objects and as many replicates, drawn anew."""
+    replicates = len(runs)
+    weights = rng.multinomial(replicates, [1 / replicates] * replicates, size=len(objects)) / replicates
+    per_object = weights @ np.stack(runs).astype(np.float64)  # (CHUNK, n)
+    return 100.0 * np.take_along_axis(per_object, objects, axis=1).mean(axis=1)
+
+
+def _resampled_folds(values: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    return rng.choice(np.asarray(values), size=(RESAMPLES, len(values))).mean(axis=1)
+
+
+def _interval(resampled: np.ndarray) -> Interval:
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))

@@ -1,0 +1,173 @@
+"""Lines of a study's CSV, summed up: one summary a cell, over its replicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from pointadapterx.study.comparability import Conditions, check_columns
+from pointadapterx.study.records import Record
+from pointadapterx.study.statistics import (
+    Interval,
+    Spread,
+    accuracy_interval,
+    difference_interval,
+    mcnemar,
+    spread,
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Overall accuracy minus the baseline's on the same test objects; ``p`` where there is one run of each."""
+
+    mean: float
+    interval: Interval
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A cell over its finished replicates; costs are means over them. Accuracies in percent."""
+
+    row: str
+    label: str
+    planned: int
+    finished: int
+    overall: Spread | None
+    interval: Interval | None
+    mean_class: Spread | None
+    difference: Difference | None
+    tuned: dict[str, object]
+    trainable: int | None
+    trainable_without_head: int | None
+    percent: float | None
+    seconds_per_epoch: float | None
+    seconds: float | None
+    peak_memory_mib: float | None
+    checkpoint_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: results that can be compared with each other."""
+
+    name: str
+    baseline: str | None
+    replicate_key: str
+    records: list[Record]
+    summaries: list[Summary]
+
+    def values(self, key: str) -> list[str]:
+        """The different values of a field of its finished runs, in order."""
+        found = dict.fromkeys(getattr(record, key) for record in self.records if record.status == "finished")
+        return [str(value) for value in found if value is not None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a study with its tuning runs."""
+
+    name: str
+    title: str
+    columns: list[Column]
+    tuning: list[Record]
+
+
+def summarise(records: Sequence[Record]) -> list[Table]:
+    """The tables of a CSV, in its order.
+
+    Raises:
+        ConfigError: for a column that mixes regimes, protocols or test sets.
+    """
+    finals = [record for record in records if record.kind == "final"]
+    check_columns(_conditions(record) for record in finals if record.status == "finished")
+    tables = []
+    for name in dict.fromkeys(record.table for record in records):
+        here = [record for record in finals if record.table == name]
+        columns = [_column([r for r in here if r.column == column]) for column in dict.fromkeys(r.column for r in here)]
+        tuning = [record for record in records if record.table == name and record.kind == "tune"]
+        tables.append(Table(name, here[0].table_title, columns, tuning))
+    return tables
+
+
+def _conditions(record: Record) -> Conditions:
+    return Conditions(
+        table=record.table,
+        column=record.column,
+        row=record.row,
+        replicate=record.replicate if _draws_data(record) else "",
+        regime=record.regime or "not told",
+        protocol=record.protocol or "not told",
+        test_set=f"{record.data} {(record.test_checksum or '')[:12]}",
+    )
+
+
+def _draws_data(record: Record) -> bool:
+    """Whether replicates have test objects of their own, as few-shot folds do."""
+    return record.replicate_key.startswith("data.")
+
+
+def _column(records: list[Record]) -> Column:
+    first = records[0]
+    rows = {row: [r for r in records if r.row == row] for row in dict.fromkeys(r.row for r in records)}
+    baseline = [r for r in rows.get(first.baseline or "", []) if r.status == "finished"]
+    summaries = [_summary(of_row, [] if row == first.baseline else baseline) for row, of_row in rows.items()]
+    return Column(first.column, first.baseline, first.replicate_key, records, summaries)
+
+
+def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
+    first = planned[0]
+    done = [record for record in planned if record.status == "finished"]
+
+    def average(key: str) -> float | None:
+        known = [value for record in done if (value := getattr(record, key)) is not None]
+        return mean(known) if known else None
+
+    return Summary(
+        row=first.row,
+        label=first.label,
+        planned=len(planned),
+        finished=len(done),
+        overall=_spread(done, "overall_accuracy"),
+        interval=_accuracy_interval(done),
+        mean_class=_spread(done, "mean_class_accuracy"),
+        difference=_difference(done, baseline),
+        tuned=first.tuned_values,
+        trainable=done[0].trainable if done else None,
+        trainable_without_head=done[0].trainable_without_head if done else None,
+        percent=done[0].percent if done else None,
+        seconds_per_epoch=average("seconds_per_epoch"),
+        seconds=average("seconds"),
+        peak_memory_mib=average("peak_memory_mib"),
+        checkpoint_bytes=done[0].checkpoint_bytes if done else None,
+    )
+
+
+def _spread(done: list[Record], key: str) -> Spread | None:
+    return spread([getattr(record, key) for record in done]) if done else None
+
+
+def _accuracy_interval(done: list[Record]) -> Interval | None:
+    if not done:
+        return None
+    return accuracy_interval([record.correctness for record in done], same_objects=not _draws_data(done[0]))
+
+
+def _difference(done: list[Record], baseline: list[Record]) -> Difference | None:
+    if not done or not baseline:
+        return None
+    crossed = not _draws_data(done[0])
+    if not crossed:  # folds have objects of their own, so only common ones can be compared
+        common = {record.replicate for record in done} & {record.replicate for record in baseline}
+        done = sorted((r for r in done if r.replicate in common), key=lambda r: r.replicate)
+        baseline = sorted((r for r in baseline if r.replicate in common), key=lambda r: r.replicate)
+        if not common:
+            return None
+    ours, theirs = ([record.correctness for record in side] for side in (done, baseline))
+    return Difference(
+        mean=100.0 * (mean(run.mean() for run in ours) - mean(run.mean() for run in theirs)),
+        interval=difference_interval(ours, theirs, same_objects=crossed),
+        p=mcnemar(ours[0], theirs[0]) if len(ours) == len(theirs) == 1 else None,
+    )

@@ -1,0 +1,375 @@
+"""Folders of point files and meshes, and HDF5 files without labels."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from pointadapterx.config import check_config
+from pointadapterx.datasets import Folder, PointClouds, build_dataset
+from pointadapterx.datasets import folder as folder_module
+from pointadapterx.datasets.resample import fps
+from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.errors import ConfigError, DataError
+from tests.conftest import small_config
+
+POINTS = np.random.default_rng(5).normal(size=(40, 3)).round(4)
+BOX = trimesh.creation.box((1, 2, 4))
+
+
+def build(root: Path, **options: Any) -> PointClouds:
+    return build_dataset("folder", "train", root=root, **({"stored_points": 40, "normalize": False} | options))
+
+
+def write_text(path: Path, rows: np.ndarray = POINTS, delimiter: str = " ", header: str = "") -> None:
+    np.savetxt(path, rows, fmt="%.4f", delimiter=delimiter, header=header, comments="")
+
+
+def write_h5(path: Path, **entries: Any) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in entries.items():
+            file[name] = values
+
+
+def mixed(root: Path) -> Path:
+    """Two meshes, three point files, and what is to be left alone."""
+    (root / "b" / "deep").mkdir(parents=True)
+    (root / ".git").mkdir()
+    BOX.export(root / "box.obj")
+    BOX.export(root / "b" / "box.off")
+    np.save(root / "a.npy", POINTS)
+    write_text(root / "b" / "deep" / "c.XYZ")
+    write_text(root / "b" / "d.csv", delimiter=",", header="x,y,z")
+    for junk in (".git/x.npy", "._a.npy", "box.mtl", "notes.md"):
+        (root / junk).write_bytes(b"junk")
+    return root
+
+
+# What is read
+
+
+def test_a_folder_is_unlabelled_clouds_named_by_their_paths(tmp_path: Path) -> None:
+    data = build(mixed(tmp_path))
+    assert isinstance(data, Folder)
+    assert data.names == ["a.npy", "b/box.off", "b/d.csv", "b/deep/c.XYZ", "box.obj"]
+    assert data.points.shape == (5, 40, 3)
+    assert data.points.dtype == torch.float32
+    assert data.points.is_contiguous()
+    assert data.labels.tolist() == [0] * 5
+    assert (data.classes, data.split) == (["unlabelled"], "train")
+    for i in (0, 2, 3):
+        assert torch.equal(data.points[i], torch.from_numpy(POINTS).float())
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "npy": lambda path: np.save(path, np.hstack([POINTS, POINTS])),
+    "npz": lambda path: np.savez(path, points=POINTS.astype(np.float32), normals=POINTS),
+    "h5": lambda path: write_h5(path, data=POINTS, label=3),
+    "hdf5": lambda path: write_h5(path, cloud=POINTS),
+    "ply": lambda path: trimesh.PointCloud(POINTS).export(path),
+    "txt": lambda path: write_text(path, delimiter=","),
+    "xyz": lambda path: write_text(path, np.hstack([POINTS, POINTS])),
+    "pts": lambda path: write_text(path, header="40"),
+    "csv": lambda path: write_text(path, delimiter=";", header="X;Y;Z"),
+}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_point_formats(tmp_path: Path, suffix: str) -> None:
+    WRITERS[suffix](tmp_path / f"cloud.{suffix}")
+    assert torch.allclose(build(tmp_path).points[0], torch.from_numpy(POINTS).float(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("header", "delimiter", "order"),
+    [
+        ("//X Y Z", " ", (0, 1, 2)),
+        ("# made by hand", " ", (0, 1, 2)),
+        ('"id","y","z","x"', ",", (3, 1, 2)),
+        ("\ufeffx, y, z", ",", (0, 1, 2)),
+        ("", "\t", (0, 1, 2)),
+    ],
+)
+def test_headers_of_text_files(tmp_path: Path, header: str, delimiter: str, order: tuple[int, ...]) -> None:
+    rows = np.zeros((40, max(order) + 1))
+    rows[:, order] = POINTS
+    write_text(tmp_path / "cloud.csv", rows, delimiter, header)
+    assert torch.equal(build(tmp_path).points[0], torch.from_numpy(POINTS).float())
+
+
+def on_box(points: torch.Tensor) -> bool:
+    """Every point is on the surface of a box of sides 1, 2, 4."""
+    relative = points.abs() / torch.tensor([0.5, 1.0, 2.0])
+    return torch.allclose(relative.amax(dim=1), torch.ones(len(points)), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["off", "obj", "ply", "stl", "glb"])
+def test_meshes_are_sampled_on_their_surface(tmp_path: Path, suffix: str) -> None:
+    BOX.export(tmp_path / f"box.{suffix}")
+    points = build(tmp_path, stored_points=4000).points[0]
+    assert on_box(points)
+    for axis, (area, half) in enumerate([(8, 0.5), (4, 1.0), (2, 2.0)]):
+        share = (points[:, axis].abs() > half - 1e-5).float().mean()
+        assert abs(share - area / 14) < 0.04  # of the surface, 28: five standard deviations
+
+
+def test_scenes_are_merged_with_their_transforms(tmp_path: Path) -> None:
+    scene = trimesh.Scene([BOX])
+    scene.add_geometry(BOX, transform=trimesh.transformations.translation_matrix([0, 100, 0]))
+    scene.export(tmp_path / "scene.glb")
+    points = build(tmp_path, stored_points=400).points[0]
+    far = points[:, 1] > 50
+    assert 130 < far.sum() < 270
+    assert on_box(torch.cat([points[~far], points[far] - torch.tensor([0.0, 100.0, 0.0])]))
+
+
+def test_samples_depend_on_the_path_below_the_root_alone(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        BOX.export(tmp_path / folder / "box.off")
+    BOX.export(tmp_path / "two" / "same.off")
+    one, two = build(tmp_path / "one").points, build(tmp_path / "two").points
+    assert torch.equal(one[0], two[0])
+    assert not torch.equal(two[0], two[1])
+
+
+def test_several_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = mixed(tmp_path / "data")
+    monkeypatch.setattr(folder_module, "BLOCK", 2)  # several blocks, the last one not full
+    one = build(root, cache_dir=tmp_path / "one", workers=1)
+    two = build(root, cache_dir=tmp_path / "two", workers=2)
+    assert one.checksum == two.checksum
+
+
+def test_larger_point_files_are_reduced_by_fps(tmp_path: Path) -> None:
+    np.save(tmp_path / "cloud.npy", POINTS)
+    expected = fps(torch.from_numpy(POINTS).float()[None], 15)
+    assert torch.equal(build(tmp_path, stored_points=15).points, expected)
+
+
+def test_2048_points_in_the_unit_sphere_by_default(tmp_path: Path) -> None:
+    BOX.export(tmp_path / "box.off")
+    data = build_dataset("folder", "train", root=tmp_path)
+    assert data.points.shape == (1, 2048, 3)
+    assert abs(float(data.points.norm(dim=2).max()) - 1) < 1e-5
+
+
+def test_coordinates_of_a_map_keep_their_shape(tmp_path: Path) -> None:
+    np.save(tmp_path / "cloud.npy", POINTS + np.array([691_000.0, 5_334_000.0, 520.0]))
+    expected = NormalizeUnitSphere()(torch.from_numpy(POINTS).float()[None])
+    assert torch.allclose(build(tmp_path, normalize=True).points, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("up", "axis"), [("x", 0), ("y", 1), ("z", 2)])
+def test_up_becomes_y_without_mirroring(tmp_path: Path, up: str, axis: int) -> None:
+    np.save(tmp_path / "cloud.npy", POINTS)
+    turned = build(tmp_path, up=up).points[0].double().numpy()
+    rotation = np.linalg.lstsq(POINTS, turned, rcond=None)[0]
+    assert np.allclose(POINTS @ rotation, turned, atol=1e-6)
+    assert np.isclose(np.linalg.det(rotation), 1)
+    assert np.allclose(turned[:, 1], POINTS[:, axis])
+
+
+# HDF5 files
+
+
+def test_an_hdf5_file_is_kept_as_it_is(tmp_path: Path) -> None:
+    clouds = np.random.default_rng(0).normal(size=(3, 20, 3)).astype(np.float16)
+    write_h5(tmp_path / "clouds.h5", data=clouds, label=["a", "b", "c"], name=["one", "two", "three"])
+    data = build_dataset("folder", "train", root=tmp_path / "clouds.h5", normalize=False)
+    assert np.array_equal(data.points.numpy(), clouds.astype(np.float32))
+    assert data.names == ["one", "two", "three"]
+    assert data.labels.tolist() == [0, 0, 0]
+    assert data.source == [tmp_path / "clouds.h5"]
+    normalized = build_dataset("folder", "train", root=tmp_path / "clouds.h5")
+    assert torch.allclose(normalized.points.norm(dim=2).amax(1), torch.ones(3), atol=1e-5)
+
+
+def test_names_of_an_hdf5_file_are_optional(tmp_path: Path) -> None:
+    write_h5(tmp_path / "clouds.h5", data=np.zeros((3, 20, 3)))
+    assert build_dataset("folder", "train", root=tmp_path / "clouds.h5").names is None
+
+
+# The cache
+
+
+def refuse_reading(*_: object) -> torch.Tensor:
+    raise AssertionError("the files were read though the cache is whole")
+
+
+def test_the_cache_is_used_and_is_no_cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build(mixed(tmp_path))
+    assert first.source == [tmp_path / "pointadapterx-40pts.cache"]
+    monkeypatch.setattr(folder_module, "_read_clouds", refuse_reading)
+    second = build(tmp_path)
+    assert (second.checksum, second.names) == (first.checksum, first.names)
+
+
+def replaced_in_place(root: Path) -> None:
+    """Another content of the same size under the same time of change, as a copy that keeps times makes it."""
+    stat = (root / "a.npy").stat()
+    np.save(root / "a.npy", POINTS[::-1])
+    os.utime(root / "a.npy", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def removed(root: Path) -> None:
+    (root / "box.obj").unlink()
+
+
+def renamed(root: Path) -> None:
+    (root / "box.obj").rename(root / "other.obj")
+
+
+@pytest.mark.parametrize("change", [replaced_in_place, removed, renamed])
+def test_the_cache_of_other_files_is_stale(
+    tmp_path: Path, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = mixed(tmp_path / "data")
+    first = build(root)
+    change(root)
+    with caplog.at_level(logging.WARNING):
+        second = build(root)
+    assert "the cache is stale" in caplog.text
+    assert second.checksum != first.checksum
+    assert second.checksum == build(root, cache_dir=tmp_path / "fresh").checksum
+
+
+def test_each_number_of_points_and_place_has_a_cache(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = mixed(tmp_path / "data")
+    with caplog.at_level(logging.WARNING):
+        assert build(root, stored_points=30).points.shape == (5, 30, 3)
+        assert build(root).points.shape == (5, 40, 3)
+        centred = build(root, normalize=True)
+        assert torch.allclose(centred.points, NormalizeUnitSphere()(build(root).points), atol=1e-6)
+        assert torch.equal(build(root, up="x").points, build(root).points.roll(1, dims=2))
+    assert caplog.text == ""
+
+
+def test_another_trimesh_makes_the_cache_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(mixed(tmp_path))
+    monkeypatch.setattr(folder_module, "trimesh_version", lambda: "another")
+    with caplog.at_level(logging.WARNING):
+        build(tmp_path)
+    assert "the cache is stale" in caplog.text
+
+
+# What is refused
+
+
+def write(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes(content)
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (write("x.ply", b""), "x.ply: the file is empty (0 bytes)"),
+    "LFS pointer": (
+        write("x.obj", b"version https://git-lfs.github.com/spec/v1\n"),
+        "x.obj: this is a Git LFS pointer",
+    ),
+    "web page": (write("x.txt", b"<html>404</html>"), "x.txt: this is a web page"),
+    "prose": (write("x.txt", b"read me\nbefore use\n"), "x.txt: cannot be read as .txt"),
+    "two columns": (write("x.xyz", b"1 2\n3 4\n"), "x.xyz: cannot be read as .xyz"),
+    "broken row": (write("x.csv", b"1,2,3\n1,?,3\n"), "x.csv: cannot be read as .csv"),
+    "no row": (write("x.csv", b"x,y,z\n"), "x.csv: there is no point or face in it"),
+    "binary text": (write("x.pts", b"\x89\xff\xfe\x00"), "x.pts: cannot be read as .pts"),
+    "NaN": (write("x.xyz", b"1 2 3\n1 nan 3\n"), "x.xyz: point 2 has NaN or infinite"),
+    "beyond float32": (write("x.xyz", b"1 2 3\n1 1e99 3\n"), "x.xyz: coordinates beyond the range of float32"),
+    "pickled array": (lambda root: np.save(root / "x.npy", np.array([{}])), "x.npy: cannot be read as .npy"),
+    "text array": (lambda root: np.save(root / "x.npy", np.full((40, 3), "a")), "expected numbers (points, 3 or more)"),
+    "several clouds": (
+        lambda root: np.save(root / "x.npy", np.zeros((2, 40, 3))),
+        "it holds float64 of shape (2, 40, 3)",
+    ),
+    "which entry": (lambda root: np.savez(root / "x.npz", a=POINTS, b=POINTS), "its entries are a, b, expected one"),
+    "not HDF5": (write("x.h5", b"nothing"), "x.h5: this is not an HDF5 file"),
+    "not a mesh": (write("x.off", b"OFF\nnothing"), "x.off: cannot be read as .off"),
+    "not a scene": (write("x.glb", b"nothing"), "x.glb: cannot be read as .glb"),
+    "nothing in it": (write("x.obj", b"# nothing\n"), "x.obj: there is no point or face in it"),
+    "no area": (write("x.obj", b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n"), "its 1 faces have the area 0.0"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_files(tmp_path: Path, kind: str) -> None:
+    make, says = BAD_FILES[kind]
+    mixed(tmp_path)
+    make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError) as error:
+        build(tmp_path)
+    assert says in str(error.value)
+    assert f"{tmp_path}/x." in str(error.value)
+    assert f"(1 of 6 files below {tmp_path} cannot be read)" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before  # no cache
+
+
+def test_bad_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    for name in ("b/a.off", "x.off", "y.off"):
+        (tmp_path / name).write_bytes(b"OFF\nnothing")
+    with pytest.raises(DataError, match=r"b/a\.off: cannot .*\(3 of 8 files below .* cannot be read\)"):
+        build(tmp_path)
+
+
+def test_files_of_too_few_points_are_listed(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    for count in range(20, 27):
+        np.save(tmp_path / f"few{count}.npy", POINTS[:count])
+    with pytest.raises(DataError) as error:
+        build(tmp_path)
+    assert "7 of 12 files have fewer than 40 points: few20.npy (20), few21.npy (21), " in str(error.value)
+    assert "few24.npy (24), and 2 more; lower data.stored_points (the smallest has 20)" in str(error.value)
+    assert len(build(tmp_path, stored_points=20)) == 12
+
+
+def test_meshes_need_trimesh_and_points_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "trimesh_version", lambda: None)
+    np.save(tmp_path / "a.npy", POINTS)
+    assert len(build(tmp_path)) == 1
+    BOX.export(tmp_path / "box.obj")
+    with pytest.raises(DataError, match=r"box\.obj: is read by trimesh .* pip install 'pointadapterx\[mesh\]'"):
+        build(tmp_path)
+
+
+def test_wrong_roots(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.root is required for data\.name=folder"):
+        build_dataset("folder", "train")
+    with pytest.raises(DataError, match=r"nowhere: does not exist; set data\.root"):
+        build_dataset("folder", "train", root=tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no point file or mesh in it or below \(csv glb .* xyz\)"):
+        build(tmp_path)
+    np.save(tmp_path / "a.npy", POINTS)
+    with pytest.raises(DataError, match=r"a\.npy: data\.root is a folder or an HDF5 file"):
+        build_dataset("folder", "train", root=tmp_path / "a.npy")
+    write_h5(tmp_path / "clouds.h5", points=POINTS[None])
+    with pytest.raises(DataError, match=r"clouds\.h5: no data set 'data' in it; it holds points"):
+        build_dataset("folder", "train", root=tmp_path / "clouds.h5")
+    with pytest.raises(ConfigError, match=r"data\.stored_points=40 is for folders"):
+        build(tmp_path / "clouds.h5")
+
+
+def test_wrong_options(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", POINTS)
+    with pytest.raises(ConfigError, match=r"data\.name=folder has no test split and no labels: .* pre-training"):
+        build_dataset("folder", "test", root=tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.up 'w' is unknown\. Known: x, y, z"):
+        build(tmp_path, up="w")
+    with pytest.raises(ConfigError, match="folder has no variants"):
+        build(tmp_path, variant="a")
+
+
+def test_no_adaptation_to_a_folder() -> None:
+    with pytest.raises(ConfigError, match=r"1 problem .*\n.*data\.name: folder has no labels: it is for pre-training"):
+        check_config(small_config(), "test", ["data.name=folder"])

@@ -1,0 +1,184 @@
+"""Pre-training runs: what they leave, that they learn, resume bit for bit, and serve adaptation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pointadapterx.build import build_autoencoder, build_backbone, build_pretraining_data
+from pointadapterx.cli import main
+from pointadapterx.config import dump_config
+from pointadapterx.engine import run
+from pointadapterx.engine.pretraining import WEIGHTS_FILE
+from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
+from pointadapterx.errors import ConfigError
+from pointadapterx.models.grouping import Groups
+from tests.conftest import small_pretraining
+from tests.engine.test_distributed import launch
+from tests.engine.test_training import assert_identical, train
+
+
+def test_a_run_leaves_weights_that_an_adaptation_takes(
+    small_data: Path, run_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = small_pretraining(small_data, pretrain={"draw": 2})
+    state = train(config, tmp_path / "pretraining")
+    report = json.loads((tmp_path / "pretraining" / "metrics.json").read_text())
+    assert report["epochs"] == 2
+    assert 0 <= report["probe_accuracy"] <= 100
+    assert report["val_loss"] > 0
+    picture = tmp_path / "pretraining" / "reconstructions" / "epoch_0002.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    weights = tmp_path / "pretraining" / WEIGHTS_FILE
+    for name, tensor in load_file(weights).items():
+        trained = state[f"model/encoder.{name}"]
+        assert torch.equal(tensor, trained.half() if trained.is_floating_point() else trained), name
+    adapted = run_config("linear", backbone={"weights": str(weights)}, train={"epochs": 1})
+    train(adapted, tmp_path / "adaptation")
+
+
+def test_it_learns_to_reconstruct(small_data: Path, tmp_path: Path) -> None:
+    config = small_pretraining(small_data, pretrain={"probe": {"every": 0}}, train={"epochs": 12})
+    train(config, tmp_path / "run")
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    losses = [record["val_loss"] for record in history]
+    assert losses[-1] < 0.9 * losses[0]
+    assert not any("probe_accuracy" in record for record in history)
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_pretraining(small_data, train={"epochs": 3})
+    whole = train(config, tmp_path / "whole")
+    step = Trainer._train_step
+
+    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
+        if self.progress.epoch == 1 and index == 2:
+            self._save_state()
+            raise Interrupted(15, self.folder)
+        return step(self, index, *rest)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupt)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    run.resume(tmp_path / "run", [])
+    assert_identical(load_file(tmp_path / "run" / STATE_FILE), whole)
+    one, other = ((tmp_path / name / WEIGHTS_FILE).read_bytes() for name in ("whole", "run"))
+    assert len(one) == pytest.approx(len(other), abs=64)  # the story's seconds differ
+    assert_identical(*(load_file(tmp_path / name / WEIGHTS_FILE) for name in ("whole", "run")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pretrain": {"mask": "block", "chamfer": "l1"}},
+        {"train": {"precision": "bf16", "accumulate": 2}},
+    ],
+)
+def test_variants_run(small_data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    changes.setdefault("train", {})["epochs"] = 1
+    changes.setdefault("pretrain", {})["probe"] = {"every": 0}
+    train(small_pretraining(small_data, **changes), tmp_path / "run")
+    assert (tmp_path / "run" / WEIGHTS_FILE).is_file()
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_validate_like_one(small_data: Path, tmp_path: Path) -> None:
+    """The rate is 0 but for rounding, so both runs end with the same weights but for BatchNorm's statistics."""
+    config = small_pretraining(
+        small_data,
+        pretrain={"probe": {"every": 0}},
+        train={"epochs": 1, "lr": 1e-30, "min_lr": 0.0, "warmup_lr": 0.0},
+        eval={"batch_size": 3},
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    losses = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        launch(processes, "--config", tmp_path / "config.yaml", "--output", folder)
+        losses.append(json.loads((folder / "metrics.json").read_text())["val_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_hidden_groups_take_no_part_in_the_embedding() -> None:
+    """In eval mode, where BatchNorm looks at no batch, embedding the visible groups alone changes nothing."""
+    config = small_pretraining(Path())
+    model = build_autoencoder(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    groups = Groups(torch.randn(3, 16, 8, 3, generator=generator) * 0.1, torch.randn(3, 16, 3, generator=generator))
+    mask = torch.zeros(3, 16, dtype=torch.bool)
+    mask[:, ::2] = True
+    encoded = model.encode(groups, mask)
+    tokens, position = model.encoder.patch_tokens(groups)
+    tokens, position = tokens[:, 1::2], position[:, 1::2]
+    for block in model.encoder.blocks:
+        tokens, _ = block(tokens + position)
+    torch.testing.assert_close(encoded, model.encoder.norm(tokens))
+    changed = groups.neighborhood.clone()
+    changed[:, ::2] += 1.0
+    assert torch.equal(model.encode(Groups(changed, groups.centers), mask), encoded)
+
+
+def test_held_out_clouds_are_not_trained_on(small_data: Path) -> None:
+    data = build_pretraining_data(small_pretraining(small_data))
+    positions = [*data.train.positions.tolist(), *data.val.positions.tolist()]
+    assert sorted(positions) == list(range(80))
+    assert len(data.val) == 16
+    assert data.probe is not None
+    assert not set(data.probe[0].positions.tolist()) & set(data.probe[1].positions.tolist())
+
+
+def test_the_probe_command_prints_both_accuracies(
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_pretraining(small_data, train={"epochs": 1})
+    train(config, tmp_path / "run")
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    weights = tmp_path / "run" / WEIGHTS_FILE
+    capsys.readouterr()
+    assert main(["probe", "--config", str(tmp_path / "config.yaml"), f"backbone.weights={weights}"]) == 0
+    printed = capsys.readouterr().out
+    assert "random weights" in printed
+    assert "accuracy %" in printed
+    found = run.probe(
+        {**config, "backbone": {**config["backbone"], "weights": str(weights)}}, run.make_accelerator("fp32")
+    )
+    assert f"{found[str(weights)]:.2f}" in printed
+
+
+def test_a_probe_needs_weights(small_data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.weights is not set; add"):
+        run.probe(small_pretraining(small_data), run.make_accelerator("fp32"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrain": {"decoder_heads": 5}}, r"pretrain\.decoder_heads: 5 heads do not divide backbone\.dim=48"),
+        ({"pretrain": {"mask_ratio": 0.01}}, r"pretrain\.mask_ratio: 0\.01 of backbone\.num_groups=16 hides no group"),
+        ({"pretrain": {"mask": "all"}}, r"pretrain\.mask: .*'random' or 'block'"),
+        ({"pretrain": {"probe": {"evry": 1}}}, r"pretrain\.probe\.evry: unknown key; did you mean 'every'"),
+        ({"pretrain": {"probe": {"name": "ldraw"}}}, r"pretrain\.probe\.name: unknown name 'ldraw'"),
+    ],
+)
+def test_wrong_configs(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small_pretraining(Path(), **changes)
+
+
+def test_weights_start_the_autoencoder(small_data: Path, tmp_path: Path) -> None:
+    config = small_pretraining(small_data, train={"epochs": 1}, pretrain={"probe": {"every": 0}})
+    train(config, tmp_path / "run")
+    weights = {**config["backbone"], "weights": str(tmp_path / "run" / WEIGHTS_FILE)}
+    continued = build_autoencoder({**config, "backbone": weights}).encoder
+    assert torch.equal(continued.norm.weight, build_backbone(weights).norm.weight)
+    assert not torch.equal(continued.norm.weight, build_backbone(config["backbone"]).norm.weight)

@@ -1,0 +1,108 @@
+"""Where ``backbone.weights`` leads, and the files that pre-training writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pointadapterx.build import build_backbone
+from pointadapterx.errors import CheckpointError
+from pointadapterx.files import read_safetensors
+from pointadapterx.models import weights as weights_module
+from pointadapterx.models.pretrained import load_pretrained
+from pointadapterx.models.weights import find_weights, save_backbone, shipped_weights
+from tests.conftest import small_config
+
+OPTIONS = small_config("linear")["backbone"]
+
+
+def test_a_path_is_itself(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.touch()
+    assert find_weights(str(file)) == file
+
+
+def test_shipped_weights_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_module, "SHIPPED", tmp_path)
+    (tmp_path / "some_backbone.safetensors").touch()
+    assert shipped_weights() == ["some_backbone"]
+    assert find_weights("some_backbone") == tmp_path / "some_backbone.safetensors"
+    with pytest.raises(CheckpointError, match=r"some_bakbone: does not exist.*did you mean 'some_backbone'"):
+        find_weights("some_bakbone")
+
+
+def test_a_folder_is_not_weights(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a folder, not a file; give the path"):
+        find_weights(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["hf://", "hf://owner", "hf://owner/repository", "hf://owner/repository/"])
+def test_a_hub_address_names_a_file(text: str) -> None:
+    with pytest.raises(CheckpointError, match="is not of the form hf://owner/repository/file"):
+        find_weights(text)
+
+
+def test_a_hub_file_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def download(repository: str, file: str, revision: str | None) -> str:
+        calls.append((repository, file, revision))
+        return str(tmp_path / "cached")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert find_weights("hf://owner/repository/folder/file.pth") == tmp_path / "cached"
+    find_weights("hf://owner/repository/file.pth@v2")
+    assert calls == [("owner/repository", "folder/file.pth", None), ("owner/repository", "file.pth", "v2")]
+
+
+def test_a_failed_download_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, file: str, revision: str | None) -> str:
+        raise OSError("no route to host\nand much more")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(CheckpointError, match=r"could not be fetched \(no route to host\); check the name"):
+        find_weights("hf://owner/repository/file.pth")
+
+
+def test_a_backbone_survives_in_half_precision(tmp_path: Path) -> None:
+    backbone = build_backbone(OPTIONS)
+    save_backbone(backbone, tmp_path / "b.safetensors", OPTIONS, {"told": "story"})
+    with safe_open(tmp_path / "b.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16, torch.int64}  # noqa: SIM118
+    assert json.loads(metadata["story"]) == {"told": "story"}
+    assert json.loads(metadata["backbone"])["dim"] == 48
+    other = build_backbone({**OPTIONS, "init_seed": 5})
+    class_token = other.cls_token.clone()
+    report = load_pretrained(other, tmp_path / "b.safetensors")
+    assert (report.missing, report.unexpected, report.coverage) == (["cls_position", "cls_token"], [], 1.0)
+    assert torch.equal(other.cls_token, class_token)
+    for name, tensor in backbone.state_dict().items():
+        if name not in report.missing:
+            assert torch.equal(other.state_dict()[name], tensor.half().to(tensor.dtype)), name
+
+
+def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
+    backbone = build_backbone(OPTIONS)
+    with torch.no_grad():
+        backbone.norm.bias[0] = 1e6
+    with pytest.raises(CheckpointError, match=r"norm\.bias is not finite in half precision"):
+        save_backbone(backbone, tmp_path / "b.safetensors", OPTIONS, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", shipped_weights())
+def test_shipped_weights_fit_their_own_description(name: str) -> None:
+    path = find_weights(name)
+    metadata = read_safetensors(path)[1]
+    options = {**json.loads(metadata["backbone"]), "weights": None, "init_seed": 0, "drop_path": 0.0}
+    report = load_pretrained(build_backbone(options), name)
+    assert report.coverage == 1.0
+    assert path.stat().st_size <= 6e6
+    card = path.with_suffix(".md").read_text()
+    for word in ("CC BY 4.0", "LDraw", "probe", "--config"):
+        assert word in card

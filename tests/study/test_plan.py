@@ -1,0 +1,177 @@
+"""From YAML to runs: inheritance, tuning, identity, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pointadapterx.config import read_document
+from pointadapterx.errors import ConfigError
+from pointadapterx.study.identity import run_name
+from pointadapterx.study.plan import CellKey, Plan, read_plan
+from pointadapterx.study.schema import check_study
+from tests.conftest import ROOT, small_config
+from tests.study.conftest import LINEAR
+from tests.synthetic import write_ldraw20
+
+MakeStudy = Callable[..., Path]
+
+
+def table(rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"main": {"columns": {"rotation": None}, "rows": rows, **changes}}
+
+
+def cell(plan: Plan, row: str, column: str = "rotation", table: str = "main") -> Any:
+    return plan.cells[CellKey(table, row, column)]
+
+
+def test_final_runs_wait_for_the_grid_and_reuse_its_winner(plan: Plan) -> None:
+    tuned = cell(plan, "dapt_x")
+    names = [run.name for _, run in plan.tuning_runs(tuned)]
+    assert plan.due({})[1] == 1  # of two final runs one will be the winner itself
+    assert plan.chosen(tuned, dict.fromkeys(names[:2], 50.0)) is None
+    scores = dict(zip(names, (50.0, 70.0, 60.0), strict=True))
+    assert plan.chosen(tuned, scores) == {"train.lr": 2e-3}
+    finals = plan.final_runs(tuned, {"train.lr": 2e-3})
+    assert finals[0][1].name == names[1]
+    uses, undecided = plan.due(scores)
+    assert undecided == 0
+    assert len(uses) == 2 + 3 + 1
+
+
+def test_equal_scores_choose_the_first_of_the_grid(plan: Plan) -> None:
+    tuned = cell(plan, "dapt_x")
+    scores = {run.name: 50.0 for _, run in plan.tuning_runs(tuned)}
+    assert plan.chosen(tuned, scores) == {"train.lr": 1e-3}
+
+
+def test_the_documented_example_and_the_shipped_studies_are_studies(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(), re.DOTALL)
+    (tmp_path / "documented.yaml").write_text(block)
+    for path in (tmp_path / "documented.yaml", *(ROOT / "cfgs" / "study").glob("*.yaml")):
+        assert check_study(read_document(path)).tables
+
+
+def test_several_keys_make_a_grid(make_study: MakeStudy) -> None:
+    plan = read_plan(make_study(tables=table({"x": {"tune": {"train.lr": [1e-3, 2e-3], "method.rank": [2, 4]}}})))
+    assert len(cell(plan, "x").candidates) == 4
+    assert cell(plan, "x").candidates[1] == {"train.lr": 1e-3, "method.rank": 4}
+
+
+def test_a_row_that_is_like_another_takes_its_overrides_and_tuned_values(make_study: MakeStudy) -> None:
+    rows = {
+        "x": {"overrides": {"method.rank": 2}},
+        "ablation": {"like": "x", "overrides": {"method.prompts": False, "head.pools": ["cls"]}},
+        "untuned": {"tune": {}},
+    }
+    plan = read_plan(make_study(tables=table(rows, tune={"train.lr": [1e-3, 2e-3]})))
+    ablation = cell(plan, "ablation")
+    assert ablation.tuned_by == CellKey("main", "x", "rotation")
+    assert ablation.candidates == []
+    ((_, run), _) = plan.final_runs(ablation, {"train.lr": 2e-3})
+    assert (run.config.method.rank, run.config.method.prompts, run.config.train.lr) == (2, False, 2e-3)
+    assert cell(plan, "untuned").tuned_by is None
+
+
+def test_a_row_may_be_like_one_of_another_table_and_column(make_study: MakeStudy) -> None:
+    tables = table({"x": {"tune": {"train.lr": [1e-3, 2e-3]}}})
+    tables["other"] = {
+        "columns": {"so3": {"data.augment": "so3"}},
+        "rows": {"x": {"like": {"table": "main", "row": "x", "column": "rotation"}}},
+        "replicate": {"key": "eval.split_seed", "values": [5]},
+    }
+    other = cell(read_plan(make_study(tables=tables)), "x", "so3", "other")
+    assert other.tuned_by == CellKey("main", "x", "rotation")
+    assert list(other.values) == [5]
+
+
+def test_the_same_run_in_two_tables_is_one(make_study: MakeStudy) -> None:
+    rows = {"linear": {"overrides": LINEAR}}
+    tables = table(rows) | {"again": table(rows)["main"]}
+    uses, _ = read_plan(make_study(tables=tables)).due({})
+    assert len(uses) == 2
+
+
+def test_identity_is_of_content_not_of_location(tmp_path: Path) -> None:
+    for name, per_class in (("a", 3), ("b", 3), ("c", 4)):
+        write_ldraw20(tmp_path / name, train_per_class=per_class, test_per_class=1, num_points=160)
+    names = {name: run_name(small_config(data={"root": str(tmp_path / name)})) for name in "abc"}
+    assert names["a"] == names["b"] != names["c"]
+    config = small_config(data={"root": str(tmp_path / "a")}, train={"seed": 1})
+    assert run_name(config) not in names.values()
+
+
+def test_identity_ignores_optional_keys_that_are_not_set(study_data: Path) -> None:
+    config = small_config(data={"root": str(study_data)})
+    name = run_name(config)
+    config["train"]["a_key_of_a_later_version"] = None
+    assert run_name(config) == name
+
+
+def test_identity_follows_the_weights_content(study_data: Path, tmp_path: Path) -> None:
+    names = []
+    for path, content in (("a.pth", b"1"), ("b.pth", b"1"), ("c.pth", b"2")):
+        (tmp_path / path).write_bytes(content)
+        config = small_config(data={"root": str(study_data)}, backbone={"weights": str(tmp_path / path)})
+        names.append(run_name(config))
+    assert names[0] == names[1] != names[2]
+
+
+def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
+    plan = read_plan(make_study(), ["train.batch_size=4", "processes=3"])
+    assert plan.study.processes == 3
+    assert cell(plan, "linear").overrides["train.batch_size"] == 4
+    with pytest.raises(ConfigError, match="did you mean 'processes'"):
+        read_plan(make_study(), ["proceses=3"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"titel": 1}, r"study.yaml.*study: unknown key 'titel'; did you mean 'title'\?"),
+        ({"processes": "2"}, "processes: Input should be a valid integer, not '2'"),
+        ({"processes": 0}, "processes: Input should be greater than or equal to 1"),
+        ({"tables": table({"x": {"overide": {}}})}, r"tables.main.rows.x: .*did you mean 'overrides'\?"),
+        ({"tables": table({"x": None}, baseline="y")}, r"tables.main.baseline: there is no row 'y'"),
+        ({"tables": table({"x": {"like": "y"}})}, r"rows.x.like: there is no row 'y'"),
+        ({"tables": table({"x": {"like": {"row": "x", "table": "man"}}})}, r"no table 'man'; did you mean 'main'\?"),
+        ({"tables": table({"x": {"like": "y"}, "y": {"like": "x"}})}, "like each other: x -> y -> x"),
+        ({"tables": table({"x": {"tune": {"train.lr": []}}})}, r"tune.train.lr: List should have at least 1 item"),
+        (
+            {"tables": table({"x": {"overrides": {"train.lr": 1e-3}, "tune": {"train.lr": [1e-3]}}})},
+            "overrides set train.lr, which is tuned",
+        ),
+        ({"tables": table({"x": {"overrides": {"train.seed": 1}}})}, "train.seed, which is repeated"),
+        (
+            {"tables": table({"x": {"overrides": {"train.lrr": 1}}})},
+            r"table 'main', row 'x', column 'rotation': .*\n.*train.lrr: unknown key; did you mean 'lr'\?",
+        ),
+        (
+            {"tables": table({"x": {"tune": {"train.lr": [1e-3]}}}), "overrides": {"eval.protocol": "published"}},
+            "tuning needs a validation part, but eval.protocol=published",
+        ),
+        ({"config": "nowhere.yaml"}, "nowhere.yaml: no such config"),
+    ],
+)
+def test_mistakes_are_refused_with_the_way_out(make_study: MakeStudy, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_plan(make_study(**changes))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ({"data.augment": "so3"}, "regime 'rotation' .row 'x'. and 'so3' .row 'y'. cannot be compared"),
+        ({"eval.protocol": "published"}, "protocol 'validation' .row 'x'. and 'published'"),
+        ({"data.root": None}, "test set 'ldraw20 .*' .row 'x'. and 'ldraw20 .*' .row 'y'."),
+    ],
+)
+def test_a_column_that_mixes_conditions_is_refused_before_training(
+    make_study: MakeStudy, override: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_plan(make_study(tables=table({"x": None, "y": {"overrides": override}})))

@@ -1,0 +1,150 @@
+"""Report and plots come from the CSV alone, are the same each time, and refuse what cannot be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pointadapterx.cli import main
+from pointadapterx.errors import ConfigError
+from pointadapterx.study.records import Record, pack_correctness, write_records
+from pointadapterx.study.report import edge_warnings, render_report
+from pointadapterx.study.summary import summarise
+from tests.study.conftest import make_record
+
+
+def run(row: str, seed: int, correct: int, total: int = 100, **changes: Any) -> Record:
+    """A final line of ``row`` whose first ``correct`` of ``total`` objects are right."""
+    bits = pack_correctness(np.arange(total) < correct)
+    accuracy = 100.0 * correct / total
+    values = {"row": row, "label": row.upper(), "replicate": str(seed), "correct": bits, "test_objects": total}
+    return make_record(**{**values, "overall_accuracy": accuracy, "mean_class_accuracy": accuracy, **changes})
+
+
+def tuning(value: float, score: float, chosen: bool) -> Record:
+    return make_record(
+        kind="tune", row="x", label="X", tuned=f'{{"train.lr": {value}}}', best_val=score, chosen=chosen, correct=None
+    )
+
+
+RECORDS = [
+    run("linear", 0, 60),
+    run("linear", 1, 64),
+    tuning(1e-3, 50.0, False),
+    tuning(2e-3, 60.0, True),
+    tuning(4e-3, 55.0, False),
+    run("x", 0, 70, trainable=50_000, tuned='{"train.lr": 0.002}'),
+    run("x", 1, 74, trainable=50_000, tuned='{"train.lr": 0.002}'),
+]
+
+
+def report(records: list[Record]) -> str:
+    return render_report(records, summarise(records), {})
+
+
+def test_means_spreads_and_differences(tmp_path: Path) -> None:
+    (table,) = summarise(RECORDS)
+    linear, x = table.columns[0].summaries
+    assert linear.overall is not None
+    assert (linear.overall.mean, linear.difference) == (62.0, None)
+    assert linear.overall.std == pytest.approx(8**0.5)
+    assert x.difference is not None
+    assert x.difference.mean == pytest.approx(10.0)
+    assert x.difference.p is None
+    assert 0 < x.difference.interval.low < 10 < x.difference.interval.high
+    text = report(RECORDS)
+    assert "| LINEAR | 2 | 62.00 ± 2.83 [" in text
+    assert "| baseline |" in text
+    assert "| +10.00 [+" in text
+    assert "| X | rotation | train.lr=0.002 | 60.00 | chosen |" in text
+
+
+def test_one_run_each_has_an_exact_p() -> None:
+    records = [run("linear", 0, 60), run("x", 0, 70)]
+    (table,) = summarise(records)
+    difference = table.columns[0].summaries[1].difference
+    assert difference is not None
+    assert difference.p == pytest.approx(2 * 0.5**10)
+    assert ", p = 0.002 |" in report(records)
+
+
+def test_folds_are_compared_fold_by_fold() -> None:
+    def fold(row: str, number: int, correct: int) -> Record:
+        return run(row, number, correct, replicate_key="data.few_shot.fold", test_checksum=f"fold {number}")
+
+    records = [fold("linear", i, 60 + i) for i in range(4)] + [fold("x", i, 65 + i) for i in range(1, 4)]
+    (table,) = summarise(records)
+    difference = table.columns[0].summaries[1].difference
+    assert difference is not None
+    assert difference.mean == pytest.approx(5.0)
+    assert difference.interval == pytest.approx((5.0, 5.0))
+
+
+def test_unfinished_and_failed_runs_are_told() -> None:
+    missing = make_record(row="x", label="X", replicate="2", status="missing", run=None)
+    failed = make_record(row="x", label="X", replicate="3", status="failed", error="no | memory", run="x-1")
+    text = report([*RECORDS, missing, failed])
+    assert "| X | 2 of 4 |" in text
+    assert "| x-1 | X | rotation | final | no \\| memory |" in text
+    assert "| – | – |" in report([missing])
+
+
+def test_several_columns_have_an_overview() -> None:
+    text = report([run("linear", 0, 60), run("linear", 0, 70, column="so3", regime="so3")])
+    assert "| OA % | rotation | so3 |\n| --- | --- | --- |\n| LINEAR | 60.00 | 70.00 |" in text
+
+
+@pytest.mark.parametrize(("scores", "warned"), [((50, 60, 55), False), ((50, 55, 60), True), ((60, 55, 50), True)])
+def test_a_choice_at_the_edge_of_the_grid_is_pointed_out(scores: tuple[float, ...], warned: bool) -> None:
+    lines = [tuning(lr, score, score == 60) for lr, score in zip((1e-3, 2e-3, 4e-3), scores, strict=True)]
+    records = [*lines, run("x", 0, 70)]
+    assert bool(edge_warnings(summarise(records))) is warned
+    assert ("is at the edge of its grid (0.001, 0.002, 0.004)" in report(records)) is warned
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"regime": "scale_translate"}, "regime 'rotation' .row 'linear'. and 'scale_translate' .row 'x'."),
+        ({"protocol": "published"}, "protocol 'validation' .row 'linear'. and 'published' .row 'x'."),
+        ({"test_checksum": "other"}, "test set 'ldraw20 abc' .row 'linear'. and 'ldraw20 other' .row 'x'."),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=f"table 'main', column 'rotation': {says}"):
+        summarise([run("linear", 0, 60), run("x", 0, 70, **changes)])
+    summarise([run("linear", 0, 60), run("x", 0, 70, column="another", **changes)])
+
+
+def test_the_same_csv_gives_the_same_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    contents = []
+    for name in "ab":
+        write_records(tmp_path / name / "results.csv", RECORDS)
+        assert main(["compare", "--report", str(tmp_path / name / "results.csv")]) == 0
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1]
+    names = {f"main-{cost}.{kind}" for cost in ("parameters", "time", "memory") for kind in ("png", "svg")}
+    assert set(contents[0]) == names | {"results.csv", "report.md"}
+    assert "![main-parameters.png](main-parameters.png)" in contents[0]["report.md"].decode()
+
+
+def test_without_matplotlib_the_report_is_written_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    write_records(tmp_path / "results.csv", RECORDS)
+    assert main(["compare", "--report", str(tmp_path / "results.csv")]) == 0
+    assert "pip install 'pointadapterx[study]'" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "report.md"}
+
+
+def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--config", str(tmp_path / "no.yaml")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(SystemExit):
+        main(["compare", "--report", "a.csv", "train.lr=1"])
+    assert "--report reads a CSV as it is" in capsys.readouterr().err

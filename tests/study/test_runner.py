@@ -1,0 +1,206 @@
+"""Each run is trained once, whatever fails or is killed. Most tests replace the training by a line of Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pointadapterx.study import runner
+from pointadapterx.study.plan import Plan, Run, read_plan
+from pointadapterx.study.records import OUTPUT
+from pointadapterx.study.runner import Runner, training_command
+from tests.conftest import ROOT
+
+MakeStudy = Callable[..., Path]
+
+# Notes its start, then writes the metrics, with a validation score of 1000 × lr.
+TRAIN = """
+import json, os, pathlib, sys, time, yaml
+folder = pathlib.Path(sys.argv[1])
+config = yaml.safe_load((folder / "study.yaml").read_text())
+(folder / "starts").open("a").write("x")
+time.sleep(float(os.environ.get("STUDY_TEST_SECONDS", "0")))
+test = {"overall_accuracy": 50.0, "mean_class_accuracy": 50.0}
+metrics = {"val_overall_accuracy": 1000 * config["train"]["lr"], "test": test}
+(folder / "run").mkdir(exist_ok=True)
+(folder / "run" / "metrics.json").write_text(json.dumps(metrics))
+"""
+
+
+def fake(run: Run, folder: Path) -> list[str]:
+    return ["-c", TRAIN, str(folder)]
+
+
+@pytest.fixture(autouse=True)
+def _quick_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
+
+
+def starts(plan: Plan) -> dict[str, int]:
+    """Run name to how often its training was started."""
+    return {path.parent.name: len(path.read_text()) for path in Path(plan.study.runs).glob("*/starts")}
+
+
+def test_every_run_is_trained_once_and_never_again(make_study: MakeStudy) -> None:
+    plan = read_plan(make_study(processes=2))
+    outcome = Runner(plan, fake).run()
+    assert (outcome.failures, outcome.signal) == ({}, 0)
+    assert list(starts(plan).values()) == [1] * 6  # 2 linear, 3 of the grid, 1 more with the winner
+    assert Runner(plan, fake).run().finished == outcome.finished
+    assert list(starts(plan).values()) == [1] * 6
+
+
+def test_the_winner_of_the_grid_is_trained_with_every_seed(plan: Plan) -> None:
+    Runner(plan, fake).run()
+    configs = [json.dumps(run.config.train) for run in map(_run_of(plan), starts(plan)) if run.config.train.seed == 1]
+    assert sum('"lr": 0.004' in text for text in configs) == 1
+
+
+def _run_of(plan: Plan) -> Callable[[str], Run]:
+    runs = {run.name: run for run in plan._runs.values()}
+    return lambda name: runs[name]
+
+
+def test_a_failed_run_is_recorded_and_tried_again(plan: Plan) -> None:
+    def failing(run: Run, folder: Path) -> list[str]:
+        if run.config.train.seed == 1 and run.config.method.name == "linear":
+            return ["-c", "print('error: out of luck'); print('bye'); raise SystemExit(2)"]
+        return fake(run, folder)
+
+    outcome = Runner(plan, failing).run()
+    assert list(outcome.failures.values()) == ["out of luck"]
+    assert len(outcome.finished) == 5
+    again = Runner(plan, fake).run()
+    assert (len(again.finished), again.failures) == (6, {})
+
+
+def test_without_a_message_the_exit_status_is_told(plan: Plan) -> None:
+    outcome = Runner(plan, lambda run, folder: ["-c", "raise SystemExit(3)"]).run()
+    assert set(outcome.failures.values()) == {"exit status 3"}
+
+
+def test_a_failed_candidate_leaves_its_row_undecided(plan: Plan) -> None:
+    def failing(run: Run, folder: Path) -> list[str]:
+        return ["-c", "raise SystemExit(1)"] if run.config.train.lr == 4e-3 else fake(run, folder)
+
+    outcome = Runner(plan, failing).run()
+    assert len(outcome.finished) == 4
+    assert len(outcome.failures) == 1
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(plan: Plan) -> None:
+    (use, *_) = plan.due({})[0].values()
+    folder = Path(plan.study.runs) / use.run.name
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(json.dumps(use.run.config))
+    script = "import fcntl, sys; file = open(sys.argv.pop(1) + '/lock', 'a'); fcntl.flock(file, fcntl.LOCK_EX)"
+    environment = {**os.environ, "STUDY_TEST_SECONDS": "1"}
+    other = subprocess.Popen([sys.executable, "-c", script + "\n" + TRAIN, str(folder), str(folder)], env=environment)
+    while not (folder / "starts").exists():
+        time.sleep(0.02)
+    outcome = Runner(plan, fake).run()
+    assert other.wait() == 0
+    assert use.run.name in outcome.finished
+    assert set(starts(plan).values()) == {1}
+
+
+def test_leftovers_without_a_state_are_cleared(plan: Plan) -> None:
+    (use, *_) = plan.due({})[0].values()
+    output = Path(plan.study.runs) / use.run.name / OUTPUT
+    output.mkdir(parents=True)
+    (output / "config.yaml").write_text("{}")
+    seen = []
+
+    def command(run: Run, folder: Path) -> list[str]:
+        seen.append((folder / OUTPUT).exists())
+        return fake(run, folder)
+
+    Runner(plan, command).run()
+    assert not any(seen)
+
+
+def test_a_run_with_a_state_is_resumed_where_its_files_lie_now(plan: Plan, tmp_path: Path) -> None:
+    (use, *_) = plan.due({})[0].values()
+    assert training_command(use.run, tmp_path)[2:4] == ["--config", str(tmp_path / "study.yaml")]
+    (tmp_path / OUTPUT).mkdir()
+    for name in ("state.safetensors", "config.yaml"):
+        (tmp_path / OUTPUT / name).touch()
+    arguments = training_command(use.run, tmp_path)
+    assert arguments[2:4] == ["--resume", str(tmp_path / OUTPUT)]
+    assert f'data.root="{use.run.config.data.root}"' in arguments
+    assert "backbone.weights=null" in arguments
+
+
+def test_cores_are_shared_and_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setattr(runner, "available_cores", lambda: 8)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    found = [runner.environment(slot, 3) for slot in range(3)]
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in found] == ["4", "6", "4"]
+    assert found[0]["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert runner.environment(0, 3)["OMP_NUM_THREADS"] == "1"
+
+
+def compare(study: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "tools/compare.py", "--config", str(study), *more],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_real_runs_survive_the_study_being_stopped(make_study: MakeStudy, tmp_path: Path, number: int) -> None:
+    rows = {"dapt_x": None}
+    columns = {"rotation": {"train.epochs": 6, "train.batch_size": 4}}
+    study = make_study(tables={"main": {"columns": columns, "rows": rows}})
+    runs = tmp_path / "runs"
+    first = compare(study)
+    wait_for(lambda: bool(list(runs.glob("*/run/metrics.json"))))
+    (done,) = runs.glob("*/run/metrics.json")
+    bytes_before, time_before = done.read_bytes(), done.stat().st_mtime_ns
+    wait_for(lambda: len(list(runs.glob("*/run/history.json"))) == 2)  # the second run has saved a state
+    (training,) = psutil.Process(first.pid).children()
+    if number == signal.SIGKILL:
+        training.suspend()  # so that it is still at it when the next study starts
+    first.send_signal(number)
+    first.communicate()
+    assert first.returncode == (128 + number if number == signal.SIGTERM else -number)
+
+    second = compare(study)
+    assert second.stdout is not None
+    if number == signal.SIGKILL:
+        while "waiting for it" not in (line := second.stdout.readline()):
+            assert line
+        training.resume()
+    output, _ = second.communicate()
+    assert second.returncode == 0, output
+    assert (done.read_bytes(), done.stat().st_mtime_ns) == (bytes_before, time_before)
+    logs = "".join(path.read_text() for path in runs.glob("*/log.txt"))
+    assert logs.count("cli --config ") == 2  # each run was started once,
+    assert logs.count("cli --resume ") == (number == signal.SIGTERM)  # and the stopped one continued
+    assert len((tmp_path / "results" / "results.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "results" / "report.md").is_file()

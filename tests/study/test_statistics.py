@@ -1,0 +1,87 @@
+"""Means, intervals and tests against scipy and values computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from pointadapterx.study.statistics import accuracy_interval, difference_interval, mcnemar, spread
+
+
+def outcomes(accuracy: float, count: int = 300, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(count) < accuracy
+
+
+def test_spread_has_n_minus_1_degrees_of_freedom() -> None:
+    assert spread([80.0, 82.0, 84.0]) == (82.0, 2.0)
+    assert spread([80.0]) == (80.0, None)
+
+
+def test_one_run_agrees_with_scipys_percentile_bootstrap() -> None:
+    right = outcomes(0.8)
+    reference = bootstrap((right,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
+    interval = accuracy_interval([right])
+    assert interval.low == pytest.approx(100 * reference.low, abs=0.5)
+    assert interval.high == pytest.approx(100 * reference.high, abs=0.5)
+
+
+def test_a_paired_difference_agrees_with_scipy() -> None:
+    ours, theirs = outcomes(0.8, seed=1), outcomes(0.7, seed=2)
+    reference = bootstrap(
+        (ours, theirs),
+        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=10_000,
+        rng=1,
+        vectorized=True,
+    ).confidence_interval
+    interval = difference_interval([ours], [theirs])
+    assert interval.low == pytest.approx(100 * reference.low, abs=0.6)
+    assert interval.high == pytest.approx(100 * reference.high, abs=0.6)
+
+
+def test_runs_that_agree_on_each_object_differ_by_nothing() -> None:
+    right = outcomes(0.8)
+    assert difference_interval([right], [right]) == (0.0, 0.0)
+
+
+def test_pairing_narrows_the_interval() -> None:
+    theirs = outcomes(0.5)
+    ours = theirs.copy()
+    ours[np.flatnonzero(~theirs)[:30]] = True  # right wherever the other is, and on 30 objects more
+    paired = difference_interval([ours], [theirs])
+    alone = accuracy_interval([ours])
+    assert paired.low > 0
+    assert paired.high - paired.low < alone.high - alone.low
+
+
+def test_seeds_are_resampled_too() -> None:
+    everything, nothing = np.ones(100, bool), np.zeros(100, bool)
+    # Objects alone would leave 50 % in each resample; of two seeds, a quarter of the resamples takes one twice.
+    assert accuracy_interval([everything, nothing]) == (0.0, 100.0)
+
+
+def test_folds_are_resampled_whole() -> None:
+    folds = [np.ones(10, bool), np.zeros(20, bool)]  # folds may be of different sizes
+    assert accuracy_interval(folds, same_objects=False) == (0.0, 100.0)
+    better = [np.ones(10, bool), np.r_[np.ones(20, bool)]]
+    low, high = difference_interval(better, folds, same_objects=False)
+    assert (low, high) == (0.0, 100.0)
+
+
+def test_results_are_the_same_each_time() -> None:
+    runs = [outcomes(0.7, seed=seed) for seed in range(3)]
+    assert accuracy_interval(runs) == accuracy_interval(runs)
+
+
+def test_mcnemar_is_the_binomial_of_the_discordant_objects() -> None:
+    ours = np.array([1] * 8 + [0] * 2 + [1] * 5 + [0] * 5, bool)
+    theirs = np.array([0] * 8 + [1] * 2 + [1] * 5 + [0] * 5, bool)
+    by_hand = 2 * sum(math.comb(10, k) for k in range(3)) / 2**10  # 8 against 2
+    assert mcnemar(ours, theirs) == pytest.approx(by_hand)
+    assert mcnemar(theirs, ours) == pytest.approx(by_hand)
+    assert mcnemar(ours, ours) == 1.0
