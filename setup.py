@@ -191,6 +191,7 @@ if __name__ == "__main__":
         package_data={
             "pointadapterx.datasets": ["embedded/*.h5", "embedded/*.md", "embedded/**/*"],
             "pointadapterx.cfgs": ["*.yaml", "**/*.yaml"],
+            "pointadapterx": ["weights/*"],
         },
         include_package_data=False,  # only what package_data names: sources do not belong into a wheel
         ext_modules=[point_ops(cuda=False)],

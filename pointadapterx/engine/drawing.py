@@ -56,7 +56,7 @@ def draw_reconstructions(
             name = f"{names[row]}: " if names is not None and column == 0 else ""
             axes.set_title(f"{name}{title}", fontsize=9)
             axes.set_axis_off()
-            axes.set_box_aspect((1, 1, 1))
+            axes.set_box_aspect((1, 1, 1), zoom=1.5)
             for limit in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
                 limit(-1, 1)
     content = io.BytesIO()

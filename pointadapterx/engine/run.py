@@ -332,6 +332,7 @@ def _evaluate_and_write(
             "name": data["name"],
             "variant": data["variant"],
             "split": split,
+            "few_shot": data["few_shot"],
             "checksum": dataset.checksum,
         },
         "method": config["method"]["name"],

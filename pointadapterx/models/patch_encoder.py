@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,12 +30,31 @@ class PatchEncoder(nn.Module):
     def forward(self, neighborhood: Tensor) -> Tensor:
         """(..., k, 3), relative to the centres -> patch tokens (..., C)."""
         leading, size = neighborhood.shape[:-2], neighborhood.shape[-2]
-        local = self.first(neighborhood.reshape(-1, 3)).unflatten(0, (-1, size))  # (groups, k, 2w)
-        shared = local.amax(dim=1, keepdim=True)
-        # The joint layer on [shared, local]: the shared half is the same for all k points, so it is computed once.
-        joint, rest = self.second[0], self.second[1:]
-        assert isinstance(joint, nn.Linear)
-        of_shared, of_local = joint.weight.split(shared.shape[-1], dim=1)
-        features = F.linear(local, of_local) + F.linear(shared, of_shared, joint.bias)
-        encoded = rest(features.flatten(0, 1)).unflatten(0, (-1, size))
+        points = neighborhood.reshape(-1, 3)
+        local = _mlp(self.first, lambda weight, bias: F.linear(points, weight, bias)).unflatten(0, (-1, size))
+        shared = local.amax(dim=1, keepdim=True)  # (groups, 1, 2w)
+
+        def joint(weight: Tensor, bias: Tensor) -> Tensor:
+            """The layer on [shared, local]: the shared half is the same for all k points, so it is computed once."""
+            of_shared, of_local = weight.split(shared.shape[-1], dim=1)
+            return (F.linear(local, of_local) + F.linear(shared, of_shared, bias)).flatten(0, 1)
+
+        encoded = _mlp(self.second, joint).unflatten(0, (-1, size))
         return encoded.amax(dim=1).unflatten(0, leading)
+
+
+def _mlp(layers: nn.Sequential, first: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Linear, BatchNorm, ReLU, Linear; ``first`` applies a weight and a bias as the first linear layer does.
+
+    BatchNorm in eval mode is an affine map, so it is folded into the layer before it.
+    """
+    linear, norm, _, last = layers
+    assert isinstance(linear, nn.Linear)
+    assert isinstance(norm, nn.BatchNorm1d)
+    if norm.training:
+        return last(F.relu(norm(first(linear.weight, linear.bias))))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    hidden = first(linear.weight * scale.unsqueeze(1), (linear.bias - norm.running_mean) * scale + norm.bias)
+    return last(F.relu(hidden, inplace=True))
