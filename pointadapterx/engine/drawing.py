@@ -37,6 +37,7 @@ def draw_reconstructions(
         log.warning("no reconstructions are drawn: pip install 'pointadapterx[viz]', or set pretrain.draw=0")
         return
     rows = len(mask)
+    reach = float(groups.centers.abs().max())
     points = groups.neighborhood + groups.centers.unsqueeze(2)  # (B, G, k, 3)
     restored = points.clone()
     restored[mask] = predicted + groups.centers[mask].unsqueeze(1)
@@ -52,13 +53,13 @@ def draw_reconstructions(
             axes = figure.add_subplot(rows, 3, 3 * row + column + 1, projection="3d")
             for chosen, colour in parts:
                 x, y, z = cloud[row][chosen].flatten(0, 1).unbind(dim=-1)
-                axes.scatter(x, z, y, s=2, c=colour, linewidths=0)  # y is up
+                axes.scatter(x, -z, y, s=2, c=colour, linewidths=0)  # y is up
             name = f"{names[row]}: " if names is not None and column == 0 else ""
             axes.set_title(f"{name}{title}", fontsize=9)
             axes.set_axis_off()
             axes.set_box_aspect((1, 1, 1), zoom=1.5)
             for limit in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
-                limit(-1, 1)
+                limit(-reach, reach)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     with replacing(path) as temporary:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx.build import PretrainingData
-from pointadapterx.datasets import EvalBatches, augment_label, derive_seed, resample_test
+from pointadapterx.datasets import EvalBatches, derive_seed, resample_test
 from pointadapterx.engine.checkpoint import versions
 from pointadapterx.engine.drawing import draw_reconstructions
 from pointadapterx.engine.probe import probe_accuracy
@@ -25,10 +25,11 @@ from pointadapterx.models.weights import save_backbone
 log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "weights.safetensors"
+BEST_WEIGHTS_FILE = "weights_best.safetensors"
 
 
 class PretrainingTrainer(Trainer):
-    """Fits a masked autoencoder; its encoder is written after every assessment.
+    """Fits a masked autoencoder; its encoder is written with every probe, and kept where the probe was best.
 
     Args:
         config: complete config with a ``pretrain`` section.
@@ -71,7 +72,10 @@ class PretrainingTrainer(Trainer):
                 record["probe_accuracy"] = self.probe_accuracy()
             if self.options["draw"]:
                 self._draw(self.folder / "reconstructions" / f"epoch_{number:04d}.png")
-            self.save_weights(record)
+            self.save_weights(WEIGHTS_FILE, record)
+            if record.get("probe_accuracy", float("-inf")) > self.progress.best_score:
+                self.progress.best_score, self.progress.best_epoch = record["probe_accuracy"], self.progress.epoch
+                self.save_weights(BEST_WEIGHTS_FILE, record)
         self.accelerator.wait_for_everyone()
 
     def line(self, record: Mapping[str, Any]) -> str:
@@ -98,20 +102,26 @@ class PretrainingTrainer(Trainer):
         assert self.data.probe is not None
         return probe_accuracy(self.model.encoder, *self.data.probe, self.config, self.accelerator)
 
-    def save_weights(self, record: Mapping[str, Any]) -> None:
-        """Writes the encoder in half precision, with the story of its training."""
+    def save_weights(self, name: str, record: Mapping[str, Any]) -> None:
+        """Writes the encoder in half precision to a file of the run, with the story of its training."""
+        config, pretrain = self.config, self.options
+        nowhere = {"root": None, "cache_dir": None}  # where files lay is nobody else's business
         story = {
             "data": {
-                "name": self.config["data"]["name"],
+                "name": config["data"]["name"],
                 "clouds": len(self.data.train),
                 "checksum": self.data.train.checksum,
             },
-            "regime": augment_label(self.config["data"]["augment"]),
-            "config": self.config,
+            "config": {
+                **config,
+                "backbone": {**config["backbone"], "weights": None},
+                "pretrain": {**pretrain, "probe": {**pretrain["probe"], "root": None}},
+                "data": {**config["data"], **nowhere},
+            },
             "record": dict(record),
             "versions": versions(),
         }
-        save_backbone(self.model.encoder, self.folder / WEIGHTS_FILE, self.config["backbone"], story)
+        save_backbone(self.model.encoder, self.folder / name, config["backbone"], story)
 
     def _validation_batches(self) -> Iterator[tuple[Groups, Tensor]]:
         accelerator, count = self.accelerator, self.config["data"]["num_points"]

@@ -14,9 +14,11 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
+from torch.optim.swa_utils import update_bn
 
 from pointadapterx.datasets import PointClouds, resample_test
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.point_mae import PointMAE
 from pointadapterx.peft import Method
 from pointadapterx.schema import Section
 
@@ -44,6 +46,19 @@ def frozen_features(
     return torch.cat(rows).numpy()
 
 
+def calibrate_batch_norm(backbone: PointMAE, dataset: PointClouds, config: Mapping[str, Any]) -> None:
+    """Gives the patch encoder's BatchNorm the statistics of ``dataset``, as the first epoch of any training would.
+
+    Random weights keep 0 and 1 otherwise, which handicaps them for no reason that has to do with what was learnt.
+    """
+    device = next(backbone.parameters()).device
+    clouds = (
+        resample_test(points.to(device), config["data"]["num_points"], skip_origin=config["backbone"]["skip_origin"])
+        for points in dataset.points.split(config["eval"]["batch_size"])
+    )
+    update_bn((backbone.grouping(points).neighborhood for points in clouds), backbone.patch_encoder)
+
+
 def probe_accuracy(
     backbone: Backbone,
     train: PointClouds,
@@ -53,8 +68,8 @@ def probe_accuracy(
 ) -> float:
     """Accuracy in % on ``val`` of a linear SVM on frozen features of ``train``.
 
-    The SVM's cost is chosen by cross-validation within ``train``; the class token, which pre-training does
-    not train, takes no part.
+    The SVM's cost is chosen by cross-validation within ``train``. The class token, which pre-training does not
+    train, is no feature.
 
     Args:
         backbone: on the accelerator's device; its mode is restored.

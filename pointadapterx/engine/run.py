@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,17 +35,19 @@ from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.evaluator import evaluate, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
 from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
-from pointadapterx.engine.probe import probe_accuracy
+from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
 from pointadapterx.engine.trainer import STATE_FILE, Trainer, hardware, peak_memory_mib
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
+from pointadapterx.models.point_mae import PointMAE
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
+PROBE_SEEDS = (0, 1, 2)  # initialisations of the random backbones
 PUBLISHED_VOTES = 299  # the number of test-set votes whose maximum the published tables print
 
 
@@ -131,6 +135,8 @@ def resume(folder: Path, overrides: list[str]) -> Path:
             f"{folder}: {ADAPTER_FILE}, the best epoch's adapter, is gone and cannot be made again from the state; "
             "restore it, or start a new run"
         )
+    if not adapts and trainer.progress.epoch >= config["train"]["epochs"] and not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"{folder}: {WEIGHTS_FILE} of the finished run is gone; restore it, or start a new run")
     if (folder / METRICS_FILE).is_file() and trainer.progress.epoch >= config["train"]["epochs"]:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder
@@ -280,11 +286,17 @@ def _size(path: Path) -> tuple[Path, float]:
 
 
 def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, float]:
-    """Linear-probe accuracy of a config's backbone weights and of random ones, in %, printed as a table.
+    """Linear-probe accuracy in % of a config's backbone weights and of random ones, printed as a table.
+
+    Random weights are judged as they are initialised, and with BatchNorm's statistics taken from the training
+    clouds; both are means over three initialisations.
 
     Args:
         config: of a pre-training job; ``backbone.weights`` names the weights.
         accelerator: from :func:`make_accelerator`.
+
+    Returns:
+        Accuracy by the name of the weights.
 
     Raises:
         ConfigError: for an adaptation config, or without weights to judge.
@@ -294,21 +306,31 @@ def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, floa
     weights = config["backbone"]["weights"]
     if weights is None:
         raise ConfigError("backbone.weights is not set; add backbone.weights=FILE to the command")
-    train_part, val_part = build_probe_data(config)
-    found = {}
-    for name, source in (("random weights", None), (str(weights), weights)):
-        backbone = build_backbone({**config["backbone"], "weights": source}).to(accelerator.device)
-        with ops.unchecked():
-            found[name] = probe_accuracy(backbone, train_part, val_part, config, accelerator)
+    parts = build_probe_data(config)
+
+    def judge(source: str | None, seed: int, calibrated: bool = False) -> float:
+        backbone = build_backbone({**config["backbone"], "weights": source, "init_seed": seed})
+        backbone.to(accelerator.device)
+        if calibrated and isinstance(backbone, PointMAE):
+            calibrate_batch_norm(backbone, parts[0], config)
+        return probe_accuracy(backbone, *parts, config, accelerator)
+
+    with ops.unchecked():
+        found = {
+            "random": fmean(judge(None, seed) for seed in PROBE_SEEDS),
+            "random, BatchNorm calibrated": fmean(judge(None, seed, calibrated=True) for seed in PROBE_SEEDS),
+            str(weights): judge(weights, config["backbone"]["init_seed"]),
+        }
     table = Table(
-        title=f"linear SVM on frozen features of {config['pretrain']['probe']['name']}: {len(train_part)} clouds to "
-        f"train on, accuracy on {len(val_part)} others of the training split",
+        title=f"linear SVM on frozen features of {config['pretrain']['probe']['name']}: {len(parts[0])} clouds to "
+        f"train on, accuracy on {len(parts[1])} others of the training split",
         title_justify="left",
     )
-    table.add_column("backbone")
+    table.add_column("weights")
     table.add_column("accuracy %", justify="right")
+    table.add_column("standard error", justify="right")
     for name, value in found.items():
-        table.add_row(name, f"{value:.2f}")
+        table.add_row(name, f"{value:.2f}", f"{math.sqrt(value * (100 - value) / len(parts[1])):.2f}")
     console.print(table)
     return found
 

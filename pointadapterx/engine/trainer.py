@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import platform
+import re
 import signal
 import sys
 import time
@@ -329,6 +330,10 @@ def peak_memory_mib(device: torch.device) -> float | None:
     """Peak memory of this process in MiB: allocated on a CUDA device, resident otherwise (not known on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    # A process inherits the peak that getrusage tells from the one that started it, but not this one.
+    own = re.search(r"VmHWM:\s+(\d+) kB", _read_or_empty("/proc/self/status"))
+    if own is not None:
+        return int(own[1]) / 2**10
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -339,7 +344,18 @@ def hardware(device: torch.device) -> str:
     """The device's name and, for a CPU, the number of threads: figures of time belong to it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    model = re.search(r"model name\s*:\s*(.+)", _read_or_empty("/proc/cpuinfo"))
+    name = model[1].strip() if model is not None else platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _read_or_empty(path: str) -> str:
+    """Text of a file of Linux's, or nothing on another system."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 def _to_tensorboard(board: SummaryWriter, record: Mapping[str, Any]) -> None:

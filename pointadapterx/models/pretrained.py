@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,12 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors, read_torch_file
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.block import Block
 from pointadapterx.models.checkpoint_keys import translate_autoencoder, translate_published
 from pointadapterx.models.point_mae import MaskedAutoencoder
-from pointadapterx.models.weights import find_weights
+from pointadapterx.models.weights import backbone_sizes, find_weights
+
+log = logging.getLogger(__name__)
 
 
 class LoadReport(NamedTuple):
@@ -62,7 +66,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
         CheckpointError: if the file cannot be read, an encoder weight is missing, or a shape differs.
     """
     path = find_weights(path)
-    state = _read_state(path)
+    state, sizes = _read_state(path)
     translate = translate_autoencoder if isinstance(model, MaskedAutoencoder) else translate_published
     own = _own_names(state, model)
     tensors, unexpected = own if own is not None else translate(state)
@@ -98,6 +102,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
             "set backbone.dim, encoder_dim and encoder_width to the checkpoint's sizes"
         )
     _require_finite(path, tensors)
+    _compare_sizes(path, sizes, _backbone_of(model))
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, AdaptedModel):
         model.remember_backbone()
@@ -110,9 +115,11 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     )
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a checkpoint, and the sizes that a file of our own pre-training tells."""
     if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
+        tensors, metadata = read_safetensors(path)
+        return tensors, backbone_sizes(path, metadata)
     content = read_torch_file(path)
     for key in ("base_model", "model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -124,7 +131,32 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: holds no state dict (found: {keys}); expected {{'base_model': state_dict}} or a state dict"
         )
-    return tensors
+    return tensors, {}
+
+
+def _compare_sizes(path: Path, sizes: Mapping[str, Any], backbone: Backbone) -> None:
+    """What no tensor's shape tells: the heads must agree; other patches than in pre-training are worth a warning."""
+    block = backbone.blocks[0]
+    assert isinstance(block, Block)
+    heads = sizes.get("num_heads", block.attn.num_heads)
+    if heads != block.attn.num_heads:
+        raise CheckpointError(
+            f"{path}: was pre-trained with num_heads={heads}, the backbone has {block.attn.num_heads}; "
+            f"set backbone.num_heads={heads}"
+        )
+    grouping = getattr(backbone, "grouping", None)
+    for key in ("group_size", "skip_origin"):
+        now = getattr(grouping, key, None)
+        if key in sizes and now != sizes[key]:
+            log.warning("%s: was pre-trained with %s=%s, the backbone has %s", path, key, sizes[key], now)
+
+
+def _backbone_of(model: nn.Module) -> Backbone:
+    if isinstance(model, AdaptedModel):
+        return model.backbone
+    backbone = model.encoder if isinstance(model, MaskedAutoencoder) else model
+    assert isinstance(backbone, Backbone)
+    return backbone
 
 
 def _tensors_only(content: Any) -> dict[str, Tensor]:
@@ -154,12 +186,8 @@ def _own_names(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Te
 
 def _optional_names(model: nn.Module) -> set[str]:
     """Names that a checkpoint may lack: class token, the method's parts, the head, batch counters."""
-    prefix, backbone = "", model
-    if isinstance(model, AdaptedModel):
-        prefix, backbone = "backbone.", model.backbone
-    elif isinstance(model, MaskedAutoencoder):
-        prefix, backbone = "encoder.", model.encoder
-    assert isinstance(backbone, Backbone)
+    prefix = "backbone." if isinstance(model, AdaptedModel) else "encoder." * isinstance(model, MaskedAutoencoder)
+    backbone = _backbone_of(model)
     names = model.state_dict().keys()
     return {
         *(f"{prefix}{name}" for name in backbone.class_parameters()),

@@ -76,6 +76,20 @@ def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], st
     write_safetensors(path, halves, {"format": FORMAT, "backbone": json.dumps(sizes), "story": json.dumps(dict(story))})
 
 
+def backbone_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The ``backbone`` section that :func:`save_backbone` stored; empty for a file of another origin.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    if metadata.get("format") != FORMAT:
+        return {}
+    try:
+        return dict(json.loads(metadata["backbone"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None
+
+
 def _from_hub(text: str) -> Path:
     place, _, revision = text.removeprefix(HUB).partition("@")
     owner, _, rest = place.partition("/")

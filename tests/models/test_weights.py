@@ -86,6 +86,17 @@ def test_a_backbone_survives_in_half_precision(tmp_path: Path) -> None:
             assert torch.equal(other.state_dict()[name], tensor.half().to(tensor.dtype)), name
 
 
+def test_sizes_that_no_shape_tells_must_agree(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_backbone(build_backbone(OPTIONS), tmp_path / "b.safetensors", OPTIONS, {})
+    other = build_backbone({**OPTIONS, "num_heads": 6})
+    with pytest.raises(
+        CheckpointError, match=r"pre-trained with num_heads=3, the backbone has 6; set backbone.num_heads=3"
+    ):
+        load_pretrained(other, tmp_path / "b.safetensors")
+    load_pretrained(build_backbone({**OPTIONS, "group_size": 4}), tmp_path / "b.safetensors")
+    assert "was pre-trained with group_size=8, the backbone has 4" in caplog.text
+
+
 def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
     backbone = build_backbone(OPTIONS)
     with torch.no_grad():
