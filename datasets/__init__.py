@@ -8,7 +8,7 @@ from __future__ import annotations
 from pointadapterx.datasets.base import DATASETS, PointClouds
 from pointadapterx.datasets.batching import EvalBatches, even_batches
 from pointadapterx.datasets.build import build_dataset
-from pointadapterx.datasets.few_shot import few_shot_split, few_shot_task
+from pointadapterx.datasets.few_shot import few_shot_task
 from pointadapterx.datasets.folder import Folder
 from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.ldraw20 import LDraw20
@@ -36,7 +36,6 @@ __all__ = [
     "content_hash",
     "derive_seed",
     "even_batches",
-    "few_shot_split",
     "few_shot_task",
     "resample_test",
     "resample_train",

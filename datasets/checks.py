@@ -10,6 +10,18 @@ import torch
 from pointadapterx.errors import DataError
 
 
+def moved_to_origin(points: np.ndarray) -> np.ndarray:
+    """Float64 ``points (..., N, 3)`` of clouds that will be normalised, ready to be rounded to float32.
+
+    Each mean moves to the origin, as float32's 7 digits would else go to the place alone, and the largest coordinate
+    to [0.5, 1) by a power of two, which changes no digit.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so, for the caller to report
+        centred = points - points.mean(axis=-2, keepdims=True)
+    largest = np.abs(centred).max(axis=(-2, -1), keepdims=True)
+    return np.ldexp(centred, -np.frexp(largest)[1])
+
+
 def checked_points(data: np.ndarray, where: str) -> torch.Tensor:
     """``data`` as a contiguous float32 tensor ``(n, N, 3)``.
 

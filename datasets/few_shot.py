@@ -14,59 +14,59 @@ from pointadapterx.errors import ConfigError
 def few_shot_task(
     train: PointClouds, test: PointClouds, ways: int, shots: int, fold: int, queries: int | None = None
 ) -> tuple[PointClouds, PointClouds]:
-    """Support and query clouds of one task; see :func:`few_shot_split`.
+    """Support and query clouds of fold ``fold`` of the ``ways``-way ``shots``-shot task.
 
-    Raises:
-        ConfigError: as :func:`few_shot_split`.
-    """
-    return few_shot_split(train, ways, shots, fold, queries), few_shot_split(test, ways, shots, fold, queries)
-
-
-def few_shot_split(data: PointClouds, ways: int, shots: int, fold: int, queries: int | None = None) -> PointClouds:
-    """The part of one split that belongs to fold ``fold`` of the ``ways``-way ``shots``-shot task.
-
-    Every draw is a function of the arguments and of class names and positions in the files: it needs no other
-    split and depends neither on the training seed nor on a library's random numbers.
+    Classes are drawn among those with enough clouds. Every draw is a function of the arguments and of class names
+    and positions in the files: it depends neither on the training seed nor on a library's random numbers.
 
     Args:
-        data: split ``"train"``, of which ``shots`` clouds a class are the support, or ``"test"``, the queries.
+        train: training split, which gives the support.
+        test: test split, which gives the queries.
         ways: number of classes.
         shots: support clouds of each class; of different ``groups`` as far as there are enough.
         fold: number of the draw, from 0. Classes and clouds differ from fold to fold.
         queries: query clouds of each class; all by default.
 
     Returns:
-        Labels are ``0 .. ways - 1`` and ``classes`` the chosen ones, in the data set's order; positions stay those
-        in the files.
+        Support and queries. Labels are ``0 .. ways - 1`` and ``classes`` the chosen ones, in the data set's order;
+        positions stay those in the files.
 
     Raises:
-        ConfigError: if there are fewer classes than ``ways``, or a chosen class has too few clouds.
+        ConfigError: if fewer classes than ``ways`` have ``shots`` training clouds and ``queries`` (or one) test clouds.
     """
     task = f"few-shot {ways}-way {shots}-shot fold {fold}"
-    if ways > len(data.classes):
-        raise ConfigError(f"data.few_shot.ways={ways} exceeds the {len(data.classes)} classes of the data; lower it")
-    chosen = sorted(_order(range(len(data.classes)), data.classes, task, "classes")[:ways])
-    key, wanted = ("shots", shots) if data.split == "train" else ("queries", queries)
-    parts = [_draw(data, label, wanted, key, task) for label in chosen]
+    eligible = _at_least(train, shots) & _at_least(test, queries or 1)
+    if int(eligible.sum()) < ways:
+        raise ConfigError(
+            f"data.few_shot.ways={ways}: only {int(eligible.sum())} of {len(train.classes)} classes have {shots} "
+            f"training clouds (data.few_shot.shots) and {queries or 1} test clouds (data.few_shot.queries); lower one "
+            "of these keys"
+        )
+    drawn = _order(range(len(train.classes)), train.classes, task, "classes")
+    chosen = sorted([label for label in drawn if eligible[label]][:ways])
+    return _part(train, chosen, shots, task), _part(test, chosen, queries, task)
+
+
+def _at_least(data: PointClouds, count: int) -> torch.Tensor:
+    """``(classes,)`` bool: the classes that have ``count`` clouds."""
+    return data.labels.bincount(minlength=len(data.classes)) >= count
+
+
+def _part(data: PointClouds, chosen: Sequence[int], count: int | None, task: str) -> PointClouds:
+    """``count`` clouds, or all, of each of the ``chosen`` labels, relabelled."""
+    parts = [_draw(data, label, count, task) for label in chosen]
     part = data.subset(torch.cat(parts))
-    part.labels = torch.repeat_interleave(torch.arange(ways), torch.tensor([len(indices) for indices in parts]))
+    part.labels = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(indices) for indices in parts]))
     part.classes = [data.classes[label] for label in chosen]
     return part
 
 
-def _draw(data: PointClouds, label: int, count: int | None, key: str, task: str) -> torch.Tensor:
+def _draw(data: PointClouds, label: int, count: int | None, task: str) -> torch.Tensor:
     """Sorted indices of ``count`` clouds of a class, or of all."""
     indices = (data.labels == label).nonzero().flatten()
-    name, needed = data.classes[label], count or 1
-    if len(indices) < needed:
-        lower = "" if count is None else f"lower data.few_shot.{key}={count}, or "
-        raise ConfigError(
-            f"{task}: class '{name}' has {len(indices)} {data.split} clouds and {needed} are needed; {lower}take "
-            "another data.few_shot.fold"
-        )
     if count is None:
         return indices
-    order = _order(indices.tolist(), data.positions[indices].tolist(), task, data.split, name)
+    order = _order(indices.tolist(), data.positions[indices].tolist(), task, data.split, data.classes[label])
     if data.groups is not None:
         order = _distinct_first(order, data.groups)
     return torch.tensor(sorted(order[:count]))

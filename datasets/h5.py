@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from pointadapterx.datasets.checks import checked_labels, checked_points
+from pointadapterx.datasets.checks import checked_labels, checked_points, moved_to_origin
 from pointadapterx.datasets.files import impostor
 from pointadapterx.errors import DataError
 
@@ -84,14 +84,28 @@ def read_h5(path: Path, num_classes: int) -> H5Clouds:
     return H5Clouds(points, labels, names, classes)
 
 
-def read_unlabelled_h5(path: Path) -> tuple[torch.Tensor, list[str] | None]:
+def read_unlabelled_h5(path: Path, centre: bool) -> tuple[torch.Tensor, list[str] | None]:
     """Read ``data (n, N, 3)`` and, if present, ``name (n,)``; everything else, labels too, is ignored.
 
+    Args:
+        path: the file.
+        centre: the clouds will be normalised; what is float64 goes through
+            :func:`~pointadapterx.datasets.checks.moved_to_origin`.
+
     Raises:
-        DataError: as :func:`read_h5`.
+        DataError: as :func:`read_h5`, or if all points of a cloud are the same.
     """
     with open_h5(path) as file:
         data, names = _array(file, "data", path), _names(file, path)
+    if centre and data.dtype.str[1:] == "f8" and data.ndim == 3 and 0 not in data.shape:
+        for cloud in data:  # one by one: the temporaries of all would need twice the memory again
+            cloud[...] = moved_to_origin(cloud)
     points = checked_points(data, str(path))
+    spots = (points.amax(dim=1) == points.amin(dim=1)).all(dim=1).nonzero().flatten()
+    if len(spots):
+        raise DataError(
+            f"{path}: all points of cloud {int(spots[0])} are the same ({len(spots)} of {len(points)} clouds are such "
+            "spots); leave them out of the file"
+        )
     _check_names(names, len(points), path)
     return points, names

@@ -127,4 +127,5 @@ _READERS = {
     ".hdf5": _read_hdf5,
 }
 
-SUFFIXES = (*MESH_SUFFIXES, *_READERS)
+KINDS = tuple(sorted(suffix[1:] for suffix in (*MESH_SUFFIXES, *_READERS)))
+"""Every kind of file that :func:`read_cloud` reads, by its suffix without the dot."""

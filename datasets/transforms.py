@@ -180,10 +180,16 @@ class PointDropout(Transform):
 @TRANSFORMS.register("unit_sphere")
 @dataclass(frozen=True)
 class NormalizeUnitSphere(Transform):
-    """Move each cloud's mean to the origin and scale its farthest point to norm 1; a single spot becomes zeros."""
+    """Move each cloud's mean to the origin and scale its farthest point to norm 1; a single spot becomes zeros.
+
+    Finite coordinates of any size are fine.
+    """
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Centre and scale."""
+        # First by a power of two, which is exact: the squares of 1e30 or 1e-30 are beyond float32.
+        exponent = points.abs().amax(dim=(1, 2), keepdim=True).frexp().exponent.clamp(-126, 126)
+        points = points.ldexp(-exponent)
         centred = points - points.mean(dim=1, keepdim=True)
         radius = centred.norm(dim=2, keepdim=True).amax(dim=1, keepdim=True)  # (B, 1, 1)
         return centred / radius.clamp_min(torch.finfo(points.dtype).tiny)

@@ -27,8 +27,7 @@ def map_in_order(
     """
     blocks = [items[start : start + block] for start in range(0, len(items), block)]
     if workers is None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(usable, len(blocks))
+        workers = min(available_cores(), len(blocks))
     if workers <= 1:
         yield from map(function, items)
         return
@@ -38,3 +37,8 @@ def map_in_order(
         for following in [*blocks[1:], []]:
             current, ahead = ahead, pool.map(function, following, chunksize=8)
             yield from current
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from pointadapterx.datasets import PointClouds, build_dataset, derive_seed, few_shot_split, stratified_split
+from pointadapterx.datasets import PointClouds, build_dataset, derive_seed, few_shot_task, stratified_split
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.adapted import AdaptedModel
@@ -113,8 +113,17 @@ def build_splits(config: Mapping[str, Any]) -> Splits:
         DataError: if files are missing, damaged or mislabelled.
         ConfigError: if the classes do not match ``head.num_classes``.
     """
-    train = build_split(config, "train")
-    test = build_split(config, "test")
+    return cut_splits(config, _read_split(config, "train"), _read_split(config, "test"))
+
+
+def cut_splits(config: Mapping[str, Any], train: PointClouds, test: PointClouds) -> Splits:
+    """The parts that :func:`build_splits` gives, from both published splits.
+
+    Raises:
+        ConfigError: if points, classes, few-shot task or validation part do not fit the data.
+        DataError: if no validation part can be cut.
+    """
+    train, test = _task_parts(config, train, test)
     if config["eval"]["protocol"] != "validation":
         return Splits(train, None, test)
     settings = config["eval"]
@@ -125,26 +134,46 @@ def build_splits(config: Mapping[str, Any]) -> Splits:
 
 
 def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> PointClouds:
-    """One published split of the config's data set, or its part in a few-shot task, in memory and checked."""
-    data = config["data"]
+    """One published split of the config's data set, or its part in a few-shot task, in memory and checked.
+
+    A few-shot task needs the files of both splits, whose numbers of clouds decide on its classes.
+    """
+    if config["data"]["few_shot"] is not None:
+        train, test = _task_parts(config, _read_split(config, "train"), _read_split(config, "test"))
+        return train if split == "train" else test
     dataset = _read_split(config, split)
-    if data["few_shot"] is not None:
-        dataset = few_shot_split(dataset, **data["few_shot"])
-    if len(dataset.classes) != config["head"]["num_classes"]:
-        raise ConfigError(
-            f"head.num_classes={config['head']['num_classes']}, but {data['name']} has {len(dataset.classes)} "
-            "classes; set head.num_classes to that"
-        )
+    _check_points(config, dataset)
+    _check_classes(config, dataset)
     return dataset
+
+
+def _task_parts(config: Mapping[str, Any], train: PointClouds, test: PointClouds) -> tuple[PointClouds, PointClouds]:
+    """Training and test split, or their parts in a few-shot task, checked."""
+    for dataset in (train, test):
+        _check_points(config, dataset)
+    if config["data"]["few_shot"] is not None:
+        train, test = few_shot_task(train, test, **config["data"]["few_shot"])
+    _check_classes(config, train)
+    return train, test
+
+
+def _check_classes(config: Mapping[str, Any], dataset: PointClouds) -> None:
+    wanted, available = config["head"]["num_classes"], len(dataset.classes)
+    if wanted != available:
+        raise ConfigError(
+            f"head.num_classes={wanted}, but {config['data']['name']} has {available} classes; set head.num_classes "
+            "to that"
+        )
 
 
 def _read_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> PointClouds:
-    data = config["data"]
-    keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points")
-    options = {key: data[key] for key in keys if data[key] is not None}
-    dataset = build_dataset(data["name"], split, **options)
-    _check_points(config, dataset)
-    return dataset
+    return build_dataset(config["data"]["name"], split, **reading_options(config["data"]))
+
+
+def reading_options(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a ``data`` section that decide what is read, where they are set."""
+    keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes")
+    return {key: data[key] for key in keys if data[key] is not None}
 
 
 def _check_points(config: Mapping[str, Any], dataset: PointClouds) -> None:
@@ -172,23 +201,34 @@ class PretrainingData(NamedTuple):
 def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
     """Clouds to learn from, held-out ones, and the probe's parts of its data set's training split.
 
+    Variants of one object are on one side where the data set knows them.
+
     Raises:
         DataError: if files are missing or damaged, or there are too few clouds.
     """
     settings, probe = config["eval"], config["pretrain"]["probe"]
     clouds = _read_split(config, "train")
-    held_out = math.ceil(settings["val_fraction"] * len(clouds))
-    if not 1 <= held_out < len(clouds):
+    _check_points(config, clouds)
+    held_out = _held_out(clouds, settings["val_fraction"], settings["split_seed"])
+    if held_out.all():
         raise DataError(
             f"data.root={config['data']['root']}: eval.val_fraction={settings['val_fraction']} of {len(clouds)} clouds "
-            f"holds {held_out} out; use more clouds or another fraction"
+            "holds all of them out; use more clouds or a smaller fraction"
         )
-    generator = torch.Generator().manual_seed(derive_seed(settings["split_seed"], "held out"))
-    order = torch.randperm(len(clouds), generator=generator)
     parts = build_probe_data(config) if probe["every"] else None
     return PretrainingData(
-        clouds.subset(order[held_out:].sort().values), clouds.subset(order[:held_out].sort().values), parts
+        clouds.subset((~held_out).nonzero().flatten()), clouds.subset(held_out.nonzero().flatten()), parts
     )
+
+
+def _held_out(clouds: PointClouds, fraction: float, seed: int) -> torch.Tensor:
+    """``(n,)`` bool: whole groups, drawn until they hold at least ``fraction`` of the clouds."""
+    units = torch.arange(len(clouds)) if clouds.groups is None else clouds.groups.unique(return_inverse=True)[1]
+    sizes = units.bincount()
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(derive_seed(seed, "held out")))
+    held = sizes[order].cumsum(0)  # clouds held out with the groups so far
+    count = int((held < math.ceil(fraction * len(clouds))).sum()) + 1
+    return torch.isin(units, order[:count])
 
 
 def build_probe_data(config: Mapping[str, Any]) -> tuple[PointClouds, PointClouds]:

@@ -16,6 +16,7 @@ from easydict import EasyDict
 from pydantic import BaseModel, Field, ValidationError
 
 from pointadapterx.datasets import DATASETS, build_augment
+from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.errors import ConfigError
 from pointadapterx.models import BACKBONES
 from pointadapterx.models.masking import hidden_groups
@@ -32,6 +33,9 @@ JOBS = {
     "pre-training": ("backbone", "pretrain", "data", "train", "eval"),
 }
 """Sections of a config by what it asks for; one with a ``pretrain`` section asks for pre-training."""
+
+LOCATIONS = ("data.root", "data.cache_dir", "backbone.weights")
+"""Keys that say where files lie: what lies there counts, not where."""
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 
@@ -66,6 +70,7 @@ class DataConfig(Section):
     cache_dir: str | None = None
     up: Literal["x", "y", "z"] | None = None
     stored_points: int | None = Field(None, ge=1)
+    suffixes: list[str] | None = Field(None, min_length=1)
     few_shot: FewShotConfig | None = None
 
 
@@ -314,10 +319,11 @@ def _find(path: str | Path) -> Path:
     for candidate in (path, shipped, shipped.parent / f"{shipped.name}.yaml"):
         if candidate.is_file():
             return candidate
-    known = sorted(p.stem for p in SHIPPED.glob("*.yaml"))
-    raise ConfigError(
-        f"{path}: no such config{did_you_mean(path.stem, known)} Shipped: {', '.join(known)} (in {SHIPPED})"
-    )
+    known = sorted(p.relative_to(SHIPPED).with_suffix("").as_posix() for p in SHIPPED.rglob("*.yaml"))
+    known = [name for name in known if not name.startswith("base/")]  # parts of configs
+    name = path.relative_to("cfgs") if path.parts[:1] == ("cfgs",) else path
+    near = did_you_mean(name.as_posix().removesuffix(".yaml"), known) or did_you_mean(path.stem, known) or ";"
+    raise ConfigError(f"{path}: no such config{near} Shipped: {', '.join(known)} (in {SHIPPED})")
 
 
 def _read(path: Path, origins: _Origins, chain: tuple[Path, ...]) -> dict[str, Any]:
@@ -395,10 +401,31 @@ def _override(raw: dict[str, Any], text: str, origins: _Origins) -> Problem | No
         update = parse_value(value)
     except ConfigError as error:
         return Problem(key, f"{error}")
+    conflict = _conflict(raw, key.split("."), update)
+    if conflict is not None:
+        return conflict
     for part in reversed(key.split(".")):
         update = {part: update}
     _merge(raw, update)
     origins[key] = f"override {text}"
+    return None
+
+
+def _conflict(raw: Mapping[str, Any], parts: Sequence[str], value: Any) -> Problem | None:
+    """An override that would put one value in place of a section, or a section in place of one value."""
+    old: Any = raw
+    for depth, part in enumerate(parts):
+        if old is None:
+            return None
+        if not isinstance(old, Mapping):
+            key = ".".join(parts[:depth])
+            return Problem(key, f"is {old!r}, which has no keys, but an override sets {'.'.join(parts)}; remove one")
+        old = old.get(part)
+    nullable = len(parts) > 1  # as data.few_shot
+    if isinstance(old, Mapping) and not isinstance(value, Mapping) and not (value is None and nullable):
+        key = ".".join(parts)
+        example = f", for example {key}.{next(iter(old))}=..." if old else ""
+        return Problem(key, f"is a section with keys of its own, not {value!r}; set one of them{example}")
     return None
 
 
@@ -463,6 +490,12 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(
                 "data.variant",
                 f"unknown variant '{data.variant}'{did_you_mean(data.variant, list(variants))} Known: {options}",
+            )
+    for suffix in data.suffixes or ():
+        if suffix not in KINDS:
+            yield Problem(
+                "data.suffixes",
+                f"unknown kind '{suffix}'{did_you_mean(suffix, list(KINDS))} Known: {', '.join(KINDS)}",
             )
     try:
         build_augment(data.augment)

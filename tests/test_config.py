@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,15 @@ def test_a_file_of_the_user_comes_before_a_shipped_one(write: Write, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("scan_obj", "did you mean 'scan_obj_bg'?"), ("nothing_like_it", "Shipped: demo, "), ("/", "/")]
+    ("name", "says"),
+    [
+        ("scan_obj", "did you mean 'scan_obj_bg'?"),
+        ("study/qick", "did you mean 'study/quick'?"),
+        ("cfgs/pretrain/point_mae_tin.yaml", "did you mean 'pretrain/point_mae_tiny'?"),
+        ("elsewhere/dmeo.yaml", "did you mean 'demo'?"),
+        ("nothing_like_it", "no such config; Shipped: demo, "),
+        ("/", "/"),
+    ],
 )
 def test_an_unknown_config_lists_the_shipped_ones(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match="no such config") as error:
@@ -271,3 +280,18 @@ def test_the_command_line_prints_one_error(write: Write, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: 1 problem in the config\n  {path}:2: train.lr:")
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["train=5"], "train: is a section with keys of its own, not 5; set one of them, for example train."),
+        (["train=5", "train.seed=1"], "1 problem in the config"),
+        (["method=null"], "method: is a section with keys of its own, not None"),
+        (["data.name.x=5"], "data.name: is 'ldraw20', which has no keys, but an override sets data.name.x"),
+    ],
+)
+def test_an_override_replaces_no_section(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load_config("demo", overrides)
+    assert load_config("demo", ["data.few_shot={ways: 2, shots: 1}", "data.few_shot=null"]).data.few_shot is None

@@ -73,17 +73,31 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
 
 
 def write_predictions(
-    path: Path, predictions: Predictions, classes: Sequence[str], names: Sequence[str] | None, protocol: str | None
+    path: Path,
+    predictions: Predictions,
+    classes: Sequence[str],
+    names: Sequence[str] | None,
+    protocol: str | None,
+    groups: Tensor | None = None,
 ) -> None:
-    """One CSV row per sample: protocol, index, name, label, prediction, its probability, correct."""
+    """One CSV row per sample: protocol, index, name, label, prediction, its probability, correct, group.
+
+    Args:
+        path: file to write.
+        predictions: n of them.
+        classes: C names.
+        names: n, or None where the files have none.
+        protocol: how the model was selected.
+        groups: (n,) int64, which samples come from one object, or None where that is not known.
+    """
     probabilities, chosen = torch.softmax(predictions.logits, dim=-1).max(dim=-1)
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["protocol", "index", "name", "label", "prediction", "probability", "correct"])
+    writer.writerow(["protocol", "index", "name", "label", "prediction", "probability", "correct", "group"])
     rows = zip(predictions.labels.tolist(), chosen.tolist(), probabilities.tolist(), strict=True)
     for index, (label, prediction, probability) in enumerate(rows):
         name = names[index] if names is not None else ""
-        writer.writerow(
-            [protocol, index, name, classes[label], classes[prediction], f"{probability:.6f}", int(label == prediction)]
-        )
+        group = int(groups[index]) if groups is not None else ""
+        outcome = (classes[label], classes[prediction], f"{probability:.6f}", int(label == prediction), group)
+        writer.writerow([protocol, index, name, *outcome])
     write_text(path, text.getvalue())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -68,8 +68,8 @@ def probe_accuracy(
 ) -> float:
     """Accuracy in % on ``val`` of a linear SVM on frozen features of ``train``.
 
-    The SVM's cost is chosen by cross-validation within ``train``. The class token, which pre-training does not
-    train, is no feature.
+    The SVM's cost is chosen by cross-validation within ``train``, whose ``groups``, where known, stay together. The
+    class token, which pre-training does not train, is no feature.
 
     Args:
         backbone: on the accelerator's device; its mode is restored.
@@ -83,10 +83,10 @@ def probe_accuracy(
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LinearSVC(random_state=0, max_iter=3000)),
         {"linearsvc__C": COSTS},
-        cv=3,
+        cv=3 if train.groups is None else StratifiedGroupKFold(3, shuffle=True, random_state=0),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the largest costs need not converge to be compared
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer clouds than folds
-        search.fit(features[0], labels[0])
+        search.fit(features[0], labels[0], groups=train.groups)
     return 100.0 * float(search.score(features[1], labels[1]))

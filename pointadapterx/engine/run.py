@@ -27,7 +27,7 @@ from pointadapterx.build import (
     build_split,
     build_splits,
 )
-from pointadapterx.config import check_config, dump_config, load_config
+from pointadapterx.config import LOCATIONS, check_config, dump_config, load_config
 from pointadapterx.datasets import PointClouds, augment_label
 from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter, versions
@@ -107,7 +107,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
 
     Args:
         folder: the run's folder (or a file in it).
-        overrides: only where files lie may change: ``data.root``, ``data.cache_dir``, ``backbone.weights``.
+        overrides: only where files lie may change (:data:`~pointadapterx.config.LOCATIONS`).
 
     Returns:
         The folder.
@@ -118,10 +118,10 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     """
     folder = folder.parent if folder.is_file() else folder
     for text in overrides:
-        if text.partition("=")[0] not in ("data.root", "data.cache_dir", "backbone.weights"):
+        if text.partition("=")[0] not in LOCATIONS:
             raise ConfigError(
-                f"{text}: a resumed run keeps its config (only data.root, data.cache_dir and backbone.weights may "
-                "change); start a new run instead"
+                f"{text}: a resumed run keeps its config (only {', '.join(LOCATIONS)} may change); start a new run "
+                "instead"
             )
     if not (folder / STATE_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
@@ -202,7 +202,8 @@ def test(
         report["vote"] = votes | {"first_vote": compute_metrics(first, dataset.classes)}
         if accelerator.is_main_process:
             protocol = votes.get("label", info.metrics.get("protocol"))
-            write_predictions(folder / f"vote_{PREDICTIONS_FILE}", first, dataset.classes, dataset.names, protocol)
+            path = folder / f"vote_{PREDICTIONS_FILE}"
+            write_predictions(path, first, dataset.classes, dataset.names, protocol, dataset.groups)
             console.print(_vote_line(votes))
     if accelerator.is_main_process:
         write_json(folder / "test.json", report)
@@ -367,7 +368,8 @@ def _evaluate_and_write(
         what = " ".join(filter(None, (data["name"], data["variant"])))
         title = f"{config['method']['name']} on {what}, {split} set\nprotocol {protocol}\nregime {report['regime']}"
         console.print(metrics_table(metrics, title))
-        write_predictions(folder / PREDICTIONS_FILE, predictions, dataset.classes, dataset.names, protocol)
+        path = folder / PREDICTIONS_FILE
+        write_predictions(path, predictions, dataset.classes, dataset.names, protocol, dataset.groups)
     return report
 
 

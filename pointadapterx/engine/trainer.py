@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from pointadapterx.datasets.resample import fps_stage
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.health import routing_scalars
 from pointadapterx.engine.optim import build_optimizer, learning_rate
+from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
@@ -148,7 +148,7 @@ class Trainer:
         if progress.epoch == 0 and progress.step == 0:
             self._save_state()
         self.points = self._staged_points()
-        with _stop_requests() as requests, self._tensorboard() as board:
+        with stop_requests("finishing this step, then saving") as requests, self._tensorboard() as board:
             while progress.epoch < self.settings["epochs"]:
                 self._train_epoch(requests)
                 record = self._finish_epoch()
@@ -365,22 +365,3 @@ def _to_tensorboard(board: SummaryWriter, record: Mapping[str, Any]) -> None:
         elif key != "epoch" and isinstance(value, int | float) and math.isfinite(value):
             board.add_scalar(key, value, record["epoch"])
     board.flush()
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying; a second ctrl-C is not waited for."""
-    received: list[int] = []
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if number in received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        log.warning("%s: finishing this step, then saving", signal.Signals(number).name)
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

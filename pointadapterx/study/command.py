@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pointadapterx.engine.console import set_up_logging
-from pointadapterx.errors import PointAdapterXError
+from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.plots import draw_plots
 from pointadapterx.study.records import Record, collect, read_records, write_records
 from pointadapterx.study.report import edge_warnings, render_report
-from pointadapterx.study.runner import Runner
+from pointadapterx.study.runner import Outcome, Runner
 from pointadapterx.study.summary import summarise
 
 log = logging.getLogger(__name__)
@@ -94,16 +94,26 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
 
 def _run(path: str, overrides: Sequence[str]) -> int:
     plan = read_plan(path, overrides)
-    outcome = Runner(plan).run()
-    records = collect(plan, Path(plan.study.runs), outcome.scores, outcome.failures)
     results = Path(plan.study.results)
-    write_records(results / CSV_FILE, records)
+
+    def save(outcome: Outcome) -> list[Record]:
+        records = collect(plan, Path(plan.study.runs), outcome.scores, outcome.failures)
+        write_records(results / CSV_FILE, records)
+        return records
+
+    outcome = Runner(plan, after_run=save).run()
+    records = save(outcome)
     if outcome.signal:
         name = signal.Signals(outcome.signal).name
         print(f"stopped by {name}: finished runs are kept, the same command continues", file=sys.stderr)
         return 128 + outcome.signal
-    write_report(records, results)
+    try:
+        write_report(records, results)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; all results are in {results / CSV_FILE}, there is no report of them") from None
+    missing = sum(record.kind == "final" and record.status != "finished" for record in records)
     if outcome.failures:
         print(f"error: {len(outcome.failures)} runs failed; the same command tries them again", file=sys.stderr)
-        return 1
-    return 0
+    elif missing:
+        print(f"error: {missing} results are missing, as runs diverged; the report tells which", file=sys.stderr)
+    return 1 if outcome.failures or missing else 0

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from pointadapterx.errors import ConfigError
+
+SELECTION_KEYS = {
+    "validation": ("val_fraction", "split_seed", "select", "every"),
+    "last": (),
+    "published": ("select", "every"),
+}
+"""Keys of ``eval`` that decide which epoch is kept, by protocol."""
 
 
 class Conditions(NamedTuple):
@@ -17,7 +24,30 @@ class Conditions(NamedTuple):
     replicate: str
     regime: str
     protocol: str
+    selection: str
     test_set: str
+
+
+def draws_data(replicate_key: str) -> bool:
+    """Whether replicates have test objects of their own, as few-shot folds do."""
+    return replicate_key.startswith("data.")
+
+
+def selection_words(config: Mapping[str, Any], replicate_key: str) -> str:
+    """How a run of this config selects its epoch (``eval.select=overall_accuracy ...``), but for what is repeated."""
+    settings = config["eval"]
+    keys = [key for key in SELECTION_KEYS[settings["protocol"]] if f"eval.{key}" != replicate_key]
+    return " ".join(f"eval.{key}={settings[key]}" for key in keys)
+
+
+def task_words(data: Mapping[str, Any]) -> str:
+    """Data set, variant and few-shot task of a ``data`` section, without the fold."""
+    words = [data["name"], data["variant"]]
+    if (few_shot := data["few_shot"]) is not None:
+        words.append(f"{few_shot['ways']}-way {few_shot['shots']}-shot")
+        if few_shot["queries"] is not None:
+            words.append(f"{few_shot['queries']} queries")
+    return " ".join(filter(None, words))
 
 
 def check_columns(results: Iterable[Conditions]) -> None:
@@ -28,10 +58,12 @@ def check_columns(results: Iterable[Conditions]) -> None:
     """
     first_seen: dict[tuple[str, ...], Conditions] = {}
     for result in results:
+        column = (result.table, result.column)
         for what, place in (
-            ("regime", (result.table, result.column)),
-            ("protocol", (result.table, result.column)),
-            ("test_set", (result.table, result.column, result.replicate)),
+            ("regime", column),
+            ("protocol", column),
+            ("selection", column),
+            ("test_set", (*column, result.replicate)),
         ):
             first = first_seen.setdefault((what, *place), result)
             ours, theirs = getattr(result, what), getattr(first, what)

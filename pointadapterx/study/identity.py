@@ -6,14 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from pointadapterx.datasets import build_dataset
+from pointadapterx.build import cut_splits, reading_options
+from pointadapterx.config import LOCATIONS
+from pointadapterx.datasets import PointClouds, build_dataset
 from pointadapterx.errors import CheckpointError
 from pointadapterx.models.weights import find_weights
 
-LOCATIONS = ("data.root", "data.cache_dir", "backbone.weights")
-"""Config keys that say where files lie: what lies there counts, not where."""
+
+class Outline(NamedTuple):
+    """A published split: ``clouds`` keep labels, groups and names, but their ``points`` are (n, N, 0)."""
+
+    checksum: str
+    clouds: PointClouds
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -32,25 +38,45 @@ def run_name(config: Mapping[str, Any]) -> str:
     for key in LOCATIONS:
         section, name = key.split(".")
         content[section].pop(name, None)
-    content["checksums"] = {"data": data_checksums(config["data"]), "weights": _weights_checksum(config["backbone"])}
+    data = [split.checksum for split in outlines(config["data"])]
+    content["checksums"] = {"data": data, "weights": _weights_checksum(config["backbone"])}
     digest = hashlib.sha256(json.dumps(_without_null(content), sort_keys=True).encode()).hexdigest()
     return f"{config['method']['name']}-{digest[:12]}"
 
 
-def data_checksums(data: Mapping[str, Any]) -> tuple[str, str]:
-    """Checksums of the whole training and test set of a ``data`` section, read once a process.
+def outlines(data: Mapping[str, Any]) -> tuple[Outline, Outline]:
+    """The whole training and test split of a ``data`` section, read once a process.
 
     Raises:
         DataError: if files are missing or damaged.
     """
-    keys = ("root", "variant", "normalize", "cache_dir")
-    options = tuple((key, data[key]) for key in keys if data.get(key) is not None)
-    return _data_checksums(data["name"], options)
+    options = json.dumps(reading_options(data))
+    return _outline(data["name"], "train", options), _outline(data["name"], "test", options)
+
+
+def check_splits(config: Mapping[str, Any]) -> None:
+    """Cuts the parts of a run, so that impossible ones are found before anything is trained.
+
+    Raises:
+        ConfigError: if points, classes, few-shot task or validation part do not fit the data.
+        DataError: if files are missing or damaged, or no validation part can be cut.
+    """
+    _check_splits(json.dumps({section: config[section] for section in ("data", "eval", "head")}))
+
+
+@cache  # a second for each cut of a large data set, and a study has many runs
+def _check_splits(text: str) -> None:
+    config = json.loads(text)
+    train, test = outlines(config["data"])
+    cut_splits(config, train.clouds, test.clouds)
 
 
 @cache
-def _data_checksums(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[str, str]:
-    return build_dataset(name, "train", **dict(options)).checksum, build_dataset(name, "test", **dict(options)).checksum
+def _outline(name: str, split: str, options: str) -> Outline:
+    clouds = build_dataset(name, split, **json.loads(options))
+    checksum = clouds.checksum
+    clouds.points = clouds.points[..., :0].clone()
+    return Outline(checksum, clouds)
 
 
 def _weights_checksum(backbone: Mapping[str, Any]) -> str | None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from easydict import EasyDict
 
 from pointadapterx.config import JOBS, load_config, parse_value, read_document
 from pointadapterx.datasets import augment_label
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.registry import did_you_mean
-from pointadapterx.study.comparability import Conditions, check_columns
-from pointadapterx.study.identity import data_checksums, run_name
-from pointadapterx.study.schema import Grid, ReplicateConfig, StudyConfig, check_study
+from pointadapterx.study.comparability import Conditions, check_columns, draws_data, selection_words, task_words
+from pointadapterx.study.identity import check_splits, outlines, run_name
+from pointadapterx.study.schema import Grid, Replicate, ReplicateConfig, StudyConfig, check_study
 
 Values = dict[str, Any]
 """Dotted config keys to values."""
@@ -56,7 +58,7 @@ class Cell:
     label: str
     overrides: Values
     replicate: ReplicateConfig
-    values: Sequence[int | float | str]
+    values: Sequence[Replicate]
     grid: Grid
     tuned_by: CellKey | None
 
@@ -68,9 +70,12 @@ class Cell:
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
     @property
-    def tuning_replicate(self) -> int | float | str:
-        """Value of the replicate key in tuning runs."""
-        return self.replicate.values[0] if self.replicate.tuning is None else self.replicate.tuning
+    def tuning_replicates(self) -> Sequence[Replicate]:
+        """Values of the replicate key in tuning runs."""
+        tuning = self.replicate.tuning
+        if tuning is None:
+            return self.replicate.values[:1]
+        return tuning if isinstance(tuning, list) else [tuning]
 
 
 class Use(NamedTuple):
@@ -111,27 +116,32 @@ class Plan:
         self._runs: dict[tuple[str, ...], Run] = {}
         self._check()
 
-    def tuning_runs(self, cell: Cell) -> list[tuple[Values, Run]]:
-        """Each candidate of the cell's grid and its run."""
-        return [(candidate, self._run(cell, candidate, cell.tuning_replicate)) for candidate in cell.candidates]
+    def tuning_runs(self, cell: Cell) -> list[tuple[Values, list[tuple[Replicate, Run]]]]:
+        """Each candidate of the cell's grid with its runs, one a tuning replicate."""
+        return [(candidate, self._runs_of(cell, candidate, cell.tuning_replicates)) for candidate in cell.candidates]
 
-    def final_runs(self, cell: Cell, chosen: Values) -> list[tuple[int | float | str, Run]]:
+    def final_runs(self, cell: Cell, chosen: Values) -> list[tuple[Replicate, Run]]:
         """Each replicate of the cell and its run with the chosen values."""
-        return [(value, self._run(cell, chosen, value)) for value in cell.values]
+        return self._runs_of(cell, chosen, cell.values)
 
     def chosen(self, cell: Cell, scores: Mapping[str, float]) -> Values | None:
-        """The candidate with the best validation score, the first of equals; None until all are known.
+        """The candidate with the best mean validation score, the first of equals.
 
         Args:
             cell: any cell.
-            scores: run name to validation score, of the finished runs.
+            scores: run name to validation score, of the finished runs; ``-inf`` where a run diverged.
+
+        Returns:
+            Its values; None until all are known, or if every candidate diverged.
         """
         if cell.tuned_by is None:
             return {}
-        runs = self.tuning_runs(self.cells[cell.tuned_by])
-        if any(run.name not in scores for _, run in runs):
+        candidates = self.tuning_runs(self.cells[cell.tuned_by])
+        if any(run.name not in scores for _, runs in candidates for _, run in runs):
             return None
-        return max(runs, key=lambda entry: scores[entry[1].name])[0]
+        means = [fmean(scores[run.name] for _, run in runs) for _, runs in candidates]
+        best = max(means)
+        return None if best == -math.inf else candidates[means.index(best)][0]
 
     def due(self, scores: Mapping[str, float]) -> tuple[dict[str, Use], int]:
         """Runs that are known to be needed, finished or not, and how many more will be once all is tuned.
@@ -145,24 +155,29 @@ class Plan:
         uses: dict[str, Use] = {}
         undecided = 0
         for cell in self.cells.values():
-            for candidate, run in self.tuning_runs(cell):
-                uses.setdefault(run.name, Use(run, cell, False, candidate))
+            for candidate, runs in self.tuning_runs(cell):
+                for value, run in runs:
+                    uses.setdefault(run.name, Use(run, cell, False, {**candidate, cell.replicate.key: value}))
             chosen = self.chosen(cell, scores)
             if chosen is None:
-                reused = bool(cell.grid) and cell.tuning_replicate in cell.values
-                undecided += len(cell.values) - reused
+                reused = cell.tuning_replicates if cell.grid else ()
+                undecided += sum(value not in reused for value in cell.values)
                 continue
             for value, run in self.final_runs(cell, chosen):
                 uses.setdefault(run.name, Use(run, cell, True, {**chosen, cell.replicate.key: value}))
         return uses, undecided
 
-    def _run(self, cell: Cell, tuned: Values, replicate: int | float | str) -> Run:
+    def _runs_of(self, cell: Cell, tuned: Values, replicates: Sequence[Replicate]) -> list[tuple[Replicate, Run]]:
+        return [(value, self._run(cell, tuned, value)) for value in replicates]
+
+    def _run(self, cell: Cell, tuned: Values, replicate: Replicate) -> Run:
         overrides = {**cell.overrides, **tuned, cell.replicate.key: replicate}
         texts = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
         if texts not in self._runs:
             config = load_config(self._base, texts)
             if "pretrain" in config:
                 raise ConfigError(f"{self._base}: pre-trains; a study compares adaptations, remove 'pretrain'")
+            check_splits(config)
             self._runs[texts] = Run(run_name(config), config)
         return self._runs[texts]
 
@@ -171,17 +186,17 @@ class Plan:
         conditions = []
         for cell in self.cells.values():
             try:
-                for _, run in self.tuning_runs(cell):
+                for run in (run for _, runs in self.tuning_runs(cell) for _, run in runs):
                     if run.config.eval.protocol != "validation":
                         raise ConfigError(
                             f"tuning needs a validation part, but eval.protocol={run.config.eval.protocol}; take the "
                             "values of another row ('like') or tune nothing ('tune: {}')"
                         )
                 chosen = {} if cell.tuned_by is None else self.cells[cell.tuned_by].candidates[0]
-                conditions += [_conditions(cell, run.config) for _, run in self.final_runs(cell, chosen)]
-            except ConfigError as error:
+                conditions += [_conditions(cell, value, run.config) for value, run in self.final_runs(cell, chosen)]
+            except (ConfigError, DataError) as error:
                 place = f"table '{cell.key.table}', row '{cell.key.row}', column '{cell.key.column}'"
-                raise ConfigError(f"{place}: {error}") from None
+                raise type(error)(f"{place}: {error}") from None
         check_columns(conditions)
 
 
@@ -207,7 +222,8 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 def _override(content: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     replaceable = ("title", "runs", "results", "processes")
-    if not equals or (key not in replaceable and key.partition(".")[0] not in JOBS["adaptation"]):
+    section, dot, _ = key.partition(".")
+    if not equals or (key not in replaceable and not (dot and section in JOBS["adaptation"])):
         near = did_you_mean(key, list(replaceable)) or ";"
         raise ConfigError(
             f"override '{text}' is not of the form key=value with a config key (train.epochs=1) or a key of the "
@@ -278,16 +294,18 @@ def _row_overrides(study: StudyConfig, ancestry: Sequence[CellKey]) -> Values:
     return merged
 
 
-def _conditions(cell: Cell, config: Mapping[str, Any]) -> Conditions:
+def _conditions(cell: Cell, replicate: Replicate, config: Mapping[str, Any]) -> Conditions:
     data = config["data"]
+    fold = "" if data["few_shot"] is None else f"fold {data['few_shot']['fold']}"
     return Conditions(
         table=cell.key.table,
         column=cell.key.column,
         row=cell.key.row,
-        replicate="",
+        replicate=str(replicate) if draws_data(cell.replicate.key) else "",
         regime=augment_label(data["augment"]),
         protocol=config["eval"]["protocol"],
-        test_set=" ".join(filter(None, (data["name"], data["variant"], data_checksums(data)[1][:12]))),
+        selection=selection_words(config, cell.replicate.key),
+        test_set=" ".join(filter(None, (task_words(data), fold, outlines(data)[1].checksum[:12]))),
     )
 
 

@@ -85,11 +85,12 @@ def _draw(
     figure: Any, panels: Sequence[tuple[Column, list[Summary]]], cost: Cost, rows: Sequence[str], title: str
 ) -> None:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    legend: dict[str, Any] = {}
+    legend: dict[str, tuple[Any, str]] = {}
     for axis, (column, summaries) in zip(axes, panels, strict=True):
         for summary in summaries:
             number = rows.index(summary.row)
-            legend.setdefault(summary.label, _point(axis, summary, getattr(summary, cost.field), number))
+            point = _point(axis, summary, getattr(summary, cost.field), number)
+            legend.setdefault(summary.row, (point, summary.label))
         if cost.logarithmic:
             _use_decades(axis, [getattr(summary, cost.field) for summary in summaries])
         axis.set_xlabel(cost.label)
@@ -98,9 +99,8 @@ def _draw(
     figure.suptitle(title)
     figure.tight_layout()
     columns = min(len(legend), 3 * len(panels))
-    figure.legend(
-        list(legend.values()), list(legend), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False
-    )
+    points, labels = zip(*legend.values(), strict=True)
+    figure.legend(points, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False)
 
 
 def _use_decades(axis: Any, values: Sequence[float]) -> None:

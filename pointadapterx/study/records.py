@@ -5,20 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pointadapterx.engine.run import METRICS_FILE, PREDICTIONS_FILE
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_text
+from pointadapterx.study.comparability import selection_words, task_words
 from pointadapterx.study.plan import Cell, Plan, Run, Values
 
 OUTPUT = "run"
 """Folder of the training's own files inside the folder of a run."""
+
+DIVERGED = "diverged.txt"
+"""File in the folder of a run that diverged, with its error."""
+
+Percentage = Annotated[float, Field(ge=0, le=100)]
 
 
 class Record(BaseModel):
@@ -26,10 +32,10 @@ class Record(BaseModel):
 
     ``tuned`` holds the tuned keys and values as JSON. A ``tune`` line carries nothing of the test set.
     ``correct`` are the test objects in file order as bits, packed into hexadecimal digits, the first object in
-    the highest bit.
+    the highest bit. ``groups`` are those that are not independent, as of :func:`pack_groups`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     study: str
     table: str
@@ -41,19 +47,20 @@ class Record(BaseModel):
     kind: Literal["tune", "final"]
     replicate_key: str
     replicate: str
-    status: Literal["finished", "failed", "missing"]
+    status: Literal["finished", "failed", "diverged", "missing"]
     error: str | None = None
     run: str | None = None
     method: str | None = None
     data: str | None = None
     regime: str | None = None
     protocol: str | None = None
+    selection: str | None = None
     test_checksum: str | None = None
     tuned: str
     chosen: bool | None = None
-    overall_accuracy: float | None = None
-    mean_class_accuracy: float | None = None
-    best_val: float | None = None
+    overall_accuracy: Percentage | None = None
+    mean_class_accuracy: Percentage | None = None
+    best_val: Percentage | None = None
     trainable: int | None = None
     trainable_without_head: int | None = None
     percent: float | None = None
@@ -64,13 +71,59 @@ class Record(BaseModel):
     epochs: int | None = None
     hardware: str | None = None
     torch: str | None = None
-    test_objects: int | None = None
+    test_objects: Annotated[int, Field(ge=1)] | None = None
+    groups: str | None = None
     correct: str | None = None
 
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("tuned")
+    @classmethod
+    def _is_json_object(cls, value: str) -> str:
+        try:
+            content = json.loads(value)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise ValueError(f"{value!r} is not a JSON object")
+        return value
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Record:
+        """What the statistics need is there and agrees."""
+        if self.status != "finished":
+            return self
+        of_test_set = ("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "correct")
+        missing = [
+            key for key in (of_test_set if self.kind == "final" else ("best_val",)) if getattr(self, key) is None
+        ]
+        if missing:
+            raise ValueError(f"a finished {self.kind} line without {', '.join(missing)}")
+        if self.kind == "final":
+            self._check_test_set()
+        return self
+
+    def _check_test_set(self) -> None:
+        assert self.test_objects is not None
+        assert self.overall_accuracy is not None
+        try:
+            correct = self.correctness
+        except ValueError:
+            raise ValueError("correct is not of hexadecimal digits") from None
+        if pack_correctness(correct) != self.correct or len(correct) != self.test_objects:
+            raise ValueError(f"correct does not hold one bit for each of {self.test_objects} test objects")
+        accuracy = 100.0 * float(correct.mean())
+        if abs(accuracy - self.overall_accuracy) > 1e-6:  # both are float64, of the same counts
+            raise ValueError(f"overall_accuracy is {self.overall_accuracy}, but of the bits in correct {accuracy} %")
+        try:
+            groups = self.object_groups
+        except (ValueError, IndexError):
+            groups = np.empty(0)
+        if groups is not None and pack_groups([str(number) for number in groups]) != self.groups:
+            raise ValueError("groups is not of the form '0 3; 1 2 4', positions of test objects in order")
 
     @property
     def tuned_values(self) -> Values:
@@ -83,15 +136,48 @@ class Record(BaseModel):
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.correct or ""), dtype=np.uint8))
         return bits[: self.test_objects].astype(bool)
 
+    @property
+    def object_groups(self) -> np.ndarray | None:
+        """(n,) int64, equal for test objects that are not independent; None where all are."""
+        if self.groups is None:
+            return None
+        numbers = np.arange(self.test_objects or 0)
+        for text in self.groups.split(";"):
+            members = [int(position) for position in text.split()]
+            numbers[members] = members[0]
+        return numbers
+
 
 def pack_correctness(correct: np.ndarray) -> str:
     """(n,) bool as hexadecimal digits, the inverse of :attr:`Record.correctness`."""
     return np.packbits(correct).tobytes().hex()
 
 
+def pack_groups(groups: Sequence[str]) -> str | None:
+    """Which of n objects belong together: ``"0 3; 1 2 4"`` are two groups; objects that stand alone are left out.
+
+    Args:
+        groups: n names, empty where they are not known.
+
+    Returns:
+        The groups in the order of their first object; None if all objects are on their own.
+    """
+    members: dict[str, list[str]] = {}
+    for position, group in enumerate(groups):
+        if group:
+            members.setdefault(group, []).append(str(position))
+    return "; ".join(" ".join(positions) for positions in members.values() if len(positions) > 1) or None
+
+
 def is_finished(folder: Path) -> bool:
     """Whether the run of this folder needs no further training."""
     return (folder / OUTPUT / METRICS_FILE).is_file()
+
+
+def divergence(folder: Path) -> str | None:
+    """The error of a run that diverged; a run that does so once does so again."""
+    path = folder / DIVERGED
+    return path.read_text(encoding="utf-8").strip() if path.is_file() and not is_finished(folder) else None
 
 
 def validation_score(folder: Path, run: Run) -> float | None:
@@ -123,7 +209,7 @@ def collect(plan: Plan, runs: Path, scores: Mapping[str, float], failures: Mappi
     Args:
         plan: the study.
         runs: folder of the runs.
-        scores: run name to validation score of the finished runs.
+        scores: run name to validation score of the finished runs, ``-inf`` where one diverged.
         failures: run name to error of the runs that failed.
 
     Raises:
@@ -145,26 +231,56 @@ def read_records(path: Path) -> list[Record]:
     """Reads the CSV that :func:`write_records` wrote.
 
     Raises:
-        DataError: if it is missing or not such a file.
+        DataError: if it is missing, not such a file, or damaged.
     """
+    records: dict[int, Record] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            for row in reader:
+                records[reader.line_num] = Record.model_validate(row)
+    except ValidationError as error:
+        raise _damaged(path, reader.line_num, _first_problem(error)) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); give the CSV of a study") from None
-    records = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            records.append(Record.model_validate(row))
-        except ValidationError as error:
-            detail = error.errors()[0]
-            raise DataError(
-                f"{path}: line {number}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}; give a CSV that this "
-                "version wrote, or write it again from the runs"
-            ) from None
     if not records:
         raise DataError(f"{path}: holds no results; give the CSV of a study")
-    return records
+    for number, problem in _disagreements(records):
+        raise _damaged(path, number, problem)
+    return list(records.values())
+
+
+def _disagreements(records: Mapping[int, Record]) -> Iterator[tuple[int, str]]:
+    """Line number and problem of lines that are right by themselves but not together."""
+    lines: dict[tuple[str, ...], int] = {}
+    test_sets: dict[str, tuple[int, Record]] = {}
+    with_results = {record.table for record in records.values() if record.kind == "final"}
+    for number, record in records.items():
+        tuned = record.tuned if record.kind == "tune" else ""
+        use = (record.table, record.row, record.column, record.kind, record.replicate, tuned)
+        if lines.setdefault(use, number) != number:
+            yield number, f"repeats line {lines[use]}"
+        if record.table not in with_results:
+            yield number, f"table '{record.table}' has no final line"
+        if record.kind == "tune" or record.status != "finished":
+            continue
+        first_number, first = test_sets.setdefault(record.test_checksum or "", (number, record))
+        if record.test_objects != first.test_objects:
+            yield number, f"test_objects is {record.test_objects}, but {first.test_objects} in line {first_number}"
+        if None not in (record.groups, first.groups) and record.groups != first.groups:
+            yield number, f"groups are others than those of line {first_number}, which has the same test set"
+
+
+def _first_problem(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"]
+    return ": ".join(filter(None, (".".join(map(str, detail["loc"])), message)))
+
+
+def _damaged(path: Path, number: int, problem: str) -> DataError:
+    return DataError(
+        f"{path}: line {number}: {problem}; give a CSV as this version wrote it, or write it again from the runs"
+    )
 
 
 def _cell_records(
@@ -182,46 +298,59 @@ def _cell_records(
         "column": cell.key.column,
         "replicate_key": cell.replicate.key,
     }
-    for candidate, run in plan.tuning_runs(cell):
-        yield Record(
-            **common,
-            kind="tune",
-            replicate=str(cell.tuning_replicate),
-            tuned=json.dumps(candidate),
-            chosen=None if chosen is None else candidate == chosen,
-            **_outcome(run, runs, failures, tested=False),
-        )
+    for candidate, of_candidate in plan.tuning_runs(cell):
+        for value, run in of_candidate:
+            yield _record(
+                runs / run.name,
+                **common,
+                kind="tune",
+                replicate=str(value),
+                tuned=json.dumps(candidate),
+                chosen=None if chosen is None else candidate == chosen,
+                **_outcome(run, runs, failures, cell.replicate.key, tested=False),
+            )
     if chosen is None:
         for value in cell.values:
             yield Record(**common, kind="final", replicate=str(value), tuned="{}", status="missing")
         return
     for value, run in plan.final_runs(cell, chosen):
-        outcome = _outcome(run, runs, failures, tested=True)
-        yield Record(**common, kind="final", replicate=str(value), tuned=json.dumps(chosen), **outcome)
+        outcome = _outcome(run, runs, failures, cell.replicate.key, tested=True)
+        tuned = json.dumps(chosen)
+        yield _record(runs / run.name, **common, kind="final", replicate=str(value), tuned=tuned, **outcome)
 
 
-def _outcome(run: Run, runs: Path, failures: Mapping[str, str], *, tested: bool) -> dict[str, Any]:
+def _record(folder: Path, **values: Any) -> Record:
+    try:
+        return Record(**values)
+    except ValidationError as error:
+        raise DataError(f"{folder}: damaged ({_first_problem(error)}); delete it to train the run again") from None
+
+
+def _outcome(run: Run, runs: Path, failures: Mapping[str, str], replicate_key: str, *, tested: bool) -> dict[str, Any]:
     folder = runs / run.name
     if not is_finished(folder):
-        error = failures.get(run.name)
-        return {"status": "missing" if error is None else "failed", "error": error, "run": run.name}
+        diverged, failed = divergence(folder), failures.get(run.name)
+        status = "diverged" if diverged is not None else "failed" if failed is not None else "missing"
+        return {"status": status, "error": diverged or failed, "run": run.name}
     metrics = _read_metrics(folder)
     outcome = _costs(metrics) | {
         "status": "finished",
         "run": run.name,
         "method": run.config.method.name,
-        "data": " ".join(filter(None, (run.config.data.name, run.config.data.variant))),
+        "data": task_words(run.config.data),
         "regime": metrics.get("regime"),
         "protocol": metrics.get("protocol"),
+        "selection": selection_words(run.config, replicate_key),
         "best_val": validation_score(folder, run),
         "epochs": run.config.train.epochs,
     }
     if tested:
+        test = metrics.get("test", {})
         outcome |= {
-            "overall_accuracy": metrics["test"]["overall_accuracy"],
-            "mean_class_accuracy": metrics["test"]["mean_class_accuracy"],
-            "test_checksum": metrics["data"]["checksum"],
-            **_correctness(folder),
+            "overall_accuracy": test.get("overall_accuracy"),
+            "mean_class_accuracy": test.get("mean_class_accuracy"),
+            "test_checksum": metrics.get("data", {}).get("checksum"),
+            **_test_objects(folder),
         }
     return outcome
 
@@ -244,11 +373,13 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: damaged ({error}); delete {folder} to train the run again") from None
 
 
-def _correctness(folder: Path) -> dict[str, Any]:
+def _test_objects(folder: Path) -> dict[str, Any]:
     path = folder / OUTPUT / PREDICTIONS_FILE
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            correct = np.array([row["correct"] == "1" for row in csv.DictReader(file)])
+            rows = list(csv.DictReader(file))
+        correct = np.array([row["correct"] == "1" for row in rows])
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error!r}); delete {folder} to train the run again") from None
-    return {"test_objects": len(correct), "correct": pack_correctness(correct)}
+    groups = pack_groups([row.get("group") or "" for row in rows])
+    return {"test_objects": len(correct), "groups": groups, "correct": pack_correctness(correct)}

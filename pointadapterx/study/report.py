@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import mean
+from typing import Any
 
 from pointadapterx.study.plan import format_values
 from pointadapterx.study.records import Record
@@ -36,18 +38,17 @@ def edge_warnings(tables: Sequence[Table]) -> list[str]:
     """One line for each chosen value that is the lowest or the highest of its grid: the best may lie beyond."""
     warnings = []
     for table in tables:
-        for (label, column), candidates in _by_cell(table.tuning).items():
-            for record in candidates:
-                if not record.chosen:
-                    continue
-                for key, value in record.tuned_values.items():
-                    tried = {r.tuned_values[key] for r in candidates if isinstance(r.tuned_values[key], int | float)}
-                    if len(tried) > 1 and value in (min(tried), max(tried)):
-                        grid = ", ".join(str(v) for v in sorted(tried))
-                        warnings.append(
-                            f"{table.name} · {label} · {column}: {key}={value} is at the edge of its grid ({grid}); "
-                            "the best value may lie beyond it"
-                        )
+        for candidates in _by(table.tuning, "row", "column"):
+            chosen = next((record for record in candidates if record.chosen), None)
+            if chosen is None:
+                continue
+            for key, value in chosen.tuned_values.items():
+                tried = sorted({v for r in candidates if _is_number(v := r.tuned_values[key])})
+                if _is_number(value) and len(tried) > 1 and value in (tried[0], tried[-1]):
+                    warnings.append(
+                        f"{table.name} · {chosen.label} · {chosen.column}: {key}={value} is at the edge of its grid "
+                        f"({', '.join(map(str, tried))}); the best value may lie beyond it"
+                    )
     return warnings
 
 
@@ -57,7 +58,9 @@ def _legend() -> list[str]:
         "replicates, each tested once. In brackets: 95 % bootstrap percentile interval "
         f"({RESAMPLES:,} resamples of test objects and replicates; of whole folds where replicates are folds). "
         "Δ OA is the difference to the baseline on the same test objects, in percentage points, with its paired "
-        "bootstrap interval; where there is one run of each, p is that of the exact McNemar test. Trainable "
+        "bootstrap interval; where there is one run of each, p is that of the exact McNemar test. Where test objects "
+        "come in groups, such as variants of one part, whole groups are resampled, and there is no p: the test takes "
+        "objects as independent. Trainable "
         "parameters are given with and without the head, and in percent of full fine-tuning. Seconds and memory are "
         "means over the runs.",
     ]
@@ -81,8 +84,9 @@ def _column(column: Column) -> Iterator[str]:
     facts = {
         "Regime": column.values("regime"),
         "Protocol": column.values("protocol"),
+        "Selection": column.values("selection"),
         "Data": column.values("data"),
-        "Test objects": column.values("test_objects"),
+        "Test objects": column.test_sets,
         "Hardware": column.values("hardware"),
         "torch": column.values("torch"),
     }
@@ -124,20 +128,21 @@ def _tuning(table: Table) -> Iterator[str]:
     if not table.tuning:
         return
     yield from ("", "### Tuning", "")
+    replicates = ", ".join(dict.fromkeys(record.replicate for record in table.tuning))
     yield (
         "Every value tried, with the score on the validation part that chose it; the test set took no part. "
-        f"{table.tuning[0].replicate_key}={table.tuning[0].replicate}."
+        f"{table.tuning[0].replicate_key}={replicates}{'; scores are means' if ',' in replicates else ''}."
     )
     yield ""
     rows = [
         [
-            record.label,
-            record.column,
-            format_values(record.tuned_values),
-            _number(record.best_val, ".2f") if record.status == "finished" else record.status,
-            "chosen" if record.chosen else "",
+            runs[0].label,
+            runs[0].column,
+            format_values(runs[0].tuned_values),
+            _score(runs),
+            "chosen" if runs[0].chosen else "",
         ]
-        for record in table.tuning
+        for runs in _by(table.tuning, "row", "column", "tuned")
     ]
     yield from _markdown(["method", "column", "value", "validation %", ""], rows)
     for warning in edge_warnings([table]):
@@ -145,19 +150,36 @@ def _tuning(table: Table) -> Iterator[str]:
 
 
 def _failures(records: Sequence[Record]) -> Iterator[str]:
-    failed = {record.run: record for record in records if record.status == "failed"}
+    failed = {
+        record.run: record
+        for record in records
+        if record.status == "failed" or (record.status == "diverged" and record.kind == "final")
+    }
     if not failed:
         return
     yield from ("", "## Failed runs", "")
-    rows = [[run or NONE, r.label, r.column, r.kind, r.error or NONE] for run, r in failed.items()]
-    yield from _markdown(["run", "method", "column", "kind", "error"], rows)
+    rows = [[run or NONE, r.label, r.column, r.kind, r.status, r.error or NONE] for run, r in failed.items()]
+    yield from _markdown(["run", "method", "column", "kind", "status", "error"], rows)
 
 
-def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    cells: dict[tuple[str, str], list[Record]] = {}
+def _score(runs: Sequence[Record]) -> str:
+    """Mean validation score of a candidate's runs, or why there is none."""
+    statuses = {record.status for record in runs}
+    if statuses == {"finished"}:
+        return f"{mean(record.best_val or 0.0 for record in runs):.2f}"
+    return next(status for status in ("diverged", "failed", "missing") if status in statuses)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _by(records: Sequence[Record], *keys: str) -> list[list[Record]]:
+    """Records that share the values of ``keys``, in the order of the first of each."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        cells.setdefault((record.label, record.column), []).append(record)
-    return cells
+        groups.setdefault(tuple(getattr(record, key) for key in keys), []).append(record)
+    return list(groups.values())
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 import torch
 
-from pointadapterx.config import dump_config
+from pointadapterx.config import LOCATIONS, dump_config
+from pointadapterx.datasets.workers import available_cores
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.run import CONFIG_FILE
+from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.trainer import STATE_FILE
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import write_text
-from pointadapterx.study.identity import LOCATIONS
 from pointadapterx.study.plan import Plan, Run, Use
-from pointadapterx.study.records import OUTPUT, describe_result, is_finished, validation_score
+from pointadapterx.study.records import DIVERGED, OUTPUT, describe_result, divergence, is_finished, validation_score
 
 try:
     import fcntl
@@ -45,6 +45,7 @@ LOG = "log.txt"
 LOCK = "lock"
 POLL_SECONDS = 0.2
 TAIL_BYTES = 65536
+NOT_FINITE = "not finite"  # says the TrainingError of a loss, a gradient or logits
 
 
 @dataclass
@@ -53,13 +54,15 @@ class Outcome:
 
     Attributes:
         finished: names of the finished runs.
-        scores: validation scores of those that selected by one.
-        failures: last line of the log of the runs that failed in this session.
+        scores: validation scores of those that selected by one; ``-inf`` of the diverged.
+        diverged: errors of the runs whose training diverged, which is not tried again.
+        failures: errors of the runs that failed otherwise in this session.
         signal: the one that stopped the study, or 0.
     """
 
     finished: set[str] = field(default_factory=set)
     scores: dict[str, float] = field(default_factory=dict)
+    diverged: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     signal: int = 0
 
@@ -81,12 +84,18 @@ class Runner:
     Args:
         plan: the study.
         command: arguments after ``python`` for a run and its folder; for tests.
+        after_run: called with what is known each time runs have ended.
 
     Raises:
         PointAdapterXError: on a system without POSIX file locks.
     """
 
-    def __init__(self, plan: Plan, command: Callable[[Run, Path], list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        command: Callable[[Run, Path], list[str]] | None = None,
+        after_run: Callable[[Outcome], object] = lambda outcome: None,
+    ) -> None:
         if fcntl is None:
             raise PointAdapterXError(
                 "studies need POSIX file locks, which this system does not have; use Linux or macOS"
@@ -95,16 +104,20 @@ class Runner:
         self.folder = Path(plan.study.runs)
         self.processes = plan.study.processes
         self.command = command or training_command
+        self.after_run = after_run
         self.outcome = Outcome()
         self._jobs: dict[str, _Job] = {}
         self._durations: list[float] = []
 
     def run(self) -> Outcome:
-        """Trains until everything is finished or has failed, or a signal asks to stop."""
+        """Trains until every run has ended, or a signal asks to stop."""
         self._find_finished()
         total, left = self._count()
         log.info("%d runs, %d of them finished already, %d at a time", total, total - left, self.processes)
-        with _stop_requests() as requests, progress_bar("runs", total, total - left, visible=True) as advance:
+        with (
+            stop_requests("the runs in progress are saving their state") as requests,
+            progress_bar("runs", total, total - left, visible=True) as advance,
+        ):
             try:
                 while not requests:
                     self._start_due()
@@ -121,23 +134,33 @@ class Runner:
     def _find_finished(self) -> None:
         """Also finds final runs whose choice becomes known by the tuning runs that are finished."""
         known = -1
-        while len(self.outcome.finished) > known:
-            known = len(self.outcome.finished)
+        while len(self.outcome.scores) + len(self.outcome.finished) > known:
+            known = len(self.outcome.scores) + len(self.outcome.finished)
             for use in self.plan.due(self.outcome.scores)[0].values():
-                if is_finished(self.folder / use.run.name):
-                    self._remember(use.run)
+                self._remember(use.run)
 
-    def _remember(self, run: Run) -> None:
-        self.outcome.finished.add(run.name)
-        score = validation_score(self.folder / run.name, run)
-        if score is not None:
-            self.outcome.scores[run.name] = score
+    def _remember(self, run: Run) -> bool:
+        """Takes in what the folder of a run holds; returns whether it is final."""
+        folder = self.folder / run.name
+        error = divergence(folder)
+        if error is not None:
+            self.outcome.diverged[run.name] = error
+            self.outcome.scores[run.name] = -math.inf
+        elif is_finished(folder):
+            self.outcome.finished.add(run.name)
+            score = validation_score(folder, run)
+            if score is not None:
+                self.outcome.scores[run.name] = score
+        else:
+            return False
+        (folder / OUTPUT / STATE_FILE).unlink(missing_ok=True)  # large, and there is nothing to continue
+        return True
 
     def _has_no_more_to_do(self, name: str) -> bool:
-        return name in self.outcome.finished or name in self.outcome.failures
+        return any(name in ended for ended in (self.outcome.finished, self.outcome.diverged, self.outcome.failures))
 
     def _count(self) -> tuple[int, int]:
-        """Runs in all, and those neither finished nor failed."""
+        """Runs in all, and those that have not ended."""
         due, undecided = self.plan.due(self.outcome.scores)
         ended = sum(self._has_no_more_to_do(name) for name in due)
         return len(due) + undecided, len(due) + undecided - ended
@@ -160,8 +183,7 @@ class Runner:
                 log.info("%s: a process is still at it, waiting for it", folder)
                 self._jobs[run.name] = _Job(use, slot, None, 0)
                 return
-            if is_finished(folder):  # by a process that ended a moment ago
-                self._remember(run)
+            if self._remember(run):  # finished by a process that ended a moment ago
                 return
             write_text(folder / CONFIG, dump_config(run.config))
             output = folder / OUTPUT
@@ -187,15 +209,27 @@ class Runner:
         ended = [job for job in self._jobs.values() if self._has_ended(job)]
         for job in ended:
             del self._jobs[job.use.run.name]
-            folder = self.folder / job.use.run.name
-            if is_finished(folder):
-                self._remember(job.use.run)
+            if self._remember(job.use.run):
                 self._report(job)
             elif job.process is not None:
-                error = _last_line(folder / LOG, job.log_start) or f"exit status {job.process.returncode}"
-                self.outcome.failures[job.use.run.name] = error
-                log.error("failed: %s: %s (%s)", job.use, error, folder / LOG)
+                self._take_in_failure(job, job.process.returncode)
+        if ended:
+            self.after_run(self.outcome)
         return len(ended)
+
+    def _take_in_failure(self, job: _Job, returncode: int) -> None:
+        folder = self.folder / job.use.run.name
+        lines = _last_lines(folder / LOG, job.log_start)
+        error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+        if error is not None and NOT_FINITE in error and returncode > 0:
+            write_text(folder / DIVERGED, f"{error}\n")
+            self._remember(job.use.run)
+            log.warning("diverged: %s: %s (%s)", job.use, error, folder / LOG)
+            return
+        if error is None or returncode < 0:
+            error = _exit_words(returncode, lines)
+        self.outcome.failures[job.use.run.name] = error
+        log.error("failed: %s: %s (%s)", job.use, error, folder / LOG)
 
     def _has_ended(self, job: _Job) -> bool:
         if job.process is not None:
@@ -204,6 +238,9 @@ class Runner:
             return _try_lock(lock)
 
     def _report(self, job: _Job) -> None:
+        """Logs the result of a finished run."""
+        if job.use.run.name not in self.outcome.finished:  # diverged under another study
+            return
         seconds = time.monotonic() - job.started
         self._durations.append(seconds)
         total, left = self._count()
@@ -220,8 +257,7 @@ class Runner:
         for process in own:
             process.wait()
         for job in self._jobs.values():
-            if is_finished(self.folder / job.use.run.name):
-                self._remember(job.use.run)
+            self._remember(job.use.run)
 
 
 def training_command(run: Run, folder: Path) -> list[str]:
@@ -239,7 +275,7 @@ def _is_resumable(output: Path) -> bool:
 
 
 def environment(slot: int, processes: int) -> dict[str, str]:
-    """Variables of one of several processes at a time: its GPU where there are some, else its share of the cores."""
+    """Variables of one of several processes at a time: its share of the cores, and its GPU where there are some."""
     variables = dict(os.environ)
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -247,11 +283,6 @@ def environment(slot: int, processes: int) -> dict[str, str]:
         variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     variables.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     return variables
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _try_lock(file: IO[str]) -> bool:
@@ -263,36 +294,22 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _last_line(path: Path, start: int) -> str:
-    """The last ``error:`` line that was written after byte ``start``, or else the last line."""
+def _last_lines(path: Path, start: int) -> list[str]:
+    """Lines that are not empty from the end of a file, written after byte ``start``."""
     with path.open("rb") as file:
         file.seek(max(start, path.stat().st_size - TAIL_BYTES))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1].removeprefix("error: ")
+        return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+
+
+def _exit_words(returncode: int, lines: Sequence[str]) -> str:
+    """How a process ended that did not say why."""
+    if returncode < 0:
+        hint = " (out of memory?)" if returncode == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-returncode).name}{hint}"
+    return ": ".join([f"exit status {returncode}", *lines[-1:]])
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects signals instead of dying; a second ctrl-C leaves at once, and the processes save on their own."""
-    received: list[int] = []
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        log.warning("%s: the runs in progress are saving their state", signal.Signals(number).name)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous: Mapping[int, object] = {number: signal.signal(number, request) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]

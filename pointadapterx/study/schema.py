@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from pointadapterx.config import Document
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Section
 
-Overrides = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
-"""Dotted config keys to values, for example ``{train.lr: 1.0e-3}``; nothing after the colon means none."""
 
-Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
-"""Dotted config keys to the values tried; several keys make the grid of all combinations."""
+def _dotted(key: str) -> str:
+    if "." not in key.strip("."):
+        raise ValueError(f"'{key}' is not a config key with a dot, for example train.lr")
+    return key
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = [name for name, count in Counter(map(str, values)).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is listed twice; remove one")
+    return values
+
+
+ConfigKey = Annotated[str, AfterValidator(_dotted)]
+"""``section.key`` of a run's config; a section as a whole cannot be replaced."""
+
+Overrides = Annotated[dict[ConfigKey, Any], BeforeValidator(lambda value: {} if value is None else value)]
+"""Config keys to values, for example ``{train.lr: 1.0e-3}``; nothing after the colon means none."""
+
+Grid = dict[ConfigKey, Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]]
+"""Config keys to the values tried; several keys make the grid of all combinations."""
 
 FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """A name that is also a part of files' names."""
 
-Replicates = Annotated[list[int | float | str], Field(min_length=1)]
+Replicate = int | float | str
+Replicates = Annotated[list[Replicate], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class StudySection(Section):
@@ -40,11 +59,14 @@ class StudySection(Section):
 
 
 class ReplicateConfig(StudySection):
-    """What is repeated: ``key`` takes each of ``values``; tuning runs take ``tuning``, by default the first."""
+    """What is repeated: ``key`` takes each of ``values``.
 
-    key: str = "train.seed"
+    Tuning runs take ``tuning``, one value or several over which a candidate's score is averaged; by default the first.
+    """
+
+    key: ConfigKey = "train.seed"
     values: Replicates = Field(default=[0, 1, 2])
-    tuning: int | float | str | None = None
+    tuning: Replicate | Replicates | None = None
 
 
 class LikeConfig(StudySection):
@@ -83,6 +105,16 @@ class TableConfig(StudySection):
     baseline: str | None = None
     replicate: ReplicateConfig | None = None
     tune: Grid | None = None
+
+    @field_validator("rows")
+    @classmethod
+    def _different_labels(cls, rows: dict[str, RowConfig]) -> dict[str, RowConfig]:
+        first: dict[str, str] = {}
+        for name, row in rows.items():
+            label = row.label or name
+            if first.setdefault(label, name) != name:
+                raise ValueError(f"rows '{first[label]}' and '{name}' are both called '{label}'; change one label")
+        return rows
 
 
 class StudyConfig(StudySection):
@@ -123,7 +155,7 @@ def check_study(document: Document) -> StudyConfig:
 
 
 def _describe(detail: Any) -> tuple[str, str]:
-    key = ".".join(str(part) for part in detail["loc"])
+    key = ".".join(str(part) for part in detail["loc"] if part != "[key]")
     if detail["type"] == "value_error":
         return key, str(detail["ctx"]["error"])
     if detail["type"] == "missing":

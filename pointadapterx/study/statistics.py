@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 RESAMPLES = 10_000
-CHUNK = 500  # resamples at a time: (CHUNK, n) floats are held at once
+CHUNK = 500  # resamples at a time: (CHUNK, G) floats of G groups are held at once
 LEVEL = 0.95
 
 Runs = Sequence[np.ndarray]
@@ -36,21 +36,26 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean(values), stdev(values) if len(values) > 1 else None)
 
 
-def accuracy_interval(runs: Runs, *, same_objects: bool = True) -> Interval:
+def accuracy_interval(runs: Runs, *, groups: np.ndarray | None = None, same_objects: bool = True) -> Interval:
     """Interval of the mean accuracy, in percent.
 
     Args:
         runs: one (n,) bool a replicate.
+        groups: (n,) int; objects of one number are not independent and are drawn together (cluster bootstrap,
+            Davison and Hinkley 1997, section 3.8). None: every object is on its own.
         same_objects: all replicates were tested on the same objects, as seeds are: objects and replicates are
             resampled. Otherwise, as in few-shot folds, whole replicates are, with their objects.
     """
     rng = np.random.default_rng(0)
     if not same_objects and len(runs) > 1:
         return _interval(_resampled_folds([100.0 * run.mean() for run in runs], rng))
-    return _interval(np.concatenate([_resampled_means(runs, objects, rng) for objects in _draws(runs, rng)]))
+    right, sizes = _by_group(runs, groups)
+    return _interval(np.concatenate([_resampled_means(right, sizes, drawn, rng) for drawn in _draws(sizes, rng)]))
 
 
-def difference_interval(ours: Runs, theirs: Runs, *, same_objects: bool = True) -> Interval:
+def difference_interval(
+    ours: Runs, theirs: Runs, *, groups: np.ndarray | None = None, same_objects: bool = True
+) -> Interval:
     """Interval of the difference of two mean accuracies on the same objects, in percentage points.
 
     Each resample takes the same objects for both, and replicates of each on their own: a seed of one method has
@@ -59,20 +64,26 @@ def difference_interval(ours: Runs, theirs: Runs, *, same_objects: bool = True) 
     Args:
         ours: one (n,) bool a replicate.
         theirs: the other method's; without ``same_objects`` the same folds in the same order.
+        groups: as in :func:`accuracy_interval`.
         same_objects: as in :func:`accuracy_interval`.
     """
     rng = np.random.default_rng(0)
     if not same_objects and len(ours) > 1:
         differences = [100.0 * (a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
         return _interval(_resampled_folds(differences, rng))
+    our_right, sizes = _by_group(ours, groups)
+    their_right, _ = _by_group(theirs, groups)
     parts = [
-        _resampled_means(ours, objects, rng) - _resampled_means(theirs, objects, rng) for objects in _draws(ours, rng)
+        _resampled_means(our_right, sizes, drawn, rng) - _resampled_means(their_right, sizes, drawn, rng)
+        for drawn in _draws(sizes, rng)
     ]
     return _interval(np.concatenate(parts))
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Two-sided p of the exact McNemar test that two runs are right equally often (Psychometrika 12, 1947).
+
+    The objects must be independent of each other.
 
     Args:
         ours: (n,) bool, right or wrong on each object.
@@ -84,19 +95,27 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(binomtest(only_ours, only_ours + only_theirs, 0.5).pvalue)
 
 
-def _draws(runs: Runs, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices (CHUNK, n) of resampled objects, RESAMPLES rows in all."""
-    count = len(runs[0])
+def _by_group(runs: Runs, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Right objects of each group, (R, G) for R replicates, and the groups' sizes, (G,)."""
+    right = np.stack(runs).astype(np.float64)
+    if groups is None:
+        return right, np.ones(right.shape[1])
+    numbers = np.unique(groups, return_inverse=True)[1]
+    return np.stack([np.bincount(numbers, weights=run) for run in right]), np.bincount(numbers).astype(np.float64)
+
+
+def _draws(sizes: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Indices (CHUNK, G) of resampled groups, RESAMPLES rows in all."""
     for _ in range(RESAMPLES // CHUNK):
-        yield rng.integers(count, size=(CHUNK, count))
+        yield rng.integers(len(sizes), size=(CHUNK, len(sizes)))
 
 
-def _resampled_means(runs: Runs, objects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(CHUNK,) mean accuracies in percent over the drawn objects and as many replicates, drawn anew."""
-    replicates = len(runs)
-    weights = rng.multinomial(replicates, [1 / replicates] * replicates, size=len(objects)) / replicates
-    per_object = weights @ np.stack(runs).astype(np.float64)  # (CHUNK, n)
-    return 100.0 * np.take_along_axis(per_object, objects, axis=1).mean(axis=1)
+def _resampled_means(right: np.ndarray, sizes: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(CHUNK,) mean accuracies in percent over the drawn groups and as many replicates, drawn anew."""
+    replicates = len(right)
+    weights = rng.multinomial(replicates, [1 / replicates] * replicates, size=len(drawn)) / replicates
+    per_group = weights @ right  # (CHUNK, G)
+    return 100.0 * np.take_along_axis(per_group, drawn, axis=1).sum(axis=1) / sizes[drawn].sum(axis=1)
 
 
 def _resampled_folds(values: Sequence[float], rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from pointadapterx.study.comparability import Conditions, check_columns
+import numpy as np
+
+from pointadapterx.study.comparability import Conditions, check_columns, draws_data
 from pointadapterx.study.records import Record
 from pointadapterx.study.statistics import (
     Interval,
@@ -20,7 +22,10 @@ from pointadapterx.study.statistics import (
 
 @dataclass(frozen=True)
 class Difference:
-    """Overall accuracy minus the baseline's on the same test objects; ``p`` where there is one run of each."""
+    """Overall accuracy minus the baseline's on the same test objects.
+
+    ``p`` is that of McNemar's test, where there is one run of each and the objects are independent.
+    """
 
     mean: float
     interval: Interval
@@ -64,6 +69,12 @@ class Column:
         found = dict.fromkeys(getattr(record, key) for record in self.records if record.status == "finished")
         return [str(value) for value in found if value is not None]
 
+    @property
+    def test_sets(self) -> list[str]:
+        """The different sizes of its finished runs' test sets in words, with their groups."""
+        done = [record for record in self.records if record.status == "finished"]
+        return list(dict.fromkeys(_size_words(record) for record in done))
+
 
 @dataclass(frozen=True)
 class Table:
@@ -97,16 +108,22 @@ def _conditions(record: Record) -> Conditions:
         table=record.table,
         column=record.column,
         row=record.row,
-        replicate=record.replicate if _draws_data(record) else "",
+        replicate=record.replicate if draws_data(record.replicate_key) else "",
         regime=record.regime or "not told",
         protocol=record.protocol or "not told",
+        selection=record.selection or "not told",
         test_set=f"{record.data} {(record.test_checksum or '')[:12]}",
     )
 
 
-def _draws_data(record: Record) -> bool:
-    """Whether replicates have test objects of their own, as few-shot folds do."""
-    return record.replicate_key.startswith("data.")
+def _size_words(record: Record) -> str:
+    groups = record.object_groups
+    return f"{record.test_objects}" + ("" if groups is None else f" in {len(np.unique(groups))} groups")
+
+
+def _groups(records: list[Record]) -> np.ndarray | None:
+    """Of records with the same test objects, some of which may be of a version that did not write them."""
+    return next((groups for record in records if (groups := record.object_groups) is not None), None)
 
 
 def _column(records: list[Record]) -> Column:
@@ -152,13 +169,14 @@ def _spread(done: list[Record], key: str) -> Spread | None:
 def _accuracy_interval(done: list[Record]) -> Interval | None:
     if not done:
         return None
-    return accuracy_interval([record.correctness for record in done], same_objects=not _draws_data(done[0]))
+    crossed = not draws_data(done[0].replicate_key)
+    return accuracy_interval([record.correctness for record in done], groups=_groups(done), same_objects=crossed)
 
 
 def _difference(done: list[Record], baseline: list[Record]) -> Difference | None:
     if not done or not baseline:
         return None
-    crossed = not _draws_data(done[0])
+    crossed = not draws_data(done[0].replicate_key)
     if not crossed:  # folds have objects of their own, so only common ones can be compared
         common = {record.replicate for record in done} & {record.replicate for record in baseline}
         done = sorted((r for r in done if r.replicate in common), key=lambda r: r.replicate)
@@ -166,8 +184,9 @@ def _difference(done: list[Record], baseline: list[Record]) -> Difference | None
         if not common:
             return None
     ours, theirs = ([record.correctness for record in side] for side in (done, baseline))
+    groups = _groups([*done, *baseline])
     return Difference(
         mean=100.0 * (mean(run.mean() for run in ours) - mean(run.mean() for run in theirs)),
-        interval=difference_interval(ours, theirs, same_objects=crossed),
-        p=mcnemar(ours[0], theirs[0]) if len(ours) == len(theirs) == 1 else None,
+        interval=difference_interval(ours, theirs, groups=groups, same_objects=crossed),
+        p=mcnemar(ours[0], theirs[0]) if groups is None and len(ours) == len(theirs) == 1 else None,
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 
 from pointadapterx.build import build_split, build_splits
 from pointadapterx.config import check_config
-from pointadapterx.datasets import PointClouds, build_dataset, few_shot_split, few_shot_task
+from pointadapterx.datasets import PointClouds, build_dataset, few_shot_task
+from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.errors import ConfigError
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20
@@ -26,20 +28,24 @@ def clouds(split: str, per_class: int = 8, groups: torch.Tensor | None = None) -
     return PointClouds(points, labels, CLASSES, split, groups=groups, positions=positions)
 
 
+def support(data: PointClouds, ways: int, shots: int, fold: int) -> PointClouds:
+    return few_shot_task(data, clouds("test"), ways, shots, fold)[0]
+
+
 def names(data: PointClouds) -> list[str]:
     return [data.classes[label] for label in data.labels.tolist()]
 
 
 def test_a_task_has_its_ways_and_shots_and_all_queries() -> None:
     train, test = clouds("train"), clouds("test", 5)
-    support, queries = few_shot_task(train, test, ways=3, shots=2, fold=0)
-    assert support.classes == queries.classes
-    assert set(support.classes) < set(CLASSES)
-    assert support.classes == sorted(support.classes)  # the order of the data set
-    assert support.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    shots, queries = few_shot_task(train, test, ways=3, shots=2, fold=0)
+    assert shots.classes == queries.classes
+    assert set(shots.classes) < set(CLASSES)
+    assert shots.classes == sorted(shots.classes)  # the order of the data set
+    assert shots.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert queries.labels.bincount().tolist() == [5, 5, 5]
-    assert (support.split, queries.split) == ("train", "test")
-    for part, whole in ((support, train), (queries, test)):
+    assert (shots.split, queries.split) == ("train", "test")
+    for part, whole in ((shots, train), (queries, test)):
         assert len(set(part.positions.tolist())) == len(part)
         assert torch.equal(part.points[:, 0, 0], part.positions.float())
         original = dict(zip(whole.positions.tolist(), names(whole), strict=True))
@@ -47,25 +53,27 @@ def test_a_task_has_its_ways_and_shots_and_all_queries() -> None:
 
 
 def test_a_number_of_queries() -> None:
-    queries = few_shot_task(clouds("train"), clouds("test"), ways=4, shots=2, fold=1, queries=3)[1]
-    assert queries.labels.bincount().tolist() == [3, 3, 3, 3]
-    assert queries.positions.tolist() != few_shot_split(clouds("test"), 4, 3, 1, 3).positions.tolist()
+    train, test = clouds("train"), clouds("test")
+    queries = few_shot_task(train, test, ways=6, shots=2, fold=1, queries=3)[1]
+    assert queries.labels.bincount().tolist() == [3] * 6
+    others = few_shot_task(train, test, ways=6, shots=3, fold=1, queries=3)[1]
+    assert queries.positions.tolist() != others.positions.tolist()
 
 
 def test_a_task_is_the_same_at_any_time_and_in_any_order_of_reading() -> None:
     torch.manual_seed(1)
     data = clouds("train")
-    first = few_shot_split(data, 3, 2, fold=4)
+    first = support(data, 3, 2, fold=4)
     torch.manual_seed(2)
     shuffled = data.subset(torch.randperm(len(data)))
-    second = few_shot_split(shuffled, 3, 2, fold=4)
+    second = support(shuffled, 3, 2, fold=4)
     assert sorted(first.positions.tolist()) == sorted(second.positions.tolist())
     assert first.classes == second.classes
 
 
 def test_the_draws_stay_those_of_the_first_version() -> None:
     """Published folds must not change: neither with the code nor with a library."""
-    part = few_shot_split(clouds("train"), 3, 2, fold=0)
+    part = support(clouds("train"), 3, 2, fold=0)
     assert part.classes == ["bee", "dog", "fox"]
     assert part.positions.tolist() == [2, 48, 4, 24, 6, 33]
 
@@ -73,14 +81,14 @@ def test_the_draws_stay_those_of_the_first_version() -> None:
 def test_folds_differ_and_reach_every_class_and_cloud() -> None:
     train, test = clouds("train"), clouds("test")
     folds = [few_shot_task(train, test, ways=3, shots=4, fold=fold) for fold in range(30)]
-    assert len({support.checksum for support, _ in folds}) == 30
-    assert {name for support, _ in folds for name in support.classes} == set(CLASSES)
-    assert {i for support, _ in folds for i in support.positions.tolist()} == set(train.positions.tolist())
+    assert len({shots.checksum for shots, _ in folds}) == 30
+    assert {name for shots, _ in folds for name in shots.classes} == set(CLASSES)
+    assert {i for shots, _ in folds for i in shots.positions.tolist()} == set(train.positions.tolist())
 
 
 def test_all_classes_in_two_folds_differ_by_their_clouds() -> None:
     train = clouds("train")
-    one, two = few_shot_split(train, 6, 2, fold=0), few_shot_split(train, 6, 2, fold=1)
+    one, two = support(train, 6, 2, fold=0), support(train, 6, 2, fold=1)
     assert one.classes == two.classes == CLASSES
     assert one.checksum != two.checksum
 
@@ -88,26 +96,45 @@ def test_all_classes_in_two_folds_differ_by_their_clouds() -> None:
 @pytest.mark.parametrize("fold", range(5))
 def test_shots_are_of_different_groups_as_far_as_there_are(fold: int) -> None:
     groups = torch.arange(48) // 6 // 2 * 6 + torch.arange(48) % 6  # 4 objects a class, 2 clouds of each
-    four = few_shot_split(clouds("train", groups=groups), 6, 4, fold)
+    four = support(clouds("train", groups=groups), 6, 4, fold)
     assert four.groups is not None
     assert len(set(four.groups.tolist())) == 24
-    six = few_shot_split(clouds("train", groups=groups), 6, 6, fold)
+    six = support(clouds("train", groups=groups), 6, 6, fold)
     assert six.groups is not None
     assert len(set(six.groups.tolist())) == 24
     assert six.labels.bincount().tolist() == [6] * 6
 
 
+def test_classes_with_too_few_clouds_are_not_drawn() -> None:
+    train, test = clouds("train"), clouds("test")
+    few = train.subset(torch.arange(46))  # the last two classes lack a cloud
+    none = test.subset((test.labels != 2).nonzero().flatten())
+    drawn = {name for fold in range(20) for name in few_shot_task(few, none, 2, 8, fold)[0].classes}
+    assert drawn == {"ant", "bee", "dog"}
+    for fold in range(20):
+        whole, part = few_shot_task(train, test, 3, 8, fold), few_shot_task(few, none, 3, 8, fold)
+        if set(whole[0].classes) == drawn:
+            assert whole[0].checksum == part[0].checksum
+            assert whole[1].checksum == part[1].checksum
+        assert part[0].classes == part[1].classes == sorted(drawn)
+
+
+def test_every_fold_of_the_embedded_clouds_is_a_task() -> None:
+    train, test = build_dataset("ldraw20", "train"), build_dataset("ldraw20", "test")
+    for fold in range(10):
+        shots, queries = few_shot_task(train, test, 10, 20, fold)
+        assert shots.labels.bincount().tolist() == [20] * 10
+        assert len(queries.labels.unique()) == 10
+
+
 def test_impossible_tasks() -> None:
-    with pytest.raises(ConfigError, match=r"data\.few_shot\.ways=7 exceeds the 6 classes of the data; lower it"):
-        few_shot_split(clouds("train"), 7, 2, 0)
-    few = clouds("train").subset(torch.arange(45))  # the last three classes lack a cloud
-    with pytest.raises(ConfigError, match=r"class 'dog' has 7 train clouds and 8 are needed; lower .*shots=8, or take"):
-        few_shot_split(few, 6, 8, 0)
-    with pytest.raises(ConfigError, match=r"class 'ant' has 8 test clouds and 9 are needed; lower .*queries=9, or"):
-        few_shot_split(clouds("test"), 6, 1, 0, 9)
-    none = clouds("test").subset((clouds("test").labels != 2).nonzero().flatten())
-    with pytest.raises(ConfigError, match=r"class 'cat' has 0 test clouds and 1 are needed; take another"):
-        few_shot_split(none, 6, 1, 0)
+    train, test = clouds("train"), clouds("test")
+    with pytest.raises(ConfigError, match=r"data\.few_shot\.ways=7: only 6 of 6 classes have 2 training .* lower one"):
+        few_shot_task(train, test, 7, 2, 0)
+    with pytest.raises(ConfigError, match=r"ways=6: only 4 of 6 classes have 8 training clouds .* and 1 test clouds"):
+        few_shot_task(train.subset(torch.arange(46)), test, 6, 8, 0)
+    with pytest.raises(ConfigError, match=r"ways=2: only 0 of 6 classes have 1 training clouds .* and 9 test clouds"):
+        few_shot_task(train, test, 2, 1, 0, 9)
 
 
 # The way through a run
@@ -123,23 +150,26 @@ def test_a_run_sees_the_task(tmp_path: Path) -> None:
     config = few_shot_config(tmp_path)
     config["eval"]["protocol"] = "published"
     splits = build_splits(config)
-    support, queries = few_shot_task(
+    shots, queries = few_shot_task(
         build_dataset("ldraw20", "train", root=tmp_path), build_dataset("ldraw20", "test", root=tmp_path), 5, 2, 3
     )
-    assert splits.train.checksum == support.checksum
+    assert splits.train.checksum == shots.checksum
     assert splits.test.checksum == queries.checksum
-    assert len(support) == 10
+    assert len(shots) == 10
     assert len(queries) == 10
 
 
 def test_the_test_split_alone_is_the_same_task(tmp_path: Path) -> None:
     write_ldraw20(tmp_path, num_points=160)
+    with h5py.File(tmp_path / "train.h5", "r+") as file:
+        file["label"][file["label"][()] < 10] = 19  # ten classes without a training cloud
     config = few_shot_config(tmp_path, queries=1)
+    config["eval"]["protocol"] = "last"
     whole = build_splits(config).test
-    (tmp_path / "train.h5").unlink()
     alone = build_split(config, "test")
     assert alone.checksum == whole.checksum
     assert alone.classes == whole.classes
+    assert not set(alone.classes) & set(LDRAW20_CLASSES[:10])
     config["train"]["seed"] = 9
     assert build_split(config, "test").checksum == whole.checksum
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 import trimesh
 
+from pointadapterx.build import build_pretraining_data
 from pointadapterx.config import check_config
 from pointadapterx.datasets import Folder, PointClouds, build_dataset
 from pointadapterx.datasets import folder as folder_module
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
-from tests.conftest import small_config
+from tests.conftest import small_config, small_pretraining
 
 POINTS = np.random.default_rng(5).normal(size=(40, 3)).round(4)
 BOX = trimesh.creation.box((1, 2, 4))
@@ -179,6 +180,75 @@ def test_up_becomes_y_without_mirroring(tmp_path: Path, up: str, axis: int) -> N
     assert np.allclose(turned[:, 1], POINTS[:, axis])
 
 
+# Links and kinds
+
+
+def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None:
+    root = mixed(tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    np.save(tmp_path / "elsewhere" / "e.npy", POINTS)
+    (root / "a-link").symlink_to(tmp_path / "elsewhere")
+    (root / "b" / "again").symlink_to(tmp_path / "elsewhere")
+    (root / "b" / "loop").symlink_to(root)
+    (root / "a-copy").symlink_to(root / "b")  # sorts before b, which is read under its own name
+    (root / "b" / "gone.npy").symlink_to(tmp_path / "nowhere")
+    assert build(root).names == ["a-link/e.npy", "a.npy", "b/box.off", "b/d.csv", "b/deep/c.XYZ", "box.obj"]
+
+
+def test_a_link_to_a_folder_that_a_dot_hides_is_followed(tmp_path: Path) -> None:
+    (tmp_path / ".store").mkdir()
+    np.save(tmp_path / ".store" / "a.npy", POINTS)
+    (tmp_path / "shown").symlink_to(tmp_path / ".store")
+    assert build(tmp_path).names == ["shown/a.npy"]
+
+
+def test_files_left_out_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mixed(tmp_path)
+    for name in ("b/one.gltf", "two.GLTF", "LICENSE"):
+        (tmp_path / name).write_bytes(b"junk")
+    for _ in range(2):  # the second time with a cache in the folder
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            build(tmp_path)
+        assert f"{tmp_path}: 5 files of other kinds are left out (2 .gltf, " in caplog.text
+        for kind in ("1 .mtl", "1 .md", "1 without suffix"):
+            assert kind in caplog.text
+
+
+def test_the_kinds_to_read_are_chosen(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    (tmp_path / "README.txt").write_text("read me\nbefore use\n")
+    hint = r"data\.suffixes=\[csv,npy,obj,off,xyz\] leaves out files of their kind"
+    with pytest.raises(DataError, match=rf"README\.txt: cannot be read .*; {hint}"):
+        build(tmp_path)
+    np.save(tmp_path / "few.npy", POINTS[:3])
+    (tmp_path / "README.txt").unlink()
+    with pytest.raises(
+        DataError, match=r"few\.npy \(3\); .* or remove them; data\.suffixes=\[csv,obj,off,xyz\] leaves"
+    ):
+        build(tmp_path)
+    assert build(tmp_path, suffixes=["off", "xyz"]).names == ["b/box.off", "b/deep/c.XYZ"]
+    with pytest.raises(DataError, match=r"in it or below \(ply\), only 2 \.npy, "):
+        build(tmp_path, suffixes=["ply"])
+
+
+def test_the_kinds_of_a_config(tmp_path: Path) -> None:
+    np.save(tmp_path / "cloud.npy", np.tile(POINTS, (4, 1)) + np.arange(160)[:, None])
+    np.save(tmp_path / "other.npy", np.tile(POINTS, (4, 1)) - np.arange(160)[:, None])
+    (tmp_path / "README.txt").write_text("read me\n")
+    data = {"name": "folder", "root": str(tmp_path), "stored_points": 160, "suffixes": ["npy"]}
+    config = small_pretraining(tmp_path, data=data, pretrain={"probe": {"every": 0}})
+    assert len(build_pretraining_data(config).train) == 1
+    for suffixes, says in (
+        ("[plyy]", "unknown kind 'plyy'; did you mean 'ply'? Known: csv, "),
+        ("[]", "List should have at least 1 item"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            check_config(config, "test", [f"data.suffixes={suffixes}"])
+        assert "1 problem" in str(error.value)
+        assert f"data.suffixes: {says}" in str(error.value)
+
+
 # HDF5 files
 
 
@@ -195,8 +265,27 @@ def test_an_hdf5_file_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 def test_names_of_an_hdf5_file_are_optional(tmp_path: Path) -> None:
-    write_h5(tmp_path / "clouds.h5", data=np.zeros((3, 20, 3)))
+    write_h5(tmp_path / "clouds.h5", data=POINTS[None])
     assert build_dataset("folder", "train", root=tmp_path / "clouds.h5").names is None
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f8"])
+def test_an_hdf5_map_keeps_its_shape(tmp_path: Path, dtype: str) -> None:
+    place = np.array([[[691_000.0, 5_334_000.0, 520.0]], [[1e30, 0, 0]], [[0, 0, 0]]])
+    size = np.array([1, 1e20, 1e-300])[:, None, None]
+    write_h5(tmp_path / "clouds.h5", data=(POINTS * size + place).astype(dtype))
+    expected = NormalizeUnitSphere()(torch.from_numpy(POINTS).float()[None])[0]
+    points = build_dataset("folder", "train", root=tmp_path / "clouds.h5").points
+    for cloud, tolerance in zip(points, (1e-6, 1e-4, 1e-6), strict=True):
+        assert torch.allclose(cloud, expected, atol=tolerance)
+
+
+def test_single_spots_of_an_hdf5_file_are_refused(tmp_path: Path) -> None:
+    clouds = np.stack([POINTS, np.zeros_like(POINTS), POINTS, np.ones_like(POINTS)])
+    write_h5(tmp_path / "clouds.h5", data=clouds)
+    for normalize in (True, False):
+        with pytest.raises(DataError, match=r"clouds\.h5: all points of cloud 1 are the same \(2 of 4 clouds are such"):
+            build_dataset("folder", "train", root=tmp_path / "clouds.h5", normalize=normalize)
 
 
 # The cache
@@ -284,7 +373,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no row": (write("x.csv", b"x,y,z\n"), "x.csv: there is no point or face in it"),
     "binary text": (write("x.pts", b"\x89\xff\xfe\x00"), "x.pts: cannot be read as .pts"),
     "NaN": (write("x.xyz", b"1 2 3\n1 nan 3\n"), "x.xyz: point 2 has NaN or infinite"),
-    "beyond float32": (write("x.xyz", b"1 2 3\n1 1e99 3\n"), "x.xyz: coordinates beyond the range of float32"),
+    "beyond float32": (write("x.xyz", b"1 2 3\n1 1e99 3\n"), "x.xyz: coordinates beyond 1e+18, whose distances"),
     "pickled array": (lambda root: np.save(root / "x.npy", np.array([{}])), "x.npy: cannot be read as .npy"),
     "text array": (lambda root: np.save(root / "x.npy", np.full((40, 3), "a")), "expected numbers (points, 3 or more)"),
     "several clouds": (
@@ -329,9 +418,36 @@ def test_files_of_too_few_points_are_listed(tmp_path: Path) -> None:
         np.save(tmp_path / f"few{count}.npy", POINTS[:count])
     with pytest.raises(DataError) as error:
         build(tmp_path)
-    assert "7 of 12 files have fewer than 40 points: few20.npy (20), few21.npy (21), " in str(error.value)
+    assert "7 of 12 files have fewer than 40 different points: few20.npy (20), few21.npy (21), " in str(error.value)
     assert "few24.npy (24), and 2 more; lower data.stored_points (the smallest has 20)" in str(error.value)
     assert len(build(tmp_path, stored_points=20)) == 12
+
+
+def test_repeated_points_do_not_count(tmp_path: Path) -> None:
+    mixed(tmp_path)
+    np.save(tmp_path / "spot.npy", np.ones((60, 3)))
+    np.save(tmp_path / "repeated.npy", np.tile(POINTS[:5], (12, 1)))
+    np.save(tmp_path / "padded.npy", np.concatenate([POINTS[:35], np.zeros((5, 3))]))  # 36 of 40: few enough
+    for normalize in (False, True):
+        with pytest.raises(DataError) as error:
+            build(tmp_path, normalize=normalize)
+        assert "2 of 8 files have fewer than 40 different points: repeated.npy (5), spot.npy (1);" in str(error.value)
+        assert "lower data.stored_points (the smallest has 1)" in str(error.value)
+    (tmp_path / "spot.npy").unlink()
+    (tmp_path / "repeated.npy").unlink()
+    np.save(tmp_path / "padded.npy", np.concatenate([POINTS[:34], np.zeros((6, 3))]))
+    with pytest.raises(DataError, match=r"1 of 6 files .*: padded\.npy \(35\)"):
+        build(tmp_path)
+    assert len(build(tmp_path, stored_points=35)) == 6
+
+
+@pytest.mark.parametrize("size", [1e30, 1e99, 1e-30])
+def test_coordinates_of_any_size_are_normalised(tmp_path: Path, size: float) -> None:
+    np.save(tmp_path / "cloud.npy", np.concatenate([POINTS, POINTS / 2]) * size)
+    np.save(tmp_path / "plain.npy", np.concatenate([POINTS, POINTS / 2]))
+    points = build(tmp_path, normalize=True).points
+    assert torch.allclose(points[0], points[1], atol=1e-6)
+    assert abs(float(points[0].norm(dim=1).max()) - 1) < 1e-6
 
 
 def test_meshes_need_trimesh_and_points_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +464,7 @@ def test_wrong_roots(tmp_path: Path) -> None:
         build_dataset("folder", "train")
     with pytest.raises(DataError, match=r"nowhere: does not exist; set data\.root"):
         build_dataset("folder", "train", root=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no point file or mesh in it or below \(csv glb .* xyz\)"):
+    with pytest.raises(DataError, match=r"no point file or mesh in it or below \(csv glb .* xyz\), only nothing; set"):
         build(tmp_path)
     np.save(tmp_path / "a.npy", POINTS)
     with pytest.raises(DataError, match=r"a\.npy: data\.root is a folder or an HDF5 file"):
@@ -358,6 +474,8 @@ def test_wrong_roots(tmp_path: Path) -> None:
         build_dataset("folder", "train", root=tmp_path / "clouds.h5")
     with pytest.raises(ConfigError, match=r"data\.stored_points=40 is for folders"):
         build(tmp_path / "clouds.h5")
+    with pytest.raises(ConfigError, match=r"data\.suffixes=\['h5'\] is for folders"):
+        build(tmp_path / "clouds.h5", stored_points=None, suffixes=["h5"])
 
 
 def test_wrong_options(tmp_path: Path) -> None:
@@ -366,6 +484,8 @@ def test_wrong_options(tmp_path: Path) -> None:
         build_dataset("folder", "test", root=tmp_path)
     with pytest.raises(ConfigError, match=r"data\.up 'w' is unknown\. Known: x, y, z"):
         build(tmp_path, up="w")
+    with pytest.raises(ConfigError, match=r"data\.suffixes '\.npy' is unknown; did you mean 'npy'\? Known: csv, "):
+        build(tmp_path, suffixes=[".npy"])
     with pytest.raises(ConfigError, match="folder has no variants"):
         build(tmp_path, variant="a")
 

@@ -146,6 +146,11 @@ def test_unit_sphere() -> None:
     assert torch.equal(NormalizeUnitSphere()(torch.full((1, 5, 3), 2.0)), torch.zeros(1, 5, 3))
 
 
+@pytest.mark.parametrize("exponent", [-100, -60, 1, 60, 120])
+def test_unit_sphere_of_any_size_is_the_same_bit_for_bit(exponent: int) -> None:
+    assert torch.equal(NormalizeUnitSphere()(cloud() * 2.0**exponent), NormalizeUnitSphere()(cloud()))
+
+
 @pytest.mark.parametrize(
     ("spec", "label"),
     [

@@ -254,3 +254,12 @@ def test_the_prediction_file_tells_each_sample(tmp_path: Path) -> None:
     assert [row["correct"] for row in rows] == ["1", "0", "1"]
     wanted = torch.softmax(logits, dim=-1).amax(dim=-1).tolist()
     assert [float(row["probability"]) for row in rows] == pytest.approx(wanted, abs=1e-6)
+    assert {row["group"] for row in rows} == {""}
+
+
+def test_the_prediction_file_tells_which_samples_are_of_one_object(tmp_path: Path) -> None:
+    predictions = Predictions(torch.eye(3), torch.tensor([0, 1, 1]))
+    groups = torch.tensor([4, 7, 4])
+    write_predictions(tmp_path / "p.csv", predictions, ["a", "b", "c"], None, "validation", groups)
+    with (tmp_path / "p.csv").open(newline="") as file:
+        assert [row["group"] for row in csv.DictReader(file)] == ["4", "7", "4"]

@@ -7,17 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.model_selection import check_cv
 
-from pointadapterx.build import build_autoencoder, build_backbone, build_pretraining_data
+from pointadapterx.build import build_autoencoder, build_backbone, build_pretraining_data, build_probe_data
 from pointadapterx.cli import main
 from pointadapterx.config import dump_config
+from pointadapterx.datasets import PointClouds
+from pointadapterx.engine import probe as probe_module
 from pointadapterx.engine import run
 from pointadapterx.engine.pretraining import BEST_WEIGHTS_FILE, WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.files import read_safetensors
 from pointadapterx.models.grouping import Groups
 from tests.conftest import small_pretraining
@@ -152,6 +156,55 @@ def test_held_out_clouds_are_not_trained_on(small_data: Path) -> None:
     assert len(data.val) == 16
     assert data.probe is not None
     assert not set(data.probe[0].positions.tolist()) & set(data.probe[1].positions.tolist())
+
+
+def test_variants_of_one_object_are_held_out_together(small_data: Path) -> None:
+    for fraction in (0.01, 0.2, 0.5):
+        data = build_pretraining_data(small_pretraining(small_data, eval={"val_fraction": fraction}))
+        assert data.train.groups is not None
+        assert data.val.groups is not None
+        assert not set(data.train.groups.tolist()) & set(data.val.groups.tolist())
+        assert len(data.val) == max(2, 80 * fraction)
+
+
+def test_held_out_clouds_without_groups_stay_those_of_the_first_version(tmp_path: Path) -> None:
+    """Another split would end the runs that began with it."""
+    with h5py.File(tmp_path / "clouds.h5", "w") as file:
+        file["data"] = torch.randn(20, 128, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    data = {"name": "folder", "root": str(tmp_path / "clouds.h5")}
+    config = small_pretraining(tmp_path, data=data, pretrain={"probe": {"every": 0}})
+    assert build_pretraining_data(config).val.positions.tolist() == [6, 9, 14, 18]
+    with pytest.raises(DataError, match=r"eval\.val_fraction=0\.99 of 20 clouds holds all of them out; use more"):
+        build_pretraining_data({**config, "eval": {**config["eval"], "val_fraction": 0.99}})
+
+
+def test_the_probe_chooses_its_cost_without_seeing_variants(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_pretraining(small_data)
+    parts = build_probe_data(config)
+    folds = []
+
+    class Search(probe_module.GridSearchCV):  # type: ignore[misc]
+        def fit(self, features: Any, labels: Any, groups: Any = None) -> Any:
+            folds.extend(check_cv(self.cv, labels, classifier=True).split(features, labels, groups))
+            return super().fit(features, labels, groups=groups)
+
+    monkeypatch.setattr(probe_module, "GridSearchCV", Search)
+    for part, together in ((parts[0], True), (without_groups(parts[0]), False)):
+        folds.clear()
+        accuracy = probe_module.probe_accuracy(
+            build_backbone(config["backbone"]), part, parts[1], config, run.make_accelerator("fp32")
+        )
+        assert 0 <= accuracy <= 100
+        groups = parts[0].groups
+        assert groups is not None
+        assert len(folds) == 3
+        assert together == all(not set(groups[a].tolist()) & set(groups[b].tolist()) for a, b in folds)
+
+
+def without_groups(data: PointClouds) -> PointClouds:
+    part = data.subset(range(len(data)))
+    part.groups = None
+    return part
 
 
 def test_the_probe_command_prints_both_accuracies(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ def plan(make_study: Callable[..., Path]) -> Plan:
     return read_plan(make_study())
 
 
-def write_result(runs: Path, run: Run, *, val: float, correct: int = 30, total: int = 40) -> None:
+def write_result(
+    runs: Path, run: Run, *, val: float, correct: int = 30, total: int = 40, groups: Sequence[int] | None = None
+) -> None:
     """What a finished run leaves, with ``correct`` of ``total`` test objects right."""
     folder = runs / run.name / OUTPUT
     metrics = {
@@ -82,8 +84,8 @@ def write_result(runs: Path, run: Run, *, val: float, correct: int = 30, total: 
         "adapter_bytes": 12345,
     }
     write_json(folder / "metrics.json", metrics)
-    rows = [f"validation,{i},,a,b,0.5,{int(i < correct)}" for i in range(total)]
-    header = "protocol,index,name,label,prediction,probability,correct"
+    rows = [f"validation,{i},,a,b,0.5,{int(i < correct)},{groups[i] if groups else ''}" for i in range(total)]
+    header = "protocol,index,name,label,prediction,probability,correct,group"
     (folder / "predictions.csv").write_text("\n".join([header, *rows]) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +30,13 @@ def cell(plan: Plan, row: str, column: str = "rotation", table: str = "main") ->
     return plan.cells[CellKey(table, row, column)]
 
 
+def tuning_names(plan: Plan, cell: Any) -> list[str]:
+    return [run.name for _, runs in plan.tuning_runs(cell) for _, run in runs]
+
+
 def test_final_runs_wait_for_the_grid_and_reuse_its_winner(plan: Plan) -> None:
     tuned = cell(plan, "dapt_x")
-    names = [run.name for _, run in plan.tuning_runs(tuned)]
+    names = tuning_names(plan, tuned)
     assert plan.due({})[1] == 1  # of two final runs one will be the winner itself
     assert plan.chosen(tuned, dict.fromkeys(names[:2], 50.0)) is None
     scores = dict(zip(names, (50.0, 70.0, 60.0), strict=True))
@@ -45,7 +50,7 @@ def test_final_runs_wait_for_the_grid_and_reuse_its_winner(plan: Plan) -> None:
 
 def test_equal_scores_choose_the_first_of_the_grid(plan: Plan) -> None:
     tuned = cell(plan, "dapt_x")
-    scores = {run.name: 50.0 for _, run in plan.tuning_runs(tuned)}
+    scores = dict.fromkeys(tuning_names(plan, tuned), 50.0)
     assert plan.chosen(tuned, scores) == {"train.lr": 1e-3}
 
 
@@ -127,6 +132,8 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
     assert cell(plan, "linear").overrides["train.batch_size"] == 4
     with pytest.raises(ConfigError, match="did you mean 'processes'"):
         read_plan(make_study(), ["proceses=3"])
+    with pytest.raises(ConfigError, match="override 'train=5' is not of the form"):
+        read_plan(make_study(), ["train=5"])
 
 
 @pytest.mark.parametrize(
@@ -155,6 +162,20 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
             "tuning needs a validation part, but eval.protocol=published",
         ),
         ({"config": "nowhere.yaml"}, "nowhere.yaml: no such config"),
+        (
+            {"tables": table({"x": None, "y": {"label": "x"}})},
+            "tables.main.rows: rows 'x' and 'y' are both called 'x'; change one label",
+        ),
+        ({"replicate": {"values": [0, 1, 0]}}, "replicate.values: 0 is listed twice"),
+        ({"tables": table({"x": {"replicates": [2, 2]}})}, "rows.x.replicates: 2 is listed twice"),
+        ({"tables": table({"x": {"tune": {"train.lr": [1e-3, 1e-3]}}})}, "tune.train.lr: 0.001 is listed twice"),
+        ({"overrides": {"train": 5}}, "overrides.train: 'train' is not a config key with a dot"),
+        ({"tune": {"lr": [1]}}, "tune.lr: 'lr' is not a config key with a dot"),
+        ({"overrides": {"eval.val_fraction": 0.01}}, r"table 'main', row 'linear', column 'rotation': .*fraction=0.01"),
+        (
+            {"overrides": {"data.few_shot": {"ways": 5, "shots": 5}, "head.num_classes": 5, "eval.protocol": "last"}},
+            "only 0 of 20 classes have 5 training clouds",
+        ),
     ],
 )
 def test_mistakes_are_refused_with_the_way_out(make_study: MakeStudy, changes: dict[str, Any], says: str) -> None:
@@ -167,6 +188,10 @@ def test_mistakes_are_refused_with_the_way_out(make_study: MakeStudy, changes: d
     [
         ({"data.augment": "so3"}, "regime 'rotation' .row 'x'. and 'so3' .row 'y'. cannot be compared"),
         ({"eval.protocol": "published"}, "protocol 'validation' .row 'x'. and 'published'"),
+        ({"eval.val_fraction": 0.4}, "selection 'eval.val_fraction=.*' .row 'x'. and 'eval.val_fraction=0.4 "),
+        ({"eval.split_seed": 3}, "selection '.*eval.split_seed=3"),
+        ({"eval.select": "mean_class_accuracy"}, "selection '.*eval.select=mean_class_accuracy"),
+        ({"eval.every": 2}, "selection '.*eval.every=2"),
         ({"data.root": None}, "test set 'ldraw20 .*' .row 'x'. and 'ldraw20 .*' .row 'y'."),
     ],
 )
@@ -175,3 +200,53 @@ def test_a_column_that_mixes_conditions_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         read_plan(make_study(tables=table({"x": None, "y": {"overrides": override}})))
+
+
+FEW_SHOT = {"eval.protocol": "last", "data.few_shot": {"ways": 5, "shots": 2}, "head.num_classes": 5}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            {"data.few_shot": {"ways": 4, "shots": 2}, "head.num_classes": 4},
+            "5-way 2-shot .* and 'ldraw20 4-way 2-shot",
+        ),
+        ({"data.few_shot": {"ways": 5, "shots": 1}}, "5-way 2-shot .* and 'ldraw20 5-way 1-shot"),
+        ({"data.few_shot": {"ways": 5, "shots": 2, "queries": 1}}, "5-way 2-shot 1 queries"),
+        ({"data.few_shot": {"ways": 5, "shots": 2, "fold": 3}}, "fold 0 .* and .* fold 3 "),
+    ],
+)
+def test_a_column_holds_one_few_shot_task(make_study: MakeStudy, override: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_plan(make_study(overrides=FEW_SHOT, tables=table({"x": None, "y": {"overrides": override}})))
+
+
+def test_folds_of_one_task_stand_in_one_column(make_study: MakeStudy) -> None:
+    replicate = {"key": "data.few_shot.fold", "values": [0, 1]}
+    plan = read_plan(make_study(overrides=FEW_SHOT, tables=table({"x": None}, replicate=replicate)))
+    assert [run.config.data.few_shot.fold for _, run in plan.final_runs(cell(plan, "x"), {})] == [0, 1]
+
+
+def test_what_is_repeated_may_belong_to_the_selection(make_study: MakeStudy) -> None:
+    replicate = {"key": "eval.split_seed", "values": [0, 1]}
+    assert read_plan(make_study(tables=table({"x": None}, replicate=replicate))).cells
+
+
+def test_scores_are_means_over_the_tuning_replicates(make_study: MakeStudy) -> None:
+    tables = table({"x": {"tune": {"train.lr": [1e-3, 2e-3]}}})
+    plan = read_plan(make_study(tables=tables, replicate={"values": [0, 1, 2], "tuning": [0, 7]}))
+    names = tuning_names(plan, cell(plan, "x"))
+    assert len(names) == 4
+    assert plan.due({})[1] == 2  # of three final runs one will be the winner's with seed 0
+    scores = dict(zip(names, (90.0, 50.0, 75.0, 75.0), strict=True))
+    assert plan.chosen(cell(plan, "x"), {name: scores[name] for name in names[:3]}) is None
+    assert plan.chosen(cell(plan, "x"), scores) == {"train.lr": 2e-3}
+
+
+def test_a_candidate_that_diverged_ranks_last(plan: Plan) -> None:
+    tuned = cell(plan, "dapt_x")
+    names = tuning_names(plan, tuned)
+    scores = dict(zip(names, (0.0, -math.inf, 10.0), strict=True))
+    assert plan.chosen(tuned, scores) == {"train.lr": 4e-3}
+    assert plan.chosen(tuned, dict.fromkeys(names, -math.inf)) is None

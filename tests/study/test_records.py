@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pointadapterx.errors import DataError
 from pointadapterx.study.plan import CellKey, Plan
-from pointadapterx.study.records import OUTPUT, collect, pack_correctness, read_records, write_records
+from pointadapterx.study.records import (
+    DIVERGED,
+    OUTPUT,
+    collect,
+    pack_correctness,
+    pack_groups,
+    read_records,
+    write_records,
+)
 from tests.study.conftest import make_record, write_result
 
 
-def finish_tuning(plan: Plan, runs: Path) -> dict[str, float]:
+def finish_tuning(plan: Plan, runs: Path, correct: tuple[int, ...] = (30, 30, 30)) -> dict[str, float]:
     tuned = plan.cells[CellKey("main", "dapt_x", "rotation")]
     scores = {}
-    for score, (_, run) in zip((50.0, 70.0, 60.0), plan.tuning_runs(tuned), strict=True):
-        write_result(runs, run, val=score)
+    for score, right, (_, ((_, run),)) in zip((50.0, 70.0, 60.0), correct, plan.tuning_runs(tuned), strict=True):
+        write_result(runs, run, val=score, correct=right)
         scores[run.name] = score
     return scores
 
@@ -48,11 +59,7 @@ def test_lines_tell_what_is_finished_failed_and_missing(plan: Plan, tmp_path: Pa
 def test_tuning_needs_nothing_of_the_test_set(plan: Plan, tmp_path: Path) -> None:
     scores = finish_tuning(plan, tmp_path)
     before = [r for r in collect(plan, tmp_path, scores, {}) if r.kind == "tune"]
-    for name in scores:
-        folder = tmp_path / name / OUTPUT
-        metrics = json.loads((folder / "metrics.json").read_text())
-        metrics["test"]["overall_accuracy"] = 100.0 if scores[name] == 50.0 else 0.0
-        (folder / "metrics.json").write_text(json.dumps(metrics))
+    finish_tuning(plan, tmp_path, correct=(40, 0, 10))
     assert [r for r in collect(plan, tmp_path, scores, {}) if r.kind == "tune"] == before
     assert all((r.overall_accuracy, r.correct, r.test_objects) == (None, None, None) for r in before)
 
@@ -72,8 +79,16 @@ def test_a_run_that_tells_less_leaves_fields_empty(plan: Plan, tmp_path: Path) -
 def test_the_csv_gives_back_what_was_written(tmp_path: Path) -> None:
     records = [
         make_record(seconds=1 / 3, label='a, "b"\nc', tuned='{"train.lr": 0.001}'),
-        make_record(status="missing", baseline=None, run=None, overall_accuracy=None, correct=None, test_objects=None),
-        make_record(kind="tune", chosen=True),
+        make_record(
+            replicate="1",
+            status="missing",
+            baseline=None,
+            run=None,
+            overall_accuracy=None,
+            correct=None,
+            test_objects=None,
+        ),
+        make_record(kind="tune", chosen=True, best_val=50.0),
     ]
     write_records(tmp_path / "a.csv", records)
     assert read_records(tmp_path / "a.csv") == records
@@ -82,7 +97,8 @@ def test_the_csv_gives_back_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 8, 13])
 def test_bits_are_packed_first_object_highest(count: int) -> None:
     correct = np.arange(count) % 3 == 0
-    record = make_record(correct=pack_correctness(correct), test_objects=count)
+    accuracy = 100.0 * correct.mean()
+    record = make_record(correct=pack_correctness(correct), test_objects=count, overall_accuracy=accuracy)
     assert record.correctness.tolist() == correct.tolist()
     assert pack_correctness(np.array([True, False, False, True])) == "90"
 
@@ -101,3 +117,82 @@ def test_damaged_files_say_what_to_do(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("a,b\n")
     with pytest.raises(DataError, match="holds no results"):
         read_records(tmp_path / "empty.csv")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"correct": "zz"}, "correct is not of hexadecimal digits"),
+        ({"correct": "e0e0"}, "correct does not hold one bit for each of 4 test objects"),
+        ({"correct": "e1"}, "correct does not hold one bit for each of 4 test objects"),
+        ({"test_objects": 12}, "correct does not hold one bit for each of 12 test objects"),
+        ({"correct": ""}, "a finished final line without correct"),
+        ({"overall_accuracy": ""}, "a finished final line without overall_accuracy"),
+        ({"overall_accuracy": 50.0}, "overall_accuracy is 50.0, but of the bits in correct 75.0 %"),
+        ({"overall_accuracy": "nan"}, "overall_accuracy: Input should be a finite number"),
+        ({"kind": "tune", "best_val": ""}, "a finished tune line without best_val"),
+        ({"kind": "tune", "best_val": 50.0}, "table 'main' has no final line"),
+        ({"tuned": "{"}, "tuned: '{' is not a JSON object"),
+        ({"groups": "0 9"}, "groups is not of the form '0 3; 1 2 4'"),
+        ({"groups": "0 x"}, "groups is not of the form '0 3; 1 2 4'"),
+        ({"groups": "0 1; 1 2"}, "groups is not of the form '0 3; 1 2 4'"),
+    ],
+)
+def test_a_damaged_csv_is_refused_with_its_line(tmp_path: Path, changes: dict[str, str], says: str) -> None:
+    path = tmp_path / "results.csv"
+    write_records(path, [make_record()])
+    with path.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row | changes)
+    with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}.*; give a CSV"):
+        read_records(path)
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({}, "repeats line 2"),
+        ({"replicate": "1", "test_objects": 3, "overall_accuracy": 100.0}, "test_objects is 3, but 4 in line 2"),
+        ({"replicate": "1", "groups": "0 2"}, "groups are others than those of line 2"),
+    ],
+)
+def test_lines_that_contradict_each_other_are_refused(tmp_path: Path, second: dict[str, Any], says: str) -> None:
+    write_records(tmp_path / "a.csv", [make_record(groups="0 1"), make_record(**({"groups": "0 1"} | second))])
+    with pytest.raises(DataError, match=f"line 3: {says}"):
+        read_records(tmp_path / "a.csv")
+
+
+def test_predictions_that_contradict_the_metrics_are_refused(plan: Plan, tmp_path: Path) -> None:
+    linear = plan.final_runs(plan.cells[CellKey("main", "linear", "rotation")], {})
+    write_result(tmp_path, linear[0][1], val=40.0)
+    path = tmp_path / linear[0][1].name / OUTPUT / "predictions.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:20]))
+    with pytest.raises(DataError, match=r"damaged \(overall_accuracy is 75.0, .*\); delete it to train the run again"):
+        collect(plan, tmp_path, {}, {})
+
+
+def test_groups_go_from_the_predictions_to_the_csv_and_back(plan: Plan, tmp_path: Path) -> None:
+    linear = plan.final_runs(plan.cells[CellKey("main", "linear", "rotation")], {})
+    write_result(tmp_path / "runs", linear[0][1], val=40.0, groups=[7, 5, 7, *range(10, 47)])
+    write_records(tmp_path / "a.csv", collect(plan, tmp_path / "runs", {}, {}))
+    record = read_records(tmp_path / "a.csv")[0]
+    assert record.groups == "0 2"
+    assert record.object_groups is not None
+    assert record.object_groups.tolist() == [0, 1, 0, *range(3, 40)]
+    assert pack_groups(["b", "a", "a", "", "", "b", "c"]) == "0 5; 1 2"
+    assert pack_groups(["a", "b"]) is None
+
+
+def test_the_csv_tells_selection_task_and_divergence(plan: Plan, tmp_path: Path) -> None:
+    linear = plan.final_runs(plan.cells[CellKey("main", "linear", "rotation")], {})
+    write_result(tmp_path, linear[0][1], val=40.0)
+    (tmp_path / linear[1][1].name).mkdir()
+    (tmp_path / linear[1][1].name / DIVERGED).write_text("the loss is not finite\n")
+    first, second, *_ = collect(plan, tmp_path, {}, {})
+    assert first.data == "ldraw20"
+    assert first.selection is not None
+    assert first.selection.startswith("eval.val_fraction=")
+    assert (second.status, second.error) == ("diverged", "the loss is not finite")

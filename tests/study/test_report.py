@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,23 @@ def test_one_run_each_has_an_exact_p() -> None:
     assert ", p = 0.002 |" in report(records)
 
 
+def test_objects_in_groups_are_resampled_together_and_have_no_p() -> None:
+    groups = "; ".join(f"{i} {i + 1}" for i in range(0, 100, 2))
+    records = [run("linear", 0, 60), run("x", 0, 70)]
+    grouped = [record.model_copy(update={"groups": groups}) for record in records]
+    intervals = []
+    for lines in (records, grouped):
+        (table,) = summarise(lines)
+        x = table.columns[0].summaries[1]
+        assert x.interval is not None
+        assert x.difference is not None
+        assert (x.difference.p is None) is (lines is grouped)
+        intervals.append(x.interval.high - x.interval.low)
+    assert intervals[1] > 1.2 * intervals[0]  # pairs that agree count once: wider by √2
+    assert "- Test objects: 100 in 50 groups" in report(grouped)
+    assert "- Test objects: 100\n" in report(records)
+
+
 def test_folds_are_compared_fold_by_fold() -> None:
     def fold(row: str, number: int, correct: int) -> Record:
         return run(row, number, correct, replicate_key="data.few_shot.fold", test_checksum=f"fold {number}")
@@ -88,7 +106,7 @@ def test_unfinished_and_failed_runs_are_told() -> None:
     failed = make_record(row="x", label="X", replicate="3", status="failed", error="no | memory", run="x-1")
     text = report([*RECORDS, missing, failed])
     assert "| X | 2 of 4 |" in text
-    assert "| x-1 | X | rotation | final | no \\| memory |" in text
+    assert "| x-1 | X | rotation | final | failed | no \\| memory |" in text
     assert "| – | – |" in report([missing])
 
 
@@ -105,10 +123,37 @@ def test_a_choice_at_the_edge_of_the_grid_is_pointed_out(scores: tuple[float, ..
     assert ("is at the edge of its grid (0.001, 0.002, 0.004)" in report(records)) is warned
 
 
+@pytest.mark.parametrize("values", [(False, True), ("low", "high")])
+def test_booleans_and_words_have_no_edge(values: tuple[object, object]) -> None:
+    lines = [
+        tuning(0, 50 + i, i == 1).model_copy(update={"tuned": json.dumps({"method.x": value})})
+        for i, value in enumerate(values)
+    ]
+    assert edge_warnings(summarise([*lines, run("x", 0, 70)])) == []
+
+
+def test_the_tuning_table_holds_means_over_replicates_and_what_diverged() -> None:
+    lines = [
+        tuning(1e-3, 50.0, True),
+        tuning(1e-3, 60.0, True).model_copy(update={"replicate": "1"}),
+        tuning(2e-3, 70.0, False),
+        tuning(2e-3, 0.0, False).model_copy(update={"replicate": "1", "status": "diverged", "best_val": None}),
+    ]
+    text = report([*lines, run("x", 0, 70)])
+    assert "| X | rotation | train.lr=0.001 | 55.00 | chosen |" in text
+    assert "| X | rotation | train.lr=0.002 | diverged |  |" in text
+    assert "train.seed=0, 1; scores are means." in text
+    assert "## Failed runs" not in text
+    final = run("x", 1, 70, status="diverged", run="x-2", error="the loss is not finite")
+    assert "| x-2 | X | rotation | final | diverged | the loss is not finite |" in report([run("x", 0, 70), final])
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"regime": "scale_translate"}, "regime 'rotation' .row 'linear'. and 'scale_translate' .row 'x'."),
+        ({"selection": "eval.every=2"}, "selection 'not told' .row 'linear'. and 'eval.every=2' .row 'x'."),
+        ({"data": "ldraw20 5-way 1-shot"}, "test set 'ldraw20 abc' .row 'linear'. and 'ldraw20 5-way 1-shot abc'"),
         ({"protocol": "published"}, "protocol 'validation' .row 'linear'. and 'published' .row 'x'."),
         ({"test_checksum": "other"}, "test set 'ldraw20 abc' .row 'linear'. and 'ldraw20 other' .row 'x'."),
     ],

@@ -15,10 +15,12 @@ import psutil
 import pytest
 
 from pointadapterx.study import runner
+from pointadapterx.study.command import main
 from pointadapterx.study.plan import Plan, Run, read_plan
 from pointadapterx.study.records import OUTPUT
 from pointadapterx.study.runner import Runner, training_command
 from tests.conftest import ROOT
+from tests.study.conftest import write_result
 
 MakeStudy = Callable[..., Path]
 
@@ -86,6 +88,89 @@ def test_a_failed_run_is_recorded_and_tried_again(plan: Plan) -> None:
 def test_without_a_message_the_exit_status_is_told(plan: Plan) -> None:
     outcome = Runner(plan, lambda run, folder: ["-c", "raise SystemExit(3)"]).run()
     assert set(outcome.failures.values()) == {"exit status 3"}
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("import os; print('epoch 1', flush=True); os.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("int('a')", "exit status 1: ValueError: invalid literal for int() with base 10: 'a'"),
+    ],
+)
+def test_a_run_that_ends_without_an_error_line_tells_how_it_ended(plan: Plan, script: str, says: str) -> None:
+    outcome = Runner(plan, lambda run, folder: ["-c", script]).run()
+    assert set(outcome.failures.values()) == {says}
+
+
+def diverging(run: Run, folder: Path) -> list[str]:
+    if run.config.train.lr == 4e-3:
+        return ["-c", "print('error: the loss of epoch 1, step 1 is not finite: samples [0]'); raise SystemExit(2)"]
+    return fake(run, folder)
+
+
+def test_a_candidate_that_diverged_ranks_last_and_is_not_tried_again(plan: Plan) -> None:
+    outcome = Runner(plan, diverging).run()
+    assert list(outcome.diverged.values()) == ["the loss of epoch 1, step 1 is not finite: samples [0]"]
+    assert outcome.failures == {}
+    assert len(outcome.finished) == 2 + 2 + 1  # the row went on with lr 0.002
+    again = Runner(plan, fake).run()
+    assert (again.diverged, again.finished) == (outcome.diverged, outcome.finished)
+
+
+def test_the_state_of_a_run_that_ended_is_deleted(plan: Plan) -> None:
+    def with_state(run: Run, folder: Path) -> list[str]:
+        (folder / OUTPUT).mkdir()
+        (folder / OUTPUT / "state.safetensors").touch()
+        if run.config.train.seed == 1:
+            return ["-c", "raise SystemExit(1)"]
+        return diverging(run, folder)
+
+    outcome = Runner(plan, with_state).run()
+    kept = {path.parents[1].name for path in Path(plan.study.runs).glob("*/run/state.safetensors")}
+    assert outcome.finished
+    assert outcome.diverged
+    assert kept == set(outcome.failures)
+
+
+def test_what_is_known_is_told_whenever_runs_have_ended(plan: Plan) -> None:
+    told: list[int] = []
+    outcome = Runner(plan, fake, after_run=lambda known: told.append(len(known.finished))).run()
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert len(outcome.finished) == 6
+
+
+def test_the_csv_is_there_as_soon_as_a_run_has_finished(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    csv_file = tmp_path / "results" / "results.csv"
+    lines: list[int] = []
+
+    def train(run: Run, folder: Path) -> list[str]:
+        if csv_file.exists():
+            lines.append(csv_file.read_text().count(",finished,"))
+        write_result(tmp_path / "runs", run, val=50.0)
+        return ["-c", ""]
+
+    monkeypatch.setattr(runner, "training_command", train)
+    assert main(["--config", str(make_study())]) == 0
+    assert lines[:2] == [1, 2]
+
+
+def test_a_refusal_after_training_tells_where_the_results_are(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(run: Run, folder: Path) -> list[str]:
+        write_result(tmp_path / "runs", run, val=50.0)
+        path = folder / OUTPUT / "metrics.json"
+        path.write_text(path.read_text().replace('"rotation"', f'"{run.config.method.name}"'))
+        return ["-c", ""]
+
+    monkeypatch.setattr(runner, "training_command", train)
+    assert main(["--config", str(make_study())]) == 2
+    csv_file = tmp_path / "results" / "results.csv"
+    assert f"cannot be compared; give each its own column; all results are in {csv_file}" in capsys.readouterr().err
+    assert csv_file.is_file()
 
 
 def test_a_failed_candidate_leaves_its_row_undecided(plan: Plan) -> None:

@@ -85,3 +85,24 @@ def test_mcnemar_is_the_binomial_of_the_discordant_objects() -> None:
     assert mcnemar(ours, theirs) == pytest.approx(by_hand)
     assert mcnemar(theirs, ours) == pytest.approx(by_hand)
     assert mcnemar(ours, ours) == 1.0
+
+
+def test_groups_are_resampled_whole() -> None:
+    groups = np.repeat(np.arange(60), 5)
+    right = np.repeat(outcomes(0.8, 60), 5)  # five copies of each object tell no more than one
+    one_each = accuracy_interval([right[::5]])
+    grouped = accuracy_interval([right], groups=groups)
+    assert grouped == pytest.approx(one_each, abs=1e-9)
+    alone = accuracy_interval([right])
+    assert alone.high - alone.low < 0.6 * (grouped.high - grouped.low)
+    theirs = np.repeat(outcomes(0.6, 60, seed=1), 5)
+    assert difference_interval([right], [theirs], groups=groups) == pytest.approx(
+        difference_interval([right[::5]], [theirs[::5]]), abs=1e-9
+    )
+
+
+def test_the_resampled_accuracy_of_groups_is_of_their_objects() -> None:
+    groups = np.array([3, 8, 8, 8])  # one right object alone, three wrong ones together
+    low, high = accuracy_interval([np.array([True, False, False, False])], groups=groups)
+    assert (low, high) == (0.0, 100.0)
+    assert accuracy_interval([outcomes(0.7)], groups=np.arange(300)) == accuracy_interval([outcomes(0.7)])
