@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -59,9 +60,10 @@ def test_a_run_leaves_its_whole_story(run_config: Config, tmp_path: Path) -> Non
     matrix = torch.tensor(report["test"]["confusion_matrix"])
     assert matrix.sum() == 40
     assert report["test"]["overall_accuracy"] == pytest.approx(100 * matrix.diagonal().sum().item() / 40)
-    rows = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
-    assert len(rows) == 41
-    assert sum(int(row.rsplit(",", 1)[1]) for row in rows[1:]) == matrix.diagonal().sum()
+    with (tmp_path / "run" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40
+    assert sum(int(row["correct"]) for row in rows) == matrix.diagonal().sum()
     info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
     assert info.config == config
     assert info.metrics["protocol"] == report["protocol"]
