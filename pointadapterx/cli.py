@@ -97,20 +97,23 @@ def _run(options: argparse.Namespace) -> int:
     from pointadapterx.engine.console import set_up_logging
 
     set_up_logging(main_process=int(os.environ.get("RANK", "0")) == 0)
-    if options.test is not None:
-        run.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
-    elif options.resume is not None:
-        run.resume(options.resume, options.overrides)
-    else:
-        config = load_config(options.config, options.overrides)
-        if options.count:
-            run.count(config)
-            return 0
-        accelerator = run.make_accelerator(config["train"]["precision"])
-        if options.probe:
-            run.probe(config, accelerator)
+    try:
+        if options.test is not None:
+            run.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
+        elif options.resume is not None:
+            run.resume(options.resume, options.overrides)
         else:
-            run.train(config, Path(options.config).stem, options.output, accelerator)
+            config = load_config(options.config, options.overrides)
+            if options.count:
+                run.count(config)
+                return 0
+            accelerator = run.make_accelerator(config["train"]["precision"])
+            if options.probe:
+                run.probe(config, accelerator)
+            else:
+                run.train(config, Path(options.config).stem, options.output, accelerator)
+    finally:
+        run.leave_process_group()
     return 0
 
 

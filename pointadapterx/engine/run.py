@@ -72,6 +72,12 @@ def make_accelerator(precision: str) -> Accelerator:
     )
 
 
+def leave_process_group() -> None:
+    """Ends the group of :func:`make_accelerator`, if any: a process that exits with its threads running may abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
     """Adapts and tests the best adapter once, or pre-trains where the config says so; returns the run's folder.
 

@@ -82,7 +82,8 @@ class Attention(nn.Module):
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v over (B, heads, L, d)."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+    half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    if query.device.type == "cpu" and half == torch.bfloat16:
         # The fused kernel's backward is slow there; at the lengths of these models the plain form is much faster.
         return (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value)

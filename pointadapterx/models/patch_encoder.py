@@ -37,7 +37,7 @@ class PatchEncoder(nn.Module):
         def joint(weight: Tensor, bias: Tensor) -> Tensor:
             """The layer on [shared, local]: the shared half is the same for all k points, so it is computed once."""
             of_shared, of_local = weight.split(shared.shape[-1], dim=1)
-            return (F.linear(local, of_local) + F.linear(shared, of_shared, bias)).flatten(0, 1)
+            return F.linear(local, of_local).add_(F.linear(shared, of_shared, bias)).flatten(0, 1)
 
         encoded = _mlp(self.second, joint).unflatten(0, (-1, size))
         return encoded.amax(dim=1).unflatten(0, leading)

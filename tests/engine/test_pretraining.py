@@ -111,6 +111,7 @@ trainer = run._trainer(load_config({str(tmp_path / "config.yaml")!r}), Path({str
 loss = trainer.validation_loss()
 if accelerator.is_main_process:
     Path({str(tmp_path)!r}, str(accelerator.num_processes)).write_text(repr(loss))
+run.leave_process_group()
 """
     )
     for processes in (1, 2):
