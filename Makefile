@@ -1,5 +1,5 @@
 # The two commands a newcomer needs:
-#   make demo   adapts a point-cloud transformer to the embedded clouds and tests it
+#   make demo   adapts the shipped point-cloud transformer to the embedded clouds: linear probe, then DAPT-X
 #   make test   runs the tests
 # Each sets up $(VENV) by itself. Needed: Python >= 3.10 with venv, make; a C++20 compiler makes the point ops fast.
 # A CPU build of torch:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
@@ -14,6 +14,7 @@ SOURCES := pyproject.toml setup.py $(shell find extensions -name '*.cpp' -o -nam
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.ready
+	$(BIN)/python tools/main.py --config cfgs/demo_linear.yaml
 	$(BIN)/python tools/main.py --config cfgs/demo.yaml
 
 test: $(VENV)/.ready
@@ -32,7 +33,7 @@ $(VENV)/.ready: $(SOURCES)
 	@echo "Setting up $(VENV): the first time takes some minutes, most of it for torch."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH)
-	$(PIP) "setuptools>=68" wheel ninja numpy
+	$(PIP) "setuptools>=77" wheel ninja numpy
 	$(PIP) --no-build-isolation -e ".[dev]"
 	@$(BIN)/python -c "from pointadapterx import ops; print('point ops:', ops.implementation('cpu'))"
 	@touch $@

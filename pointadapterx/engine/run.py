@@ -41,6 +41,7 @@ from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXErro
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.point_mae import PointMAE
+from pointadapterx.models.weights import find_weights
 
 log = logging.getLogger(__name__)
 
@@ -313,6 +314,7 @@ def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, floa
     weights = config["backbone"]["weights"]
     if weights is None:
         raise ConfigError("backbone.weights is not set; add backbone.weights=FILE to the command")
+    find_weights(weights)  # a wrong name is told before the random backbones are judged
     parts = build_probe_data(config)
 
     def judge(source: str | None, seed: int, calibrated: bool = False) -> float:

@@ -26,7 +26,7 @@ def find_weights(weights: str | Path) -> Path:
     """The file that ``backbone.weights`` means.
 
     Args:
-        weights: a path; the name of weights in the package's folder ``weights``; or ``hf://owner/repository/file``,
+        weights: a path; the name of shipped weights (``point_mae_tiny``); or ``hf://owner/repository/file``,
             optionally ``@revision``, which is downloaded once through huggingface_hub.
 
     Raises:
@@ -44,7 +44,7 @@ def find_weights(weights: str | Path) -> Path:
         near = (did_you_mean(text, known) if path.name == text else "") or ";"
         raise CheckpointError(
             f"{text}: {kind}; give the path of a checkpoint, {HUB}owner/repository/file, or shipped weights"
-            f"{near} Shipped: {', '.join(known) or 'none'}"
+            f"{near} Shipped: {', '.join(known)}"
         )
     return path
 
