@@ -183,6 +183,17 @@ def test_bf16_stays_close(name: str, points: torch.Tensor, make_config: Config) 
     assert (half - model(points).logits).abs().max() < 0.15
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_on_a_cpu_avoids_the_slow_fused_attention(
+    name: str, points: torch.Tensor, make_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where DAPT's TFTS have made the queries float32."""
+    model = randomise(build_model(make_config(name)))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *_: pytest.fail("fused"))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(points)
+
+
 def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
     model = build_model(small_config("dapt_x"))
     optimizer = build_optimizer(model, {"lr": 1e-3, "weight_decay": 0.05})

@@ -36,6 +36,13 @@ def test_grouped_agrees_with_the_dense_form_masked(top_k: int) -> None:
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_experts_on_a_cpu_stay_in_float32_under_autocast() -> None:
+    built, tokens = mixture(), torch.randn(2, 9, 24)
+    wanted = built(tokens).tokens
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(built(tokens).tokens, wanted)
+
+
 def test_top_one_is_the_chosen_expert_times_its_gate() -> None:
     built, tokens = mixture(), torch.randn(2, 5, 24)
     output = built(tokens).tokens.reshape(-1, 8)
