@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> dict[str, Any
     for section, update in changes.items():
         config[section].update(update)
     return check_config(config, "test")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _heed_signals() -> None:
+    """Under ``nohup`` or behind ``&`` the tests start with signals ignored, which those that send some cannot use."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (getattr(signal, "SIGHUP", None), signal.SIGTERM):
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
