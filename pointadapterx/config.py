@@ -297,7 +297,10 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
                 sections[section] = checked
     problems += _check_names(sections)
     problems += _check_combinations(sections)
-    return EasyDict({s: sections[s].model_dump() for s in wanted if s in sections}), problems
+    config = EasyDict({s: sections[s].model_dump() for s in wanted if s in sections})
+    if not problems and config.backbone.init_seed is None:
+        config.backbone.init_seed = config.train.seed
+    return config, problems
 
 
 def dump_config(config: Mapping[str, Any]) -> str:

@@ -48,6 +48,11 @@ def test_shipped_configs_load_and_round_trip(name: str, tmp_path: Path) -> None:
     assert check_config(config, "again") == config
 
 
+def test_random_weights_may_follow_the_seed_of_training() -> None:
+    assert load_config("demo", ["train.seed=7"]).backbone.init_seed == 0
+    assert load_config("demo", ["train.seed=7", "backbone.init_seed=null"]).backbone.init_seed == 7
+
+
 @pytest.mark.parametrize("name", ["demo", "cfgs/demo.yaml", "demo.yaml"])
 def test_shipped_configs_are_found_by_name_from_any_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

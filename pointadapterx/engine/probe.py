@@ -29,7 +29,11 @@ COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 def frozen_features(
     backbone: Backbone, dataset: PointClouds, config: Mapping[str, Any], accelerator: Accelerator
 ) -> np.ndarray:
-    """Maximum and mean of the patch tokens of each cloud, (n, 2 C) float32, as in Point-MAE's linear SVM."""
+    """Maximum and mean of the patch tokens of each cloud, (n, 2 C) float32.
+
+    These are the features of Point-MAE's linear SVM, except that the class token, which pre-training has not seen,
+    is in the sequence as in every adaptation.
+    """
     was_training = backbone.training
     backbone.eval()
     plain, rows = Method(Section()), []

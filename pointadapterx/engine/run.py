@@ -41,7 +41,6 @@ from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXErro
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.point_mae import PointMAE
-from pointadapterx.models.weights import find_weights
 
 log = logging.getLogger(__name__)
 
@@ -314,7 +313,6 @@ def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, floa
     weights = config["backbone"]["weights"]
     if weights is None:
         raise ConfigError("backbone.weights is not set; add backbone.weights=FILE to the command")
-    find_weights(weights)  # a wrong name is told before the random backbones are judged
     parts = build_probe_data(config)
 
     def judge(source: str | None, seed: int, calibrated: bool = False) -> float:
@@ -325,10 +323,11 @@ def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, floa
         return probe_accuracy(backbone, *parts, config, accelerator)
 
     with ops.unchecked():
+        of_weights = judge(weights, config["backbone"]["init_seed"])  # first: weights may not fit
         found = {
             "random": fmean(judge(None, seed) for seed in PROBE_SEEDS),
             "random, BatchNorm calibrated": fmean(judge(None, seed, calibrated=True) for seed in PROBE_SEEDS),
-            str(weights): judge(weights, config["backbone"]["init_seed"]),
+            str(weights): of_weights,
         }
     table = Table(
         title=f"linear SVM on frozen features of {config['pretrain']['probe']['name']}: {len(parts[0])} clouds to "

@@ -44,7 +44,7 @@ class PointMAE(Backbone):
         skip_origin: bool = False
         drop_path: Rate = 0.1
         weights: str | None = None
-        init_seed: int = Field(0, ge=0, lt=2**63)
+        init_seed: int | None = Field(0, ge=0, lt=2**63)
 
     def __init__(self, options: PointMAE.Options) -> None:
         super().__init__()

@@ -135,7 +135,8 @@ class SharedMixture(nn.Module):
     def mix_dense(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Every expert on every sub-token, weighted by its gate or by zero: the oracle of :meth:`mix`."""
         gates = weights.new_zeros(len(sub_tokens), len(self.experts)).scatter(1, chosen, weights)
-        outputs = [expert(sub_tokens) for expert in self.experts]
+        with _float32_on_cpu(sub_tokens):
+            outputs = [expert(sub_tokens) for expert in self.experts]
         return torch.stack(
             [output * gates[:, index : index + 1].to(output.dtype) for index, output in enumerate(outputs)]
         ).sum(dim=0)

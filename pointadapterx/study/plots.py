@@ -24,7 +24,7 @@ class Cost(NamedTuple):
 COSTS = (
     Cost("parameters", "trainable", "trainable parameters, head included", True),
     Cost("time", "seconds", "training time (s)", False),
-    Cost("memory", "peak_memory_mib", "peak memory (MiB)", False),
+    Cost("memory", "peak_memory_mib", "peak memory, of the process on a CPU (MiB)", False),
 )
 # Okabe and Ito, "Color universal design" (2008), without its yellow, which is too light for points on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -30,7 +30,8 @@ Percentage = Annotated[float, Field(ge=0, le=100)]
 class Record(BaseModel):
     """One line of the CSV. Percentages, seconds, MiB and bytes; empty where a run does not tell.
 
-    ``tuned`` holds the tuned keys and values as JSON. A ``tune`` line carries nothing of the test set.
+    ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the cell they were taken from, if another. A
+    ``tune`` line carries nothing of the test set.
     ``correct`` are the test objects in file order as bits, packed into hexadecimal digits, the first object in
     the highest bit. ``groups`` are those that are not independent, as of :func:`pack_groups`.
     """
@@ -57,6 +58,7 @@ class Record(BaseModel):
     selection: str | None = None
     test_checksum: str | None = None
     tuned: str
+    tuned_by: str | None = None
     chosen: bool | None = None
     overall_accuracy: Percentage | None = None
     mean_class_accuracy: Percentage | None = None
@@ -297,6 +299,7 @@ def _cell_records(
         "label": cell.label,
         "column": cell.key.column,
         "replicate_key": cell.replicate.key,
+        "tuned_by": None if cell.tuned_by in (None, cell.key) else " · ".join(cell.tuned_by),
     }
     for candidate, of_candidate in plan.tuning_runs(cell):
         for value, run in of_candidate:

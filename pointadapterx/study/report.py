@@ -35,7 +35,10 @@ def render_report(records: Sequence[Record], tables: Sequence[Table], plots: Map
 
 
 def edge_warnings(tables: Sequence[Table]) -> list[str]:
-    """One line for each chosen value that is the lowest or the highest of its grid: the best may lie beyond."""
+    """One line for each chosen value that is the lowest or the highest of its grid: the best may lie beyond.
+
+    A grid of two values has nothing but edges and is passed over.
+    """
     warnings = []
     for table in tables:
         for candidates in _by(table.tuning, "row", "column"):
@@ -44,7 +47,7 @@ def edge_warnings(tables: Sequence[Table]) -> list[str]:
                 continue
             for key, value in chosen.tuned_values.items():
                 tried = sorted({v for r in candidates if _is_number(v := r.tuned_values[key])})
-                if _is_number(value) and len(tried) > 1 and value in (tried[0], tried[-1]):
+                if _is_number(value) and len(tried) > 2 and value in (tried[0], tried[-1]):
                     warnings.append(
                         f"{table.name} · {chosen.label} · {chosen.column}: {key}={value} is at the edge of its grid "
                         f"({', '.join(map(str, tried))}); the best value may lie beyond it"
@@ -56,13 +59,14 @@ def _legend() -> list[str]:
     return [
         "OA is overall accuracy, mAcc mean-class accuracy, in percent: mean ± standard deviation over the "
         "replicates, each tested once. In brackets: 95 % bootstrap percentile interval "
-        f"({RESAMPLES:,} resamples of test objects and replicates; of whole folds where replicates are folds). "
+        f"({RESAMPLES:,} resamples of test objects and replicates, which is conservative). "
         "Δ OA is the difference to the baseline on the same test objects, in percentage points, with its paired "
-        "bootstrap interval; where there is one run of each, p is that of the exact McNemar test. Where test objects "
+        "interval; where there is one run of each, p is that of the exact McNemar test. Where test objects "
         "come in groups, such as variants of one part, whole groups are resampled, and there is no p: the test takes "
-        "objects as independent. Trainable "
+        "objects as independent. Where replicates are few-shot folds, the intervals are Student's t over the folds; "
+        "folds draw from the same classes and objects, so they say nothing about other classes. Trainable "
         "parameters are given with and without the head, and in percent of full fine-tuning. Seconds and memory are "
-        "means over the runs.",
+        "means over the runs; on a CPU memory is the peak of the whole process, libraries and data included.",
     ]
 
 
@@ -120,8 +124,15 @@ def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
         _number(summary.seconds_per_epoch, ".2f"),
         _number(summary.peak_memory_mib, ".0f"),
         _number(None if size is None else size / 1000, ",.0f"),
-        format_values(summary.tuned) or NONE,
+        _tuned(summary),
     ]
+
+
+def _tuned(summary: Summary) -> str:
+    if not summary.tuned:
+        return NONE
+    source = "" if summary.tuned_by is None else f" (of {summary.tuned_by})"
+    return f"{format_values(summary.tuned)}{source}"
 
 
 def _tuning(table: Table) -> Iterator[str]:

@@ -166,6 +166,8 @@ class Runner:
         return len(due) + undecided, len(due) + undecided - ended
 
     def _start_due(self) -> None:
+        if len(self._jobs) >= self.processes:
+            return
         due, _ = self.plan.due(self.outcome.scores)
         for name, use in due.items():
             if len(self._jobs) >= self.processes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 RESAMPLES = 10_000
 CHUNK = 500  # resamples at a time: (CHUNK, G) floats of G groups are held at once
@@ -25,7 +26,7 @@ class Spread(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Bounds of a 95 % bootstrap percentile interval."""
+    """Bounds of a 95 % interval."""
 
     low: float
     high: float
@@ -39,16 +40,20 @@ def spread(values: Sequence[float]) -> Spread:
 def accuracy_interval(runs: Runs, *, groups: np.ndarray | None = None, same_objects: bool = True) -> Interval:
     """Interval of the mean accuracy, in percent.
 
+    Objects and replicates are resampled independently, a pigeonhole bootstrap (Owen 2007), which is conservative:
+    it counts what seeds and objects have in common more than once.
+
     Args:
         runs: one (n,) bool a replicate.
         groups: (n,) int; objects of one number are not independent and are drawn together (cluster bootstrap,
             Davison and Hinkley 1997, section 3.8). None: every object is on its own.
-        same_objects: all replicates were tested on the same objects, as seeds are: objects and replicates are
-            resampled. Otherwise, as in few-shot folds, whole replicates are, with their objects.
+        same_objects: all replicates were tested on the same objects, as seeds are. Otherwise, as in few-shot
+            folds, the interval is Student's t over the replicates, whose accuracies are taken as independent.
     """
     rng = np.random.default_rng(0)
     if not same_objects and len(runs) > 1:
-        return _interval(_resampled_folds([100.0 * run.mean() for run in runs], rng))
+        low, high = _t_interval([100.0 * float(run.mean()) for run in runs])
+        return Interval(max(0.0, low), min(100.0, high))
     right, sizes = _by_group(runs, groups)
     return _interval(np.concatenate([_resampled_means(right, sizes, drawn, rng) for drawn in _draws(sizes, rng)]))
 
@@ -69,8 +74,8 @@ def difference_interval(
     """
     rng = np.random.default_rng(0)
     if not same_objects and len(ours) > 1:
-        differences = [100.0 * (a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
-        return _interval(_resampled_folds(differences, rng))
+        differences = [100.0 * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
+        return _t_interval(differences)
     our_right, sizes = _by_group(ours, groups)
     their_right, _ = _by_group(theirs, groups)
     parts = [
@@ -118,8 +123,9 @@ def _resampled_means(right: np.ndarray, sizes: np.ndarray, drawn: np.ndarray, rn
     return 100.0 * np.take_along_axis(per_group, drawn, axis=1).sum(axis=1) / sizes[drawn].sum(axis=1)
 
 
-def _resampled_folds(values: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    return rng.choice(np.asarray(values), size=(RESAMPLES, len(values))).mean(axis=1)
+def _t_interval(values: Sequence[float]) -> Interval:
+    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Interval(mean(values) - half, mean(values) + half)
 
 
 def _interval(resampled: np.ndarray) -> Interval:

@@ -34,7 +34,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """A cell over its finished replicates; costs are means over them. Accuracies in percent."""
+    """A cell over its finished replicates; costs are means over them. Accuracies in percent.
+
+    ``tuned_by`` names the cell that the tuned values were taken from, if it is another.
+    """
 
     row: str
     label: str
@@ -45,6 +48,7 @@ class Summary:
     mean_class: Spread | None
     difference: Difference | None
     tuned: dict[str, object]
+    tuned_by: str | None
     trainable: int | None
     trainable_without_head: int | None
     percent: float | None
@@ -152,6 +156,7 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
         mean_class=_spread(done, "mean_class_accuracy"),
         difference=_difference(done, baseline),
         tuned=first.tuned_values,
+        tuned_by=first.tuned_by,
         trainable=done[0].trainable if done else None,
         trainable_without_head=done[0].trainable_without_head if done else None,
         percent=done[0].percent if done else None,

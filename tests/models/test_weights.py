@@ -10,12 +10,13 @@ import torch
 from safetensors import safe_open
 
 from pointadapterx.build import build_backbone
+from pointadapterx.config import load_config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from pointadapterx.models import weights as weights_module
 from pointadapterx.models.pretrained import load_pretrained
-from pointadapterx.models.weights import find_weights, save_backbone, shipped_weights
-from tests.conftest import small_config
+from pointadapterx.models.weights import SHIPPED, find_weights, save_backbone, shipped_weights
+from tests.conftest import ROOT, small_config
 
 OPTIONS = small_config("linear")["backbone"]
 
@@ -108,14 +109,29 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", shipped_weights())
-def test_shipped_weights_fit_their_own_description(name: str) -> None:
+def test_every_shipped_file_has_a_card() -> None:
+    assert {path.stem for path in SHIPPED.iterdir()} == set(shipped_weights())
+    assert all((SHIPPED / f"{name}.md").is_file() for name in shipped_weights())
+
+
+@pytest.mark.parametrize("name", ["point_mae_tiny"])
+def test_shipped_weights_are_what_their_card_says(name: str) -> None:
     path = find_weights(name)
     metadata = read_safetensors(path)[1]
     options = {**json.loads(metadata["backbone"]), "weights": None, "init_seed": 0, "drop_path": 0.0}
-    report = load_pretrained(build_backbone(options), name)
-    assert report.coverage == 1.0
+    backbone = build_backbone(options)
+    assert load_pretrained(backbone, name).coverage == 1.0
+    assert load_config("ldraw20").backbone.items() >= json.loads(metadata["backbone"]).items()
     assert path.stat().st_size <= 6e6
-    card = path.with_suffix(".md").read_text()
-    for word in ("CC BY 4.0", "LDraw", "probe", "--config"):
-        assert word in card
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    record, card = json.loads(metadata["story"])["record"], path.with_suffix(".md").read_text()
+    told = (f"epoch {record['epoch']}", f"{record['val_loss']:.5f}", f"{parameters:,} parameters", "CC BY 4.0")
+    for words in (*told, "LDraw.org", "--probe", "--config cfgs/pretrain/point_mae_tiny.yaml"):
+        assert words in card
+
+
+def test_an_installed_package_stays_small() -> None:
+    """Clouds and weights, which are nearly all of it; 16 MB is the bound."""
+    packages = [ROOT / "datasets" / "embedded", ROOT / "pointadapterx", ROOT / "cfgs", ROOT / "extensions"]
+    files = [file for folder in packages for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    assert sum(file.stat().st_size for file in files) < 16e6

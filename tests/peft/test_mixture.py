@@ -36,8 +36,9 @@ def test_grouped_agrees_with_the_dense_form_masked(top_k: int) -> None:
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_experts_on_a_cpu_stay_in_float32_under_autocast() -> None:
-    built, tokens = mixture(), torch.randn(2, 9, 24)
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_experts_on_a_cpu_stay_in_float32_under_autocast(top_k: int) -> None:
+    built, tokens = mixture(top_k), torch.randn(2, 9, 24)
     wanted = built(tokens).tokens
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(built(tokens).tokens, wanted)

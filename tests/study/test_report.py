@@ -123,13 +123,20 @@ def test_a_choice_at_the_edge_of_the_grid_is_pointed_out(scores: tuple[float, ..
     assert ("is at the edge of its grid (0.001, 0.002, 0.004)" in report(records)) is warned
 
 
-@pytest.mark.parametrize("values", [(False, True), ("low", "high")])
-def test_booleans_and_words_have_no_edge(values: tuple[object, object]) -> None:
+@pytest.mark.parametrize("values", [(False, True), ("low", "high"), (0.0, 0.2)])
+def test_booleans_words_and_pairs_have_no_edge(values: tuple[object, object]) -> None:
     lines = [
         tuning(0, 50 + i, i == 1).model_copy(update={"tuned": json.dumps({"method.x": value})})
         for i, value in enumerate(values)
     ]
     assert edge_warnings(summarise([*lines, run("x", 0, 70)])) == []
+
+
+def test_values_of_another_cell_are_told_as_such() -> None:
+    own = run("linear", 0, 60, tuned=json.dumps({"train.lr": 0.1}))
+    taken = run("x", 0, 70, tuned=json.dumps({"train.lr": 0.2}), tuned_by="main · x · rotation")
+    assert "| train.lr=0.1 |" in report([own, taken])
+    assert "| train.lr=0.2 (of main · x · rotation) |" in report([own, taken])
 
 
 def test_the_tuning_table_holds_means_over_replicates_and_what_diverged() -> None:

@@ -65,12 +65,13 @@ def test_seeds_are_resampled_too() -> None:
     assert accuracy_interval([everything, nothing]) == (0.0, 100.0)
 
 
-def test_folds_are_resampled_whole() -> None:
-    folds = [np.ones(10, bool), np.zeros(20, bool)]  # folds may be of different sizes
-    assert accuracy_interval(folds, same_objects=False) == (0.0, 100.0)
-    better = [np.ones(10, bool), np.r_[np.ones(20, bool)]]
-    low, high = difference_interval(better, folds, same_objects=False)
-    assert (low, high) == (0.0, 100.0)
+def test_folds_have_a_t_interval_over_their_accuracies() -> None:
+    folds = [np.arange(10) < 5, np.arange(20) < 12, np.arange(10) < 7]  # folds may be of different sizes
+    low, high = accuracy_interval(folds, same_objects=False)  # 50, 60, 70: t(0.975, 2) = 4.303, s = 10
+    assert (low, high) == pytest.approx((60 - 4.303 * 10 / math.sqrt(3), 60 + 4.303 * 10 / math.sqrt(3)), abs=0.01)
+    better = [np.arange(10) < 6, np.arange(20) < 14, np.arange(10) < 8]  # each by 10
+    assert difference_interval(better, folds, same_objects=False) == pytest.approx((10.0, 10.0))
+    assert accuracy_interval([np.ones(10, bool), np.zeros(10, bool)], same_objects=False) == (0.0, 100.0)
 
 
 def test_results_are_the_same_each_time() -> None:
