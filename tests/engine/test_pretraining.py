@@ -184,7 +184,7 @@ def test_the_probe_chooses_its_cost_without_seeing_variants(small_data: Path, mo
     parts = build_probe_data(config)
     folds = []
 
-    class Search(probe_module.GridSearchCV):  # type: ignore[misc]
+    class Search(probe_module.GridSearchCV):
         def fit(self, features: Any, labels: Any, groups: Any = None) -> Any:
             folds.extend(check_cv(self.cv, labels, classifier=True).split(features, labels, groups))
             return super().fit(features, labels, groups=groups)
