@@ -146,6 +146,9 @@ class Plan:
     def due(self, scores: Mapping[str, float]) -> tuple[dict[str, Use], int]:
         """Runs that are known to be needed, finished or not, and how many more will be once all is tuned.
 
+        Table by table: what tunes, then one replicate of every cell after the other, so that a study that was stopped
+        has whole tables of fewer replicates.
+
         Args:
             scores: as in :meth:`chosen`.
 
@@ -154,17 +157,24 @@ class Plan:
         """
         uses: dict[str, Use] = {}
         undecided = 0
-        for cell in self.cells.values():
-            for candidate, runs in self.tuning_runs(cell):
-                for value, run in runs:
-                    uses.setdefault(run.name, Use(run, cell, False, {**candidate, cell.replicate.key: value}))
-            chosen = self.chosen(cell, scores)
-            if chosen is None:
-                reused = cell.tuning_replicates if cell.grid else ()
-                undecided += sum(value not in reused for value in cell.values)
-                continue
-            for value, run in self.final_runs(cell, chosen):
-                uses.setdefault(run.name, Use(run, cell, True, {**chosen, cell.replicate.key: value}))
+        for _, group in itertools.groupby(self.cells.values(), lambda cell: cell.key.table):
+            cells = list(group)
+            for cell in cells:
+                for candidate, runs in self.tuning_runs(cell):
+                    for value, run in runs:
+                        uses.setdefault(run.name, Use(run, cell, False, {**candidate, cell.replicate.key: value}))
+            finals = []
+            for cell in cells:
+                chosen = self.chosen(cell, scores)
+                if chosen is None:
+                    reused = cell.tuning_replicates if cell.grid else ()
+                    undecided += sum(value not in reused for value in cell.values)
+                    continue
+                runs = self.final_runs(cell, chosen)
+                finals.append([Use(run, cell, True, {**chosen, cell.replicate.key: value}) for value, run in runs])
+            for turn in itertools.zip_longest(*finals):  # the first replicate of every cell, then the second
+                for use in filter(None, turn):
+                    uses.setdefault(use.run.name, use)
         return uses, undecided
 
     def _runs_of(self, cell: Cell, tuned: Values, replicates: Sequence[Replicate]) -> list[tuple[Replicate, Run]]:

@@ -48,6 +48,13 @@ def test_final_runs_wait_for_the_grid_and_reuse_its_winner(plan: Plan) -> None:
     assert len(uses) == 2 + 3 + 1
 
 
+def test_the_first_replicate_of_every_row_comes_before_any_second(make_study: MakeStudy) -> None:
+    rows = {"a": {"overrides": LINEAR}, "b": {"overrides": {**LINEAR, "train.lr": 1e-4}}}
+    uses, _ = read_plan(make_study(tables=table(rows))).due({})
+    order = [(use.cell.key.row, use.values["train.seed"]) for use in uses.values()]
+    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
 def test_equal_scores_choose_the_first_of_the_grid(plan: Plan) -> None:
     tuned = cell(plan, "dapt_x")
     scores = dict.fromkeys(tuning_names(plan, tuned), 50.0)
