@@ -29,6 +29,28 @@ def routing_record(means: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def routing_summary(record: Mapping[str, Any]) -> dict[str, float]:
+    """The routing in three percentages, averaged over blocks.
+
+    Args:
+        record: of an epoch.
+
+    Returns:
+        ``routing_min_load``, share of the assignments that the least used expert receives; ``routing_entropy``, of
+        the gates, in percent of uniform gates' (not of one expert); ``routing_switched`` (not of one block), share
+        of sub-tokens whose expert differs from the block before. Empty where there is no routing.
+    """
+    if LOAD not in record:
+        return {}
+    load = _load_per_expert(record)
+    summary = {"routing_min_load": 100 * min(load)}
+    if len(load) > 1:
+        summary[ENTROPY] = min(100.0, 100 * fmean(record[ENTROPY]) / math.log(len(load)))  # records are rounded
+    if record[SWITCHED]:
+        summary[SWITCHED] = 100 * fmean(record[SWITCHED])
+    return summary
+
+
 def routing_line(record: Mapping[str, Any]) -> str:
     """The routing in a few words, averaged over blocks: the least and the most used expert, entropy, switches.
 

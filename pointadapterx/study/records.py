@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pointadapterx.engine.health import routing_summary
 from pointadapterx.engine.run import METRICS_FILE, PREDICTIONS_FILE
+from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_text
 from pointadapterx.study.comparability import selection_words, task_words
@@ -32,7 +34,8 @@ class Record(BaseModel):
 
     ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the cell they were taken from, if another. A
     ``tune`` line carries nothing of the test set.
-    ``correct`` are the test objects in file order as bits, packed into hexadecimal digits, the first object in
+    ``train_accuracy`` and the routing, as of :func:`~pointadapterx.engine.health.routing_summary`, are the last
+    epoch's. ``correct`` are the test objects in file order as bits, packed into hexadecimal digits, the first object in
     the highest bit. ``groups`` are those that are not independent, as of :func:`pack_groups`.
     """
 
@@ -63,6 +66,10 @@ class Record(BaseModel):
     overall_accuracy: Percentage | None = None
     mean_class_accuracy: Percentage | None = None
     best_val: Percentage | None = None
+    train_accuracy: Percentage | None = None
+    routing_min_load: Percentage | None = None
+    routing_entropy: Percentage | None = None
+    routing_switched: Percentage | None = None
     trainable: int | None = None
     trainable_without_head: int | None = None
     percent: float | None = None
@@ -336,17 +343,21 @@ def _outcome(run: Run, runs: Path, failures: Mapping[str, str], replicate_key: s
         status = "diverged" if diverged is not None else "failed" if failed is not None else "missing"
         return {"status": status, "error": diverged or failed, "run": run.name}
     metrics = _read_metrics(folder)
-    outcome = _costs(metrics) | {
-        "status": "finished",
-        "run": run.name,
-        "method": run.config.method.name,
-        "data": task_words(run.config.data),
-        "regime": metrics.get("regime"),
-        "protocol": metrics.get("protocol"),
-        "selection": selection_words(run.config, replicate_key),
-        "best_val": validation_score(folder, run),
-        "epochs": run.config.train.epochs,
-    }
+    outcome = (
+        _costs(metrics)
+        | _last_epoch(folder)
+        | {
+            "status": "finished",
+            "run": run.name,
+            "method": run.config.method.name,
+            "data": task_words(run.config.data),
+            "regime": metrics.get("regime"),
+            "protocol": metrics.get("protocol"),
+            "selection": selection_words(run.config, replicate_key),
+            "best_val": validation_score(folder, run),
+            "epochs": run.config.train.epochs,
+        }
+    )
     if tested:
         test = metrics.get("test", {})
         outcome |= {
@@ -369,11 +380,23 @@ def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
-    path = folder / OUTPUT / METRICS_FILE
+    return _read_json(folder / OUTPUT / METRICS_FILE, folder)
+
+
+def _read_json(path: Path, folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}); delete {folder} to train the run again") from None
+
+
+def _last_epoch(folder: Path) -> dict[str, Any]:
+    """What the last epoch tells of the fit to the training set, and of the routing."""
+    path = folder / OUTPUT / HISTORY_FILE
+    if not path.is_file():
+        return {}
+    record = _read_json(path, folder)[-1]
+    return {"train_accuracy": record.get("train_accuracy"), **routing_summary(record)}
 
 
 def _test_objects(folder: Path) -> dict[str, Any]:

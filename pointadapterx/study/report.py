@@ -107,6 +107,30 @@ def _column(column: Column) -> Iterator[str]:
         *("trainable", "without head", "% of full", "s/epoch", "peak MiB", "checkpoint kB", "tuned"),
     ]
     yield from _markdown(header, [_row(s, column, baseline is not None) for s in column.summaries])
+    yield from _fit(column.summaries)
+
+
+def _fit(summaries: Sequence[Summary]) -> Iterator[str]:
+    """Fit to the training set and health of the routing, where the runs tell."""
+    told = [summary for summary in summaries if summary.train_accuracy is not None]
+    if not told:
+        return
+    routed = any(summary.routing_min_load is not None for summary in told)
+    yield ""
+    yield "Accuracy in training is the last epoch's, on augmented clouds; of validation, the best epoch's." + (
+        " Routing in the last epoch, averaged over blocks: share of the least used expert, entropy of the gates in "
+        "percent of uniform gates', sub-tokens that take another expert than in the block before."
+        if routed
+        else ""
+    )
+    yield ""
+    keys = ["train_accuracy", "best_val"]
+    header = ["method", "training %", "validation %"]
+    if routed:
+        keys += ["routing_min_load", "routing_entropy", "routing_switched"]
+        header += ["least used expert %", "gate entropy %", "switched %"]
+    rows = [[summary.label, *(_number(getattr(summary, key), ".1f") for key in keys)] for summary in told]
+    yield from _markdown(header, rows)
 
 
 def _row(summary: Summary, column: Column, compared: bool) -> list[str]:

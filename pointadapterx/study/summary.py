@@ -34,7 +34,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """A cell over its finished replicates; costs are means over them. Accuracies in percent.
+    """A cell over its finished replicates; costs, fit and routing are means over them. Accuracies in percent.
 
     ``tuned_by`` names the cell that the tuned values were taken from, if it is another.
     """
@@ -56,6 +56,11 @@ class Summary:
     seconds: float | None
     peak_memory_mib: float | None
     checkpoint_bytes: int | None
+    train_accuracy: float | None
+    best_val: float | None
+    routing_min_load: float | None
+    routing_entropy: float | None
+    routing_switched: float | None
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,11 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
         seconds=average("seconds"),
         peak_memory_mib=average("peak_memory_mib"),
         checkpoint_bytes=done[0].checkpoint_bytes if done else None,
+        train_accuracy=average("train_accuracy"),
+        best_val=average("best_val"),
+        routing_min_load=average("routing_min_load"),
+        routing_entropy=average("routing_entropy"),
+        routing_switched=average("routing_switched"),
     )
 
 

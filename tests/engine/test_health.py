@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from pointadapterx.engine.health import routing_line, routing_record, routing_scalars, starved_experts
+from pointadapterx.engine.health import (
+    routing_line,
+    routing_record,
+    routing_scalars,
+    routing_summary,
+    starved_experts,
+)
 
 MEANS = {
     "loss": torch.tensor(1.0),
@@ -36,6 +42,16 @@ def test_line_averages_over_blocks() -> None:
     assert routing_line(routing_record(MEANS)) == "experts 12–41 %, entropy 1.21 of 1.39, switched 38 %"
 
 
+def test_summary_is_of_percentages_averaged_over_blocks() -> None:
+    summary = routing_summary(routing_record(MEANS))
+    expected = {"routing_min_load": 12.0, "routing_entropy": 87.28, "routing_switched": 38.0}
+    assert summary == pytest.approx(expected, rel=1e-4)
+    uniform = {"routing_load": [[0.25] * 4], "routing_entropy": [1.3863], "routing_switched": []}
+    assert routing_summary(uniform) == {"routing_min_load": 25.0, "routing_entropy": 100.0}
+    alone = {"routing_load": [[1.0], [1.0]], "routing_entropy": [0.0, 0.0], "routing_switched": [0.0]}
+    assert routing_summary(alone) == {"routing_min_load": 100.0, "routing_switched": 0.0}
+
+
 def test_one_block_has_no_switches() -> None:
     record = routing_record({name: values[:1] for name, values in MEANS.items() if name != "loss"})
     record["routing_switched"] = []
@@ -55,6 +71,7 @@ def test_a_method_without_routing_says_nothing() -> None:
     record = {"epoch": 1, "train_loss": 2.0}
     assert routing_record({"loss": torch.tensor(2.0)}) == {}
     assert routing_line(record) == ""
+    assert routing_summary(record) == {}
     assert routing_scalars(record) == {}
     assert starved_experts([record] * 5) == []
 

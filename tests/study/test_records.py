@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from pointadapterx.errors import DataError
+from pointadapterx.files import write_json
 from pointadapterx.study.plan import CellKey, Plan
 from pointadapterx.study.records import (
     DIVERGED,
@@ -54,6 +56,18 @@ def test_lines_tell_what_is_finished_failed_and_missing(plan: Plan, tmp_path: Pa
     assert records[5].tuned_values == {"train.lr": 2e-3}
     assert records[5].correctness.tolist() == [True] * 30 + [False] * 10
     assert (records[5].hardware, records[5].checkpoint_bytes, records[5].epochs) == ("test machine", 12345, 1)
+
+
+def test_fit_and_routing_of_the_last_epoch_are_told(plan: Plan, tmp_path: Path) -> None:
+    linear = plan.final_runs(plan.cells[CellKey("main", "linear", "rotation")], {})
+    for (_, run), routing in zip(linear, ({"routing_load": [[0.3, 0.7]], "routing_entropy": [0.5]}, {}), strict=True):
+        write_result(tmp_path, run, val=40.0)
+        last = {"train_accuracy": 80.0, "routing_switched": [], **routing}
+        write_json(tmp_path / run.name / OUTPUT / "history.json", [{"train_accuracy": 10.0}, last])
+    first, second = collect(plan, tmp_path, {}, {})[:2]
+    assert (first.train_accuracy, first.routing_min_load, first.routing_switched) == (80.0, 30.0, None)
+    assert first.routing_entropy == pytest.approx(100 * 0.5 / math.log(2))
+    assert (second.train_accuracy, second.routing_min_load) == (80.0, None)
 
 
 def test_tuning_needs_nothing_of_the_test_set(plan: Plan, tmp_path: Path) -> None:

@@ -63,6 +63,18 @@ def test_means_spreads_and_differences(tmp_path: Path) -> None:
     assert "| X | rotation | train.lr=0.002 | 60.00 | chosen |" in text
 
 
+def test_fit_and_routing_are_told_where_runs_tell_them() -> None:
+    fit = {"train_accuracy": 90.0, "best_val": 70.0}
+    routing = {"routing_min_load": 12.0, "routing_entropy": 80.0, "routing_switched": 30.0}
+    records = [run("linear", 0, 60, **fit), run("x", 0, 70, **{**fit, **routing}), run("y", 0, 70)]
+    text = report(records)
+    assert "| LINEAR | 90.0 | 70.0 | – | – | – |" in text
+    assert "| X | 90.0 | 70.0 | 12.0 | 80.0 | 30.0 |" in text
+    assert "| Y | 90" not in text
+    assert "gate entropy" not in report(records[:1])
+    assert "training %" not in report(records[2:])
+
+
 def test_one_run_each_has_an_exact_p() -> None:
     records = [run("linear", 0, 60), run("x", 0, 70)]
     (table,) = summarise(records)
