@@ -137,6 +137,18 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
+    def leaves(self) -> dict[str, tuple[nn.Module, int]]:
+        """Its layers by name in their order of use, each with the width of its output."""
+        dim = self.attn.proj.out_features
+        return {
+            "norm1": (self.norm1, dim),
+            "qkv": (self.attn.qkv, 3 * dim),
+            "proj": (self.attn.proj, dim),
+            "norm2": (self.norm2, dim),
+            "fc1": (self.mlp.fc1, self.mlp.fc1.out_features),
+            "fc2": (self.mlp.fc2, dim),
+        }
+
     def forward(self, tokens: Tensor, adapt: AdaptFfn | None = None) -> tuple[Tensor, Tensor | None]:
         """Runs the block.
 

@@ -29,15 +29,7 @@ class DaptBlock(nn.Module):
         super().__init__()
         self.adapter = DynamicAdapter(dim, options.rank, options.dropout, options.scale_bias)
         self.tfts = nn.ModuleDict()
-        leaves = {
-            "norm1": (block.norm1, dim),
-            "qkv": (block.attn.qkv, 3 * dim),
-            "proj": (block.attn.proj, dim),
-            "norm2": (block.norm2, dim),
-            "fc1": (block.mlp.fc1, block.mlp.fc1.out_features),
-            "fc2": (block.mlp.fc2, dim),
-        }
-        for name, (leaf, width) in leaves.items():
+        for name, (leaf, width) in block.leaves().items():
             self.tfts[name] = ScaleShift(width, options.tfts_std)
             tap(leaf, self.tfts[name])
         if options.prompts:

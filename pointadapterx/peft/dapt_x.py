@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.peft.adapters import DynamicAdapter
-from pointadapterx.peft.base import METHODS, Method, ScaleShift
+from pointadapterx.peft.base import METHODS, Method, ScaleShift, tap
 from pointadapterx.peft.mixture import Routing, SharedMixture, routing_statistics
 from pointadapterx.schema import Rate
+
+Leaf = Literal["patch", "norm1", "qkv", "proj", "fc1", "fc2"]
+"""Places of a TFTS; norm2 is trained itself."""
 
 
 @METHODS.register("dapt_x")
@@ -54,6 +58,9 @@ class DaptX(Method):
             norms: whether each block's norm2 is trained.
             prompts: whether each block generates a prompt token.
             prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
+            tfts: where a TFTS (γ ⊙ x + β, starting as the identity) is added, as DAPT has them: after the patch
+                encoder, after these layers of every block. None is the published form. They are the only part
+                that reaches the attention.
         """
 
         name: Literal["dapt_x"] = "dapt_x"
@@ -69,6 +76,7 @@ class DaptX(Method):
         norms: bool = True
         prompts: bool = True
         prompt_gelu: bool = False
+        tfts: list[Leaf] | None = None
 
         @property
         def makes_prompts(self) -> bool:
@@ -77,11 +85,14 @@ class DaptX(Method):
 
         def problems(self, dim: int) -> Iterator[tuple[str, str]]:
             """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
-            if not (self.mixture or self.norms or self.prompts):
+            twice = [leaf for leaf, count in Counter(self.tfts or ()).items() if count > 1]
+            if twice:
+                yield "tfts", f"lists {', '.join(twice)} twice; remove one"
+            if not (self.mixture or self.norms or self.prompts or self.tfts):
                 yield (
                     "mixture",
-                    "mixture, norms and prompts are all off, which leaves nothing of dapt_x; switch one on, or use "
-                    "method.name=linear",
+                    "mixture, norms, prompts and tfts are all off, which leaves nothing of dapt_x; switch one on, "
+                    "or use method.name=linear",
                 )
             if not self.mixture:
                 return
@@ -109,6 +120,21 @@ class DaptX(Method):
         count = len(backbone.blocks) if options.prompts else 0
         scale = 1.0 if options.mixture else 0.0
         self.prompt_generators = nn.ModuleList(ScaleShift(backbone.dim, scale=scale) for _ in range(count))
+        self._attach_tfts(backbone)
+
+    def _attach_tfts(self, backbone: Backbone) -> None:
+        wanted = self.options.tfts or []
+        self.patch_tfts = ScaleShift(backbone.dim) if "patch" in wanted else None
+        if self.patch_tfts is not None:
+            tap(backbone.patch_module, self.patch_tfts)
+        self.block_tfts = nn.ModuleList()
+        for block in backbone.blocks if wanted else ():
+            assert isinstance(block, Block)
+            leaves = {name: leaf for name, leaf in block.leaves().items() if name in wanted}
+            of_block = nn.ModuleDict({name: ScaleShift(width) for name, (_, width) in leaves.items()})
+            for name, (leaf, _) in leaves.items():
+                tap(leaf, of_block[name])
+            self.block_tfts.append(of_block)
 
     def _make_mixture(self, dim: int) -> SharedMixture:
         options = self.options

@@ -17,7 +17,7 @@ from pointadapterx.build import build_model
 from pointadapterx.engine.checkpoint import load_adapter, save_adapter
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft import METHODS
 from pointadapterx.peft.adapters import DynamicAdapter
@@ -26,6 +26,8 @@ from tests.conftest import randomise, small_config
 
 Config = Callable[..., dict[str, Any]]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
+TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "fc1", "fc2"]}
+FORMS = [*((name, {}) for name in METHODS), ("dapt_x", TFTS)]
 
 
 def steps(model: AdaptedModel, points: torch.Tensor, count: int = 3) -> None:
@@ -41,10 +43,13 @@ def steps(model: AdaptedModel, points: torch.Tensor, count: int = 3) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "method"), FORMS)
 @pytest.mark.parametrize("position", ["every_block", "input"])
-def test_starts_as_the_plain_backbone(name: str, position: str, points: torch.Tensor, make_config: Config) -> None:
-    method = {"prompts": False} if "prompts" in METHODS[name].Options.model_fields else {}
+def test_starts_as_the_plain_backbone(
+    name: str, method: dict[str, Any], position: str, points: torch.Tensor, make_config: Config
+) -> None:
+    if "prompts" in METHODS[name].Options.model_fields:
+        method = {**method, "prompts": False}
     config = make_config(name, backbone={"position": position}, method=method, head={"pools": ["cls", "patch_max"]})
     model = build_model(config).eval()
     plain = model.backbone(points, Method(config["method"])).sequence.tokens
@@ -62,7 +67,8 @@ WITH_PROMPTS = [(name, {}) for name in METHODS if "prompts" in METHODS[name].Opt
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [*WITH_PROMPTS, ("dapt_x", {"mixture": False}), ("dapt_x", {"norms": False})]
+    ("name", "method"),
+    [*WITH_PROMPTS, ("dapt_x", {"mixture": False}), ("dapt_x", {"norms": False}), ("dapt_x", TFTS)],
 )
 def test_prompts_start_as_zero_tokens(
     name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
@@ -78,9 +84,11 @@ def test_prompts_start_as_zero_tokens(
     assert torch.equal(found.patches, wanted.patches)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_frozen_tensors_and_buffers_stay_bit_identical(name: str, points: torch.Tensor, make_config: Config) -> None:
-    model = build_model(make_config(name))
+@pytest.mark.parametrize(("name", "method"), FORMS)
+def test_frozen_tensors_and_buffers_stay_bit_identical(
+    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+) -> None:
+    model = build_model(make_config(name, method=method))
     for module in model.modules():
         if isinstance(module, DynamicAdapter):  # as initialised, its ReLU may be 0 for every token of these clouds
             torch.nn.init.ones_(module.token_scale.bias)
@@ -97,9 +105,11 @@ def test_frozen_tensors_and_buffers_stay_bit_identical(name: str, points: torch.
     assert not still, f"trainable but untouched by training: {sorted(still)}"
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_trainable_parameter_gets_a_gradient(name: str, points: torch.Tensor, make_config: Config) -> None:
-    model = randomise(build_model(make_config(name)))
+@pytest.mark.parametrize(("name", "method"), FORMS)
+def test_every_trainable_parameter_gets_a_gradient(
+    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+) -> None:
+    model = randomise(build_model(make_config(name, method=method)))
     logits, auxiliary = model.train()(points)
     loss = F.cross_entropy(logits, LABELS)
     (loss if auxiliary is None else loss + auxiliary).backward()
@@ -259,6 +269,32 @@ def test_prompts_without_the_mixture_are_made_of_the_ffn_output(make_config: Con
 def test_nothing_left_of_the_method_is_a_problem(make_config: Config) -> None:
     with pytest.raises(ConfigError, match=r"method\.mixture.*all off.*switch one on"):
         make_config("dapt_x", method={"mixture": False, "norms": False, "prompts": False}, head={"pools": ["cls"]})
+
+
+def test_tfts_stand_where_they_are_wanted(points: torch.Tensor, make_config: Config) -> None:
+    """γ and β after a layer act as one changed in that layer's output would."""
+    model = build_model(make_config("dapt_x", method={"tfts": ["patch", "qkv"]})).eval()
+    dim, depth = model.backbone.dim, len(model.backbone.blocks)
+    plain = build_model(make_config("dapt_x")).eval()
+    method = model.method
+    extra = count_parameters(model).trainable - count_parameters(plain).trainable
+    assert extra == 2 * dim + depth * 2 * 3 * dim
+    before = model(points).logits
+    seen: dict[str, torch.Tensor] = {}
+    block = model.backbone.blocks[1]
+    block.attn.qkv.register_forward_hook(lambda leaf, inputs, output: seen.update(x=inputs[0], y=output))
+    with torch.no_grad():
+        method.block_tfts[1]["qkv"].gamma.fill_(0.5)
+        method.block_tfts[1]["qkv"].beta.fill_(0.25)
+    assert not torch.equal(model(points).logits, before)
+    torch.testing.assert_close(seen["y"], 0.5 * F.linear(seen["x"], block.attn.qkv.weight, block.attn.qkv.bias) + 0.25)
+
+
+def test_a_place_of_tfts_is_listed_once(make_config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"method\.tfts.*lists qkv twice"):
+        make_config("dapt_x", method={"tfts": ["qkv", "proj", "qkv"]})
+    with pytest.raises(ConfigError, match=r"method\.tfts"):
+        make_config("dapt_x", method={"tfts": ["norm2"]})
 
 
 def test_without_the_mixture_its_widths_do_not_matter(make_config: Config) -> None:
