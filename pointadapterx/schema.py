@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -12,6 +13,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = [name for name, count in Counter(map(str, values)).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is listed twice; remove one")
+    return values
+
+
+Distinct = AfterValidator(_distinct)
+"""Of a list: no value appears twice."""
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A dropout or drop-path probability in [0, 1)."""

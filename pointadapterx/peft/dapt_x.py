@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,10 @@ from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.peft.adapters import DynamicAdapter
 from pointadapterx.peft.base import METHODS, Method, ScaleShift, tap
 from pointadapterx.peft.mixture import Routing, SharedMixture, routing_statistics
-from pointadapterx.schema import Rate
+from pointadapterx.schema import Distinct, Rate
 
-Leaf = Literal["patch", "norm1", "qkv", "proj", "fc1", "fc2"]
-"""Places of a TFTS; norm2 is trained itself."""
+TftsPlace = Literal["patch", "norm1", "qkv", "proj", "fc1", "fc2"]
+"""After the patch encoder, or after this layer of every block. norm2 is not among them: ``norms`` trains it."""
 
 
 @METHODS.register("dapt_x")
@@ -58,9 +57,8 @@ class DaptX(Method):
             norms: whether each block's norm2 is trained.
             prompts: whether each block generates a prompt token.
             prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
-            tfts: where a TFTS (γ ⊙ x + β, starting as the identity) is added, as DAPT has them: after the patch
-                encoder, after these layers of every block. None is the published form. They are the only part
-                that reaches the attention.
+            tfts: places that get a TFTS, γ ⊙ x + β, as DAPT has there. It starts as the identity. None: nowhere,
+                the published form, which trains nothing inside the attention branch.
         """
 
         name: Literal["dapt_x"] = "dapt_x"
@@ -76,7 +74,7 @@ class DaptX(Method):
         norms: bool = True
         prompts: bool = True
         prompt_gelu: bool = False
-        tfts: list[Leaf] | None = None
+        tfts: Annotated[list[TftsPlace], Field(min_length=1), Distinct] | None = None
 
         @property
         def makes_prompts(self) -> bool:
@@ -85,9 +83,6 @@ class DaptX(Method):
 
         def problems(self, dim: int) -> Iterator[tuple[str, str]]:
             """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
-            twice = [leaf for leaf, count in Counter(self.tfts or ()).items() if count > 1]
-            if twice:
-                yield "tfts", f"lists {', '.join(twice)} twice; remove one"
             if not (self.mixture or self.norms or self.prompts or self.tfts):
                 yield (
                     "mixture",

@@ -49,7 +49,7 @@ class Cell:
         label: of the row.
         overrides: of study, column and row.
         replicate: what is repeated.
-        values: of the replicate key.
+        values: of the replicate key in final runs, of which a table without a test has none.
         grid: values tried on the validation part; empty: none.
         tuned_by: cell whose chosen values this one takes; itself if it has a grid; None: nothing is tuned.
     """
@@ -261,13 +261,19 @@ def _cell(study: StudyConfig, key: CellKey) -> Cell:
                 f"table '{key.table}', row '{key.row}': overrides set {name}, which is {what}; remove it there, or "
                 "say 'tune: {}'"
             )
+    grid = _grid(study, key) or {}
+    if not table.test and not grid:
+        raise ConfigError(
+            f"table '{key.table}', row '{key.row}': nothing is left to do, as test is false and nothing is tuned; set "
+            "'tune' or 'test: true'"
+        )
     return Cell(
         key=key,
         label=row.label or key.row,
         overrides={**study.overrides, **table.columns[key.column], **of_row},
         replicate=replicate,
-        values=row.replicates or replicate.values,
-        grid=_grid(study, key) or {},
+        values=(row.replicates or replicate.values) if table.test else [],
+        grid=grid,
         tuned_by=tuned_by if tuned else None,
     )
 

@@ -263,14 +263,11 @@ def _disagreements(records: Mapping[int, Record]) -> Iterator[tuple[int, str]]:
     """Line number and problem of lines that are right by themselves but not together."""
     lines: dict[tuple[str, ...], int] = {}
     test_sets: dict[str, tuple[int, Record]] = {}
-    with_results = {record.table for record in records.values() if record.kind == "final"}
     for number, record in records.items():
         tuned = record.tuned if record.kind == "tune" else ""
         use = (record.table, record.row, record.column, record.kind, record.replicate, tuned)
         if lines.setdefault(use, number) != number:
             yield number, f"repeats line {lines[use]}"
-        if record.table not in with_results:
-            yield number, f"table '{record.table}' has no final line"
         if record.kind == "tune" or record.status != "finished":
             continue
         first_number, first = test_sets.setdefault(record.test_checksum or "", (number, record))
@@ -387,7 +384,11 @@ def _read_json(path: Path, folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged ({error}); delete {folder} to train the run again") from None
+        raise _damaged_run(path, folder, str(error)) from None
+
+
+def _damaged_run(path: Path, folder: Path, why: str) -> DataError:
+    return DataError(f"{path}: damaged ({why}); delete {folder} to train the run again")
 
 
 def _last_epoch(folder: Path) -> dict[str, Any]:
@@ -395,8 +396,11 @@ def _last_epoch(folder: Path) -> dict[str, Any]:
     path = folder / OUTPUT / HISTORY_FILE
     if not path.is_file():
         return {}
-    record = _read_json(path, folder)[-1]
-    return {"train_accuracy": record.get("train_accuracy"), **routing_summary(record)}
+    try:
+        record = _read_json(path, folder)[-1]
+        return {"train_accuracy": record.get("train_accuracy"), **routing_summary(record)}
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise _damaged_run(path, folder, repr(error)) from None
 
 
 def _test_objects(folder: Path) -> dict[str, Any]:
@@ -406,6 +410,6 @@ def _test_objects(folder: Path) -> dict[str, Any]:
             rows = list(csv.DictReader(file))
         correct = np.array([row["correct"] == "1" for row in rows])
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: damaged ({error!r}); delete {folder} to train the run again") from None
+        raise _damaged_run(path, folder, repr(error)) from None
     groups = pack_groups([row.get("group") or "" for row in rows])
     return {"test_objects": len(correct), "groups": groups, "correct": pack_correctness(correct)}

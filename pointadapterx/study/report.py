@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from pointadapterx.study.plan import format_values
 from pointadapterx.study.records import Record
-from pointadapterx.study.statistics import RESAMPLES, Interval, Spread
+from pointadapterx.study.statistics import RESAMPLES, Interval, Spread, spread
 from pointadapterx.study.summary import Column, Difference, Summary, Table
 
 NONE = "–"
+FIT = {
+    "train_accuracy": "training OA",
+    "best_val": "validation score",
+    "routing_min_load": "least used expert %",
+    "routing_entropy": "gate entropy %",
+    "routing_switched": "switched %",
+}
+"""Fields of a summary and their names in the report."""
 
 
 def render_report(records: Sequence[Record], tables: Sequence[Table], plots: Mapping[str, Sequence[str]]) -> str:
@@ -59,7 +66,8 @@ def _legend() -> list[str]:
     return [
         "OA is overall accuracy, mAcc mean-class accuracy, in percent: mean ± standard deviation over the "
         "replicates, each tested once. In brackets: 95 % bootstrap percentile interval "
-        f"({RESAMPLES:,} resamples of test objects and replicates, which is conservative). "
+        f"({RESAMPLES:,} resamples of test objects and replicates, which is conservative; of a single run, it is of "
+        "the test objects alone). "
         "Δ OA is the difference to the baseline on the same test objects, in percentage points, with its paired "
         "interval; where there is one run of each, p is that of the exact McNemar test. Where test objects "
         "come in groups, such as variants of one part, whole groups are resampled, and there is no p: the test takes "
@@ -117,19 +125,19 @@ def _fit(summaries: Sequence[Summary]) -> Iterator[str]:
         return
     routed = any(summary.routing_min_load is not None for summary in told)
     yield ""
-    yield "Accuracy in training is the last epoch's, on augmented clouds; of validation, the best epoch's." + (
+    yield (
+        "OA in training is the last epoch's, on augmented clouds and with dropout; the validation score is the best "
+        "epoch's, which selected it."
+    ) + (
         " Routing in the last epoch, averaged over blocks: share of the least used expert, entropy of the gates in "
         "percent of uniform gates', sub-tokens that take another expert than in the block before."
         if routed
         else ""
     )
     yield ""
-    keys = ["train_accuracy", "best_val"]
-    header = ["method", "training %", "validation %"]
-    if routed:
-        keys += ["routing_min_load", "routing_entropy", "routing_switched"]
-        header += ["least used expert %", "gate entropy %", "switched %"]
-    rows = [[summary.label, *(_number(getattr(summary, key), ".1f") for key in keys)] for summary in told]
+    shown = {key: name for key, name in FIT.items() if any(getattr(summary, key) is not None for summary in told)}
+    header = ["method", *shown.values()]
+    rows = [[summary.label, *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
     yield from _markdown(header, rows)
 
 
@@ -166,19 +174,17 @@ def _tuning(table: Table) -> Iterator[str]:
     replicates = ", ".join(dict.fromkeys(record.replicate for record in table.tuning))
     yield (
         "Every value tried, with the score on the validation part that chose it; the test set took no part. "
-        f"{table.tuning[0].replicate_key}={replicates}{'; scores are means' if ',' in replicates else ''}."
+        f"{table.tuning[0].replicate_key}={replicates}"
+        f"{'; scores are mean ± standard deviation' if ',' in replicates else ''}."
     )
     yield ""
-    rows = [
-        [
-            runs[0].label,
-            runs[0].column,
-            format_values(runs[0].tuned_values),
-            _score(runs),
-            "chosen" if runs[0].chosen else "",
-        ]
-        for runs in _by(table.tuning, "row", "column", "tuned")
-    ]
+    rows = []
+    for cell in _by(table.tuning, "row", "column"):
+        candidates = _by(cell, "tuned")
+        for runs in candidates:
+            first = runs[0]
+            mark = "chosen" if first.chosen and len(candidates) > 1 else ""
+            rows.append([first.label, first.column, format_values(first.tuned_values), _score(runs), mark])
     yield from _markdown(["method", "column", "value", "validation %", ""], rows)
     for warning in edge_warnings([table]):
         yield from ("", f"**Note:** {warning}.")
@@ -198,10 +204,10 @@ def _failures(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _score(runs: Sequence[Record]) -> str:
-    """Mean validation score of a candidate's runs, or why there is none."""
+    """Validation score of a candidate's runs, or why there is none."""
     statuses = {record.status for record in runs}
     if statuses == {"finished"}:
-        return f"{mean(record.best_val or 0.0 for record in runs):.2f}"
+        return _spread(spread([record.best_val or 0.0 for record in runs]))
     return next(status for status in ("diverged", "failed", "missing") if status in statuses)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, fi
 from pointadapterx.config import Document
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import did_you_mean
-from pointadapterx.schema import Section
+from pointadapterx.schema import Distinct, Section
 
 
 def _dotted(key: str) -> str:
@@ -20,27 +19,20 @@ def _dotted(key: str) -> str:
     return key
 
 
-def _distinct(values: list[Any]) -> list[Any]:
-    twice = [name for name, count in Counter(map(str, values)).items() if count > 1]
-    if twice:
-        raise ValueError(f"{', '.join(twice)} is listed twice; remove one")
-    return values
-
-
 ConfigKey = Annotated[str, AfterValidator(_dotted)]
 """``section.key`` of a run's config; a section as a whole cannot be replaced."""
 
 Overrides = Annotated[dict[ConfigKey, Any], BeforeValidator(lambda value: {} if value is None else value)]
 """Config keys to values, for example ``{train.lr: 1.0e-3}``; nothing after the colon means none."""
 
-Grid = dict[ConfigKey, Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]]
+Grid = dict[ConfigKey, Annotated[list[Any], Field(min_length=1), Distinct]]
 """Config keys to the values tried; several keys make the grid of all combinations."""
 
 FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """A name that is also a part of files' names."""
 
 Replicate = int | float | str
-Replicates = Annotated[list[Replicate], Field(min_length=1), AfterValidator(_distinct)]
+Replicates = Annotated[list[Replicate], Field(min_length=1), Distinct]
 
 
 class StudySection(Section):
@@ -97,7 +89,10 @@ class RowConfig(StudySection):
 
 
 class TableConfig(StudySection):
-    """Methods (rows) × regimes or data sets (columns); ``baseline`` is the row the others are compared with."""
+    """Methods (rows) × regimes or data sets (columns); ``baseline`` is the row the others are compared with.
+
+    With ``test: false`` it only tunes: nothing is reported of the test set.
+    """
 
     title: str | None = None
     columns: dict[str, Overrides] = Field(min_length=1)
@@ -105,6 +100,7 @@ class TableConfig(StudySection):
     baseline: str | None = None
     replicate: ReplicateConfig | None = None
     tune: Grid | None = None
+    test: bool = True
 
     @field_validator("rows")
     @classmethod

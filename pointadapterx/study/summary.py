@@ -105,10 +105,11 @@ def summarise(records: Sequence[Record]) -> list[Table]:
     check_columns(_conditions(record) for record in finals if record.status == "finished")
     tables = []
     for name in dict.fromkeys(record.table for record in records):
-        here = [record for record in finals if record.table == name]
-        columns = [_column([r for r in here if r.column == column]) for column in dict.fromkeys(r.column for r in here)]
-        tuning = [record for record in records if record.table == name and record.kind == "tune"]
-        tables.append(Table(name, here[0].table_title, columns, tuning))
+        here = [record for record in records if record.table == name]
+        tested = [record for record in here if record.kind == "final"]
+        names = dict.fromkeys(record.column for record in tested)
+        columns = [_column([record for record in tested if record.column == column]) for column in names]
+        tables.append(Table(name, here[0].table_title, columns, [r for r in here if r.kind == "tune"]))
     return tables
 
 

@@ -291,7 +291,7 @@ def test_tfts_stand_where_they_are_wanted(points: torch.Tensor, make_config: Con
 
 
 def test_a_place_of_tfts_is_listed_once(make_config: Config) -> None:
-    with pytest.raises(ConfigError, match=r"method\.tfts.*lists qkv twice"):
+    with pytest.raises(ConfigError, match=r"method\.tfts.*qkv is listed twice"):
         make_config("dapt_x", method={"tfts": ["qkv", "proj", "qkv"]})
     with pytest.raises(ConfigError, match=r"method\.tfts"):
         make_config("dapt_x", method={"tfts": ["norm2"]})

@@ -48,11 +48,27 @@ def test_final_runs_wait_for_the_grid_and_reuse_its_winner(plan: Plan) -> None:
     assert len(uses) == 2 + 3 + 1
 
 
-def test_the_first_replicate_of_every_row_comes_before_any_second(make_study: MakeStudy) -> None:
-    rows = {"a": {"overrides": LINEAR}, "b": {"overrides": {**LINEAR, "train.lr": 1e-4}}}
-    uses, _ = read_plan(make_study(tables=table(rows))).due({})
-    order = [(use.cell.key.row, use.values["train.seed"]) for use in uses.values()]
-    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+def test_tables_come_one_by_one_and_the_first_replicate_of_every_row_before_any_second(make_study: MakeStudy) -> None:
+    rows = {"a": {"overrides": LINEAR}, "b": {"overrides": LINEAR, "tune": {"train.lr": [1e-4, 2e-4]}}}
+    changed = {row: {**content, "overrides": {**LINEAR, "train.epochs": 2}} for row, content in rows.items()}
+    plan = read_plan(make_study(tables={**table(rows), "second": table(changed)["main"]}))
+    scores = {name: 50.0 for key in plan.cells for name in tuning_names(plan, plan.cells[key])}
+    uses, _ = plan.due(scores)
+    order = [(use.cell.key.table, use.cell.key.row, use.final, use.values["train.seed"]) for use in uses.values()]
+    expected = [("b", False, 0), ("b", False, 0), ("a", True, 0), ("a", True, 1), ("b", True, 1)]
+    assert order == [(name, *run) for name in ("main", "second") for run in expected]
+
+
+def test_a_table_without_a_test_only_tunes(make_study: MakeStudy) -> None:
+    rows = {"a": {"overrides": LINEAR, "tune": {"train.lr": [1e-4, 2e-4]}}}
+    plan = read_plan(make_study(tables=table(rows, test=False)))
+    scores = dict.fromkeys(tuning_names(plan, cell(plan, "a")), 50.0)
+    for known in ({}, scores):
+        uses, undecided = plan.due(known)
+        assert [use.final for use in uses.values()] == [False, False]
+        assert undecided == 0
+    with pytest.raises(ConfigError, match="row 'a': nothing is left to do, as test is false and nothing is tuned"):
+        read_plan(make_study(tables=table({"a": {"overrides": LINEAR}}, test=False)))
 
 
 def test_equal_scores_choose_the_first_of_the_grid(plan: Plan) -> None:

@@ -70,6 +70,15 @@ def test_fit_and_routing_of_the_last_epoch_are_told(plan: Plan, tmp_path: Path) 
     assert (second.train_accuracy, second.routing_min_load) == (80.0, None)
 
 
+@pytest.mark.parametrize("content", [[], {}, ["x"], [{"routing_load": [[1.0]]}]])
+def test_a_damaged_history_says_what_to_do(plan: Plan, tmp_path: Path, content: Any) -> None:
+    _, run = plan.final_runs(plan.cells[CellKey("main", "linear", "rotation")], {})[0]
+    write_result(tmp_path, run, val=40.0)
+    write_json(tmp_path / run.name / OUTPUT / "history.json", content)
+    with pytest.raises(DataError, match=r"history\.json: damaged .*; delete .* to train the run again"):
+        collect(plan, tmp_path, {}, {})
+
+
 def test_tuning_needs_nothing_of_the_test_set(plan: Plan, tmp_path: Path) -> None:
     scores = finish_tuning(plan, tmp_path)
     before = [r for r in collect(plan, tmp_path, scores, {}) if r.kind == "tune"]
@@ -145,7 +154,6 @@ def test_damaged_files_say_what_to_do(plan: Plan, tmp_path: Path) -> None:
         ({"overall_accuracy": 50.0}, "overall_accuracy is 50.0, but of the bits in correct 75.0 %"),
         ({"overall_accuracy": "nan"}, "overall_accuracy: Input should be a finite number"),
         ({"kind": "tune", "best_val": ""}, "a finished tune line without best_val"),
-        ({"kind": "tune", "best_val": 50.0}, "table 'main' has no final line"),
         ({"tuned": "{"}, "tuned: '{' is not a JSON object"),
         ({"groups": "0 9"}, "groups is not of the form '0 3; 1 2 4'"),
         ({"groups": "0 x"}, "groups is not of the form '0 3; 1 2 4'"),

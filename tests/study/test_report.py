@@ -66,13 +66,32 @@ def test_means_spreads_and_differences(tmp_path: Path) -> None:
 def test_fit_and_routing_are_told_where_runs_tell_them() -> None:
     fit = {"train_accuracy": 90.0, "best_val": 70.0}
     routing = {"routing_min_load": 12.0, "routing_entropy": 80.0, "routing_switched": 30.0}
-    records = [run("linear", 0, 60, **fit), run("x", 0, 70, **{**fit, **routing}), run("y", 0, 70)]
+    other = {"train_accuracy": 80.0, "best_val": 71.0, "routing_min_load": 8.0}
+    records = [
+        run("linear", 0, 60, **fit),
+        run("x", 0, 70, **fit, **routing),
+        run("x", 1, 70, **{**routing, **other}),
+        run("y", 0, 70),
+    ]
     text = report(records)
+    assert "OA in training is the last epoch's" in text
+    assert "Routing in the last epoch" in text
     assert "| LINEAR | 90.0 | 70.0 | – | – | – |" in text
-    assert "| X | 90.0 | 70.0 | 12.0 | 80.0 | 30.0 |" in text
-    assert "| Y | 90" not in text
-    assert "gate entropy" not in report(records[:1])
-    assert "training %" not in report(records[2:])
+    assert "| X | 85.0 | 70.5 | 10.0 | 80.0 | 30.0 |" in text
+    assert "| Y | 8" not in text
+    without_routing = report(records[:1])
+    assert "| method | training OA | validation score |" in without_routing
+    assert "Routing in the last epoch" not in without_routing
+    assert "| method | training OA |\n" in report([run("x", 0, 70, train_accuracy=90.0)])
+    assert "training OA" not in report(records[3:])
+
+
+def test_a_table_without_a_test_tells_its_validation_scores_alone() -> None:
+    alone = tuning(1e-3, 50.0, True).model_copy(update={"table": "recipe", "table_title": "Recipes"})
+    text = report([run("x", 0, 70), alone])
+    assert text.count("OA [95 %]") == 1
+    assert "## Recipes\n\n### Tuning\n" in text
+    assert "| X | rotation | train.lr=0.001 | 50.00 |  |" in text  # a single value was not chosen
 
 
 def test_one_run_each_has_an_exact_p() -> None:
@@ -159,9 +178,9 @@ def test_the_tuning_table_holds_means_over_replicates_and_what_diverged() -> Non
         tuning(2e-3, 0.0, False).model_copy(update={"replicate": "1", "status": "diverged", "best_val": None}),
     ]
     text = report([*lines, run("x", 0, 70)])
-    assert "| X | rotation | train.lr=0.001 | 55.00 | chosen |" in text
+    assert "| X | rotation | train.lr=0.001 | 55.00 ± 7.07 | chosen |" in text
     assert "| X | rotation | train.lr=0.002 | diverged |  |" in text
-    assert "train.seed=0, 1; scores are means." in text
+    assert "train.seed=0, 1; scores are mean ± standard deviation." in text
     assert "## Failed runs" not in text
     final = run("x", 1, 70, status="diverged", run="x-2", error="the loss is not finite")
     assert "| x-2 | X | rotation | final | diverged | the loss is not finite |" in report([run("x", 0, 70), final])
