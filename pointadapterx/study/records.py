@@ -32,11 +32,11 @@ Percentage = Annotated[float, Field(ge=0, le=100)]
 class Record(BaseModel):
     """One line of the CSV. Percentages, seconds, MiB and bytes; empty where a run does not tell.
 
-    ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the cell they were taken from, if another. A
-    ``tune`` line carries nothing of the test set.
-    ``train_accuracy`` and the routing, as of :func:`~pointadapterx.engine.health.routing_summary`, are the last
-    epoch's. ``correct`` are the test objects in file order as bits, packed into hexadecimal digits, the first object in
-    the highest bit. ``groups`` are those that are not independent, as of :func:`pack_groups`.
+    ``tested`` is false in a table that only tunes. ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the
+    cell they were taken from, if another. A ``tune`` line carries nothing of the test set. ``train_accuracy`` and the
+    routing, as of :func:`~pointadapterx.engine.health.routing_summary`, are the last epoch's. ``correct`` are the test
+    objects in file order as bits, packed into hexadecimal digits, the first object in the highest bit. ``groups`` are
+    those that are not independent, as of :func:`pack_groups`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -45,6 +45,7 @@ class Record(BaseModel):
     table: str
     table_title: str
     baseline: str | None = None
+    tested: bool = True
     row: str
     label: str
     column: str
@@ -263,11 +264,15 @@ def _disagreements(records: Mapping[int, Record]) -> Iterator[tuple[int, str]]:
     """Line number and problem of lines that are right by themselves but not together."""
     lines: dict[tuple[str, ...], int] = {}
     test_sets: dict[str, tuple[int, Record]] = {}
+    with_results = {record.table for record in records.values() if record.kind == "final"}
     for number, record in records.items():
         tuned = record.tuned if record.kind == "tune" else ""
         use = (record.table, record.row, record.column, record.kind, record.replicate, tuned)
         if lines.setdefault(use, number) != number:
             yield number, f"repeats line {lines[use]}"
+        if record.tested != (record.table in with_results):
+            have = "no final line, but its tested is true" if record.tested else "final lines, but its tested is false"
+            yield number, f"table '{record.table}' has {have}"
         if record.kind == "tune" or record.status != "finished":
             continue
         first_number, first = test_sets.setdefault(record.test_checksum or "", (number, record))
@@ -299,6 +304,7 @@ def _cell_records(
         "table": cell.key.table,
         "table_title": table.title or cell.key.table,
         "baseline": table.baseline,
+        "tested": table.test,
         "row": cell.key.row,
         "label": cell.label,
         "column": cell.key.column,

@@ -123,19 +123,16 @@ def _fit(summaries: Sequence[Summary]) -> Iterator[str]:
     told = [summary for summary in summaries if summary.train_accuracy is not None]
     if not told:
         return
-    routed = any(summary.routing_min_load is not None for summary in told)
-    yield ""
-    yield (
-        "OA in training is the last epoch's, on augmented clouds and with dropout; the validation score is the best "
-        "epoch's, which selected it."
-    ) + (
-        " Routing in the last epoch, averaged over blocks: share of the least used expert, entropy of the gates in "
-        "percent of uniform gates', sub-tokens that take another expert than in the block before."
-        if routed
-        else ""
-    )
-    yield ""
     shown = {key: name for key, name in FIT.items() if any(getattr(summary, key) is not None for summary in told)}
+    words = ["OA in training is the last epoch's, on augmented clouds and with dropout."]
+    if "best_val" in shown:
+        words.append("The validation score is that of the epoch it selected.")
+    if "routing_min_load" in shown:
+        words.append(
+            "Routing in the last epoch, averaged over blocks: share of the least used expert, entropy of the gates in "
+            "percent of uniform gates', sub-tokens that take another expert than in the block before."
+        )
+    yield from ("", " ".join(words), "")
     header = ["method", *shown.values()]
     rows = [[summary.label, *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
     yield from _markdown(header, rows)

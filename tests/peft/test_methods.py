@@ -26,7 +26,7 @@ from tests.conftest import randomise, small_config
 
 Config = Callable[..., dict[str, Any]]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
-TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "fc1", "fc2"]}
+TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
 FORMS = [*((name, {}) for name in METHODS), ("dapt_x", TFTS)]
 
 
@@ -127,9 +127,11 @@ def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(points: torch.Te
 
 
 @pytest.mark.parametrize("bn", ["eval", "batch"])
-@pytest.mark.parametrize("name", METHODS)
-def test_adapter_round_trip(name: str, bn: str, points: torch.Tensor, make_config: Config, tmp_path: Path) -> None:
-    config = make_config(name, train={"frozen_bn": bn})
+@pytest.mark.parametrize(("name", "method"), FORMS)
+def test_adapter_round_trip(
+    name: str, method: dict[str, Any], bn: str, points: torch.Tensor, make_config: Config, tmp_path: Path
+) -> None:
+    config = make_config(name, method=method, train={"frozen_bn": bn})
     model = build_model(config)
     steps(model, points)
     path = tmp_path / "adapter.safetensors"
@@ -166,9 +168,11 @@ print("identical")
     assert done.stdout.strip() == "identical", done.stderr
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_deep_copies_are_independent(name: str, points: torch.Tensor, make_config: Config) -> None:
-    model = build_model(make_config(name)).eval()
+@pytest.mark.parametrize(("name", "method"), FORMS)
+def test_deep_copies_are_independent(
+    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+) -> None:
+    model = build_model(make_config(name, method=method)).eval()
     before = model(points).logits
     randomise(copy.deepcopy(model))
     assert torch.equal(model(points).logits, before)
@@ -177,16 +181,16 @@ def test_deep_copies_are_independent(name: str, points: torch.Tensor, make_confi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_compiles(name: str, points: torch.Tensor, make_config: Config) -> None:
-    model = randomise(build_model(make_config(name))).eval()
+@pytest.mark.parametrize(("name", "method"), FORMS)
+def test_compiles(name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config) -> None:
+    model = randomise(build_model(make_config(name, method=method))).eval()
     compiled = torch.compile(model, fullgraph=True)
     torch.testing.assert_close(compiled(points).logits, model(points).logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_bf16_stays_close(name: str, points: torch.Tensor, make_config: Config) -> None:
-    model = randomise(build_model(make_config(name))).eval()
+@pytest.mark.parametrize(("name", "method"), FORMS)
+def test_bf16_stays_close(name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config) -> None:
+    model = randomise(build_model(make_config(name, method=method))).eval()
     with torch.autocast("cpu", torch.bfloat16):
         half = model(points).logits.float()
     assert torch.isfinite(half).all()
@@ -272,7 +276,7 @@ def test_nothing_left_of_the_method_is_a_problem(make_config: Config) -> None:
 
 
 def test_tfts_stand_where_they_are_wanted(points: torch.Tensor, make_config: Config) -> None:
-    """γ and β after a layer act as one changed in that layer's output would."""
+    """γ and β scale and shift the output of that layer in their block."""
     model = build_model(make_config("dapt_x", method={"tfts": ["patch", "qkv"]})).eval()
     dim, depth = model.backbone.dim, len(model.backbone.blocks)
     plain = build_model(make_config("dapt_x")).eval()

@@ -154,6 +154,8 @@ def test_damaged_files_say_what_to_do(plan: Plan, tmp_path: Path) -> None:
         ({"overall_accuracy": 50.0}, "overall_accuracy is 50.0, but of the bits in correct 75.0 %"),
         ({"overall_accuracy": "nan"}, "overall_accuracy: Input should be a finite number"),
         ({"kind": "tune", "best_val": ""}, "a finished tune line without best_val"),
+        ({"kind": "tune", "best_val": 50.0}, "table 'main' has no final line, but its tested is true"),
+        ({"tested": False}, "table 'main' has final lines, but its tested is false"),
         ({"tuned": "{"}, "tuned: '{' is not a JSON object"),
         ({"groups": "0 9"}, "groups is not of the form '0 3; 1 2 4'"),
         ({"groups": "0 x"}, "groups is not of the form '0 3; 1 2 4'"),

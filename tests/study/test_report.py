@@ -82,12 +82,14 @@ def test_fit_and_routing_are_told_where_runs_tell_them() -> None:
     without_routing = report(records[:1])
     assert "| method | training OA | validation score |" in without_routing
     assert "Routing in the last epoch" not in without_routing
-    assert "| method | training OA |\n" in report([run("x", 0, 70, train_accuracy=90.0)])
+    without_validation = report([run("x", 0, 70, train_accuracy=90.0)])
+    assert "| method | training OA |\n" in without_validation
+    assert "validation score" not in without_validation
     assert "training OA" not in report(records[3:])
 
 
 def test_a_table_without_a_test_tells_its_validation_scores_alone() -> None:
-    alone = tuning(1e-3, 50.0, True).model_copy(update={"table": "recipe", "table_title": "Recipes"})
+    alone = tuning(1e-3, 50.0, True).model_copy(update={"table": "recipe", "table_title": "Recipes", "tested": False})
     text = report([run("x", 0, 70), alone])
     assert text.count("OA [95 %]") == 1
     assert "## Recipes\n\n### Tuning\n" in text
