@@ -107,11 +107,11 @@ def _run(options: argparse.Namespace) -> int:
             if options.count:
                 run.count(config)
                 return 0
-            accelerator = run.make_accelerator(config["train"]["precision"])
+            precision = config["train"]["precision"]
             if options.probe:
-                run.probe(config, accelerator)
+                run.probe(config, run.make_accelerator(precision))
             else:
-                run.train(config, Path(options.config).stem, options.output, accelerator)
+                run.train(config, Path(options.config).stem, options.output, run.make_accelerator(precision))
     finally:
         run.leave_process_group()
     return 0

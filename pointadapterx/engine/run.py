@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -63,6 +64,10 @@ def make_accelerator(precision: str) -> Accelerator:
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     # accelerate ignores torchrun's processes where there is no CUDA device, unless it is told to use the CPU.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several:
+        # DistributedDataParallel imports it. Its functions have the default group, as it is then, as default arguments:
+        # imported after the group was made, it would keep the group and its threads alive to the end of the process.
+        from torch.distributed.nn import functional  # noqa: F401
     # Building a data set's cache in the main process may take longer than the default ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     return Accelerator(
@@ -73,8 +78,12 @@ def make_accelerator(precision: str) -> Accelerator:
 
 
 def leave_process_group() -> None:
-    """Ends the group of :func:`make_accelerator`, if any: a process that exits with its threads running may abort."""
+    """Ends the group of :func:`make_accelerator`, if any, and its threads; a process that exits with them may abort.
+
+    They run as long as anything refers to the group, as an accelerator and a trainer do; let go of these before.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 

@@ -98,6 +98,32 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
     assert info.tensors.keys() <= state.keys()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists threads as Linux does")
+def test_the_threads_of_the_process_group_end_with_the_command(tmp_path: Path) -> None:
+    """A process that exits while they run aborts now and then."""
+    write_ldraw20(tmp_path / "data", train_per_class=4, test_per_class=1, num_points=128)
+    config = small_config(data={"root": str(tmp_path / "data")}, eval={"val_fraction": 0.5}, train={"epochs": 1})
+    (tmp_path / "small.yaml").write_text(dump_config(config))
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"""
+from pathlib import Path
+from pointadapterx.cli import main
+from pointadapterx.engine import run
+def threads():
+    return {{path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}}
+leave = run.leave_process_group
+def watched():
+    print("before", [name for name in threads() if "gloo" in name])
+    leave()
+run.leave_process_group = watched
+assert main(["--config", {str(tmp_path / "small.yaml")!r}, "--output", {str(tmp_path / "run")!r}]) == 0
+assert not any("gloo" in name for name in threads()), threads()
+"""
+    )
+    assert "before ['" in launch(2, script=script)
+
+
 def test_processes_hold_the_same_model_after_an_epoch(tmp_path: Path) -> None:
     """BatchNorm statistics included, so that all of them select the best epoch by one model."""
     write_ldraw20(tmp_path / "data", train_per_class=4, test_per_class=1, num_points=128)

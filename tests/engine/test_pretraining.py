@@ -106,11 +106,13 @@ def test_two_processes_validate_like_one(small_data: Path, tmp_path: Path) -> No
 from pathlib import Path
 from pointadapterx.config import load_config
 from pointadapterx.engine import run
-accelerator = run.make_accelerator("fp32")
-trainer = run._trainer(load_config({str(tmp_path / "config.yaml")!r}), Path({str(tmp_path / "run")!r}), accelerator)
-loss = trainer.validation_loss()
-if accelerator.is_main_process:
-    Path({str(tmp_path)!r}, str(accelerator.num_processes)).write_text(repr(loss))
+def validate():
+    accelerator = run.make_accelerator("fp32")
+    trainer = run._trainer(load_config({str(tmp_path / "config.yaml")!r}), Path({str(tmp_path / "run")!r}), accelerator)
+    loss = trainer.validation_loss()
+    if accelerator.is_main_process:
+        Path({str(tmp_path)!r}, str(accelerator.num_processes)).write_text(repr(loss))
+validate()
 run.leave_process_group()
 """
     )
