@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pointadapterx.cli import main
 from tests.conftest import ROOT
 
 CSVS = sorted((ROOT / "docs" / "results").glob("*/results.csv"))
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results" / "ldraw20" / "README.md")
 
 
 def test_there_are_results() -> None:
@@ -25,3 +27,25 @@ def test_reports_are_rebuilt_from_their_csv_alone(path: Path, tmp_path: Path) ->
     rebuilt, committed = (folder / "report.md" for folder in (tmp_path, path.parent))
     assert rebuilt.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
     assert {image.name for image in tmp_path.glob("*.png")} == {image.name for image in path.parent.glob("*.png")}
+
+
+FIGURE = re.compile(r"[+−]?\d+\.\d+ (?:± \d+\.\d+|\[[+−]?\d+\.\d+, [+−]?\d+\.\d+\])")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_the_pages_quote_is_in_the_reports(page: Path) -> None:
+    """Every mean ± standard deviation and every difference [interval]; in a table, in a row of that method."""
+    reported: dict[str, set[str]] = {}
+    for report in (path.with_name("report.md") for path in CSVS):
+        for line in report.read_text(encoding="utf-8").splitlines():
+            if line.startswith("| "):
+                figures = FIGURE.findall(line.replace("-", "−"))
+                reported.setdefault(line.split(" | ")[0].removeprefix("| "), set()).update(figures)
+    lines = page.read_text(encoding="utf-8").splitlines()
+    rows = [(line.split("|")[1].strip(" (").removesuffix(", OA %)"), line) for line in lines if line.startswith("|")]
+    figures = [(name, figure) for name, row in rows for figure in FIGURE.findall(row)]
+    assert figures
+    for name, figure in figures:
+        assert figure in reported[name], f"{name}: {figure}"
+    prose = " ".join(line.strip() for line in lines if not line.startswith("|"))
+    assert set(FIGURE.findall(prose)) <= set().union(*reported.values())
