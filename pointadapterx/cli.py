@@ -89,6 +89,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:  # of this function: an exception holds what refers to the group
+        from pointadapterx.engine.run import leave_process_group
+
+        leave_process_group()
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -97,23 +101,20 @@ def _run(options: argparse.Namespace) -> int:
     from pointadapterx.engine.console import set_up_logging
 
     set_up_logging(main_process=int(os.environ.get("RANK", "0")) == 0)
-    try:
-        if options.test is not None:
-            run.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
-        elif options.resume is not None:
-            run.resume(options.resume, options.overrides)
+    if options.test is not None:
+        run.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
+    elif options.resume is not None:
+        run.resume(options.resume, options.overrides)
+    else:
+        config = load_config(options.config, options.overrides)
+        if options.count:
+            run.count(config)
+            return 0
+        precision = config["train"]["precision"]
+        if options.probe:
+            run.probe(config, run.make_accelerator(precision))
         else:
-            config = load_config(options.config, options.overrides)
-            if options.count:
-                run.count(config)
-                return 0
-            precision = config["train"]["precision"]
-            if options.probe:
-                run.probe(config, run.make_accelerator(precision))
-            else:
-                run.train(config, Path(options.config).stem, options.output, run.make_accelerator(precision))
-    finally:
-        run.leave_process_group()
+            run.train(config, Path(options.config).stem, options.output, run.make_accelerator(precision))
     return 0
 
 

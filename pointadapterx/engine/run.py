@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
@@ -65,9 +66,10 @@ def make_accelerator(precision: str) -> Accelerator:
     # accelerate ignores torchrun's processes where there is no CUDA device, unless it is told to use the CPU.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several:
-        # DistributedDataParallel imports it. Its functions have the default group, as it is then, as default arguments:
-        # imported after the group was made, it would keep the group and its threads alive to the end of the process.
-        from torch.distributed.nn import functional  # noqa: F401
+        # DistributedDataParallel imports it indirectly (torch 2.13). Its functions have the default group, as it is
+        # then, as default arguments: imported later, it would keep the group and its threads to the end of the process.
+        with suppress(ImportError):
+            from torch.distributed.nn import functional  # noqa: F401
     # Building a data set's cache in the main process may take longer than the default ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     return Accelerator(
