@@ -44,6 +44,14 @@ def launch(processes: int, *arguments: object, script: Path = ROOT / "tools" / "
     return done.stdout
 
 
+def one_epoch(folder: Path) -> list[str]:
+    """Arguments of a small training run; its data, config and output are in ``folder``."""
+    write_ldraw20(folder / "data", train_per_class=4, test_per_class=1, num_points=128)
+    config = small_config(data={"root": str(folder / "data")}, eval={"val_fraction": 0.5}, train={"epochs": 1})
+    (folder / "small.yaml").write_text(dump_config(config))
+    return ["--config", str(folder / "small.yaml"), "--output", str(folder / "run")]
+
+
 def test_metrics_and_votes_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     """On the embedded test set, whose 262 clouds leave the processes unequal shares and a short last batch."""
     config = small_config(eval={"batch_size": 20, "vote": {"seeds": [0, 1]}})
@@ -102,9 +110,7 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [0, 2])
 def test_the_threads_of_the_process_group_end_with_the_command(tmp_path: Path, code: int) -> None:
     """A process that exits while they run aborts now and then. With code 2 an error ends the training."""
-    write_ldraw20(tmp_path / "data", train_per_class=4, test_per_class=1, num_points=128)
-    config = small_config(data={"root": str(tmp_path / "data")}, eval={"val_fraction": 0.5}, train={"epochs": 1})
-    (tmp_path / "small.yaml").write_text(dump_config(config))
+    command = one_epoch(tmp_path)
     script = tmp_path / "train.py"
     script.write_text(
         f"""
@@ -129,7 +135,7 @@ def watched():
 run.leave_process_group = watched
 if {code}:
     adaptation.evaluate = fail
-assert main(["--config", {str(tmp_path / "small.yaml")!r}, "--output", {str(tmp_path / "run")!r}]) == {code}
+assert main({command!r}) == {code}
 deadline = time.monotonic() + 10
 while threads() and time.monotonic() < deadline:  # a joined thread may be listed for a moment
     time.sleep(0.1)
@@ -141,9 +147,7 @@ assert not threads(), threads()
 
 def test_processes_hold_the_same_model_after_an_epoch(tmp_path: Path) -> None:
     """BatchNorm statistics included, so that all of them select the best epoch by one model."""
-    write_ldraw20(tmp_path / "data", train_per_class=4, test_per_class=1, num_points=128)
-    config = small_config(data={"root": str(tmp_path / "data")}, eval={"val_fraction": 0.5}, train={"epochs": 1})
-    (tmp_path / "small.yaml").write_text(dump_config(config))
+    command = one_epoch(tmp_path)
     script = tmp_path / "train.py"
     script.write_text(
         f"""
@@ -157,7 +161,7 @@ def keep(model, dataset, config, accelerator):
     save_file(state, Path({str(tmp_path)!r}) / f"{{accelerator.process_index}}.safetensors")
     return evaluate(model, dataset, config, accelerator)
 adaptation.evaluate = keep
-raise SystemExit(main(["--config", {str(tmp_path / "small.yaml")!r}, "--output", {str(tmp_path / "run")!r}]))
+raise SystemExit(main({command!r}))
 """
     )
     launch(2, script=script)
