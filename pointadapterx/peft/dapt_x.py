@@ -37,6 +37,7 @@ class DaptX(Method):
 
     Attributes:
         mixture: the shared mixture, or None without it.
+        block_mixtures: one a block with ``shared: false``, else empty.
     """
 
     mixture: SharedMixture | None
@@ -54,6 +55,7 @@ class DaptX(Method):
             scale_bias: initial bias of the token scale, see :class:`~pointadapterx.peft.adapters.DynamicAdapter`.
             scale: s, factor of the mixture's output.
             mixture: whether there is the shared mixture; without it the keys above mean nothing.
+            shared: False gives every block a mixture of its own, router included. None: one for all, as published.
             norms: whether each block's norm2 is trained.
             prompts: whether each block generates a prompt token.
             prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
@@ -71,6 +73,7 @@ class DaptX(Method):
         scale_bias: float | None = None
         scale: float = 1.0
         mixture: bool = True
+        shared: bool | None = None
         norms: bool = True
         prompts: bool = True
         prompt_gelu: bool = False
@@ -111,7 +114,9 @@ class DaptX(Method):
         """Creates the shared mixture and one prompt generator a block."""
         options = self.options
         self.num_patches = backbone.num_patches
-        self.mixture = self._make_mixture(backbone.dim) if options.mixture else None
+        own = options.mixture and options.shared is False
+        self.mixture = self._make_mixture(backbone.dim) if options.mixture and not own else None
+        self.block_mixtures = nn.ModuleList(self._make_mixture(backbone.dim) for _ in backbone.blocks if own)
         count = len(backbone.blocks) if options.prompts else 0
         scale = 1.0 if options.mixture else 0.0
         self.prompt_generators = nn.ModuleList(ScaleShift(backbone.dim, scale=scale) for _ in range(count))
@@ -157,9 +162,10 @@ class DaptX(Method):
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """s · SMoA(u), the block's prompt, and the block's balance loss."""
-        if self.mixture is None:
+        mixture = self.block_mixtures[index] if self.block_mixtures else self.mixture
+        if mixture is None:
             return Adaptation(torch.zeros_like(ffn_output), self._prompt(index, ffn_output))
-        mixed, balance, routing = self.mixture(ffn_input)
+        mixed, balance, routing = mixture(ffn_input)
         if self.training:
             self._routings.append(routing)
         return Adaptation(self.options.scale * mixed, self._prompt(index, mixed), balance)

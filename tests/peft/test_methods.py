@@ -27,7 +27,7 @@ from tests.conftest import randomise, small_config
 Config = Callable[..., dict[str, Any]]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
 TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
-FORMS = [*((name, {}) for name in METHODS), ("dapt_x", TFTS)]
+FORMS = [*((name, {}) for name in METHODS), ("dapt_x", TFTS), ("dapt_x", {"shared": False})]
 
 
 def steps(model: AdaptedModel, points: torch.Tensor, count: int = 3) -> None:
@@ -258,6 +258,20 @@ def test_an_ablation_without_prompts_starts_as_the_plain_backbone(
     model = build_model(config).eval()
     plain = model.backbone(points, Method(config["method"])).sequence.tokens
     assert torch.equal(model.method.run(model.backbone, points).sequence.tokens, plain)
+
+
+def test_not_shared_every_block_has_a_mixture_of_its_own(points: torch.Tensor, make_config: Config) -> None:
+    shared = build_model(make_config("dapt_x"))
+    own = build_model(make_config("dapt_x", method={"shared": False}))
+    one = sum(parameter.numel() for parameter in shared.method.mixture.parameters())
+    depth = len(own.backbone.blocks)
+    assert count_parameters(own).trainable - count_parameters(shared).trainable == (depth - 1) * one
+    randomise(shared)
+    state = {name: tensor for name, tensor in shared.state_dict().items() if not name.startswith("method.mixture.")}
+    own.load_state_dict(state, strict=False)
+    for mixture in own.method.block_mixtures:  # the same weights in every block: the shared mixture
+        mixture.load_state_dict(shared.method.mixture.state_dict())
+    assert torch.equal(own.eval()(points).logits, shared.eval()(points).logits)
 
 
 def test_prompts_without_the_mixture_are_made_of_the_ffn_output(make_config: Config) -> None:
