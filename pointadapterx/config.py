@@ -510,11 +510,9 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
     """What no single section can see."""
     backbone, method, head = sections.get("backbone"), sections.get("method"), sections.get("head")
     data, train = sections.get("data"), sections.get("train")
-    if backbone is not None and backbone.dim % backbone.num_heads != 0:
-        yield Problem(
-            "backbone.num_heads",
-            f"{backbone.num_heads} heads do not divide dim={backbone.dim}; choose a divisor",
-        )
+    if backbone is not None:
+        for key, message in backbone.problems():
+            yield Problem(f"backbone.{key}", message)
     if backbone is not None and method is not None:
         for key, message in method.problems(backbone.dim):
             yield Problem(f"method.{key}", message)

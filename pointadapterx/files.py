@@ -6,6 +6,8 @@ import json
 import os
 import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +68,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); it is truncated or of another kind, copy it again"
         ) from None
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """Arrays of a ``numpy.savez`` file, never running code.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds anything but numbers.
+    """
+    _require_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: torch.from_numpy(file[name]) for name in file.files}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path}: not a readable .npz of arrays ({error}); download or copy it again") from None
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

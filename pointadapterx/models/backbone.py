@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.block import Block
 from pointadapterx.models.tokens import TokenSequence, pad_position
 from pointadapterx.registry import Registry
-from pointadapterx.schema import Section
+from pointadapterx.schema import Rate, Section
 
 if TYPE_CHECKING:
     from pointadapterx.peft.base import Method
@@ -41,18 +43,35 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Base of Point-MAE (and any transformer built of :class:`~pointadapterx.models.block.Block`).
+    """Base of Point-MAE and ViT (and any transformer built of :class:`~pointadapterx.models.block.Block`).
 
-    A subclass builds ``blocks`` and ``norm``, has a class token, and implements :meth:`embed`.
+    A subclass builds ``blocks`` and ``norm``, has a class token, and implements :meth:`embed` and :meth:`translate`.
 
     Attributes:
         dim: token width C.
         num_patches: G.
         position: ``"every_block"`` adds position embeddings before every block (Point-MAE),
             ``"input"`` once, before the first (DAPT, ViT).
+        size_keys: the config keys that decide the shapes of its tensors, in words.
     """
 
-    Options: ClassVar[type[Section]]
+    class Options(Section):
+        """``backbone:`` of a config, the keys that every backbone has."""
+
+        name: str
+        dim: int = Field(ge=1)
+        depth: int = Field(ge=1)
+        num_heads: int = Field(ge=1)
+        drop_path: Rate = 0.1
+        weights: str | None = None
+        init_seed: int | None = Field(0, ge=0, lt=2**63)
+
+        def problems(self) -> Iterator[tuple[str, str]]:
+            """(key, message) for each impossible combination of sizes."""
+            if self.dim % self.num_heads != 0:
+                yield "num_heads", f"{self.num_heads} heads do not divide dim={self.dim}; choose a divisor"
+
+    size_keys: ClassVar[str]
     blocks: nn.ModuleList
     norm: nn.LayerNorm
     dim: int
@@ -69,8 +88,30 @@ class Backbone(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must embed its inputs")
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
-        """Class token and its position: learned per task, absent from self-supervised checkpoints."""
+        """Class token and its position: learned per task, absent from self-supervised checkpoints.
+
+        Empty where it is pre-trained.
+        """
         raise NotImplementedError(f"{type(self).__name__} must name its class token")
+
+    @staticmethod
+    def translate(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Names of published checkpoints to ours, see :mod:`pointadapterx.models.checkpoint_keys`.
+
+        Returns:
+            Tensors named as in an adapted model (``backbone.*``, ``method.*``, ``head.*``), and the names that
+            are not known.
+        """
+        raise NotImplementedError("a backbone must translate its published checkpoints")
+
+    def fit_tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """A checkpoint's tensor in the shape that this backbone needs, where that can be done at all.
+
+        Args:
+            name: of the backbone's tensor.
+            tensor: as the checkpoint has it.
+        """
+        return tensor
 
     def forward(self, inputs: Tensor, method: Method) -> Features:
         """Embeds the inputs, runs the blocks with the method's additions, and normalises."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from pointadapterx.models.backbone import BACKBONES, Backbone, Embedded, make_blocks
 from pointadapterx.models.block import drop_path_schedule
+from pointadapterx.models.checkpoint_keys import translate_autoencoder, translate_published
 from pointadapterx.models.grouping import Grouping, Groups
 from pointadapterx.models.patch_encoder import PatchEncoder
 from pointadapterx.ops import chamfer_distance
-from pointadapterx.schema import Rate, Section
 
 
 def position_mlp(dim: int) -> nn.Sequential:
@@ -29,7 +29,7 @@ class PointMAE(Backbone):
         options: sizes, see :class:`PointMAE.Options`.
     """
 
-    class Options(Section):
+    class Options(Backbone.Options):
         """``backbone:`` of a config; defaults are the published sizes for ScanObjectNN."""
 
         name: Literal["point_mae"] = "point_mae"
@@ -42,9 +42,9 @@ class PointMAE(Backbone):
         group_size: int = Field(32, ge=1)
         position: Literal["every_block", "input"] = "every_block"
         skip_origin: bool = False
-        drop_path: Rate = 0.1
-        weights: str | None = None
-        init_seed: int | None = Field(0, ge=0, lt=2**63)
+
+    translate = staticmethod(translate_published)
+    size_keys = "backbone.dim, encoder_dim and encoder_width"
 
     def __init__(self, options: PointMAE.Options) -> None:
         super().__init__()
@@ -117,6 +117,8 @@ class MaskedAutoencoder(nn.Module):
         drop_path: stochastic depth of the decoder.
         chamfer: ``"l2"`` (published) or ``"l1"``.
     """
+
+    translate = staticmethod(translate_autoencoder)
 
     def __init__(
         self,

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx.errors import CheckpointError
-from pointadapterx.files import read_safetensors, read_torch_file
+from pointadapterx.files import read_npz, read_safetensors, read_torch_file
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
-from pointadapterx.models.checkpoint_keys import translate_autoencoder, translate_published
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.models.weights import backbone_sizes, find_weights
 
@@ -56,8 +55,8 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
         model: a :class:`Backbone`, an :class:`AdaptedModel` (head and DAPT parts are loaded where the file
             has them) or a :class:`MaskedAutoencoder`.
         path: what :func:`~pointadapterx.models.weights.find_weights` takes: shipped weights by name, or a path:
-            ``.safetensors``, or a ``torch.save`` file (``{'base_model': state_dict}``, ``{'model': …}``,
-            ``{'state_dict': …}`` or a bare state dict). Never runs code from the file.
+            ``.safetensors``, Google's ``.npz`` (ViT), or a ``torch.save`` file (``{'base_model': state_dict}``,
+            ``{'model': …}``, ``{'state_dict': …}`` or a bare state dict). Never runs code from the file.
 
     Returns:
         The report. Loading is all or nothing: on an error the model keeps its weights.
@@ -67,15 +66,19 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     """
     path = find_weights(path)
     state, sizes = _read_state(path)
-    translate = translate_autoencoder if isinstance(model, MaskedAutoencoder) else translate_published
-    own = _own_names(state, model)
-    tensors, unexpected = own if own is not None else translate(state)
+    backbone = _backbone_of(model)
+    tensors, unexpected = (model if isinstance(model, MaskedAutoencoder) else backbone).translate(state)
     if isinstance(model, Backbone):
         unexpected += sorted(name for name in tensors if not name.startswith("backbone."))
         tensors = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
     target = model.state_dict()
     unexpected += sorted(set(tensors) - set(target))
-    tensors = {name: tensor for name, tensor in tensors.items() if name in target}
+    prefix = _prefix(model)
+    tensors = {
+        name: backbone.fit_tensor(name.removeprefix(prefix), tensor)
+        for name, tensor in tensors.items()
+        if name in target
+    }
 
     optional = _optional_names(model)
     missing = sorted(name for name in target if name not in tensors)
@@ -99,10 +102,10 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
             continue
         raise CheckpointError(
             f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(target[name].shape)}; "
-            "set backbone.dim, encoder_dim and encoder_width to the checkpoint's sizes"
+            f"set {backbone.size_keys} to the checkpoint's sizes"
         )
     _require_finite(path, tensors)
-    _compare_sizes(path, sizes, _backbone_of(model))
+    _compare_sizes(path, sizes, backbone)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, AdaptedModel):
         model.remember_backbone()
@@ -120,6 +123,8 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
         return tensors, backbone_sizes(path, metadata)
+    if path.suffix == ".npz":
+        return read_npz(path), {}
     content = read_torch_file(path)
     for key in ("base_model", "model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -165,29 +170,14 @@ def _tensors_only(content: Any) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def _own_names(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]] | None:
-    """The state as it is when it already uses this project's names, else None."""
-    if any(name.startswith("backbone.patch_encoder.") for name in state):
-        return dict(state), []
-    if any(name.startswith("patch_encoder.") for name in state):
-        prefix = "encoder." if isinstance(model, MaskedAutoencoder) else "backbone."
-        return {f"{prefix}{name}": tensor for name, tensor in state.items()}, []
-    if any(name.startswith("encoder.patch_encoder.") for name in state):  # a masked autoencoder of ours
-        if isinstance(model, MaskedAutoencoder):
-            return dict(state), []
-        encoder = {
-            f"backbone.{name.removeprefix('encoder.')}": tensor
-            for name, tensor in state.items()
-            if name.startswith("encoder.")
-        }
-        return encoder, [name for name in state if not name.startswith("encoder.")]
-    return None
+def _prefix(model: nn.Module) -> str:
+    """What the names of the backbone's tensors begin with in the model's."""
+    return "backbone." if isinstance(model, AdaptedModel) else "encoder." * isinstance(model, MaskedAutoencoder)
 
 
 def _optional_names(model: nn.Module) -> set[str]:
     """Names that a checkpoint may lack: class token, the method's parts, the head, batch counters."""
-    prefix = "backbone." if isinstance(model, AdaptedModel) else "encoder." * isinstance(model, MaskedAutoencoder)
-    backbone = _backbone_of(model)
+    prefix, backbone = _prefix(model), _backbone_of(model)
     names = model.state_dict().keys()
     return {
         *(f"{prefix}{name}" for name in backbone.class_parameters()),

@@ -1,4 +1,4 @@
-"""Point-MAE and DAPT classifiers written straight from their published equations and parameter names.
+"""Point-MAE, DAPT and ViT classifiers written straight from their published equations and parameter names.
 
 They share no code with the package: plain functions over a published state dict, one cloud after the other
 where that is simpler. Slow, and only for comparison.
@@ -142,8 +142,8 @@ def _linear(state: State, name: str, values: Tensor) -> Tensor:
     return F.linear(values, weight.squeeze(-1) if weight.ndim == 3 else weight, state.get(f"{name}.bias"))
 
 
-def _norm(state: State, name: str, values: Tensor) -> Tensor:
-    return F.layer_norm(values, values.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+def _norm(state: State, name: str, values: Tensor, eps: float = 1e-5) -> Tensor:
+    return F.layer_norm(values, values.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps)
 
 
 def _batch_norm(state: State, name: str, values: Tensor) -> Tensor:
@@ -154,3 +154,52 @@ def _batch_norm(state: State, name: str, values: Tensor) -> Tensor:
 def _tfts(state: State, name: str, number: int, values: Tensor) -> Tensor:
     gamma = state.get(f"{name}tfts_gamma_{number}")
     return values if gamma is None else values * gamma + state[f"{name}tfts_beta_{number}"]
+
+
+def random_vit_state(seed: int, dim: int, depth: int, classes: int, grid: int, patch: int) -> State:
+    """A checkpoint with timm's names and random values, of square images of ``grid * patch`` pixels a side."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(*shape: int, scale: float = 0.2, shift: float = 0.0) -> Tensor:
+        return torch.randn(*shape, generator=generator) * scale + shift
+
+    state = {"cls_token": make(1, 1, dim), "pos_embed": make(1, 1 + grid**2, dim)}
+    state |= {"patch_embed.proj.weight": make(dim, 3, patch, patch), "patch_embed.proj.bias": make(dim)}
+    widths = {"attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim), "mlp.fc1": (4 * dim, dim), "mlp.fc2": (dim, 4 * dim)}
+    for index in range(depth):
+        for name in ("norm1", "norm2"):
+            state[f"blocks.{index}.{name}.weight"] = make(dim, shift=1.0)
+            state[f"blocks.{index}.{name}.bias"] = make(dim)
+        for name, (out, width) in widths.items():
+            state[f"blocks.{index}.{name}.weight"] = make(out, width, scale=width**-0.5)
+            state[f"blocks.{index}.{name}.bias"] = make(out)
+    state |= {"norm.weight": make(dim, shift=1.0), "norm.bias": make(dim)}
+    return state | {"head.weight": make(classes, dim), "head.bias": make(classes)}
+
+
+def classify_vit(state: State, images: Tensor, heads: int) -> Tensor:
+    """Logits (B, classes) of a ViT checkpoint for images (B, 3, S, S)."""
+    return torch.stack([_classify_image(state, image, heads) for image in images])
+
+
+def _classify_image(state: State, image: Tensor, heads: int) -> Tensor:
+    kernel = state["patch_embed.proj.weight"]
+    size, rows = kernel.shape[-1], []
+    for top in range(0, image.shape[1], size):
+        for left in range(0, image.shape[2], size):
+            square = image[:, top : top + size, left : left + size]
+            rows.append((kernel * square).sum(dim=(1, 2, 3)) + state["patch_embed.proj.bias"])
+    tokens = torch.cat([state["cls_token"][0], torch.stack(rows)]) + state["pos_embed"][0]
+    dim = tokens.shape[-1]
+    for index in range(len({name.split(".")[1] for name in state if name.startswith("blocks.")})):
+        name = f"blocks.{index}"
+        qkv = _linear(state, f"{name}.attn.qkv", _norm(state, f"{name}.norm1", tokens, 1e-6))
+        mixed = []
+        for head in range(heads):
+            part = slice(head * dim // heads, (head + 1) * dim // heads)
+            query, key, value = (piece[:, part] for piece in qkv.split(dim, dim=-1))
+            mixed.append((query @ key.T / (dim // heads) ** 0.5).softmax(-1) @ value)
+        tokens = tokens + _linear(state, f"{name}.attn.proj", torch.cat(mixed, dim=-1))
+        hidden = F.gelu(_linear(state, f"{name}.mlp.fc1", _norm(state, f"{name}.norm2", tokens, 1e-6)))
+        tokens = tokens + _linear(state, f"{name}.mlp.fc2", hidden)
+    return _linear(state, "head", _norm(state, "norm", tokens, 1e-6)[:1])[0]
