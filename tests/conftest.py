@@ -27,21 +27,22 @@ def reference_folder() -> Path:
     return Path(folder)
 
 
-def small_config(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str, Any]:
-    """A complete config of a model with 2 blocks of width 48; ``changes`` update its sections."""
+BACKBONES: dict[str, dict[str, Any]] = {
+    "point_mae": {"encoder_dim": 48, "num_groups": 16, "group_size": 8},
+    "vit": {"patch_size": 4, "image_size": 16},
+}
+"""Small backbones: what they have besides width 48, 2 blocks of 3 heads, and drop path."""
+
+
+def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: dict[str, Any]) -> dict[str, Any]:
+    """A complete config of a model with 2 blocks of width 48 on one of :data:`BACKBONES`.
+
+    ``changes`` update its sections.
+    """
     options = METHODS[name].Options
     makes_prompts = options().makes_prompts
     config: dict[str, Any] = {
-        "backbone": {
-            "name": "point_mae",
-            "dim": 48,
-            "depth": 2,
-            "num_heads": 3,
-            "encoder_dim": 48,
-            "num_groups": 16,
-            "group_size": 8,
-            "drop_path": 0.1,
-        },
+        "backbone": {"name": kind, "dim": 48, "depth": 2, "num_heads": 3, **BACKBONES[kind], "drop_path": 0.1},
         "method": {"name": name},
         "head": {
             "pools": ["cls", "prompt_mean", "patch_max"] if makes_prompts else ["cls", "patch_max"],

@@ -127,12 +127,15 @@ def hash_backbone(backbone: Backbone) -> str:
 
 
 def hash_tensors(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over sorted names, shapes and values (as float32 on the CPU) of ``state``."""
+    """SHA-256 over sorted names, shapes and values (as float32 on the CPU) of ``state``.
+
+    Tensors on the meta device, of a model that is only counted, have no values.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(f"{name}{tuple(state[name].shape)}".encode())
+        if not state[name].is_meta:
+            digest.update(state[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -50,6 +50,7 @@ class Backbone(nn.Module):
     Attributes:
         dim: token width C.
         num_patches: G.
+        patch_values: numbers that one patch is made of, 3 k coordinates or P² pixels times channels.
         position: ``"every_block"`` adds position embeddings before every block (Point-MAE),
             ``"input"`` once, before the first (DAPT, ViT).
         size_keys: the config keys that decide the shapes of its tensors, in words.
@@ -76,6 +77,7 @@ class Backbone(nn.Module):
     norm: nn.LayerNorm
     dim: int
     num_patches: int
+    patch_values: int
     position: str
 
     @property

@@ -50,6 +50,7 @@ class PointMAE(Backbone):
         super().__init__()
         self.dim = options.dim
         self.num_patches = options.num_groups
+        self.patch_values = 3 * options.group_size
         self.position = options.position
         self.grouping = Grouping(options.num_groups, options.group_size, options.skip_origin)
         self.patch_encoder = PatchEncoder(options.encoder_dim, options.encoder_width)

@@ -72,6 +72,7 @@ class ViT(Backbone):
         self.image_shape = (options.channels, options.image_size, options.image_size)
         self.grid = options.image_size // options.patch_size
         self.num_patches = self.grid**2
+        self.patch_values = options.channels * options.patch_size**2
         self.position = "input"
         self.patch_embed = PatchEmbedding(options.channels, options.patch_size, options.dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, options.dim))

@@ -1,6 +1,34 @@
 """Adaptation methods. Adding one: a file with a :class:`~pointadapterx.peft.base.Method`, and a line here."""
 
-from pointadapterx.peft import dapt, dapt_x, full, linear
+from pointadapterx.peft import (
+    adapter,
+    adapter_x,
+    adaptformer,
+    adaptformer_x,
+    bitfit,
+    dapt,
+    dapt_x,
+    full,
+    linear,
+    lora,
+    ssf,
+    vpt,
+)
 from pointadapterx.peft.base import METHODS, Method
 
-__all__ = ["METHODS", "Method", "dapt", "dapt_x", "full", "linear"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "adapter",
+    "adapter_x",
+    "adaptformer",
+    "adaptformer_x",
+    "bitfit",
+    "dapt",
+    "dapt_x",
+    "full",
+    "linear",
+    "lora",
+    "ssf",
+    "vpt",
+]

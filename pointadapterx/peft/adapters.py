@@ -3,9 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pointadapterx.registry import Registry
+
+
+class Bottleneck(nn.Module):
+    """up(dropout(act(down(x)))), which starts as the zero function since ``up`` does.
+
+    Args:
+        dim: width C of its input and output.
+        rank: bottleneck width r.
+        activation: between the two layers.
+        dropout: dropout rate behind the activation.
+    """
+
+    def __init__(self, dim: int, rank: int, activation: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, rank)
+        self.activation = activation
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(rank, dim)
+        start_as_zero(self.down, self.up)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.up(self.dropout(self.activation(self.down(tokens))))
+
+
+def start_as_zero(down: nn.Linear, up: nn.Linear) -> None:
+    """The usual start of a bottleneck: ``down`` random without bias, ``up`` zero, so that its output is zero."""
+    nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+    nn.init.zeros_(down.bias)
+    nn.init.zeros_(up.weight)
+    nn.init.zeros_(up.bias)
 
 
 class DynamicAdapter(nn.Module):
@@ -29,10 +64,7 @@ class DynamicAdapter(nn.Module):
         self.up = nn.Linear(rank, dim)
         self.token_scale = nn.Linear(dim, 1)
         self.dropout = nn.Dropout(dropout)
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.down.bias)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        start_as_zero(self.down, self.up)
         if scale_bias is not None:
             nn.init.constant_(self.token_scale.bias, scale_bias)
 
@@ -41,3 +73,22 @@ class DynamicAdapter(nn.Module):
         normed = self.norm(tokens)
         scale = F.relu(self.token_scale(normed))  # (..., 1)
         return self.up(self.dropout(F.gelu(self.down(normed)))) * scale
+
+
+class AdapterKind(NamedTuple):
+    """A kind of adapter, as a method of its own in every block, or as the expert of a shared mixture.
+
+    Attributes:
+        make: builds one from width C, rank r and dropout rate; (..., C) -> (..., C), zero at the start.
+        serial: it stands behind the FFN and reads its output, instead of beside it and reading its input.
+    """
+
+    make: Callable[[int, int, float], nn.Module]
+    serial: bool
+
+
+ADAPTERS: Registry[AdapterKind] = Registry("adapter")
+"""Kinds of adapters by the name used in ``method.expert``; a new one is one line here."""
+ADAPTERS.register("adapter")(AdapterKind(lambda c, r, dropout: Bottleneck(c, r, nn.GELU(), dropout), serial=True))
+ADAPTERS.register("adaptformer")(AdapterKind(lambda c, r, dropout: Bottleneck(c, r, nn.ReLU(), dropout), serial=False))
+ADAPTERS.register("dapt")(AdapterKind(DynamicAdapter, serial=False))

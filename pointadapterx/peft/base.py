@@ -102,14 +102,26 @@ def tap(leaf: nn.Module, module: nn.Module) -> None:
     leaf.register_forward_hook(_Through(module))
 
 
-class _Through:
+def branch(leaf: nn.Module, module: nn.Module) -> None:
+    """Adds ``module`` of the input of ``leaf`` to its output, by a hook as :func:`tap` does."""
+    leaf.register_forward_hook(_Beside(module))
+
+
+class _Hook:
     """A forward hook that a deep copy of the model copies correctly (a closure would keep the old module)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
+
+class _Through(_Hook):
     def __call__(self, leaf: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self.module(output)
+
+
+class _Beside(_Hook):
+    def __call__(self, leaf: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + self.module(inputs[0])
 
 
 class ScaleShift(nn.Module):

@@ -127,6 +127,7 @@ class SharedMixture(nn.Module):
         token_of = order // self.top_k
         sizes = torch.bincount(expert_of, minlength=len(self.experts)).tolist()
         groups = sub_tokens.index_select(0, token_of).split(sizes)
+        groups = [_at_least_float32_on_cpu(group) for group in groups]
         with _float32_on_cpu(sub_tokens):
             outputs = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
         outputs = outputs * weights.flatten().index_select(0, order).unsqueeze(-1).to(outputs.dtype)
@@ -135,6 +136,7 @@ class SharedMixture(nn.Module):
     def mix_dense(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Every expert on every sub-token, weighted by its gate or by zero: the oracle of :meth:`mix`."""
         gates = weights.new_zeros(len(sub_tokens), len(self.experts)).scatter(1, chosen, weights)
+        sub_tokens = _at_least_float32_on_cpu(sub_tokens)
         with _float32_on_cpu(sub_tokens):
             outputs = [expert(sub_tokens) for expert in self.experts]
         return torch.stack(
@@ -148,6 +150,11 @@ def _float32_on_cpu(tokens: Tensor) -> AbstractContextManager[object]:
     Seven times faster than bf16 for the experts of the shipped backbone; a CUDA device keeps the autocast.
     """
     return torch.autocast("cpu", enabled=False) if tokens.device.type == "cpu" else nullcontext()
+
+
+def _at_least_float32_on_cpu(tokens: Tensor) -> Tensor:
+    """What :func:`_float32_on_cpu` computes with: bf16 of a layer that autocast has lowered becomes float32."""
+    return tokens.float() if tokens.device.type == "cpu" and tokens.itemsize < 4 else tokens
 
 
 def balance_loss(gates: Tensor, chosen: Tensor) -> Tensor:

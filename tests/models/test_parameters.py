@@ -1,12 +1,17 @@
-"""Parameter budgets of the shipped configs, by written numbers."""
+"""Parameter budgets of the shipped configs, and of every method at its published size, by written numbers."""
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from pointadapterx.build import build_model
+import pytest
+import torch
+
+from pointadapterx.build import build_method, build_model
 from pointadapterx.config import load_config
-from pointadapterx.models.adapted import count_parameters
+from pointadapterx.models.adapted import AdaptedModel, count_parameters
+from pointadapterx.models.head import ClassificationHead
+from pointadapterx.models.vit import ViT
 from tests.conftest import ROOT
 
 
@@ -39,3 +44,27 @@ def test_budget(name: str, trainable: int, without_head: int, percent: str) -> N
 def test_budget_of_ablations(overrides: list[str], trainable: int, without_head: int) -> None:
     report = count_parameters(build_model(load_config(ROOT / "cfgs" / "scan_pb_t50_rs.yaml", overrides)))
     assert (report.trainable, report.trainable_without_head) == (trainable, without_head)
+
+
+@pytest.mark.parametrize(
+    ("method", "without_head"),
+    [
+        ({"name": "full"}, 85_798_656),
+        ({"name": "linear"}, 0),
+        ({"name": "bitfit"}, 102_144),
+        ({"name": "vpt", "num_prompts": 50}, 460_800),
+        ({"name": "vpt", "num_prompts": 50, "deep": False}, 38_400),
+        ({"name": "lora"}, 294_912),
+        ({"name": "ssf"}, 205_824),
+        ({"name": "adapter", "rank": 8}, 156_768),
+        ({"name": "adapter"}, 1_189_632),
+        ({"name": "adaptformer"}, 1_189_632),
+        ({"name": "adapter_x"}, 167_448),
+        ({"name": "adapter_x", "norms": False, "prompts": False}, 148_992),
+        ({"name": "adaptformer_x"}, 167_448),
+    ],
+)
+def test_published_sizes_on_vit_b(method: dict[str, Any], without_head: int) -> None:
+    with torch.device("meta"):
+        model = AdaptedModel(ViT(ViT.Options()), build_method(method), ClassificationHead(768, 100, ["cls"], ()))
+    assert count_parameters(model).trainable_without_head == without_head

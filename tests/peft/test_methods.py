@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,13 +31,34 @@ TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "fc1", "fc2"], "top_k": 4}  # 
 FORMS = [*((name, {}) for name in METHODS), ("dapt_x", TFTS), ("dapt_x", {"shared": False})]
 
 
-def steps(model: AdaptedModel, points: torch.Tensor, count: int = 3) -> None:
+@pytest.fixture(params=["point_mae", "vit"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every test that asks for inputs or configs runs on both backbones, unless it is marked for one."""
+    return request.param
+
+
+on_point_mae = pytest.mark.parametrize("kind", ["point_mae"], indirect=True)
+
+
+@pytest.fixture
+def make_config(kind: str) -> Config:
+    return functools.partial(small_config, kind=kind)
+
+
+@pytest.fixture
+def inputs(kind: str) -> torch.Tensor:
+    """(6, 128, 3) clouds, or (6, 3, 16, 16) images."""
+    shape = (6, 128, 3) if kind == "point_mae" else (6, 3, 16, 16)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+def steps(model: AdaptedModel, inputs: torch.Tensor, count: int = 3) -> None:
     """A few real optimiser steps."""
     model.train()
     torch.manual_seed(0)  # dropout and drop path
     optimizer = build_optimizer(model, {"lr": 1e-2, "weight_decay": 0.05})
     for _ in range(count):
-        logits, auxiliary = model(points)
+        logits, auxiliary = model(inputs)
         loss = F.cross_entropy(logits, LABELS)
         optimizer.zero_grad()
         (loss if auxiliary is None else loss + auxiliary).backward()
@@ -44,16 +66,21 @@ def steps(model: AdaptedModel, points: torch.Tensor, count: int = 3) -> None:
 
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
-@pytest.mark.parametrize("position", ["every_block", "input"])
+@pytest.mark.parametrize(
+    ("kind", "position"), [("point_mae", "every_block"), ("point_mae", "input"), ("vit", "input")], indirect=["kind"]
+)
 def test_starts_as_the_plain_backbone(
-    name: str, method: dict[str, Any], position: str, points: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], kind: str, position: str, inputs: torch.Tensor, make_config: Config
 ) -> None:
     if "prompts" in METHODS[name].Options.model_fields:
         method = {**method, "prompts": False}
-    config = make_config(name, backbone={"position": position}, method=method, head={"pools": ["cls", "patch_max"]})
+    if METHODS[name].Options(**method).makes_prompts:
+        pytest.skip("its prompts cannot be switched off, and a token takes part in attention")
+    backbone = {"position": position} if kind == "point_mae" else {}
+    config = make_config(name, backbone=backbone, method=method, head={"pools": ["cls", "patch_max"]})
     model = build_model(config).eval()
-    plain = model.backbone(points, Method(config["method"])).sequence.tokens
-    assert torch.equal(model.method.run(model.backbone, points).sequence.tokens, plain)
+    plain = model.backbone(inputs, Method(config["method"])).sequence.tokens
+    assert torch.equal(model.method.run(model.backbone, inputs).sequence.tokens, plain)
 
 
 class ZeroTokens(Method):
@@ -71,13 +98,13 @@ WITH_PROMPTS = [(name, {}) for name in METHODS if "prompts" in METHODS[name].Opt
     [*WITH_PROMPTS, ("dapt_x", {"mixture": False}), ("dapt_x", {"norms": False}), ("dapt_x", TFTS)],
 )
 def test_prompts_start_as_zero_tokens(
-    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
 ) -> None:
     """A token, even zero, takes part in attention: step 0 is the backbone with zero tokens, and no more."""
     config = make_config(name, method=method)
     model = build_model(config).eval()
-    wanted = model.backbone(points, ZeroTokens(config["method"])).sequence
-    found = model.method.run(model.backbone, points).sequence
+    wanted = model.backbone(inputs, ZeroTokens(config["method"])).sequence
+    found = model.method.run(model.backbone, inputs).sequence
     depth = len(model.backbone.blocks)
     assert found.prompts.shape[1] == depth  # one a block; the last joins after the last block
     assert torch.equal(found.cls, wanted.cls)
@@ -86,7 +113,7 @@ def test_prompts_start_as_zero_tokens(
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_frozen_tensors_and_buffers_stay_bit_identical(
-    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
 ) -> None:
     model = build_model(make_config(name, method=method))
     for module in model.modules():
@@ -97,7 +124,7 @@ def test_frozen_tensors_and_buffers_stay_bit_identical(
     free = {n for n, _ in model.named_buffers() if n.startswith("head.")}
     if METHODS[name].trains_backbone:
         free |= {n for n, _ in model.named_buffers()}
-    steps(model, points)
+    steps(model, inputs)
     after = model.state_dict()
     changed = {n for n in after if not torch.equal(before[n], after[n])}
     assert changed <= trainable | free
@@ -107,21 +134,22 @@ def test_frozen_tensors_and_buffers_stay_bit_identical(
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_every_trainable_parameter_gets_a_gradient(
-    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
 ) -> None:
     model = randomise(build_model(make_config(name, method=method)))
-    logits, auxiliary = model.train()(points)
+    logits, auxiliary = model.train()(inputs)
     loss = F.cross_entropy(logits, LABELS)
     (loss if auxiliary is None else loss + auxiliary).backward()
     for parameter_name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
 
 
-def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(points: torch.Tensor, make_config: Config) -> None:
+@on_point_mae
+def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(inputs: torch.Tensor, make_config: Config) -> None:
     config = make_config("dapt_x", train={"frozen_bn": "batch"})
     model = build_model(config)
     assert not any("running" in n for n in model.adapter_state() if n.startswith("backbone."))
-    steps(model, points, 1)
+    steps(model, inputs, 1)
     kept = [n for n in model.adapter_state() if n.startswith("backbone.patch_encoder")]
     assert sorted({n.rsplit(".", 1)[-1] for n in kept}) == ["num_batches_tracked", "running_mean", "running_var"]
 
@@ -129,11 +157,11 @@ def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(points: torch.Te
 @pytest.mark.parametrize("bn", ["eval", "batch"])
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_adapter_round_trip(
-    name: str, method: dict[str, Any], bn: str, points: torch.Tensor, make_config: Config, tmp_path: Path
+    name: str, method: dict[str, Any], bn: str, inputs: torch.Tensor, make_config: Config, tmp_path: Path
 ) -> None:
     config = make_config(name, method=method, train={"frozen_bn": bn})
     model = build_model(config)
-    steps(model, points)
+    steps(model, inputs)
     path = tmp_path / "adapter.safetensors"
     classes = [f"class {i}" for i in range(20)]
     save_adapter(model, path, config=config, classes=classes)
@@ -141,27 +169,27 @@ def test_adapter_round_trip(
     info = load_adapter(fresh, path)
     assert info.classes == classes
     assert info.config == config
-    assert torch.equal(fresh.eval()(points).logits, model.eval()(points).logits)
+    assert torch.equal(fresh.eval()(inputs).logits, model.eval()(inputs).logits)
 
 
-def test_adapter_round_trip_in_a_fresh_process(points: torch.Tensor, make_config: Config, tmp_path: Path) -> None:
+def test_adapter_round_trip_in_a_fresh_process(inputs: torch.Tensor, make_config: Config, tmp_path: Path) -> None:
     for name in METHODS:
         config = make_config(name)
         model = randomise(build_model(config))
         save_adapter(model, tmp_path / f"{name}.safetensors", config=config, classes=[str(i) for i in range(20)])
-        torch.save(model.eval()(points).logits.detach(), tmp_path / f"{name}.pt")
-    torch.save(points, tmp_path / "points.pt")
+        torch.save(model.eval()(inputs).logits.detach(), tmp_path / f"{name}.pt")
+    torch.save(inputs, tmp_path / "points.pt")
     script = f"""
 import torch
 from pathlib import Path
 from pointadapterx import build_model, load_adapter, read_adapter, METHODS
 folder = Path({str(tmp_path)!r})
-points = torch.load(folder / "points.pt")
+inputs = torch.load(folder / "points.pt")
 for name in METHODS:
     info = read_adapter(folder / (name + ".safetensors"))
     model = build_model(info.config)
     load_adapter(model, info)
-    assert torch.equal(model.eval()(points).logits, torch.load(folder / (name + ".pt"))), name
+    assert torch.equal(model.eval()(inputs).logits, torch.load(folder / (name + ".pt"))), name
 print("identical")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -170,42 +198,42 @@ print("identical")
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_deep_copies_are_independent(
-    name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
 ) -> None:
     model = build_model(make_config(name, method=method)).eval()
-    before = model(points).logits
+    before = model(inputs).logits
     randomise(copy.deepcopy(model))
-    assert torch.equal(model(points).logits, before)
+    assert torch.equal(model(inputs).logits, before)
     other = randomise(copy.deepcopy(model))
-    assert not torch.equal(other(points).logits, before)
+    assert not torch.equal(other(inputs).logits, before)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), FORMS)
-def test_compiles(name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config) -> None:
+def test_compiles(name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config) -> None:
     model = randomise(build_model(make_config(name, method=method))).eval()
     compiled = torch.compile(model, fullgraph=True)
-    torch.testing.assert_close(compiled(points).logits, model(points).logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(compiled(inputs).logits, model(inputs).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
-def test_bf16_stays_close(name: str, method: dict[str, Any], points: torch.Tensor, make_config: Config) -> None:
+def test_bf16_stays_close(name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config) -> None:
     model = randomise(build_model(make_config(name, method=method))).eval()
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(points).logits.float()
+        half = model(inputs).logits.float()
     assert torch.isfinite(half).all()
-    assert (half - model(points).logits).abs().max() < 0.15
+    assert (half - model(inputs).logits).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bf16_on_a_cpu_avoids_the_slow_fused_attention(
-    name: str, points: torch.Tensor, make_config: Config, monkeypatch: pytest.MonkeyPatch
+    name: str, inputs: torch.Tensor, make_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where DAPT's TFTS have made the queries float32."""
     model = randomise(build_model(make_config(name)))
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *_: pytest.fail("fused"))
     with torch.autocast("cpu", torch.bfloat16):
-        model(points)
+        model(inputs)
 
 
 def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
@@ -235,10 +263,10 @@ def ablated(make_config: Config, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains_its_parts_and_no_other(name: str, points: torch.Tensor, make_config: Config) -> None:
+def test_an_ablation_trains_its_parts_and_no_other(name: str, inputs: torch.Tensor, make_config: Config) -> None:
     model = build_model(ablated(make_config, name))
     before = copy.deepcopy(model.state_dict())
-    steps(model, points)
+    steps(model, inputs)
     changed = {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
     assert changed == {n for n, p in model.named_parameters() if p.requires_grad}
     parts = {
@@ -247,20 +275,22 @@ def test_an_ablation_trains_its_parts_and_no_other(name: str, points: torch.Tens
         "prompts": any(n.startswith("method.prompt_generators.") for n in changed),
     }
     assert parts == {"mixture": True, "norms": True, "prompts": True} | ABLATIONS[name]
-    assert {"backbone.cls_token", "backbone.cls_position", "backbone.norm.weight", "backbone.norm.bias"} <= changed
+    class_token = {f"backbone.{n}" for n in model.backbone.class_parameters()}
+    assert class_token | {"backbone.norm.weight", "backbone.norm.bias"} <= changed
 
 
 @pytest.mark.parametrize("name", ["shared mixture only", "norms only"])
 def test_an_ablation_without_prompts_starts_as_the_plain_backbone(
-    name: str, points: torch.Tensor, make_config: Config
+    name: str, inputs: torch.Tensor, make_config: Config
 ) -> None:
     config = ablated(make_config, name)
     model = build_model(config).eval()
-    plain = model.backbone(points, Method(config["method"])).sequence.tokens
-    assert torch.equal(model.method.run(model.backbone, points).sequence.tokens, plain)
+    plain = model.backbone(inputs, Method(config["method"])).sequence.tokens
+    assert torch.equal(model.method.run(model.backbone, inputs).sequence.tokens, plain)
 
 
-def test_not_shared_every_block_has_a_mixture_of_its_own(points: torch.Tensor, make_config: Config) -> None:
+@on_point_mae
+def test_not_shared_every_block_has_a_mixture_of_its_own(inputs: torch.Tensor, make_config: Config) -> None:
     shared = build_model(make_config("dapt_x"))
     own = build_model(make_config("dapt_x", method={"shared": False}))
     one = sum(parameter.numel() for parameter in shared.method.mixture.parameters())
@@ -271,9 +301,10 @@ def test_not_shared_every_block_has_a_mixture_of_its_own(points: torch.Tensor, m
     own.load_state_dict(state, strict=False)
     for mixture in own.method.block_mixtures:  # the same weights in every block: the shared mixture
         mixture.load_state_dict(shared.method.mixture.state_dict())
-    assert torch.equal(own.eval()(points).logits, shared.eval()(points).logits)
+    assert torch.equal(own.eval()(inputs).logits, shared.eval()(inputs).logits)
 
 
+@on_point_mae
 def test_prompts_without_the_mixture_are_made_of_the_ffn_output(make_config: Config) -> None:
     method = randomise(build_model(ablated(make_config, "prompts only"))).method
     ffn_input, ffn_output = torch.randn(2, 2, 5, 48)
@@ -289,7 +320,8 @@ def test_nothing_left_of_the_method_is_a_problem(make_config: Config) -> None:
         make_config("dapt_x", method={"mixture": False, "norms": False, "prompts": False}, head={"pools": ["cls"]})
 
 
-def test_tfts_stand_where_they_are_wanted(points: torch.Tensor, make_config: Config) -> None:
+@on_point_mae
+def test_tfts_stand_where_they_are_wanted(inputs: torch.Tensor, make_config: Config) -> None:
     """γ and β scale and shift the output of that layer in their block."""
     model = build_model(make_config("dapt_x", method={"tfts": ["patch", "qkv"]})).eval()
     dim, depth = model.backbone.dim, len(model.backbone.blocks)
@@ -297,14 +329,14 @@ def test_tfts_stand_where_they_are_wanted(points: torch.Tensor, make_config: Con
     method = model.method
     extra = count_parameters(model).trainable - count_parameters(plain).trainable
     assert extra == 2 * dim + depth * 2 * 3 * dim
-    before = model(points).logits
+    before = model(inputs).logits
     seen: dict[str, torch.Tensor] = {}
     block = model.backbone.blocks[1]
     block.attn.qkv.register_forward_hook(lambda leaf, inputs, output: seen.update(x=inputs[0], y=output))
     with torch.no_grad():
         method.block_tfts[1]["qkv"].gamma.fill_(0.5)
         method.block_tfts[1]["qkv"].beta.fill_(0.25)
-    assert not torch.equal(model(points).logits, before)
+    assert not torch.equal(model(inputs).logits, before)
     torch.testing.assert_close(seen["y"], 0.5 * F.linear(seen["x"], block.attn.qkv.weight, block.attn.qkv.bias) + 0.25)
 
 
@@ -335,22 +367,23 @@ def test_scale_bias_sets_the_bias_and_no_other_initial_value(name: str, make_con
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_statistics_are_detached_and_cleared_when_read(name: str, points: torch.Tensor, make_config: Config) -> None:
+def test_statistics_are_detached_and_cleared_when_read(name: str, inputs: torch.Tensor, make_config: Config) -> None:
     model = build_model(make_config(name))
     keys = set(model.state_dict())
-    model.eval()(points)
+    model.eval()(inputs)
     assert model.method.statistics() == {}
-    model.train()(points)
+    model.train()(inputs)
     assert set(copy.deepcopy(model).state_dict()) == keys
     assert not any(values.requires_grad for values in model.method.statistics().values())
     assert model.method.statistics() == {}
 
 
-def test_routing_statistics_are_those_of_the_last_training_pass(points: torch.Tensor, make_config: Config) -> None:
+@on_point_mae
+def test_routing_statistics_are_those_of_the_last_training_pass(inputs: torch.Tensor, make_config: Config) -> None:
     config = make_config("dapt_x", backbone={"depth": 3, "drop_path": 0.0})
     model = randomise(build_model(config)).train()
-    model(points)
-    model(points[:4])
+    model(inputs)
+    model(inputs[:4])
     found = model.method.statistics()
     assert {key: tuple(values.shape) for key, values in found.items()} == {
         "routing/load": (3, 4),
@@ -359,7 +392,7 @@ def test_routing_statistics_are_those_of_the_last_training_pass(points: torch.Te
     }
     torch.testing.assert_close(found["routing/load"].sum(dim=-1), torch.full((3,), 4.0))  # samples
     parts = []
-    for part in (points[:2], points[2:4]):
+    for part in (inputs[:2], inputs[2:4]):
         model(part)
         parts.append(model.method.statistics())
     for key in ("routing/entropy", "routing/switched"):  # shares of sub-tokens, of which each sample has as many
@@ -367,13 +400,13 @@ def test_routing_statistics_are_those_of_the_last_training_pass(points: torch.Te
 
 
 @pytest.mark.slow
-def test_statistics_survive_compilation(points: torch.Tensor, make_config: Config) -> None:
+def test_statistics_survive_compilation(inputs: torch.Tensor, make_config: Config) -> None:
     config = make_config("dapt_x", backbone={"drop_path": 0.0})
     model = randomise(build_model(config)).train()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for _ in range(2):  # the second pass finds the statistics of the first
-        compiled(points).logits.sum().backward()
+        compiled(inputs).logits.sum().backward()
     found = model.method.statistics()
-    model(points)
+    model(inputs)
     for key, values in model.method.statistics().items():
         torch.testing.assert_close(found[key], values, atol=0.05, rtol=0.0, msg=key)

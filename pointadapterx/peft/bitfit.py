@@ -1,0 +1,33 @@
+"""BitFit: the biases and nothing else (arXiv 2106.10199)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from torch import nn
+
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.peft.base import METHODS, Method
+
+
+@METHODS.register("bitfit")
+class BitFit(Method):
+    """Trains the biases of the transformer: of every linear layer and norm of the blocks, and of the final norm.
+
+    Besides, the class token and its position where they are not pre-trained, and the head. Patch encoder and
+    positions stay frozen. 0.10 M parameters on ViT-B; Point-MAE's qkv layers have no bias. Adds nothing to the
+    forward pass.
+    """
+
+    class Options(Method.Options):
+        """``method: {name: bitfit}``."""
+
+        name: Literal["bitfit"] = "bitfit"
+
+    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """The biases, class token and its position."""
+        for module in [*backbone.blocks.modules(), backbone.norm]:
+            if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+                yield module.bias
+        yield from backbone.class_parameters().values()

@@ -1,0 +1,60 @@
+"""What ``adapter`` and ``adaptformer`` have in common: an adapter of its own for every block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.block import Adaptation
+from pointadapterx.peft.adapters import ADAPTERS
+from pointadapterx.peft.base import Method
+from pointadapterx.schema import Rate
+
+
+class BlockAdapters(Method):
+    """One adapter a block, beside the FFN or behind it.
+
+    Trains the adapters, class token and its position where they are not pre-trained, and the head. Extra cost: the
+    adapters' two products, 2 · r / (12 · C) of a block's linear layers.
+
+    Attributes:
+        kind: which of :data:`~pointadapterx.peft.adapters.ADAPTERS`.
+    """
+
+    kind: ClassVar[str]
+
+    class Options(Method.Options):
+        """Keys of both methods.
+
+        Attributes:
+            rank: bottleneck width r.
+            dropout: dropout rate inside the adapter.
+            scale: s, factor of its output.
+        """
+
+        rank: int = Field(64, ge=1)
+        dropout: Rate = 0.0
+        scale: float = 1.0
+
+    def __init__(self, options: BlockAdapters.Options) -> None:
+        super().__init__(options)
+        self.options: BlockAdapters.Options = options
+
+    def attach(self, backbone: Backbone) -> None:
+        """Creates the adapters."""
+        make = ADAPTERS[self.kind].make
+        options = self.options
+        self.adapters = nn.ModuleList(make(backbone.dim, options.rank, options.dropout) for _ in backbone.blocks)
+
+    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """Class token and its position."""
+        yield from backbone.class_parameters().values()
+
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
+        """s · adapter(u) beside the FFN, s · adapter(mlp(u)) behind it."""
+        source = ffn_output if ADAPTERS[self.kind].serial else ffn_input
+        return Adaptation(self.options.scale * self.adapters[index](source))

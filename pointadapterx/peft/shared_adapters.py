@@ -1,0 +1,176 @@
+"""The X-family: a mixture shared by all blocks, of any kind of adapter (Adapter-X, arXiv 2406.03051)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.block import Adaptation, Block
+from pointadapterx.peft.adapters import ADAPTERS
+from pointadapterx.peft.base import Method, ScaleShift
+from pointadapterx.peft.mixture import Routing, SharedMixture, routing_statistics
+from pointadapterx.registry import did_you_mean
+from pointadapterx.schema import Rate
+
+
+class SharedAdapters(Method):
+    """A shared mixture; per block a trainable norm2 and a prompt generator.
+
+    Block i (§3.2, §3.3): ``u = norm2_i(h); f = mlp(u); a = SMoA(u); y = h + f + s·a; p_i = γ_i ⊙ mean(a) + β_i``;
+    with serial experts ``a = SMoA(f)``. Trains: the mixture, each block's norm2 and prompt generator, class token and
+    its position where they are not pre-trained, the head. Extra cost: one token more after each block, and per
+    sub-token one expert of rank r.
+
+    Each part can be switched off for an ablation. Without the mixture nothing is added to the FFN, and the
+    prompts are made of the FFN's output: ``p_i = γ_i ⊙ mean(mlp(u)) + β_i``. That is what is left where the
+    mixture stands behind the FFN. γ_i then starts at 0 instead of 1, so that the prompts are zero tokens at the
+    start in every variant.
+
+    Attributes:
+        kind: the expert, one of :data:`~pointadapterx.peft.adapters.ADAPTERS`, unless ``method.expert`` names another.
+        scalar_prompts: whether γ_i and β_i are one number each instead of C.
+        mixture: the shared mixture, or None without it.
+        block_mixtures: one a block with ``shared: false``, else empty.
+    """
+
+    kind: ClassVar[str]
+    scalar_prompts: ClassVar[bool] = True
+    mixture: SharedMixture | None
+
+    class Options(Method.Options):
+        """Keys of the whole family.
+
+        Attributes:
+            rank: bottleneck width r of the experts and width of the router's embeddings.
+            num_experts: E.
+            num_heads: h, sub-tokens a token is split into.
+            top_k: experts per sub-token; ``num_experts`` is the dense mixture.
+            balance_weight: α of equation 7.
+            dropout: dropout inside the experts.
+            scale: s, factor of the mixture's output.
+            mixture: whether there is the shared mixture; without it the keys above mean nothing.
+            shared: False gives every block a mixture of its own, router included. None: one for all, as published.
+            expert: kind of adapter that the experts are; None: the method's own.
+            norms: whether each block's norm2 is trained.
+            prompts: whether each block generates a prompt token.
+            prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
+        """
+
+        rank: int = Field(64, ge=1)
+        num_experts: int = Field(4, ge=1)
+        num_heads: int = Field(3, ge=1)
+        top_k: int = Field(1, ge=1)
+        balance_weight: float = Field(0.01, ge=0.0)
+        dropout: Rate = 0.0
+        scale: float = 1.0
+        mixture: bool = True
+        shared: bool | None = None
+        expert: str | None = None
+        norms: bool = True
+        prompts: bool = True
+        prompt_gelu: bool = False
+
+        @property
+        def makes_prompts(self) -> bool:
+            """One prompt a block."""
+            return self.prompts
+
+        def left_without_mixture(self) -> bool:
+            """Whether anything is left of the method without the mixture."""
+            return self.norms or self.prompts
+
+        def problems(self, dim: int) -> Iterator[tuple[str, str]]:
+            """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
+            if not self.mixture:
+                if not self.left_without_mixture():
+                    yield (
+                        "mixture",
+                        "mixture and all other parts are all off, which leaves nothing of the method; switch one on, "
+                        "or use method.name=linear",
+                    )
+                return
+            if self.expert is not None and self.expert not in ADAPTERS:
+                known = list(ADAPTERS)
+                yield (
+                    "expert",
+                    f"unknown adapter '{self.expert}'{did_you_mean(self.expert, known)} Known: {', '.join(known)}",
+                )
+            if dim % self.num_heads != 0:
+                yield (
+                    "num_heads",
+                    f"{self.num_heads} sub-tokens do not divide backbone.dim={dim}; choose a divisor of {dim}",
+                )
+            if self.top_k > self.num_experts:
+                yield (
+                    "top_k",
+                    f"{self.top_k} exceeds num_experts={self.num_experts}; lower it to {self.num_experts}",
+                )
+
+    def __init__(self, options: SharedAdapters.Options) -> None:
+        super().__init__(options)
+        self.options: SharedAdapters.Options = options
+        self._routings: list[Routing] = []  # one a block, of the last pass in training mode
+
+    def attach(self, backbone: Backbone) -> None:
+        """Creates the mixture and one prompt generator a block."""
+        options = self.options
+        self.num_patches = backbone.num_patches
+        self.serial = ADAPTERS[options.expert or self.kind].serial
+        own = options.mixture and options.shared is False
+        self.mixture = self._make_mixture(backbone.dim) if options.mixture and not own else None
+        self.block_mixtures = nn.ModuleList(self._make_mixture(backbone.dim) for _ in backbone.blocks if own)
+        width = 1 if self.scalar_prompts else backbone.dim
+        scale = 1.0 if options.mixture else 0.0
+        count = len(backbone.blocks) if options.prompts else 0
+        self.prompt_generators = nn.ModuleList(ScaleShift(width, scale=scale) for _ in range(count))
+
+    def _make_mixture(self, dim: int) -> SharedMixture:
+        options = self.options
+        return SharedMixture(self.make_expert, dim, options.rank, options.num_experts, options.num_heads, options.top_k)
+
+    def make_expert(self, width: int) -> nn.Module:
+        """An expert for sub-tokens of ``width``, (T, width) -> (T, width), zero at the start."""
+        return ADAPTERS[self.options.expert or self.kind].make(width, self.options.rank, self.options.dropout)
+
+    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """Each block's norm2, class token and its position."""
+        for block in backbone.blocks if self.options.norms else ():
+            assert isinstance(block, Block)
+            yield from block.norm2.parameters()
+        yield from backbone.class_parameters().values()
+
+    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
+        """The backbone's pass; forgets the routing of the pass before."""
+        self._routings = []
+        return super().run(backbone, inputs)
+
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
+        """s times the mixture's output, the block's prompt, and the block's balance loss."""
+        mixture = self.block_mixtures[index] if self.block_mixtures else self.mixture
+        if mixture is None:
+            return Adaptation(torch.zeros_like(ffn_output), self._prompt(index, ffn_output))
+        mixed, balance, routing = mixture(ffn_output if self.serial else ffn_input)
+        if self.training:
+            self._routings.append(routing)
+        return Adaptation(self.options.scale * mixed, self._prompt(index, mixed), balance)
+
+    def _prompt(self, index: int, source: Tensor) -> Tensor | None:
+        if not self.options.prompts:
+            return None
+        source = F.gelu(source) if self.options.prompt_gelu else source
+        return self.prompt_generators[index](source.mean(dim=1, keepdim=True))
+
+    def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
+        """α times the mean balance loss over blocks (equation 7)."""
+        return self.options.balance_weight * torch.stack(losses).mean()
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Health of the routing, see :func:`~pointadapterx.peft.mixture.routing_statistics`."""
+        routings, self._routings = self._routings, []
+        return routing_statistics(routings, self.num_patches) if routings else {}

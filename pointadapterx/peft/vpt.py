@@ -1,0 +1,77 @@
+"""VPT: learned prompt tokens, at the input or anew in every block (arXiv 2203.12119)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.tokens import insert_after_cls
+from pointadapterx.peft.base import METHODS, Method
+from pointadapterx.schema import Rate
+
+
+@METHODS.register("vpt")
+class Vpt(Method):
+    """P learned tokens after CLS: before the first block (shallow), or others in each block (deep).
+
+    Deep (equation 5): block i sees its own prompts, and what block i - 1 made of the ones before is dropped. Shallow
+    (equation 4): the blocks carry them on. Trains the prompts (P · C a block, deep), class token and its position
+    where they are not pre-trained, and the head. Extra cost: P more tokens in every block, about P / L of its
+    products, and more of attention. On Point-MAE their position is zero.
+    """
+
+    class Options(Method.Options):
+        """``method: {name: vpt, ...}``.
+
+        Attributes:
+            num_prompts: P; the paper tunes it on each task, from 1 to 200.
+            deep: prompts of its own for every block.
+            dropout: dropout on the prompts.
+        """
+
+        name: Literal["vpt"] = "vpt"
+        num_prompts: int = Field(10, ge=1)
+        deep: bool = True
+        dropout: Rate = 0.0
+
+        @property
+        def makes_prompts(self) -> bool:
+            """Always."""
+            return True
+
+    def __init__(self, options: Vpt.Options) -> None:
+        super().__init__(options)
+        self.options: Vpt.Options = options
+        self.dropout = nn.Dropout(options.dropout)
+
+    def attach(self, backbone: Backbone) -> None:
+        """Creates the prompts, drawn as the weights of a layer from a patch's values to a token would be."""
+        count, dim = self.options.num_prompts, backbone.dim
+        limit = math.sqrt(6.0 / (backbone.patch_values + dim))
+        self.prompts = nn.ParameterList(
+            nn.init.uniform_(torch.empty(1, count, dim), -limit, limit)
+            for _ in range(len(backbone.blocks) if self.options.deep else 1)
+        )
+
+    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """Class token and its position."""
+        yield from backbone.class_parameters().values()
+
+    def undecayed_parameters(self) -> Iterator[nn.Parameter]:
+        """The prompts."""
+        yield from self.prompts
+
+    def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L + P, C) before the first block; after it the prompts are replaced, if deep."""
+        if index >= len(self.prompts):
+            return tokens
+        prompts = self.dropout(self.prompts[index].expand(len(tokens), -1, -1))
+        if index > 0:
+            tokens = torch.cat([tokens[:, :1], tokens[:, 1 + self.options.num_prompts :]], dim=1)
+        return insert_after_cls(tokens, prompts)

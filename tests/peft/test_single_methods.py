@@ -1,0 +1,177 @@
+"""What is particular to one method: its equation, its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointadapterx.build import build_model
+from pointadapterx.errors import ConfigError
+from pointadapterx.models.block import Block
+from pointadapterx.peft import Method
+from pointadapterx.peft.adapters import ADAPTERS, DynamicAdapter
+from pointadapterx.peft.lora import Lora
+from tests.conftest import randomise, small_config
+
+Config = Callable[..., dict[str, Any]]
+TOKENS = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(0))
+
+
+def plain_branches(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """h, u = norm2(h) and mlp(u) of a block."""
+    hidden = tokens + block.attn(block.norm1(tokens))
+    ffn_input = block.norm2(hidden)
+    return hidden, ffn_input, block.mlp(ffn_input)
+
+
+def run_block(model: Any, index: int) -> Tensor:
+    return model.backbone.blocks[index](TOKENS, lambda u, f: model.method.adapt_ffn(index, u, f))[0]
+
+
+@pytest.mark.parametrize(("name", "activation", "serial"), [("adapter", F.gelu, True), ("adaptformer", F.relu, False)])
+def test_adapters_stand_where_their_papers_put_them(
+    name: str, activation: Callable[[Tensor], Tensor], serial: bool, make_config: Config
+) -> None:
+    model = randomise(build_model(make_config(name, method={"scale": 0.7}))).eval()
+    hidden, ffn_input, ffn = plain_branches(model.backbone.blocks[1], TOKENS)
+    adapter = model.method.adapters[1]
+    inner = activation(F.linear(ffn if serial else ffn_input, adapter.down.weight, adapter.down.bias))
+    wanted = hidden + ffn + 0.7 * F.linear(inner, adapter.up.weight, adapter.up.bias)
+    torch.testing.assert_close(run_block(model, 1), wanted)
+
+
+@pytest.mark.parametrize(("name", "serial"), [("adapter_x", True), ("adaptformer_x", False), ("dapt_x", False)])
+def test_the_x_family_shares_one_mixture(name: str, serial: bool, make_config: Config) -> None:
+    """Whatever the block, the update is s times the same mixture of what its experts read."""
+    model = randomise(build_model(make_config(name, method={"scale": 0.7}))).eval()
+    for index in range(2):
+        hidden, ffn_input, ffn = plain_branches(model.backbone.blocks[index], TOKENS)
+        mixed = model.method.mixture(ffn if serial else ffn_input).tokens
+        output = run_block(model, index)
+        torch.testing.assert_close(output[:, :1], (hidden + ffn + 0.7 * mixed)[:, :1])
+        torch.testing.assert_close(output[:, 2:], (hidden + ffn + 0.7 * mixed)[:, 1:])
+        generator = model.method.prompt_generators[index]
+        assert generator.gamma.numel() == (48 if name == "dapt_x" else 1)
+        torch.testing.assert_close(output[:, 1], generator.gamma * mixed.mean(dim=1) + generator.beta)
+
+
+@pytest.mark.parametrize("expert", list(ADAPTERS))
+@pytest.mark.parametrize("name", ["adapter_x", "dapt_x"])
+def test_any_adapter_can_be_the_expert(name: str, expert: str, points: Tensor, make_config: Config) -> None:
+    model = randomise(build_model(make_config(name, method={"expert": expert}))).eval()
+    assert isinstance(model.method.mixture.experts[0], DynamicAdapter) == (expert == "dapt")
+    assert model.method.serial == ADAPTERS[expert].serial
+    assert torch.isfinite(model(points).logits).all()
+
+
+def test_an_unknown_expert_is_named(make_config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"method\.expert: unknown adapter 'adaptformr'; did you mean 'adaptformer'"):
+        make_config("adapter_x", method={"expert": "adaptformr"})
+
+
+@pytest.mark.parametrize("kind", ["point_mae", "vit"])
+def test_bitfit_trains_biases_alone(kind: str) -> None:
+    model = build_model(small_config("bitfit", kind=kind))
+    trained = {n for n, p in model.backbone.named_parameters() if p.requires_grad} - set(
+        model.backbone.class_parameters()
+    )
+    linear = ["attn.proj", "mlp.fc1", "mlp.fc2", *(["attn.qkv"] if kind == "vit" else [])]
+    wanted = {f"blocks.{i}.{name}.bias" for i in range(2) for name in ["norm1", "norm2", *linear]}
+    assert trained == wanted | {"norm.bias"}
+
+
+class Recorder(Method):
+    """Keeps the tokens that each block is given."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__(method.options)
+        self.inner, self.seen = method, []
+
+    def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        self.seen.append(self.inner.before_block(index, tokens))
+        return self.seen[-1]
+
+
+@pytest.mark.parametrize("kind", ["point_mae", "vit"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_vpt_inserts_its_prompts_once_or_anew(deep: bool, kind: str) -> None:
+    config = small_config("vpt", kind=kind, method={"num_prompts": 3, "deep": deep})
+    model = build_model(config).eval()
+    recorder = Recorder(model.method)
+    inputs = torch.randn((2, 128, 3) if kind == "point_mae" else (2, 3, 16, 16))
+    sequence = model.backbone(inputs, recorder).sequence
+    assert sequence.prompts.shape == (2, 3, 48)
+    prompts = model.method.prompts
+    assert len(prompts) == (2 if deep else 1)
+    for index, prompt in enumerate(prompts):
+        assert torch.equal(recorder.seen[index][:, 1:4], prompt.expand(2, -1, -1))
+    assert len({tokens.shape[1] for tokens in recorder.seen}) == 1
+    if not deep:
+        assert not torch.equal(recorder.seen[1][:, 1:4], prompts[0].expand(2, -1, -1))
+
+
+def test_prompt_dropout_acts_in_training_alone(points: Tensor, make_config: Config) -> None:
+    model = build_model(make_config("vpt", method={"dropout": 0.5}, backbone={"drop_path": 0.0})).eval()
+    assert torch.equal(model(points).logits, model(points).logits)
+    tokens = model.backbone.embed(points).tokens
+    assert torch.equal(model.method.before_block(0, tokens), model.method.before_block(0, tokens))
+    model.train()
+    assert not torch.equal(model.method.before_block(0, tokens), model.method.before_block(0, tokens))
+
+
+LORA = {"rank": 2, "alpha": 6.0, "targets": ["v", "q", "proj", "fc1", "fc2"]}
+
+
+@pytest.mark.parametrize("targets", [["q"], ["k", "v"], ["proj"], ["fc1", "fc2"], LORA["targets"]])
+def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[str], make_config: Config) -> None:
+    model = randomise(build_model(make_config("lora", method={**LORA, "targets": targets}))).eval()
+    method, block = model.method, model.backbone.blocks[0]
+    assert isinstance(method, Lora)
+    for name, (leaf, _) in block.leaves().items():
+        if not isinstance(leaf, nn.Linear):
+            continue
+        values = torch.randn(2, 4, leaf.in_features)
+        change = leaf(values) - F.linear(values, leaf.weight, leaf.bias)
+        touched = [t for t in targets if t == name or (name == "qkv" and t in "qkv")]
+        if not touched:
+            assert not change.any(), name
+            continue
+        update = method.blocks[0][name]
+        torch.testing.assert_close(change, values @ update.weight().T, atol=1e-5, rtol=1e-4)
+        thirds = dict(zip("qkv", update.weight().split(48), strict=True)) if name == "qkv" else {}
+        assert {part for part, weight in thirds.items() if weight.any()} == set(touched if thirds else [])
+        for part, weight in thirds.items():
+            if weight.any():
+                low = update.parts[part]
+                torch.testing.assert_close(weight, 3.0 * low.up.weight @ low.down.weight)  # alpha / rank
+
+
+def test_lora_targets_are_distinct_and_known(make_config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"method\.targets.*q is listed twice"):
+        make_config("lora", method={"targets": ["q", "v", "q"]})
+    with pytest.raises(ConfigError, match=r"method\.targets"):
+        make_config("lora", method={"targets": ["qkv"]})
+
+
+@pytest.mark.parametrize("kind", ["point_mae", "vit"])
+def test_ssf_scales_and_shifts_every_layer(kind: str) -> None:
+    model = randomise(build_model(small_config("ssf", kind=kind))).eval()
+    block, layers = model.backbone.blocks[1], model.method.blocks[1]
+    assert set(layers) == set(block.leaves())
+    for name, (leaf, width) in block.leaves().items():
+        values = torch.randn(2, 4, leaf.weight.shape[-1])
+        before = leaf.forward(values)  # without its hooks
+        assert before.shape[-1] == width
+        torch.testing.assert_close(leaf(values), before * layers[name].gamma + layers[name].beta)
+
+
+def test_ssf_may_start_as_published(make_config: Config) -> None:
+    method = build_model(make_config("ssf", method={"std": 0.02})).method
+    gamma = torch.cat([layer.gamma for layers in method.blocks for layer in layers.values()]).detach()
+    assert abs(gamma.mean().item() - 1.0) < 0.01
+    assert 0.015 < gamma.std().item() < 0.025
