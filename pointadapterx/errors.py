@@ -26,6 +26,10 @@ class TrainingError(PointAdapterXError, RuntimeError):
     """Training cannot go on, for example after a non-finite loss."""
 
 
+class MergeError(PointAdapterXError, ValueError):
+    """An adapted model cannot be turned into a plain one."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop (ctrl-C or SIGTERM) and has saved its state.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pointadapterx.errors import MergeError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.head import ClassificationHead
 from pointadapterx.peft.base import Method
+from pointadapterx.schema import Section
 
 
 class ModelOutput(NamedTuple):
@@ -60,19 +63,57 @@ class AdaptedModel(nn.Module):
         self.method = method
         self.head = head
         self.frozen_bn = frozen_bn
-        self.remember_backbone()
         method.attach(backbone)
         self.requires_grad_(False)
         for owner in (method, head):
             owner.requires_grad_(True)
         for parameter in method.trained_backbone_parameters(backbone):
             parameter.requires_grad_(True)
+        self.remember_backbone()
         self.train(self.training)
 
     def remember_backbone(self) -> None:
         """Takes the backbone's present weights for those that adapters belong to."""
         self.backbone_hash = hash_backbone(self.backbone)
         self._initial_buffers = {name: buffer.clone() for name, buffer in self.backbone.named_buffers("backbone")}
+        self._initial_parameters = {  # for unload; those of full fine-tuning would be the whole backbone again
+            name: parameter.detach().clone()
+            for name, parameter in self.backbone.named_parameters()
+            if parameter.requires_grad and not self.method.trains_backbone
+        }
+
+    def merge(self) -> AdaptedModel:
+        """A plain model that computes the same, in eval mode with nothing to train; this one stays as it is.
+
+        Raises:
+            MergeError: if the method cannot be merged.
+        """
+        merged = copy.deepcopy(self)
+        merged.method.merge(merged.backbone)
+        merged._leave_plain()
+        return merged
+
+    def unload(self) -> Backbone:
+        """The backbone as it came, without anything of the method; this model stays as it is.
+
+        Raises:
+            MergeError: after full fine-tuning, which leaves nothing of it.
+        """
+        if self.method.trains_backbone:
+            raise MergeError("full fine-tuning has changed the whole backbone; build it again from its weights file")
+        plain = copy.deepcopy(self)
+        plain._leave_plain()
+        initial = {name.removeprefix("backbone."): buffer for name, buffer in self._initial_buffers.items()}
+        plain.backbone.load_state_dict({**initial, **self._initial_parameters}, strict=False)
+        return plain.backbone
+
+    def _leave_plain(self) -> None:
+        for hook in self.method.hooks:
+            hook.remove()
+        self.method = Method(Section())
+        self.requires_grad_(False)
+        self.recipe = None
+        self.eval()
 
     def forward(self, inputs: Tensor) -> ModelOutput:
         """Inputs of the backbone, for example points (B, N, 3) -> :class:`ModelOutput`."""

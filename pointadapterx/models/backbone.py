@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -28,6 +29,20 @@ class Embedded(NamedTuple):
 
     tokens: Tensor
     position: Tensor
+
+
+class FrozenStep(NamedTuple):
+    """What a method beside the frozen backbone sees of one block; no gradient enters any of it.
+
+    Attributes:
+        attention: output of the attention branch, (B, 1 + G, C).
+        ffn: output of the FFN branch, (B, 1 + G, C).
+        tokens: output of the block, (B, 1 + G, C).
+    """
+
+    attention: Tensor
+    ffn: Tensor
+    tokens: Tensor
 
 
 class Features(NamedTuple):
@@ -85,6 +100,16 @@ class Backbone(nn.Module):
         """The module whose output is the patch tokens (B, G, C), before positions are added."""
         raise NotImplementedError(f"{type(self).__name__} must name its patch module")
 
+    @property
+    def patch_projection(self) -> nn.Linear | nn.Conv2d:
+        """The last layer of :attr:`patch_module`, whose output features are those of the patch tokens."""
+        raise NotImplementedError(f"{type(self).__name__} must name its patch projection")
+
+    @property
+    def patch_scale_merges(self) -> bool:
+        """Whether patch tokens may be scaled by any number by scaling :attr:`patch_projection`."""
+        return True
+
     def embed(self, inputs: Tensor) -> Embedded:
         """Inputs of the task, for example points (B, N, 3), to tokens and positions."""
         raise NotImplementedError(f"{type(self).__name__} must embed its inputs")
@@ -140,6 +165,22 @@ class Backbone(nn.Module):
             if loss is not None:
                 losses.append(loss)
         return Features(TokenSequence(self.norm(tokens), self.num_patches), losses)
+
+    def frozen_steps(self, inputs: Tensor) -> Iterator[FrozenStep]:
+        """Runs the plain backbone block by block without autograd.
+
+        A hierarchical backbone overrides it, and yields the steps of its stages with its frozen down-sampling between.
+        """
+        with torch.no_grad():
+            tokens, position = self.embed(inputs)
+            if self.position == "input":
+                tokens = tokens + position
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            with torch.no_grad():
+                before = tokens + position if self.position == "every_block" else tokens
+                attention, ffn, tokens = block.branches(before)
+            yield FrozenStep(attention, ffn, tokens)
 
 
 def make_blocks(count: int, drop_path: list[float], **options: Any) -> nn.ModuleList:

@@ -171,6 +171,16 @@ class Block(nn.Module):
             output = insert_after_cls(output, added.prompt)
         return output, added.loss
 
+    def branches(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L, C) -> outputs of attention and FFN, and of the block, (B, L, C) each, without drop path.
+
+        For methods that stand beside the frozen backbone and read it.
+        """
+        attention = self.attn(self.norm1(tokens))
+        hidden = tokens + attention
+        ffn = self.mlp(self.norm2(hidden))
+        return attention, ffn, hidden + ffn
+
 
 def drop_path_schedule(rate: float, depth: int) -> list[float]:
     """Drop-path rates that rise linearly from 0 at the first block to ``rate`` at the last."""

@@ -27,6 +27,13 @@ class PatchEncoder(nn.Module):
             nn.Linear(4 * width, 4 * width), nn.BatchNorm1d(4 * width), nn.ReLU(), nn.Linear(4 * width, dim)
         )
 
+    @property
+    def projection(self) -> nn.Linear:
+        """The last layer, before the maximum over the points."""
+        last = self.second[-1]
+        assert isinstance(last, nn.Linear)
+        return last
+
     def forward(self, neighborhood: Tensor) -> Tensor:
         """(..., k, 3), relative to the centres -> patch tokens (..., C)."""
         leading, size = neighborhood.shape[:-2], neighborhood.shape[-2]

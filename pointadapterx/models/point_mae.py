@@ -77,6 +77,16 @@ class PointMAE(Backbone):
         """The mini-PointNet (or the projection behind it)."""
         return self.patch_encoder if isinstance(self.reduce_dim, nn.Identity) else self.reduce_dim
 
+    @property
+    def patch_scale_merges(self) -> bool:
+        """Not where a maximum over the points of a group comes last: a negative factor would make it a minimum."""
+        return not isinstance(self.reduce_dim, nn.Identity)
+
+    @property
+    def patch_projection(self) -> nn.Linear:
+        """The mini-PointNet's last layer (or the projection behind it)."""
+        return self.reduce_dim if isinstance(self.reduce_dim, nn.Linear) else self.patch_encoder.projection
+
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """Class token and its position, (1, 1, C) each."""
         return {"cls_token": self.cls_token, "cls_position": self.cls_position}

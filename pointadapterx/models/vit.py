@@ -99,6 +99,11 @@ class ViT(Backbone):
         """The projection of the patches."""
         return self.patch_embed
 
+    @property
+    def patch_projection(self) -> nn.Conv2d:
+        """Its convolution."""
+        return self.patch_embed.proj
+
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """None: the class token is pre-trained, like every other parameter."""
         return {}

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from pointadapterx.errors import MergeError
 from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation
 from pointadapterx.registry import Registry
@@ -28,6 +29,7 @@ class Method(nn.Module):
 
     Attributes:
         trains_backbone: whether every backbone parameter is trained (full fine-tuning).
+        hooks: what of the method acts at leaves of the backbone, see :meth:`tap` and :meth:`branch`.
     """
 
     class Options(Section):
@@ -40,8 +42,8 @@ class Method(nn.Module):
             """Whether these options insert prompt tokens."""
             return False
 
-        def problems(self, dim: int) -> Iterator[tuple[str, str]]:
-            """(key, message) for each impossible combination with a backbone of width ``dim``."""
+        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+            """(key, message) for each impossible combination with a backbone of that width and number of blocks."""
             yield from ()
 
     trains_backbone: ClassVar[bool] = False
@@ -49,6 +51,15 @@ class Method(nn.Module):
     def __init__(self, options: Section) -> None:
         super().__init__()
         self.options = options
+        self.hooks: list[Hook] = []
+
+    def tap(self, leaf: nn.Module, module: nn.Module) -> None:
+        """Sends the output of a leaf of the backbone through ``module``, which is one of the method's."""
+        self.hooks.append(Hook(leaf, module, beside=False))
+
+    def branch(self, leaf: nn.Module, module: nn.Module) -> None:
+        """Adds ``module`` of a leaf's input to its output; ``module`` is one of the method's."""
+        self.hooks.append(Hook(leaf, module, beside=True))
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the method's modules for ``backbone`` and hooks them into its leaves."""
@@ -88,40 +99,55 @@ class Method(nn.Module):
         """
         return {}
 
+    def merge(self, backbone: Backbone) -> None:
+        """Folds what the method computes into the backbone's own weights, after which it is not needed any more.
+
+        The hooks are removed by the caller.
+
+        Raises:
+            MergeError: if no plain backbone computes the same.
+        """
+        name = getattr(self.options, "name", "it")
+        raise MergeError(
+            f"{name} adds what no plain backbone computes, so it cannot be merged; methods that can: "
+            f"{', '.join(sorted(n for n, kind in METHODS.items() if kind.merge is not Method.merge))}"
+        )
+
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The method's tokens (prompts), which take no weight decay though they are not 1-D."""
         yield from ()
 
 
-def tap(leaf: nn.Module, module: nn.Module) -> None:
-    """Sends the output of ``leaf`` through ``module``, which stays owned by the method.
+class Hook:
+    """Lets a module of a method act at a leaf of the backbone.
 
-    A forward hook instead of a wrapper keeps the backbone's parameter names, so that its checkpoints and
-    its hash do not depend on the method.
+    A forward hook instead of a wrapper keeps the backbone's parameter names, so that its checkpoints and its hash do
+    not depend on the method; an object instead of a closure, so that a deep copy of the model has hooks of its own.
+
+    Args:
+        leaf: layer of the backbone.
+        module: what acts there; it stays owned by the method.
+        beside: ``leaf(x) + module(x)`` instead of ``module(leaf(x))``.
+
+    Attributes:
+        enabled: whether it acts; False leaves the plain layer.
     """
-    leaf.register_forward_hook(_Through(module))
 
-
-def branch(leaf: nn.Module, module: nn.Module) -> None:
-    """Adds ``module`` of the input of ``leaf`` to its output, by a hook as :func:`tap` does."""
-    leaf.register_forward_hook(_Beside(module))
-
-
-class _Hook:
-    """A forward hook that a deep copy of the model copies correctly (a closure would keep the old module)."""
-
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, leaf: nn.Module, module: nn.Module, *, beside: bool) -> None:
         self.module = module
+        self.beside = beside
+        self.enabled = True
+        self._handle = leaf.register_forward_hook(self)
 
-
-class _Through(_Hook):
     def __call__(self, leaf: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return self.module(output)
+        """The output that takes the place of the leaf's."""
+        if not self.enabled:
+            return output
+        return output + self.module(inputs[0]) if self.beside else self.module(output)
 
-
-class _Beside(_Hook):
-    def __call__(self, leaf: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + self.module(inputs[0])
+    def remove(self) -> None:
+        """Takes it away from the leaf for good."""
+        self._handle.remove()
 
 
 class ScaleShift(nn.Module):

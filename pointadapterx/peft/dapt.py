@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.peft.adapters import DynamicAdapter
-from pointadapterx.peft.base import METHODS, Method, ScaleShift, tap
+from pointadapterx.peft.base import METHODS, Method, ScaleShift
 from pointadapterx.schema import Rate
 
 
@@ -20,7 +20,7 @@ class DaptBlock(nn.Module):
     """What DAPT adds to one block: an adapter, six TFTS at the leaves, and one on the prompt.
 
     Args:
-        block: the backbone's block, whose leaves are tapped.
+        block: the backbone's block, whose leaves the TFTS are for.
         dim: token width C.
         options: see :class:`Dapt.Options`.
     """
@@ -29,9 +29,8 @@ class DaptBlock(nn.Module):
         super().__init__()
         self.adapter = DynamicAdapter(dim, options.rank, options.dropout, options.scale_bias)
         self.tfts = nn.ModuleDict()
-        for name, (leaf, width) in block.leaves().items():
+        for name, (_, width) in block.leaves().items():
             self.tfts[name] = ScaleShift(width, options.tfts_std)
-            tap(leaf, self.tfts[name])
         if options.prompts:
             self.tfts["prompt"] = ScaleShift(dim, options.tfts_std)
 
@@ -81,13 +80,17 @@ class Dapt(Method):
 
     def attach(self, backbone: Backbone) -> None:
         """Creates one :class:`DaptBlock` a block, and TFTS after the patch encoder and the final norm."""
-        self.blocks = nn.ModuleList(
-            DaptBlock(block, backbone.dim, self.options) for block in backbone.blocks if isinstance(block, Block)
-        )
+        self.blocks = nn.ModuleList()
+        for block in backbone.blocks:
+            assert isinstance(block, Block)
+            added = DaptBlock(block, backbone.dim, self.options)
+            for name, (leaf, _) in block.leaves().items():
+                self.tap(leaf, added.tfts[name])
+            self.blocks.append(added)
         self.patch_tfts = ScaleShift(backbone.dim, self.options.tfts_std)
         self.norm_tfts = ScaleShift(backbone.dim, self.options.tfts_std)
-        tap(backbone.patch_module, self.patch_tfts)
-        tap(backbone.norm, self.norm_tfts)
+        self.tap(backbone.patch_module, self.patch_tfts)
+        self.tap(backbone.norm, self.norm_tfts)
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """Class token and its position."""

@@ -11,7 +11,7 @@ from torch import nn
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
 from pointadapterx.peft.adapters import DynamicAdapter
-from pointadapterx.peft.base import METHODS, ScaleShift, tap
+from pointadapterx.peft.base import METHODS, ScaleShift
 from pointadapterx.peft.shared_adapters import SharedAdapters
 from pointadapterx.schema import Distinct
 
@@ -58,14 +58,14 @@ class DaptX(SharedAdapters):
         wanted = self.options.tfts or []
         self.patch_tfts = ScaleShift(backbone.dim) if "patch" in wanted else None
         if self.patch_tfts is not None:
-            tap(backbone.patch_module, self.patch_tfts)
+            self.tap(backbone.patch_module, self.patch_tfts)
         self.block_tfts = nn.ModuleList()
         for block in backbone.blocks if wanted else ():
             assert isinstance(block, Block)
             leaves = {name: leaf for name, leaf in block.leaves().items() if name in wanted}
             of_block = nn.ModuleDict({name: ScaleShift(width) for name, (_, width) in leaves.items()})
             for name, (leaf, _) in leaves.items():
-                tap(leaf, of_block[name])
+                self.tap(leaf, of_block[name])
             self.block_tfts.append(of_block)
 
     def make_expert(self, width: int) -> nn.Module:

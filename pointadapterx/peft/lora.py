@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
-from pointadapterx.peft.base import METHODS, Method, branch
+from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.schema import Distinct, Rate
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
@@ -111,7 +111,7 @@ class Lora(Method):
             updates = self._updates(block)
             for name, (leaf, _) in block.leaves().items():
                 if name in updates:
-                    branch(leaf, updates[name])
+                    self.branch(leaf, updates[name])
             self.blocks.append(updates)
 
     def _updates(self, block: Block) -> nn.ModuleDict:
@@ -131,6 +131,19 @@ class Lora(Method):
         options = self.options
         scale = 1.0 if options.alpha is None else options.alpha / options.rank
         return LowRank(width, out or width, options.rank, scale, options.dropout)
+
+    @torch.no_grad()
+    def merge(self, backbone: Backbone) -> None:
+        """W + s · B A."""
+        for block, updates in zip(backbone.blocks, self.blocks, strict=True):
+            assert isinstance(block, Block)
+            assert isinstance(updates, nn.ModuleDict)
+            for name, (leaf, _) in block.leaves().items():
+                if name in updates:
+                    update = updates[name]
+                    assert isinstance(leaf, nn.Linear)
+                    assert isinstance(update, LowRank | LowRankQkv)
+                    leaf.weight += update.weight()
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """Class token and its position."""

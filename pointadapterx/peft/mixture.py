@@ -6,7 +6,7 @@ Transformer (arXiv 2101.03961).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -155,6 +155,14 @@ def _float32_on_cpu(tokens: Tensor) -> AbstractContextManager[object]:
 def _at_least_float32_on_cpu(tokens: Tensor) -> Tensor:
     """What :func:`_float32_on_cpu` computes with: bf16 of a layer that autocast has lowered becomes float32."""
     return tokens.float() if tokens.device.type == "cpu" and tokens.itemsize < 4 else tokens
+
+
+def mixture_problems(dim: int, num_experts: int, num_heads: int, top_k: int) -> Iterator[tuple[str, str]]:
+    """(key, message) for what cannot be in a config: widths that do not divide, more experts than there are."""
+    if dim % num_heads != 0:
+        yield "num_heads", f"{num_heads} sub-tokens do not divide backbone.dim={dim}; choose a divisor of {dim}"
+    if top_k > num_experts:
+        yield "top_k", f"{top_k} exceeds num_experts={num_experts}; lower it to {num_experts}"
 
 
 def balance_loss(gates: Tensor, chosen: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.peft.adapters import ADAPTERS
 from pointadapterx.peft.base import Method, ScaleShift
-from pointadapterx.peft.mixture import Routing, SharedMixture, routing_statistics
+from pointadapterx.peft.mixture import Routing, SharedMixture, mixture_problems, routing_statistics
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate
 
@@ -85,7 +85,7 @@ class SharedAdapters(Method):
             """Whether anything is left of the method without the mixture."""
             return self.norms or self.prompts
 
-        def problems(self, dim: int) -> Iterator[tuple[str, str]]:
+        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
             """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
             if not self.mixture:
                 if not self.left_without_mixture():
@@ -101,16 +101,7 @@ class SharedAdapters(Method):
                     "expert",
                     f"unknown adapter '{self.expert}'{did_you_mean(self.expert, known)} Known: {', '.join(known)}",
                 )
-            if dim % self.num_heads != 0:
-                yield (
-                    "num_heads",
-                    f"{self.num_heads} sub-tokens do not divide backbone.dim={dim}; choose a divisor of {dim}",
-                )
-            if self.top_k > self.num_experts:
-                yield (
-                    "top_k",
-                    f"{self.top_k} exceeds num_experts={self.num_experts}; lower it to {self.num_experts}",
-                )
+            yield from mixture_problems(dim, self.num_experts, self.num_heads, self.top_k)
 
     def __init__(self, options: SharedAdapters.Options) -> None:
         super().__init__(options)

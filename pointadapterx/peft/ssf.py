@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
+from pointadapterx.errors import MergeError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
-from pointadapterx.peft.base import METHODS, Method, ScaleShift, tap
+from pointadapterx.peft.base import METHODS, Method, ScaleShift
 
 
 @METHODS.register("ssf")
@@ -41,17 +43,48 @@ class Ssf(Method):
         std = self.options.std
         self.patch = ScaleShift(backbone.dim, std)
         self.norm = ScaleShift(backbone.dim, std)
-        tap(backbone.patch_module, self.patch)
-        tap(backbone.norm, self.norm)
+        self.tap(backbone.patch_module, self.patch)
+        self.tap(backbone.norm, self.norm)
         self.blocks = nn.ModuleList()
         for block in backbone.blocks:
             assert isinstance(block, Block)
             leaves = block.leaves()
             layers = nn.ModuleDict({name: ScaleShift(width, std) for name, (_, width) in leaves.items()})
             for name, (leaf, _) in leaves.items():
-                tap(leaf, layers[name])
+                self.tap(leaf, layers[name])
             self.blocks.append(layers)
+
+    def merge(self, backbone: Backbone) -> None:
+        """γ ⊙ (W x + b) + β = (γ ⊙ W) x + γ ⊙ b + β; a layer without a bias gets one.
+
+        Raises:
+            MergeError: for a negative γ behind a patch encoder that ends in a maximum, which it would turn around.
+        """
+        if not backbone.patch_scale_merges and bool((self.patch.gamma < 0).any()):
+            raise MergeError(
+                f"ssf scales {int((self.patch.gamma < 0).sum())} features of the patch encoder by a negative number; "
+                "it ends in a maximum over points, so that cannot be merged"
+            )
+        merge_into(backbone.patch_projection, self.patch)
+        merge_into(backbone.norm, self.norm)
+        for block, layers in zip(backbone.blocks, self.blocks, strict=True):
+            assert isinstance(block, Block)
+            assert isinstance(layers, nn.ModuleDict)
+            for name, (leaf, _) in block.leaves().items():
+                merge_into(leaf, layers[name])
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """Class token and its position."""
         yield from backbone.class_parameters().values()
+
+
+@torch.no_grad()
+def merge_into(layer: nn.Module, scale: nn.Module) -> None:
+    """Folds γ and β into a norm, a linear layer or a convolution, whose output features they scale and shift."""
+    assert isinstance(layer, nn.Linear | nn.LayerNorm | nn.Conv2d)
+    assert isinstance(scale, ScaleShift)
+    layer.weight *= scale.gamma.view(-1, *[1] * (layer.weight.ndim - 1))
+    if layer.bias is None:
+        layer.bias = nn.Parameter(scale.beta.clone(), requires_grad=False)
+    else:
+        layer.bias.mul_(scale.gamma).add_(scale.beta)

@@ -28,7 +28,12 @@ from tests.conftest import randomise, small_config
 Config = Callable[..., dict[str, Any]]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
 TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
-FORMS = [*((name, {}) for name in METHODS), ("dapt_x", TFTS), ("dapt_x", {"shared": False})]
+HIGHWAY = {"blocks": [1], "class_token": True, "prompts": True}
+FORMS = [
+    *((name, {}) for name in METHODS),
+    *[("dapt_x", TFTS), ("dapt_x", {"shared": False}), ("vpt", {"deep": False}), ("lora", {"targets": ["k", "fc1"]})],
+    *[("e3va", {**HIGHWAY, "width": 24}), ("e3va_x", HIGHWAY)],
+]
 
 
 @pytest.fixture(params=["point_mae", "vit"])
@@ -90,7 +95,11 @@ class ZeroTokens(Method):
         return insert_after_cls(tokens, torch.zeros_like(tokens[:, :1])) if index > 0 else tokens
 
 
-WITH_PROMPTS = [(name, {}) for name in METHODS if "prompts" in METHODS[name].Options.model_fields]
+WITH_PROMPTS = [
+    (name, {})
+    for name, kind in METHODS.items()
+    if "prompts" in kind.Options.model_fields and kind.Options().makes_prompts  # on a highway, they attend to nothing
+]
 
 
 @pytest.mark.parametrize(

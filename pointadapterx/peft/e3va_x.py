@@ -1,0 +1,97 @@
+"""E³VA-X: E³VA's highway with Adapter-X's shared mixture on it. A method of this project, from no paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.peft.base import METHODS
+from pointadapterx.peft.e3va import DoublyLowRank, Highway
+from pointadapterx.peft.mixture import MixtureOutput, Routing, SharedMixture, mixture_problems, routing_statistics
+
+
+@METHODS.register("e3va_x")
+class E3vaX(Highway):
+    """One mixture of doubly low-rank experts for both branches of all blocks, with a router per sub-token.
+
+    Adapter-X's parameters with E³VA's memory and time: the state's width is the tokens' C.
+    """
+
+    class Options(Highway.Options):
+        """``method: {name: e3va_x, ...}``.
+
+        Attributes:
+            num_experts: E.
+            num_heads: h, sub-tokens a token is split into.
+            top_k: experts per sub-token.
+            balance_weight: α of Adapter-X's equation 7.
+        """
+
+        name: Literal["e3va_x"] = "e3va_x"
+        num_experts: int = Field(4, ge=1)
+        num_heads: int = Field(3, ge=1)
+        top_k: int = Field(1, ge=1)
+        balance_weight: float = Field(0.01, ge=0.0)
+
+        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+            """Also of the mixture, whose output is as wide as its input."""
+            yield from super().problems(dim, depth)
+            yield from mixture_problems(dim, self.num_experts, self.num_heads, self.top_k)
+            if self.width not in (None, dim):
+                yield "width", f"{self.width} is not backbone.dim={dim}, which a mixture keeps; leave it out"
+
+    def __init__(self, options: E3vaX.Options) -> None:
+        super().__init__(options)
+        self.options: E3vaX.Options = options
+        self._routings: list[Routing] = []
+
+    def attach(self, backbone: Backbone) -> None:
+        """Creates the mixture."""
+        super().attach(backbone)
+        options = self.options
+        self.num_patches = backbone.num_patches
+        self.mixture = SharedMixture(
+            lambda width: DoublyLowRank(width, width, options.rank, options.inner_rank, options.dropout),
+            backbone.dim,
+            options.rank,
+            options.num_experts,
+            options.num_heads,
+            options.top_k,
+        )
+
+    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
+        """As every highway; forgets the routing of the pass before."""
+        self._routings = []
+        return super().run(backbone, inputs)
+
+    def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same mixture for both branches, whatever the block."""
+        outputs = [self._mix(tokens) for tokens in (attention, ffn)]
+        if self.training:
+            self._routings += [output.routing for output in outputs]
+        return outputs[0].tokens + outputs[1].tokens, [output.balance_loss for output in outputs]
+
+    def _mix(self, tokens: Tensor) -> MixtureOutput:
+        """The mixture; its inner activations are computed again in the backward pass instead of kept.
+
+        They are several times the tokens, and the whole mixture costs a small part of the frozen pass. A compiler
+        makes such choices itself.
+        """
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.mixture(tokens)
+        return checkpoint(self.mixture, tokens, use_reentrant=False)
+
+    def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
+        """α times the mean balance loss over branches and blocks."""
+        return self.options.balance_weight * torch.stack(losses).mean()
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Health of the routing, a row for each branch of each block in order."""
+        routings, self._routings = self._routings, []
+        return routing_statistics(routings, self.num_patches) if routings else {}
