@@ -1,37 +1,53 @@
-"""Data sets, splits, augmentation, resampling and batching of point clouds.
+"""Data sets, splits, augmentation, resampling and batching of point clouds and of images.
 
 ``build_dataset("ldraw20", "train")`` needs no download; see :data:`DATASETS` for the others.
 """
 
 from __future__ import annotations
 
-from pointadapterx.datasets.base import DATASETS, PointClouds
+from pointadapterx.datasets.base import DATASETS, PointClouds, Samples
 from pointadapterx.datasets.batching import EvalBatches, even_batches
 from pointadapterx.datasets.build import build_dataset
+from pointadapterx.datasets.digits import Digits
+from pointadapterx.datasets.fashion_mnist import FashionMnist
 from pointadapterx.datasets.few_shot import few_shot_task
 from pointadapterx.datasets.folder import Folder
 from pointadapterx.datasets.hashing import content_hash, derive_seed
+from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS
+from pointadapterx.datasets.imagefolder import ImageFolder
+from pointadapterx.datasets.images import Images
+from pointadapterx.datasets.inputs import Inputs, build_inputs
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.splits import stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
+from pointadapterx.datasets.vtab import Vtab
 
 __all__ = [
     "DATASETS",
+    "IMAGE_TRANSFORMS",
     "TRANSFORMS",
     "Augment",
+    "Digits",
     "EvalBatches",
+    "FashionMnist",
     "Folder",
+    "ImageFolder",
+    "Images",
+    "Inputs",
     "LDraw20",
     "ModelNet40",
     "PointClouds",
+    "Samples",
     "ScanObjectNN",
     "Transform",
+    "Vtab",
     "augment_label",
     "build_augment",
     "build_dataset",
+    "build_inputs",
     "check_num_points",
     "content_hash",
     "derive_seed",

@@ -1,12 +1,13 @@
-"""What every data set is once it is read: clouds and labels in memory, and where they came from."""
+"""What every data set is once it is read: samples with labels, and where they came from."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch.utils.data import Dataset
@@ -20,35 +21,36 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
 
+SamplesT = TypeVar("SamplesT", bound="Samples")
+PointCloudsT = TypeVar("PointCloudsT", bound="PointClouds")
 
-class PointClouds(Dataset[dict[str, Any]]):
-    """Labelled point clouds, all in memory.
+
+class Samples(Dataset[dict[str, Any]]):
+    """Labelled samples and where they came from. What a sample is, a subclass says.
 
     Args:
-        points: ``(n, N, 3)`` float32, contiguous; y is up in every data set of this project.
         labels: ``(n,)`` int64, indices into ``classes``.
         classes: class names.
         split: ``"train"`` or ``"test"``.
-        names: one name a cloud, where the files have them.
-        groups: ``(n,)`` int64; clouds of one object share a number and belong on one side of a validation split.
+        names: one name a sample, where the files have them.
+        groups: ``(n,)`` int64; samples of one object share a number and belong on one side of a validation split.
         source: the files that were read.
-        positions: ``(n,)`` int64, each cloud's number in the files; ``0 .. n - 1`` by default.
-        normalize: centre each cloud and scale it into the unit sphere, in place.
+        positions: ``(n,)`` int64, each sample's number in the files; ``0 .. n - 1`` by default.
 
     Attributes:
-        checksum: hash of points, labels and class names, for the record of a run.
+        modality: ``"points"`` or ``"images"``, what a backbone must take.
         variants: names that ``data.variant`` may take.
-        num_classes: number of classes, where it is known before reading.
-        labelled: whether labels mean anything; clouds without serve for pre-training alone.
+        num_classes: number of classes, where the name of the data set tells it; see :meth:`count_classes`.
+        labelled: whether labels mean anything; samples without serve for pre-training alone.
     """
 
+    modality: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ()
     num_classes: ClassVar[int | None] = None
     labelled: ClassVar[bool] = True
 
     def __init__(
         self,
-        points: torch.Tensor,
         labels: torch.Tensor,
         classes: Sequence[str],
         split: str,
@@ -57,48 +59,101 @@ class PointClouds(Dataset[dict[str, Any]]):
         groups: torch.Tensor | None = None,
         source: Sequence[Path] = (),
         positions: torch.Tensor | None = None,
-        normalize: bool = False,
     ) -> None:
-        if normalize:
-            for part in points.split(256):  # parts, since the whole set's temporaries would not fit in small memories
-                part.copy_(NormalizeUnitSphere()(part))
-        self.points = points
         self.labels = labels
         self.classes = list(classes)
         self.names = None if names is None else list(names)
         self.groups = groups
         self.split = split
         self.source = list(source)
-        self.positions = torch.arange(len(points)) if positions is None else positions
+        self.positions = torch.arange(len(labels)) if positions is None else positions
 
-    @cached_property
+    @classmethod
+    def count_classes(cls, variant: str | None) -> int | None:
+        """Number of classes of a variant, or None where only the files tell it."""
+        return cls.num_classes
+
+    @property
     def checksum(self) -> str:
-        """Hash of points, labels and class names: equal if and only if a run would see the same data."""
-        return content_hash(self.points, self.labels, "\n".join(self.classes))
+        """Hash of inputs, labels and class names: equal if and only if a run would see the same data."""
+        raise NotImplementedError(f"{type(self).__name__} must hash its content")
 
     def __len__(self) -> int:
-        return len(self.points)
+        return len(self.labels)
+
+    def subset(self: SamplesT, indices: torch.Tensor | Sequence[int]) -> SamplesT:
+        """The samples at ``indices``, copied, in that order."""
+        raise NotImplementedError(f"{type(self).__name__} must take subsets")
+
+    def outline(self: SamplesT) -> SamplesT:
+        """The same samples without their inputs, for what only needs labels, groups and names."""
+        raise NotImplementedError(f"{type(self).__name__} must give an outline")
+
+    def _part(self: SamplesT, index: torch.Tensor) -> SamplesT:
+        """A copy of what every data set has, at ``index``; the caller adds its inputs."""
+        part = copy.copy(self)
+        part.__dict__.pop("checksum", None)  # cached, and of the whole
+        part.labels = self.labels[index]
+        part.classes = list(self.classes)
+        part.names = None if self.names is None else [self.names[i] for i in index.tolist()]
+        part.groups = None if self.groups is None else self.groups[index]
+        part.positions = self.positions[index]
+        return part
+
+
+class PointClouds(Samples):
+    """Labelled point clouds, all in memory.
+
+    Args:
+        points: ``(n, N, 3)`` float32, contiguous; y is up in every data set of this project.
+        labels: see :class:`Samples`, as all that is not named here.
+        classes: class names.
+        split: ``"train"`` or ``"test"``.
+        normalize: centre each cloud and scale it into the unit sphere, in place.
+    """
+
+    modality = "points"
+
+    def __init__(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor,
+        classes: Sequence[str],
+        split: str,
+        *,
+        normalize: bool = False,
+        **story: Any,
+    ) -> None:
+        super().__init__(labels, classes, split, **story)
+        if normalize:
+            for part in points.split(256):  # parts, since the whole set's temporaries would not fit in small memories
+                part.copy_(NormalizeUnitSphere()(part))
+        self.points = points
+
+    @cached_property
+    def checksum(self) -> str:  # type: ignore[override]
+        """Hash of points, labels and class names."""
+        return content_hash(self.points, self.labels, "\n".join(self.classes))
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """``{"points": (N, 3), "label": () int64, "index": i}``."""
         return {"points": self.points[i], "label": self.labels[i], "index": i}
 
-    def subset(self, indices: torch.Tensor | Sequence[int]) -> PointClouds:
+    def subset(self: PointCloudsT, indices: torch.Tensor | Sequence[int]) -> PointCloudsT:
         """The clouds at ``indices``, copied, in that order."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return PointClouds(
-            self.points[index],
-            self.labels[index],
-            self.classes,
-            self.split,
-            names=None if self.names is None else [self.names[i] for i in index.tolist()],
-            groups=None if self.groups is None else self.groups[index],
-            source=self.source,
-            positions=self.positions[index],
-        )
+        part = self._part(index)
+        part.points = self.points[index]
+        return part
+
+    def outline(self: PointCloudsT) -> PointCloudsT:
+        """With ``points`` (n, N, 0)."""
+        part = self._part(torch.arange(len(self)))
+        part.points = self.points[..., :0].clone()
+        return part
 
 
-DATASETS: Registry[type[PointClouds]] = Registry("data set")
+DATASETS: Registry[type[Samples]] = Registry("data set")
 
 
 def check_choice(value: str, known: Sequence[str], key: str, hint: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Few-shot tasks: a few classes of a data set, a few training clouds of each, in fixed folds."""
+"""Few-shot tasks: a few classes of a data set, a few training samples of each, in fixed folds."""
 
 from __future__ import annotations
 
@@ -6,54 +6,54 @@ from collections.abc import Sequence
 
 import torch
 
-from pointadapterx.datasets.base import PointClouds
+from pointadapterx.datasets.base import Samples, SamplesT
 from pointadapterx.datasets.hashing import derive_seed
 from pointadapterx.errors import ConfigError
 
 
 def few_shot_task(
-    train: PointClouds, test: PointClouds, ways: int, shots: int, fold: int, queries: int | None = None
-) -> tuple[PointClouds, PointClouds]:
-    """Support and query clouds of fold ``fold`` of the ``ways``-way ``shots``-shot task.
+    train: SamplesT, test: SamplesT, ways: int, shots: int, fold: int, queries: int | None = None
+) -> tuple[SamplesT, SamplesT]:
+    """Support and query samples of fold ``fold`` of the ``ways``-way ``shots``-shot task.
 
-    Classes are drawn among those with enough clouds. Every draw is a function of the arguments and of class names
+    Classes are drawn among those with enough samples. Every draw is a function of the arguments and of class names
     and positions in the files: it depends neither on the training seed nor on a library's random numbers.
 
     Args:
         train: training split, which gives the support.
         test: test split, which gives the queries.
         ways: number of classes.
-        shots: support clouds of each class; of different ``groups`` as far as there are enough.
-        fold: number of the draw, from 0. Classes and clouds differ from fold to fold.
-        queries: query clouds of each class; all by default.
+        shots: support samples of each class; of different ``groups`` as far as there are enough.
+        fold: number of the draw, from 0. Classes and samples differ from fold to fold.
+        queries: query samples of each class; all by default.
 
     Returns:
         Support and queries. Labels are ``0 .. ways - 1`` and ``classes`` the chosen ones, in the data set's order;
         positions stay those in the files.
 
     Raises:
-        ConfigError: if fewer classes than ``ways`` have ``shots`` training clouds and ``queries`` (or one) test clouds.
+        ConfigError: if fewer classes than ``ways`` have ``shots`` training and ``queries`` (or one) test samples.
     """
     task = f"few-shot {ways}-way {shots}-shot fold {fold}"
     eligible = _at_least(train, shots) & _at_least(test, queries or 1)
     if int(eligible.sum()) < ways:
         raise ConfigError(
             f"data.few_shot.ways={ways}: only {int(eligible.sum())} of {len(train.classes)} classes have {shots} "
-            f"training clouds (data.few_shot.shots) and {queries or 1} test clouds (data.few_shot.queries); lower one "
-            "of these keys"
+            f"training samples (data.few_shot.shots) and {queries or 1} test samples (data.few_shot.queries); lower "
+            "one of these keys"
         )
     drawn = _order(range(len(train.classes)), train.classes, task, "classes")
     chosen = sorted([label for label in drawn if eligible[label]][:ways])
     return _part(train, chosen, shots, task), _part(test, chosen, queries, task)
 
 
-def _at_least(data: PointClouds, count: int) -> torch.Tensor:
-    """``(classes,)`` bool: the classes that have ``count`` clouds."""
+def _at_least(data: Samples, count: int) -> torch.Tensor:
+    """``(classes,)`` bool: the classes that have ``count`` samples."""
     return data.labels.bincount(minlength=len(data.classes)) >= count
 
 
-def _part(data: PointClouds, chosen: Sequence[int], count: int | None, task: str) -> PointClouds:
-    """``count`` clouds, or all, of each of the ``chosen`` labels, relabelled."""
+def _part(data: SamplesT, chosen: Sequence[int], count: int | None, task: str) -> SamplesT:
+    """``count`` samples, or all, of each of the ``chosen`` labels, relabelled."""
     parts = [_draw(data, label, count, task) for label in chosen]
     part = data.subset(torch.cat(parts))
     part.labels = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(indices) for indices in parts]))
@@ -61,8 +61,8 @@ def _part(data: PointClouds, chosen: Sequence[int], count: int | None, task: str
     return part
 
 
-def _draw(data: PointClouds, label: int, count: int | None, task: str) -> torch.Tensor:
-    """Sorted indices of ``count`` clouds of a class, or of all."""
+def _draw(data: Samples, label: int, count: int | None, task: str) -> torch.Tensor:
+    """Sorted indices of ``count`` samples of a class, or of all."""
     indices = (data.labels == label).nonzero().flatten()
     if count is None:
         return indices

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS, ImageTransform
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry, did_you_mean
 
@@ -199,13 +200,13 @@ class NormalizeUnitSphere(Transform):
 class Augment:
     """Transforms in order; falsy when there are none. ``label`` names the regime."""
 
-    transforms: tuple[Transform, ...] = ()
+    transforms: tuple[Transform | ImageTransform, ...] = ()
 
-    def __call__(self, points: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Apply every transform to ``points (B, N, 3)``."""
+    def __call__(self, inputs: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Apply every transform to ``(B, N, 3)`` points or ``(B, channels, S, S)`` images."""
         for transform in self.transforms:
-            points = transform(points, generator)
-        return points
+            inputs = transform(inputs, generator)
+        return inputs
 
     def __bool__(self) -> bool:
         return bool(self.transforms)
@@ -216,8 +217,9 @@ class Augment:
         return "+".join(_label(transform) for transform in self.transforms) or "none"
 
 
-def _label(transform: Transform) -> str:
-    name = next(name for name, cls in TRANSFORMS.items() if cls is type(transform))
+def _label(transform: Transform | ImageTransform) -> str:
+    known = [*TRANSFORMS.items(), *IMAGE_TRANSFORMS.items()]
+    name = next(name for name, cls in known if cls is type(transform))
     changed = [
         f"{field.name}={getattr(transform, field.name):g}"
         for field in dataclasses.fields(transform)
@@ -229,42 +231,47 @@ def _label(transform: Transform) -> str:
 AugmentSpec = str | Sequence[str | Mapping[str, Mapping[str, float] | None]]
 
 
-def build_augment(spec: AugmentSpec) -> Augment:
+def build_augment(spec: AugmentSpec, modality: str = "points") -> Augment:
     """Build the augmentation that a configuration names.
 
     Args:
-        spec: ``"none"``, one name of :data:`TRANSFORMS`, or a list of names and ``{name: {parameter: value}}``.
+        spec: ``"none"``, one name of :data:`TRANSFORMS` (of images:
+            :data:`~pointadapterx.datasets.image_transforms.IMAGE_TRANSFORMS`), or a list of names and
+            ``{name: {parameter: value}}``.
+        modality: ``"points"`` or ``"images"``.
 
     Raises:
         ConfigError: for an unknown name or parameter, or a value that the transform refuses.
     """
     if isinstance(spec, str):
-        return Augment(() if spec == "none" else (_build_one(spec, {}),))
+        return Augment(() if spec == "none" else (_build_one(spec, {}, modality),))
     if not isinstance(spec, Sequence):
         raise ConfigError(f"augment is {spec!r}, expected a name or a list, such as rotation or [rotation, jitter]")
     transforms = []
     for entry in spec:
         if isinstance(entry, str):
-            transforms.append(_build_one(entry, {}))
+            transforms.append(_build_one(entry, {}, modality))
         elif isinstance(entry, Mapping) and len(entry) == 1:
             name, parameters = next(iter(entry.items()))
-            transforms.append(_build_one(name, parameters or {}))
+            transforms.append(_build_one(name, parameters or {}, modality))
         else:
             raise ConfigError(f"augment holds {entry!r}, expected a name or one {{name: {{parameter: value}}}}")
     return Augment(tuple(transforms))
 
 
-def augment_label(spec: AugmentSpec) -> str:
+def augment_label(spec: AugmentSpec, modality: str = "points") -> str:
     """The regime that ``spec`` means, one label for one meaning, for results: ``"rotation"``, ``"none"``, ...
 
     Raises:
         ConfigError: as :func:`build_augment` does.
     """
-    return build_augment(spec).label
+    return build_augment(spec, modality).label
 
 
-def _build_one(name: Any, parameters: Any) -> Transform:
-    cls = TRANSFORMS[name] if name != "none" else None
+def _build_one(name: Any, parameters: Any, modality: str) -> Transform | ImageTransform:
+    registry: Mapping[str, type[Transform] | type[ImageTransform]]
+    registry = TRANSFORMS if modality == "points" else IMAGE_TRANSFORMS
+    cls = registry[name] if name != "none" else None
     if cls is None:
         raise ConfigError("augment 'none' stands alone; remove it from the list")
     if not isinstance(parameters, Mapping):

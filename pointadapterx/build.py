@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from pointadapterx.datasets import PointClouds, build_dataset, derive_seed, few_shot_task, stratified_split
+from pointadapterx.datasets import PointClouds, Samples, build_dataset, derive_seed, few_shot_task, stratified_split
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.adapted import AdaptedModel
@@ -98,9 +98,9 @@ def seeded(seed: int) -> Iterator[None]:
 class Splits(NamedTuple):
     """Data of one run; ``val`` is None unless ``protocol: validation`` cuts it from the training set."""
 
-    train: PointClouds
-    val: PointClouds | None
-    test: PointClouds
+    train: Samples
+    val: Samples | None
+    test: Samples
 
 
 def build_splits(config: Mapping[str, Any]) -> Splits:
@@ -116,7 +116,7 @@ def build_splits(config: Mapping[str, Any]) -> Splits:
     return cut_splits(config, _read_split(config, "train"), _read_split(config, "test"))
 
 
-def cut_splits(config: Mapping[str, Any], train: PointClouds, test: PointClouds) -> Splits:
+def cut_splits(config: Mapping[str, Any], train: Samples, test: Samples) -> Splits:
     """The parts that :func:`build_splits` gives, from both published splits.
 
     Raises:
@@ -133,7 +133,7 @@ def cut_splits(config: Mapping[str, Any], train: PointClouds, test: PointClouds)
     return Splits(train.subset(kept), train.subset(held_out), test)
 
 
-def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> PointClouds:
+def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> Samples:
     """One published split of the config's data set, or its part in a few-shot task, in memory and checked.
 
     A few-shot task needs the files of both splits, whose numbers of clouds decide on its classes.
@@ -147,7 +147,7 @@ def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> P
     return dataset
 
 
-def _task_parts(config: Mapping[str, Any], train: PointClouds, test: PointClouds) -> tuple[PointClouds, PointClouds]:
+def _task_parts(config: Mapping[str, Any], train: Samples, test: Samples) -> tuple[Samples, Samples]:
     """Training and test split, or their parts in a few-shot task, checked."""
     for dataset in (train, test):
         _check_points(config, dataset)
@@ -157,7 +157,7 @@ def _task_parts(config: Mapping[str, Any], train: PointClouds, test: PointClouds
     return train, test
 
 
-def _check_classes(config: Mapping[str, Any], dataset: PointClouds) -> None:
+def _check_classes(config: Mapping[str, Any], dataset: Samples) -> None:
     wanted, available = config["head"]["num_classes"], len(dataset.classes)
     if wanted != available:
         raise ConfigError(
@@ -166,7 +166,7 @@ def _check_classes(config: Mapping[str, Any], dataset: PointClouds) -> None:
         )
 
 
-def _read_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> PointClouds:
+def _read_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> Samples:
     return build_dataset(config["data"]["name"], split, **reading_options(config["data"]))
 
 
@@ -176,7 +176,9 @@ def reading_options(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: data[key] for key in keys if data[key] is not None}
 
 
-def _check_points(config: Mapping[str, Any], dataset: PointClouds) -> None:
+def _check_points(config: Mapping[str, Any], dataset: Samples) -> None:
+    if not isinstance(dataset, PointClouds):
+        return
     wanted, available = config["data"]["num_points"], dataset.points.shape[1]
     if wanted > available:
         raise ConfigError(
@@ -207,8 +209,7 @@ def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
         DataError: if files are missing or damaged, or there are too few clouds.
     """
     settings, probe = config["eval"], config["pretrain"]["probe"]
-    clouds = _read_split(config, "train")
-    _check_points(config, clouds)
+    clouds = _clouds(config, _read_split(config, "train"))
     held_out = _held_out(clouds, settings["val_fraction"], settings["split_seed"])
     if held_out.all():
         raise DataError(
@@ -219,6 +220,14 @@ def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
     return PretrainingData(
         clouds.subset((~held_out).nonzero().flatten()), clouds.subset(held_out.nonzero().flatten()), parts
     )
+
+
+def _clouds(config: Mapping[str, Any], dataset: Samples) -> PointClouds:
+    """The data set, if it is of point clouds with enough points."""
+    if not isinstance(dataset, PointClouds):
+        raise ConfigError("point_mae is pre-trained on point clouds; choose another data set than one of images")
+    _check_points(config, dataset)
+    return dataset
 
 
 def _held_out(clouds: PointClouds, fraction: float, seed: int) -> torch.Tensor:
@@ -235,8 +244,7 @@ def build_probe_data(config: Mapping[str, Any]) -> tuple[PointClouds, PointCloud
     """Training and validation part of the probe's data set, both from its training split."""
     probe = config["pretrain"]["probe"]
     options = {key: probe[key] for key in ("root", "variant") if probe[key] is not None}
-    labelled = build_dataset(probe["name"], "train", **options)
-    _check_points(config, labelled)
+    labelled = _clouds(config, build_dataset(probe["name"], "train", **options))
     kept, held_out = stratified_split(
         labelled.labels, probe["val_fraction"], probe["split_seed"], groups=labelled.groups
     )

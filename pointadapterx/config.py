@@ -9,7 +9,7 @@ import importlib.resources
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from easydict import EasyDict
@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.errors import ConfigError
-from pointadapterx.models import BACKBONES
+from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.masking import hidden_groups
 from pointadapterx.models.tokens import POOLS
 from pointadapterx.peft import METHODS
@@ -59,12 +59,16 @@ class FewShotConfig(Section):
 
 
 class DataConfig(Section):
-    """``data:``: ``augment`` is a transform's name, ``none``, or a list of names and {name: parameters}."""
+    """``data:``: ``augment`` is a transform's name, ``none``, or a list of names and {name: parameters}.
+
+    ``num_points`` belongs to clouds. ``mean`` and ``std`` belong to images, a number a channel of images in [0, 1];
+    0.5 by default.
+    """
 
     name: str
     root: str | None = None
     variant: str | None = None
-    num_points: int = Field(ge=1)
+    num_points: int | None = Field(None, ge=1)
     augment: AugmentSpec = "none"
     normalize: bool | None = None
     cache_dir: str | None = None
@@ -72,6 +76,8 @@ class DataConfig(Section):
     stored_points: int | None = Field(None, ge=1)
     suffixes: list[str] | None = Field(None, min_length=1)
     few_shot: FewShotConfig | None = None
+    mean: list[float] | None = Field(None, min_length=1)
+    std: list[Annotated[float, Field(gt=0.0)]] | None = Field(None, min_length=1)
 
 
 class TrainConfig(Section):
@@ -501,7 +507,7 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
                 f"unknown kind '{suffix}'{did_you_mean(suffix, list(KINDS))} Known: {', '.join(KINDS)}",
             )
     try:
-        build_augment(data.augment)
+        build_augment(data.augment, DATASETS[data.name].modality if data.name in DATASETS else "points")
     except ConfigError as error:
         yield Problem("data.augment", f"{error}")
 
@@ -529,13 +535,8 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if head is not None and any(width < 1 for width in head.hidden):
         yield Problem("head.hidden", f"widths must be positive, not {head.hidden}")
     yield from _check_classes(sections)
-    if backbone is not None and data is not None:
-        for key in ("num_groups", "group_size"):
-            if getattr(backbone, key, 0) > data.num_points:
-                yield Problem(
-                    f"backbone.{key}",
-                    f"{getattr(backbone, key)} exceeds data.num_points={data.num_points}; lower it",
-                )
+    if backbone is not None and data is not None and data.name in DATASETS:
+        yield from _check_modality(backbone, data)
     if train is not None:
         if train.warmup_epochs >= train.epochs and train.warmup_epochs > 0:
             yield Problem(
@@ -554,12 +555,42 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
             )
 
 
+def _check_modality(backbone: Backbone.Options, data: DataConfig) -> Iterator[Problem]:
+    """A backbone that takes the data, and keys that belong to what it takes."""
+    wanted, given = BACKBONES[backbone.name].modality, DATASETS[data.name].modality
+    if wanted != given:
+        fitting = ", ".join(sorted(name for name, kind in DATASETS.items() if kind.modality == wanted))
+        yield Problem("data.name", f"{data.name} holds {given}, but {backbone.name} takes {wanted}: {fitting}")
+        return
+    if given == "points":
+        for key in ("mean", "std"):
+            if getattr(data, key) is not None:
+                yield Problem(f"data.{key}", f"belongs to images, but {data.name} holds points; remove it")
+        if data.num_points is None:
+            yield Problem("data.num_points", "is required")
+            return
+        for key in ("num_groups", "group_size"):
+            if getattr(backbone, key, 0) > data.num_points:
+                yield Problem(
+                    f"backbone.{key}",
+                    f"{getattr(backbone, key)} exceeds data.num_points={data.num_points}; lower it",
+                )
+        return
+    if data.num_points is not None:
+        yield Problem("data.num_points", f"belongs to point clouds, but {data.name} holds images; remove it")
+    channels = getattr(backbone, "channels", 0)
+    for key in ("mean", "std"):
+        values = getattr(data, key)
+        if values is not None and len(values) != channels:
+            yield Problem(f"data.{key}", f"{len(values)} numbers for backbone.channels={channels}; give one a channel")
+
+
 def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
     """Classes of the data, of the few-shot task and of the head."""
     head, data = sections.get("head"), sections.get("data")
     if data is None or data.name not in DATASETS:
         return
-    available = DATASETS[data.name].num_classes
+    available = DATASETS[data.name].count_classes(data.variant)
     if data.few_shot is not None:
         if "pretrain" in sections:
             yield Problem("data.few_shot", "belongs to adaptation, but there is a section 'pretrain'; remove one")

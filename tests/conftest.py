@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pointadapterx.config import check_config
+from pointadapterx.datasets import DATASETS
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.peft import METHODS
 
@@ -33,6 +34,12 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 """Small backbones: what they have besides width 48, 2 blocks of 3 heads, and drop path."""
 
+DATA: dict[str, dict[str, Any]] = {
+    "point_mae": {"name": "ldraw20", "num_points": 128, "augment": "rotation"},
+    "vit": {"name": "digits", "augment": "shift"},
+}
+"""Data for each of them, which come with the project."""
+
 
 def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: dict[str, Any]) -> dict[str, Any]:
     """A complete config of a model with 2 blocks of width 48 on one of :data:`BACKBONES`.
@@ -46,9 +53,9 @@ def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: di
         "method": {"name": name},
         "head": {
             "pools": ["cls", "prompt_mean", "patch_max"] if makes_prompts else ["cls", "patch_max"],
-            "num_classes": 20,
+            "num_classes": DATASETS[DATA[kind]["name"]].count_classes(None),
         },
-        "data": {"name": "ldraw20", "num_points": 128, "augment": "rotation"},
+        "data": dict(DATA[kind]),
         "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "lr": 1e-3},
         "eval": {"val_fraction": 0.3, "batch_size": 7},
     }

@@ -271,7 +271,7 @@ CASES = {
     "too few clouds for a task": Case(
         nothing,
         f"{TRAIN} data.few_shot.ways=5 data.few_shot.shots=4 head.num_classes=5",
-        ("data.few_shot.ways=5: only 0 of 20 classes have 4 training clouds", "lower one of these keys"),
+        ("data.few_shot.ways=5: only 0 of 20 classes have 4 training samples", "lower one of these keys"),
     ),
     "task of another size": Case(
         nothing,

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx.build import Splits
-from pointadapterx.datasets import augment_label
+from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.checkpoint import save_adapter
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
@@ -66,9 +66,9 @@ class AdaptationTrainer(Trainer):
         """``"val"``, or ``"test"`` under the published protocol."""
         return "test" if self.protocol == "published" else "val"
 
-    def loss(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy and the method's auxiliary loss; reports the former, the hits, the method's statistics."""
-        logits, auxiliary = self.wrapped(points)
+        logits, auxiliary = self.wrapped(inputs)
         task = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings["label_smoothing"])
         sums = {"loss": task.detach() * len(labels), "correct": (logits.argmax(dim=-1) == labels).sum()}
         return task if auxiliary is None else task + auxiliary, sums | self.model.method.statistics()
@@ -117,7 +117,7 @@ class AdaptationTrainer(Trainer):
         if self.accelerator.is_main_process:
             story = {
                 "protocol": PROTOCOLS[self.protocol],
-                "regime": augment_label(self.config["data"]["augment"]),
+                "regime": regime(self.config["data"]),
                 "epoch": self.progress.epoch + 1,
                 **selected,
             }

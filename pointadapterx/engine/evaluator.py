@@ -15,36 +15,37 @@ from torch import Tensor
 
 from pointadapterx.datasets import (
     EvalBatches,
-    PointClouds,
-    build_augment,
+    Samples,
+    build_inputs,
     derive_seed,
-    resample_test,
-    resample_train,
 )
+from pointadapterx.datasets.inputs import Fetch
 from pointadapterx.engine.metrics import Predictions, compute_metrics
 from pointadapterx.errors import TrainingError
 from pointadapterx.models.adapted import AdaptedModel
 
-# (points (B, N, 3) on the device, number of the batch) -> model input (B, num_points, 3)
+# (raw batch on the device, number of the batch) -> model input
 Prepare = Callable[[Tensor, int], Tensor]
 
 
 def predict(
     model: AdaptedModel,
-    dataset: PointClouds,
+    dataset: Samples,
     accelerator: Accelerator,
     *,
     batch_size: int,
+    fetch: Fetch,
     prepare: Prepare,
 ) -> Predictions:
     """Logits of every sample of a data set.
 
     Args:
         model: unwrapped, on the accelerator's device; its mode is restored afterwards.
-        dataset: n clouds.
+        dataset: n samples.
         accelerator: gives device, precision and the other processes.
-        batch_size: clouds per batch.
-        prepare: resamples (and for voting augments) a batch.
+        batch_size: samples per batch.
+        fetch: gives raw batches.
+        prepare: resamples or resizes (and for voting augments) a batch.
 
     Returns:
         Predictions in file order, the same on every process.
@@ -61,9 +62,9 @@ def predict(
     logits: list[Tensor] = [torch.empty(0, model.head.num_classes)]
     with torch.inference_mode():
         for batch in batches:
-            points = prepare(dataset.points[batch].to(accelerator.device), int(batch[0]) // batch_size)
+            inputs = prepare(fetch(batch).to(accelerator.device), int(batch[0]) // batch_size)
             with accelerator.autocast():
-                output = model(points).logits
+                output = model(inputs).logits
             indices.append(batch)
             logits.append(output.float().cpu())
     model.train(was_training)
@@ -88,23 +89,22 @@ def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Ten
     return rows[indices.argsort()]
 
 
-def evaluate(
-    model: AdaptedModel, dataset: PointClouds, config: Mapping[str, Any], accelerator: Accelerator
-) -> Predictions:
-    """One deterministic pass: FPS to ``data.num_points``, no augmentation."""
-    count, skip_origin = config["data"]["num_points"], config["backbone"]["skip_origin"]
+def evaluate(model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> Predictions:
+    """One deterministic pass without augmentation; clouds by FPS to ``data.num_points``."""
+    inputs = build_inputs(config)
     return predict(
         model,
         dataset,
         accelerator,
         batch_size=config["eval"]["batch_size"],
-        prepare=lambda points, _: resample_test(points, count, skip_origin=skip_origin),
+        fetch=inputs.source(dataset),
+        prepare=lambda raw, _: inputs.for_test(raw),
     )
 
 
 def vote(
     model: AdaptedModel,
-    dataset: PointClouds,
+    dataset: Samples,
     config: Mapping[str, Any],
     accelerator: Accelerator,
     *,
@@ -113,8 +113,8 @@ def vote(
 ) -> Predictions:
     """Mean of the logits of K augmented, resampled copies of every sample.
 
-    Each copy is resampled as in training and augmented with ``data.augment``; its random draws depend on the
-    seed, the copy and the batch alone.
+    Each copy is prepared as in training, clouds resampled, and augmented with ``data.augment``; its random draws
+    depend on the seed, the copy and the batch alone.
 
     Args:
         model: as in :func:`predict`.
@@ -124,16 +124,16 @@ def vote(
         copies: K.
         seed: seed of this vote.
     """
-    augment = build_augment(config["data"]["augment"])
-    count, skip_origin = config["data"]["num_points"], config["backbone"]["skip_origin"]
+    inputs = build_inputs(config)
+    fetch, batch_size = inputs.source(dataset), config["eval"]["batch_size"]
     total: Tensor | None = None
     for copy in range(copies):
 
-        def prepare(points: Tensor, batch: int, copy: int = copy) -> Tensor:
-            generator = torch.Generator(points.device).manual_seed(derive_seed(seed, "vote", copy, batch))
-            return augment(resample_train(points, count, generator, skip_origin=skip_origin), generator)
+        def prepare(raw: Tensor, batch: int, copy: int = copy) -> Tensor:
+            generator = torch.Generator(raw.device).manual_seed(derive_seed(seed, "vote", copy, batch))
+            return inputs.for_training(raw, generator)
 
-        logits = predict(model, dataset, accelerator, batch_size=config["eval"]["batch_size"], prepare=prepare).logits
+        logits = predict(model, dataset, accelerator, batch_size=batch_size, fetch=fetch, prepare=prepare).logits
         total = logits if total is None else total + logits
     assert total is not None
     return Predictions(total / copies, dataset.labels)
@@ -141,7 +141,7 @@ def vote(
 
 def vote_over_seeds(
     model: AdaptedModel,
-    dataset: PointClouds,
+    dataset: Samples,
     config: Mapping[str, Any],
     accelerator: Accelerator,
     *,

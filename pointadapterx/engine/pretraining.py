@@ -53,12 +53,12 @@ class PretrainingTrainer(Trainer):
         self.hidden = hidden_groups(self.options["mask_ratio"], config["backbone"]["num_groups"])
         super().__init__(config, model, data.train, folder, accelerator, {"selection": data.val.checksum})
 
-    def loss(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Chamfer distance of the hidden groups."""
-        groups = self.model.encoder.grouping(points)
+        groups = self.model.encoder.grouping(inputs)
         mask = MASKINGS[self.options["mask"]](groups.centers, self.hidden, generator)
         loss = self.wrapped(groups, mask).loss
-        return loss, {"loss": loss.detach() * len(points)}
+        return loss, {"loss": loss.detach() * len(inputs)}
 
     def assess(self, record: dict[str, Any], means: Mapping[str, Tensor], last: bool) -> None:
         """Reconstruction loss on held-out clouds; now and then the probe, drawings and the weights."""

@@ -30,7 +30,8 @@ from pointadapterx.build import (
     build_splits,
 )
 from pointadapterx.config import LOCATIONS, check_config, dump_config, load_config
-from pointadapterx.datasets import PointClouds, augment_label
+from pointadapterx.datasets import Samples
+from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter, versions
 from pointadapterx.engine.console import console, log_to_file
@@ -245,7 +246,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) 
     if accelerator.is_main_process:
         _print_parameters(config, model)
     val = f", {len(splits.val)} validation" if splits.val is not None else ""
-    log.info("data: %d training%s, %d test clouds", len(splits.train), val, len(splits.test))
+    log.info("data: %d training%s, %d test samples", len(splits.train), val, len(splits.test))
     return AdaptationTrainer(config, model, splits, folder, accelerator)
 
 
@@ -356,7 +357,7 @@ def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, floa
 
 def _evaluate_and_write(
     model: AdaptedModel,
-    dataset: PointClouds,
+    dataset: Samples,
     config: Mapping[str, Any],
     accelerator: Accelerator,
     folder: Path,
@@ -368,7 +369,7 @@ def _evaluate_and_write(
     data, parameters = config["data"], count_parameters(model)
     report = {
         "protocol": protocol,
-        "regime": augment_label(data["augment"]),
+        "regime": regime(data),
         "data": {
             "name": data["name"],
             "variant": data["variant"],

@@ -20,8 +20,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from pointadapterx.datasets import PointClouds, build_augment, derive_seed, even_batches, resample_train, to_fps_stage
-from pointadapterx.datasets.resample import fps_stage
+from pointadapterx.datasets import Samples, build_inputs, derive_seed, even_batches
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.health import routing_scalars
 from pointadapterx.engine.optim import build_optimizer, learning_rate
@@ -52,7 +51,7 @@ class Trainer:
     Args:
         config: complete config.
         model: what is trained, on the CPU, with ``undecayed_parameters()``.
-        dataset: training clouds.
+        dataset: training samples.
         folder: run folder, which receives state, history and TensorBoard events.
         accelerator: device, precision, processes.
         identity: what must be the same when the run is resumed, by name.
@@ -62,7 +61,7 @@ class Trainer:
         self,
         config: Mapping[str, Any],
         model: AdaptedModel | MaskedAutoencoder,
-        dataset: PointClouds,
+        dataset: Samples,
         folder: Path,
         accelerator: Accelerator,
         identity: Mapping[str, str],
@@ -72,7 +71,7 @@ class Trainer:
         self.accelerator = accelerator
         self.dataset = dataset
         self.folder = folder
-        self.augment = build_augment(config["data"]["augment"])
+        self.inputs = build_inputs(config)
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
@@ -86,16 +85,16 @@ class Trainer:
         """The model without the wrapper for several processes."""
         return self.accelerator.unwrap_model(self.wrapped)
 
-    def loss(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a micro-batch.
 
         Args:
-            points: (b, N, 3), resampled and augmented.
+            inputs: of the model, for example points (b, N, 3), resampled and augmented.
             labels: (b,) int64.
-            generator: for further draws, on the device of ``points``.
+            generator: for further draws, on the device of ``inputs``.
 
         Returns:
-            The mean over the b clouds, to be minimised, and sums over them to be reported as means of the
+            The mean over the b samples, to be minimised, and sums over them to be reported as means of the
             epoch: ``loss`` at least.
         """
         raise NotImplementedError(f"{type(self).__name__} must define its loss")
@@ -147,7 +146,7 @@ class Trainer:
         progress = self.progress
         if progress.epoch == 0 and progress.step == 0:
             self._save_state()
-        self.points = self._staged_points()
+        self.fetch = self.inputs.source(self.dataset, staged=self.accelerator.device)
         with stop_requests("finishing this step, then saving") as requests, self._tensorboard() as board:
             while progress.epoch < self.settings["epochs"]:
                 self._train_epoch(requests)
@@ -195,7 +194,6 @@ class Trainer:
         """
         accelerator, device, settings = self.accelerator, self.accelerator.device, self.settings
         world, epoch = accelerator.num_processes, self.progress.epoch
-        count, skip_origin = self.config["data"]["num_points"], self.config["backbone"]["skip_origin"]
         totals: dict[str, Tensor] = {}
         broken: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
@@ -205,12 +203,11 @@ class Trainer:
             torch.manual_seed(derive_seed(settings["seed"], "dropout", epoch, step, shard))
             seed = derive_seed(settings["seed"], "augment", epoch, step, shard)
             generator = torch.Generator(device).manual_seed(seed)
-            points = self.points[part].to(device)
             labels = self.dataset.labels[part].to(device)
-            points = self.augment(resample_train(points, count, generator, skip_origin=skip_origin), generator)
+            inputs = self.inputs.for_training(self.fetch(part).to(device), generator)
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
-                loss, sums = self.loss(points, labels, generator)
+                loss, sums = self.loss(inputs, labels, generator)
                 # Mean over the whole step, though parts may differ by one sample; DDP averages over processes.
                 accelerator.backward(loss * (len(part) * world / size))
             sums |= {"samples": torch.tensor(len(part)), "broken": ~torch.isfinite(loss.detach())}
@@ -241,15 +238,6 @@ class Trainer:
             f"the {what} of epoch {self.progress.epoch + 1}, step {step + 1} is not finite: {where}. The weights were "
             "not updated. Lower train.lr or train.clip_grad, or use train.precision=fp32"
         )
-
-    def _staged_points(self) -> Tensor:
-        """The training clouds after the part of the resampling that is the same in every epoch."""
-        count, skip_origin = self.config["data"]["num_points"], self.config["backbone"]["skip_origin"]
-        device, points = self.accelerator.device, self.dataset.points
-        if fps_stage(count) >= points.shape[1]:
-            return points
-        parts = (to_fps_stage(part.to(device), count, skip_origin=skip_origin).cpu() for part in points.split(256))
-        return torch.cat(list(parts))
 
     def _batching(self, epoch: int) -> dict[str, Any]:
         """Arguments of :func:`even_batches` after the number of samples."""

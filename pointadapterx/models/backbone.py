@@ -68,6 +68,7 @@ class Backbone(nn.Module):
         patch_values: numbers that one patch is made of, 3 k coordinates or P² pixels times channels.
         position: ``"every_block"`` adds position embeddings before every block (Point-MAE),
             ``"input"`` once, before the first (DAPT, ViT).
+        modality: ``"points"`` or ``"images"``, what it takes.
         size_keys: the config keys that decide the shapes of its tensors, in words.
     """
 
@@ -87,6 +88,7 @@ class Backbone(nn.Module):
             if self.dim % self.num_heads != 0:
                 yield "num_heads", f"{self.num_heads} heads do not divide dim={self.dim}; choose a divisor"
 
+    modality: ClassVar[str]
     size_keys: ClassVar[str]
     blocks: nn.ModuleList
     norm: nn.LayerNorm

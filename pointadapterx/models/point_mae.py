@@ -43,6 +43,7 @@ class PointMAE(Backbone):
         position: Literal["every_block", "input"] = "every_block"
         skip_origin: bool = False
 
+    modality = "points"
     translate = staticmethod(translate_published)
     size_keys = "backbone.dim, encoder_dim and encoder_width"
 

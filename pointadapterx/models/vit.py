@@ -63,6 +63,7 @@ class ViT(Backbone):
                     f"{self.patch_size} does not divide image_size={self.image_size}; choose a divisor",
                 )
 
+    modality = "images"
     translate = staticmethod(translate_vit)
     size_keys = "backbone.dim, patch_size and channels"
 

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 from pointadapterx.build import cut_splits, reading_options
 from pointadapterx.config import LOCATIONS
-from pointadapterx.datasets import PointClouds, build_dataset
+from pointadapterx.datasets import Samples, build_dataset
 from pointadapterx.errors import CheckpointError
 from pointadapterx.models.weights import find_weights
 
 
 class Outline(NamedTuple):
-    """A published split: ``clouds`` keep labels, groups and names, but their ``points`` are (n, N, 0)."""
+    """A published split: ``samples`` keep labels, groups and names, but have no inputs."""
 
     checksum: str
-    clouds: PointClouds
+    samples: Samples
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -68,15 +68,13 @@ def check_splits(config: Mapping[str, Any]) -> None:
 def _check_splits(text: str) -> None:
     config = json.loads(text)
     train, test = outlines(config["data"])
-    cut_splits(config, train.clouds, test.clouds)
+    cut_splits(config, train.samples, test.samples)
 
 
 @cache
 def _outline(name: str, split: str, options: str) -> Outline:
-    clouds = build_dataset(name, split, **json.loads(options))
-    checksum = clouds.checksum
-    clouds.points = clouds.points[..., :0].clone()
-    return Outline(checksum, clouds)
+    samples = build_dataset(name, split, **json.loads(options))
+    return Outline(samples.checksum, samples.outline())
 
 
 def _weights_checksum(backbone: Mapping[str, Any]) -> str | None:

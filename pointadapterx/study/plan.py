@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from easydict import EasyDict
 
 from pointadapterx.config import JOBS, load_config, parse_value, read_document
-from pointadapterx.datasets import augment_label
+from pointadapterx.datasets.inputs import regime
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.registry import did_you_mean
 from pointadapterx.study.comparability import Conditions, check_columns, draws_data, selection_words, task_words
@@ -318,7 +318,7 @@ def _conditions(cell: Cell, replicate: Replicate, config: Mapping[str, Any]) -> 
         column=cell.key.column,
         row=cell.key.row,
         replicate=str(replicate) if draws_data(cell.replicate.key) else "",
-        regime=augment_label(data["augment"]),
+        regime=regime(data),
         protocol=config["eval"]["protocol"],
         selection=selection_words(config, cell.replicate.key),
         test_set=" ".join(filter(None, (task_words(data), fold, outlines(data)[1].checksum[:12]))),

@@ -131,9 +131,9 @@ def test_impossible_tasks() -> None:
     train, test = clouds("train"), clouds("test")
     with pytest.raises(ConfigError, match=r"data\.few_shot\.ways=7: only 6 of 6 classes have 2 training .* lower one"):
         few_shot_task(train, test, 7, 2, 0)
-    with pytest.raises(ConfigError, match=r"ways=6: only 4 of 6 classes have 8 training clouds .* and 1 test clouds"):
+    with pytest.raises(ConfigError, match=r"ways=6: only 4 of 6 classes have 8 training samples .* and 1 test samples"):
         few_shot_task(train.subset(torch.arange(46)), test, 6, 8, 0)
-    with pytest.raises(ConfigError, match=r"ways=2: only 0 of 6 classes have 1 training clouds .* and 9 test clouds"):
+    with pytest.raises(ConfigError, match=r"ways=2: only 0 of 6 classes have 1 training samples .* and 9 test samples"):
         few_shot_task(train, test, 2, 1, 0, 9)
 
 

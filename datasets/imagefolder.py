@@ -1,0 +1,71 @@
+"""One's own pictures: a folder for each split, in it a folder for each class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pointadapterx.datasets.base import DATASETS, SPLITS, check_split
+from pointadapterx.datasets.images import SUFFIXES, Images
+from pointadapterx.errors import ConfigError, DataError
+
+
+@DATASETS.register("imagefolder")
+class ImageFolder(Images):
+    """``root/{train,test}/<class>/...``, searched with everything below, except what begins with a dot.
+
+    Classes are the folders of the training split in sorted order. Images may have any size; they are decoded when they
+    are needed. ``names`` are the paths below the split's folder.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        root: folder with ``train`` and ``test``.
+        variant: there is none; a name here is an error.
+
+    Raises:
+        ConfigError: for an unknown split, a variant, or a missing root.
+        DataError: if there is no image, a class has none in training, or a test class is none of training's.
+    """
+
+    def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
+        check_split(split)
+        if variant is not None:
+            raise ConfigError(f"data.variant '{variant}': imagefolder has no variants; remove data.variant")
+        if root is None:
+            raise ConfigError("data.root is required for data.name=imagefolder: a folder with train/ and test/ in it")
+        base = Path(root)
+        for part in SPLITS:
+            if not (base / part).is_dir():
+                raise DataError(f"{base / part}: no such folder; images lie in {base}/{{train,test}}/<class>/")
+        classes = _folders(base / "train")
+        if len(classes) < 2:
+            raise DataError(f"{base / 'train'}: {len(classes)} folders of classes; at least 2 are needed")
+        folder = base / split
+        strange = sorted(set(_folders(folder)) - set(classes))
+        if strange:
+            raise DataError(
+                f"{folder}: {', '.join(strange[:5])} are no classes of {base / 'train'}; remove or rename them"
+            )
+        files = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
+        empty = sorted(set(classes) - {classes[label] for _, label in files})
+        if not files or (split == "train" and empty):
+            where = ", ".join(empty[:5]) or "it"
+            raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}) in {where}")
+        super().__init__(
+            [path for path, _ in files],
+            torch.tensor([label for _, label in files]),
+            classes,
+            split,
+            names=[path.relative_to(folder).as_posix() for path, _ in files],
+            source=[folder],
+        )
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    hidden = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(p for p in hidden if not any(part.startswith(".") for part in p.relative_to(folder).parts))
