@@ -1,0 +1,116 @@
+"""Training, stopping and resuming, and two processes, of every method on both backbones."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from pointadapterx.engine import run
+from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
+from pointadapterx.peft import METHODS
+from tests.conftest import small_config
+from tests.engine.test_distributed import launch
+from tests.synthetic import write_ldraw20
+
+KINDS = ("point_mae", "vit")
+
+
+def write_data(root: Path) -> None:
+    """Small data for both backbones."""
+    write_ldraw20(root / "point_mae", train_per_class=2, test_per_class=1, num_points=128)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 5)):
+        for number, name in enumerate(("dark", "bright")):
+            folder = root / "vit" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(100 * number, 100 * number + 100, (16, 16, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+
+
+def config_of(name: str, kind: str, root: Path, **train: Any) -> dict[str, Any]:
+    data = {"root": str(root / kind)} | ({"name": "imagefolder"} if kind == "vit" else {})
+    return small_config(
+        name,
+        kind=kind,
+        data=data,
+        head={"num_classes": 2} if kind == "vit" else {},
+        method={"dropout": 0.1} if "dropout" in METHODS[name].Options.model_fields else {},
+        train={"epochs": 2, "batch_size": 8, **train},
+        eval={"protocol": "last"},
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_stopped_and_resumed_is_bit_identical(
+    name: str, kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(name, kind, root)
+    run.train(config, "test", tmp_path / "whole", run.make_accelerator("fp32"))
+    step = Trainer._train_step
+
+    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
+        if self.progress.epoch == 1 and index == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, index, *rest)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupt)
+    with pytest.raises(Interrupted):
+        run.train(config, "test", tmp_path / "stopped", run.make_accelerator("fp32"))
+    monkeypatch.undo()
+    run.resume(tmp_path / "stopped", [])
+    whole, resumed = (load_file(tmp_path / part / STATE_FILE) for part in ("whole", "stopped"))
+    assert whole.keys() == resumed.keys()
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+
+
+EVERY = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
+from pointadapterx.engine import run
+from pointadapterx.peft import METHODS
+from tests.engine.test_every_method import KINDS, config_of
+root, output, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+for name in METHODS:
+    for kind in KINDS:
+        config = config_of(name, kind, root, epochs=1, accumulate=parts)
+        run.train(config, "test", output / f"{{name}}-{{kind}}", run.make_accelerator("fp32"))
+run.leave_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_train_every_method_like_one(root: Path, tmp_path: Path) -> None:
+    """One process that accumulates two parts of each batch takes the same steps."""
+    (tmp_path / "every.py").write_text(EVERY)
+    for processes in (1, 2):
+        launch(
+            processes, root, tmp_path / str(processes), 3 - processes, script=tmp_path / "every.py"
+        )  # as many parts in all
+    for name in METHODS:
+        for kind in KINDS:
+            one, two = (load_file(tmp_path / n / f"{name}-{kind}" / STATE_FILE) for n in ("1", "2"))
+            weights = [key for key in one if key.startswith("model/") and "running_" not in key]
+            assert weights
+            for key in weights:
+                torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-4, msg=f"{name} on {kind}: {key}")
