@@ -66,6 +66,7 @@ class Backbone(nn.Module):
         dim: token width C.
         num_patches: G.
         patch_values: numbers that one patch is made of, 3 k coordinates or P² pixels times channels.
+        grid: patches along a side, where they lie on a square grid in rows, else None.
         position: ``"every_block"`` adds position embeddings before every block (Point-MAE),
             ``"input"`` once, before the first (DAPT, ViT).
         modality: ``"points"`` or ``"images"``, what it takes.
@@ -95,6 +96,7 @@ class Backbone(nn.Module):
     dim: int
     num_patches: int
     patch_values: int
+    grid: int | None = None
     position: str
 
     @property

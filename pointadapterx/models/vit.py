@@ -71,8 +71,9 @@ class ViT(Backbone):
         super().__init__()
         self.dim = options.dim
         self.image_shape = (options.channels, options.image_size, options.image_size)
-        self.grid = options.image_size // options.patch_size
-        self.num_patches = self.grid**2
+        side = options.image_size // options.patch_size
+        self.grid = side
+        self.num_patches = side**2
         self.patch_values = options.channels * options.patch_size**2
         self.position = "input"
         self.patch_embed = PatchEmbedding(options.channels, options.patch_size, options.dim)
@@ -129,7 +130,7 @@ class ViT(Backbone):
         """
         if name != "pos_embed" or tensor.ndim != 3 or tensor.shape[1] == self.pos_embed.shape[1]:
             return tensor
-        return interpolate_positions(tensor, self.grid)
+        return interpolate_positions(tensor, math.isqrt(self.num_patches))
 
 
 def interpolate_positions(positions: Tensor, grid: int) -> Tensor:

@@ -12,6 +12,7 @@ from pointadapterx.config import load_config
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.head import ClassificationHead
 from pointadapterx.models.vit import ViT
+from pointadapterx.peft import METHODS
 from tests.conftest import ROOT
 
 
@@ -32,6 +33,52 @@ def test_budget(name: str, trainable: int, without_head: int, percent: str) -> N
     assert f"{report.percent:.2f}" == percent
     assert report.full == 22_093_327
     assert sum(part.total for part in report.components.values()) == report.total
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable", "without_head", "percent"),
+    [
+        ("scan_pb_t50_rs_adapter", 863_503, 595_968, "3.91"),
+        ("scan_pb_t50_rs_adapter_x", 413_479, 47_640, "1.87"),
+        ("scan_pb_t50_rs_adaptformer", 863_503, 595_968, "3.91"),
+        ("scan_pb_t50_rs_adaptformer_x", 413_479, 47_640, "1.87"),
+        ("scan_pb_t50_rs_bitfit", 305_551, 38_016, "1.38"),
+        ("scan_pb_t50_rs_e3va", 451_087, 183_552, "2.04"),
+        ("scan_pb_t50_rs_e3va_x", 289_807, 22_272, "1.31"),
+        ("scan_pb_t50_rs_idpt", 1_696_783, 1_330_944, "7.68"),
+        ("scan_pb_t50_rs_lora", 415_759, 148_224, "1.88"),
+        ("scan_pb_t50_rs_ssf", 371_215, 103_680, "1.68"),
+        ("scan_pb_t50_rs_vpt", 412_687, 46_848, "1.87"),
+        ("vtab/adapter", 233_668, 156_768, "0.27"),
+        ("vtab/adapter_x", 244_348, 167_448, "0.28"),
+        ("vtab/adaptformer", 1_266_532, 1_189_632, "1.47"),
+        ("vtab/adaptformer_x", 244_348, 167_448, "0.28"),
+        ("vtab/bitfit", 179_044, 102_144, "0.21"),
+        ("vtab/dapt", 1_518_448, 1_441_548, "1.77"),
+        ("vtab/dapt_x", 267_368, 190_468, "0.31"),
+        ("vtab/e3va", 417_892, 340_992, "0.49"),
+        ("vtab/e3va_x", 116_836, 39_936, "0.14"),
+        ("vtab/idpt", 5_391_460, 5_314_560, "6.28"),
+        ("vtab/full", 85_875_556, 85_798_656, "100.00"),
+        ("vtab/linear", 76_900, 0, "0.09"),
+        ("vtab/lora", 371_812, 294_912, "0.43"),
+        ("vtab/ssf", 282_724, 205_824, "0.33"),
+        ("vtab/vpt", 537_700, 460_800, "0.63"),
+    ],
+)
+def test_budget_of_every_other_method(name: str, trainable: int, without_head: int, percent: str) -> None:
+    with torch.device("meta"):
+        model = build_model(load_config(ROOT / "cfgs" / f"{name}.yaml"))
+    report = count_parameters(model)
+    assert (report.trainable, report.trainable_without_head) == (trainable, without_head)
+    assert f"{report.percent:.2f}" == percent
+
+
+def test_every_method_has_its_configs() -> None:
+    for name in METHODS:
+        scan = "scan_pb_t50_rs" if name == "dapt_x" else f"scan_pb_t50_rs_{name}"
+        for path in (scan, f"vtab/{name}"):
+            assert load_config(ROOT / "cfgs" / f"{path}.yaml").method.name == name
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
 from pointadapterx.peft import Method
 from pointadapterx.peft.adapters import ADAPTERS, DynamicAdapter
+from pointadapterx.peft.idpt import EdgeConv
 from pointadapterx.peft.lora import Lora
 from tests.conftest import randomise, small_config
 
@@ -175,3 +176,52 @@ def test_ssf_may_start_as_published(make_config: Config) -> None:
     gamma = torch.cat([layer.gamma for layers in method.blocks for layer in layers.values()]).detach()
     assert abs(gamma.mean().item() - 1.0) < 0.01
     assert 0.015 < gamma.std().item() < 0.025
+
+
+def edge_maximum(tokens: Tensor, neighbours: list[list[int]], layer: EdgeConv) -> Tensor:
+    """One sample's edge convolution, pair by pair, BatchNorm in eval mode."""
+    rows = []
+    for own, others in zip(tokens, neighbours, strict=True):
+        pairs = torch.stack([torch.cat([tokens[other] - own, own]) for other in others])
+        rows.append(F.leaky_relu(layer.norm(pairs @ layer.linear.weight.T), 0.2).amax(dim=0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("graph", ["features", "grid"])
+def test_idpts_prompt_is_that_of_its_equations(graph: str) -> None:
+    kind = "point_mae" if graph == "features" else "vit"
+    model = randomise(build_model(small_config("idpt", kind=kind, method={"neighbours": 4}))).eval()
+    method = model.method
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    patches = torch.randn(16, 48, generator=torch.Generator().manual_seed(1))
+    outputs, tokens = [], patches
+    for layer in method.layers:
+        if graph == "features":
+            near = [((tokens - own) ** 2).sum(dim=1).argsort()[:4].tolist() for own in tokens]
+        else:
+            near = [
+                [
+                    4 * r + c
+                    for r in range(i // 4 - 1, i // 4 + 2)
+                    for c in range(i % 4 - 1, i % 4 + 2)
+                    if 0 <= r < 4 and 0 <= c < 4
+                ]
+                for i in range(16)
+            ]
+        tokens = edge_maximum(tokens, near, layer)
+        outputs.append(tokens)
+    joint = method.joint_norm(torch.cat(outputs, dim=1) @ method.joint.weight.T)
+    wanted = F.leaky_relu(joint, 0.2).amax(dim=0)
+    torch.testing.assert_close(method.prompt(patches[None])[0, 0], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_idpt_puts_one_prompt_before_the_last_block(points: Tensor, make_config: Config) -> None:
+    model = build_model(make_config("idpt")).eval()
+    recorder = Recorder(model.method)
+    assert model.backbone(points, recorder).sequence.prompts.shape[1] == 1
+    assert [tokens.shape[1] for tokens in recorder.seen] == [17, 18]
+    with pytest.raises(ConfigError, match=r"method\.graph=grid needs a backbone whose patches lie on a grid"):
+        build_model(make_config("idpt", method={"graph": "grid"}))
