@@ -47,7 +47,7 @@ def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: di
     ``changes`` update its sections.
     """
     options = METHODS[name].Options
-    makes_prompts = options().makes_prompts
+    makes_prompts = changes.get("method", {}).get("prompts", options().makes_prompts)
     config: dict[str, Any] = {
         "backbone": {"name": kind, "dim": 48, "depth": 2, "num_heads": 3, **BACKBONES[kind], "drop_path": 0.1},
         "method": {"name": name},
