@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pointadapterx.build import build_model
     from pointadapterx.config import load_config
+    from pointadapterx.engine.bank import AdapterBank
     from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
     from pointadapterx.models.adapted import AdaptedModel, count_parameters
     from pointadapterx.models.pretrained import load_pretrained
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 # Imported on first use, so that `pointadapterx --help` and `pointadapterx.ops` do not wait for everything.
 _HOME = {
     "AdaptedModel": "pointadapterx.models.adapted",
+    "AdapterBank": "pointadapterx.engine.bank",
     "METHODS": "pointadapterx.peft",
     "build_model": "pointadapterx.build",
     "count_parameters": "pointadapterx.models.adapted",
@@ -34,6 +36,7 @@ _HOME = {
 __all__ = [
     "METHODS",
     "AdaptedModel",
+    "AdapterBank",
     "build_model",
     "count_parameters",
     "farthest_point_sample",

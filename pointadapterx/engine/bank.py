@@ -1,0 +1,234 @@
+"""Several adapters on one frozen backbone: switched by name, mixed within a batch, averaged, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pointadapterx.build import build_backbone, build_method, model_recipe
+from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adapter
+from pointadapterx.errors import CheckpointError
+from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.head import ClassificationHead
+
+
+class _Adapter(NamedTuple):
+    """One adapter of a bank: its model, which shares the backbone, and what it changes in it."""
+
+    model: AdaptedModel
+    info: AdapterInfo
+    own: dict[str, Tensor]
+
+
+class AdapterBank(nn.Module):
+    """One backbone in memory and any number of adapters, for inference.
+
+    Switching swaps the few tensors that an adapter changes inside the backbone (norms, class token, biases) and lets
+    its hooks act; nothing is copied. The logits are those of separate models, bit for bit.
+
+    Args:
+        adapters: adapter files, or what :func:`~pointadapterx.engine.checkpoint.read_adapter` returned, by name. They
+            must belong to one backbone, which is built from the first one's config.
+
+    Attributes:
+        names: of the adapters, in order.
+        active: name of the adapter in use, the first at the beginning.
+
+    Raises:
+        CheckpointError: without an adapter, or if one belongs to another backbone or is of full fine-tuning, whose
+            file is a backbone of its own.
+    """
+
+    def __init__(self, adapters: Mapping[str, str | Path | AdapterInfo]) -> None:
+        super().__init__()
+        if not adapters:
+            raise CheckpointError("a bank needs at least one adapter")
+        infos = {name: a if isinstance(a, AdapterInfo) else read_adapter(a) for name, a in adapters.items()}
+        first = next(iter(infos.values()))
+        self.backbone = build_backbone(first.config["backbone"])
+        self._plain: dict[str, Tensor] = {}
+        self._adapters: dict[str, _Adapter] = {}
+        self._parts = nn.ModuleList()  # methods and heads, so that the bank moves and counts as a whole
+        for name, info in infos.items():
+            self._adapters[name] = self._add(info, first)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.eval()
+        self.active = next(iter(infos))
+        self.switch(self.active)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the adapters."""
+        return list(self._adapters)
+
+    def classes(self, name: str) -> list[str]:
+        """Class names of an adapter, in the order of its logits."""
+        return self._get(name).info.classes
+
+    def _add(self, info: AdapterInfo, first: AdapterInfo) -> _Adapter:
+        ours, theirs = (_shape_keys(part) for part in (first, info))
+        if ours != theirs:
+            key = next(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+            raise CheckpointError(
+                f"{info.path}: was trained with {key}={theirs.get(key)}, {first.path} with {ours.get(key)}; a bank has "
+                "one backbone"
+            )
+        method = build_method(info.config["method"])
+        if method.trains_backbone:
+            raise CheckpointError(
+                f"{info.path}: is of full fine-tuning, a backbone of its own; a bank shares one, load it by itself"
+            )
+        head = ClassificationHead(self.backbone.dim, **info.config["head"])
+        model = AdaptedModel(self.backbone, method, head, info.config["train"]["frozen_bn"])
+        model.recipe = model_recipe(info.config)
+        before = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
+        load_adapter(model, info)
+        own = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
+        self._plain = {**before, **self._plain}  # what the first to change a tensor found
+        self.backbone.load_state_dict(before, strict=False)
+        for hook in method.hooks:
+            hook.enabled = False
+        self._parts.extend([method, head])
+        return _Adapter(model, info, own)
+
+    def _backbone_tensors(self, info: AdapterInfo) -> dict[str, Tensor]:
+        state = self.backbone.state_dict()
+        names = [name.removeprefix("backbone.") for name in info.tensors if name.startswith("backbone.")]
+        return {name: state[name] for name in names if name in state}
+
+    def _get(self, name: str) -> _Adapter:
+        if name not in self._adapters:
+            raise KeyError(f"no adapter '{name}' in the bank; it has {', '.join(self._adapters)}")
+        return self._adapters[name]
+
+    def switch(self, name: str) -> None:
+        """Takes another adapter into use.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+        """
+        adapter = self._get(name)
+        for hook in self._adapters[self.active].model.method.hooks:
+            hook.enabled = False
+        for key, tensor in {**self._plain, **adapter.own}.items():
+            target = _tensor(self.backbone, key)
+            target.data = tensor.to(target.device)
+        for hook in adapter.model.method.hooks:
+            hook.enabled = True
+        self.backbone.position = adapter.info.config["backbone"].get("position", self.backbone.position)
+        self.active = name
+
+    @torch.inference_mode()
+    def forward(self, inputs: Tensor, adapters: str | Sequence[str] | None = None) -> Tensor | list[Tensor]:
+        """Logits.
+
+        Args:
+            inputs: of the backbone, for example points (B, N, 3).
+            adapters: name of one adapter, the one in use by default; or a name for each of the B samples.
+
+        Returns:
+            (B, classes); with a name for each sample a list of B tensors (classes of its adapter,).
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+            ValueError: for another number of names than samples.
+        """
+        if adapters is None or isinstance(adapters, str):
+            if adapters is not None and adapters != self.active:
+                self.switch(adapters)
+            return self._adapters[self.active].model(inputs).logits
+        if len(adapters) != len(inputs):
+            raise ValueError(f"{len(adapters)} names of adapters for {len(inputs)} samples; give one a sample")
+        logits: dict[int, Tensor] = {}
+        for name in dict.fromkeys(adapters):
+            rows = [number for number, other in enumerate(adapters) if other == name]
+            self.switch(name)
+            found = self._adapters[name].model(inputs[rows]).logits
+            logits |= dict(zip(rows, found, strict=True))
+        return [logits[number] for number in range(len(inputs))]
+
+
+def _shape_keys(info: AdapterInfo) -> dict[str, object]:
+    """What of the backbone's section all adapters of a bank share; positions are added as each wants it."""
+    apart = ("weights", "init_seed", "drop_path", "position")
+    return {f"backbone.{key}": value for key, value in info.config["backbone"].items() if key not in apart}
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    tensor = getattr(module.get_submodule(owner), leaf)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def average_adapters(adapters: Sequence[AdapterInfo], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """Weighted mean of the tensors of adapters of one recipe, backbone and task, for ``load_state_dict``.
+
+    Args:
+        adapters: from :func:`~pointadapterx.engine.checkpoint.read_adapter`.
+        weights: one an adapter, normalised to sum 1; equal by default.
+
+    Returns:
+        Names to tensors; whole numbers, such as BatchNorm's counters, are the first adapter's.
+
+    Raises:
+        CheckpointError: without adapters, if they differ in recipe, backbone or classes, or for weights that do not
+            fit.
+    """
+    _require_alike(adapters)
+    shares = list(weights) if weights is not None else [1.0] * len(adapters)
+    if len(shares) != len(adapters) or sum(shares) <= 0:
+        raise CheckpointError(
+            f"weights {shares} do not fit {len(adapters)} adapters; give one each, with a positive sum"
+        )
+    total = sum(shares)
+    mean = {}
+    for name, first in adapters[0].tensors.items():
+        if not first.is_floating_point():
+            mean[name] = first
+            continue
+        parts = [share / total * a.tensors[name].double() for share, a in zip(shares, adapters, strict=True)]
+        mean[name] = torch.stack(parts).sum(dim=0).to(first.dtype)
+    return mean
+
+
+def compare_adapters(one: AdapterInfo, other: AdapterInfo) -> dict[str, tuple[float, float]]:
+    """How alike two adapters of one recipe are.
+
+    Returns:
+        For every trained tensor the cosine of the two as vectors, and the norm of their difference over the mean of
+        their norms.
+
+    Raises:
+        CheckpointError: if they differ in recipe, backbone or classes.
+    """
+    _require_alike([one, other])
+    found = {}
+    for name, first in one.tensors.items():
+        if first.is_floating_point():
+            a, b = first.double().flatten(), other.tensors[name].double().flatten()
+            size = (a.norm() + b.norm()) / 2
+            cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).item()
+            found[name] = (cosine, ((a - b).norm() / size).item() if size > 0 else 0.0)
+    return found
+
+
+def _require_alike(adapters: Sequence[AdapterInfo]) -> None:
+    if not adapters:
+        raise CheckpointError("no adapters were given")
+    first = adapters[0]
+    for other in adapters[1:]:
+        what = {
+            "recipe": model_recipe(first.config) == model_recipe(other.config),
+            "backbone": first.backbone_hash == other.backbone_hash,
+            "classes": first.classes == other.classes,
+            "tensors": first.tensors.keys() == other.tensors.keys(),
+        }
+        differing = [key for key, same in what.items() if not same]
+        if differing:
+            raise CheckpointError(f"{other.path}: differs from {first.path} in its {' and '.join(differing)}")
