@@ -96,6 +96,6 @@ def _read_idx(path: Path) -> np.ndarray:
     dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], dtype=">i4").tolist()) if len(content) >= start else ()
-    if not dimensions or len(content) - start != int(np.prod(shape)):
+    if not dimensions or min(shape, default=-1) < 0 or len(content) - start != int(np.prod(shape)):
         raise DataError(f"{path}: not an IDX file of bytes, or cut off; obtain it again")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pointadapterx.errors import DataError
@@ -42,3 +43,21 @@ def impostor(path: Path) -> str | None:
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "this is a web page saved under the data's name (a login or terms page?); download the file itself"
     return None
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Files below ``root`` but those that begin with a dot or lie in such a folder; each folder once despite links."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or remove it")
+
+    visited = {os.path.realpath(root)}
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        links_last = sorted(folders, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        folders.clear()
+        for name in links_last:
+            real = os.path.realpath(os.path.join(folder, name))
+            if not name.startswith(".") and real not in visited:
+                visited.add(real)
+                folders.append(name)
+        yield from (path for name in files if not name.startswith(".") and (path := Path(folder, name)).is_file())

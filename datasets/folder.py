@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rich.progress import Progress
 from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
+from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.h5 import read_unlabelled_h5
 from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, MISSING_TRIMESH, read_cloud, trimesh_version
@@ -158,7 +158,7 @@ def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
         DataError: if there is none, or a folder cannot be listed.
     """
     names, others = [], Counter[str]()
-    for path in _walk(root):
+    for path in walk_files(root):
         suffix = path.suffix.lower()
         if suffix[1:] in suffixes:
             names.append(path.relative_to(root).as_posix())
@@ -173,24 +173,6 @@ def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
     if left_out:
         logger.info("%s: %d files of other kinds are left out (%s)", root, others.total(), left_out)
     return sorted(names)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """Files below ``root`` but those that begin with a dot or lie in such a folder; each folder once despite links."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or remove it")
-
-    visited = {os.path.realpath(root)}
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        links_last = sorted(folders, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
-        folders.clear()
-        for name in links_last:
-            real = os.path.realpath(os.path.join(folder, name))
-            if not name.startswith(".") and real not in visited:
-                visited.add(real)
-                folders.append(name)
-        yield from (path for name in files if not name.startswith(".") and (path := Path(folder, name)).is_file())
 
 
 def _read_file(path: Path, centre: bool, folder_options: Mapping[str, Any]) -> tuple[torch.Tensor, list[str] | None]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
 from pointadapterx.datasets.base import DATASETS, SPLITS, check_split
+from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.images import SUFFIXES, Images
 from pointadapterx.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 
 @DATASETS.register("imagefolder")
@@ -67,5 +71,8 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    hidden = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(p for p in hidden if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = list(walk_files(folder)) if folder.is_dir() else []
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    if len(images) < len(files):
+        logger.info("%s: %d files of other kinds are left out", folder, len(files) - len(images))
+    return sorted(images)

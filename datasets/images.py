@@ -19,6 +19,7 @@ from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.errors import DataError
 
 THREADS = 8  # decoding and resizing release the interpreter's lock
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not all that Pillow knows: EPS starts another program
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 ImagesT = TypeVar("ImagesT", bound="Images")
@@ -95,16 +96,14 @@ class Images(Samples):
 
 
 def _with_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
-    """(b, 1 or 3, H, W) uint8 -> (b, channels, H, W)."""
+    """(b, 1 or 3, H, W) uint8 -> (b, 1 or 3, H, W)."""
     have = images.shape[1]
     if have == channels:
         return images
     if have == 1:
         return images.expand(-1, channels, -1, -1)
     weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    return (
-        (images[:, :3].float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8).expand(-1, channels, -1, -1)
-    )
+    return (images[:, :3].float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
 
 
 def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -115,21 +114,23 @@ def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _decode(path: Path, size: int | None, channels: int | None) -> torch.Tensor:
-    from PIL import Image  # slow to import, and point clouds do without
+    from PIL import Image, ImageOps  # slow to import, and point clouds do without
 
     try:
-        with Image.open(io.BytesIO(_read(path))) as image:
-            grey = image.mode in ("1", "L", "I", "I;16", "F") if channels is None else channels == 1
+        with Image.open(io.BytesIO(_read(path)), formats=FORMATS) as opened:
+            image = ImageOps.exif_transpose(opened)  # as the camera was held
+            if image.mode in ("I", "F"):
+                raise ValueError(f"pixels of mode {image.mode}, whose range is not known; save it with 8 or 16 bits")
+            if image.mode.startswith("I;16"):  # Pillow would clip instead of scale
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            grey = image.mode in ("1", "L") if channels is None else channels == 1
             converted = image.convert("L" if grey else "RGB")
             if size is not None and converted.size != (size, size):
                 converted = converted.resize((size, size), Image.Resampling.BICUBIC)
             pixels = torch.from_numpy(np.array(converted))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({error}); replace or remove it") from None
-    planes = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    if channels is not None and len(planes) != channels:
-        planes = planes[:1].expand(channels, -1, -1)
-    return planes.contiguous()
+    return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).contiguous()
 
 
 def _read(path: Path) -> bytes:

@@ -88,11 +88,15 @@ class Vtab(Images):
 
 def _entries(path: Path, num_classes: int) -> list[tuple[str, int]]:
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable list ({error}); obtain it again") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdigit() or int(label) >= num_classes:
+        if not name or not (label.isascii() and label.isdigit()) or int(label) >= num_classes:
             raise DataError(
                 f"{path}:{number}: '{line[:80]}' is not 'path label' with a label from 0 to {num_classes - 1}"
             )

@@ -576,8 +576,9 @@ def _check_modality(backbone: Backbone.Options, data: DataConfig) -> Iterator[Pr
                     f"{getattr(backbone, key)} exceeds data.num_points={data.num_points}; lower it",
                 )
         return
-    if data.num_points is not None:
-        yield Problem("data.num_points", f"belongs to point clouds, but {data.name} holds images; remove it")
+    for key in ("num_points", "normalize", "up", "stored_points", "suffixes", "cache_dir"):
+        if getattr(data, key) is not None:
+            yield Problem(f"data.{key}", f"belongs to point clouds, but {data.name} holds images; remove it")
     channels = getattr(backbone, "channels", 0)
     for key in ("mean", "std"):
         values = getattr(data, key)
@@ -619,7 +620,12 @@ def _check_pretraining(sections: Mapping[str, Any]) -> Iterator[Problem]:
         )
     elif probe.every and not DATASETS[probe.name].labelled:
         yield Problem("pretrain.probe.name", f"{probe.name} has no labels for a probe; choose another data set")
+    if probe.every and probe.name in DATASETS and DATASETS[probe.name].modality != "points":
+        yield Problem("pretrain.probe.name", f"{probe.name} holds images; choose a data set of point clouds")
     if backbone is None:
+        return
+    if backbone.name != "point_mae":
+        yield Problem("backbone.name", f"{backbone.name} cannot be pre-trained, only point_mae can")
         return
     if backbone.dim % pretrain.decoder_heads != 0:
         yield Problem(

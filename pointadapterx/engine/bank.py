@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,15 @@ class _Adapter(NamedTuple):
 
 
 class AdapterBank(nn.Module):
-    """One backbone in memory and any number of adapters, for inference.
+    """One backbone in memory and any number of adapters, for inference alone: it is always in eval mode.
 
-    Switching swaps the few tensors that an adapter changes inside the backbone (norms, class token, biases) and lets
-    its hooks act; nothing is copied. The logits are those of separate models, bit for bit.
+    Switching copies the few tensors that an adapter changes inside the backbone (norms, class token, biases) and lets
+    its hooks act. The logits are those of separate models, bit for bit.
 
     Args:
         adapters: adapter files, or what :func:`~pointadapterx.engine.checkpoint.read_adapter` returned, by name. They
             must belong to one backbone, which is built from the first one's config.
+        weights: where the backbone's weights lie now, if not where the first adapter's config says.
 
     Attributes:
         names: of the adapters, in order.
@@ -43,13 +44,14 @@ class AdapterBank(nn.Module):
             file is a backbone of its own.
     """
 
-    def __init__(self, adapters: Mapping[str, str | Path | AdapterInfo]) -> None:
+    def __init__(self, adapters: Mapping[str, str | Path | AdapterInfo], weights: str | Path | None = None) -> None:
         super().__init__()
         if not adapters:
             raise CheckpointError("a bank needs at least one adapter")
         infos = {name: a if isinstance(a, AdapterInfo) else read_adapter(a) for name, a in adapters.items()}
         first = next(iter(infos.values()))
-        self.backbone = build_backbone(first.config["backbone"])
+        found = {} if weights is None else {"weights": str(weights)}
+        self.backbone = build_backbone({**first.config["backbone"], **found})
         self._plain: dict[str, Tensor] = {}
         self._adapters: dict[str, _Adapter] = {}
         self._parts = nn.ModuleList()  # methods and heads, so that the bank moves and counts as a whole
@@ -69,6 +71,23 @@ class AdapterBank(nn.Module):
     def classes(self, name: str) -> list[str]:
         """Class names of an adapter, in the order of its logits."""
         return self._get(name).info.classes
+
+    def train(self, mode: bool = True) -> AdapterBank:
+        """Stays in eval mode: in training mode BatchNorm would change what the adapters share."""
+        super().train(False)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdapterBank:
+        """Moves and converts what waits for its turn, too."""
+        super()._apply(fn, recurse)
+        self._plain = {name: fn(tensor) for name, tensor in self._plain.items()}
+        for name, adapter in self._adapters.items():
+            self._adapters[name] = adapter._replace(own={key: fn(tensor) for key, tensor in adapter.own.items()})
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: which adapter was in use decides what such a state means. Build the bank from its adapter files."""
+        raise NotImplementedError("a bank has no state of its own; build it from its adapter files")
 
     def _add(self, info: AdapterInfo, first: AdapterInfo) -> _Adapter:
         ours, theirs = (_shape_keys(part) for part in (first, info))
@@ -94,7 +113,8 @@ class AdapterBank(nn.Module):
         for hook in method.hooks:
             hook.enabled = False
         self._parts.extend([method, head])
-        return _Adapter(model, info, own)
+        model.forget_backbone()
+        return _Adapter(model, info._replace(tensors={}), own)
 
     def _backbone_tensors(self, info: AdapterInfo) -> dict[str, Tensor]:
         state = self.backbone.state_dict()
@@ -115,9 +135,9 @@ class AdapterBank(nn.Module):
         adapter = self._get(name)
         for hook in self._adapters[self.active].model.method.hooks:
             hook.enabled = False
-        for key, tensor in {**self._plain, **adapter.own}.items():
-            target = _tensor(self.backbone, key)
-            target.data = tensor.to(target.device)
+        with torch.no_grad():
+            for key, tensor in {**self._plain, **adapter.own}.items():
+                _tensor(self.backbone, key).copy_(tensor)
         for hook in adapter.model.method.hooks:
             hook.enabled = True
         self.backbone.position = adapter.info.config["backbone"].get("position", self.backbone.position)
@@ -166,15 +186,19 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     return tensor
 
 
-def average_adapters(adapters: Sequence[AdapterInfo], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
-    """Weighted mean of the tensors of adapters of one recipe, backbone and task, for ``load_state_dict``.
+def average_adapters(adapters: Sequence[AdapterInfo], weights: Sequence[float] | None = None) -> AdapterInfo:
+    """Weighted mean of the tensors of adapters of one recipe, backbone and task.
+
+    It is a mean of parameters, not of what they compute: that of LoRA's thin matrices is not LoRA of the mean update,
+    and experts that two runs have numbered differently do not match. Use it for runs with a common beginning.
 
     Args:
         adapters: from :func:`~pointadapterx.engine.checkpoint.read_adapter`.
         weights: one an adapter, normalised to sum 1; equal by default.
 
     Returns:
-        Names to tensors; whole numbers, such as BatchNorm's counters, are the first adapter's.
+        The first adapter with the mean tensors, for :func:`~pointadapterx.engine.checkpoint.load_adapter` or a bank;
+        whole numbers, such as BatchNorm's counters, are its own.
 
     Raises:
         CheckpointError: without adapters, if they differ in recipe, backbone or classes, or for weights that do not
@@ -194,7 +218,7 @@ def average_adapters(adapters: Sequence[AdapterInfo], weights: Sequence[float] |
             continue
         parts = [share / total * a.tensors[name].double() for share, a in zip(shares, adapters, strict=True)]
         mean[name] = torch.stack(parts).sum(dim=0).to(first.dtype)
-    return mean
+    return adapters[0]._replace(tensors=mean, metrics={})
 
 
 def compare_adapters(one: AdapterInfo, other: AdapterInfo) -> dict[str, tuple[float, float]]:
@@ -213,8 +237,9 @@ def compare_adapters(one: AdapterInfo, other: AdapterInfo) -> dict[str, tuple[fl
         if first.is_floating_point():
             a, b = first.double().flatten(), other.tensors[name].double().flatten()
             size = (a.norm() + b.norm()) / 2
-            cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).item()
-            found[name] = (cosine, ((a - b).norm() / size).item() if size > 0 else 0.0)
+            same = torch.equal(a, b)
+            cosine = 1.0 if same else torch.nn.functional.cosine_similarity(a, b, dim=0).item()
+            found[name] = (cosine, 0.0 if same else ((a - b).norm() / size).item())
     return found
 
 

@@ -64,6 +64,11 @@ def save_adapter(
     """
     if len(classes) != model.head.num_classes:
         raise CheckpointError(f"{path}: {len(classes)} class names for a head of {model.head.num_classes} classes")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise CheckpointError(
+            f"{path}: the model trains nothing, so there is no adapter to write (a merged model has none); save the "
+            "model it was merged from"
+        )
     metadata = {
         "format": FORMAT,
         "config": json.dumps(config),

@@ -15,7 +15,7 @@ from pointadapterx.errors import MergeError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.head import ClassificationHead
 from pointadapterx.peft.base import Method
-from pointadapterx.schema import Section
+from pointadapterx.peft.linear import Linear
 
 
 class ModelOutput(NamedTuple):
@@ -82,6 +82,10 @@ class AdaptedModel(nn.Module):
             if parameter.requires_grad and not self.method.trains_backbone
         }
 
+    def forget_backbone(self) -> None:
+        """Gives up what only :meth:`unload` and :meth:`adapter_state` need."""
+        self._initial_parameters, self._initial_buffers = {}, {}
+
     def merge(self) -> AdaptedModel:
         """A plain model that computes the same, in eval mode with nothing to train; this one stays as it is.
 
@@ -110,7 +114,7 @@ class AdaptedModel(nn.Module):
     def _leave_plain(self) -> None:
         for hook in self.method.hooks:
             hook.remove()
-        self.method = Method(Section())
+        self.method = Linear(Linear.Options())
         self.requires_grad_(False)
         self.recipe = None
         self.eval()
@@ -132,7 +136,7 @@ class AdaptedModel(nn.Module):
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
         """Tokens: parameters that take no weight decay though they are not 1-D."""
-        return [*self.backbone.class_parameters().values(), *self.method.undecayed_parameters()]
+        return [*self.backbone.undecayed_parameters(), *self.method.undecayed_parameters()]
 
     def adapter_state(self) -> dict[str, Tensor]:
         """What one task needs beside the backbone's weights file.

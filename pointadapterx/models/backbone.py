@@ -144,6 +144,10 @@ class Backbone(nn.Module):
         """
         return tensor
 
+    def undecayed_parameters(self) -> Iterator[nn.Parameter]:
+        """Its tokens: parameters that take no weight decay though they are not 1-D."""
+        yield from self.class_parameters().values()
+
     def forward(self, inputs: Tensor, method: Method) -> Features:
         """Embeds the inputs, runs the blocks with the method's additions, and normalises."""
         return self.run_blocks(self.embed(inputs), method)

@@ -59,6 +59,8 @@ _TIMM_VIT = re.compile(r"^(cls_token|pos_embed|patch_embed\.proj\.\w+|norm\.\w+|
 _GOOGLE_BLOCK = re.compile(r"^Transformer/encoderblock_(\d+)/(.+)$")
 _GOOGLE_PARTS = {"LayerNorm_0": "norm1", "LayerNorm_2": "norm2", "MlpBlock_3/Dense_0": "mlp.fc1"}
 _GOOGLE_PARTS |= {"MlpBlock_3/Dense_1": "mlp.fc2", "MultiHeadDotProductAttention_1/out": "attn.proj"}
+AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+"""Google's axes in our order, by number of dimensions: the patches' (P, P, in, out), a kernel (in, out), a bias."""
 _GOOGLE_QKV = tuple(f"MultiHeadDotProductAttention_1/{part}" for part in ("query", "key", "value"))
 
 
@@ -137,9 +139,8 @@ def _google_to_timm(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
             found["cls_token"] = tensor
         elif name == "Transformer/posembed_input/pos_embedding":
             found["pos_embed"] = tensor
-        elif place in outside:
-            axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # the patches' (P, P, in, out), a kernel, a bias
-            found[f"{outside[place]}.{kind}"] = tensor.permute(axes[tensor.ndim])
+        elif place in outside and tensor.ndim in AXES:
+            found[f"{outside[place]}.{kind}"] = tensor.permute(AXES[tensor.ndim])
         elif block and inner in _GOOGLE_PARTS:
             flat = tensor.reshape(-1, tensor.shape[-1]) if leaf == "kernel" else tensor
             found[f"blocks.{block[1]}.{_GOOGLE_PARTS[inner]}.{kind}"] = flat.T if leaf == "kernel" else flat

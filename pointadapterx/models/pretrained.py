@@ -21,6 +21,12 @@ from pointadapterx.models.weights import backbone_sizes, find_weights
 
 log = logging.getLogger(__name__)
 
+# What other architectures have besides, without which the rest computes something else: layer scale (DeiT III, DINOv2,
+# BEiT), norms of queries and keys, relative positions, a qkv bias where there is none here, norms elsewhere (CLIP).
+STRANGE = re.compile(
+    r"\.ls[12]\.gamma$|\.gamma_[12]$|\.attn\.[qk]_norm\.|relative_position|\.attn\.qkv\.bias$|^(module\.)?(norm_pre|fc_norm)\."
+)
+
 
 class LoadReport(NamedTuple):
     """What loading a checkpoint found.
@@ -93,6 +99,12 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     deeper = [name for name in unexpected if _block_number(name) > last_block]
     if deeper:
         raise CheckpointError(f"{path}: has more blocks than the model, for example {deeper[0]}; raise backbone.depth")
+    strange = [name for name in unexpected if STRANGE.search(name)]
+    if strange:
+        raise CheckpointError(
+            f"{path}: {strange[0]} ({len(strange)} such) belongs to a layer that this backbone does not have, so it "
+            "would compute something else; the file is of another architecture"
+        )
     for name in list(tensors):
         if tensors[name].shape == target[name].shape:
             continue

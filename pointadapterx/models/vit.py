@@ -52,7 +52,7 @@ class ViT(Backbone):
         num_heads: int = Field(12, ge=1)
         patch_size: int = Field(16, ge=1)
         image_size: int = Field(224, ge=1)
-        channels: int = Field(3, ge=1)
+        channels: Literal[1, 3] = 3
 
         def problems(self) -> Iterator[tuple[str, str]]:
             """Also an image that the patches do not fill."""
@@ -109,6 +109,11 @@ class ViT(Backbone):
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """None: the class token is pre-trained, like every other parameter."""
         return {}
+
+    def undecayed_parameters(self) -> Iterator[nn.Parameter]:
+        """Class token and positions."""
+        yield self.cls_token
+        yield self.pos_embed
 
     def embed(self, inputs: Tensor) -> Embedded:
         """Images (B, channels, S, S) float32 -> tokens and positions (B, 1 + G, C).

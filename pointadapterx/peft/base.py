@@ -113,6 +113,9 @@ class Method(nn.Module):
             f"{', '.join(sorted(n for n, kind in METHODS.items() if kind.merge is not Method.merge))}"
         )
 
+    def merge_nothing(self, backbone: Backbone) -> None:
+        """The :meth:`merge` of a method that only trains the backbone's own parameters, or none."""
+
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The method's tokens (prompts), which take no weight decay though they are not 1-D."""
         yield from ()

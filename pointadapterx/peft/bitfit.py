@@ -25,6 +25,8 @@ class BitFit(Method):
 
         name: Literal["bitfit"] = "bitfit"
 
+    merge = Method.merge_nothing
+
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """The biases, class token and its position."""
         for module in [*backbone.blocks.modules(), backbone.norm]:

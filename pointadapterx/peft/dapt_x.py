@@ -41,6 +41,12 @@ class DaptX(SharedAdapters):
         scale_bias: float | None = None
         tfts: Annotated[list[TftsPlace], Field(min_length=1), Distinct] | None = None
 
+        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+            """Also a key of dynamic adapters for experts of another kind."""
+            yield from super().problems(dim, depth)
+            if self.scale_bias is not None and self.expert not in (None, "dapt"):
+                yield "scale_bias", f"belongs to dapt's adapters, but the experts are {self.expert}; remove one"
+
         def left_without_mixture(self) -> bool:
             """TFTS are a part of it too."""
             return super().left_without_mixture() or bool(self.tfts)

@@ -21,6 +21,8 @@ class Full(Method):
 
         name: Literal["full"] = "full"
 
+    merge = Method.merge_nothing
+
     trains_backbone = True
 
     def __init__(self, options: Section) -> None:

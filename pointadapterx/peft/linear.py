@@ -19,3 +19,5 @@ class Linear(Method):
         """``method: {name: linear}``."""
 
         name: Literal["linear"] = "linear"
+
+    merge = Method.merge_nothing

@@ -63,8 +63,9 @@ class LowRankQkv(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, 3 C), zeros where there is no update."""
-        zeros = tokens.new_zeros((*tokens.shape[:-1], self.dim))
-        return torch.cat([self.parts[name](tokens) if name in self.parts else zeros for name in QKV], dim=-1)
+        found = {name: part(tokens) for name, part in self.parts.items()}
+        zeros = torch.zeros_like(next(iter(found.values())))  # of the type that autocast gives
+        return torch.cat([found.get(name, zeros) for name in QKV], dim=-1)
 
     def weight(self) -> Tensor:
         """(3 C, C)."""

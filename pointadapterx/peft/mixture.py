@@ -56,12 +56,15 @@ class Router(nn.Module):
         self.embeddings = nn.Parameter(torch.randn(num_experts, rank))
 
     def forward(self, sub_tokens: Tensor) -> Tensor:
-        """(T, C / h) -> gates (T, E), float32, each row sums to 1.
+        """(T, C / h) -> gates (T, E), float32 (float64 in a model of that), each row sums to 1.
 
         Float32 even under autocast, as in Switch Transformer: rounding must not decide a sub-token's expert.
         """
         with torch.autocast(sub_tokens.device.type, enabled=False):
-            scores = self.project(sub_tokens.float()) @ F.normalize(self.embeddings, dim=-1).T
+            weight = self.project.weight
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            projected = F.linear(sub_tokens.to(dtype), weight.to(dtype))
+            scores = projected @ F.normalize(self.embeddings.to(dtype), dim=-1).T
             return scores.softmax(dim=-1)
 
 

@@ -87,6 +87,12 @@ class SharedAdapters(Method):
 
         def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
             """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
+            if self.expert is not None and self.expert not in ADAPTERS:
+                known = list(ADAPTERS)
+                yield (
+                    "expert",
+                    f"unknown adapter '{self.expert}'{did_you_mean(self.expert, known)} Known: {', '.join(known)}",
+                )
             if not self.mixture:
                 if not self.left_without_mixture():
                     yield (
@@ -95,12 +101,6 @@ class SharedAdapters(Method):
                         "or use method.name=linear",
                     )
                 return
-            if self.expert is not None and self.expert not in ADAPTERS:
-                known = list(ADAPTERS)
-                yield (
-                    "expert",
-                    f"unknown adapter '{self.expert}'{did_you_mean(self.expert, known)} Known: {', '.join(known)}",
-                )
             yield from mixture_problems(dim, self.num_experts, self.num_heads, self.top_k)
 
     def __init__(self, options: SharedAdapters.Options) -> None:

@@ -241,3 +241,33 @@ def test_a_backbone_takes_its_own_kind_of_data() -> None:
         small_config("linear", kind="vit", data={"std": [0.5, 0.5]})
     with pytest.raises(ConfigError, match=r"data\.num_points: is required"):
         small_config("linear", data={"num_points": None})
+
+
+def test_files_that_would_start_a_program_are_no_images(tmp_path: Path) -> None:
+    """EPS under another name, which Pillow would hand to Ghostscript."""
+    path = tmp_path / "x.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    with pytest.raises(DataError, match=r"x\.png: not a readable image"):
+        Images([path], torch.tensor([0]), ["a"], "train").fetch(torch.tensor([0]), 8, 3)
+
+
+def test_sixteen_bits_are_scaled_and_unknown_ranges_refused(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
+    data = Images([tmp_path / "deep.png", tmp_path / "float.tiff"], torch.tensor([0, 0]), ["a"], "train")
+    found = data.fetch(torch.tensor([0]), 8, 1)[0, 0].numpy()
+    assert np.abs(found.astype(int) - ramp // 257).max() <= 1
+    with pytest.raises(DataError, match=r"float\.tiff: .*mode F, whose range is not known"):
+        data.fetch(torch.tensor([1]), 8, 1)
+
+
+def test_a_picture_is_turned_as_the_camera_was_held(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2), (0, 0, 0))
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "x.png", exif=exif)
+    found = Images([tmp_path / "x.png"], torch.tensor([0]), ["a"], "train")[0]["image"]
+    assert found[0, 1, 3] == 255
+    assert found.sum() == 3 * 255

@@ -196,3 +196,14 @@ def test_the_published_size_has_its_published_parameters() -> None:
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in ViT(ViT.Options()).parameters())
     assert count == 85_798_656
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["blocks.0.ls1.gamma", "blocks.1.attn.q_norm.weight", "norm_pre.weight", "fc_norm.weight", "blocks.0.gamma_1"],
+)
+def test_another_architecture_is_refused(name: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+    """Without these tensors the others would compute something else."""
+    state[name] = torch.ones(24)
+    with pytest.raises(CheckpointError, match=r"belongs to a layer that this backbone does not have"):
+        load_pretrained(vit(), saved(state, tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx.build import build_backbone, build_model
-from pointadapterx.errors import MergeError
+from pointadapterx.engine.checkpoint import save_adapter
+from pointadapterx.errors import CheckpointError, MergeError
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.peft import METHODS, Method
 from tests.conftest import randomise, small_config
 from tests.peft.test_methods import FORMS, steps
 
 LORA_ALL = {"targets": ["q", "k", "v", "proj", "fc1", "fc2"], "alpha": 8.0}
-MERGEABLE: list[tuple[str, dict[str, Any]]] = [("lora", {}), ("lora", LORA_ALL), ("ssf", {})]
+MERGEABLE: list[tuple[str, dict[str, Any]]] = [
+    ("lora", {}),
+    ("lora", LORA_ALL),
+    ("ssf", {}),
+    ("bitfit", {}),
+    ("full", {}),
+]
 
 
 def batch(kind: str) -> Tensor:
@@ -30,7 +38,7 @@ def hook_count(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("kind", ["point_mae", "vit"])
 @pytest.mark.parametrize(("name", "method"), MERGEABLE)
-def test_merged_equals_unmerged(name: str, method: dict[str, Any], kind: str) -> None:
+def test_merged_equals_unmerged(name: str, method: dict[str, Any], kind: str, tmp_path: Path) -> None:
     model = randomise(build_model(small_config(name, kind=kind, method=method))).eval()
     inputs, before = batch(kind), {key: value.clone() for key, value in model.state_dict().items()}
     merged = model.merge()
@@ -39,7 +47,9 @@ def test_merged_equals_unmerged(name: str, method: dict[str, Any], kind: str) ->
     assert not list(merged.method.parameters())
     assert not any(parameter.requires_grad for parameter in merged.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert hook_count(model) > 0
+    assert torch.equal(merged.merge()(inputs).logits, merged(inputs).logits)  # once more changes nothing
+    with pytest.raises(CheckpointError, match="the model trains nothing, so there is no adapter to write"):
+        save_adapter(merged, tmp_path / "merged.safetensors", config={}, classes=["a"] * merged.head.num_classes)
 
 
 def test_a_projection_behind_the_maximum_merges_any_scale() -> None:
@@ -60,7 +70,7 @@ def test_a_negative_scale_of_the_maximum_is_refused() -> None:
 
 @pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].merge is Method.merge])
 def test_what_cannot_be_merged_says_so(name: str) -> None:
-    with pytest.raises(MergeError, match=rf"^{name} adds what .*methods that can: lora, ssf"):
+    with pytest.raises(MergeError, match=rf"^{name} adds what .*methods that can: bitfit, full, linear, lora, ssf$"):
         build_model(small_config(name)).merge()
 
 

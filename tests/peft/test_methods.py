@@ -265,6 +265,16 @@ def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
     assert optimizer.param_groups[1]["weight_decay"] == 0.0
 
 
+@pytest.mark.parametrize("name", ["full", "vpt"])
+def test_tokens_take_no_weight_decay(name: str, make_config: Config) -> None:
+    model = build_model(make_config(name))
+    names = {id(p): n for n, p in model.named_parameters()}
+    optimizer = build_optimizer(model, {"lr": 1e-3, "weight_decay": 0.05})
+    decayed = {names[id(p)] for p in optimizer.param_groups[0]["params"]}
+    assert decayed
+    assert not any("cls_" in n or "pos_embed" in n or "prompts." in n for n in decayed)
+
+
 ABLATIONS = {
     "shared mixture only": {"norms": False, "prompts": False},
     "block-specific parts only": {"mixture": False},

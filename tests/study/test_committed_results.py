@@ -15,7 +15,7 @@ RESULTS = ROOT / "docs" / "results"
 CSVS = sorted(RESULTS.glob("*/results.csv"))
 QUOTES = {
     ROOT / "README.md": ("demo", "ldraw20"),
-    RESULTS / "ldraw20" / "README.md": ("ldraw20", "ldraw20_weights"),
+    RESULTS / "ldraw20" / "README.md": ("ldraw20", "ldraw20_recipe", "ldraw20_weights"),
 }
 """Pages, and the reports whose figures they quote."""
 
