@@ -195,7 +195,7 @@ CASES = {
     "unknown section": Case(config("optim: {}\n"), BAD, ("bad.yaml:2: optim: unknown section", "Known: backbone")),
     "number as a key": Case(config("3: x\n"), BAD, ("bad.yaml:2: 3: unknown section",)),
     "unknown method": Case(config("method: {name: dabt}\n"), BAD, ("'dabt'", "did you mean 'dapt'?")),
-    "list as a name": Case(config("method: {name: [dapt]}\n"), BAD, ("unknown name ['dapt']", "Known: dapt")),
+    "list as a name": Case(config("method: {name: [dapt]}\n"), BAD, ("unknown name ['dapt']", "Known: adapter, ")),
     "wrong type": Case(nothing, f"{TRAIN} train.epochs=many", ("override train.epochs=many", "not 'many'")),
     "out of range": Case(nothing, f"{TRAIN} train.lr=-1", ("train.lr", "greater than 0, not -1")),
     "malformed override": Case(nothing, f"{TRAIN} epochs", ("override 'epochs' is not of the form section.key=value",)),

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.cli import main
 from pointadapterx.engine import run
-from pointadapterx.engine import trainer as trainer_module
 from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer
 from pointadapterx.engine.checkpoint import read_adapter
 from pointadapterx.engine.optim import learning_rate
@@ -230,7 +229,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
     run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without random draws and BatchNorm, two parts are one batch."""
-    monkeypatch.setattr(trainer_module, "resample_train", lambda points, *_, **__: points)
+    monkeypatch.setattr("pointadapterx.datasets.inputs.resample_train", lambda points, *_, **__: points)
     plain = {"backbone": {"drop_path": 0.0}, "head": {"hidden": []}, "data": {"augment": "none", "num_points": 256}}
     weights = []
     for parts in (1, 2):

@@ -197,7 +197,7 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
         ({"overrides": {"eval.val_fraction": 0.01}}, r"table 'main', row 'linear', column 'rotation': .*fraction=0.01"),
         (
             {"overrides": {"data.few_shot": {"ways": 5, "shots": 5}, "head.num_classes": 5, "eval.protocol": "last"}},
-            "only 0 of 20 classes have 5 training clouds",
+            "only 0 of 20 classes have 5 training samples",
         ),
     ],
 )
