@@ -73,9 +73,12 @@ class Samples(Dataset[dict[str, Any]]):
         """Number of classes of a variant, or None where only the files tell it."""
         return cls.num_classes
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """Hash of inputs, labels and class names: equal if and only if a run would see the same data."""
+        return self._hash()
+
+    def _hash(self) -> str:
         raise NotImplementedError(f"{type(self).__name__} must hash its content")
 
     def __len__(self) -> int:
@@ -130,9 +133,7 @@ class PointClouds(Samples):
                 part.copy_(NormalizeUnitSphere()(part))
         self.points = points
 
-    @cached_property
-    def checksum(self) -> str:  # type: ignore[override]
-        """Hash of points, labels and class names."""
+    def _hash(self) -> str:
         return content_hash(self.points, self.labels, "\n".join(self.classes))
 
     def __getitem__(self, i: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,9 +47,8 @@ class Images(Samples):
         super().__init__(labels, classes, split, **story)
         self.pixels = pixels if isinstance(pixels, torch.Tensor) else list(pixels)
 
-    @cached_property
-    def checksum(self) -> str:  # type: ignore[override]
-        """Hash of pixels (or of the files' bytes), labels and class names."""
+    def _hash(self) -> str:
+        """The pixels, or the files' bytes."""
         names = "\n".join(self.classes)
         if isinstance(self.pixels, torch.Tensor):
             return content_hash(self.pixels, self.labels, names)

@@ -87,7 +87,7 @@ class AdapterBank(nn.Module):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: which adapter was in use decides what such a state means. Build the bank from its adapter files."""
-        raise NotImplementedError("a bank has no state of its own; build it from its adapter files")
+        raise CheckpointError("a bank has no state of its own; build it from its adapter files")
 
     def _add(self, info: AdapterInfo, first: AdapterInfo) -> _Adapter:
         ours, theirs = (_shape_keys(part) for part in (first, info))

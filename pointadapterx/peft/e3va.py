@@ -157,7 +157,7 @@ class Highway(Method):
 class E3va(Highway):
     """Two doubly low-rank adapters a block, behind its attention and its FFN.
 
-    2 · (k (C + r) + k (r + width) + ...) parameters a block. Extra cost: four thin products an adapter; in return
+    k (C + r) + r + k (r + width) + width parameters an adapter. Extra cost: four thin products an adapter; in return
     nothing of the backbone is kept for the backward pass, and none is run through it.
     """
 

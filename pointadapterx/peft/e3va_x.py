@@ -10,14 +10,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.backbone import Backbone
 from pointadapterx.peft.base import METHODS
 from pointadapterx.peft.e3va import DoublyLowRank, Highway
-from pointadapterx.peft.mixture import MixtureOutput, Routing, SharedMixture, mixture_problems, routing_statistics
+from pointadapterx.peft.mixture import MixtureOutput, SharedMixture, mixture_problems
+from pointadapterx.peft.routed import RoutedMethod
 
 
 @METHODS.register("e3va_x")
-class E3vaX(Highway):
+class E3vaX(RoutedMethod, Highway):
     """One mixture of doubly low-rank experts for both branches of all blocks, with a router per sub-token.
 
     Adapter-X's parameters with E³VA's memory and time: the state's width is the tokens' C.
@@ -49,13 +50,11 @@ class E3vaX(Highway):
     def __init__(self, options: E3vaX.Options) -> None:
         super().__init__(options)
         self.options: E3vaX.Options = options
-        self._routings: list[Routing] = []
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the mixture."""
         super().attach(backbone)
         options = self.options
-        self.num_patches = backbone.num_patches
         self.mixture = SharedMixture(
             lambda width: DoublyLowRank(width, width, options.rank, options.inner_rank, options.dropout),
             backbone.dim,
@@ -65,16 +64,11 @@ class E3vaX(Highway):
             options.top_k,
         )
 
-    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
-        """As every highway; forgets the routing of the pass before."""
-        self._routings = []
-        return super().run(backbone, inputs)
-
     def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The same mixture for both branches, whatever the block."""
         outputs = [self._mix(tokens) for tokens in (attention, ffn)]
-        if self.training:
-            self._routings += [output.routing for output in outputs]
+        for output in outputs:
+            self.note(output.routing)
         return outputs[0].tokens + outputs[1].tokens, [output.balance_loss for output in outputs]
 
     def _mix(self, tokens: Tensor) -> MixtureOutput:
@@ -86,12 +80,3 @@ class E3vaX(Highway):
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.mixture(tokens)
         return checkpoint(self.mixture, tokens, use_reentrant=False)
-
-    def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
-        """α times the mean balance loss over branches and blocks."""
-        return self.options.balance_weight * torch.stack(losses).mean()
-
-    def statistics(self) -> dict[str, Tensor]:
-        """Health of the routing, a row for each branch of each block in order."""
-        routings, self._routings = self._routings, []
-        return routing_statistics(routings, self.num_patches) if routings else {}

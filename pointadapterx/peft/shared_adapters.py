@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.peft.adapters import ADAPTERS
 from pointadapterx.peft.base import Method, ScaleShift
-from pointadapterx.peft.mixture import Routing, SharedMixture, mixture_problems, routing_statistics
+from pointadapterx.peft.mixture import SharedMixture, mixture_problems
+from pointadapterx.peft.routed import RoutedMethod
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate
 
 
-class SharedAdapters(Method):
+class SharedAdapters(RoutedMethod):
     """A shared mixture; per block a trainable norm2 and a prompt generator.
 
     Block i (§3.2, §3.3): ``u = norm2_i(h); f = mlp(u); a = SMoA(u); y = h + f + s·a; p_i = γ_i ⊙ mean(a) + β_i``;
@@ -106,12 +107,11 @@ class SharedAdapters(Method):
     def __init__(self, options: SharedAdapters.Options) -> None:
         super().__init__(options)
         self.options: SharedAdapters.Options = options
-        self._routings: list[Routing] = []  # one a block, of the last pass in training mode
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the mixture and one prompt generator a block."""
+        super().attach(backbone)
         options = self.options
-        self.num_patches = backbone.num_patches
         self.serial = ADAPTERS[options.expert or self.kind].serial
         own = options.mixture and options.shared is False
         self.mixture = self._make_mixture(backbone.dim) if options.mixture and not own else None
@@ -136,19 +136,13 @@ class SharedAdapters(Method):
             yield from block.norm2.parameters()
         yield from backbone.class_parameters().values()
 
-    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
-        """The backbone's pass; forgets the routing of the pass before."""
-        self._routings = []
-        return super().run(backbone, inputs)
-
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """s times the mixture's output, the block's prompt, and the block's balance loss."""
         mixture = self.block_mixtures[index] if self.block_mixtures else self.mixture
         if mixture is None:
             return Adaptation(torch.zeros_like(ffn_output), self._prompt(index, ffn_output))
         mixed, balance, routing = mixture(ffn_output if self.serial else ffn_input)
-        if self.training:
-            self._routings.append(routing)
+        self.note(routing)
         return Adaptation(self.options.scale * mixed, self._prompt(index, mixed), balance)
 
     def _prompt(self, index: int, source: Tensor) -> Tensor | None:
@@ -156,12 +150,3 @@ class SharedAdapters(Method):
             return None
         source = F.gelu(source) if self.options.prompt_gelu else source
         return self.prompt_generators[index](source.mean(dim=1, keepdim=True))
-
-    def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
-        """α times the mean balance loss over blocks (equation 7)."""
-        return self.options.balance_weight * torch.stack(losses).mean()
-
-    def statistics(self) -> dict[str, Tensor]:
-        """Health of the routing, see :func:`~pointadapterx.peft.mixture.routing_statistics`."""
-        routings, self._routings = self._routings, []
-        return routing_statistics(routings, self.num_patches) if routings else {}

@@ -1,0 +1,47 @@
+"""What every method with a routed mixture keeps: the routing of its last pass, and the balance loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.peft.base import Method
+from pointadapterx.peft.mixture import Routing, routing_statistics
+from pointadapterx.schema import Section
+
+
+class RoutedMethod(Method):
+    """Base of the methods that route; its options have ``balance_weight``. Stands first among several bases."""
+
+    options: Any
+
+    def __init__(self, options: Section) -> None:
+        super().__init__(options)
+        self._routings: list[Routing] = []  # in order of use, of the last pass in training mode
+
+    def attach(self, backbone: Backbone) -> None:
+        """Notes the number of patches."""
+        super().attach(backbone)
+        self.num_patches = backbone.num_patches
+
+    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
+        """The whole pass; forgets the routing of the pass before."""
+        self._routings = []
+        return super().run(backbone, inputs)
+
+    def note(self, routing: Routing) -> None:
+        """Keeps the routing of one use of a mixture, in training mode."""
+        if self.training:
+            self._routings.append(routing)
+
+    def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
+        """α times the mean balance loss, a scalar (Adapter-X, equation 7)."""
+        return self.options.balance_weight * torch.stack(losses).mean()
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Health of the routing, see :func:`~pointadapterx.peft.mixture.routing_statistics`; a row a use."""
+        routings, self._routings = self._routings, []
+        return routing_statistics(routings, self.num_patches) if routings else {}
