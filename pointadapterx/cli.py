@@ -1,4 +1,4 @@
-"""The command line: ``pointadapterx train|test|vote|count|probe`` and ``python tools/main.py``, one parser for both."""
+"""The command line: ``pointadapterx train|test|…`` and ``python tools/main.py``, one parser for both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pointadapterx.errors import Interrupted, PointAdapterXError
 
-VERBS = ("train", "test", "vote", "count", "probe")
+VERBS = ("train", "test", "vote", "count", "probe", "search")
 EPILOG = """examples:
   %(prog)s --config cfgs/demo.yaml                             train on the embedded data
   %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
@@ -41,6 +41,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         action="store_true",
         help="after the test: the maximum of 299 votes, as published tables",
     )
+    parser.add_argument(
+        "--search", metavar="RUN", type=Path, help="search the NOAH supernet of this run for its best architecture"
+    )
     parser.add_argument("--count", action="store_true", help="print the parameters of a config and exit")
     parser.add_argument(
         "--probe",
@@ -54,8 +57,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     """Runs a command.
 
     Args:
-        argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``count``, ``probe``,
-            ``compare`` for studies).
+        argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``search RUN``,
+            ``count``, ``probe``, ``compare`` for studies).
         prog: name in the help text.
 
     Returns:
@@ -68,11 +71,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         return compare(arguments[1:], f"{prog} compare")
     parser = build_parser(prog)
     options = parser.parse_intermixed_args(_expand_verb(arguments, parser))
-    jobs = [name for name in ("resume", "test") if getattr(options, name) is not None]
-    if len(jobs) > 1 or (options.resume is not None and options.config is not None):
-        parser.error("choose one of --config, --resume and --test")
+    jobs = [name for name in ("resume", "test", "search") if getattr(options, name) is not None]
+    if len(jobs) > 1 or (options.config is not None and jobs and options.test is None):
+        parser.error("choose one of --config, --resume, --test and --search")
     if not jobs and options.config is None:
-        parser.error("give --config FILE (for example --config cfgs/demo.yaml), --resume RUN or --test CKPT")
+        parser.error(
+            "give --config FILE (for example --config cfgs/demo.yaml), --resume RUN, --test CKPT or --search RUN"
+        )
     if options.vote is not None and options.vote < 1:
         parser.error(f"--vote {options.vote}: at least 1 copy")
     if (options.vote is not None or options.vote_published) and options.test is None:
@@ -105,6 +110,10 @@ def _run(options: argparse.Namespace) -> int:
         run.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
     elif options.resume is not None:
         run.resume(options.resume, options.overrides)
+    elif options.search is not None:
+        from pointadapterx.engine.search import search
+
+        search(options.search, options.overrides)
     else:
         config = load_config(options.config, options.overrides)
         if options.count:
@@ -128,9 +137,10 @@ def _expand_verb(arguments: list[str], parser: argparse.ArgumentParser) -> list[
     if verb == "train":
         return rest
     if not rest or rest[0].startswith("-"):
-        parser.error(f"{verb} needs an adapter file or a run folder: {verb} CKPT")
-    if verb == "test":
-        return ["--test", *rest]
+        what = "the folder of a run: search RUN" if verb == "search" else f"an adapter file or a run folder: {verb} CKPT"
+        parser.error(f"{verb} needs {what}")
+    if verb in ("test", "search"):
+        return [f"--{verb}", *rest]
     copies = rest[1] if len(rest) > 1 and rest[1].isdigit() else "10"
     return ["--test", rest[0], "--vote", copies, *rest[2 if len(rest) > 1 and rest[1].isdigit() else 1 :]]
 

@@ -61,6 +61,8 @@ def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: di
     }
     if "rank" in options.model_fields:
         config["method"]["rank"] = 4
+    if "widths" in options.model_fields:
+        config["method"]["widths"] = [1, 3]
     for section, update in changes.items():
         config[section].update(update)
     return check_config(config, "test")

@@ -167,8 +167,7 @@ class Backbone(nn.Module):
         for index, block in enumerate(self.blocks):
             tokens = method.before_block(index, tokens)
             if self.position == "every_block":
-                position = pad_position(position, tokens.shape[1])
-                tokens = tokens + position
+                tokens = tokens + pad_position(position, tokens.shape[1])
             tokens, loss = block(tokens, partial(method.adapt_ffn, index))
             if loss is not None:
                 losses.append(loss)

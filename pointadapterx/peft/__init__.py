@@ -14,6 +14,7 @@ from pointadapterx.peft import (
     idpt,
     linear,
     lora,
+    noah,
     ssf,
     vpt,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "idpt",
     "linear",
     "lora",
+    "noah",
     "ssf",
     "vpt",
 ]

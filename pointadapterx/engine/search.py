@@ -1,0 +1,184 @@
+"""The search for a supernet's best architecture on the validation part (NOAH, arXiv 2206.04673, §3.3)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pointadapterx import ops
+from pointadapterx.build import build_model, build_splits
+from pointadapterx.config import LOCATIONS, load_config
+from pointadapterx.engine.adaptation import ADAPTER_FILE
+from pointadapterx.engine.checkpoint import load_adapter, read_adapter
+from pointadapterx.engine.evaluator import evaluate
+from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.engine.run import CONFIG_FILE, make_accelerator
+from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.files import write_json, write_text
+from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
+
+log = logging.getLogger(__name__)
+
+SEARCH_FILE = "search.json"
+ARCHITECTURE_FILE = "architecture.yaml"
+TRIES = 200  # draws for each architecture wanted, as many exceed the budget
+
+
+class Candidate(NamedTuple):
+    """An architecture that was evaluated; ``score`` is the selection metric on the validation part in percent."""
+
+    architecture: Architecture
+    parameters: int
+    score: float
+
+
+def search(folder: Path, overrides: list[str]) -> Candidate:
+    """Searches the supernet of a finished run, and writes ``architecture.yaml``, a config to train, into its folder.
+
+    Every score is kept in ``search.json``, so that a stopped search goes on where it was.
+
+    Args:
+        folder: the run's.
+        overrides: ``method.search.…``, or where files lie.
+
+    Returns:
+        The best architecture; of equal ones that with the fewest parameters.
+
+    Raises:
+        ConfigError: for another method, a run of one architecture, one without a validation part, or an override that
+            is not of the search.
+        CheckpointError: if the folder holds no trained supernet.
+    """
+    config = _config(folder, overrides)
+    info = read_adapter(folder / ADAPTER_FILE)
+    accelerator = make_accelerator(config["train"]["precision"])
+    with accelerator.main_process_first():
+        validation = build_splits(config).val
+    assert validation is not None
+    model = build_model(config)
+    load_adapter(model, info)
+    model.to(accelerator.device).eval()
+    method = model.method
+    assert isinstance(method, Noah)
+    identity = hashlib.sha256(info.path.read_bytes()).hexdigest() + validation.checksum
+    known = _known_scores(folder / SEARCH_FILE, identity)
+    found: list[Candidate] = []
+
+    def judge(architecture: Architecture) -> float:
+        key = json.dumps(architecture)
+        if key not in known:
+            method.use(architecture)
+            metrics = compute_metrics(evaluate(model, validation, config, accelerator), validation.classes)
+            known[key] = metrics[config["eval"]["select"]]
+            if accelerator.is_main_process:
+                write_json(folder / SEARCH_FILE, {"of": identity, "scores": known})
+        return known[key]
+
+    options = SearchConfig.model_validate(config["method"]["search"])
+    with ops.unchecked():
+        for number, found in enumerate(evolve(method.space, options, judge, config["train"]["seed"]), 1):
+            log.info(
+                "generation %d/%d: %d architectures, best %.2f with %s parameters",
+                *(number, options.generations, len(found), found[0].score, f"{found[0].parameters:,}"),
+            )
+    if accelerator.is_main_process:
+        write_text(folder / ARCHITECTURE_FILE, _as_config(folder, found[0], len(validation)))
+        log.info("written: %s; train it with --config %s", *[folder / ARCHITECTURE_FILE] * 2)
+    return found[0]
+
+
+def evolve(
+    space: SearchSpace, options: SearchConfig, judge: Callable[[Architecture], float], seed: int
+) -> Iterator[list[Candidate]]:
+    """An evolutionary search: random architectures, then children of the best, half by crossing, half by mutation.
+
+    Args:
+        space: what to search.
+        options: budget, sizes and probabilities.
+        judge: score of an architecture, higher is better; asked once for each.
+        seed: of the draws.
+
+    Yields:
+        After each generation all that were evaluated, the best first.
+    """
+    source = random.Random(seed)
+    found: dict[str, Candidate] = {}
+
+    def extend(make: Callable[[], Architecture], count: int) -> None:
+        wanted = len(found) + count
+        for _ in range(TRIES * count):
+            if len(found) == wanted:
+                return
+            architecture = make()
+            parameters, key = space.cost(architecture), json.dumps(architecture)
+            if parameters <= options.budget and key not in found:
+                found[key] = Candidate(architecture, parameters, judge(architecture))
+
+    def ranked() -> list[Candidate]:
+        return sorted(found.values(), key=lambda one: (-one.score, one.parameters))
+
+    extend(lambda: space.smallest, 1)  # so that a tight budget leaves something to begin with
+    extend(lambda: space.draw(source), options.population - 1)
+    yield ranked()
+    for _ in range(options.generations - 1):
+        parents = [one.architecture for one in ranked()[: options.parents]]
+        half = options.population // 2
+        extend(lambda: space.cross(source.choice(parents), source.choice(parents), source), half)  # noqa: B023
+        extend(lambda: space.mutate(source.choice(parents), source, options), options.population - half)  # noqa: B023
+        yield ranked()
+
+
+def _config(folder: Path, overrides: list[str]) -> Mapping[str, Any]:
+    """The run's config, of which only what belongs to the search may change."""
+    for text in overrides:
+        if not text.startswith("method.search.") and text.partition("=")[0] not in LOCATIONS:
+            raise ConfigError(
+                f"{text}: a search keeps the run's config (method.search.* and {', '.join(LOCATIONS)} may change)"
+            )
+    for name in (CONFIG_FILE, ADAPTER_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: holds no {name}; give the folder of a run that has trained a supernet")
+    config = load_config(folder / CONFIG_FILE, overrides)
+    if config["method"]["name"] != "noah":
+        raise ConfigError(f"{folder}: method.name={config['method']['name']} has no supernet to search; noah has")
+    if config["method"]["architecture"] is not None:
+        raise ConfigError(f"{folder}: trained one architecture, not the supernet (method.architecture is set)")
+    if config["eval"]["protocol"] != "validation":
+        raise ConfigError(
+            f"{folder}: eval.protocol={config['eval']['protocol']} has no validation part to search on; train the "
+            "supernet with eval.protocol=validation"
+        )
+    return config
+
+
+def _known_scores(path: Path, identity: str) -> dict[str, float]:
+    """Scores of an earlier search of the same supernet on the same data."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(content["scores"]) if content["of"] == identity else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error!r}); delete it to search from the start") from None
+
+
+def _as_config(folder: Path, best: Candidate, count: int) -> str:
+    lines = [f"    {kind}: {best.architecture[kind]}" for kind in KINDS]
+    return "\n".join(
+        [
+            f"# python tools/main.py --config {folder / ARCHITECTURE_FILE}",
+            f"# NOAH's best architecture: {best.parameters:,} parameters without the head; in the supernet "
+            f"{best.score:.2f} % on {count} validation samples.",
+            f"_base_: {CONFIG_FILE}",
+            "",
+            "method:",
+            "  architecture:",
+            *lines,
+            "",
+        ]
+    )

@@ -1,0 +1,279 @@
+"""NOAH: adapter, LoRA and VPT in one supernet, and a search for how much of each a block gets (arXiv 2206.04673)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.block import Adaptation, Block
+from pointadapterx.models.tokens import insert_after_cls
+from pointadapterx.peft.adapters import Bottleneck
+from pointadapterx.peft.base import METHODS, Method
+from pointadapterx.peft.lora import LowRank, LowRankQkv
+from pointadapterx.schema import Distinct, Section
+
+Width = Annotated[int, Field(ge=0)]
+Widths = Annotated[list[Width], Field(min_length=1)]
+Steps = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), Distinct]
+
+KINDS = ("prompts", "lora", "adapter")
+Architecture = dict[str, list[int]]
+"""By kind: prompt tokens, LoRA's r and the adapter's r of each block; 0 is none."""
+
+
+class ArchitectureConfig(Section):
+    """``method.architecture:``: one number a block for each kind, see :data:`Architecture`."""
+
+    prompts: Widths
+    lora: Widths
+    adapter: Widths
+
+
+class SearchConfig(Section):
+    """``method.search:``: the evolutionary search among the supernet's architectures.
+
+    Attributes:
+        budget: parameters of prompts, LoRA and adapters together that an architecture may have.
+        population: architectures of a generation.
+        generations: number of generations, the random first one included.
+        parents: best architectures so far, from which the next generation is made.
+        mutation: probability that a width is drawn anew in a mutation.
+        depth_mutation: probability that a kind's depth is drawn anew in a mutation.
+    """
+
+    budget: int = Field(640_000, ge=1)
+    population: int = Field(50, ge=2)
+    generations: int = Field(20, ge=1)
+    parents: int = Field(10, ge=1)
+    mutation: float = Field(0.2, ge=0.0, le=1.0)
+    depth_mutation: float = Field(0.4, ge=0.0, le=1.0)
+
+
+class SlicedLowRank(LowRank):
+    """Low-rank update of which the first ``active`` of its ranks take part."""
+
+    active: int = 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., width) -> (..., out); zeros with no rank active."""
+        hidden = F.linear(self.dropout(tokens), self.down.weight[: self.active])
+        return self.scale * F.linear(hidden, self.up.weight[:, : self.active])
+
+
+class SlicedBottleneck(Bottleneck):
+    """Adapter of which the first ``active`` hidden units take part."""
+
+    active: int = 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., C) -> (..., C); zeros with no unit active."""
+        hidden = F.linear(tokens, self.down.weight[: self.active], self.down.bias[: self.active])
+        hidden = self.dropout(self.activation(hidden))
+        return F.linear(hidden, self.up.weight[:, : self.active], self.up.bias * (self.active > 0))
+
+
+@METHODS.register("noah")
+class Noah(Method):
+    """Prompts before each block, LoRA at its queries and values, an adapter behind its FFN; each of its own width.
+
+    Without ``architecture`` this is the supernet: every module has the largest width, and each training step draws an
+    architecture whose widths are the first rows and columns of the shared weights (§3.2). ``--search RUN`` looks for
+    the best one within a budget on the validation part and writes a config with it, which is then trained from the
+    start (§3.3). The first ``depth`` blocks have a kind, those behind it have none. In evaluation, and to select its
+    epoch, the supernet is its largest architecture.
+
+    Trains the modules, class token and its position where they are not pre-trained, and the head. An architecture has
+    P · C a block for prompts, 4 r · C for LoRA, 2 r · C + r + C for the adapter: 0.36 M on average over VTAB-1K on
+    ViT-B. Extra cost: those of the three methods; to find it, one training of the supernet and
+    population x generations evaluations on the validation part.
+    """
+
+    class Options(Method.Options):
+        """``method: {name: noah, ...}``.
+
+        Attributes:
+            widths: what a block's prompts, LoRA's r and adapter's r may be.
+            depths: how many blocks may have a kind; None is a quarter, a half, three quarters and all of them.
+            architecture: the one that is trained; None is the supernet.
+            search: of the search among the supernet's architectures.
+        """
+
+        name: Literal["noah"] = "noah"
+        widths: Steps = [5, 10, 50, 100]  # noqa: RUF012
+        depths: Steps | None = None
+        architecture: ArchitectureConfig | None = None
+        search: SearchConfig = SearchConfig.model_validate({})
+
+        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+            """Depths or an architecture of another backbone; one that has nothing; a budget too small for any."""
+            beyond = [number for number in self.depths or () if number > depth]
+            if beyond:
+                yield "depths", f"{beyond} exceed the {depth} blocks of the backbone"
+            if self.architecture is None:
+                space = SearchSpace.of(self, dim, depth)
+                least = space.cost(space.smallest)
+                if least > self.search.budget:
+                    yield (
+                        "search.budget",
+                        f"{self.search.budget:,} is less than the {least:,} parameters of the smallest "
+                        "architecture; raise it, or lower method.widths and method.depths",
+                    )
+                return
+            widths = self.architecture.model_dump()
+            for kind, values in widths.items():
+                if len(values) != depth:
+                    yield f"architecture.{kind}", f"{len(values)} numbers for {depth} blocks; give one a block"
+            if not any(map(sum, widths.values())):
+                yield "architecture", "has nothing; use method.name=linear"
+
+    def __init__(self, options: Noah.Options) -> None:
+        super().__init__(options)
+        self.options: Noah.Options = options
+
+    def attach(self, backbone: Backbone) -> None:
+        """Creates the modules, of the architecture's widths or of the largest ones."""
+        options, dim, depth = self.options, backbone.dim, len(backbone.blocks)
+        self.num_patches = backbone.num_patches
+        self.space = SearchSpace.of(options, dim, depth)
+        chosen = options.architecture
+        limits = self.space.largest if chosen is None else chosen.model_dump()
+        self.prompts = nn.ParameterDict(
+            {
+                str(index): nn.Parameter(0.02 * torch.randn(1, count, dim))
+                for index, count in enumerate(limits["prompts"])
+                if count
+            }
+        )
+        self.lora, self.adapters = nn.ModuleDict(), nn.ModuleDict()
+        for index, block in enumerate(backbone.blocks):
+            assert isinstance(block, Block)
+            if rank := limits["lora"][index]:
+                parts = {name: SlicedLowRank(dim, dim, rank, scale=1.0, dropout=0.0) for name in ("q", "v")}
+                self.lora[str(index)] = LowRankQkv(parts, dim)
+                self.branch(block.attn.qkv, self.lora[str(index)])
+            if rank := limits["adapter"][index]:
+                self.adapters[str(index)] = SlicedBottleneck(dim, rank, nn.GELU())
+        self.use(limits)
+
+    def use(self, architecture: Mapping[str, Sequence[int]]) -> None:
+        """Makes the modules take part with these widths, each at most what they were created with."""
+        self.active_prompts = list(architecture["prompts"])
+        for name, updates in self.lora.items():
+            for part in updates.modules():
+                if isinstance(part, SlicedLowRank):
+                    part.active = architecture["lora"][int(name)]
+        for name, adapter in self.adapters.items():
+            assert isinstance(adapter, SlicedBottleneck)
+            adapter.active = architecture["adapter"][int(name)]
+
+    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """Class token and its position."""
+        yield from backbone.class_parameters().values()
+
+    def undecayed_parameters(self) -> Iterator[nn.Parameter]:
+        """The prompts."""
+        yield from self.prompts.values()
+
+    def train(self, mode: bool = True) -> Noah:
+        """Leaves the supernet at its largest architecture for evaluation; each training pass draws another."""
+        super().train(mode)
+        if self.options.architecture is None and hasattr(self, "space"):
+            self.use(self.space.largest)
+        return self
+
+    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
+        """The whole pass; in training, of an architecture drawn with torch's random state."""
+        if self.training and self.options.architecture is None:
+            self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
+        return super().run(backbone, inputs)
+
+    def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts in the place of those of the block before."""
+        tokens = torch.cat([tokens[:, :1], tokens[:, -self.num_patches :]], dim=1)
+        if str(index) not in self.prompts:
+            return tokens
+        prompts = self.prompts[str(index)][:, : self.active_prompts[index]]
+        return insert_after_cls(tokens, prompts.expand(len(tokens), -1, -1))
+
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation | None:
+        """adapter(mlp(u)), where the block has one."""
+        if str(index) not in self.adapters:
+            return None
+        return Adaptation(self.adapters[str(index)](ffn_output))
+
+
+class SearchSpace:
+    """The architectures of a supernet.
+
+    Args:
+        dim: token width C.
+        depth: number of blocks.
+        widths: that a block may have of a kind.
+        depths: how many of the first blocks may have a kind.
+    """
+
+    def __init__(self, dim: int, depth: int, widths: Sequence[int], depths: Sequence[int]) -> None:
+        self.dim = dim
+        self.depth = depth
+        self.widths = sorted(widths)
+        self.depths = sorted(depths)
+
+    @classmethod
+    def of(cls, options: Noah.Options, dim: int, depth: int) -> SearchSpace:
+        """That of a method on a backbone."""
+        quarters = sorted({max(1, round(depth * share / 4)) for share in (1, 2, 3, 4)})
+        return cls(dim, depth, options.widths, options.depths or quarters)
+
+    @property
+    def largest(self) -> Architecture:
+        """Every kind at its largest width in as many blocks as may have it."""
+        return {kind: self._padded([self.widths[-1]] * self.depths[-1]) for kind in KINDS}
+
+    @property
+    def smallest(self) -> Architecture:
+        """Every kind at its smallest width in as few blocks as may have it."""
+        return {kind: self._padded([self.widths[0]] * self.depths[0]) for kind in KINDS}
+
+    def cost(self, architecture: Mapping[str, Sequence[int]]) -> int:
+        """Parameters of prompts, LoRA and adapters together."""
+        prompts, lora, adapter = (architecture[kind] for kind in KINDS)
+        of_adapters = sum(2 * rank * self.dim + rank + self.dim for rank in adapter if rank)
+        return (sum(prompts) + 4 * sum(lora)) * self.dim + of_adapters
+
+    def draw(self, source: random.Random) -> Architecture:
+        """A random architecture."""
+        return {kind: self._drawn(source.choice(self.depths), source) for kind in KINDS}
+
+    def mutate(self, architecture: Architecture, source: random.Random, options: SearchConfig) -> Architecture:
+        """Some kinds of another depth, some widths drawn anew."""
+        mutated: Architecture = {}
+        for kind in KINDS:
+            old = [width for width in architecture[kind] if width]
+            if source.random() < options.depth_mutation:
+                depth = source.choice(self.depths)
+                old = old[:depth] + [source.choice(self.widths) for _ in range(depth - len(old))]
+            widths = [source.choice(self.widths) if source.random() < options.mutation else width for width in old]
+            mutated[kind] = self._padded(widths)
+        return mutated
+
+    def cross(self, one: Architecture, other: Architecture, source: random.Random) -> Architecture:
+        """Each kind's depth from one of two parents, and each width from either, where both have one."""
+        child: Architecture = {}
+        for kind in KINDS:
+            first, second = (one, other) if source.random() < 0.5 else (other, one)
+            pairs = zip(first[kind], second[kind], strict=True)
+            child[kind] = [source.choice([a, b]) if a and b else a for a, b in pairs]
+        return child
+
+    def _drawn(self, depth: int, source: random.Random) -> list[int]:
+        return self._padded([source.choice(self.widths) for _ in range(depth)])
+
+    def _padded(self, widths: list[int]) -> list[int]:
+        return widths + [0] * (self.depth - len(widths))
