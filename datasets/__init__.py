@@ -21,7 +21,7 @@ from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
-from pointadapterx.datasets.splits import stratified_split
+from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
 from pointadapterx.datasets.vtab import Vtab
 
@@ -55,6 +55,7 @@ __all__ = [
     "few_shot_task",
     "resample_test",
     "resample_train",
+    "stratified_draw",
     "stratified_split",
     "to_fps_stage",
 ]

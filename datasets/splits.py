@@ -65,6 +65,37 @@ def stratified_split(
     return torch.from_numpy(train), torch.from_numpy(np.sort(held_out))
 
 
+def stratified_draw(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
+    """Indices of ``size`` samples, drawn with about the same share of every class, and at least one of each.
+
+    Args:
+        labels: ``(n,)`` int64.
+        size: how many.
+        seed: of the draw.
+
+    Returns:
+        ``(size,)`` int64, sorted.
+
+    Raises:
+        ConfigError: if there are fewer samples, or more classes, than ``size``.
+    """
+    y = labels.numpy()
+    num_classes = len(np.unique(y))
+    if not num_classes <= size <= len(y):
+        raise ConfigError(
+            f"data.train_size={size} of {len(y)} training samples in {num_classes} classes; choose from {num_classes} "
+            f"to {len(y)}"
+        )
+    order = np.random.default_rng(derive_seed(seed, "draw")).permutation(len(y))
+    # The k-th drawn sample of a class, from 0, stands at k / its size; the first of all classes are taken.
+    place = np.empty(len(y))
+    for label in np.unique(y):
+        members = order[y[order] == label]
+        place[members] = np.arange(len(members)) / len(members)
+    chosen = order[np.argsort(place[order], kind="stable")][:size]
+    return torch.from_numpy(np.sort(chosen))
+
+
 def _lone_units(y: np.ndarray, units: np.ndarray, unit: str) -> np.ndarray:
     """The samples or groups that are the only ones of a class."""
     pairs = np.unique(np.stack([y, units]), axis=1)  # (2, pairs of a class and a unit)

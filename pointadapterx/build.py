@@ -10,7 +10,15 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from pointadapterx.datasets import PointClouds, Samples, build_dataset, derive_seed, few_shot_task, stratified_split
+from pointadapterx.datasets import (
+    PointClouds,
+    Samples,
+    build_dataset,
+    derive_seed,
+    few_shot_task,
+    stratified_draw,
+    stratified_split,
+)
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.adapted import AdaptedModel
@@ -134,11 +142,11 @@ def cut_splits(config: Mapping[str, Any], train: Samples, test: Samples) -> Spli
 
 
 def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> Samples:
-    """One published split of the config's data set, or its part in a few-shot task, in memory and checked.
+    """One published split of the config's data set, or its part in the task, in memory and checked.
 
     A few-shot task needs the files of both splits, whose numbers of clouds decide on its classes.
     """
-    if config["data"]["few_shot"] is not None:
+    if split == "train" or config["data"]["few_shot"] is not None:
         train, test = _task_parts(config, _read_split(config, "train"), _read_split(config, "test"))
         return train if split == "train" else test
     dataset = _read_split(config, split)
@@ -148,12 +156,15 @@ def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> S
 
 
 def _task_parts(config: Mapping[str, Any], train: Samples, test: Samples) -> tuple[Samples, Samples]:
-    """Training and test split, or their parts in a few-shot task, checked."""
+    """Training and test split, or their parts in a few-shot task or with fewer labels, checked."""
+    data = config["data"]
     for dataset in (train, test):
         _check_points(config, dataset)
-    if config["data"]["few_shot"] is not None:
-        train, test = few_shot_task(train, test, **config["data"]["few_shot"])
+    if data["few_shot"] is not None:
+        train, test = few_shot_task(train, test, **data["few_shot"])
     _check_classes(config, train)
+    if data["train_size"] is not None:
+        train = train.subset(stratified_draw(train.labels, data["train_size"], config["eval"]["split_seed"]))
     return train, test
 
 

@@ -137,8 +137,8 @@ def _expand_verb(arguments: list[str], parser: argparse.ArgumentParser) -> list[
     if verb == "train":
         return rest
     if not rest or rest[0].startswith("-"):
-        what = "the folder of a run: search RUN" if verb == "search" else f"an adapter file or a run folder: {verb} CKPT"
-        parser.error(f"{verb} needs {what}")
+        needed = {"search": "the folder of a run: search RUN"}
+        parser.error(f"{verb} needs {needed.get(verb, f'an adapter file or a run folder: {verb} CKPT')}")
     if verb in ("test", "search"):
         return [f"--{verb}", *rest]
     copies = rest[1] if len(rest) > 1 and rest[1].isdigit() else "10"

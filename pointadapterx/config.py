@@ -41,10 +41,13 @@ AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 
 
 class HeadConfig(Section):
-    """``head:``: pools are concatenated in the given order."""
+    """``head:``: pools are concatenated in the given order; ``num_classes`` null is that of the data set.
+
+    Where only the files tell it (a folder of images), it has to be given.
+    """
 
     pools: list[str] = Field(default=["cls", "patch_max"], min_length=1)
-    num_classes: int = Field(ge=2)
+    num_classes: int | None = Field(None, ge=2)
     hidden: list[int] = Field(default=[256, 256])
     dropout: Rate = 0.5
 
@@ -61,6 +64,7 @@ class FewShotConfig(Section):
 class DataConfig(Section):
     """``data:``: ``augment`` is a transform's name, ``none``, or a list of names and {name: parameters}.
 
+    ``train_size`` is a number of labelled training samples (those for validation included) to draw, all if null.
     ``num_points`` belongs to clouds. ``mean`` and ``std`` belong to images, a number a channel of images in [0, 1];
     0.5 by default.
     """
@@ -76,6 +80,7 @@ class DataConfig(Section):
     stored_points: int | None = Field(None, ge=1)
     suffixes: list[str] | None = Field(None, min_length=1)
     few_shot: FewShotConfig | None = None
+    train_size: int | None = Field(None, ge=2)
     mean: list[float] | None = Field(None, min_length=1)
     std: list[Annotated[float, Field(gt=0.0)]] | None = Field(None, min_length=1)
 
@@ -304,8 +309,11 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
     problems += _check_names(sections)
     problems += _check_combinations(sections)
     config = EasyDict({s: sections[s].model_dump() for s in wanted if s in sections})
-    if not problems and config.backbone.init_seed is None:
-        config.backbone.init_seed = config.train.seed
+    if not problems:
+        if config.backbone.init_seed is None:
+            config.backbone.init_seed = config.train.seed
+        if "head" in config and config.head.num_classes is None:
+            config.head.num_classes = _classes_of_data(sections["data"])
     return config, problems
 
 
@@ -592,19 +600,31 @@ def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if data is None or data.name not in DATASETS:
         return
     available = DATASETS[data.name].count_classes(data.variant)
+    if "pretrain" in sections:
+        for key in ("few_shot", "train_size"):
+            if getattr(data, key) is not None:
+                yield Problem(f"data.{key}", "belongs to adaptation, but there is a section 'pretrain'; remove one")
     if data.few_shot is not None:
-        if "pretrain" in sections:
-            yield Problem("data.few_shot", "belongs to adaptation, but there is a section 'pretrain'; remove one")
+        if data.train_size is not None:
+            yield Problem("data.train_size", "a few-shot task has its own number of samples; remove one of the two")
         if available is not None and data.few_shot.ways > available:
             yield Problem("data.few_shot.ways", f"{data.few_shot.ways} exceeds the {available} classes of {data.name}")
     if head is None:
         return
     if not DATASETS[data.name].labelled:
         yield Problem("data.name", f"{data.name} has no labels: it is for pre-training; choose another data set")
-    expected = available if data.few_shot is None else data.few_shot.ways
-    if expected is not None and head.num_classes != expected:
+    expected = _classes_of_data(data)
+    if head.num_classes is None:
+        if expected is None:
+            yield Problem("head.num_classes", f"is required, as only the files of {data.name} tell it")
+    elif expected is not None and head.num_classes != expected:
         what = data.name if data.few_shot is None else "data.few_shot"
         yield Problem("head.num_classes", f"{head.num_classes}, but {what} has {expected} classes")
+
+
+def _classes_of_data(data: DataConfig) -> int | None:
+    """Number of classes of the few-shot task or the data set; None where only the files tell it."""
+    return data.few_shot.ways if data.few_shot is not None else DATASETS[data.name].count_classes(data.variant)
 
 
 def _check_pretraining(sections: Mapping[str, Any]) -> Iterator[Problem]:

@@ -258,6 +258,20 @@ def test_prompt_pools_need_a_method_that_makes_prompts(write: Write) -> None:
     assert "prompt_mean" in line
 
 
+def test_the_number_of_classes_is_that_of_the_data(write: Write) -> None:
+    path = write("c.yaml", "_base_: base.yaml\n")
+    assert load_config(path, ["head.num_classes=null"]).head.num_classes == 20
+    few = ["head.num_classes=null", "data.few_shot.ways=5", "data.few_shot.shots=1"]
+    assert load_config(path, few).head.num_classes == 5
+    images = ["backbone={name: vit, image_size: 48, patch_size: 16, dim: 48, num_heads: 3}", "data.num_points=null"]
+    (line,) = [
+        line
+        for line in problems_of(path, "head.num_classes=null", "data.name=imagefolder", *images)
+        if "head.num_classes" in line
+    ]
+    assert "head.num_classes: is required, as only the files of imagefolder tell it" in line
+
+
 def test_missing_sections_are_named() -> None:
     with pytest.raises(ConfigError) as error:
         check_config({"train": {"epochs": 3}}, "here")

@@ -375,6 +375,7 @@ def _evaluate_and_write(
             "variant": data["variant"],
             "split": split,
             "few_shot": data["few_shot"],
+            "train_size": data["train_size"],
             "checksum": dataset.checksum,
         },
         "method": config["method"]["name"],

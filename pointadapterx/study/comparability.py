@@ -41,8 +41,10 @@ def selection_words(config: Mapping[str, Any], replicate_key: str) -> str:
 
 
 def task_words(data: Mapping[str, Any]) -> str:
-    """Data set, variant and few-shot task of a ``data`` section, without the fold."""
+    """Data set, variant, few-shot task (without the fold) and number of labels of a ``data`` section."""
     words = [data["name"], data["variant"]]
+    if data["train_size"] is not None:
+        words.append(f"{data['train_size']} training samples")
     if (few_shot := data["few_shot"]) is not None:
         words.append(f"{few_shot['ways']}-way {few_shot['shots']}-shot")
         if few_shot["queries"] is not None:

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointadapterx.datasets import build_dataset, stratified_split
+from pointadapterx.build import build_split, build_splits
+from pointadapterx.datasets import build_dataset, stratified_draw, stratified_split
 from pointadapterx.errors import ConfigError, DataError
+from tests.conftest import small_config
 
 
 def labels_of(*counts: int) -> torch.Tensor:
@@ -123,3 +125,47 @@ def test_nothing_to_hold_out(labels: torch.Tensor) -> None:
 def test_groups_of_another_length() -> None:
     with pytest.raises(DataError, match="3 groups for 4 labels"):
         stratified_split(torch.zeros(4, dtype=torch.int64), 0.5, 0, torch.arange(3))
+
+
+@given(counts=st.lists(st.integers(1, 40), min_size=2, max_size=6), share=st.floats(0, 1), seed=st.integers(0, 3))
+@settings(max_examples=50, deadline=None)
+def test_draws_keep_the_shares_of_the_classes(counts: list[int], share: float, seed: int) -> None:
+    labels = labels_of(*counts)
+    size = len(counts) + round(share * (len(labels) - len(counts)))
+    drawn = stratified_draw(labels, size, seed)
+    assert len(drawn) == len(drawn.unique()) == size
+    assert torch.equal(drawn, drawn.sort().values)
+    found = labels[drawn].bincount(minlength=len(counts))
+    for count, of_class in zip(counts, found.tolist(), strict=True):
+        assert of_class >= 1
+        assert abs(of_class - size * count / len(labels)) <= len(counts)
+    assert torch.equal(drawn, stratified_draw(labels, size, seed))
+
+
+def test_draws_differ_with_the_seed() -> None:
+    labels = labels_of(50, 50)
+    assert not torch.equal(stratified_draw(labels, 20, 0), stratified_draw(labels, 20, 1))
+
+
+@pytest.mark.parametrize("size", [1, 21])
+def test_a_draw_that_cannot_be(size: int) -> None:
+    with pytest.raises(ConfigError, match=f"data.train_size={size} of 20 .* choose from 2 to 20"):
+        stratified_draw(labels_of(10, 10), size, 0)
+
+
+def test_train_size_limits_training_and_validation_part_alone() -> None:
+    config = small_config("linear", "vit", data={"train_size": 100})
+    train, val, test = build_splits(config)
+    assert val is not None
+    assert (len(train), len(val), len(test)) == (70, 30, 797)
+    assert len(build_split(config, "train")) == 100
+    assert (
+        len(build_splits(small_config("linear", "vit", data={"train_size": 100}, eval={"protocol": "last"})).train)
+        == 100
+    )
+
+
+def test_train_size_of_a_few_shot_task() -> None:
+    data = {"few_shot": {"ways": 10, "shots": 5}, "train_size": 50}
+    with pytest.raises(ConfigError, match="a few-shot task has its own number of samples"):
+        small_config("linear", "vit", data=data)
