@@ -21,7 +21,7 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.masking import hidden_groups
 from pointadapterx.models.tokens import POOLS
-from pointadapterx.peft import METHODS
+from pointadapterx.peft import METHODS, Method
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate, Section
 
@@ -530,16 +530,9 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if backbone is not None and method is not None:
         for key, message in method.problems(backbone.dim, backbone.depth):
             yield Problem(f"method.{key}", message)
-    if method is not None and head is not None and not method.makes_prompts:
-        for pool in head.pools:
-            if pool.startswith("prompt_"):
-                yield Problem(
-                    "head.pools",
-                    f"{pool} needs prompt tokens, which method {method.name} does not make; remove it",
-                )
+    if method is not None and head is not None:
+        yield from _check_pools(method, head)
     yield from _check_pretraining(sections)
-    if head is not None and len(set(head.pools)) != len(head.pools):
-        yield Problem("head.pools", f"a pool is named twice in {head.pools}")
     if head is not None and any(width < 1 for width in head.hidden):
         yield Problem("head.hidden", f"widths must be positive, not {head.hidden}")
     yield from _check_classes(sections)
@@ -561,6 +554,20 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
                 f"{train.accumulate} parts of train.batch_size={train.batch_size} hold fewer than 2 samples, "
                 "too few for BatchNorm; lower it",
             )
+
+
+def _check_pools(method: Method.Options, head: HeadConfig) -> Iterator[Problem]:
+    """Pools of prompts that there are not, and prompts that no pool reads."""
+    of_prompts = [pool for pool in head.pools if pool.startswith("prompt_")]
+    if not method.makes_prompts:
+        for pool in of_prompts:
+            yield Problem(
+                "head.pools", f"{pool} needs prompt tokens, which method {method.name} does not make; remove it"
+            )
+    elif method.needs_prompt_pool and not of_prompts:
+        yield Problem("method.prompts", "its prompts are read by a prompt pool alone; add prompt_mean to head.pools")
+    if len(set(head.pools)) != len(head.pools):
+        yield Problem("head.pools", f"a pool is named twice in {head.pools}")
 
 
 def _check_modality(backbone: Backbone.Options, data: DataConfig) -> Iterator[Problem]:

@@ -272,6 +272,12 @@ def test_the_number_of_classes_is_that_of_the_data(write: Write) -> None:
     assert "head.num_classes: is required, as only the files of imagefolder tell it" in line
 
 
+def test_prompts_on_a_highway_need_a_pool(write: Write) -> None:
+    path = write("c.yaml", "_base_: base.yaml\n")
+    (line,) = problems_of(path, "method.name=e3va", "method.prompts=true", "head.pools=[cls]")
+    assert "method.prompts: its prompts are read by a prompt pool alone" in line
+
+
 def test_missing_sections_are_named() -> None:
     with pytest.raises(ConfigError) as error:
         check_config({"train": {"epochs": 3}}, "here")

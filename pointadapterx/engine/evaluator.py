@@ -6,6 +6,7 @@ logits are therefore the same bit for bit on one process and on many, and nothin
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from pointadapterx.datasets.inputs import Fetch
 from pointadapterx.engine.metrics import Predictions, compute_metrics
 from pointadapterx.errors import TrainingError
 from pointadapterx.models.adapted import AdaptedModel
+
+log = logging.getLogger(__name__)
 
 # (raw batch on the device, number of the batch) -> model input
 Prepare = Callable[[Tensor, int], Tensor]
@@ -164,6 +167,8 @@ def vote_over_seeds(
     Returns:
         A JSON-able report (mean, standard deviation, each vote) and the first vote's predictions.
     """
+    if dataset.modality == "images" and config["data"]["augment"] in ("none", []):
+        log.warning("data.augment=none: the %d copies of an image are equal, and so are the votes", copies)
     votes = [vote(model, dataset, config, accelerator, copies=copies, seed=seed) for seed in seeds]
     report: dict[str, Any] = {"copies": copies, "seeds": list(seeds)}
     for key in ("overall_accuracy", "mean_class_accuracy"):

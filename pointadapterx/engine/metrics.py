@@ -61,7 +61,7 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     """Per-class accuracies with OA and mAcc, for the terminal."""
     table = Table(title=title, title_justify="left")
     table.add_column("class")
-    table.add_column("clouds", justify="right")
+    table.add_column("samples", justify="right")
     table.add_column("accuracy %", justify="right")
     for name, entry in metrics["per_class"].items():
         accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.1f}"

@@ -42,6 +42,11 @@ class Method(nn.Module):
             """Whether these options insert prompt tokens."""
             return False
 
+        @property
+        def needs_prompt_pool(self) -> bool:
+            """Whether nothing but a prompt pool of the head would read what these options make."""
+            return False
+
         def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination with a backbone of that width and number of blocks."""
             yield from ()
@@ -65,8 +70,11 @@ class Method(nn.Module):
         """Creates the method's modules for ``backbone`` and hooks them into its leaves."""
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Backbone parameters that the method trains besides its own."""
-        yield from ()
+        """Backbone parameters that the method trains besides its own; by default what is not pre-trained.
+
+        That is the class token and its position where the backbone's weights have none.
+        """
+        yield from backbone.class_parameters().values()
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into block ``index``; may insert tokens after CLS."""

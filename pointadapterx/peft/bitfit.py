@@ -32,4 +32,4 @@ class BitFit(Method):
         for module in [*backbone.blocks.modules(), backbone.norm]:
             if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
                 yield module.bias
-        yield from backbone.class_parameters().values()
+        yield from super().trained_backbone_parameters(backbone)

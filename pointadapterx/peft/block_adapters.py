@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from pydantic import Field
@@ -49,10 +48,6 @@ class BlockAdapters(Method):
         make = ADAPTERS[self.kind].make
         options = self.options
         self.adapters = nn.ModuleList(make(backbone.dim, options.rank, options.dropout) for _ in backbone.blocks)
-
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Class token and its position."""
-        yield from backbone.class_parameters().values()
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """s · adapter(u) beside the FFN, s · adapter(mlp(u)) behind it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch.nn.functional as F
@@ -91,10 +90,6 @@ class Dapt(Method):
         self.norm_tfts = ScaleShift(backbone.dim, self.options.tfts_std)
         self.tap(backbone.patch_module, self.patch_tfts)
         self.tap(backbone.norm, self.norm_tfts)
-
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Class token and its position."""
-        yield from backbone.class_parameters().values()
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """The block's own adapter, parallel to the FFN, and its prompt."""

@@ -82,6 +82,11 @@ class Highway(Method):
             """One prompt a block that feeds the highway."""
             return self.prompts
 
+        @property
+        def needs_prompt_pool(self) -> bool:
+            """On the highway no token attends to another."""
+            return self.prompts
+
         def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
             """Blocks that the backbone does not have."""
             beyond = [number for number in self.blocks or () if number >= depth]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -96,10 +95,6 @@ class Idpt(Method):
         self.layers = nn.ModuleList(EdgeConv(dim, options.slope) for _ in range(options.layers))
         self.joint = nn.Linear(options.layers * dim, dim, bias=False)
         self.joint_norm = nn.BatchNorm1d(dim)
-
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Class token and its position."""
-        yield from backbone.class_parameters().values()
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, L + 1, C) before the last block."""

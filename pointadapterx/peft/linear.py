@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
+from torch import nn
+
+from pointadapterx.models.backbone import Backbone
 from pointadapterx.peft.base import METHODS, Method
 
 
@@ -19,5 +23,9 @@ class Linear(Method):
         """``method: {name: linear}``."""
 
         name: Literal["linear"] = "linear"
+
+    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+        """None."""
+        yield from ()
 
     merge = Method.merge_nothing

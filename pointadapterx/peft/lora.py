@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -145,7 +145,3 @@ class Lora(Method):
                     assert isinstance(leaf, nn.Linear)
                     assert isinstance(update, LowRank | LowRankQkv)
                     leaf.weight += update.weight()
-
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Class token and its position."""
-        yield from backbone.class_parameters().values()

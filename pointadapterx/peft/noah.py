@@ -173,10 +173,6 @@ class Noah(Method):
             assert isinstance(adapter, SlicedBottleneck)
             adapter.active = architecture["adapter"][int(name)]
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Class token and its position."""
-        yield from backbone.class_parameters().values()
-
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The prompts."""
         yield from self.prompts.values()

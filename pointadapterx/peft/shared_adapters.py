@@ -134,7 +134,7 @@ class SharedAdapters(RoutedMethod):
         for block in backbone.blocks if self.options.norms else ():
             assert isinstance(block, Block)
             yield from block.norm2.parameters()
-        yield from backbone.class_parameters().values()
+        yield from super().trained_backbone_parameters(backbone)
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """s times the mixture's output, the block's prompt, and the block's balance loss."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -72,10 +71,6 @@ class Ssf(Method):
             assert isinstance(layers, nn.ModuleDict)
             for name, (leaf, _) in block.leaves().items():
                 merge_into(leaf, layers[name])
-
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Class token and its position."""
-        yield from backbone.class_parameters().values()
 
 
 @torch.no_grad()

@@ -59,10 +59,6 @@ class Vpt(Method):
             for _ in range(len(backbone.blocks) if self.options.deep else 1)
         )
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Class token and its position."""
-        yield from backbone.class_parameters().values()
-
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The prompts."""
         yield from self.prompts

@@ -1,0 +1,55 @@
+"""Makes backbone weights of a run that trained the whole backbone: python tools/export_backbone.py RUN FILE.safetensors
+
+The file is in half precision and is what `backbone.weights` takes, as the shipped weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pointadapterx import build_model, load_adapter, read_adapter
+from pointadapterx.engine.adaptation import ADAPTER_FILE
+from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.models.weights import save_backbone
+
+
+def export_backbone(adapter: Path, output: Path) -> None:
+    """Writes the backbone of an adapter of `method.name: full`.
+
+    Args:
+        adapter: adapter file, or a run's folder.
+        output: file to write.
+
+    Raises:
+        ConfigError: for another method, whose backbone is that of its own weights file.
+        CheckpointError: if the adapter cannot be read or does not fit.
+    """
+    info = read_adapter(adapter / ADAPTER_FILE if adapter.is_dir() else adapter)
+    method = info.config["method"]["name"]
+    if method != "full":
+        raise ConfigError(f"{info.path}: method.name={method} leaves the backbone as it was; only full trains it")
+    model = build_model(info.config)
+    load_adapter(model, info)
+    story = {"data": info.config["data"], "train": info.config["train"], "metrics": info.metrics}
+    save_backbone(model.backbone, output, info.config["backbone"], story)
+    print(f"{output}: {output.stat().st_size:,} bytes")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("adapter", type=Path, metavar="RUN", help="run folder or adapter file")
+    parser.add_argument("output", type=Path, metavar="FILE", help="file to write, .safetensors")
+    options = parser.parse_args()
+    try:
+        export_backbone(options.adapter, options.output)
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
