@@ -1,0 +1,21 @@
+"""``python -m benchmarks train --help``."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import train
+
+KINDS = {"train": train.main}
+
+
+def main() -> int:
+    """Runs the measurement that the first argument names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in KINDS:
+        print(f"usage: python -m benchmarks {{{','.join(KINDS)}}} [options]", file=sys.stderr)
+        return 2
+    return KINDS[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The measurements behind the documentation's figures run, and measure what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import train
+from benchmarks.train import peak_bytes
+from tests.conftest import ROOT
+
+SMALL = ["backbone.weights=null", "data.num_points=256", "backbone.encoder_width=8"]
+
+
+def test_peak_of_a_known_step() -> None:
+    weight = torch.randn(500, 500, requires_grad=True)
+    inputs = torch.randn(500, 500)
+
+    def step() -> None:
+        ((inputs @ weight).relu() @ weight).sum().backward()
+        weight.grad = None
+
+    assert 3 <= peak_bytes(step, torch.device("cpu")) / inputs.nbytes <= 7
+
+
+def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stem = tmp_path / "cost"
+    arguments = ["--configs", "demo", "demo_linear", "--rounds", "2", "--batch-size", "4", "--precision", "fp32"]
+    assert train.main([*arguments, "--output", str(stem), *SMALL]) == 0
+    (result,) = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [row["method"] for row in result["rows"]] == ["dapt_x", "linear"]
+    mixture, linear = result["rows"]
+    assert mixture["step_mib"] > linear["step_mib"] > 0
+    assert mixture["total_mib"] > mixture["step_mib"]
+    assert all(len(row["seconds_all"]) == 2 for row in result["rows"])
+    text = stem.with_suffix(".md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    assert "| linear |" in text
+
+
+def test_the_command_names_its_kinds() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "usage: python -m benchmarks {train}" in done.stderr
+
+
+def test_a_wrong_override_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--configs", "demo", "backbone.dept=1"])
+    assert stop.value.code == 2
+    assert "backbone.dept: unknown key; did you mean" in capsys.readouterr().err
