@@ -51,6 +51,6 @@ def test_the_command_names_its_kinds() -> None:
 
 def test_a_wrong_override_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        train.main(["--configs", "demo", "backbone.dept=1"])
+        train.main(["backbone.dept=1", "--configs", "demo"])
     assert stop.value.code == 2
     assert "backbone.dept: unknown key; did you mean" in capsys.readouterr().err
