@@ -14,7 +14,11 @@ from pointadapterx.errors import ConfigError
 from tests.conftest import ROOT, small_config
 
 Write = Callable[[str, str], Path]
-SHIPPED_NAMES = sorted(path.stem for path in (ROOT / "cfgs").glob("*.yaml"))
+SHIPPED_NAMES = sorted(
+    path.relative_to(ROOT / "cfgs").with_suffix("").as_posix()
+    for path in (ROOT / "cfgs").rglob("*.yaml")
+    if path.parent.name not in ("base", "study")
+)
 
 
 @pytest.fixture

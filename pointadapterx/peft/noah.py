@@ -178,9 +178,10 @@ class Noah(Method):
         yield from self.prompts.values()
 
     def train(self, mode: bool = True) -> Noah:
-        """Leaves the supernet at its largest architecture for evaluation; each training pass draws another."""
+        """Leaving training brings the supernet, which drew architectures there, back to its largest."""
+        leaves = self.training and not mode
         super().train(mode)
-        if self.options.architecture is None and hasattr(self, "space"):
+        if leaves and self.options.architecture is None:
             self.use(self.space.largest)
         return self
 

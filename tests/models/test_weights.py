@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from pointadapterx.build import build_backbone
+from pointadapterx.build import build_backbone, build_model
 from pointadapterx.config import load_config
+from pointadapterx.engine.checkpoint import save_adapter
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from pointadapterx.models import weights as weights_module
 from pointadapterx.models.pretrained import load_pretrained
 from pointadapterx.models.weights import SHIPPED, find_weights, save_backbone, shipped_weights
-from tests.conftest import ROOT, small_config
+from tests.conftest import ROOT, randomise, small_config
 
 OPTIONS = small_config("linear")["backbone"]
 
@@ -107,6 +111,38 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"norm\.bias is not finite in half precision"):
         save_backbone(backbone, tmp_path / "b.safetensors", OPTIONS, {})
     assert not list(tmp_path.iterdir())
+
+
+def export_backbone() -> ModuleType:
+    """The tool, which is not part of the package."""
+    spec = importlib.util.spec_from_file_location("export_backbone", ROOT / "tools" / "export_backbone.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def test_weights_of_a_run_of_full_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config("full", "vit")
+    model = randomise(build_model(config))
+    save_adapter(model, tmp_path / "adapter.safetensors", config=config, classes=[str(i) for i in range(10)])
+    output = tmp_path / "backbone.safetensors"
+    monkeypatch.setattr(sys, "argv", ["export_backbone.py", str(tmp_path), str(output)])
+    assert export_backbone().main() == 0
+    fresh = build_backbone({**config["backbone"], "weights": str(output)})
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor.half().float()), name
+
+
+def test_weights_of_a_run_that_left_the_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config("linear", "vit")
+    save_adapter(build_model(config), tmp_path / "adapter.safetensors", config=config, classes=["a"] * 10)
+    monkeypatch.setattr(sys, "argv", ["export_backbone.py", str(tmp_path), str(tmp_path / "b.safetensors")])
+    assert export_backbone().main() == 2
+    assert "method.name=linear leaves the backbone as it was; only full trains it" in capsys.readouterr().err
 
 
 def test_every_shipped_file_has_a_card() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from pointadapterx.build import build_model
+from pointadapterx.build import build_model, build_splits
 from pointadapterx.cli import main
 from pointadapterx.config import dump_config, load_config
+from pointadapterx.datasets import build_inputs
+from pointadapterx.engine.checkpoint import load_adapter
 from pointadapterx.engine.search import ARCHITECTURE_FILE, SEARCH_FILE, evolve
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.adapted import AdaptedModel
@@ -131,15 +133,12 @@ def test_of_equal_scores_the_smallest_wins() -> None:
     assert generations[-1][0].architecture == SPACE.smallest
 
 
-Run = Callable[..., Path]
-
-
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a trained supernet on digits."""
     folder = tmp_path_factory.mktemp("noah")
     search = {"budget": 3000, "population": 4, "generations": 2, "parents": 2}
-    config = small_config("noah", "vit", method={"search": search}, train={"epochs": 1, "batch_size": 128})
+    config = small_config("noah", "vit", method={"search": search}, train={"epochs": 3, "batch_size": 32, "lr": 5e-3})
     (folder / "noah.yaml").write_text(dump_config(config), encoding="utf-8")
     assert main(["--config", str(folder / "noah.yaml"), "--output", str(folder / "run")]) == 0
     return folder / "run"
@@ -156,6 +155,20 @@ def test_search_and_train_what_it_found(supernet: Path, caplog: pytest.LogCaptur
     assert main([*arguments, "eval.protocol=last"]) == 0
 
     scores = (supernet / SEARCH_FILE).read_bytes()
+    known = json.loads(scores)["scores"]
+    assert len(set(known.values())) > 1
+    validation = build_splits(load_config(supernet / "config.yaml")).val
+    assert validation is not None
+    inputs = build_inputs(config)
+    images = inputs.for_test(inputs.source(validation)(torch.arange(len(validation))))
+    for text, score in known.items():  # each is that of the architecture, and not of the largest
+        whole = build_model(load_config(supernet / "config.yaml"))
+        load_adapter(whole, supernet / "adapter.safetensors")
+        whole.eval()
+        method_of(whole).use(json.loads(text))
+        with torch.no_grad():
+            logits = whole(images).logits
+        assert 100 * (logits.argmax(dim=1) == validation.labels).float().mean().item() == pytest.approx(score)
     (supernet / ARCHITECTURE_FILE).unlink()
     assert main(["search", str(supernet)]) == 0  # from the kept scores
     assert (supernet / ARCHITECTURE_FILE).read_text(encoding="utf-8") == first
