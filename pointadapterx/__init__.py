@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pointadapterx.build import build_model
     from pointadapterx.config import load_config
+    from pointadapterx.counting import count_costs, count_model
     from pointadapterx.engine.bank import AdapterBank
     from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
     from pointadapterx.models.adapted import AdaptedModel, count_parameters
@@ -23,6 +24,8 @@ _HOME = {
     "AdapterBank": "pointadapterx.engine.bank",
     "METHODS": "pointadapterx.peft",
     "build_model": "pointadapterx.build",
+    "count_costs": "pointadapterx.counting",
+    "count_model": "pointadapterx.counting",
     "count_parameters": "pointadapterx.models.adapted",
     "farthest_point_sample": "pointadapterx.ops",
     "knn": "pointadapterx.ops",
@@ -38,6 +41,8 @@ __all__ = [
     "AdaptedModel",
     "AdapterBank",
     "build_model",
+    "count_costs",
+    "count_model",
     "count_parameters",
     "farthest_point_sample",
     "knn",

@@ -41,7 +41,7 @@ def build_model(config: Mapping[str, Any]) -> AdaptedModel:
         ``train.seed`` alone; torch's global random state is left as it was.
     """
     backbone = build_backbone(config["backbone"])
-    if config["backbone"]["weights"] is None:
+    if config["backbone"]["weights"] is None and not next(backbone.parameters()).is_meta:
         log.warning("backbone.weights is not set: the backbone keeps random weights, results only test the pipeline")
     with seeded(config["train"]["seed"]):
         head = ClassificationHead(backbone.dim, **config["head"])

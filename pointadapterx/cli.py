@@ -44,7 +44,9 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--search", metavar="RUN", type=Path, help="search the NOAH supernet of this run for its best architecture"
     )
-    parser.add_argument("--count", action="store_true", help="print the parameters of a config and exit")
+    parser.add_argument(
+        "--count", action="store_true", help="print parameters, multiply-adds and activations of a config and exit"
+    )
     parser.add_argument(
         "--probe",
         action="store_true",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,10 @@ def test_count_prints_the_budget_and_needs_neither_data_nor_weights(capsys: pyte
     printed = capsys.readouterr().out
     for figure in ("415,699", "49,860", "1.88 %", "22,093,327"):
         assert figure in printed
+    for part, trainable in (("class token and positions", "768"), ("blocks", "9,216"), ("mixture", "29,892")):
+        assert re.search(rf"  {part} +│ +{trainable} │", printed)
+    for cost, value in (("forward", "4.57 G"), ("backward", "3.37 G"), ("activations kept, fp32", "40.37 MiB")):
+        assert re.search(rf"{cost} +│ +{value} │", printed)
 
 
 def test_count_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

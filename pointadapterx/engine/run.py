@@ -30,6 +30,7 @@ from pointadapterx.build import (
     build_splits,
 )
 from pointadapterx.config import LOCATIONS, check_config, dump_config, load_config
+from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
@@ -42,7 +43,7 @@ from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
 from pointadapterx.engine.trainer import STATE_FILE, Trainer, hardware, peak_memory_mib
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_json, write_text
-from pointadapterx.models.adapted import AdaptedModel, count_parameters
+from pointadapterx.models.adapted import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.models.point_mae import PointMAE
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def test(
     model.to(accelerator.device)
     _log_device(config, accelerator)
     if accelerator.is_main_process:
-        _print_parameters(config, model)
+        console.print(_parameter_table(config, count_parameters(model)))
     folder = _agree(output or info.path.parent / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     report = _evaluate_and_write(model, dataset, config, accelerator, folder, "test", info.metrics.get("protocol"))
     report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
@@ -244,7 +245,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) 
     model = build_model(config)
     _log_device(config, accelerator)
     if accelerator.is_main_process:
-        _print_parameters(config, model)
+        console.print(_parameter_table(config, count_parameters(model)))
     val = f", {len(splits.val)} validation" if splits.val is not None else ""
     log.info("data: %d training%s, %d test samples", len(splits.train), val, len(splits.test))
     return AdaptationTrainer(config, model, splits, folder, accelerator)
@@ -404,28 +405,47 @@ def _log_device(config: Mapping[str, Any], accelerator: Accelerator) -> None:
 
 
 def count(config: Mapping[str, Any]) -> None:
-    """Prints the parameters of a config's model by component; needs no data and no weights.
+    """Prints what a config's model costs, see :func:`~pointadapterx.counting.count_model`.
 
     Raises:
         ConfigError: for a pre-training config, which adapts nothing.
     """
-    if "pretrain" in config:
-        raise ConfigError("a pre-training config adapts nothing to be counted; give an adaptation config")
-    _print_parameters(config, build_model({**config, "backbone": {**config["backbone"], "weights": None}}))
+    found = count_model(config)
+    console.print(_parameter_table(config, found.parameters, found.parts))
+    table = Table(title="a training step, per sample", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("multiply-adds, forward", _in_units(found.costs.forward))
+    table.add_row("multiply-adds, backward", _in_units(found.costs.backward))
+    table.add_row("activations kept, fp32", f"{found.costs.activation_bytes / 2**20:,.2f} MiB")
+    console.print(table)
 
 
-def _print_parameters(config: Mapping[str, Any], model: AdaptedModel) -> None:
-    report = count_parameters(model)
+def _parameter_table(
+    config: Mapping[str, Any],
+    report: ParameterReport,
+    parts: Mapping[str, Mapping[str, ParameterCount]] | None = None,
+) -> Table:
     table = Table(title=f"parameters of {config['method']['name']}", title_justify="left")
     for column in ("part", "trainable", "total"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for name, part in report.components.items():
-        table.add_row(name, f"{part.trainable:,}", f"{part.total:,}")
+    for name, component in report.components.items():
+        table.add_row(name, f"{component.trainable:,}", f"{component.total:,}")
+        for part, size in (parts or {}).get(name, {}).items():
+            table.add_row(f"  {part}", f"{size.trainable:,}", f"{size.total:,}", style="dim")
     table.add_section()
     table.add_row("all", f"{report.trainable:,}", f"{report.total:,}")
     table.add_row("without head", f"{report.trainable_without_head:,}", "")
     table.add_row("of full fine-tuning", f"{report.percent:.2f} %", f"{report.full:,}")
-    console.print(table)
+    return table
+
+
+def _in_units(count: int) -> str:
+    """``4,571,234,567`` as ``4.57 G``."""
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if count >= size:
+            return f"{count / size:,.2f} {unit}"
+    return f"{count:,}"
 
 
 def _vote_line(votes: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 class Routing(NamedTuple):
@@ -128,8 +129,7 @@ class SharedMixture(nn.Module):
         expert_of = chosen.flatten()
         order = expert_of.argsort(stable=True)  # groups the (sub-token, expert) pairs by expert
         token_of = order // self.top_k
-        sizes = torch.bincount(expert_of, minlength=len(self.experts)).tolist()
-        groups = sub_tokens.index_select(0, token_of).split(sizes)
+        groups = sub_tokens.index_select(0, token_of).split(group_sizes(expert_of, len(self.experts)))
         groups = [_at_least_float32_on_cpu(group) for group in groups]
         with _float32_on_cpu(sub_tokens):
             outputs = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
@@ -145,6 +145,16 @@ class SharedMixture(nn.Module):
         return torch.stack(
             [output * gates[:, index : index + 1].to(output.dtype) for index, output in enumerate(outputs)]
         ).sum(dim=0)
+
+
+def group_sizes(expert_of: Tensor, num_experts: int) -> list[int]:
+    """How often each expert is chosen in ``expert_of`` (any length).
+
+    A model that is only counted has no values to look at, and any sizes cost the same: the experts take equal shares.
+    """
+    if isinstance(expert_of, FakeTensor):
+        return [len(part) for part in torch.arange(len(expert_of)).tensor_split(num_experts)]
+    return torch.bincount(expert_of, minlength=num_experts).tolist()
 
 
 def _float32_on_cpu(tokens: Tensor) -> AbstractContextManager[object]:

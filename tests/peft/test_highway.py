@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pointadapterx.build import build_model
+from pointadapterx.counting import count_costs
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
@@ -89,19 +90,8 @@ def test_no_activation_of_the_backbone_requires_a_gradient(name: str, kind: str)
 
 
 def saved_bytes(model: AdaptedModel, inputs: Tensor) -> int:
-    """Bytes that autograd's saved tensors hold after a forward pass, parameters aside, each storage once."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits, _ = model(inputs)
-    assert logits.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    """Bytes that autograd saves a sample, see :func:`~pointadapterx.counting.count_costs`."""
+    return count_costs(model, inputs).activation_bytes
 
 
 class LiveStorages(TorchDispatchMode):

@@ -1,0 +1,205 @@
+"""What adapting a model costs: parameters by part, multiply-adds of a training step, activations kept for it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from pointadapterx import ops
+from pointadapterx.build import build_model
+from pointadapterx.errors import ConfigError
+from pointadapterx.models import BACKBONES, Backbone
+from pointadapterx.models.adapted import AdaptedModel, ParameterCount, ParameterReport, count_parameters
+
+BATCH_SIZE = 32  # the published one of Point-MAE; what a batch costs once, whatever its size, is shared by so many
+
+
+class Costs(NamedTuple):
+    """Costs of a training step, per sample of its batch.
+
+    Attributes:
+        forward: multiply-adds of the forward pass.
+        backward: multiply-adds of the backward pass.
+        activation_bytes: what autograd keeps of the forward pass for the backward pass.
+    """
+
+    forward: int
+    backward: int
+    activation_bytes: int
+
+
+class ModelCount(NamedTuple):
+    """What a config's model costs.
+
+    Attributes:
+        parameters: of the whole, see :class:`~pointadapterx.models.adapted.ParameterReport`.
+        parts: of the parts of each component, see :func:`count_parts`.
+        costs: of a training step in float32.
+    """
+
+    parameters: ParameterReport
+    parts: dict[str, dict[str, ParameterCount]]
+    costs: Costs
+
+
+def count_model(config: Mapping[str, Any]) -> ModelCount:
+    """Counts a config's model; needs no data and no weights, and takes seconds whatever the model's size.
+
+    Args:
+        config: from :func:`~pointadapterx.config.load_config`.
+
+    Raises:
+        ConfigError: for a pre-training config, which adapts nothing.
+    """
+    if "pretrain" in config:
+        raise ConfigError("a pre-training config adapts nothing to be counted; give an adaptation config")
+    with torch.device("meta"):  # shapes without values
+        model = build_model({**config, "backbone": {**config["backbone"], "weights": None}})
+        inputs = torch.empty(BATCH_SIZE, *input_shape(config))
+    return ModelCount(count_parameters(model), count_parts(model), count_costs(model, inputs))
+
+
+def input_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Shape of one input: a cloud (N, 3), or an image (channels, S, S)."""
+    backbone = config["backbone"]
+    if BACKBONES[backbone["name"]].modality == "points":
+        return config["data"]["num_points"], 3
+    return backbone["channels"], backbone["image_size"], backbone["image_size"]
+
+
+def count_parts(model: AdaptedModel) -> dict[str, dict[str, ParameterCount]]:
+    """Parameters of backbone and method by part: ``backbone``, ``method`` -> name of the part -> count.
+
+    The parts of a method are its own attributes, by their names.
+    """
+    return {
+        "backbone": _count(_backbone_parts(model.backbone)),
+        "method": _count(
+            {name: module.parameters() for name, module in model.method.named_children()}
+            | {name: [parameter] for name, parameter in model.method.named_parameters(recurse=False)}
+        ),
+    }
+
+
+def _backbone_parts(backbone: Backbone) -> dict[str, list[nn.Parameter]]:
+    tokens = "class token and positions"
+    parts: dict[str, list[nn.Parameter]] = {"patch embedding": [], tokens: list(backbone.parameters(recurse=False))}
+    part_of = {"position_embed": tokens, "blocks": "blocks", "norm": "final norm"}
+    for name, module in backbone.named_children():
+        parts.setdefault(part_of.get(name, "patch embedding"), []).extend(module.parameters())
+    return parts
+
+
+def _count(parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, ParameterCount]:
+    sizes = {name: [(p.numel(), p.requires_grad) for p in parameters] for name, parameters in parts.items()}
+    return {
+        name: ParameterCount(sum(size for size, trainable in found if trainable), sum(size for size, _ in found))
+        for name, found in sizes.items()
+        if found
+    }
+
+
+def count_costs(model: AdaptedModel, inputs: Tensor) -> Costs:
+    """Counts a training step of a model: forward pass, loss, backward pass.
+
+    The step is followed on tensors that have shapes but no values, on a copy, as on a CPU: the model stays as it is,
+    may be on any device, the meta device included, and of any size.
+
+    Multiply-adds are those of matrix products, convolutions, attention (whose fused backward pass computes the scores
+    again) and the distances of the point operations. Element-wise work, norms and pooling are not counted. What
+    is computed again in the backward pass counts there. A routed mixture sends each sub-token to ``top_k`` experts,
+    which all cost the same, so its counts do not depend on the routing.
+
+    Activations are the storages that autograd saves for the backward pass, each once; parameters, buffers and the
+    inputs are not among them.
+
+    Args:
+        model: in training or eval mode; it is counted in training mode.
+        inputs: a batch of the model's inputs, points (B, N, 3) or images (B, channels, S, S); only the shape matters.
+    """
+    model = copy.deepcopy(model)
+    with FakeTensorMode(allow_non_fake_inputs=True), ops.unchecked():
+        model.to_empty(device="cpu").train()
+        inputs = torch.empty_like(inputs, device="cpu")
+        kept = SavedStorages([*model.parameters(), *model.buffers(), inputs])
+        with flop_counter() as forward, kept.watch():
+            loss = _loss(model, inputs)
+        with flop_counter() as backward:
+            if loss.requires_grad:
+                loss.backward()
+    flops = (forward.get_total_flops(), backward.get_total_flops())
+    multiply_adds = [round(count / 2 / len(inputs)) for count in flops]
+    return Costs(multiply_adds[0], multiply_adds[1], round(kept.nbytes() / len(inputs)))
+
+
+def _loss(model: AdaptedModel, inputs: Tensor) -> Tensor:
+    """What training minimises, for labels that do not matter."""
+    logits, auxiliary = model(inputs)
+    loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+    return loss if auxiliary is None else loss + auxiliary
+
+
+class SavedStorages:
+    """The storages that autograd saves for a backward pass.
+
+    Args:
+        known: tensors whose storages are there anyway.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._saved: dict[int, torch.UntypedStorage] = {}  # alive, so that no other takes its place
+
+    def watch(self) -> torch.autograd.graph.saved_tensors_hooks:
+        """Context in which what is saved is noted."""
+        return torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._saved[storage._cdata] = storage
+        return tensor
+
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(storage.nbytes() for storage in self._saved.values())
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter with the operations that it does not know; a multiply-add counts as two."""
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+            torch.ops.pointadapterx.farthest_point_sample: _sampling_flops,
+            torch.ops.pointadapterx.knn: _knn_flops,
+        },
+    )
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, *_: Any, **__: Any) -> int:
+    """Scores and their product with the values, for queries (B, heads, L, D)."""
+    return 4 * query.numel() * key[-2]
+
+
+def _attention_backward_flops(_: torch.Size, query: torch.Size, key: torch.Size, *__: Any, **___: Any) -> int:
+    """The scores again, then gradients of values, scores, queries and keys."""
+    return 10 * query.numel() * key[-2]
+
+
+def _sampling_flops(points: torch.Size, num_samples: int, *_: Any, **__: Any) -> int:
+    """A squared distance of every point to every chosen one, for points (B, N, 3)."""
+    return 2 * points.numel() * num_samples
+
+
+def _knn_flops(query: torch.Size, points: torch.Size, *_: Any, **__: Any) -> int:
+    """A squared distance of every pair, for queries (B, M, D)."""
+    return 2 * query.numel() * points[1]
