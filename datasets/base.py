@@ -36,6 +36,8 @@ class Samples(Dataset[dict[str, Any]]):
         groups: ``(n,)`` int64; samples of one object share a number and belong on one side of a validation split.
         source: the files that were read.
         positions: ``(n,)`` int64, each sample's number in the files; ``0 .. n - 1`` by default.
+        validation: ``(n,)`` bool, the samples that the data set itself publishes as the validation part of its training
+            split, which then is not drawn; some but not all. None: it publishes none.
 
     Attributes:
         modality: ``"points"`` or ``"images"``, what a backbone must take.
@@ -59,6 +61,7 @@ class Samples(Dataset[dict[str, Any]]):
         groups: torch.Tensor | None = None,
         source: Sequence[Path] = (),
         positions: torch.Tensor | None = None,
+        validation: torch.Tensor | None = None,
     ) -> None:
         self.labels = labels
         self.classes = list(classes)
@@ -67,6 +70,7 @@ class Samples(Dataset[dict[str, Any]]):
         self.split = split
         self.source = list(source)
         self.positions = torch.arange(len(labels)) if positions is None else positions
+        self.validation = validation
 
     @classmethod
     def count_classes(cls, variant: str | None) -> int | None:
@@ -101,6 +105,7 @@ class Samples(Dataset[dict[str, Any]]):
         part.names = None if self.names is None else [self.names[i] for i in index.tolist()]
         part.groups = None if self.groups is None else self.groups[index]
         part.positions = self.positions[index]
+        part.validation = None if self.validation is None else self.validation[index]
         return part
 
 

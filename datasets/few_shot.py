@@ -29,7 +29,7 @@ def few_shot_task(
 
     Returns:
         Support and queries. Labels are ``0 .. ways - 1`` and ``classes`` the chosen ones, in the data set's order;
-        positions stay those in the files.
+        positions stay those in the files. A published validation part is not kept: the draw takes no heed of it.
 
     Raises:
         ConfigError: if fewer classes than ``ways`` have ``shots`` training and ``queries`` (or one) test samples.
@@ -58,6 +58,7 @@ def _part(data: SamplesT, chosen: Sequence[int], count: int | None, task: str) -
     part = data.subset(torch.cat(parts))
     part.labels = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(indices) for indices in parts]))
     part.classes = [data.classes[label] for label in chosen]
+    part.validation = None
     return part
 
 

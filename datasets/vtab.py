@@ -25,8 +25,7 @@ GROUPS: dict[str, dict[str, int]] = {
 """Tasks of each group in the order of the published tables, with their numbers of classes."""
 TASKS = {task: classes for group in GROUPS.values() for task, classes in group.items()}
 
-LISTS = {"train": "train800val200.txt", "test": "test.txt"}
-TUNING = {"train": "train800.txt", "test": "val200.txt"}
+LISTS = {"train": ("train800.txt", "val200.txt"), "test": ("test.txt",)}
 OBTAIN = (
     "The prepared VTAB-1K with its file lists is linked by the code of NOAH (https://github.com/ZhangYuanhan-AI/NOAH); "
     "unpack it and set data.root to the folder that holds one folder a task."
@@ -37,53 +36,59 @@ OBTAIN = (
 class Vtab(Images):
     """One of the 19 tasks: 1,000 images to train on, and its test set.
 
-    ``data.variant`` is the task; ``<task>/tune`` is its 800 and 200 images for choosing hyperparameters, of which the
-    200 stand where the test set is, so that the test set takes no part in it.
+    The training split is ``train800.txt`` followed by ``val200.txt``, whose 200 images are its published validation
+    part: hyperparameters are chosen on them, and the final model is trained on all 1,000. ``train800val200.txt`` is
+    not read: in the prepared data it names copies of the same images.
 
     Args:
         split: ``"train"`` or ``"test"``.
         root: folder with one folder a task, each with lists of ``path label`` lines; ``data/vtab-1k`` by default.
-        variant: task, see above; required.
+        variant: the task; required.
 
     Raises:
         ConfigError: for an unknown split or task.
         DataError: if a list or an image that it names is missing, or a line is not of that form.
     """
 
-    variants = (*TASKS, *(f"{task}/tune" for task in TASKS))
+    variants = tuple(TASKS)
 
     @classmethod
     def count_classes(cls, variant: str | None) -> int | None:
         """The task's."""
-        return None if variant is None else TASKS.get(variant.partition("/")[0])
+        return None if variant is None else TASKS.get(variant)
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
         check_split(split)
         if variant is None:
             raise ConfigError(f"data.variant is required for data.name=vtab: the task, one of {', '.join(TASKS)}")
         check_choice(variant, self.variants, "data.variant of vtab")
-        task, _, tune = variant.partition("/")
-        folder = Path(root or "data/vtab-1k") / task
-        lists = {part: folder / name for part, name in (TUNING if tune else LISTS).items()}
-        require_files(f"VTAB-1K {task}", [lists[split]], list(lists.values()), OBTAIN)
-        entries = list(_entries(lists[split], TASKS[task]))
-        if not entries:
-            raise DataError(f"{lists[split]}: an empty list; obtain it again")
-        names = [name for name, _ in entries]
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise DataError(
-                f"{lists[split]}: {len(missing)} of {len(names)} images are missing, first {folder / missing[0]}; "
-                f"{OBTAIN}"
-            )
+        folder = Path(root or "data/vtab-1k") / variant
+        lists = {part: [folder / name for name in names] for part, names in LISTS.items()}
+        require_files(f"VTAB-1K {variant}", lists[split], [*lists["train"], *lists["test"]], OBTAIN)
+        parts = [_read_list(path, TASKS[variant]) for path in lists[split]]
+        names, labels = zip(*(entry for part in parts for entry in part), strict=True)
         super().__init__(
             [folder / name for name in names],
-            torch.tensor([label for _, label in entries]),
-            [f"{task} {label}" for label in range(TASKS[task])],
+            torch.tensor(labels),
+            [f"{variant} {label}" for label in range(TASKS[variant])],
             split,
             names=names,
-            source=[lists[split]],
+            source=lists[split],
+            validation=torch.arange(len(names)) >= len(parts[0]) if split == "train" else None,
         )
+
+
+def _read_list(path: Path, num_classes: int) -> list[tuple[str, int]]:
+    """Path below the list's folder and label of each of its images, of which there is at least one."""
+    entries = _entries(path, num_classes)
+    if not entries:
+        raise DataError(f"{path}: an empty list; obtain it again")
+    missing = [name for name, _ in entries if not (path.parent / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(entries)} images are missing, first {path.parent / missing[0]}; {OBTAIN}"
+        )
+    return entries
 
 
 def _entries(path: Path, num_classes: int) -> list[tuple[str, int]]:

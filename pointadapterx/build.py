@@ -104,7 +104,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Splits(NamedTuple):
-    """Data of one run; ``val`` is None unless ``protocol: validation`` cuts it from the training set."""
+    """Data of one run; ``val`` is None unless ``protocol: validation`` takes it from the training set."""
 
     train: Samples
     val: Samples | None
@@ -114,8 +114,8 @@ class Splits(NamedTuple):
 def build_splits(config: Mapping[str, Any]) -> Splits:
     """Training, validation and test parts.
 
-    The validation part is a stratified part of the training set and keeps variants of one object together
-    where the data set knows them.
+    The validation part is the one that the data set publishes, as VTAB-1K does. Where it publishes none, it is a
+    stratified draw from the training set, which keeps variants of one object together where the data set knows them.
 
     Raises:
         DataError: if files are missing, damaged or mislabelled.
@@ -134,11 +134,15 @@ def cut_splits(config: Mapping[str, Any], train: Samples, test: Samples) -> Spli
     train, test = _task_parts(config, train, test)
     if config["eval"]["protocol"] != "validation":
         return Splits(train, None, test)
-    settings = config["eval"]
-    kept, held_out = stratified_split(
-        train.labels, settings["val_fraction"], settings["split_seed"], groups=train.groups
-    )
+    kept, held_out = _validation_split(train, config["eval"])
     return Splits(train.subset(kept), train.subset(held_out), test)
+
+
+def _validation_split(train: Samples, settings: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the samples to train on and of the validation part, published or drawn."""
+    if train.validation is not None:
+        return (~train.validation).nonzero().flatten(), train.validation.nonzero().flatten()
+    return stratified_split(train.labels, settings["val_fraction"], settings["split_seed"], groups=train.groups)
 
 
 def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> Samples:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from PIL import Image
 
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.datasets.modelnet40 import MODELNET40_CLASSES
@@ -132,3 +133,26 @@ def write_ldraw20(root: Path, train_per_class: int = 4, test_per_class: int = 2,
             file["label"] = label
             file["name"] = names
             file.attrs["classes"] = list(LDRAW20_CLASSES)
+
+
+VTAB_LISTS = {"train800": 6, "val200": 4, "train800val200": 10, "test": 5}
+
+
+def write_vtab(root: Path, task: str, num_classes: int) -> None:
+    """The lists of one task and their images, in folders of their own, as the prepared data have them.
+
+    The images of ``train800val200`` are copies of the others, in another order; 6 + 4 images to train on and 5 to test.
+    """
+    rng = np.random.default_rng(len(task))
+    images = {name: rng.integers(0, 256, (count, 6, 8, 3), dtype=np.uint8) for name, count in VTAB_LISTS.items()}
+    images["train800val200"] = np.concatenate([images["val200"], images["train800"]])
+    labels = {name: np.arange(count) % num_classes for name, count in VTAB_LISTS.items()}
+    labels["train800val200"] = np.concatenate([labels["val200"], labels["train800"]])
+    for name in VTAB_LISTS:
+        folder = root / task / "images" / name
+        folder.mkdir(parents=True)
+        lines = []
+        for i, (image, label) in enumerate(zip(images[name], labels[name], strict=True)):
+            Image.fromarray(image).save(folder / f"{i:06d}.png")
+            lines.append(f"images/{name}/{i:06d}.png {label}\n")
+        (root / task / f"{name}.txt").write_text("".join(lines))

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pointadapterx.errors import ConfigError
+from pointadapterx.study.identity import publishes_validation
+
+DRAW_KEYS = ("val_fraction", "split_seed")
+"""Keys of ``eval`` that decide which samples a drawn validation part holds."""
 
 SELECTION_KEYS = {
-    "validation": ("val_fraction", "split_seed", "select", "every"),
+    "validation": (*DRAW_KEYS, "select", "every"),
     "last": (),
     "published": ("select", "every"),
 }
@@ -34,10 +38,17 @@ def draws_data(replicate_key: str) -> bool:
 
 
 def selection_words(config: Mapping[str, Any], replicate_key: str) -> str:
-    """How a run of this config selects its epoch (``eval.select=overall_accuracy ...``), but for what is repeated."""
+    """How a run of this config selects its epoch (``eval.select=overall_accuracy ...``), but for what is repeated.
+
+    A validation part that the data set publishes is told as such, as the settings of the draw mean nothing then.
+    """
     settings = config["eval"]
     keys = [key for key in SELECTION_KEYS[settings["protocol"]] if f"eval.{key}" != replicate_key]
-    return " ".join(f"eval.{key}={settings[key]}" for key in keys)
+    words = []
+    if settings["protocol"] == "validation" and publishes_validation(config["data"]):
+        keys = [key for key in keys if key not in DRAW_KEYS]
+        words = ["published validation part"]
+    return " ".join([*words, *(f"eval.{key}={settings[key]}" for key in keys)])
 
 
 def task_words(data: Mapping[str, Any]) -> str:

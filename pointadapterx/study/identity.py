@@ -54,6 +54,15 @@ def outlines(data: Mapping[str, Any]) -> tuple[Outline, Outline]:
     return _outline(data["name"], "train", options), _outline(data["name"], "test", options)
 
 
+def publishes_validation(data: Mapping[str, Any]) -> bool:
+    """Whether the validation part of a ``data`` section is the data set's own instead of a draw.
+
+    Raises:
+        DataError: if files are missing or damaged.
+    """
+    return data["few_shot"] is None and outlines(data)[0].samples.validation is not None
+
+
 def check_splits(config: Mapping[str, Any]) -> None:
     """Cuts the parts of a run, so that impossible ones are found before anything is trained.
 

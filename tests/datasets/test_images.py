@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pointadapterx.build import build_splits
 from pointadapterx.datasets import Images, build_augment, build_dataset, build_inputs
 from pointadapterx.datasets.vtab import GROUPS, TASKS
 from pointadapterx.errors import ConfigError, DataError
 from tests.conftest import small_config
+from tests.synthetic import write_vtab
 
 
 def picture(path: Path, color: tuple[int, int, int] = (200, 100, 50), size: tuple[int, int] = (20, 12)) -> Path:
@@ -136,7 +139,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
         data.fetch(torch.arange(6), 6, 3)
 
 
-def write_vtab(root: Path, task: str, lines: dict[str, list[str]]) -> None:
+def write_vtab_lists(root: Path, task: str, lines: dict[str, list[str]]) -> None:
     (root / task).mkdir(parents=True, exist_ok=True)
     for name, content in lines.items():
         (root / task / name).write_text("\n".join(content) + "\n")
@@ -146,16 +149,47 @@ def test_vtab_reads_its_lists(tmp_path: Path) -> None:
     for i in range(4):
         picture(tmp_path / "dtd" / "images" / f"a b {i}.jpg")
     lines = [f"images/a b {i}.jpg {11 * i}" for i in range(4)]
-    write_vtab(
-        tmp_path,
-        "dtd",
-        {"train800val200.txt": lines[:3], "test.txt": lines[3:], "train800.txt": lines[:2], "val200.txt": lines[2:3]},
+    write_vtab_lists(
+        tmp_path, "dtd", {"test.txt": lines[3:], "train800.txt": [lines[2], lines[0]], "val200.txt": lines[1:2]}
     )
-    final = [build_dataset("vtab", split, root=tmp_path, variant="dtd") for split in ("train", "test")]
-    assert [data.labels.tolist() for data in final] == [[0, 11, 22], [33]]
-    tune = [build_dataset("vtab", split, root=tmp_path, variant="dtd/tune") for split in ("train", "test")]
-    assert [data.names for data in tune] == [["images/a b 0.jpg", "images/a b 1.jpg"], ["images/a b 2.jpg"]]
-    assert len(final[0].classes) == 47
+    train, test = (build_dataset("vtab", split, root=tmp_path, variant="dtd") for split in ("train", "test"))
+    assert [data.labels.tolist() for data in (train, test)] == [[22, 0, 11], [33]]
+    assert train.names == ["images/a b 2.jpg", "images/a b 0.jpg", "images/a b 1.jpg"]
+    assert train.validation is not None
+    assert train.validation.tolist() == [False, False, True]
+    assert (
+        train.subset([2, 0]).validation.tolist() == train.outline().subset([2, 0]).validation.tolist() == [True, False]
+    )
+    assert test.validation is None
+    assert len(train.classes) == 47
+
+
+def vtab_config(root: Path, **settings: Any) -> dict[str, Any]:
+    data = {"name": "vtab", "root": str(root), "variant": "kitti", "augment": "none"}
+    return small_config("linear", kind="vit", data=data, head={"num_classes": 4}, eval=settings)
+
+
+def test_a_published_validation_part_is_taken_instead_of_a_draw(tmp_path: Path) -> None:
+    write_vtab(tmp_path, "kitti", 4)
+    tune = build_splits(vtab_config(tmp_path, protocol="validation", val_fraction=0.9))
+    assert tune.val is not None
+    assert tune.train.names == [f"images/train800/{i:06d}.png" for i in range(6)]
+    assert tune.val.names == [f"images/val200/{i:06d}.png" for i in range(4)]
+    final = build_splits(vtab_config(tmp_path, protocol="last"))
+    assert final.val is None
+    assert final.train.names == tune.train.names + tune.val.names
+    assert final.test.checksum == tune.test.checksum
+
+
+def test_a_few_shot_task_draws_its_validation_part(tmp_path: Path) -> None:
+    write_vtab(tmp_path, "patch_camelyon", 2)
+    task = {"ways": 2, "shots": 4}
+    data = {"name": "vtab", "root": str(tmp_path), "variant": "patch_camelyon", "augment": "none", "few_shot": task}
+    config = small_config("linear", kind="vit", data=data, head={"num_classes": 2}, eval={"val_fraction": 0.5})
+    splits = build_splits(config)
+    assert splits.val is not None
+    assert (len(splits.train), len(splits.val)) == (4, 4)
+    assert splits.val.labels.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +201,7 @@ def test_vtab_reads_its_lists(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_vtab_lists(line: str, message: str, tmp_path: Path) -> None:
-    write_vtab(tmp_path, "dtd", {"test.txt": [line]})
+    write_vtab_lists(tmp_path, "dtd", {"test.txt": [line]})
     with pytest.raises(DataError, match=message):
         build_dataset("vtab", "test", root=tmp_path, variant="dtd")
 
@@ -177,6 +211,16 @@ def test_vtab_has_its_19_tasks() -> None:
     assert len(TASKS) == 19
     with pytest.raises(ConfigError, match=r"data\.variant is required .* cifar, caltech101"):
         build_dataset("vtab", "train")
+
+
+def test_vtab_needs_both_lists_of_its_training_split(tmp_path: Path) -> None:
+    write_vtab(tmp_path, "kitti", 4)
+    (tmp_path / "kitti" / "val200.txt").unlink()
+    with pytest.raises(DataError, match=r"VTAB-1K kitti: files are missing.*val200\.txt \(missing\)"):
+        build_dataset("vtab", "train", root=tmp_path, variant="kitti")
+    (tmp_path / "kitti" / "val200.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"val200\.txt: an empty list"):
+        build_dataset("vtab", "train", root=tmp_path, variant="kitti")
 
 
 def test_grey_and_colour_become_what_the_backbone_takes() -> None:
