@@ -12,10 +12,25 @@ from scipy.stats import binomtest, t
 
 RESAMPLES = 10_000
 CHUNK = 500  # resamples at a time: (CHUNK, G) floats of G groups are held at once
+MANY_GROUPS = 1000  # of more groups, those that are alike are drawn together, which takes seconds instead of minutes
 LEVEL = 0.95
 
 Runs = Sequence[np.ndarray]
 """One (n,) bool a replicate: which objects are right."""
+
+
+class _Units(NamedTuple):
+    """What is resampled: U groups of objects, or of many groups the U kinds that differ in what is told of them.
+
+    Attributes:
+        right: right objects, (R, U) for the R replicates of each method.
+        sizes: (U,) objects of a group.
+        counts: (U,) groups of each kind; None: each unit is a group by itself.
+    """
+
+    right: list[np.ndarray]
+    sizes: np.ndarray
+    counts: np.ndarray | None
 
 
 class Spread(NamedTuple):
@@ -54,8 +69,8 @@ def accuracy_interval(runs: Runs, *, groups: np.ndarray | None = None, same_obje
     if not same_objects and len(runs) > 1:
         low, high = _t_interval([100.0 * float(run.mean()) for run in runs])
         return Interval(max(0.0, low), min(100.0, high))
-    right, sizes = _by_group(runs, groups)
-    return _interval(np.concatenate([_resampled_means(right, sizes, drawn, rng) for drawn in _draws(sizes, rng)]))
+    units = _units([runs], groups)
+    return _interval(np.concatenate([_resampled_means(0, units, drawn, rng) for drawn in _draws(units, rng)]))
 
 
 def difference_interval(
@@ -76,11 +91,9 @@ def difference_interval(
     if not same_objects and len(ours) > 1:
         differences = [100.0 * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
         return _t_interval(differences)
-    our_right, sizes = _by_group(ours, groups)
-    their_right, _ = _by_group(theirs, groups)
+    units = _units([ours, theirs], groups)
     parts = [
-        _resampled_means(our_right, sizes, drawn, rng) - _resampled_means(their_right, sizes, drawn, rng)
-        for drawn in _draws(sizes, rng)
+        _resampled_means(0, units, drawn, rng) - _resampled_means(1, units, drawn, rng) for drawn in _draws(units, rng)
     ]
     return _interval(np.concatenate(parts))
 
@@ -100,6 +113,17 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(binomtest(only_ours, only_ours + only_theirs, 0.5).pvalue)
 
 
+def _units(methods: Sequence[Runs], groups: np.ndarray | None) -> _Units:
+    """The groups with the outcomes of each method's runs, or their kinds where there are many."""
+    parts = [_by_group(runs, groups) for runs in methods]
+    right, sizes = [part for part, _ in parts], parts[0][1]
+    if len(sizes) <= MANY_GROUPS:
+        return _Units(right, sizes, None)
+    kinds, counts = np.unique(np.vstack([*right, sizes]), axis=1, return_counts=True)
+    ends = np.cumsum([len(part) for part in right])
+    return _Units(np.split(kinds[:-1], ends[:-1]), kinds[-1], counts)
+
+
 def _by_group(runs: Runs, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Right objects of each group, (R, G) for R replicates, and the groups' sizes, (G,)."""
     right = np.stack(runs).astype(np.float64)
@@ -109,18 +133,24 @@ def _by_group(runs: Runs, groups: np.ndarray | None) -> tuple[np.ndarray, np.nda
     return np.stack([np.bincount(numbers, weights=run) for run in right]), np.bincount(numbers).astype(np.float64)
 
 
-def _draws(sizes: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices (CHUNK, G) of resampled groups, RESAMPLES rows in all."""
+def _draws(units: _Units, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """RESAMPLES rows in all: indices (CHUNK, G) of resampled groups, or how often each kind was drawn, (CHUNK, U)."""
     for _ in range(RESAMPLES // CHUNK):
-        yield rng.integers(len(sizes), size=(CHUNK, len(sizes)))
+        if units.counts is None:
+            yield rng.integers(len(units.sizes), size=(CHUNK, len(units.sizes)))
+        else:
+            total = units.counts.sum()
+            yield rng.multinomial(total, units.counts / total, size=CHUNK)
 
 
-def _resampled_means(right: np.ndarray, sizes: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _resampled_means(method: int, units: _Units, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(CHUNK,) mean accuracies in percent over the drawn groups and as many replicates, drawn anew."""
-    replicates = len(right)
+    right, replicates = units.right[method], len(units.right[method])
     weights = rng.multinomial(replicates, [1 / replicates] * replicates, size=len(drawn)) / replicates
-    per_group = weights @ right  # (CHUNK, G)
-    return 100.0 * np.take_along_axis(per_group, drawn, axis=1).sum(axis=1) / sizes[drawn].sum(axis=1)
+    per_unit = weights @ right  # (CHUNK, U)
+    if units.counts is not None:
+        return 100.0 * (drawn * per_unit).sum(axis=1) / (drawn @ units.sizes)
+    return 100.0 * np.take_along_axis(per_unit, drawn, axis=1).sum(axis=1) / units.sizes[drawn].sum(axis=1)
 
 
 def _t_interval(values: Sequence[float]) -> Interval:

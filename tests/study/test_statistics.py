@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from pointadapterx.study import statistics
 from pointadapterx.study.statistics import accuracy_interval, difference_interval, mcnemar, spread
 
 
@@ -42,6 +43,19 @@ def test_a_paired_difference_agrees_with_scipy() -> None:
     interval = difference_interval([ours], [theirs])
     assert interval.low == pytest.approx(100 * reference.low, abs=0.6)
     assert interval.high == pytest.approx(100 * reference.high, abs=0.6)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_many_groups_are_drawn_by_kind_with_the_same_result(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = ([outcomes(rate, 900, seed) for seed in seeds] for rate, seeds in ((0.8, (1, 2, 3)), (0.7, (4, 5))))
+    groups = np.arange(900) // 2 if grouped else None
+    found = []
+    for limit in (1000, 100):
+        monkeypatch.setattr(statistics, "MANY_GROUPS", limit)
+        found.append((accuracy_interval(ours, groups=groups), difference_interval(ours, theirs, groups=groups)))
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, abs=0.15)
+        assert one != other  # of other draws
 
 
 def test_runs_that_agree_on_each_object_differ_by_nothing() -> None:
