@@ -6,17 +6,19 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
+from pointadapterx.study.context import read_contexts, write_contexts
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.plots import draw_plots
 from pointadapterx.study.records import Record, collect, read_records, write_records
-from pointadapterx.study.report import edge_warnings, render_report
+from pointadapterx.study.report import edge_warnings, render_overview, render_report
 from pointadapterx.study.runner import Outcome, Runner
+from pointadapterx.study.schema import TableContext
 from pointadapterx.study.summary import summarise
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ REPORT_FILE = "report.md"
 EPILOG = """examples:
   %(prog)s --config cfgs/study/quick.yaml                      run a study; the same command continues it
   %(prog)s --config cfgs/study/quick.yaml train.epochs=2 processes=2
-  %(prog)s --report runs/study/quick/results/results.csv       write report and plots again, from the CSV alone
+  %(prog)s --report runs/study/quick/results/results.csv       write report and plots again, without the runs
 """
 
 
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx compare")
     set_up_logging(main_process=True)
     try:
         if options.report is not None:
-            write_report(read_records(options.report), options.report.parent)
+            records, folder = read_records(options.report), options.report.parent
+            write_report(records, folder, read_contexts(folder, records))
             return 0
         return _run(options.config, options.overrides)
     except KeyboardInterrupt:
@@ -74,13 +77,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx compare")
         return 2
 
 
-def write_report(records: Sequence[Record], folder: Path) -> None:
-    """Writes report and plots; without matplotlib the report alone.
+def write_report(records: Sequence[Record], folder: Path, contexts: Mapping[str, TableContext]) -> None:
+    """Writes report and plots, without matplotlib the report alone, and prints the overview of every table.
+
+    Args:
+        records: lines of the CSV.
+        folder: to write to.
+        contexts: table name to groups of columns and published rows.
 
     Raises:
         ConfigError: for a column that mixes what cannot be compared.
     """
-    tables = summarise(records)
+    tables = summarise(records, contexts)
     try:
         plots = draw_plots(tables, folder)
     except PointAdapterXError as error:
@@ -89,6 +97,9 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
     write_text(folder / REPORT_FILE, render_report(records, tables, plots))
     for warning in edge_warnings(tables):
         log.warning("%s", warning)
+    for table in tables:
+        for line in render_overview(table):
+            log.info("%s", line)
     log.info("written: %s", folder / REPORT_FILE)
 
 
@@ -101,6 +112,7 @@ def _run(path: str, overrides: Sequence[str]) -> int:
         write_records(results / CSV_FILE, records)
         return records
 
+    contexts = write_contexts(results, plan.study)
     outcome = Runner(plan, after_run=save).run()
     records = save(outcome)
     if outcome.signal:
@@ -108,7 +120,7 @@ def _run(path: str, overrides: Sequence[str]) -> int:
         print(f"stopped by {name}: finished runs are kept, the same command continues", file=sys.stderr)
         return 128 + outcome.signal
     try:
-        write_report(records, results)
+        write_report(records, results, contexts)
     except ConfigError as error:
         raise ConfigError(f"{error}; all results are in {results / CSV_FILE}, there is no report of them") from None
     missing = sum(record.kind == "final" and record.status != "finished" for record in records)

@@ -50,6 +50,7 @@ class Cell:
         overrides: of study, column and row.
         replicate: what is repeated.
         values: of the replicate key in final runs, of which a table without a test has none.
+        tuning: overrides of tuning runs.
         grid: values tried on the validation part; empty: none.
         tuned_by: cell whose chosen values this one takes; itself if it has a grid; None: nothing is tuned.
     """
@@ -59,6 +60,7 @@ class Cell:
     overrides: Values
     replicate: ReplicateConfig
     values: Sequence[Replicate]
+    tuning: Values
     grid: Grid
     tuned_by: CellKey | None
 
@@ -118,7 +120,10 @@ class Plan:
 
     def tuning_runs(self, cell: Cell) -> list[tuple[Values, list[tuple[Replicate, Run]]]]:
         """Each candidate of the cell's grid with its runs, one a tuning replicate."""
-        return [(candidate, self._runs_of(cell, candidate, cell.tuning_replicates)) for candidate in cell.candidates]
+        return [
+            (candidate, self._runs_of(cell, {**cell.tuning, **candidate}, cell.tuning_replicates))
+            for candidate in cell.candidates
+        ]
 
     def final_runs(self, cell: Cell, chosen: Values) -> list[tuple[Replicate, Run]]:
         """Each replicate of the cell and its run with the chosen values."""
@@ -167,7 +172,7 @@ class Plan:
             for cell in cells:
                 chosen = self.chosen(cell, scores)
                 if chosen is None:
-                    reused = cell.tuning_replicates if cell.grid else ()
+                    reused = cell.tuning_replicates if cell.grid and not cell.tuning else ()
                     undecided += sum(value not in reused for value in cell.values)
                     continue
                 runs = self.final_runs(cell, chosen)
@@ -199,8 +204,9 @@ class Plan:
                 for run in (run for _, runs in self.tuning_runs(cell) for _, run in runs):
                     if run.config.eval.protocol != "validation":
                         raise ConfigError(
-                            f"tuning needs a validation part, but eval.protocol={run.config.eval.protocol}; take the "
-                            "values of another row ('like') or tune nothing ('tune: {}')"
+                            f"tuning needs a validation part, but eval.protocol={run.config.eval.protocol}; set it for "
+                            "these runs (the table's 'tuning: {eval.protocol: validation}'), take the values of "
+                            "another row ('like') or tune nothing ('tune: {}')"
                         )
                 chosen = {} if cell.tuned_by is None else self.cells[cell.tuned_by].candidates[0]
                 conditions += [_conditions(cell, value, run.config) for value, run in self.final_runs(cell, chosen)]
@@ -254,13 +260,14 @@ def _cell(study: StudyConfig, key: CellKey) -> Cell:
     tuned_by = next((k for k in ancestry if _grid(study, k) is not None), None)
     tuned = (_grid(study, tuned_by) if tuned_by is not None else None) or {}
     of_row = _row_overrides(study, ancestry)
-    for name in (replicate.key, *tuned):
-        if name in of_row:
-            what = "tuned" if name in tuned else "repeated"
-            raise ConfigError(
-                f"table '{key.table}', row '{key.row}': overrides set {name}, which is {what}; remove it there, or "
-                "say 'tune: {}'"
-            )
+    for where, overrides in (("overrides set", of_row), ("the table's tuning sets", table.tuning)):
+        for name in (replicate.key, *tuned):
+            if name in overrides:
+                what = "tuned" if name in tuned else "repeated"
+                raise ConfigError(
+                    f"table '{key.table}', row '{key.row}': {where} {name}, which is {what}; remove it there, or "
+                    "say 'tune: {}'"
+                )
     grid = _grid(study, key) or {}
     if not table.test and not grid:
         raise ConfigError(
@@ -273,6 +280,7 @@ def _cell(study: StudyConfig, key: CellKey) -> Cell:
         overrides={**study.overrides, **table.columns[key.column], **of_row},
         replicate=replicate,
         values=(row.replicates or replicate.values) if table.test else [],
+        tuning=table.tuning,
         grid=grid,
         tuned_by=tuned_by if tuned else None,
     )

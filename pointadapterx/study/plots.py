@@ -30,6 +30,7 @@ COSTS = (
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 PANEL_INCHES = (4.6, 3.8)
+PANELS_PER_ROW = 5
 SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
     "svg.hashsalt": "pointadapterx",
@@ -68,13 +69,20 @@ def draw_plots(tables: Sequence[Table], folder: Path) -> dict[str, list[str]]:
                 panels = [(column, drawn) for column in table.columns if (drawn := _drawn(column, cost))]
                 if not panels:
                     continue
-                figure = Figure(figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1] + 0.2 * len(rows)))
+                down, across = _grid(len(panels))
+                size = (PANEL_INCHES[0] * across, PANEL_INCHES[1] * down + 0.2 * len(rows))
+                figure = Figure(figsize=size)
                 _draw(figure, panels, cost, rows, table.title)
                 for kind, metadata in METADATA.items():
                     with replacing(folder / f"{table.name}-{cost.name}.{kind}") as temporary:
                         figure.savefig(temporary, format=kind, dpi=150, bbox_inches="tight", metadata=metadata)
                 written.setdefault(table.name, []).append(f"{table.name}-{cost.name}.png")
     return written
+
+
+def _grid(panels: int) -> tuple[int, int]:
+    """Rows and panels a row."""
+    return math.ceil(panels / PANELS_PER_ROW), min(panels, PANELS_PER_ROW)
 
 
 def _drawn(column: Column, cost: Cost) -> list[Summary]:
@@ -84,9 +92,12 @@ def _drawn(column: Column, cost: Cost) -> list[Summary]:
 def _draw(
     figure: Any, panels: Sequence[tuple[Column, list[Summary]]], cost: Cost, rows: Sequence[str], title: str
 ) -> None:
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    down, across = _grid(len(panels))
+    axes = figure.subplots(down, across, squeeze=False).flatten()
+    for spare in axes[len(panels) :]:
+        spare.set_axis_off()
     legend: dict[str, tuple[Any, str]] = {}
-    for axis, (column, summaries) in zip(axes, panels, strict=True):
+    for axis, (column, summaries) in zip(axes, panels, strict=False):
         for summary in summaries:
             number = rows.index(summary.row)
             point = _point(axis, summary, getattr(summary, cost.field), number)
@@ -96,9 +107,9 @@ def _draw(
         axis.set_xlabel(cost.label)
         axis.set_ylabel("overall accuracy (%), 95 % interval")
         axis.set_title(column.name)
-    figure.suptitle(title)
+    figure.suptitle(title, y=0.98 if down == 1 else 1.01)  # of a tall figure, 2 % are more than a panel's title
     figure.tight_layout()
-    columns = min(len(legend), 3 * len(panels))
+    columns = min(len(legend), 3 * across)
     points, labels = zip(*legend.values(), strict=True)
     figure.legend(points, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False)
 

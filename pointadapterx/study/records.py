@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,14 +20,13 @@ from pointadapterx.errors import DataError
 from pointadapterx.files import write_text
 from pointadapterx.study.comparability import selection_words, task_words
 from pointadapterx.study.plan import Cell, Plan, Run, Values
+from pointadapterx.study.schema import Percentage
 
 OUTPUT = "run"
 """Folder of the training's own files inside the folder of a run."""
 
 DIVERGED = "diverged.txt"
 """File in the folder of a run that diverged, with its error."""
-
-Percentage = Annotated[float, Field(ge=0, le=100)]
 
 
 class Record(BaseModel):
@@ -411,6 +411,15 @@ def _last_epoch(folder: Path) -> dict[str, Any]:
 
 def _test_objects(folder: Path) -> dict[str, Any]:
     path = folder / OUTPUT / PREDICTIONS_FILE
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise _damaged_run(path, folder, repr(error)) from None
+    return _read_predictions(path, folder, changed)
+
+
+@cache  # the CSV is written after each run, and predictions of all runs may be millions of lines
+def _read_predictions(path: Path, folder: Path, changed: int) -> dict[str, Any]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

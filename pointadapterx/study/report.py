@@ -1,14 +1,16 @@
-"""A study's report in Markdown, from its CSV alone."""
+"""A study's report in Markdown, from its CSV and the groups and published rows beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pointadapterx.datasets import DATASETS
 from pointadapterx.study.plan import format_values
 from pointadapterx.study.records import Record
+from pointadapterx.study.schema import PublishedConfig
 from pointadapterx.study.statistics import RESAMPLES, Interval, Spread, spread
-from pointadapterx.study.summary import Column, Difference, Summary, Table
+from pointadapterx.study.summary import Column, Difference, Summary, Table, published_means
 
 NONE = "–"
 FIT = {
@@ -78,16 +80,89 @@ def _legend() -> list[str]:
     ]
 
 
-def _overview(table: Table) -> list[str]:
-    """Methods × columns, where there are several columns."""
-    if len(table.columns) < 2:
+def render_overview(table: Table) -> list[str]:
+    """Title and table of methods × columns for a terminal; empty where the report has none."""
+    header, rows = _overview_cells(table)
+    if not header:
         return []
-    rows: dict[str, list[str]] = {}
-    for column in table.columns:
-        for summary in column.summaries:
-            rows.setdefault(summary.row, [summary.label]).append(_spread(summary.overall))
-    header = ["OA %", *(column.name for column in table.columns)]
-    return ["", *_markdown(header, rows.values())]
+    widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    return [table.title, *(line.rstrip() for line in lines)]
+
+
+def _overview(table: Table) -> Iterator[str]:
+    header, rows = _overview_cells(table)
+    if not header:
+        return
+    yield ""
+    yield from _markdown(header, rows)
+    groups, published = table.context.groups, table.context.published
+    if groups:
+        sizes = ", ".join(f"{name} of {len(members)}" for name, members in groups.items())
+        yield ""
+        yield (
+            f"Groups of columns: {sizes}. Their means are taken replicate by replicate, of rows whose columns are all "
+            "finished; the mean of groups counts each group once."
+        )
+    if published is not None:
+        sources = "; ".join(f"[{number}] {source}" for source, number in published.sources.items())
+        yield ""
+        yield (
+            f"**Rows marked as published are not results of this study.** {published.conditions.rstrip('.')}. "
+            "Accuracies of columns, and means of groups without them, are as printed; all other means are computed "
+            f"from these, beside the average that was printed. Source: {sources}."
+        )
+    if table.context.given:
+        yield ""
+        yield "Trainable parameters are in million: this study's without the head, published ones as printed."
+
+
+def _overview_cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of methods × columns, means of groups and published rows; empty for one column by itself."""
+    context = table.context
+    if len(table.columns) < 2 and not context.given:
+        return [], []
+    header = [
+        "OA %",
+        *(["trainable, M"] if context.given else []),
+        *(column.name for column in table.columns),
+        *([*context.groups, "mean of groups"] if context.groups else []),
+        *(["printed average"] if context.published is not None else []),
+    ]
+    names = dict.fromkeys(summary.row for column in table.columns for summary in column.summaries)
+    rows = [_own_cells(table, name) for name in names]
+    if context.published is not None:
+        rows += [_published_cells(table, context.published, label) for label in context.published.rows]
+    return header, [[*cells, *[NONE] * (len(header) - len(cells))] for cells in rows]
+
+
+def _own_cells(table: Table, row: str) -> list[str]:
+    summaries = [summary for column in table.columns for summary in column.summaries if summary.row == row]
+    means = table.means.get(row)
+    return [
+        summaries[0].label,
+        *([_millions(summaries)] if table.context.given else []),
+        *(_spread(summary.overall) for summary in summaries),
+        *([] if means is None else map(_spread, (*means.groups, means.overall))),
+    ]
+
+
+def _published_cells(table: Table, published: PublishedConfig, label: str) -> list[str]:
+    row, groups = published.rows[label], table.context.groups
+    means, overall = published_means(row, groups)
+    return [
+        f"{label}, published [{published.sources[row.source]}]",
+        _number(row.trainable, ".2f"),
+        *(_number(row.values.get(column.name), "") for column in table.columns),
+        *([_number(mean, ".2f") for mean in (*means, overall)] if groups else []),
+        _number(row.average, ""),
+    ]
+
+
+def _millions(summaries: Sequence[Summary]) -> str:
+    """Trainable parameters of a row without the head, which a method may make depend on the column."""
+    counts = sorted(s.trainable_without_head for s in summaries if s.trainable_without_head is not None)
+    return " to ".join(dict.fromkeys(f"{count / 1e6:.2f}" for count in (*counts[:1], *counts[-1:]))) or NONE
 
 
 def _column(column: Column) -> Iterator[str]:
@@ -115,16 +190,16 @@ def _column(column: Column) -> Iterator[str]:
         *("trainable", "without head", "% of full", "s/epoch", "peak MiB", "checkpoint kB", "tuned"),
     ]
     yield from _markdown(header, [_row(s, column, baseline is not None) for s in column.summaries])
-    yield from _fit(column.summaries)
+    yield from _fit(column)
 
 
-def _fit(summaries: Sequence[Summary]) -> Iterator[str]:
+def _fit(column: Column) -> Iterator[str]:
     """Fit to the training set and health of the routing, where the runs tell."""
-    told = [summary for summary in summaries if summary.train_accuracy is not None]
+    told = [summary for summary in column.summaries if summary.train_accuracy is not None]
     if not told:
         return
     shown = {key: name for key, name in FIT.items() if any(getattr(summary, key) is not None for summary in told)}
-    words = ["OA in training is the last epoch's, on augmented clouds and with dropout."]
+    words = [f"OA in training is the last epoch's, on {_training_samples(column)} and with dropout."]
     if "best_val" in shown:
         words.append("The validation score is that of the epoch it selected.")
     if "routing_min_load" in shown:
@@ -136,6 +211,13 @@ def _fit(summaries: Sequence[Summary]) -> Iterator[str]:
     header = ["method", *shown.values()]
     rows = [[summary.label, *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
     yield from _markdown(header, rows)
+
+
+def _training_samples(column: Column) -> str:
+    """``augmented clouds``, or what else its runs saw in training."""
+    names = {data.split()[0] for data in column.values("data")}
+    images = any(name in DATASETS and DATASETS[name].modality == "images" for name in names)
+    return f"{'' if column.values('regime') == ['none'] else 'augmented '}{'images' if images else 'clouds'}"
 
 
 def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
@@ -172,7 +254,7 @@ def _tuning(table: Table) -> Iterator[str]:
     yield (
         "Every value tried, with the score on the validation part that chose it; the test set took no part. "
         f"{table.tuning[0].replicate_key}={replicates}"
-        f"{'; scores are mean ± standard deviation' if ',' in replicates else ''}."
+        f"{'; scores are mean ± standard deviation' if ',' in replicates else ''}.{_other_protocol(table)}"
     )
     yield ""
     rows = []
@@ -185,6 +267,18 @@ def _tuning(table: Table) -> Iterator[str]:
     yield from _markdown(["method", "column", "value", "validation %", ""], rows)
     for warning in edge_warnings([table]):
         yield from ("", f"**Note:** {warning}.")
+
+
+def _other_protocol(table: Table) -> str:
+    """A sentence where what tuned selected in another way than what was tested."""
+
+    def found(records: Iterable[Record]) -> dict[str, None]:
+        done = (record for record in records if record.status == "finished" and record.protocol is not None)
+        return dict.fromkeys(f"{record.protocol} ({record.selection})" for record in done)
+
+    tuned, tested = found(table.tuning), found(record for column in table.columns for record in column.records)
+    other = [words for words in tuned if words not in tested] if tested else []
+    return f" Unlike the tested runs, these are of the protocol {'; '.join(other)}." if other else ""
 
 
 def _failures(records: Sequence[Record]) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from pointadapterx.config import Document
+from pointadapterx.config import Document, read_document
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Distinct, Section
@@ -30,6 +30,8 @@ Grid = dict[ConfigKey, Annotated[list[Any], Field(min_length=1), Distinct]]
 
 FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 """A name that is also a part of files' names."""
+
+Percentage = Annotated[float, Field(ge=0, le=100)]
 
 Replicate = int | float | str
 Replicates = Annotated[list[Replicate], Field(min_length=1), Distinct]
@@ -88,10 +90,72 @@ class RowConfig(StudySection):
         return {"row": value} if isinstance(value, str) else value
 
 
-class TableConfig(StudySection):
+class PublishedRow(StudySection):
+    """A row of a published table: ``values`` are accuracies of columns, ``trainable`` is in million, all as printed.
+
+    ``groups`` are printed means of groups without values of every column; ``average`` is the printed one of all.
+    """
+
+    source: str
+    trainable: float | None = Field(None, ge=0)
+    values: dict[str, Percentage] = Field(default={})
+    groups: dict[str, Percentage] = Field(default={})
+    average: Percentage | None = None
+
+
+class PublishedConfig(StudySection):
+    """Published results; ``conditions`` says in words what they were obtained with."""
+
+    conditions: str
+    rows: dict[str, PublishedRow] = Field(min_length=1)
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """The rows' sources, numbered from 1 in order."""
+        return {name: i for i, name in enumerate(dict.fromkeys(row.source for row in self.rows.values()), 1)}
+
+
+class TableContext(StudySection):
+    """What the report adds to a table's results: means of groups of columns, and published rows."""
+
+    groups: dict[str, Annotated[list[str], Field(min_length=1), Distinct]] = Field(default={})
+    published: PublishedConfig | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any."""
+        return bool(self.groups) or self.published is not None
+
+    def problems(self, columns: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Key and message of everything that does not fit the table's columns."""
+        for group, members in self.groups.items():
+            yield from (
+                (f"groups.{group}", _unknown("column", name, columns)) for name in members if name not in columns
+            )
+        for column in columns if self.groups else ():
+            having = [group for group, members in self.groups.items() if column in members]
+            if len(having) != 1:
+                where = "no group; add it to one" if not having else f"groups {' and '.join(having)}; keep one"
+                yield "groups", f"column '{column}' is in {where}"
+        for label, row in self.published.rows.items() if self.published is not None else ():
+            yield from ((f"published.rows.{label}.{key}", message) for key, message in self._row_problems(row, columns))
+
+    def _row_problems(self, row: PublishedRow, columns: Collection[str]) -> Iterator[tuple[str, str]]:
+        yield from (("values", _unknown("column", name, columns)) for name in row.values if name not in columns)
+        for name in row.groups:
+            if name not in self.groups:
+                yield "groups", _unknown("group", name, self.groups)
+            elif all(column in row.values for column in self.groups[name]):
+                yield f"groups.{name}", "is computed from the values of its columns; remove it"
+        if not row.values and not row.groups and row.average is None:
+            yield "values", "are missing, and so are groups and average; give one of them"
+
+
+class TableConfig(TableContext):
     """Methods (rows) × regimes or data sets (columns); ``baseline`` is the row the others are compared with.
 
-    With ``test: false`` it only tunes: nothing is reported of the test set.
+    ``tuning`` are overrides of the runs that tune. With ``test: false`` it only tunes: nothing is reported of the test
+    set.
     """
 
     title: str | None = None
@@ -100,6 +164,7 @@ class TableConfig(StudySection):
     baseline: str | None = None
     replicate: ReplicateConfig | None = None
     tune: Grid | None = None
+    tuning: Overrides = Field(default={})
     test: bool = True
 
     @field_validator("rows")
@@ -132,17 +197,18 @@ class StudyConfig(StudySection):
 
 
 def check_study(document: Document) -> StudyConfig:
-    """The study of a YAML document.
+    """The study of a YAML document, with the published rows of the files that it names.
 
     Raises:
         ConfigError: listing every problem with file, line, key and the way out.
     """
+    document = _with_published(document)
     try:
         study = StudyConfig.model_validate(document.content)
     except ValidationError as error:
-        problems = dict.fromkeys(_describe(detail) for detail in error.errors())
+        problems = dict.fromkeys(describe_problem(detail) for detail in error.errors())
     else:
-        problems = dict.fromkeys(_unknown_names(study))
+        problems = dict.fromkeys([*_unknown_names(study), *_context_problems(study)])
         if not problems:
             return study
     lines = [f"  {document.origin(key)}: {key or 'study'}: {message}" for key, message in problems]
@@ -150,7 +216,33 @@ def check_study(document: Document) -> StudyConfig:
     raise ConfigError("\n".join([f"{document.path}: {len(lines)} {many} in the study", *lines])) from None
 
 
-def _describe(detail: Any) -> tuple[str, str]:
+def _with_published(document: Document) -> Document:
+    """The document with published rows in place of the names of their files, which lie beside it."""
+    files: dict[str, Document] = {}
+    tables = document.content.get("tables")
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        if not isinstance(table, dict) or not isinstance(table.get("published"), str):
+            continue
+        key, path = f"tables.{name}.published", document.path.parent / table["published"]
+        if not path.is_file():
+            raise ConfigError(
+                f"{document.origin(key)}: {key}: {path} does not exist; name a YAML file relative to "
+                f"{document.path.name}, or give the rows here"
+            )
+        files[key] = read_document(path)
+        table["published"] = files[key].content
+
+    def origin(key: str) -> str:
+        for prefix, file in files.items():
+            if key.startswith(f"{prefix}."):
+                return file.origin(key.removeprefix(f"{prefix}."))
+        return document.origin(key)
+
+    return document._replace(origin=origin)
+
+
+def describe_problem(detail: Any) -> tuple[str, str]:
+    """Key and message of one of pydantic's errors."""
     key = ".".join(str(part) for part in detail["loc"] if part != "[key]")
     if detail["type"] == "value_error":
         return key, str(detail["ctx"]["error"])
@@ -165,8 +257,7 @@ def _unknown_names(study: StudyConfig) -> list[tuple[str, str]]:
 
     def look_up(key: str, kind: str, name: str | None, known: Mapping[str, Any]) -> None:
         if name is not None and name not in known:
-            near = did_you_mean(name, list(known)) or ";"
-            problems.append((key, f"there is no {kind} '{name}'{near} Known: {', '.join(known)}"))
+            problems.append((key, _unknown(kind, name, known)))
 
     for table_name, table in study.tables.items():
         key = f"tables.{table_name}"
@@ -182,3 +273,17 @@ def _unknown_names(study: StudyConfig) -> list[tuple[str, str]]:
                 for column in [row.like.column] if row.like.column is not None else table.columns:
                     look_up(here, "column", column, source.columns)
     return problems
+
+
+def _context_problems(study: StudyConfig) -> Iterator[tuple[str, str]]:
+    """Groups and published rows that do not fit their tables."""
+    for name, table in study.tables.items():
+        yield from ((f"tables.{name}.{key}", message) for key, message in table.problems(table.columns))
+        for key in ("groups", "published"):
+            if not table.test and getattr(table, key):
+                yield f"tables.{name}.{key}", "has nothing to stand beside, as test is false; remove one of both"
+
+
+def _unknown(kind: str, name: str, known: Collection[str]) -> str:
+    near = did_you_mean(name, list(known)) or ";"
+    return f"there is no {kind} '{name}'{near} Known: {', '.join(known) or 'none'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from pointadapterx.study.comparability import Conditions, check_columns, draws_data
 from pointadapterx.study.records import Record
+from pointadapterx.study.schema import PublishedRow, TableContext
 from pointadapterx.study.statistics import (
     Interval,
     Spread,
@@ -86,17 +87,34 @@ class Column:
 
 
 @dataclass(frozen=True)
+class GroupMeans:
+    """Means of a row's overall accuracies over the columns of each group, and the mean of these means; in percent."""
+
+    groups: list[Spread]
+    overall: Spread
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table of a study with its tuning runs."""
+    """A table of a study with its tuning runs.
+
+    ``means`` are those of the rows whose columns are all finished, by row, where the context groups the columns.
+    """
 
     name: str
     title: str
     columns: list[Column]
     tuning: list[Record]
+    context: TableContext
+    means: dict[str, GroupMeans]
 
 
-def summarise(records: Sequence[Record]) -> list[Table]:
+def summarise(records: Sequence[Record], contexts: Mapping[str, TableContext] | None = None) -> list[Table]:
     """The tables of a CSV, in its order.
+
+    Args:
+        records: its lines.
+        contexts: table name to groups of columns and published rows, where it has any.
 
     Raises:
         ConfigError: for a column that mixes regimes, protocols or test sets.
@@ -109,8 +127,46 @@ def summarise(records: Sequence[Record]) -> list[Table]:
         tested = [record for record in here if record.kind == "final"]
         names = dict.fromkeys(record.column for record in tested)
         columns = [_column([record for record in tested if record.column == column]) for column in names]
-        tables.append(Table(name, here[0].table_title, columns, [r for r in here if r.kind == "tune"]))
+        context = (contexts or {}).get(name) or TableContext()
+        means = {
+            row: of_row for row in dict.fromkeys(r.row for r in tested) if (of_row := _means(tested, row, context))
+        }
+        tuning = [record for record in here if record.kind == "tune"]
+        tables.append(Table(name, here[0].table_title, columns, tuning, context, means))
     return tables
+
+
+def published_means(row: PublishedRow, groups: Mapping[str, Sequence[str]]) -> tuple[list[float | None], float | None]:
+    """Mean of each group, from the row's values or else as printed, and the mean of these; None where not known."""
+    means = [
+        mean(row.values[name] for name in members)
+        if all(name in row.values for name in members)
+        else row.groups.get(group)
+        for group, members in groups.items()
+    ]
+    known = [value for value in means if value is not None]
+    return means, mean(known) if known and len(known) == len(means) else None
+
+
+def _means(tested: Sequence[Record], row: str, context: TableContext) -> GroupMeans | None:
+    """Over groups of columns, replicate by replicate; None unless all are finished with the same replicates."""
+    accuracies: dict[str, dict[str, float]] = {}  # of each column, by replicate
+    for record in tested:
+        if record.row == row:
+            if record.status != "finished" or record.overall_accuracy is None:
+                return None
+            accuracies.setdefault(record.column, {})[record.replicate] = record.overall_accuracy
+    replicates = next(iter(accuracies.values()))
+    columns = {name for members in context.groups.values() for name in members}
+    if not columns or any(accuracies.get(name, {}).keys() != replicates.keys() for name in columns):
+        return None
+    groups = [
+        [mean(accuracies[name][replicate] for name in members) for replicate in replicates]
+        for members in context.groups.values()
+    ]
+    return GroupMeans(
+        [spread(values) for values in groups], spread([mean(of_all) for of_all in zip(*groups, strict=True)])
+    )
 
 
 def _conditions(record: Record) -> Conditions:

@@ -80,7 +80,8 @@ def test_equal_scores_choose_the_first_of_the_grid(plan: Plan) -> None:
 def test_the_documented_example_and_the_shipped_studies_are_studies(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(), re.DOTALL)
     (tmp_path / "documented.yaml").write_text(block)
-    for path in (tmp_path / "documented.yaml", *(ROOT / "cfgs" / "study").glob("*.yaml")):
+    shipped = [path for path in (ROOT / "cfgs" / "study").glob("*.yaml") if not path.stem.endswith("_published")]
+    for path in (tmp_path / "documented.yaml", *shipped):
         assert check_study(read_document(path)).tables
 
 

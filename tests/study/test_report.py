@@ -1,4 +1,4 @@
-"""Report and plots come from the CSV alone, are the same each time, and refuse what cannot be compared."""
+"""Report and plots come from the CSV, are the same each time, and refuse what cannot be compared."""
 
 from __future__ import annotations
 
