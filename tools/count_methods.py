@@ -57,6 +57,7 @@ VIT_VARIANTS = (
     Row("vtab/vpt", "0.53 M", ("method.num_prompts=58",)),
     Row("vtab/vpt", overrides=("method.deep=false",), words="shallow"),
 )
+WORDS = {"noah": "the supernet"}
 
 INTRODUCTION = """\
 # What every method trains and costs
@@ -108,6 +109,8 @@ Where a count is not the printed one (the explanations are readings: the papers 
 - `adaptformer`: 1.26 M is its count with the head for 100 classes, 1,266,532, cut to two digits; without it 1.19 M, as
   the same table prints for `adapter` of rank 64.
 - `adapter` of rank 8: 156,768 is 0.16 M when rounded; 0.15 M is cut, too.
+- `noah`: the supernet, counted as its largest architecture; the printed figure is a mean of the architectures that were
+  found in it, one a task. The search keeps to `method.search.budget`.
 - `vpt`: the number of prompts is tuned on each task, and the printed figure is a mean; 58 in each block are nearest to
   it, the config has 50.
 - `adapter_x`, `adaptformer_x`: 0.20 % is without the head, 167,448 of 85,798,656; the column here is with it.
@@ -122,12 +125,14 @@ HEADER = """\
 def point_mae_rows() -> list[Row]:
     """Every method, and variants."""
     configs = {name: "scan_pb_t50_rs" if name == "dapt_x" else f"scan_pb_t50_rs_{name}" for name in METHODS}
-    return [Row(config, POINT_MAE.get(name, "–")) for name, config in configs.items()] + list(POINT_MAE_VARIANTS)
+    rows = [Row(config, POINT_MAE.get(name, "–"), words=WORDS.get(name, "")) for name, config in configs.items()]
+    return rows + list(POINT_MAE_VARIANTS)
 
 
 def vit_rows() -> list[Row]:
     """Every method, and variants."""
-    return [Row(f"vtab/{name}", VIT.get(name, "–")) for name in METHODS] + list(VIT_VARIANTS)
+    rows = [Row(f"vtab/{name}", VIT.get(name, "–"), words=WORDS.get(name, "")) for name in METHODS]
+    return rows + list(VIT_VARIANTS)
 
 
 def _in_order(rows: list[Row]) -> list[Row]:

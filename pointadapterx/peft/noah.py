@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation, Block
@@ -186,8 +187,11 @@ class Noah(Method):
         return self
 
     def run(self, backbone: Backbone, inputs: Tensor) -> Features:
-        """The whole pass; in training, of an architecture drawn with torch's random state."""
-        if self.training and self.options.architecture is None:
+        """The whole pass; in training, of an architecture drawn with torch's random state.
+
+        A supernet that is only counted has no random numbers: it is counted as its largest architecture.
+        """
+        if self.training and self.options.architecture is None and not isinstance(inputs, FakeTensor):
             self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
         return super().run(backbone, inputs)
 
