@@ -169,6 +169,7 @@ def _task_parts(config: Mapping[str, Any], train: Samples, test: Samples) -> tup
     _check_classes(config, train)
     if data["train_size"] is not None:
         train = train.subset(stratified_draw(train.labels, data["train_size"], config["eval"]["split_seed"]))
+        train.validation = None  # a published validation part is one of the whole
     return train, test
 
 
