@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from pointadapterx import build_model, load_config, ops
+from pointadapterx import build, build_model, load_config, ops
 from pointadapterx.engine.checkpoint import versions
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.files import write_json
+from pointadapterx.files import write_json, write_text
 from pointadapterx.models.adapted import count_parameters
 
 CONFIGS = [
@@ -107,7 +106,11 @@ def measure(configs: Sequence[str], overrides: list[str], batch_size: int, round
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     with ops.unchecked():
-        jobs = [make_job(load_config(name, overrides), batch_size, device) for name in configs]
+        build.log.disabled = True  # random weights are meant
+        try:
+            jobs = [make_job(load_config(name, overrides), batch_size, device) for name in configs]
+        finally:
+            build.log.disabled = False
         peaks = [peak_bytes(job.step, device) for job in jobs]
         times: list[list[float]] = [[] for _ in jobs]
         for _ in range(rounds):
@@ -179,7 +182,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
     options = parser.parse_intermixed_args(argv)
-    logging.disable(logging.WARNING)  # random weights are meant
+    if options.batch_size < 2 or options.rounds < 1:
+        parser.error("--batch-size is at least 2 (BatchNorm), --rounds at least 1")
     try:
         results = [
             measure(
@@ -193,5 +197,5 @@ def main(argv: list[str]) -> int:
     print(text)
     if options.output is not None:
         write_json(options.output.with_suffix(".json"), results)
-        options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+        write_text(options.output.with_suffix(".md"), text)
     return 0

@@ -42,12 +42,14 @@ class Samples(Dataset[dict[str, Any]]):
     Attributes:
         modality: ``"points"`` or ``"images"``, what a backbone must take.
         variants: names that ``data.variant`` may take.
+        needs_variant: whether it must be given.
         num_classes: number of classes, where the name of the data set tells it; see :meth:`count_classes`.
         labelled: whether labels mean anything; samples without serve for pre-training alone.
     """
 
     modality: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ()
+    needs_variant: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
     labelled: ClassVar[bool] = True
 

@@ -51,6 +51,7 @@ class Vtab(Images):
     """
 
     variants = tuple(TASKS)
+    needs_variant = True
 
     @classmethod
     def count_classes(cls, variant: str | None) -> int | None:

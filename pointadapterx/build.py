@@ -54,7 +54,7 @@ def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a config decides what a trained model computes: ``section.key`` to value."""
     irrelevant = {
         *("backbone.weights", "backbone.init_seed", "backbone.drop_path"),
-        *("head.dropout", "method.dropout", "method.scale_bias"),
+        *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
     }
     recipe = {
         f"{section}.{key}": config[section][key]
@@ -145,15 +145,14 @@ def _validation_split(train: Samples, settings: Mapping[str, Any]) -> tuple[torc
     return stratified_split(train.labels, settings["val_fraction"], settings["split_seed"], groups=train.groups)
 
 
-def build_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> Samples:
-    """One published split of the config's data set, or its part in the task, in memory and checked.
+def build_test_split(config: Mapping[str, Any]) -> Samples:
+    """The test split of the config's data set, or its part in a few-shot task, in memory and checked.
 
     A few-shot task needs the files of both splits, whose numbers of clouds decide on its classes.
     """
-    if split == "train" or config["data"]["few_shot"] is not None:
-        train, test = _task_parts(config, _read_split(config, "train"), _read_split(config, "test"))
-        return train if split == "train" else test
-    dataset = _read_split(config, split)
+    if config["data"]["few_shot"] is not None:
+        return _task_parts(config, _read_split(config, "train"), _read_split(config, "test"))[1]
+    dataset = _read_split(config, "test")
     _check_points(config, dataset)
     _check_classes(config, dataset)
     return dataset

@@ -76,6 +76,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     jobs = [name for name in ("resume", "test", "search") if getattr(options, name) is not None]
     if len(jobs) > 1 or (options.config is not None and jobs and options.test is None):
         parser.error("choose one of --config, --resume, --test and --search")
+    if jobs and (options.count or options.probe):
+        parser.error("--count and --probe need --config FILE alone")
+    if options.search is not None and options.output is not None:
+        parser.error("--search writes into the run's folder; remove --output")
     if not jobs and options.config is None:
         parser.error(
             "give --config FILE (for example --config cfgs/demo.yaml), --resume RUN, --test CKPT or --search RUN"

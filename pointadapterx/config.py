@@ -502,6 +502,8 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield _unknown_name("data", data.name, list(DATASETS))
     else:
         variants = DATASETS[data.name].variants
+        if data.variant is None and DATASETS[data.name].needs_variant:
+            yield Problem("data.variant", f"is required for {data.name}, one of {', '.join(variants)}")
         if data.variant is not None and data.variant not in variants:
             options = ", ".join(variants) or "none: leave it out"
             yield Problem(
@@ -533,6 +535,8 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if method is not None and head is not None:
         yield from _check_pools(method, head)
     yield from _check_pretraining(sections)
+    if head is not None and len(set(head.pools)) != len(head.pools):
+        yield Problem("head.pools", f"a pool is named twice in {head.pools}")
     if head is not None and any(width < 1 for width in head.hidden):
         yield Problem("head.hidden", f"widths must be positive, not {head.hidden}")
     yield from _check_classes(sections)
@@ -566,8 +570,6 @@ def _check_pools(method: Method.Options, head: HeadConfig) -> Iterator[Problem]:
             )
     elif method.needs_prompt_pool and not of_prompts:
         yield Problem("method.prompts", "its prompts are read by a prompt pool alone; add prompt_mean to head.pools")
-    if len(set(head.pools)) != len(head.pools):
-        yield Problem("head.pools", f"a pool is named twice in {head.pools}")
 
 
 def _check_modality(backbone: Backbone.Options, data: DataConfig) -> Iterator[Problem]:
@@ -622,7 +624,7 @@ def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("data.name", f"{data.name} has no labels: it is for pre-training; choose another data set")
     expected = _classes_of_data(data)
     if head.num_classes is None:
-        if expected is None:
+        if expected is None and not (DATASETS[data.name].needs_variant and data.variant is None):
             yield Problem("head.num_classes", f"is required, as only the files of {data.name} tell it")
     elif expected is not None and head.num_classes != expected:
         what = data.name if data.few_shot is None else "data.few_shot"

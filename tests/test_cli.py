@@ -66,6 +66,8 @@ def test_overrides_may_stand_anywhere() -> None:
         ("--config a --resume b", "choose one of --config, --resume, --test and --search"),
         ("--test a --resume b", "choose one of --config, --resume, --test and --search"),
         ("--config a --search b", "choose one of --config, --resume, --test and --search"),
+        ("--search a --output b", "--search writes into the run's folder"),
+        ("--search a --count", "--count and --probe need --config FILE alone"),
         ("search", "search needs the folder of a run: search RUN"),
         ("--config a --vote 3", "--vote needs --test CKPT"),
         ("--config a --vote-published", "--vote needs --test CKPT"),

@@ -276,6 +276,13 @@ def test_the_number_of_classes_is_that_of_the_data(write: Write) -> None:
     assert "head.num_classes: is required, as only the files of imagefolder tell it" in line
 
 
+def test_vtab_needs_its_task() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("vtab/linear", ["data.variant=null"])
+    assert len(str(error.value).splitlines()) == 2
+    assert "data.variant: is required for vtab, one of cifar, caltech101" in str(error.value)
+
+
 def test_prompts_on_a_highway_need_a_pool(write: Write) -> None:
     path = write("c.yaml", "_base_: base.yaml\n")
     (line,) = problems_of(path, "method.name=e3va", "method.prompts=true", "head.pools=[cls]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from pointadapterx.build import build_model
 from pointadapterx.models.adapted import count_parameters
-from tests.conftest import ROOT
+from tests.conftest import ROOT, load_tool
 
 PAGE = ROOT / "docs" / "results" / "parameters.md"
 AGAIN = "run: python tools/count_methods.py > docs/results/parameters.md"
@@ -19,12 +18,7 @@ AGAIN = "run: python tools/count_methods.py > docs/results/parameters.md"
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("count_methods", ROOT / "tools" / "count_methods.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("count_methods")
 
 
 def test_the_page_has_the_parameters_of_every_method(tool: ModuleType) -> None:

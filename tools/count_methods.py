@@ -87,7 +87,7 @@ classes; the head has 267,535 parameters, and 365,839 where it also pools prompt
 POINT_MAE_NOTES = """\
 Where a count is not the printed one:
 
-- `dapt`: 1,087,771 of 22,093,327 are 4.92 %; the printed 4.97 % is 1.1 of 22.1.
+- `dapt`: 1,087,771 of 22,093,327 are 4.92 %; the printed 4.97 % is 1.1 of 22.1, cut.
 - `dapt_x`: the ablation in table 3b prints 0.56 M for the method that table 2 prints with 0.42 M, so its other rows,
   0.46 M for only the mixture and 1.40 M for only block-specific parts, cannot be met either. What the latter leaves
   out is not said; both readings are here.

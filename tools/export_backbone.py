@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pointadapterx import build_model, load_adapter, read_adapter
 from pointadapterx.engine.adaptation import ADAPTER_FILE
-from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.models.weights import save_backbone
 
 
@@ -24,8 +24,10 @@ def export_backbone(adapter: Path, output: Path) -> None:
 
     Raises:
         ConfigError: for another method, whose backbone is that of its own weights file.
-        CheckpointError: if the adapter cannot be read or does not fit.
+        CheckpointError: if the adapter cannot be read or does not fit, or the output is not called .safetensors.
     """
+    if output.suffix != ".safetensors":
+        raise CheckpointError(f"{output}: weights are written as .safetensors; choose such a name")
     info = read_adapter(adapter / ADAPTER_FILE if adapter.is_dir() else adapter)
     method = info.config["method"]["name"]
     if method != "full":

@@ -26,8 +26,8 @@ from pointadapterx.build import (
     build_model,
     build_pretraining_data,
     build_probe_data,
-    build_split,
     build_splits,
+    build_test_split,
 )
 from pointadapterx.config import LOCATIONS, check_config, dump_config, load_config
 from pointadapterx.counting import count_model
@@ -192,7 +192,7 @@ def test(
     config = check_config(info.config, str(info.path), overrides)
     accelerator = make_accelerator(config["train"]["precision"])
     with accelerator.main_process_first():
-        dataset = build_split(config, "test")
+        dataset = build_test_split(config)
     if info.classes != dataset.classes:
         raise CheckpointError(
             f"{info.path}: was trained on other classes ({', '.join(info.classes[:3])}, …) than the data has "

@@ -10,16 +10,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from accelerate import Accelerator
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
 from pointadapterx import ops
-from pointadapterx.build import build_model, build_splits
+from pointadapterx.build import build_model, build_splits, seeded
 from pointadapterx.config import LOCATIONS, load_config
+from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.adaptation import ADAPTER_FILE
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.engine.run import CONFIG_FILE, make_accelerator
+from pointadapterx.engine.run import CONFIG_FILE, METRICS_FILE, make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
+from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
 
 log = logging.getLogger(__name__)
@@ -27,6 +34,7 @@ log = logging.getLogger(__name__)
 SEARCH_FILE = "search.json"
 ARCHITECTURE_FILE = "architecture.yaml"
 TRIES = 200  # draws for each architecture wanted, as many exceed the budget
+SETTLING = 256  # training samples that give the head's BatchNorm its statistics
 
 
 class Candidate(NamedTuple):
@@ -58,7 +66,7 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
     info = read_adapter(folder / ADAPTER_FILE)
     accelerator = make_accelerator(config["train"]["precision"])
     with accelerator.main_process_first():
-        validation = build_splits(config).val
+        train, validation, _ = build_splits(config)
     assert validation is not None
     model = build_model(config)
     load_adapter(model, info)
@@ -73,6 +81,7 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
         key = json.dumps(architecture)
         if key not in known:
             method.use(architecture)
+            settle_head(model, train, config, accelerator)
             metrics = compute_metrics(evaluate(model, validation, config, accelerator), validation.classes)
             known[key] = metrics[config["eval"]["select"]]
             if accelerator.is_main_process:
@@ -90,6 +99,26 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
         write_text(folder / ARCHITECTURE_FILE, _as_config(folder, found[0], len(validation)))
         log.info("written: %s; train it with --config %s", *[folder / ARCHITECTURE_FILE] * 2)
     return found[0]
+
+
+def settle_head(model: AdaptedModel, train: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> None:
+    """Gives the head's BatchNorm, if any, the statistics of the model as it is, from a fixed part of the training set.
+
+    Those of training are means over all the architectures that were drawn, which fit none of them.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in model.head.modules()):
+        return
+    size = max(min(SETTLING, len(train)), len(train.labels.unique()))
+    batches = stratified_draw(train.labels, size, 0).split(config["eval"]["batch_size"])
+    inputs = build_inputs(config)
+    fetch = inputs.source(train)
+
+    def sequences() -> Iterator[TokenSequence]:
+        for batch in batches:
+            yield model.method.run(model.backbone, inputs.for_test(fetch(batch).to(accelerator.device))).sequence
+
+    with seeded(0), accelerator.autocast():  # its dropout
+        update_bn(sequences(), model.head)
 
 
 def evolve(
@@ -124,6 +153,9 @@ def evolve(
 
     extend(lambda: space.smallest, 1)  # so that a tight budget leaves something to begin with
     extend(lambda: space.draw(source), options.population - 1)
+    # Under a tight budget hardly any draw is small enough; what is near to those that are may be.
+    near = options.population - len(found)
+    extend(lambda: space.mutate(source.choice(ranked()).architecture, source, options), near)
     yield ranked()
     for _ in range(options.generations - 1):
         parents = [one.architecture for one in ranked()[: options.parents]]
@@ -140,9 +172,9 @@ def _config(folder: Path, overrides: list[str]) -> Mapping[str, Any]:
             raise ConfigError(
                 f"{text}: a search keeps the run's config (method.search.* and {', '.join(LOCATIONS)} may change)"
             )
-    for name in (CONFIG_FILE, ADAPTER_FILE):
+    for name in (CONFIG_FILE, ADAPTER_FILE, METRICS_FILE):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: holds no {name}; give the folder of a run that has trained a supernet")
+            raise CheckpointError(f"{folder}: holds no {name}; give the folder of a finished run of a supernet")
     config = load_config(folder / CONFIG_FILE, overrides)
     if config["method"]["name"] != "noah":
         raise ConfigError(f"{folder}: method.name={config['method']['name']} has no supernet to search; noah has")
@@ -162,8 +194,9 @@ def _known_scores(path: Path, identity: str) -> dict[str, float]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return dict(content["scores"]) if content["of"] == identity else {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        scores = {str(key): float(score) for key, score in content["scores"].items()}
+        return scores if content["of"] == identity else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: is damaged ({error!r}); delete it to search from the start") from None
 
 

@@ -84,7 +84,7 @@ class SlicedBottleneck(Bottleneck):
 class Noah(Method):
     """Prompts before each block, LoRA at its queries and values, an adapter behind its FFN; each of its own width.
 
-    Without ``architecture`` this is the supernet: every module has the largest width, and each training step draws an
+    Without ``architecture`` this is the supernet: every module has the largest width, and each training pass draws an
     architecture whose widths are the first rows and columns of the shared weights (§3.2). ``--search RUN`` looks for
     the best one within a budget on the validation part and writes a config with it, which is then trained from the
     start (§3.3). The first ``depth`` blocks have a kind, those behind it have none. In evaluation, and to select its
@@ -191,9 +191,17 @@ class Noah(Method):
 
         A supernet that is only counted has no random numbers: it is counted as its largest architecture.
         """
-        if self.training and self.options.architecture is None and not isinstance(inputs, FakeTensor):
-            self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
+        if self.training and self.options.architecture is None:
+            if isinstance(inputs, FakeTensor):
+                self.use(self.space.largest)
+            else:
+                self._use_another()
         return super().run(backbone, inputs)
+
+    @torch.compiler.disable
+    def _use_another(self) -> None:
+        """A compiler leaves the draw alone, and compiles anew for each architecture, up to its limit."""
+        self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts in the place of those of the block before."""

@@ -60,7 +60,8 @@ def publishes_validation(data: Mapping[str, Any]) -> bool:
     Raises:
         DataError: if files are missing or damaged.
     """
-    return data["few_shot"] is None and outlines(data)[0].samples.validation is not None
+    whole = data["few_shot"] is None and data["train_size"] is None
+    return whole and outlines(data)[0].samples.validation is not None
 
 
 def check_splits(config: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import h5py
 import pytest
 import torch
 
-from pointadapterx.build import build_split, build_splits
+from pointadapterx.build import build_splits, build_test_split
 from pointadapterx.config import check_config
 from pointadapterx.datasets import PointClouds, build_dataset, few_shot_task
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
@@ -166,12 +166,12 @@ def test_the_test_split_alone_is_the_same_task(tmp_path: Path) -> None:
     config = few_shot_config(tmp_path, queries=1)
     config["eval"]["protocol"] = "last"
     whole = build_splits(config).test
-    alone = build_split(config, "test")
+    alone = build_test_split(config)
     assert alone.checksum == whole.checksum
     assert alone.classes == whole.classes
     assert not set(alone.classes) & set(LDRAW20_CLASSES[:10])
     config["train"]["seed"] = 9
-    assert build_split(config, "test").checksum == whole.checksum
+    assert build_test_split(config).checksum == whole.checksum
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -16,19 +15,13 @@ import torch
 from pointadapterx.datasets import LDraw20, build_dataset
 from pointadapterx.datasets.ldraw20 import EMBEDDED, part_groups, part_number
 from pointadapterx.errors import DataError
+from tests.conftest import load_tool
 from tests.synthetic import write_ldraw20
-
-TOOL = Path(__file__).parents[2] / "tools" / "make_embedded.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_embedded", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("make_embedded")
 
 
 @pytest.mark.parametrize(("split", "count", "least"), [("train", 806, 12), ("test", 262, 4)])

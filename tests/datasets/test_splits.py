@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pointadapterx.build import build_split, build_splits
+from pointadapterx.build import build_splits
 from pointadapterx.datasets import build_dataset, stratified_draw, stratified_split
 from pointadapterx.errors import ConfigError, DataError
 from tests.conftest import small_config
@@ -158,7 +158,6 @@ def test_train_size_limits_training_and_validation_part_alone() -> None:
     train, val, test = build_splits(config)
     assert val is not None
     assert (len(train), len(val), len(test)) == (70, 30, 797)
-    assert len(build_split(config, "train")) == 100
     assert (
         len(build_splits(small_config("linear", "vit", data={"train_size": 100}, eval={"protocol": "last"})).train)
         == 100

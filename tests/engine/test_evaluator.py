@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, recall_score
 from torch import Tensor
 
-from pointadapterx.build import build_model, build_split
+from pointadapterx.build import build_model, build_test_split
 from pointadapterx.datasets import PointClouds, resample_test, resample_train
 from pointadapterx.engine import evaluator
 from pointadapterx.engine.evaluator import evaluate, predict, vote, vote_over_seeds
@@ -47,7 +47,7 @@ def model(config: dict[str, Any]) -> AdaptedModel:
 
 @pytest.fixture
 def dataset(config: dict[str, Any]) -> PointClouds:
-    return build_split(config, "test")
+    return build_test_split(config)
 
 
 @pytest.fixture

@@ -16,7 +16,10 @@ from pointadapterx.build import build_model, build_splits
 from pointadapterx.cli import main
 from pointadapterx.config import dump_config, load_config
 from pointadapterx.datasets import build_inputs
+from pointadapterx.engine import search
 from pointadapterx.engine.checkpoint import load_adapter
+from pointadapterx.engine.evaluator import evaluate
+from pointadapterx.engine.run import make_accelerator
 from pointadapterx.engine.search import ARCHITECTURE_FILE, SEARCH_FILE, evolve
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.adapted import AdaptedModel
@@ -128,6 +131,14 @@ def test_evolution_beats_as_many_random_draws() -> None:
     assert list(evolve(SPACE, options, score, seed=0))[-1] == generations[-1]
 
 
+def test_a_tight_budget_leaves_whole_generations() -> None:
+    budget = SPACE.cost(SPACE.smallest) + 60
+    options = SearchConfig(budget=budget, population=12, generations=1)
+    ((*found,),) = evolve(SPACE, options, lambda _: 0.0, seed=0)
+    assert len(found) == 12
+    assert all(one.parameters <= budget for one in found)
+
+
 def test_of_equal_scores_the_smallest_wins() -> None:
     generations = list(evolve(SPACE, SearchConfig(population=5, generations=2), lambda _: 50.0, seed=0))
     assert generations[-1][0].architecture == SPACE.smallest
@@ -144,7 +155,7 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_search_and_train_what_it_found(supernet: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_search_and_train_what_it_found(supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["search", str(supernet)]) == 0
     first = (supernet / ARCHITECTURE_FILE).read_text(encoding="utf-8")
     config = load_config(supernet / ARCHITECTURE_FILE)
@@ -157,7 +168,7 @@ def test_search_and_train_what_it_found(supernet: Path, caplog: pytest.LogCaptur
     scores = (supernet / SEARCH_FILE).read_bytes()
     known = json.loads(scores)["scores"]
     assert len(set(known.values())) > 1
-    validation = build_splits(load_config(supernet / "config.yaml")).val
+    train, validation, _ = build_splits(load_config(supernet / "config.yaml"))
     assert validation is not None
     inputs = build_inputs(config)
     images = inputs.for_test(inputs.source(validation)(torch.arange(len(validation))))
@@ -166,15 +177,64 @@ def test_search_and_train_what_it_found(supernet: Path, caplog: pytest.LogCaptur
         load_adapter(whole, supernet / "adapter.safetensors")
         whole.eval()
         method_of(whole).use(json.loads(text))
+        search.settle_head(whole, train, config, make_accelerator("fp32"))
         with torch.no_grad():
             logits = whole(images).logits
         assert 100 * (logits.argmax(dim=1) == validation.labels).float().mean().item() == pytest.approx(score)
     (supernet / ARCHITECTURE_FILE).unlink()
-    assert main(["search", str(supernet)]) == 0  # from the kept scores
+    dropped, *kept = known.items()  # a search that was stopped goes on, and evaluates what is missing alone
+    content = {**json.loads(scores), "scores": dict(kept)}
+    (supernet / SEARCH_FILE).write_text(json.dumps(content), encoding="utf-8")
+    evaluated = []
+    monkeypatch.setattr(search, "evaluate", lambda *given: evaluated.append(1) or evaluate(*given))
+    assert main(["search", str(supernet)]) == 0
+    assert len(evaluated) == 1
     assert (supernet / ARCHITECTURE_FILE).read_text(encoding="utf-8") == first
-    assert (supernet / SEARCH_FILE).read_bytes() == scores
+    assert json.loads((supernet / SEARCH_FILE).read_text())["scores"] == dict([*kept, dropped])
 
     assert main(["search", str(supernet / "found")]) == 2
+
+
+def test_search_within_another_budget(supernet: Path) -> None:
+    assert main(["search", str(supernet), "method.search.budget=1500", "method.search.generations=1"]) == 0
+    config = load_config(supernet / ARCHITECTURE_FILE)
+    assert sum(p.numel() for p in build_model(config).method.parameters()) <= 1500
+
+
+def test_a_run_that_is_not_finished_is_not_searched(supernet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (supernet / "metrics.json").rename(supernet / "moved.json")
+    assert main(["search", str(supernet)]) == 2
+    (supernet / "moved.json").rename(supernet / "metrics.json")
+    assert "holds no metrics.json; give the folder of a finished run" in capsys.readouterr().err
+
+
+def test_the_heads_statistics_are_those_of_the_architecture() -> None:
+    """Whatever architectures were drawn in training."""
+    config = small_config("noah")
+    train = build_splits(config).train
+    model = randomise(build_model(config)).eval()
+    accelerator = make_accelerator("fp32")
+    found = []
+    for mean in (0.0, 5.0):
+        norm = next(module for module in model.head.modules() if isinstance(module, torch.nn.BatchNorm1d))
+        norm.running_mean.fill_(mean)
+        method_of(model).use({"prompts": [1, 0], "lora": [1, 3], "adapter": [3, 0]})
+        search.settle_head(model, train, config, accelerator)
+        found.append(norm.running_mean.clone())
+    method_of(model).use(method_of(model).space.largest)
+    search.settle_head(model, train, config, accelerator)
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], norm.running_mean)
+    assert not model.training
+
+
+def test_the_supernet_compiles_in_training(points: torch.Tensor) -> None:
+    model = build_model(small_config("noah", method={"widths": [1, 3]})).train()
+    compiled = torch.compile(model, backend="eager")
+    torch.manual_seed(0)
+    wanted = model(points).logits
+    torch.manual_seed(0)
+    torch.testing.assert_close(compiled(points).logits, wanted)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +254,9 @@ def test_search_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "holds no config.yaml" in capsys.readouterr().err
 
 
-def test_search_of_damaged_scores(supernet: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (supernet / SEARCH_FILE).write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("content", ["{", "[]", '{"of": "", "scores": {"x": "y"}}'])
+def test_search_of_damaged_scores(content: str, supernet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (supernet / SEARCH_FILE).write_text(content, encoding="utf-8")
     assert main(["search", str(supernet)]) == 2
     assert "delete it to search from the start" in capsys.readouterr().err
 
