@@ -130,7 +130,6 @@ def measure(configs: Sequence[str], overrides: list[str], batch_size: int, round
     return {
         "batch_size": batch_size,
         "overrides": overrides,
-        "threads": torch.get_num_threads(),
         "hardware": hardware(device),
         "versions": versions(),
         "ops": ops.implementation(device),
@@ -156,8 +155,7 @@ def markdown(results: Sequence[Mapping[str, Any]], command: str) -> str:
             "",
             f"## {' '.join(result['overrides']) or 'as configured'}, batch {result['batch_size']}",
             "",
-            f"{result['hardware']}, {result['threads']} threads, torch {result['versions']['torch']}, point ops "
-            f"{result['ops']}.",
+            f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}.",
             "",
             "| method | trainable | step MiB | ratio | in all MiB | ratio | s/step | ratio |",
             "|---|---:|---:|---:|---:|---:|---:|---:|",
