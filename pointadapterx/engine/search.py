@@ -109,7 +109,8 @@ def settle_head(model: AdaptedModel, train: Samples, config: Mapping[str, Any], 
     if not any(isinstance(module, _BatchNorm) for module in model.head.modules()):
         return
     size = max(min(SETTLING, len(train)), len(train.labels.unique()))
-    batches = stratified_draw(train.labels, size, 0).split(config["eval"]["batch_size"])
+    count = max(1, size // max(2, config["eval"]["batch_size"]))  # of even batches: one sample has no statistics
+    batches = stratified_draw(train.labels, size, 0).tensor_split(count)
     inputs = build_inputs(config)
     fetch = inputs.source(train)
 

@@ -208,8 +208,9 @@ def test_a_run_that_is_not_finished_is_not_searched(supernet: Path, capsys: pyte
     assert "holds no metrics.json; give the folder of a finished run" in capsys.readouterr().err
 
 
-def test_the_heads_statistics_are_those_of_the_architecture() -> None:
+def test_the_heads_statistics_are_those_of_the_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever architectures were drawn in training."""
+    monkeypatch.setattr(search, "SETTLING", 29)  # one more than four batches
     config = small_config("noah")
     train = build_splits(config).train
     model = randomise(build_model(config)).eval()
