@@ -530,7 +530,7 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
         for key, message in backbone.problems():
             yield Problem(f"backbone.{key}", message)
     if backbone is not None and method is not None:
-        for key, message in method.problems(backbone.dim, backbone.depth):
+        for key, message in method.problems(backbone):
             yield Problem(f"method.{key}", message)
     if method is not None and head is not None:
         yield from _check_pools(method, head)

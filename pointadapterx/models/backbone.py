@@ -84,6 +84,9 @@ class Backbone(nn.Module):
         weights: str | None = None
         init_seed: int | None = Field(0, ge=0, lt=2**63)
 
+        has_grid: ClassVar[bool] = False
+        """Whether its patches lie on a square grid."""
+
         def problems(self) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination of sizes."""
             if self.dim % self.num_heads != 0:

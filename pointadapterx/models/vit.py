@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ class ViT(Backbone):
         patch_size: int = Field(16, ge=1)
         image_size: int = Field(224, ge=1)
         channels: Literal[1, 3] = 3
+        has_grid: ClassVar[bool] = True
 
         def problems(self) -> Iterator[tuple[str, str]]:
             """Also an image that the patches do not fill."""

@@ -47,8 +47,8 @@ class Method(nn.Module):
             """Whether nothing but a prompt pool of the head would read what these options make."""
             return False
 
-        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
-            """(key, message) for each impossible combination with a backbone of that width and number of blocks."""
+        def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
+            """(key, message) for each impossible combination with a backbone of these options."""
             yield from ()
 
     trains_backbone: ClassVar[bool] = False

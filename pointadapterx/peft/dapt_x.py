@@ -41,9 +41,9 @@ class DaptX(SharedAdapters):
         scale_bias: float | None = None
         tfts: Annotated[list[TftsPlace], Field(min_length=1), Distinct] | None = None
 
-        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+        def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Also a key of dynamic adapters for experts of another kind."""
-            yield from super().problems(dim, depth)
+            yield from super().problems(backbone)
             if self.scale_bias is not None and self.expert not in (None, "dapt"):
                 yield "scale_bias", f"belongs to dapt's adapters, but the experts are {self.expert}; remove one"
 

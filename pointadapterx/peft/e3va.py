@@ -87,11 +87,14 @@ class Highway(Method):
             """On the highway no token attends to another."""
             return self.prompts
 
-        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+        def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Blocks that the backbone does not have."""
-            beyond = [number for number in self.blocks or () if number >= depth]
+            beyond = [number for number in self.blocks or () if number >= backbone.depth]
             if beyond:
-                yield "blocks", f"{beyond} are not among the {depth} blocks of the backbone, 0 to {depth - 1}"
+                yield (
+                    "blocks",
+                    f"{beyond} are not among the {backbone.depth} blocks of the backbone, 0 to {backbone.depth - 1}",
+                )
 
     def __init__(self, options: Highway.Options) -> None:
         super().__init__(options)

@@ -40,12 +40,12 @@ class E3vaX(RoutedMethod, Highway):
         top_k: int = Field(1, ge=1)
         balance_weight: float = Field(0.01, ge=0.0)
 
-        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+        def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Also of the mixture, whose output is as wide as its input."""
-            yield from super().problems(dim, depth)
-            yield from mixture_problems(dim, self.num_experts, self.num_heads, self.top_k)
-            if self.width not in (None, dim):
-                yield "width", f"{self.width} is not backbone.dim={dim}, which a mixture keeps; leave it out"
+            yield from super().problems(backbone)
+            yield from mixture_problems(backbone.dim, self.num_experts, self.num_heads, self.top_k)
+            if self.width not in (None, backbone.dim):
+                yield "width", f"{self.width} is not backbone.dim={backbone.dim}, which a mixture keeps; leave it out"
 
     def __init__(self, options: E3vaX.Options) -> None:
         super().__init__(options)

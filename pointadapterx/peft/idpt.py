@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -9,7 +10,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.ops import knn
@@ -78,6 +78,11 @@ class Idpt(Method):
             """One, for the last block."""
             return True
 
+        def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
+            """A grid that there is not."""
+            if self.graph == "grid" and not backbone.has_grid:
+                yield "graph", f"the patches of {backbone.name} lie on no grid; use features, or leave it out"
+
     def __init__(self, options: Idpt.Options) -> None:
         super().__init__(options)
         self.options: Idpt.Options = options
@@ -89,8 +94,6 @@ class Idpt(Method):
         self.num_patches = backbone.num_patches
         self.neighbours = min(options.neighbours, backbone.num_patches)
         grid = None if options.graph == "features" else backbone.grid
-        if options.graph == "grid" and grid is None:
-            raise ConfigError("method.graph=grid needs a backbone whose patches lie on a grid; use features")
         self.register_buffer("grid_neighbours", None if grid is None else grid_neighbours(grid), persistent=False)
         self.layers = nn.ModuleList(EdgeConv(dim, options.slope) for _ in range(options.layers))
         self.joint = nn.Linear(options.layers * dim, dim, bias=False)

@@ -112,13 +112,13 @@ class Noah(Method):
         architecture: ArchitectureConfig | None = None
         search: SearchConfig = SearchConfig.model_validate({})
 
-        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+        def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Depths or an architecture of another backbone; one that has nothing; a budget too small for any."""
-            beyond = [number for number in self.depths or () if number > depth]
+            beyond = [number for number in self.depths or () if number > backbone.depth]
             if beyond:
-                yield "depths", f"{beyond} exceed the {depth} blocks of the backbone"
+                yield "depths", f"{beyond} exceed the {backbone.depth} blocks of the backbone"
             if self.architecture is None:
-                space = SearchSpace.of(self, dim, depth)
+                space = SearchSpace.of(self, backbone.dim, backbone.depth)
                 least = space.cost(space.smallest)
                 if least > self.search.budget:
                     yield (
@@ -129,8 +129,8 @@ class Noah(Method):
                 return
             widths = self.architecture.model_dump()
             for kind, values in widths.items():
-                if len(values) != depth:
-                    yield f"architecture.{kind}", f"{len(values)} numbers for {depth} blocks; give one a block"
+                if len(values) != backbone.depth:
+                    yield f"architecture.{kind}", f"{len(values)} numbers for {backbone.depth} blocks; give one a block"
             if not any(map(sum, widths.values())):
                 yield "architecture", "has nothing; use method.name=linear"
 

@@ -86,7 +86,7 @@ class SharedAdapters(RoutedMethod):
             """Whether anything is left of the method without the mixture."""
             return self.norms or self.prompts
 
-        def problems(self, dim: int, depth: int) -> Iterator[tuple[str, str]]:
+        def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
             if self.expert is not None and self.expert not in ADAPTERS:
                 known = list(ADAPTERS)
@@ -102,7 +102,7 @@ class SharedAdapters(RoutedMethod):
                         "or use method.name=linear",
                     )
                 return
-            yield from mixture_problems(dim, self.num_experts, self.num_heads, self.top_k)
+            yield from mixture_problems(backbone.dim, self.num_experts, self.num_heads, self.top_k)
 
     def __init__(self, options: SharedAdapters.Options) -> None:
         super().__init__(options)

@@ -223,5 +223,5 @@ def test_idpt_puts_one_prompt_before_the_last_block(points: Tensor, make_config:
     recorder = Recorder(model.method)
     assert model.backbone(points, recorder).sequence.prompts.shape[1] == 1
     assert [tokens.shape[1] for tokens in recorder.seen] == [17, 18]
-    with pytest.raises(ConfigError, match=r"method\.graph=grid needs a backbone whose patches lie on a grid"):
+    with pytest.raises(ConfigError, match=r"method\.graph: the patches of point_mae lie on no grid"):
         build_model(make_config("idpt", method={"graph": "grid"}))
