@@ -15,7 +15,7 @@ from pointadapterx.files import write_text
 from pointadapterx.study.context import read_contexts, write_contexts
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.plots import draw_plots
-from pointadapterx.study.records import Record, collect, read_records, write_records
+from pointadapterx.study.records import Record, collect, read_known, read_records, write_records
 from pointadapterx.study.report import edge_warnings, render_overview, render_report
 from pointadapterx.study.runner import Outcome, Runner
 from pointadapterx.study.schema import TableContext
@@ -44,7 +44,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="train.epochs=2 for every run; processes, runs, results, title",
+        help="train.epochs=2 for every run; processes, runs, results, known, title",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", metavar="FILE", help="YAML of a study, or the name of a shipped one (study/quick)")
@@ -108,12 +108,13 @@ def _run(path: str, overrides: Sequence[str]) -> int:
     results = Path(plan.study.results)
 
     def save(outcome: Outcome) -> list[Record]:
-        records = collect(plan, Path(plan.study.runs), outcome.scores, outcome.failures)
+        records = collect(plan, Path(plan.study.runs), outcome.scores, outcome.failures, known)
         write_records(results / CSV_FILE, records)
         return records
 
+    known = read_known(plan.study.known)
     contexts = write_contexts(results, plan.study)
-    outcome = Runner(plan, after_run=save).run()
+    outcome = Runner(plan, after_run=save, known=known).run()
     records = save(outcome)
     if outcome.signal:
         name = signal.Signals(outcome.signal).name

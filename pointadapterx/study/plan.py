@@ -158,7 +158,7 @@ class Plan:
             scores: as in :meth:`chosen`.
 
         Returns:
-            Run name to the run's first use; the number of final runs without a choice yet.
+            Run name to the run's first use, or first final one; the number of final runs without a choice yet.
         """
         uses: dict[str, Use] = {}
         undecided = 0
@@ -179,7 +179,8 @@ class Plan:
                 finals.append([Use(run, cell, True, {**chosen, cell.replicate.key: value}) for value, run in runs])
             for turn in itertools.zip_longest(*finals):  # the first replicate of every cell, then the second
                 for use in filter(None, turn):
-                    uses.setdefault(use.run.name, use)
+                    if not (use.run.name in uses and uses[use.run.name].final):
+                        uses[use.run.name] = use  # a run that tunes keeps its place
         return uses, undecided
 
     def _runs_of(self, cell: Cell, tuned: Values, replicates: Sequence[Replicate]) -> list[tuple[Replicate, Run]]:
@@ -221,8 +222,8 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
     Args:
         path: YAML file, or the name of a shipped one.
-        overrides: ``processes=2``, ``runs=...``, ``results=...`` or ``title=...`` replaces that key of the
-            study; ``train.epochs=1`` is added to the study's ``overrides``.
+        overrides: ``processes=2``, ``runs=...``, ``results=...``, ``known=[...]`` or ``title=...`` replaces that key
+            of the study; ``train.epochs=1`` is added to the study's ``overrides``.
 
     Raises:
         PointAdapterXError: as :class:`Plan`; for a study that is wrong, a :class:`ConfigError` with every problem.
@@ -237,7 +238,7 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
 def _override(content: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
-    replaceable = ("title", "runs", "results", "processes")
+    replaceable = ("title", "runs", "results", "known", "processes")
     section, dot, _ = key.partition(".")
     if not equals or (key not in replaceable and not (dot and section in JOBS["adaptation"])):
         near = did_you_mean(key, list(replaceable)) or ";"

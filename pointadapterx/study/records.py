@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +27,17 @@ OUTPUT = "run"
 
 DIVERGED = "diverged.txt"
 """File in the folder of a run that diverged, with its error."""
+
+Known = Mapping[tuple[str, bool], "Record"]
+"""Name of a run, and whether its test result is asked for, to a line of an earlier CSV that tells."""
+
+_OF_TEST_SET = ("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "groups", "correct")
+_OF_TRAINING = (
+    *("status", "error", "run", "regime", "protocol", "best_val", "train_accuracy"),
+    *("routing_min_load", "routing_entropy", "routing_switched"),
+    *("trainable", "trainable_without_head", "percent", "seconds_per_epoch", "seconds"),
+    *("peak_memory_mib", "checkpoint_bytes", "hardware", "torch"),
+)
 
 
 class Record(BaseModel):
@@ -106,10 +117,8 @@ class Record(BaseModel):
         """What the statistics need is there and agrees."""
         if self.status != "finished":
             return self
-        of_test_set = ("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "correct")
-        missing = [
-            key for key in (of_test_set if self.kind == "final" else ("best_val",)) if getattr(self, key) is None
-        ]
+        needed = [key for key in _OF_TEST_SET if key != "groups"] if self.kind == "final" else ["best_val"]
+        missing = [key for key in needed if getattr(self, key) is None]
         if missing:
             raise ValueError(f"a finished {self.kind} line without {', '.join(missing)}")
         if self.kind == "final":
@@ -213,7 +222,9 @@ def describe_result(folder: Path, run: Run, *, tested: bool) -> str:
     return f"OA {test['overall_accuracy']:.2f} mAcc {test['mean_class_accuracy']:.2f}"
 
 
-def collect(plan: Plan, runs: Path, scores: Mapping[str, float], failures: Mapping[str, str]) -> list[Record]:
+def collect(
+    plan: Plan, runs: Path, scores: Mapping[str, float], failures: Mapping[str, str], known: Known | None = None
+) -> list[Record]:
     """Every line of the study as things stand.
 
     Args:
@@ -221,11 +232,38 @@ def collect(plan: Plan, runs: Path, scores: Mapping[str, float], failures: Mappi
         runs: folder of the runs.
         scores: run name to validation score of the finished runs, ``-inf`` where one diverged.
         failures: run name to error of the runs that failed.
+        known: lines of earlier studies, for runs that have not ended in ``runs``.
 
     Raises:
         DataError: for a damaged file of a run.
     """
-    return [record for cell in plan.cells.values() for record in _cell_records(plan, cell, runs, scores, failures)]
+
+    def outcome(cell: Cell, run: Run, *, tested: bool) -> dict[str, Any]:
+        folder, line = runs / run.name, (known or {}).get((run.name, tested))
+        if line is None or is_finished(folder) or divergence(folder) is not None:
+            told = _outcome(run, folder, failures, tested=tested)
+        else:
+            told = {key: getattr(line, key) for key in (*_OF_TRAINING, *(_OF_TEST_SET if tested else ()))}
+        return told if told["status"] != "finished" else told | _settings(run, cell.replicate.key)
+
+    return [record for cell in plan.cells.values() for record in _cell_records(plan, cell, runs, scores, outcome)]
+
+
+def read_known(paths: Iterable[str | Path]) -> Known:
+    """The runs that have ended according to the CSVs of earlier studies; of several lines the first counts.
+
+    Raises:
+        DataError: as :func:`read_records`.
+    """
+    known: dict[tuple[str, bool], Record] = {}
+    for path in paths:
+        for record in read_records(Path(path)):
+            if record.run is None or record.status not in ("finished", "diverged"):
+                continue
+            known.setdefault((record.run, False), record)
+            if record.kind == "final" or record.status == "diverged":
+                known.setdefault((record.run, True), record)
+    return known
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -295,7 +333,7 @@ def _damaged(path: Path, number: int, problem: str) -> DataError:
 
 
 def _cell_records(
-    plan: Plan, cell: Cell, runs: Path, scores: Mapping[str, float], failures: Mapping[str, str]
+    plan: Plan, cell: Cell, runs: Path, scores: Mapping[str, float], outcome: Callable[..., dict[str, Any]]
 ) -> Iterator[Record]:
     chosen = plan.chosen(cell, scores)
     table = plan.study.tables[cell.key.table]
@@ -320,16 +358,16 @@ def _cell_records(
                 replicate=str(value),
                 tuned=json.dumps(candidate),
                 chosen=None if chosen is None else candidate == chosen,
-                **_outcome(run, runs, failures, cell.replicate.key, tested=False),
+                **outcome(cell, run, tested=False),
             )
     if chosen is None:
         for value in cell.values:
             yield Record(**common, kind="final", replicate=str(value), tuned="{}", status="missing")
         return
     for value, run in plan.final_runs(cell, chosen):
-        outcome = _outcome(run, runs, failures, cell.replicate.key, tested=True)
+        told = outcome(cell, run, tested=True)
         tuned = json.dumps(chosen)
-        yield _record(runs / run.name, **common, kind="final", replicate=str(value), tuned=tuned, **outcome)
+        yield _record(runs / run.name, **common, kind="final", replicate=str(value), tuned=tuned, **told)
 
 
 def _record(folder: Path, **values: Any) -> Record:
@@ -339,8 +377,7 @@ def _record(folder: Path, **values: Any) -> Record:
         raise DataError(f"{folder}: damaged ({_first_problem(error)}); delete it to train the run again") from None
 
 
-def _outcome(run: Run, runs: Path, failures: Mapping[str, str], replicate_key: str, *, tested: bool) -> dict[str, Any]:
-    folder = runs / run.name
+def _outcome(run: Run, folder: Path, failures: Mapping[str, str], *, tested: bool) -> dict[str, Any]:
     if not is_finished(folder):
         diverged, failed = divergence(folder), failures.get(run.name)
         status = "diverged" if diverged is not None else "failed" if failed is not None else "missing"
@@ -352,13 +389,9 @@ def _outcome(run: Run, runs: Path, failures: Mapping[str, str], replicate_key: s
         | {
             "status": "finished",
             "run": run.name,
-            "method": run.config.method.name,
-            "data": task_words(run.config.data),
             "regime": metrics.get("regime"),
             "protocol": metrics.get("protocol"),
-            "selection": selection_words(run.config, replicate_key),
             "best_val": validation_score(folder, run),
-            "epochs": run.config.train.epochs,
         }
     )
     if tested:
@@ -370,6 +403,16 @@ def _outcome(run: Run, runs: Path, failures: Mapping[str, str], replicate_key: s
             **_test_objects(folder),
         }
     return outcome
+
+
+def _settings(run: Run, replicate_key: str) -> dict[str, Any]:
+    """What a line tells of the run's config."""
+    return {
+        "method": run.config.method.name,
+        "data": task_words(run.config.data),
+        "selection": selection_words(run.config, replicate_key),
+        "epochs": run.config.train.epochs,
+    }
 
 
 def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,15 @@ from pointadapterx.engine.trainer import STATE_FILE
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.study.plan import Plan, Run, Use
-from pointadapterx.study.records import DIVERGED, OUTPUT, describe_result, divergence, is_finished, validation_score
+from pointadapterx.study.records import (
+    DIVERGED,
+    OUTPUT,
+    Known,
+    describe_result,
+    divergence,
+    is_finished,
+    validation_score,
+)
 
 try:
     import fcntl
@@ -85,6 +93,7 @@ class Runner:
         plan: the study.
         command: arguments after ``python`` for a run and its folder; for tests.
         after_run: called with what is known each time runs have ended.
+        known: lines of earlier studies, for runs that have not ended in the folder of the runs.
 
     Raises:
         PointAdapterXError: on a system without POSIX file locks.
@@ -95,6 +104,7 @@ class Runner:
         plan: Plan,
         command: Callable[[Run, Path], list[str]] | None = None,
         after_run: Callable[[Outcome], object] = lambda outcome: None,
+        known: Known | None = None,
     ) -> None:
         if fcntl is None:
             raise PointAdapterXError(
@@ -105,6 +115,7 @@ class Runner:
         self.processes = plan.study.processes
         self.command = command or training_command
         self.after_run = after_run
+        self.known = known or {}
         self.outcome = Outcome()
         self._jobs: dict[str, _Job] = {}
         self._durations: list[float] = []
@@ -137,7 +148,7 @@ class Runner:
         while len(self.outcome.scores) + len(self.outcome.finished) > known:
             known = len(self.outcome.scores) + len(self.outcome.finished)
             for use in self.plan.due(self.outcome.scores)[0].values():
-                self._remember(use.run)
+                self._remember(use.run) or self._take_over(use)
 
     def _remember(self, run: Run) -> bool:
         """Takes in what the folder of a run holds; returns whether it is final."""
@@ -156,13 +167,30 @@ class Runner:
         (folder / OUTPUT / STATE_FILE).unlink(missing_ok=True)  # large, and there is nothing to continue
         return True
 
-    def _has_no_more_to_do(self, name: str) -> bool:
-        return any(name in ended for ended in (self.outcome.finished, self.outcome.diverged, self.outcome.failures))
+    def _take_over(self, use: Use) -> bool:
+        """Takes in what an earlier study tells of the run, and returns whether it is enough for this use."""
+        line = self.known.get((use.run.name, use.final))
+        if line is None:
+            return False
+        if line.status == "diverged":
+            self.outcome.diverged[use.run.name] = line.error or ""
+            self.outcome.scores[use.run.name] = -math.inf
+            return True
+        if use.final:
+            self.outcome.finished.add(use.run.name)
+        if line.best_val is not None:
+            self.outcome.scores[use.run.name] = line.best_val
+        return True
+
+    def _has_no_more_to_do(self, use: Use) -> bool:
+        name, outcome = use.run.name, self.outcome
+        ended = any(name in runs for runs in (outcome.finished, outcome.diverged, outcome.failures))
+        return ended or (not use.final and name in outcome.scores)
 
     def _count(self) -> tuple[int, int]:
         """Runs in all, and those that have not ended."""
         due, undecided = self.plan.due(self.outcome.scores)
-        ended = sum(self._has_no_more_to_do(name) for name in due)
+        ended = sum(self._has_no_more_to_do(use) for use in due.values())
         return len(due) + undecided, len(due) + undecided - ended
 
     def _start_due(self) -> None:
@@ -172,7 +200,7 @@ class Runner:
         for name, use in due.items():
             if len(self._jobs) >= self.processes:
                 return
-            if not self._has_no_more_to_do(name) and name not in self._jobs:
+            if not self._has_no_more_to_do(use) and name not in self._jobs and not self._take_over(use):
                 self._start(use)
 
     def _start(self, use: Use) -> None:

@@ -181,8 +181,8 @@ class TableConfig(TableContext):
 class StudyConfig(StudySection):
     """A study. ``replicate`` and ``tune`` are the defaults of its tables.
 
-    ``config`` is relative to the study's file, or a shipped name; ``runs`` and ``results`` are relative to the
-    working directory.
+    ``config`` is relative to the study's file, or a shipped name; ``runs``, ``results`` and ``known`` are relative to
+    the working directory. ``known`` are CSVs of earlier studies: runs that have ended there are not trained again.
     """
 
     title: str
@@ -190,6 +190,7 @@ class StudyConfig(StudySection):
     overrides: Overrides = Field(default={})
     runs: str
     results: str
+    known: Annotated[list[str], Distinct] = Field(default=[])
     processes: int = Field(1, ge=1)
     replicate: ReplicateConfig = ReplicateConfig()
     tune: Grid = Field(default={})

@@ -55,7 +55,7 @@ def test_tables_come_one_by_one_and_the_first_replicate_of_every_row_before_any_
     scores = {name: 50.0 for key in plan.cells for name in tuning_names(plan, plan.cells[key])}
     uses, _ = plan.due(scores)
     order = [(use.cell.key.table, use.cell.key.row, use.final, use.values["train.seed"]) for use in uses.values()]
-    expected = [("b", False, 0), ("b", False, 0), ("a", True, 0), ("a", True, 1), ("b", True, 1)]
+    expected = [("b", True, 0), ("b", False, 0), ("a", True, 0), ("a", True, 1), ("b", True, 1)]
     assert order == [(name, *run) for name in ("main", "second") for run in expected]
 
 

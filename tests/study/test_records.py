@@ -21,6 +21,7 @@ from pointadapterx.study.records import (
     collect,
     pack_correctness,
     pack_groups,
+    read_known,
     read_records,
     write_records,
 )
@@ -85,6 +86,21 @@ def test_tuning_needs_nothing_of_the_test_set(plan: Plan, tmp_path: Path) -> Non
     finish_tuning(plan, tmp_path, correct=(40, 0, 10))
     assert [r for r in collect(plan, tmp_path, scores, {}) if r.kind == "tune"] == before
     assert all((r.overall_accuracy, r.correct, r.test_objects) == (None, None, None) for r in before)
+
+
+def test_lines_of_an_earlier_csv_stand_in_for_runs_that_are_gone(plan: Plan, tmp_path: Path) -> None:
+    scores = finish_tuning(plan, tmp_path / "runs")
+    linear = plan.final_runs(plan.cells[CellKey("main", "linear", "rotation")], {})
+    write_result(tmp_path / "runs", linear[0][1], val=40.0, correct=10, groups=[7, 5, 7, *range(10, 47)])
+    before = collect(plan, tmp_path / "runs", scores, {linear[1][1].name: "no memory"})
+    write_records(tmp_path / "a.csv", before)
+    known = read_known([tmp_path / "a.csv"])
+    after = collect(plan, tmp_path / "gone", scores, {}, known)
+    assert [r.status for r in after] == [r.status if r.status == "finished" else "missing" for r in before]
+    assert [r for r in after if r.status == "finished"] == [r for r in before if r.status == "finished"]
+
+    write_result(tmp_path / "gone", linear[0][1], val=41.0, correct=20)  # what is in the folder counts
+    assert collect(plan, tmp_path / "gone", scores, {}, known)[0].overall_accuracy == 50.0
 
 
 def test_a_run_that_tells_less_leaves_fields_empty(plan: Plan, tmp_path: Path) -> None:

@@ -157,6 +157,46 @@ def test_the_csv_is_there_as_soon_as_a_run_has_finished(
     assert lines[:2] == [1, 2]
 
 
+def test_a_known_csv_spares_its_runs_and_gives_the_same_results(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    right = {1e-3: 20, 2e-3: 30, 4e-3: 10}
+
+    def train(run: Run, folder: Path) -> list[str]:
+        trained.append(run.name)
+        if run.config.method.name == "linear" and run.config.train.seed == 1:
+            return ["-c", "print('error: the loss is not finite'); raise SystemExit(2)"]
+        write_result(folder.parent, run, val=50.0 + right[run.config.train.lr], correct=right[run.config.train.lr])
+        return ["-c", ""]
+
+    monkeypatch.setattr(runner, "training_command", train)
+    first, again = tmp_path / "results" / "results.csv", tmp_path / "again"
+    assert main(["--config", str(make_study())]) == 1  # one diverged
+    assert len(trained) == 6
+    moved = [f"runs={tmp_path / 'other'}", f"results={again}"]
+    trained.clear()
+    assert main(["--config", str(make_study(known=[str(first)])), *moved]) == 1
+    assert trained == []
+    assert (again / "results.csv").read_text() == first.read_text()
+    assert list((tmp_path / "other").glob("*")) == []
+
+    # a table that only tuned knows nothing of the test set: its winner is trained, what did not win is not
+    only_tuned = [line for line in first.read_text().splitlines() if ",final," not in line]
+    known = tmp_path / "tuned.csv"
+    known.write_text("\n".join(only_tuned).replace(",linear,True,", ",linear,False,") + "\n")
+    assert main(["--config", str(make_study()), f"known=[{known}]", *moved]) == 1
+    assert len(trained) == 4  # both seeds of both rows, the winner's tuning run among them
+    assert (again / "results.csv").read_text() == first.read_text()
+
+
+def test_a_known_csv_that_is_missing_is_refused_before_training(
+    make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(make_study(known=["no.csv"]))]) == 2
+    assert "no.csv: cannot be read" in capsys.readouterr().err
+
+
 def test_a_refusal_after_training_tells_where_the_results_are(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
