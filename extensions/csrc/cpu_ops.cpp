@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <tuple>
+#include <vector>
 
 #include "cpu/kernels.h"
 #include "inputs.h"
@@ -17,35 +19,50 @@ namespace {
 
 using at::Tensor;
 
-// Work below this many distances is not worth another thread.
+// Work below this many values is not worth another thread.
 constexpr int64_t kGrain = 32768;
 
-template <typename T>
-pax::cpu::Search<T> search_of(const Tensor& query, const Tensor& points) {
-  return {query.const_data_ptr<T>(), points.const_data_ptr<T>(), query.size(1), points.size(1), points.size(2)};
-}
-
-template <typename Body>
-void for_each_query(const Tensor& query, const Tensor& points, const Body& body) {
-  const int64_t work = points.size(1) * points.size(2);
-  at::parallel_for(0, query.size(0) * query.size(1), std::max<int64_t>(1, kGrain / work), body);
-}
+// Threads for one of `batch` pieces of work that are done side by side.
+int threads_of_one(int64_t batch) { return batch > 1 || at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
 Tensor farthest_point_sample(const Tensor& points_, int64_t num_samples, int64_t start, bool skip_origin) {
   pax::check_fps(points_, num_samples, start);
   const Tensor points = points_.contiguous();
-  const int64_t count = points.size(1);
-  Tensor chosen = pax::index_tensor({points.size(0), num_samples}, points);
+  const int64_t batch = points.size(0), count = points.size(1);
+  Tensor chosen = pax::index_tensor({batch, num_samples}, points);
   int64_t* out = chosen.mutable_data_ptr<int64_t>();
   AT_DISPATCH_FLOATING_TYPES(points.scalar_type(), "farthest_point_sample", [&] {
     const scalar_t* data = points.const_data_ptr<scalar_t>();
-    at::parallel_for(0, points.size(0), 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
         pax::cpu::farthest_point_sample<scalar_t>(data + b * count * 3, count, num_samples, start, skip_origin,
-                                                  out + b * num_samples);
+                                                  threads_of_one(batch), out + b * num_samples);
     });
   });
   return chosen;
+}
+
+// Makes each cloud ready, then calls search(neighbours, query, first, number) for ranges of the flattened queries, each
+// of one cloud: `query` is the first of them and `first` its position among all.
+template <typename T, typename Search>
+void for_each_query(const Tensor& query, const Tensor& points, pax::cpu::Task task, const Search& search) {
+  const int64_t batch = points.size(0), count = points.size(1), dims = points.size(2), queries = query.size(1);
+  const T* all_points = points.const_data_ptr<T>();
+  const T* all_queries = query.const_data_ptr<T>();
+  std::vector<std::unique_ptr<pax::cpu::Neighbours<T>>> clouds(static_cast<std::size_t>(batch));
+  const auto prepare = [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b)
+      clouds[b] = pax::cpu::Neighbours<T>::of(all_points + b * count * dims, count, dims, queries, task,
+                                              threads_of_one(batch));
+  };
+  at::parallel_for(0, batch, std::max<int64_t>(1, kGrain / (count * dims)), prepare);
+  at::parallel_for(0, batch * queries, std::max<int64_t>(1, kGrain / (count * dims)), [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t b = begin / queries, number = std::min(end, (b + 1) * queries) - begin;
+      search(*clouds[b], all_queries + begin * dims, begin, number);
+      begin += number;
+    }
+  });
 }
 
 std::tuple<Tensor, Tensor> knn(const Tensor& query_, const Tensor& points_, int64_t k) {
@@ -55,12 +72,12 @@ std::tuple<Tensor, Tensor> knn(const Tensor& query_, const Tensor& points_, int6
   Tensor squared = at::empty({query.size(0), query.size(1), k}, query.options());
   Tensor indices = pax::index_tensor(squared.sizes(), query);
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "knn", [&] {
-    const auto search = search_of<scalar_t>(query, points);
     scalar_t* distance = squared.mutable_data_ptr<scalar_t>();
     int64_t* index = indices.mutable_data_ptr<int64_t>();
-    for_each_query(query, points, [&](int64_t begin, int64_t end) {
-      pax::cpu::knn(search, k, begin, end, distance, index);
-    });
+    for_each_query<scalar_t>(query, points, pax::cpu::Task::knn,
+                             [&](const auto& cloud, const scalar_t* some, int64_t first, int64_t number) {
+                               cloud.knn(some, number, k, distance + first * k, index + first * k);
+                             });
   });
   return {squared, indices};
 }
@@ -71,12 +88,12 @@ std::tuple<Tensor, Tensor> nearest(const Tensor& query_, const Tensor& points_) 
   Tensor squared = at::empty({query.size(0), query.size(1)}, query.options());
   Tensor indices = pax::index_tensor(squared.sizes(), query);
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "nearest", [&] {
-    const auto search = search_of<scalar_t>(query, points);
     scalar_t* distance = squared.mutable_data_ptr<scalar_t>();
     int64_t* index = indices.mutable_data_ptr<int64_t>();
-    for_each_query(query, points, [&](int64_t begin, int64_t end) {
-      pax::cpu::nearest(search, begin, end, distance, index);
-    });
+    for_each_query<scalar_t>(query, points, pax::cpu::Task::nearest,
+                             [&](const auto& cloud, const scalar_t* some, int64_t first, int64_t number) {
+                               cloud.nearest(some, number, distance + first, index + first);
+                             });
   });
   return {squared, indices};
 }
@@ -89,12 +106,13 @@ std::tuple<Tensor, Tensor> ball_query(const Tensor& query_, const Tensor& points
   Tensor indices = pax::index_tensor({query.size(0), query.size(1), num_samples}, query);
   Tensor counts = pax::index_tensor({query.size(0), query.size(1)}, query);
   AT_DISPATCH_FLOATING_TYPES(query.scalar_type(), "ball_query", [&] {
-    const auto search = search_of<scalar_t>(query, points);
     int64_t* index = indices.mutable_data_ptr<int64_t>();
-    int64_t* number = counts.mutable_data_ptr<int64_t>();
-    for_each_query(query, points, [&](int64_t begin, int64_t end) {
-      pax::cpu::ball_query(search, radius, num_samples, begin, end, index, number);
-    });
+    int64_t* number_of = counts.mutable_data_ptr<int64_t>();
+    for_each_query<scalar_t>(query, points, pax::cpu::Task::ball_query,
+                             [&](const auto& cloud, const scalar_t* some, int64_t first, int64_t number) {
+                               cloud.ball_query(some, number, radius, num_samples, index + first * num_samples,
+                                                number_of + first);
+                             });
   });
   return {indices, counts};
 }

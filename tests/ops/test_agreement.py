@@ -212,3 +212,50 @@ def test_reference_searches_in_blocks(monkeypatch):
     whole = everything()
     monkeypatch.setattr(reference, "_BLOCK", 400)  # 4 queries at a time
     same(everything(), whole)
+
+
+LARGE = 9000
+"""Points from which trees serve every op on the CPU, if there are as many queries as MANY."""
+MANY = 600
+
+
+@pytest.mark.parametrize("skip_origin", [False, True])
+def test_fps_of_large_clouds_agrees(clouds, compiled, skip_origin):
+    points = clouds(2, LARGE)
+    args = (200, LARGE - 1, skip_origin)
+    same(raw.farthest_point_sample(points.to(compiled), *args), reference.farthest_point_sample(points, *args))
+
+
+def test_fps_of_a_large_cloud_is_a_permutation(clouds, compiled):
+    points = clouds(1, 4100)
+    chosen = raw.farthest_point_sample(points.to(compiled), 4100, 0, False)
+    same(chosen, reference.farthest_point_sample(points, 4100, 0, False))
+    assert chosen[0].sort().values.tolist() == list(range(4100))
+
+
+def test_searches_of_large_clouds_agree(clouds, compiled):
+    points, query = clouds(1, LARGE), clouds(1, MANY, seed=1)
+    query[:, ::2] = points[:, : MANY // 2]  # their nearest is at 0
+    on_device = (query.to(compiled), points.to(compiled))
+    for k in (1, 5, 40, 300):
+        same(raw.knn(*on_device, k), reference.knn(query, points, k))
+    same(raw.nearest(*on_device), reference.nearest(query, points))
+    for radius, samples in ((0.05, 8), (0.5, 32), (1e7, 3)):
+        same(raw.ball_query(*on_device, radius, samples), reference.ball_query(query, points, radius, samples))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_large_clouds_with_non_finite_values_agree(compiled, bad):
+    points = torch.randn(1, LARGE, 3)
+    points[0, 5, 1] = bad
+    query = points[:, :MANY]
+    same(
+        raw.farthest_point_sample(points.to(compiled), 100, 0, False),
+        reference.farthest_point_sample(points, 100, 0, False),
+    )
+    same(raw.knn(query.to(compiled), points.to(compiled), 9), reference.knn(query, points, 9))
+    query = torch.full((1, MANY, 3), bad)  # of finite points
+    points = torch.randn(1, LARGE, 3)
+    same(raw.knn(query.to(compiled), points.to(compiled), 9), reference.knn(query, points, 9))
+    same(raw.nearest(query.to(compiled), points.to(compiled)), reference.nearest(query, points))
+    same(raw.ball_query(query.to(compiled), points.to(compiled), 1.0, 9), reference.ball_query(query, points, 1.0, 9))

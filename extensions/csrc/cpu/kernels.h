@@ -6,35 +6,34 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace pax::cpu {
 
-// One cloud: points (count, 3) -> chosen (samples).
+// One cloud: points (count, 3) -> chosen (samples), by as many threads as are worth it.
 template <typename T>
 void farthest_point_sample(const T* points, int64_t count, int64_t samples, int64_t start, bool skip_origin,
-                           int64_t* chosen);
+                           int threads, int64_t* chosen);
 
-// Queries (batch, queries, dims) against points (batch, count, dims).
+enum class Task { knn, nearest, ball_query };
+
+// The points of one cloud, (count, dims), made ready by some threads for a task with about so many queries. The points
+// must outlive it. Searches, for queries (queries, dims), may run at the same time.
 template <typename T>
-struct Search {
-  const T* query;
-  const T* points;
-  int64_t queries, count, dims;
+class Neighbours {
+ public:
+  virtual ~Neighbours() = default;
+  static std::unique_ptr<Neighbours> of(const T* points, int64_t count, int64_t dims, int64_t queries, Task task,
+                                        int threads);
+
+  // squared and indices: (queries, k), nearest first.
+  virtual void knn(const T* query, int64_t queries, int64_t k, T* squared, int64_t* indices) const = 0;
+  // squared and indices: (queries).
+  virtual void nearest(const T* query, int64_t queries, T* squared, int64_t* indices) const = 0;
+  // indices: (queries, samples); counts: (queries).
+  virtual void ball_query(const T* query, int64_t queries, double radius, int64_t samples, int64_t* indices,
+                          int64_t* counts) const = 0;
 };
-
-// Each handles the queries [begin, end) of the flattened (batch * queries), so that callers may split them.
-// squared and indices: (batch, queries, k).
-template <typename T>
-void knn(const Search<T>& search, int64_t k, int64_t begin, int64_t end, T* squared, int64_t* indices);
-
-// squared and indices: (batch, queries).
-template <typename T>
-void nearest(const Search<T>& search, int64_t begin, int64_t end, T* squared, int64_t* indices);
-
-// indices: (batch, queries, samples); counts: (batch, queries).
-template <typename T>
-void ball_query(const Search<T>& search, double radius, int64_t samples, int64_t begin, int64_t end,
-                int64_t* indices, int64_t* counts);
 
 // Rows [begin, end) of the flattened (batch * queries). Each returns the first row with an index outside
 // [0, count), where it stops, or -1.

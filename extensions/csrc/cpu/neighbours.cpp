@@ -3,191 +3,445 @@
 #include <limits>
 #include <vector>
 
+#include "buckets.h"
 #include "kernels.h"
 #include "simd.h"
 
 namespace pax::cpu {
 namespace {
 
-// The points of one cloud, coordinate by coordinate, each padded to whole blocks with points at infinity.
 template <typename T>
-class Columns {
- public:
-  explicit Columns(const Search<T>& search)
-      : search_(search),
-        size_(padded(search.count)),
-        values_(static_cast<std::size_t>(size_ * search.dims), std::numeric_limits<T>::infinity()) {}
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
-  // The columns of cloud `batch`, transposed when it changes.
-  const T* of(int64_t batch) {
-    if (batch != batch_) {
-      const T* points = search_.points + batch * search_.count * search_.dims;
-      for (int64_t i = 0; i < search_.count; ++i)
-        for (int64_t d = 0; d < search_.dims; ++d) values_[d * size_ + i] = points[i * search_.dims + d];
-      batch_ = batch;
-    }
-    return values_.data();
+// ---- Candidates: a squared distance and an index in one value, whose order is that of the neighbours ----
+
+template <typename T>
+struct Candidate;
+
+template <>
+struct Candidate<float> {
+  uint64_t key;  // the bits of a float that is not negative are in order
+  Candidate() = default;
+  Candidate(float squared, int64_t index) {
+    uint32_t bits;
+    std::memcpy(&bits, &squared, sizeof bits);
+    key = static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(index);
   }
-  int64_t size() const { return size_; }
-
- private:
-  const Search<T>& search_;
-  int64_t size_;
-  std::vector<T> values_;
-  int64_t batch_ = -1;
+  float squared() const {
+    const auto bits = static_cast<uint32_t>(key >> 32);
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+  int64_t index() const { return static_cast<int64_t>(key & 0xffffffffu); }
+  bool operator<(const Candidate& other) const { return key < other.key; }
 };
 
-// Squared distances from a query to the kBlock points from `columns` on; returns the smallest one.
+template <>
+struct Candidate<double> {
+  double distance;
+  int64_t place;
+  Candidate() = default;
+  Candidate(double squared, int64_t index) : distance(squared), place(index) {}
+  double squared() const { return distance; }
+  int64_t index() const { return place; }
+  bool operator<(const Candidate& other) const {
+    return distance < other.distance || (distance == other.distance && place < other.place);
+  }
+};
+
+// Writes the first k of some candidates, in order.
 template <typename T>
-PAX_INLINE T block_distances(const T* query, const T* columns, int64_t size, int64_t dims,
-                             T* PAX_RESTRICT squared) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  constexpr int64_t kLanes = 16;
-  if (dims == 3) {
-    const T* PAX_RESTRICT x = columns;
-    const T* PAX_RESTRICT y = columns + size;
-    const T* PAX_RESTRICT z = columns + 2 * size;
-    for (int64_t i = 0; i < kBlock; ++i) {
-      const T dx = query[0] - x[i], dy = query[1] - y[i], dz = query[2] - z[i];
-      const T sum = (dx * dx + dy * dy) + dz * dz;
-      squared[i] = sum < kInfinity ? sum : kInfinity;
+PAX_INLINE void write_first(Candidate<T>* candidates, int64_t count, int64_t k, T* squared, int64_t* indices) {
+  constexpr int64_t kFew = 160;
+  const auto write = [&](int64_t rank, const Candidate<T>& candidate) {
+    squared[rank] = candidate.squared();
+    indices[rank] = candidate.index();
+  };
+  if (count > kFew) {
+    std::partial_sort(candidates, candidates + k, candidates + count);
+    for (int64_t i = 0; i < k; ++i) write(i, candidates[i]);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {  // counting who comes before has no branches
+    int64_t rank = 0;
+    for (int64_t j = 0; j < count; ++j) rank += candidates[j] < candidates[i];
+    if (rank < k) write(rank, candidates[i]);
+  }
+}
+
+// ---- All points, for small clouds and for any number of coordinates ----
+
+template <typename T>
+struct Columns {
+  const T* values;  // (dims, size), padded with points at infinity
+  int64_t count, size, dims;
+};
+
+// Squared distances from a query to one vector of points.
+template <int Bytes, typename T>
+PAX_INLINE auto distances(const Columns<T>& columns, int64_t i, const T* query) {
+  using S = Simd<Bytes, T>;
+  auto difference = query[0] - S::load(columns.values + i);
+  auto sum = difference * difference;
+  for (int64_t d = 1; d < columns.dims; ++d) {
+    difference = query[d] - S::load(columns.values + d * columns.size + i);
+    sum += difference * difference;
+  }
+  return S::least(sum, S::every(kInfinity<T>));  // of a NaN: infinity
+}
+
+template <typename T>
+struct Scratch {
+  std::vector<T> squared, minima;
+  std::vector<Candidate<T>> candidates;
+};
+
+// A value that at least k and about k of the minima do not exceed. All are >= 0, so that their bits are in order.
+template <int Bytes, typename T>
+PAX_INLINE T threshold(const T* minima, int64_t size, int64_t k) {
+  using S = Simd<Bytes, T>;
+  using Integer = typename S::Integer;
+  const Integer slack = static_cast<Integer>(k / 8);
+  auto most = S::every(0);
+  for (int64_t i = 0; i < size; i += S::kWidth) most = S::most(most, S::load(minima + i));
+  const T top = S::maximum(most);
+  Integer low = -1, high;  // fewer than k are <= low, at least k are <= high
+  std::memcpy(&high, &top, sizeof high);
+  while (high - low > 1) {
+    const Integer middle = low + (high - low) / 2;
+    typename S::Mask count{};
+    for (int64_t i = 0; i < size; i += S::kWidth) {
+      typename S::Mask bits;
+      std::memcpy(&bits, minima + i, sizeof bits);
+      count -= bits <= middle;
     }
-  } else {
-    for (int64_t i = 0; i < kBlock; ++i) squared[i] = 0;
-    for (int64_t d = 0; d < dims; ++d) {
-      const T* PAX_RESTRICT column = columns + d * size;
-      for (int64_t i = 0; i < kBlock; ++i) {
-        const T difference = query[d] - column[i];
-        squared[i] += difference * difference;
+    Integer number = 0;
+    for (int64_t lane = 0; lane < S::kWidth; ++lane) number += count[lane];
+    if (number < k) {
+      low = middle;
+      continue;
+    }
+    high = middle;
+    if (number <= k + slack) break;
+  }
+  T value;
+  std::memcpy(&value, &high, sizeof value);
+  return value;
+}
+
+// One query. The smallest distance of each of a few classes of points bounds the k-th smallest of all, so that few more
+// than k points have to be sorted.
+template <int Bytes, typename T>
+PAX_INLINE void knn_of_all(const Columns<T>& columns, const T* query, int64_t k, Scratch<T>& scratch, T* squared,
+                           int64_t* indices) {
+  using S = Simd<Bytes, T>;
+  const auto classes = static_cast<int64_t>(scratch.minima.size());
+  T *distance = scratch.squared.data(), *minima = scratch.minima.data();
+  for (int64_t begin = 0; begin < columns.size; begin += classes)
+    for (int64_t i = 0; i < std::min(classes, columns.size - begin); i += S::kWidth) {
+      const auto some = columns.dims == 3 ? distances<Bytes>(Columns<T>{columns.values, columns.count, columns.size, 3},
+                                                             begin + i, query)
+                                          : distances<Bytes>(columns, begin + i, query);
+      S::store(distance + begin + i, some);
+      S::store(minima + i, begin == 0 ? some : S::least(some, S::load(minima + i)));
+    }
+  const T limit = threshold<Bytes>(minima, classes, k);
+  Candidate<T>* candidates = scratch.candidates.data();
+  int64_t found = 0;
+  for (int64_t begin = 0; begin < columns.size; begin += kBlock) {
+    uint64_t near = 0;
+    for (int64_t i = 0; i < kBlock; i += S::kWidth)
+      near |= S::bits(S::load(distance + begin + i) <= limit) << i;
+    for (; near != 0; near &= near - 1) {
+      const int64_t i = begin + __builtin_ctzll(near);
+      candidates[found++] = Candidate<T>(distance[i], i);
+    }
+  }
+  write_first(candidates, found, k, squared, indices);
+}
+
+template <int Bytes, typename T>
+PAX_INLINE void nearest_of_all(const Columns<T>& columns, const T* query, T* squared, int64_t* index) {
+  using S = Simd<Bytes, T>;
+  auto best = S::every(kInfinity<T>);
+  typename S::Mask where{};
+  for (int64_t i = 0; i < columns.size; i += S::kWidth) {
+    const auto distance = distances<Bytes>(columns, i, query);
+    const typename S::Mask less = distance < best;
+    best = less ? distance : best;
+    where = less ? typename S::Mask{} + static_cast<typename S::Integer>(i) : where;
+  }
+  Candidate<T> first(kInfinity<T>, 0);
+  for (int64_t lane = 0; lane < S::kWidth; ++lane)
+    if (best[lane] < kInfinity<T>) first = std::min(first, Candidate<T>(best[lane], where[lane] + lane));
+  *squared = first.squared();
+  *index = first.index();
+}
+
+template <int Bytes, typename T>
+PAX_INLINE int64_t ball_of_all(const Columns<T>& columns, const T* query, T limit, int64_t samples, int64_t* found) {
+  using S = Simd<Bytes, T>;
+  int64_t number = 0;
+  for (int64_t i = 0; i < columns.size && number < samples; i += S::kWidth) {
+    uint64_t inside = S::bits(distances<Bytes>(columns, i, query) < limit);
+    for (; inside != 0 && number < samples; inside &= inside - 1) found[number++] = i + __builtin_ctzll(inside);
+  }
+  return number;
+}
+
+// ---- A tree, for many queries of large clouds. Distances to boxes are rounded as those to points, so that rounding
+// loses none; a box at just the limit is looked into, as a tie of a lower index counts. ----
+
+template <typename T>
+PAX_INLINE T distance_to(const typename Buckets<T>::Node& node, const T* query) {
+  T outside[3];
+  for (int axis = 0; axis < 3; ++axis)
+    outside[axis] = std::max(std::max(node.low[axis] - query[axis], query[axis] - node.high[axis]), T(0));
+  return (outside[0] * outside[0] + outside[1] * outside[1]) + outside[2] * outside[2];
+}
+
+template <typename T>
+struct Visit {
+  int64_t node;
+  T squared;  // to its box
+};
+
+// Calls leaf(node, limit) for leaves from near to far, as long as they are not farther than the limit, which it lowers.
+template <typename T, typename Leaf>
+PAX_INLINE void descend(const Buckets<T>& buckets, const T* query, T limit, std::vector<Visit<T>>& stack,
+                        const Leaf& leaf) {
+  stack.assign(1, {0, distance_to<T>(buckets.nodes[0], query)});
+  while (!stack.empty()) {
+    const Visit<T> visit = stack.back();
+    stack.pop_back();
+    if (visit.squared > limit) continue;
+    const auto& node = buckets.nodes[static_cast<std::size_t>(visit.node)];
+    if (node.right == 0) {
+      leaf(node, limit);
+      continue;
+    }
+    Visit<T> near{visit.node + 1, distance_to<T>(buckets.nodes[static_cast<std::size_t>(visit.node + 1)], query)};
+    Visit<T> far{node.right, distance_to<T>(buckets.nodes[static_cast<std::size_t>(node.right)], query)};
+    if (far.squared < near.squared) std::swap(near, far);
+    if (!(far.squared > limit)) stack.push_back(far);  // also if NaN, of a query that is
+    if (!(near.squared > limit)) stack.push_back(near);
+  }
+}
+
+template <int Bytes, typename T>
+PAX_INLINE auto distances(const Buckets<T>& buckets, int64_t i, const T* query) {
+  using S = Simd<Bytes, T>;
+  const auto dx = query[0] - S::load(buckets.x.get() + i), dy = query[1] - S::load(buckets.y.get() + i),
+             dz = query[2] - S::load(buckets.z.get() + i);
+  return S::least((dx * dx + dy * dy) + dz * dz, S::every(kInfinity<T>));
+}
+
+template <typename T>
+struct TreeScratch {
+  std::vector<Visit<T>> stack;
+  std::vector<Candidate<T>> candidates;  // of room for a leaf more than are kept
+};
+
+template <int Bytes, typename T>
+PAX_INLINE void knn_of_tree(const Buckets<T>& buckets, const T* query, int64_t k, TreeScratch<T>& scratch, T* squared,
+                            int64_t* indices) {
+  using S = Simd<Bytes, T>;
+  const auto room = static_cast<int64_t>(scratch.candidates.size()) - Buckets<T>::kLeaf;
+  Candidate<T>* candidates = scratch.candidates.data();
+  int64_t found = 0;
+  descend(buckets, query, kInfinity<T>, scratch.stack, [&](const auto& node, T& limit) {
+    for (int64_t i = node.begin; i < node.end; i += S::kWidth) {
+      const auto distance = distances<Bytes>(buckets, i, query);
+      for (uint64_t near = S::bits(distance <= limit); near != 0; near &= near - 1) {
+        const int lane = __builtin_ctzll(near);
+        candidates[found++] = Candidate<T>(distance[lane], buckets.index[i + lane]);
       }
     }
-    for (int64_t i = 0; i < kBlock; ++i) squared[i] = squared[i] < kInfinity ? squared[i] : kInfinity;
-  }
-  T lane[kLanes];
-  for (int64_t l = 0; l < kLanes; ++l) lane[l] = squared[l];
-  for (int64_t i = kLanes; i < kBlock; i += kLanes)
-    for (int64_t l = 0; l < kLanes; ++l) lane[l] = squared[i + l] < lane[l] ? squared[i + l] : lane[l];
-  for (int64_t width = kLanes / 2; width > 0; width /= 2)
-    for (int64_t l = 0; l < width; ++l) lane[l] = lane[l + width] < lane[l] ? lane[l + width] : lane[l];
-  return lane[0];
+    if (found > room || (limit == kInfinity<T> && found >= k)) {
+      std::nth_element(candidates, candidates + k - 1, candidates + found);
+      found = k;
+      limit = candidates[k - 1].squared();
+    }
+  });
+  write_first(candidates, found, k, squared, indices);
 }
 
-PAX_CLONES float distances(const float* query, const float* columns, int64_t size, int64_t dims,
-                           float* squared) {
-  return block_distances(query, columns, size, dims, squared);
+template <int Bytes, typename T>
+PAX_INLINE void nearest_of_tree(const Buckets<T>& buckets, const T* query, std::vector<Visit<T>>& stack, T* squared,
+                                int64_t* index) {
+  using S = Simd<Bytes, T>;
+  Candidate<T> first(kInfinity<T>, 0);
+  descend(buckets, query, kInfinity<T>, stack, [&](const auto& node, T& limit) {
+    for (int64_t i = node.begin; i < node.end; i += S::kWidth) {
+      const auto distance = distances<Bytes>(buckets, i, query);
+      uint64_t near = S::bits(distance <= limit);
+      if (near == 0) continue;
+      for (; near != 0; near &= near - 1) {
+        const int lane = __builtin_ctzll(near);
+        first = std::min(first, Candidate<T>(distance[lane], buckets.index[i + lane]));
+      }
+      limit = first.squared();
+    }
+  });
+  *squared = first.squared();
+  *index = first.index();
 }
-PAX_CLONES double distances(const double* query, const double* columns, int64_t size, int64_t dims,
-                            double* squared) {
-  return block_distances(query, columns, size, dims, squared);
+
+// The indices of all points in a ball, up to as many as there is room for; false if there are more.
+template <int Bytes, typename T>
+PAX_INLINE bool ball_of_tree(const Buckets<T>& buckets, const T* query, T limit, std::vector<Visit<T>>& stack,
+                             std::vector<int64_t>& found, std::size_t room) {
+  using S = Simd<Bytes, T>;
+  found.clear();
+  descend(buckets, query, limit, stack, [&](const auto& node, T& bound) {
+    for (int64_t i = node.begin; i < node.end; i += S::kWidth) {
+      for (uint64_t inside = S::bits(distances<Bytes>(buckets, i, query) < limit); inside != 0; inside &= inside - 1)
+        found.push_back(buckets.index[i + __builtin_ctzll(inside)]);
+    }
+    if (found.size() > room) bound = -1;  // nothing is that near: the search ends
+  });
+  return found.size() <= room;
+}
+
+#define PAX_SEARCHES(T)                                                                                             \
+  PAX_DISPATCH(void, knn_of_all,                                                                                    \
+               (const Columns<T>& columns, const T* query, int64_t k, Scratch<T>& scratch, T* squared,              \
+                int64_t* indices),                                                                                  \
+               (columns, query, k, scratch, squared, indices), knn_of_all)                                          \
+  PAX_DISPATCH(void, nearest_of_all, (const Columns<T>& columns, const T* query, T* squared, int64_t* index),       \
+               (columns, query, squared, index), nearest_of_all)                                                    \
+  PAX_DISPATCH(int64_t, ball_of_all,                                                                                \
+               (const Columns<T>& columns, const T* query, T limit, int64_t samples, int64_t* found),               \
+               (columns, query, limit, samples, found), ball_of_all)                                                \
+  PAX_DISPATCH(void, knn_of_tree,                                                                                   \
+               (const Buckets<T>& buckets, const T* query, int64_t k, TreeScratch<T>& scratch, T* squared,          \
+                int64_t* indices),                                                                                  \
+               (buckets, query, k, scratch, squared, indices), knn_of_tree)                                         \
+  PAX_DISPATCH(void, nearest_of_tree,                                                                               \
+               (const Buckets<T>& buckets, const T* query, std::vector<Visit<T>>& stack, T* squared,                \
+                int64_t* index),                                                                                    \
+               (buckets, query, stack, squared, index), nearest_of_tree)                                            \
+  PAX_DISPATCH(bool, ball_of_tree,                                                                                  \
+               (const Buckets<T>& buckets, const T* query, T limit, std::vector<Visit<T>>& stack,                   \
+                std::vector<int64_t>& found, std::size_t room),                                                     \
+               (buckets, query, limit, stack, found, room), ball_of_tree)
+PAX_SEARCHES(float)
+PAX_SEARCHES(double)
+#undef PAX_SEARCHES
+
+template <typename T>
+T squared_radius(double radius) {
+  return static_cast<T>(radius) * static_cast<T>(radius);
+}
+
+// Free places repeat the first index of the ball.
+void fill_ball(int64_t* found, int64_t number, int64_t samples) {
+  std::fill(found + number, found + samples, number > 0 ? found[0] : 0);
 }
 
 template <typename T>
-struct Neighbour {
-  T squared;
-  int64_t index;
-  bool operator<(const Neighbour& other) const {
-    return squared < other.squared || (squared == other.squared && index < other.index);
-  }
-};
-
-// The k nearest of the points offered in index order, in ascending order of (distance, index).
-template <typename T>
-class Ranking {
+class Exhaustive final : public Neighbours<T> {
  public:
-  explicit Ranking(int64_t k) : k_(static_cast<std::size_t>(k)) { best_.reserve(k_ + 1); }
+  Exhaustive(const T* points, int64_t count, int64_t dims)
+      : values_(static_cast<std::size_t>(padded(count) * dims), kInfinity<T>),
+        columns_{values_.data(), count, padded(count), dims} {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t d = 0; d < dims; ++d) values_[static_cast<std::size_t>(d * columns_.size + i)] = points[i * dims + d];
+  }
 
-  void clear() { best_.clear(); }
-  bool full() const { return best_.size() == k_; }
-  T worst() const { return best_.back().squared; }
-  const std::vector<Neighbour<T>>& best() const { return best_; }
+  void knn(const T* query, int64_t queries, int64_t k, T* squared, int64_t* indices) const override {
+    const auto size = static_cast<std::size_t>(columns_.size);
+    const auto classes = static_cast<std::size_t>(std::min(columns_.size, padded(4 * k)));
+    Scratch<T> scratch{std::vector<T>(size), std::vector<T>(classes), std::vector<Candidate<T>>(size)};
+    for (int64_t q = 0; q < queries; ++q)
+      knn_of_all(columns_, query + q * columns_.dims, k, scratch, squared + q * k, indices + q * k);
+  }
 
-  void offer(T squared, int64_t index) {
-    const Neighbour<T> neighbour{squared, index};
-    if (!full()) {
-      best_.push_back(neighbour);
-      if (full()) std::sort(best_.begin(), best_.end());
-    } else if (squared < worst()) {  // at equal distance the earlier index stays
-      best_.insert(std::upper_bound(best_.begin(), best_.end(), neighbour), neighbour);
-      best_.pop_back();
+  void nearest(const T* query, int64_t queries, T* squared, int64_t* indices) const override {
+    for (int64_t q = 0; q < queries; ++q)
+      nearest_of_all(columns_, query + q * columns_.dims, squared + q, indices + q);
+  }
+
+  void ball_query(const T* query, int64_t queries, double radius, int64_t samples, int64_t* indices,
+                  int64_t* counts) const override {
+    for (int64_t q = 0; q < queries; ++q) {
+      int64_t* found = indices + q * samples;
+      counts[q] = ball_of_all(columns_, query + q * columns_.dims, squared_radius<T>(radius), samples, found);
+      fill_ball(found, counts[q], samples);
     }
   }
 
  private:
-  std::size_t k_;
-  std::vector<Neighbour<T>> best_;
+  std::vector<T> values_;
+  Columns<T> columns_;
+};
+
+template <typename T>
+class Tree final : public Neighbours<T> {
+ public:
+  Tree(const T* points, int64_t count, int threads) : points_(points), count_(count), buckets_(points, count, threads) {}
+
+  void knn(const T* query, int64_t queries, int64_t k, T* squared, int64_t* indices) const override {
+    TreeScratch<T> scratch;
+    scratch.candidates.resize(static_cast<std::size_t>(2 * k + 2 * Buckets<T>::kLeaf));
+    for (int64_t q = 0; q < queries; ++q)
+      knn_of_tree(buckets_, query + 3 * q, k, scratch, squared + q * k, indices + q * k);
+  }
+
+  void nearest(const T* query, int64_t queries, T* squared, int64_t* indices) const override {
+    std::vector<Visit<T>> stack;
+    for (int64_t q = 0; q < queries; ++q) nearest_of_tree(buckets_, query + 3 * q, stack, squared + q, indices + q);
+  }
+
+  void ball_query(const T* query, int64_t queries, double radius, int64_t samples, int64_t* indices,
+                  int64_t* counts) const override {
+    const T limit = squared_radius<T>(radius);
+    const auto room = static_cast<std::size_t>(16 * samples + 1024);
+    std::vector<Visit<T>> stack;
+    std::vector<int64_t> inside;
+    for (int64_t q = 0; q < queries; ++q) {
+      int64_t* found = indices + q * samples;
+      int64_t number = 0;
+      if (ball_of_tree(buckets_, query + 3 * q, limit, stack, inside, room)) {
+        number = std::min(samples, static_cast<int64_t>(inside.size()));
+        std::partial_sort_copy(inside.begin(), inside.end(), found, found + number);
+      } else {  // a ball this full has its first points soon
+        number = first_inside(query + 3 * q, limit, samples, found);
+      }
+      counts[q] = number;
+      fill_ball(found, number, samples);
+    }
+  }
+
+ private:
+  int64_t first_inside(const T* query, T limit, int64_t samples, int64_t* found) const {
+    int64_t number = 0;
+    for (int64_t i = 0; i < count_ && number < samples; ++i) {
+      const T dx = query[0] - points_[3 * i], dy = query[1] - points_[3 * i + 1], dz = query[2] - points_[3 * i + 2];
+      if ((dx * dx + dy * dy) + dz * dz < limit) found[number++] = i;
+    }
+    return number;
+  }
+
+  const T* points_;
+  int64_t count_;
+  Buckets<T> buckets_;
 };
 
 }  // namespace
 
 template <typename T>
-void knn(const Search<T>& search, int64_t k, int64_t begin, int64_t end, T* squared, int64_t* indices) {
-  Columns<T> columns(search);
-  Ranking<T> ranking(k);
-  T block[kBlock];
-  for (int64_t row = begin; row < end; ++row) {
-    const T* cloud = columns.of(row / search.queries);
-    const T* query = search.query + row * search.dims;
-    ranking.clear();
-    for (int64_t i = 0; i < search.count; i += kBlock) {
-      const T smallest = distances(query, cloud + i, columns.size(), search.dims, block);
-      if (ranking.full() && !(smallest < ranking.worst())) continue;
-      const int64_t width = std::min(kBlock, search.count - i);
-      for (int64_t j = 0; j < width; ++j) ranking.offer(block[j], i + j);
-    }
-    for (int64_t j = 0; j < k; ++j) {
-      squared[row * k + j] = ranking.best()[static_cast<std::size_t>(j)].squared;
-      indices[row * k + j] = ranking.best()[static_cast<std::size_t>(j)].index;
-    }
-  }
+std::unique_ptr<Neighbours<T>> Neighbours<T>::of(const T* points, int64_t count, int64_t dims, int64_t queries,
+                                                 Task task, int threads) {
+  // Where a tree, which takes some 30 ns a point to build, is faster than all distances: `python -m benchmarks ops`.
+  const int64_t large = task == Task::knn ? 8192 : 4096;
+  const bool fits = dims == 3 && count >= large && count < Buckets<T>::kNone && queries >= 512;
+  if (fits && all_finite(points, 3 * count)) return std::make_unique<Tree<T>>(points, count, threads);
+  return std::make_unique<Exhaustive<T>>(points, count, dims);
 }
 
-template <typename T>
-void nearest(const Search<T>& search, int64_t begin, int64_t end, T* squared, int64_t* indices) {
-  Columns<T> columns(search);
-  T block[kBlock];
-  for (int64_t row = begin; row < end; ++row) {
-    const T* cloud = columns.of(row / search.queries);
-    const T* query = search.query + row * search.dims;
-    T best = std::numeric_limits<T>::infinity();
-    int64_t best_index = 0;
-    for (int64_t i = 0; i < search.count; i += kBlock) {
-      const T smallest = distances(query, cloud + i, columns.size(), search.dims, block);
-      if (!(smallest < best)) continue;
-      best = smallest;
-      best_index = i + (std::find(block, block + kBlock, smallest) - block);
-    }
-    squared[row] = best;
-    indices[row] = best_index;
-  }
-}
-
-template <typename T>
-void ball_query(const Search<T>& search, double radius, int64_t samples, int64_t begin, int64_t end,
-                int64_t* indices, int64_t* counts) {
-  const T limit = static_cast<T>(radius) * static_cast<T>(radius);
-  Columns<T> columns(search);
-  T block[kBlock];
-  for (int64_t row = begin; row < end; ++row) {
-    const T* cloud = columns.of(row / search.queries);
-    const T* query = search.query + row * search.dims;
-    int64_t* found = indices + row * samples;
-    int64_t number = 0;
-    for (int64_t i = 0; i < search.count && number < samples; i += kBlock) {
-      if (!(distances(query, cloud + i, columns.size(), search.dims, block) < limit)) continue;
-      for (int64_t j = 0; j < kBlock && number < samples; ++j)
-        if (block[j] < limit) found[number++] = i + j;
-    }
-    std::fill(found + number, found + samples, number > 0 ? found[0] : 0);
-    counts[row] = number;
-  }
-}
-
-#define PAX_INSTANTIATE(T)                                                                 \
-  template void knn(const Search<T>&, int64_t, int64_t, int64_t, T*, int64_t*);            \
-  template void nearest(const Search<T>&, int64_t, int64_t, T*, int64_t*);                 \
-  template void ball_query(const Search<T>&, double, int64_t, int64_t, int64_t, int64_t*, int64_t*);
-PAX_INSTANTIATE(float)
-PAX_INSTANTIATE(double)
-#undef PAX_INSTANTIATE
+template class Neighbours<float>;
+template class Neighbours<double>;
 
 }  // namespace pax::cpu
