@@ -9,10 +9,12 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/simd.h"
 #include "inputs.h"
 
 namespace {
@@ -163,6 +165,10 @@ Tensor interpolate(const Tensor& points_, const Tensor& indices_, const Tensor& 
 }
 
 }  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pointadapterx, m) {
+  m.def("simd() -> str", [] { return std::string(pax::cpu::simd_name()); });
+}
 
 TORCH_LIBRARY_IMPL(pointadapterx, CPU, m) {
   m.impl("farthest_point_sample", farthest_point_sample);

@@ -153,7 +153,7 @@ def implementation(device: torch.device | str) -> str:
         device: ``"cpu"``, ``"cuda:0"``, ``"mps"``, or a :class:`torch.device`.
 
     Returns:
-        ``"compiled C++"``, ``"compiled CUDA (sm_80, sm_90)"``, or ``"reference (reason: …)"`` with the
+        ``"compiled C++ (AVX2)"``, ``"compiled CUDA (sm_80, sm_90)"``, or ``"reference (reason: …)"`` with the
         command that builds the compiled ops where that would help.
     """
     kind = torch.device(device).type
@@ -163,8 +163,9 @@ def implementation(device: torch.device | str) -> str:
     if _reason is None and all(
         torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", key) for name in SCHEMAS
     ):
-        architectures = ", ".join(extensions.build_info().get("cuda_architectures") or [])
-        return "compiled C++" if kind == "cpu" else f"compiled CUDA ({architectures})"
+        if kind == "cpu":
+            return f"compiled C++ ({torch.ops.pointadapterx.simd()})"
+        return f"compiled CUDA ({', '.join(extensions.build_info().get('cuda_architectures') or [])})"
     if _reason is not None and _reason.startswith(ENVIRONMENT):
         return f"reference (reason: {_reason})"
     reason = _reason or extensions.build_info().get("cuda_reason") or "the library was built without CUDA"

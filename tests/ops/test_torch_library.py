@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -121,7 +122,7 @@ def test_the_loader_and_the_dispatcher_agree():
     if os.environ.get("POINTADAPTERX_OPS"):
         pytest.skip("the environment chose the reference")
     if built and built["reason"] is None and extensions.load() is None:
-        assert ops.implementation("cpu") == "compiled C++"
+        assert re.fullmatch(r"compiled C\+\+ \((AVX-512|AVX2|SSE2|NEON|baseline)\)", ops.implementation("cpu"))
     else:
         assert ops.implementation("cpu").startswith("reference (reason: ")
         assert extensions.rebuild_command() in ops.implementation("cpu")
@@ -134,6 +135,36 @@ def test_other_devices_are_served_by_the_reference():
 def python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+
+
+EVERY_OP = """
+import hashlib, torch
+from pointadapterx import ops
+digest = hashlib.sha256()
+for count, dtype in ((700, torch.float32), (9001, torch.float32), (9001, torch.float64)):
+    points = torch.randn(2, count, 3, generator=torch.Generator().manual_seed(0), dtype=dtype).mul(64).round() / 64
+    query = points[:, :600] + 0.01
+    results = [ops.farthest_point_sample(points, 300), *ops.knn(query, points, 20)]
+    for tensor in [*results, *ops.ball_query(query, points, 0.2, 9), *torch.ops.pointadapterx.nearest(query, points)]:
+        digest.update(tensor.numpy().tobytes())
+print(ops.implementation("cpu"), digest.hexdigest())
+"""
+
+
+def test_every_instruction_set_gives_the_same_bits():
+    if not ops.implementation("cpu").startswith("compiled"):
+        pytest.skip(ops.implementation("cpu"))
+    printed = {
+        level: python(EVERY_OP, POINTADAPTERX_SIMD=level).stdout.rsplit(maxsplit=1)
+        for level in ("avx512", "avx2", "baseline")
+    }
+    served = {name for name, _ in printed.values()}
+    assert len({digest for _, digest in printed.values()}) == 1
+    assert printed["avx512"][0] == ops.implementation("cpu")
+    assert printed["baseline"][0] in ("compiled C++ (SSE2)", "compiled C++ (NEON)", "compiled C++ (baseline)")
+    assert len(served) == (
+        3 if "AVX-512" in ops.implementation("cpu") else 2 if "AVX2" in ops.implementation("cpu") else 1
     )
 
 

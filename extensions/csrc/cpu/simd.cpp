@@ -32,4 +32,19 @@ SimdLevel simd_level() {
   return level;
 }
 
+const char* simd_name() {
+#if defined(__x86_64__)
+  constexpr const char* kBaseline = "SSE2";
+#elif defined(__aarch64__)
+  constexpr const char* kBaseline = "NEON";
+#else
+  constexpr const char* kBaseline = "baseline";
+#endif
+  switch (simd_level()) {
+    case SimdLevel::avx512: return "AVX-512";
+    case SimdLevel::avx2: return "AVX2";
+    default: return kBaseline;
+  }
+}
+
 }  // namespace pax::cpu

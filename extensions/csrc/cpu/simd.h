@@ -46,6 +46,7 @@ enum class SimdLevel { baseline, avx2, avx512 };
 
 // What this processor can do, or less where POINTADAPTERX_SIMD (avx512, avx2 or baseline) says so.
 SimdLevel simd_level();
+const char* simd_name();
 
 // Arrays that kernels read are padded to a multiple of it, so that loops have no remainder: four of the longest vectors.
 constexpr int64_t kBlock = 64;
