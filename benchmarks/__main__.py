@@ -1,12 +1,12 @@
-"""``python -m benchmarks train --help``."""
+"""``python -m benchmarks ops --help``, and so on."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import train
+from benchmarks import ops, train
 
-KINDS = {"train": train.main}
+KINDS = {"ops": ops.main, "train": train.main}
 
 
 def main() -> int:

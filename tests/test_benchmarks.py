@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import train
+from benchmarks import ops, train
 from benchmarks.train import peak_bytes
+from pointadapterx.ops import reference
 from tests.conftest import ROOT
 
 SMALL = ["backbone.weights=null", "data.num_points=256", "backbone.encoder_width=8"]
@@ -46,7 +47,31 @@ def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_the_command_names_its_kinds() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "usage: python -m benchmarks {train}" in done.stderr
+    assert "usage: python -m benchmarks {ops,train}" in done.stderr
+
+
+def test_point_operations_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ops, "CASES", [ops.Case(2, 300, 20), ops.Case(2, 300, 20, 5)])
+    stem = tmp_path / "ops"
+    assert ops.main(["--rounds", "2", "--threads", str(torch.get_num_threads()), "--output", str(stem)]) == 0
+    (result,) = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    fps, knn = result["rows"]
+    assert fps["exact"]
+    assert knn["exact"]
+    assert {"pointadapterx", "torch loop"} <= set(fps["seconds"])
+    assert {"pointadapterx", "torch cdist + topk", "scipy"} <= set(knn["seconds"])
+    text = stem.with_suffix(".md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    assert "| FPS 2×300→20 |" in text
+
+
+def test_an_inexact_operation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = reference.farthest_point_sample
+    case = ops.Case(1, 100, 10)
+    monkeypatch.setattr(reference, "farthest_point_sample", lambda *arguments: right(*arguments).roll(1, dims=1))
+    assert not ops.is_exact(case, ops.clouds(case))
 
 
 def test_a_wrong_override_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
