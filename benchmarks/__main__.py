@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import ops, train
+from benchmarks import exactness, ops, train
 
-KINDS = {"ops": ops.main, "train": train.main}
+KINDS = {"exactness": exactness.main, "ops": ops.main, "train": train.main}
 
 
 def main() -> int:

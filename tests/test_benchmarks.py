@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ops, train
+from benchmarks import exactness, ops, train
 from benchmarks.train import peak_bytes
 from pointadapterx.ops import reference
 from tests.conftest import ROOT
@@ -47,7 +47,7 @@ def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_the_command_names_its_kinds() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "usage: python -m benchmarks {ops,train}" in done.stderr
+    assert "usage: python -m benchmarks {exactness,ops,train}" in done.stderr
 
 
 def test_point_operations_side_by_side(
@@ -79,3 +79,15 @@ def test_a_wrong_override_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         train.main(["backbone.dept=1", "--configs", "demo"])
     assert stop.value.code == 2
     assert "backbone.dept: unknown key; did you mean" in capsys.readouterr().err
+
+
+def test_exactness_is_counted_and_differences_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not exactness.ops.implementation("cpu").startswith("compiled"):
+        pytest.skip(exactness.ops.implementation("cpu"))
+    assert exactness.main(["--cases", "20000"]) == 0
+    assert "farthest_point_sample, small clouds" in capsys.readouterr().out
+    monkeypatch.setattr(exactness.reference, "nearest", lambda query, points: (query[..., 0], points[..., 0].long()))
+    assert exactness.main(["--cases", "20000"]) == 1
+    assert "IN CALLS THAT DIFFER" in capsys.readouterr().out
