@@ -34,7 +34,7 @@ JOBS = {
 }
 """Sections of a config by what it asks for; one with a ``pretrain`` section asks for pre-training."""
 
-LOCATIONS = ("data.root", "data.cache_dir", "backbone.weights")
+LOCATIONS = ("data.root", "data.cache_dir", "backbone.weights", "train.cache_folder")
 """Keys that say where files lie: what lies there counts, not where."""
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
@@ -102,6 +102,8 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     frozen_bn: Literal["eval", "batch"] = "eval"
     save_every: int = Field(1, ge=1)
+    cached_views: int | None = Field(None, ge=1)
+    cache_folder: str | None = None
 
 
 class VoteConfig(Section):
@@ -552,6 +554,13 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem("train.min_lr", f"{train.min_lr} exceeds train.lr={train.lr}")
         if train.warmup_lr > train.lr:
             yield Problem("train.warmup_lr", f"{train.warmup_lr} exceeds train.lr={train.lr}")
+        if train.cached_views is not None and (train.frozen_bn == "batch" or "pretrain" in sections):
+            why = (
+                "pre-training freezes nothing"
+                if "pretrain" in sections
+                else "train.frozen_bn=batch changes frozen layers"
+            )
+            yield Problem("train.cached_views", f"{why}, so there is nothing to keep; remove it")
         if train.batch_size < 2 * train.accumulate:
             yield Problem(
                 "train.accumulate",

@@ -13,13 +13,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx.build import Splits
+from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.checkpoint import save_adapter
-from pointadapterx.engine.evaluator import evaluate
+from pointadapterx.engine.evaluator import evaluate, predict
+from pointadapterx.engine.features import open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
-from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.engine.metrics import Predictions, compute_metrics
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.frozen import Frozen
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class AdaptationTrainer(Trainer):
         self.splits = splits
         self.protocol = config["eval"]["protocol"]
         self.selection = {"validation": splits.val, "published": splits.test, "last": None}[self.protocol]
+        if config["train"]["cached_views"] is not None:
+            model.method.frozen_state(model.backbone)  # refuses what cannot be kept before anything is written
         identity = {"backbone": model.backbone_hash, "test": splits.test.checksum}
         if self.selection is not None:
             identity["selection"] = self.selection.checksum
@@ -66,7 +71,29 @@ class AdaptationTrainer(Trainer):
         """``"val"``, or ``"test"`` under the published protocol."""
         return "test" if self.protocol == "published" else "val"
 
-    def loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def prepare(self) -> None:
+        """Computes the features where they are trained from."""
+        views = self.settings["cached_views"]
+        if views is None:
+            super().prepare()
+            return
+        self.features = open_features(self.model, self.dataset, self.config, self.accelerator, views=views)
+        if self.selection is not None:
+            self.selection_features = open_features(
+                self.model, self.selection, self.config, self.accelerator, views=None
+            )
+
+    def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor | Frozen:
+        """Inputs, or the features of a view of each sample."""
+        if self.settings["cached_views"] is None:
+            return super().draw(indices, generator)
+        device = self.accelerator.device
+        views = torch.randint(self.features.views, indices.shape, generator=generator, device=device).cpu()
+        return self.features.fetch(indices, views, device)
+
+    def loss(
+        self, inputs: Tensor | Frozen, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy and the method's auxiliary loss; reports the former, the hits, the method's statistics."""
         logits, auxiliary = self.wrapped(inputs)
         task = F.cross_entropy(logits.float(), labels, label_smoothing=self.settings["label_smoothing"])
@@ -86,7 +113,7 @@ class AdaptationTrainer(Trainer):
                 progress.best_epoch = progress.epoch
                 self._save_adapter({})
         elif last or (progress.epoch + 1) % settings["every"] == 0:
-            predictions = evaluate(self.model, self.selection, self.config, self.accelerator)
+            predictions = self._predict_selection(self.selection)
             metrics = compute_metrics(predictions, self.selection.classes)
             for key in ("overall_accuracy", "mean_class_accuracy"):
                 record[f"{self.selection_name}_{key}"] = metrics[key]
@@ -94,6 +121,17 @@ class AdaptationTrainer(Trainer):
             if score > progress.best_score:
                 progress.best_score, progress.best_epoch = score, progress.epoch
                 self._save_adapter({self.selection_name: metrics})
+
+    def _predict_selection(self, dataset: Samples) -> Predictions:
+        if self.settings["cached_views"] is None:
+            return evaluate(self.model, dataset, self.config, self.accelerator)
+        features = self.selection_features
+
+        def fetch(indices: Tensor) -> Frozen:
+            return features.fetch(indices, torch.zeros_like(indices), self.accelerator.device)
+
+        size = self.config["eval"]["batch_size"]
+        return predict(self.model, dataset, self.accelerator, batch_size=size, inputs=lambda batch, _: fetch(batch))
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Only what differs from the backbone's weights file."""

@@ -20,15 +20,14 @@ from pointadapterx.datasets import (
     build_inputs,
     derive_seed,
 )
-from pointadapterx.datasets.inputs import Fetch
 from pointadapterx.engine.metrics import Predictions, compute_metrics
 from pointadapterx.errors import TrainingError
 from pointadapterx.models.adapted import AdaptedModel
 
 log = logging.getLogger(__name__)
 
-# (raw batch on the device, number of the batch) -> model input
-Prepare = Callable[[Tensor, int], Tensor]
+# (indices of a batch, its number) -> the model's inputs on the device
+BatchInputs = Callable[[Tensor, int], Any]
 
 
 def predict(
@@ -37,8 +36,7 @@ def predict(
     accelerator: Accelerator,
     *,
     batch_size: int,
-    fetch: Fetch,
-    prepare: Prepare,
+    inputs: BatchInputs,
 ) -> Predictions:
     """Logits of every sample of a data set.
 
@@ -47,8 +45,7 @@ def predict(
         dataset: n samples.
         accelerator: gives device, precision and the other processes.
         batch_size: samples per batch.
-        fetch: gives raw batches.
-        prepare: resamples or resizes (and for voting augments) a batch.
+        inputs: gives a batch's inputs: resampled or resized (and for voting augmented).
 
     Returns:
         Predictions in file order, the same on every process.
@@ -65,9 +62,9 @@ def predict(
     logits: list[Tensor] = [torch.empty(0, model.head.num_classes)]
     with torch.inference_mode():
         for batch in batches:
-            inputs = prepare(fetch(batch).to(accelerator.device), int(batch[0]) // batch_size)
+            given = inputs(batch, int(batch[0]) // batch_size)
             with accelerator.autocast():
-                output = model(inputs).logits
+                output = model(given).logits
             indices.append(batch)
             logits.append(output.float().cpu())
     model.train(was_training)
@@ -95,13 +92,13 @@ def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Ten
 def evaluate(model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> Predictions:
     """One deterministic pass without augmentation; clouds by FPS to ``data.num_points``."""
     inputs = build_inputs(config)
+    fetch = inputs.source(dataset)
     return predict(
         model,
         dataset,
         accelerator,
         batch_size=config["eval"]["batch_size"],
-        fetch=inputs.source(dataset),
-        prepare=lambda raw, _: inputs.for_test(raw),
+        inputs=lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device)),
     )
 
 
@@ -132,11 +129,12 @@ def vote(
     total: Tensor | None = None
     for copy in range(copies):
 
-        def prepare(raw: Tensor, batch: int, copy: int = copy) -> Tensor:
+        def prepared(indices: Tensor, batch: int, copy: int = copy) -> Tensor:
+            raw = fetch(indices).to(accelerator.device)
             generator = torch.Generator(raw.device).manual_seed(derive_seed(seed, "vote", copy, batch))
             return inputs.for_training(raw, generator)
 
-        logits = predict(model, dataset, accelerator, batch_size=batch_size, fetch=fetch, prepare=prepare).logits
+        logits = predict(model, dataset, accelerator, batch_size=batch_size, inputs=prepared).logits
         total = logits if total is None else total + logits
     assert total is not None
     return Predictions(total / copies, dataset.labels)

@@ -266,6 +266,7 @@ def _fit(trainer: Trainer) -> Path:
         report |= {
             "seed": trainer.settings["seed"],
             "epochs": len(history),
+            "cached_views": trainer.settings["cached_views"],
             "seconds": sum(record["seconds"] for record in history),
             "seconds_per_epoch": sum(record["seconds"] for record in history) / len(history),
             "seconds_this_session": time.perf_counter() - started,

@@ -85,11 +85,27 @@ class Trainer:
         """The model without the wrapper for several processes."""
         return self.accelerator.unwrap_model(self.wrapped)
 
-    def loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def prepare(self) -> None:
+        """What is done once before the first step."""
+        self.fetch = self.inputs.source(self.dataset, staged=self.accelerator.device)
+
+    def draw(self, indices: Tensor, generator: torch.Generator) -> Any:
+        """A micro-batch of the model's inputs.
+
+        Args:
+            indices: (b,) int64 of the training samples.
+            generator: for all random draws, on the device.
+
+        Returns:
+            What :meth:`loss` takes, for b samples, on the device.
+        """
+        return self.inputs.for_training(self.fetch(indices).to(self.accelerator.device), generator)
+
+    def loss(self, inputs: Any, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a micro-batch.
 
         Args:
-            inputs: of the model, for example points (b, N, 3), resampled and augmented.
+            inputs: of :meth:`draw`, for example points (b, N, 3), resampled and augmented.
             labels: (b,) int64.
             generator: for further draws, on the device of ``inputs``.
 
@@ -146,7 +162,7 @@ class Trainer:
         progress = self.progress
         if progress.epoch == 0 and progress.step == 0:
             self._save_state()
-        self.fetch = self.inputs.source(self.dataset, staged=self.accelerator.device)
+        self.prepare()
         with stop_requests("finishing this step, then saving") as requests, self._tensorboard() as board:
             while progress.epoch < self.settings["epochs"]:
                 self._train_epoch(requests)
@@ -204,7 +220,7 @@ class Trainer:
             seed = derive_seed(settings["seed"], "augment", epoch, step, shard)
             generator = torch.Generator(device).manual_seed(seed)
             labels = self.dataset.labels[part].to(device)
-            inputs = self.inputs.for_training(self.fetch(part).to(device), generator)
+            inputs = self.draw(part, generator)
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
                 loss, sums = self.loss(inputs, labels, generator)

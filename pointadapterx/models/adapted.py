@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pointadapterx.errors import MergeError
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.frozen import Frozen
 from pointadapterx.models.head import ClassificationHead
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.linear import Linear
@@ -119,8 +120,8 @@ class AdaptedModel(nn.Module):
         self.recipe = None
         self.eval()
 
-    def forward(self, inputs: Tensor) -> ModelOutput:
-        """Inputs of the backbone, for example points (B, N, 3) -> :class:`ModelOutput`."""
+    def forward(self, inputs: Tensor | Frozen) -> ModelOutput:
+        """Inputs of the backbone, for example points (B, N, 3), or what is kept of them -> :class:`ModelOutput`."""
         features = self.method.run(self.backbone, inputs)
         auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
         return ModelOutput(self.head(features.sequence), auxiliary)

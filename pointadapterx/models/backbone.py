@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.block import Block
+from pointadapterx.models.frozen import Patches
 from pointadapterx.models.tokens import TokenSequence, pad_position
 from pointadapterx.registry import Registry
 from pointadapterx.schema import Rate, Section
@@ -60,7 +61,8 @@ class Features(NamedTuple):
 class Backbone(nn.Module):
     """Base of Point-MAE and ViT (and any transformer built of :class:`~pointadapterx.models.block.Block`).
 
-    A subclass builds ``blocks`` and ``norm``, has a class token, and implements :meth:`embed` and :meth:`translate`.
+    A subclass builds ``blocks`` and ``norm``, has a class token, and implements :meth:`patches`, :meth:`assemble` and
+    :meth:`translate`.
 
     Attributes:
         dim: token width C.
@@ -117,9 +119,21 @@ class Backbone(nn.Module):
         """Whether patch tokens may be scaled by any number by scaling :attr:`patch_projection`."""
         return True
 
+    def patches(self, inputs: Tensor) -> Patches:
+        """Inputs of the task, for example points (B, N, 3), to the tokens of their patches."""
+        raise NotImplementedError(f"{type(self).__name__} must make patches of its inputs")
+
+    def assemble(self, patches: Patches) -> Embedded:
+        """Patches to the input of the first block: with class token and positions."""
+        raise NotImplementedError(f"{type(self).__name__} must assemble its tokens")
+
     def embed(self, inputs: Tensor) -> Embedded:
         """Inputs of the task, for example points (B, N, 3), to tokens and positions."""
-        raise NotImplementedError(f"{type(self).__name__} must embed its inputs")
+        return self.assemble(self.patches(inputs))
+
+    def patch_layers(self) -> list[nn.Module]:
+        """The modules that make the tokens of :meth:`patches`."""
+        return [self.patch_module]
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """Class token and its position: learned per task, absent from self-supervised checkpoints.
@@ -151,8 +165,16 @@ class Backbone(nn.Module):
         """Its tokens: parameters that take no weight decay though they are not 1-D."""
         yield from self.class_parameters().values()
 
-    def forward(self, inputs: Tensor, method: Method) -> Features:
-        """Embeds the inputs, runs the blocks with the method's additions, and normalises."""
+    def forward(self, inputs: Tensor | Patches, method: Method) -> Features:
+        """Embeds the inputs, runs the blocks with the method's additions, and normalises.
+
+        Args:
+            inputs: of the task, or what :meth:`patches` made of them, without what the method does to it.
+            method: as in :meth:`run_blocks`.
+        """
+        if isinstance(inputs, Patches):
+            tapped = inputs._replace(tokens=method.tapped(self.patch_module, inputs.tokens))
+            return self.run_blocks(self.assemble(tapped), method)
         return self.run_blocks(self.embed(inputs), method)
 
     def run_blocks(self, embedded: Embedded, method: Method) -> Features:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import BACKBONES, Backbone, Embedded, make_blocks
 from pointadapterx.models.block import drop_path_schedule
 from pointadapterx.models.checkpoint_keys import translate_autoencoder, translate_published
+from pointadapterx.models.frozen import Patches
 from pointadapterx.models.grouping import Grouping, Groups
 from pointadapterx.models.patch_encoder import PatchEncoder
 from pointadapterx.ops import chamfer_distance
@@ -97,9 +98,18 @@ class PointMAE(Backbone):
         tokens = self.reduce_dim(self.patch_encoder(groups.neighborhood))
         return tokens, self.position_embed(groups.centers)
 
-    def embed(self, inputs: Tensor) -> Embedded:
-        """Points (B, N, 3) float32 -> tokens and positions (B, 1 + G, C)."""
-        tokens, position = self.patch_tokens(self.grouping(inputs))
+    def patch_layers(self) -> list[nn.Module]:
+        """The mini-PointNet, and the projection behind it."""
+        return [self.patch_encoder, self.reduce_dim]
+
+    def patches(self, inputs: Tensor) -> Patches:
+        """Points (B, N, 3) float32 -> patch tokens (B, G, C) and the centres of their groups (B, G, 3)."""
+        groups = self.grouping(inputs)
+        return Patches(self.reduce_dim(self.patch_encoder(groups.neighborhood)), groups.centers)
+
+    def assemble(self, patches: Patches) -> Embedded:
+        """Patches -> tokens and positions (B, 1 + G, C)."""
+        tokens, position = patches.tokens, self.position_embed(patches.centers)
         batch = tokens.shape[0]
         return Embedded(
             torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1),

@@ -15,6 +15,7 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.models.backbone import BACKBONES, Backbone, Embedded, make_blocks
 from pointadapterx.models.block import drop_path_schedule
 from pointadapterx.models.checkpoint_keys import translate_vit
+from pointadapterx.models.frozen import Patches
 
 
 class PatchEmbedding(nn.Module):
@@ -116,8 +117,8 @@ class ViT(Backbone):
         yield self.cls_token
         yield self.pos_embed
 
-    def embed(self, inputs: Tensor) -> Embedded:
-        """Images (B, channels, S, S) float32 -> tokens and positions (B, 1 + G, C).
+    def patches(self, inputs: Tensor) -> Patches:
+        """Images (B, channels, S, S) float32 -> patch tokens (B, G, C).
 
         Raises:
             ValueError: for images of another size.
@@ -125,6 +126,11 @@ class ViT(Backbone):
         if tuple(inputs.shape[1:]) != self.image_shape:
             raise ValueError(f"images have shape {tuple(inputs.shape[1:])}, the backbone needs {self.image_shape}")
         tokens = self.patch_embed(inputs)
+        return Patches(tokens, tokens.new_empty(*tokens.shape[:2], 0))
+
+    def assemble(self, patches: Patches) -> Embedded:
+        """Patches -> tokens and positions (B, 1 + G, C)."""
+        tokens = patches.tokens
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         return Embedded(tokens, self.pos_embed.expand(len(tokens), -1, -1))
 

@@ -7,15 +7,16 @@ chosen by a substring of its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.errors import MergeError
+from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation
+from pointadapterx.models.frozen import Frozen
 from pointadapterx.registry import Registry
 from pointadapterx.schema import Section
 
@@ -90,9 +91,47 @@ class Method(nn.Module):
         """
         return None
 
-    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
-        """The whole pass; a side network overrides it."""
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+        """The whole pass; a side network overrides it.
+
+        Args:
+            backbone: the one that the method is attached to.
+            inputs: of the task, or what :meth:`precompute` made of them.
+        """
         return backbone(inputs, self)
+
+    def precompute(self, backbone: Backbone, inputs: Tensor) -> Frozen:
+        """What nothing trained has a part in: here the patch tokens. Computed in eval mode, without gradient.
+
+        A method that leaves more of the backbone alone overrides it together with :meth:`run`.
+        """
+        hooks = [hook for hook in self.hooks if hook.leaf is backbone.patch_module]
+        for hook in hooks:
+            hook.enabled = False
+        try:
+            return backbone.patches(inputs)
+        finally:
+            for hook in hooks:
+                hook.enabled = True
+
+    def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
+        """Parameters and buffers that decide what :meth:`precompute` returns.
+
+        Raises:
+            ConfigError: if some of them are trained.
+        """
+        layers = backbone.patch_layers()
+        if any(parameter.requires_grad for layer in layers for parameter in layer.parameters()):
+            name = getattr(self.options, "name", "this method")
+            raise ConfigError(f"train.cached_views: {name} trains the patch embedding; remove the key")
+        return {f"{i}.{name}": value for i, layer in enumerate(layers) for name, value in layer.state_dict().items()}
+
+    def tapped(self, leaf: nn.Module, output: Tensor) -> Tensor:
+        """What :meth:`tap` makes of the output of a leaf that was not run."""
+        for hook in self.hooks:
+            if hook.leaf is leaf:
+                output = hook(leaf, (), output)
+        return output
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
         """One scalar to add to the task loss, from the losses of the blocks, or None."""
@@ -141,10 +180,12 @@ class Hook:
         beside: ``leaf(x) + module(x)`` instead of ``module(leaf(x))``.
 
     Attributes:
+        leaf: the layer.
         enabled: whether it acts; False leaves the plain layer.
     """
 
     def __init__(self, leaf: nn.Module, module: nn.Module, *, beside: bool) -> None:
+        self.leaf = leaf
         self.module = module
         self.beside = beside
         self.enabled = True

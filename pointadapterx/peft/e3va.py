@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.backbone import Backbone, Features, FrozenStep
+from pointadapterx.models.frozen import Frozen, Steps
 from pointadapterx.models.tokens import TokenSequence, insert_after_cls
 from pointadapterx.peft.adapters import start_as_zero
 from pointadapterx.peft.base import METHODS, Method, ScaleShift
@@ -135,20 +136,21 @@ class Highway(Method):
         """
         raise NotImplementedError(f"{type(self).__name__} must define its update")
 
-    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
-        """The frozen pass with the highway beside it."""
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+        """The frozen pass, or its outputs of before, with the highway beside it."""
         losses: list[Tensor] = []
         prompts: list[Tensor] = []
         state: Tensor | None = None
-        for number, step in enumerate(backbone.frozen_steps(inputs)):
-            if number not in self.block_numbers:
+        place = 0
+        for step, feeds in self._steps(backbone, inputs):
+            if not feeds:
                 continue
-            place = self.block_numbers.index(number)
             update, loss = self.update(place, step.attention, step.ffn)
             losses += loss
             state = update if state is None else state + update
             if self.prompt_generators:
                 prompts.append(self.prompt_generators[place](update.mean(dim=1, keepdim=True)))
+            place += 1
         assert state is not None
         if self.class_state is not None:
             state = torch.cat([state[:, :1] + self.class_state, state[:, 1:]], dim=1)
@@ -156,6 +158,31 @@ class Highway(Method):
         if prompts:
             tokens = insert_after_cls(tokens, self._expanded(torch.cat(prompts[::-1], dim=1)))
         return Features(TokenSequence(backbone.norm(tokens), backbone.num_patches), losses)
+
+    def _steps(self, backbone: Backbone, inputs: Tensor | Frozen) -> Iterator[tuple[FrozenStep, bool]]:
+        """The blocks' outputs, and whether they feed the highway."""
+        if isinstance(inputs, Steps):
+            for attention, ffn in zip(inputs.attention.unbind(1), inputs.ffn.unbind(1), strict=True):
+                yield FrozenStep(attention, ffn, inputs.tokens), True
+            return
+        assert isinstance(inputs, Tensor)
+        for number, step in enumerate(backbone.frozen_steps(inputs)):
+            yield step, number in self.block_numbers
+
+    def precompute(self, backbone: Backbone, inputs: Tensor) -> Steps:
+        """All that the highway reads of the backbone."""
+        steps = list(self._steps(backbone, inputs))
+        feeding = [step for step, feeds in steps if feeds]
+        return Steps(
+            torch.stack([step.attention for step in feeding], dim=1),
+            torch.stack([step.ffn for step in feeding], dim=1),
+            steps[-1][0].tokens,
+        )
+
+    def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
+        """All of the backbone but its final norm, and which blocks feed the highway."""
+        state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("norm.")}
+        return state | {"block_numbers": torch.tensor(self.block_numbers)}
 
     def _expanded(self, state: Tensor) -> Tensor:
         return state if self.expand is None else self.expand(state)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.frozen import Frozen, Sequence
+from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.base import METHODS, Method
 
 
@@ -27,5 +29,19 @@ class Linear(Method):
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """None."""
         yield from ()
+
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+        """The plain backbone, or its output of before."""
+        if isinstance(inputs, Sequence):
+            return Features(TokenSequence(inputs.tokens, backbone.num_patches), [])
+        return super().run(backbone, inputs)
+
+    def precompute(self, backbone: Backbone, inputs: Tensor) -> Sequence:
+        """The whole backbone's output."""
+        return Sequence(super().run(backbone, inputs).sequence.tokens)
+
+    def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
+        """All of the backbone."""
+        return backbone.state_dict()
 
     merge = Method.merge_nothing

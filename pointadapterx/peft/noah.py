@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation, Block
+from pointadapterx.models.frozen import Frozen
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.adapters import Bottleneck
 from pointadapterx.peft.base import METHODS, Method
@@ -186,7 +187,7 @@ class Noah(Method):
             self.use(self.space.largest)
         return self
 
-    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
         """The whole pass; in training, of an architecture drawn with torch's random state.
 
         A supernet that is only counted has no random numbers: it is counted as its largest architecture.

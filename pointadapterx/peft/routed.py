@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.frozen import Frozen
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.mixture import Routing, routing_statistics
 from pointadapterx.schema import Section
@@ -27,7 +28,7 @@ class RoutedMethod(Method):
         super().attach(backbone)
         self.num_patches = backbone.num_patches
 
-    def run(self, backbone: Backbone, inputs: Tensor) -> Features:
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
         """The whole pass; forgets the routing of the pass before."""
         self._routings = []
         return super().run(backbone, inputs)

@@ -96,6 +96,29 @@ def test_starts_as_the_plain_backbone(
     assert torch.equal(model.method.run(model.backbone, inputs).sequence.tokens, plain)
 
 
+@pytest.mark.parametrize(("name", "method"), FORMS)
+def test_what_is_kept_of_the_frozen_part_gives_the_same(
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
+) -> None:
+    model = build_model(make_config(name, method=method)).eval()
+    randomise(model.method)
+    if name == "full":
+        with pytest.raises(ConfigError, match="cached_views: full trains the patch embedding; remove the key"):
+            model.method.frozen_state(model.backbone)
+        return
+    before = {key: value.clone() for key, value in model.method.frozen_state(model.backbone).items()}
+    with torch.no_grad():
+        kept = model.method.precompute(model.backbone, inputs)
+    torch.testing.assert_close(model(kept).logits, model(inputs).logits)
+    skip_supernet(name, method)
+    steps(model, inputs)
+    after = model.method.frozen_state(model.backbone)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    model.eval()
+    torch.testing.assert_close(model(kept).logits, model(inputs).logits)  # training leaves what is kept as it is
+
+
 class ZeroTokens(Method):
     """A zero token after every block."""
 

@@ -1,0 +1,208 @@
+"""Features of the frozen part of a model, computed once for several views of every sample, and trained from.
+
+A view is a sample as training prepares it: resampled and augmented by draws of its own. The features of V views lie in
+files that are mapped into memory; their folder is named by a hash of all that decides them, so a folder that fits is
+never out of date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
+from pointadapterx.engine.console import progress_bar
+from pointadapterx.errors import ConfigError
+from pointadapterx.files import write_json
+from pointadapterx.models.adapted import AdaptedModel, hash_tensors
+from pointadapterx.models.frozen import EXACT, Frozen
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""To be raised when the same key would mean other features."""
+FOLDER = "runs/features"
+BATCH = 32  # part of what a view is: its draws are those of a batch in file order
+DESCRIPTION = "features.json"
+
+
+class Field(NamedTuple):
+    """One tensor of the features: of (samples, views, *shape)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def numel(self, samples: int, views: int) -> int:
+        """Its number of values."""
+        return samples * views * math.prod(self.shape)
+
+
+class FeatureCache:
+    """Features of a data set's views.
+
+    Args:
+        folder: of the files.
+        kind: what the fields make up.
+        fields: of the files.
+        samples: n.
+        views: V.
+        write: whether the files are made anew.
+    """
+
+    def __init__(
+        self, folder: Path, kind: type[Frozen], fields: list[Field], samples: int, views: int, *, write: bool = False
+    ) -> None:
+        self.kind = kind
+        self.views = views
+        self._tensors = [
+            torch.from_file(
+                str(folder / field.name), shared=write, size=field.numel(samples, views), dtype=field.dtype
+            ).view(samples, views, *field.shape)
+            if field.numel(samples, views)
+            else torch.empty(samples, views, *field.shape, dtype=field.dtype)
+            for field in fields
+        ]
+
+    def fetch(self, indices: Tensor, views: Tensor, device: torch.device | str = "cpu") -> Frozen:
+        """Features of samples (b,), each of the view that is told for it (b,); float32, (b, ...), on a device."""
+        return self.kind(*(tensor[indices, views].to(device).float() for tensor in self._tensors))
+
+    def put(self, indices: Tensor, view: int, features: Frozen) -> None:
+        """Stores a view of some samples."""
+        for tensor, values in zip(self._tensors, features, strict=True):
+            tensor[indices, view] = values.to("cpu", tensor.dtype)
+
+
+def open_features(
+    model: AdaptedModel,
+    dataset: Samples,
+    config: Mapping[str, Any],
+    accelerator: Accelerator,
+    *,
+    views: int | None,
+) -> FeatureCache:
+    """The features of a data set, computed unless they are there already.
+
+    Args:
+        model: on the accelerator's device; its mode is restored afterwards.
+        dataset: n samples.
+        config: complete config.
+        accelerator: gives device, precision and the other processes; the main one computes.
+        views: V augmented views as training has them; None: the one of a test.
+
+    Raises:
+        ConfigError: if the method trains what would be kept, or the disk is too small.
+    """
+    description = _describe(model, dataset, config, accelerator, views)
+    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(config["train"]["cache_folder"] or FOLDER) / key
+    with accelerator.main_process_first():
+        if not (folder / DESCRIPTION).is_file():
+            _compute(model, dataset, config, accelerator, views, folder, description)
+        stored = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    kind = next(kind for kind in get_args(Frozen) if kind.__name__ == stored["kind"])
+    fields = [Field(name, tuple(shape), getattr(torch, dtype)) for name, shape, dtype in stored["fields"]]
+    return FeatureCache(folder, kind, fields, len(dataset), views or 1)
+
+
+def _describe(
+    model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator, views: int | None
+) -> dict[str, Any]:
+    """All that decides the features."""
+    irrelevant = ("weights", "init_seed", "drop_path")
+    seed = None if views is None else config["train"]["seed"]
+    return {
+        "format": FORMAT,
+        "weights": hash_tensors(model.method.frozen_state(model.backbone)),
+        "features": type(model.method).precompute.__qualname__,
+        "backbone": {key: value for key, value in config["backbone"].items() if key not in irrelevant},
+        "data": dataset.checksum,
+        "inputs": {key: config["data"][key] for key in ("num_points", "mean", "std")},
+        "views": None if views is None else {"number": views, "seed": seed, "augment": config["data"]["augment"]},
+        "precision": config["train"]["precision"],
+        "device": accelerator.device.type,
+        "torch": torch.__version__,
+    }
+
+
+def _compute(
+    model: AdaptedModel,
+    dataset: Samples,
+    config: Mapping[str, Any],
+    accelerator: Accelerator,
+    views: int | None,
+    folder: Path,
+    description: Mapping[str, Any],
+) -> None:
+    inputs, device = build_inputs(config), accelerator.device
+    fetch = inputs.source(dataset, staged=None if views is None else device)
+    was_training = model.training
+    model.eval()
+
+    @torch.no_grad()
+    def features(batch: Tensor, view: int) -> Frozen:
+        raw = fetch(batch).to(device)
+        if views is None:
+            prepared = inputs.for_test(raw)
+        else:
+            seed = derive_seed(config["train"]["seed"], "view", view, int(batch[0]))
+            prepared = inputs.for_training(raw, torch.Generator(device).manual_seed(seed))
+        with accelerator.autocast():
+            return model.method.precompute(model.backbone, prepared)
+
+    half = torch.float16 if config["train"]["precision"] == "fp16" else torch.bfloat16
+    half = torch.float16 if config["train"]["precision"] == "fp32" else half
+    batches = EvalBatches(len(dataset), BATCH)
+    first = features(next(iter(batches)), 0)
+    fields = [
+        Field(name, tuple(values.shape[1:]), torch.float32 if name in EXACT else half)
+        for name, values in zip(first._fields, first, strict=True)
+    ]
+    _make_room(folder, fields, len(dataset), views)
+    building = folder.with_name(f".{folder.name}-{os.getpid()}.tmp")
+    building.mkdir(parents=True)
+    try:
+        cache = FeatureCache(building, type(first), fields, len(dataset), views or 1, write=True)
+        total = (views or 1) * len(batches)
+        with progress_bar("features", total, 0, accelerator.is_main_process) as advance:
+            for view in range(views or 1):
+                for batch in batches:
+                    cache.put(batch, view, features(batch, view))
+                    advance()
+        del cache
+        listed = [[field.name, field.shape, str(field.dtype).removeprefix("torch.")] for field in fields]
+        write_json(building / DESCRIPTION, {**description, "kind": type(first).__name__, "fields": listed})
+        if not folder.exists():  # another process may have been faster
+            os.replace(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        model.train(was_training)
+
+
+def _make_room(folder: Path, fields: list[Field], samples: int, views: int | None) -> None:
+    """Tells the size, and refuses one that the disk has no room for."""
+    size = sum(field.numel(samples, views or 1) * field.dtype.itemsize for field in fields)
+    what = f"{samples:,} samples × {views} views" if views is not None else f"{samples:,} samples"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder.parent}: cannot be created ({error.strerror}); set train.cache_folder") from None
+    free = shutil.disk_usage(folder.parent).free
+    log.info("features: %s, %.2f GB in %s (%.1f GB are free)", what, size / 1e9, folder, free / 1e9)
+    if size > free:
+        raise ConfigError(
+            f"train.cached_views={views}: the features of {what} take {size / 1e9:.1f} GB, but {folder.parent} has "
+            f"{free / 1e9:.1f} GB left; lower train.cached_views, or set train.cache_folder to another disk"
+        )

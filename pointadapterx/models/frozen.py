@@ -1,0 +1,50 @@
+"""What the frozen part of a model computes of its inputs, which may stand in their place (see ``engine.features``).
+
+Fields are batches; all but those of :data:`EXACT` may be kept in half precision.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Patches(NamedTuple):
+    """Tokens of the patches, before positions and class token.
+
+    Attributes:
+        tokens: (B, G, C).
+        centers: (B, G, 3), what positions are computed from; (B, G, 0) where they are parameters.
+    """
+
+    tokens: Tensor
+    centers: Tensor
+
+
+class Steps(NamedTuple):
+    """What a highway reads of the blocks that feed it.
+
+    Attributes:
+        attention: outputs of their attention, (B, S, 1 + G, C).
+        ffn: outputs of their FFN, the same.
+        tokens: output of the last block, (B, 1 + G, C).
+    """
+
+    attention: Tensor
+    ffn: Tensor
+    tokens: Tensor
+
+
+class Sequence(NamedTuple):
+    """Output of a backbone that is frozen as a whole.
+
+    Attributes:
+        tokens: normalised, (B, 1 + G, C).
+    """
+
+    tokens: Tensor
+
+
+Frozen = Patches | Steps | Sequence
+EXACT = ("centers",)

@@ -1,0 +1,175 @@
+"""Training from features that were computed once: they are right, never out of date, and resuming is exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from pointadapterx.build import build_model, build_splits
+from pointadapterx.cli import main
+from pointadapterx.config import check_config
+from pointadapterx.datasets import build_inputs
+from pointadapterx.engine import features, run
+from pointadapterx.engine.features import FeatureCache, open_features
+from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
+from pointadapterx.errors import ConfigError
+
+Config = Callable[..., dict[str, Any]]
+METHODS = ("dapt_x", "linear", "e3va_x")
+
+
+@pytest.fixture
+def cached(run_config: Config, tmp_path: Path) -> Config:
+    """``run_config`` with three views in a folder of the test."""
+
+    def make(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str, Any]:
+        train = {"cached_views": 3, "cache_folder": str(tmp_path / "features"), **changes.pop("train", {})}
+        return run_config(name, train=train, **changes)
+
+    return make
+
+
+def opened(config: dict[str, Any], views: int | None = 3, part: str = "train") -> FeatureCache:
+    dataset = getattr(build_splits(config), part)
+    return open_features(build_model(config), dataset, config, Accelerator(cpu=True), views=views)
+
+
+def folders(tmp_path: Path) -> set[str]:
+    return {path.name for path in (tmp_path / "features").iterdir()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_features_of_a_test_view_are_those_of_the_model(name: str, cached: Config) -> None:
+    config = cached(name)
+    model, dataset = build_model(config).eval(), build_splits(config).val
+    assert dataset is not None
+    cache = opened(config, views=None, part="val")
+    indices = torch.tensor([3, 0, 5])
+    inputs = build_inputs(config)
+    with torch.no_grad():
+        expected = model(inputs.for_test(inputs.source(dataset)(indices))).logits
+        found = model(cache.fetch(indices, torch.zeros_like(indices))).logits
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)  # kept in half precision
+
+
+def test_views_differ_and_are_those_of_their_seed(cached: Config, tmp_path: Path) -> None:
+    indices = torch.arange(6)
+    config = cached()
+    cache = opened(config)
+    first, second = (cache.fetch(indices, torch.full_like(indices, view)) for view in (0, 1))
+    assert not torch.equal(first.tokens, second.tokens)
+    mixed = cache.fetch(indices, torch.tensor([0, 1, 0, 1, 0, 1]))
+    assert torch.equal(mixed.tokens[::2], first.tokens[::2])
+    assert torch.equal(mixed.tokens[1::2], second.tokens[1::2])
+    shutil.rmtree(tmp_path / "features")
+    again = opened(config).fetch(indices, torch.zeros_like(indices))
+    assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"data": {"augment": "scale_translate"}},
+    {"data": {"num_points": 200}},
+    {"backbone": {"skip_origin": True}},
+    {"backbone": {"init_seed": 5}},  # other weights
+    {"train": {"seed": 4}},
+    {"train": {"cached_views": 2}},
+    {"train": {"precision": "bf16"}},
+    {"eval": {"split_seed": 3}},  # other training samples
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_what_decides_the_features_decides_their_folder(
+    changes: dict[str, Any], cached: Config, tmp_path: Path
+) -> None:
+    config = cached()
+    opened(config, config["train"]["cached_views"])
+    before = folders(tmp_path)
+    assert len(before) == 1
+    other = cached(**changes)
+    opened(other, other["train"]["cached_views"])
+    assert len(folders(tmp_path) - before) == 1
+
+
+def test_what_does_not_decide_them_shares_the_folder(cached: Config, tmp_path: Path) -> None:
+    opened(cached())
+    (folder,) = (tmp_path / "features").iterdir()
+    written = (folder / "tokens").stat().st_mtime_ns
+    opened(cached(train={"lr": 1e-2, "epochs": 9}, backbone={"drop_path": 0.3}))
+    opened(cached("lora"))  # also of the patch tokens
+    assert folders(tmp_path) == {folder.name}
+    assert (folder / "tokens").stat().st_mtime_ns == written
+
+
+def test_an_unfinished_folder_is_not_taken_for_features(
+    cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureCache, "put", fail)
+    with pytest.raises(KeyboardInterrupt):
+        opened(cached())
+    assert folders(tmp_path) == set()
+    monkeypatch.undo()
+    assert opened(cached()).fetch(torch.tensor([0]), torch.tensor([2])).tokens.abs().sum() > 0
+
+
+def test_a_disk_that_is_too_small_is_told_first(cached: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage(1000))
+    with pytest.raises(ConfigError, match=r"take .* GB, but .* has 0.0 GB left; lower train.cached_views, or set"):
+        opened(cached())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stopped_and_resumed_is_bit_identical(
+    name: str, cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = cached(name, train={"epochs": 2, "batch_size": 16})
+    run.train(config, "test", tmp_path / "whole", run.make_accelerator("fp32"))
+    step = Trainer._train_step
+
+    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
+        if self.progress.epoch == 1 and index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, index, *rest)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupt)
+    with pytest.raises(Interrupted):
+        run.train(config, "test", tmp_path / "stopped", run.make_accelerator("fp32"))
+    monkeypatch.undo()
+    before = folders(tmp_path)
+    run.resume(tmp_path / "stopped", [])
+    assert folders(tmp_path) == before  # what is trained has no part in the features
+    whole, resumed = (load_file(tmp_path / part / STATE_FILE) for part in ("whole", "stopped"))
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+    report = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert report["cached_views"] == 3
+
+
+def test_a_method_that_trains_the_patches_is_refused_before_anything_is_written(
+    config_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config_file("full", head={"pools": ["cls", "patch_max"]})
+    assert main(["--config", str(path), "train.cached_views=2", "--output", str(tmp_path / "run")]) == 2
+    assert "error: train.cached_views: full trains the patch embedding; remove the key" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_statistics_that_change_cannot_be_kept(run_config: Config) -> None:
+    config = run_config(train={"cached_views": 2, "frozen_bn": "eval"})
+    config["train"]["frozen_bn"] = "batch"
+    with pytest.raises(ConfigError, match=r"train.cached_views: train.frozen_bn=batch changes frozen layers"):
+        check_config(config, "test")
