@@ -34,11 +34,13 @@ Tensor farthest_point_sample(const Tensor& points_, int64_t num_samples, int64_t
   const c10::cuda::CUDAGuard guard(points_.device());
   const Tensor points = points_.contiguous();
   Tensor chosen = pax::index_tensor({points.size(0), num_samples}, points);
-  Tensor scratch = at::empty({points.size(0), points.size(1)}, points.options());
+  const bool large = points.size(1) > pax::cuda::kFpsInRegisters;
+  Tensor scratch = at::empty({large ? points.size(0) : 0, points.size(1)}, points.options());
+  Tensor partial = at::empty({large ? pax::cuda::kFpsPartialBytes : 0}, points.options().dtype(at::kByte));
   AT_DISPATCH_FLOATING_TYPES(points.scalar_type(), "farthest_point_sample", [&] {
     check_launch(pax::cuda::farthest_point_sample(points.const_data_ptr<scalar_t>(), points.size(0), points.size(1),
                                                   num_samples, start, skip_origin,
-                                                  scratch.mutable_data_ptr<scalar_t>(),
+                                                  scratch.mutable_data_ptr<scalar_t>(), partial.mutable_data_ptr(),
                                                   chosen.mutable_data_ptr<int64_t>(),
                                                   c10::cuda::getCurrentCUDAStream()),
                  "farthest_point_sample");

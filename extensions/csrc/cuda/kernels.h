@@ -9,10 +9,16 @@
 
 namespace pax::cuda {
 
-// points (batch, count, 3), nearest: scratch (batch, count) -> chosen (batch, samples).
+// Points of a cloud up to which FPS keeps all in registers and needs no scratch.
+constexpr int64_t kFpsInRegisters = 16384;
+// Bytes of scratch in which the blocks tell each other what they found.
+constexpr int64_t kFpsPartialBytes = 1 << 16;
+
+// points (batch, count, 3), nearest: scratch (batch, count), partial: scratch of kFpsPartialBytes, 16-byte aligned
+// -> chosen (batch, samples).
 template <typename T>
 cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count, int64_t samples, int64_t start,
-                                  bool skip_origin, T* nearest, int64_t* chosen, cudaStream_t stream);
+                                  bool skip_origin, T* nearest, void* partial, int64_t* chosen, cudaStream_t stream);
 
 // Queries (batch, queries, dims) against points (batch, count, dims).
 template <typename T>
