@@ -21,6 +21,11 @@ from torch import Tensor
 
 from pointadapterx.errors import CheckpointError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 # Plain numbers that published checkpoints carry beside their tensors (metrics, epochs).
 _SAFE_NUMBERS: list[Any] = [
     np.dtype,
@@ -122,7 +127,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: could not be written ({error}); the previous file, if any, is unchanged; free space or "
@@ -133,7 +138,16 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock on a file, which is made and stays; waits for the process that has it. Windows has no such lock."""
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sync_folder(folder: Path) -> None:
     """Makes a rename durable; Windows cannot open folders and does not need it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -24,11 +25,18 @@ using at::Tensor;
 // Work below this many values is not worth another thread.
 constexpr int64_t kGrain = 32768;
 
+// The kernels count points in lanes as wide as a coordinate.
+void check_count(const Tensor& points) {
+  TORCH_CHECK(points.size(1) < std::numeric_limits<int32_t>::max() - 64, "clouds have ", points.size(1),
+              " points; the CPU kernels take fewer than 2^31 - 65");
+}
+
 // Threads for one of `batch` pieces of work that are done side by side.
 int threads_of_one(int64_t batch) { return batch > 1 || at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
 Tensor farthest_point_sample(const Tensor& points_, int64_t num_samples, int64_t start, bool skip_origin) {
   pax::check_fps(points_, num_samples, start);
+  check_count(points_);
   const Tensor points = points_.contiguous();
   const int64_t batch = points.size(0), count = points.size(1);
   Tensor chosen = pax::index_tensor({batch, num_samples}, points);
@@ -48,6 +56,7 @@ Tensor farthest_point_sample(const Tensor& points_, int64_t num_samples, int64_t
 // of one cloud: `query` is the first of them and `first` its position among all.
 template <typename T, typename Search>
 void for_each_query(const Tensor& query, const Tensor& points, pax::cpu::Task task, const Search& search) {
+  check_count(points);
   const int64_t batch = points.size(0), count = points.size(1), dims = points.size(2), queries = query.size(1);
   const T* all_points = points.const_data_ptr<T>();
   const T* all_queries = query.const_data_ptr<T>();

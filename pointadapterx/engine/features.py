@@ -1,37 +1,40 @@
 """Features of the frozen part of a model, computed once for several views of every sample, and trained from.
 
 A view is a sample as training prepares it: resampled and augmented by draws of its own. The features of V views lie in
-files that are mapped into memory; their folder is named by a hash of all that decides them, so a folder that fits is
-never out of date.
+files that are mapped into memory; their folder is named by a hash of all that decides them, the code included, so a
+folder that fits is never out of date.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import PIL
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from pointadapterx import datasets, models, ops, peft
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
-from pointadapterx.files import write_json
+from pointadapterx.files import locked, sync_folder, write_json
 from pointadapterx.models.adapted import AdaptedModel, hash_tensors
 from pointadapterx.models.frozen import EXACT, Frozen
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""To be raised when the same key would mean other features."""
 FOLDER = "runs/features"
 BATCH = 32  # part of what a view is: its draws are those of a batch in file order
 DESCRIPTION = "features.json"
@@ -47,6 +50,10 @@ class Field(NamedTuple):
     def numel(self, samples: int, views: int) -> int:
         """Its number of values."""
         return samples * views * math.prod(self.shape)
+
+    def nbytes(self, samples: int, views: int) -> int:
+        """Size of its file."""
+        return self.numel(samples, views) * self.dtype.itemsize
 
 
 class FeatureCache:
@@ -80,9 +87,19 @@ class FeatureCache:
         return self.kind(*(tensor[indices, views].to(device).float() for tensor in self._tensors))
 
     def put(self, indices: Tensor, view: int, features: Frozen) -> None:
-        """Stores a view of some samples."""
+        """Stores a view of some samples.
+
+        Raises:
+            ConfigError: if a value is beyond the precision of the files.
+        """
         for tensor, values in zip(self._tensors, features, strict=True):
-            tensor[indices, view] = values.to("cpu", tensor.dtype)
+            kept = values.to("cpu", tensor.dtype)
+            if not bool(kept.isfinite().all()):
+                raise ConfigError(
+                    f"train.cached_views: features are not finite, or beyond {tensor.dtype}; use train.precision=bf16, "
+                    "or remove the key"
+                )
+            tensor[indices, view] = kept
 
 
 def open_features(
@@ -108,13 +125,50 @@ def open_features(
     description = _describe(model, dataset, config, accelerator, views)
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config["train"]["cache_folder"] or FOLDER) / key
-    with accelerator.main_process_first():
-        if not (folder / DESCRIPTION).is_file():
-            _compute(model, dataset, config, accelerator, views, folder, description)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder.parent}: cannot be created ({error.strerror}); set train.cache_folder") from None
+    with accelerator.main_process_first(), locked(folder.with_name(f".{key}.lock")):
+        stored = _read(folder, len(dataset), views or 1)
+        if stored is None:
+            with _in_eval_mode(model):
+                _compute(model, dataset, config, accelerator, views, folder, description)
+            stored = _read(folder, len(dataset), views or 1)
+            assert stored is not None
+    return FeatureCache(folder, *stored, len(dataset), views or 1)
+
+
+def _read(folder: Path, samples: int, views: int) -> tuple[type[Frozen], list[Field]] | None:
+    """What a folder holds, if it is whole."""
+    try:
         stored = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    kind = next(kind for kind in get_args(Frozen) if kind.__name__ == stored["kind"])
-    fields = [Field(name, tuple(shape), getattr(torch, dtype)) for name, shape, dtype in stored["fields"]]
-    return FeatureCache(folder, kind, fields, len(dataset), views or 1)
+        kind = next(kind for kind in get_args(Frozen) if kind.__name__ == stored["kind"])
+        fields = [Field(name, tuple(shape), getattr(torch, dtype)) for name, shape, dtype in stored["fields"]]
+        whole = all((folder / field.name).stat().st_size == field.nbytes(samples, views) for field in fields)
+    except (OSError, ValueError):
+        return None
+    return (kind, fields) if whole else None
+
+
+@contextmanager
+def _in_eval_mode(model: AdaptedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@cache
+def _code() -> str:
+    """Hash of the sources that decide features."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for package in (datasets, models, ops, peft):
+        for path in sorted(Path(next(iter(package.__path__))).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _describe(
@@ -124,7 +178,6 @@ def _describe(
     irrelevant = ("weights", "init_seed", "drop_path")
     seed = None if views is None else config["train"]["seed"]
     return {
-        "format": FORMAT,
         "weights": hash_tensors(model.method.frozen_state(model.backbone)),
         "features": type(model.method).precompute.__qualname__,
         "backbone": {key: value for key, value in config["backbone"].items() if key not in irrelevant},
@@ -133,7 +186,8 @@ def _describe(
         "views": None if views is None else {"number": views, "seed": seed, "augment": config["data"]["augment"]},
         "precision": config["train"]["precision"],
         "device": accelerator.device.type,
-        "torch": torch.__version__,
+        "code": _code(),
+        "versions": {"torch": torch.__version__, "pillow": PIL.__version__},
     }
 
 
@@ -148,8 +202,6 @@ def _compute(
 ) -> None:
     inputs, device = build_inputs(config), accelerator.device
     fetch = inputs.source(dataset, staged=None if views is None else device)
-    was_training = model.training
-    model.eval()
 
     @torch.no_grad()
     def features(batch: Tensor, view: int) -> Frozen:
@@ -162,47 +214,55 @@ def _compute(
         with accelerator.autocast():
             return model.method.precompute(model.backbone, prepared)
 
-    half = torch.float16 if config["train"]["precision"] == "fp16" else torch.bfloat16
-    half = torch.float16 if config["train"]["precision"] == "fp32" else half
+    half = torch.bfloat16 if config["train"]["precision"] == "bf16" else torch.float16
     batches = EvalBatches(len(dataset), BATCH)
     first = features(next(iter(batches)), 0)
     fields = [
         Field(name, tuple(values.shape[1:]), torch.float32 if name in EXACT else half)
         for name, values in zip(first._fields, first, strict=True)
     ]
-    _make_room(folder, fields, len(dataset), views)
-    building = folder.with_name(f".{folder.name}-{os.getpid()}.tmp")
-    building.mkdir(parents=True)
+    building = folder.with_name(f".{folder.name}.tmp")
+    for leftover in (building, folder):  # of a process that was killed, or incomplete
+        shutil.rmtree(leftover, ignore_errors=True)
+    building.mkdir()
     try:
-        cache = FeatureCache(building, type(first), fields, len(dataset), views or 1, write=True)
+        _make_room(building, folder, fields, len(dataset), views)
+        store = FeatureCache(building, type(first), fields, len(dataset), views or 1, write=True)
         total = (views or 1) * len(batches)
         with progress_bar("features", total, 0, accelerator.is_main_process) as advance:
             for view in range(views or 1):
                 for batch in batches:
-                    cache.put(batch, view, features(batch, view))
+                    store.put(batch, view, features(batch, view))
                     advance()
-        del cache
+        del store
+        for field in fields:
+            with (building / field.name).open("rb+") as file:
+                os.fsync(file.fileno())
         listed = [[field.name, field.shape, str(field.dtype).removeprefix("torch.")] for field in fields]
         write_json(building / DESCRIPTION, {**description, "kind": type(first).__name__, "fields": listed})
-        if not folder.exists():  # another process may have been faster
-            os.replace(building, folder)
+        building.replace(folder)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-        model.train(was_training)
 
 
-def _make_room(folder: Path, fields: list[Field], samples: int, views: int | None) -> None:
-    """Tells the size, and refuses one that the disk has no room for."""
-    size = sum(field.numel(samples, views or 1) * field.dtype.itemsize for field in fields)
+def _make_room(building: Path, folder: Path, fields: list[Field], samples: int, views: int | None) -> None:
+    """Tells the size, and takes the room on the disk, so that it cannot run full under files that are mapped."""
+    size = sum(field.nbytes(samples, views or 1) for field in fields)
     what = f"{samples:,} samples × {views} views" if views is not None else f"{samples:,} samples"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder.parent}: cannot be created ({error.strerror}); set train.cache_folder") from None
-    free = shutil.disk_usage(folder.parent).free
+    free = shutil.disk_usage(building).free
     log.info("features: %s, %.2f GB in %s (%.1f GB are free)", what, size / 1e9, folder, free / 1e9)
+    too_small = ConfigError(
+        f"train.cached_views={views}: the features of {what} take {size / 1e9:.1f} GB, but {folder.parent} has "
+        f"{free / 1e9:.1f} GB left; lower train.cached_views, or set train.cache_folder to another disk"
+    )
     if size > free:
-        raise ConfigError(
-            f"train.cached_views={views}: the features of {what} take {size / 1e9:.1f} GB, but {folder.parent} has "
-            f"{free / 1e9:.1f} GB left; lower train.cached_views, or set train.cache_folder to another disk"
-        )
+        raise too_small
+    for field in fields:
+        with (building / field.name).open("wb") as file:
+            try:
+                if hasattr(os, "posix_fallocate") and field.nbytes(samples, views or 1):
+                    os.posix_fallocate(file.fileno(), 0, field.nbytes(samples, views or 1))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise too_small from None  # other errors are those of file systems that cannot do it

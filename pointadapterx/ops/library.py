@@ -20,6 +20,7 @@ from pointadapterx.ops import reference
 
 NAMESPACE = "pointadapterx"
 ENVIRONMENT = "POINTADAPTERX_OPS"
+SIMD = "POINTADAPTERX_SIMD"
 
 SCHEMAS = {
     "farthest_point_sample": "(Tensor points, SymInt num_samples, SymInt start, bool skip_origin) -> Tensor",
@@ -140,6 +141,9 @@ def _load() -> str | None:
         raise ConfigError(
             f"{ENVIRONMENT}={wanted} is unknown; set it to 'reference' to skip the compiled ops, or unset it"
         )
+    level = os.environ.get(SIMD, "").strip().lower()
+    if level not in ("", "avx512", "avx2", "baseline"):
+        raise ConfigError(f"{SIMD}={level} is unknown; set it to avx512, avx2 or baseline, or unset it")
     return extensions.load()
 
 
@@ -164,6 +168,8 @@ def implementation(device: torch.device | str) -> str:
         torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", key) for name in SCHEMAS
     ):
         if kind == "cpu":
+            if not hasattr(torch.ops.pointadapterx, "simd"):
+                return f"compiled C++ (of an older version; rebuild with: {extensions.rebuild_command()})"
             return f"compiled C++ ({torch.ops.pointadapterx.simd()})"
         return f"compiled CUDA ({', '.join(extensions.build_info().get('cuda_architectures') or [])})"
     if _reason is not None and _reason.startswith(ENVIRONMENT):

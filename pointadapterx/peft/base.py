@@ -121,7 +121,11 @@ class Method(nn.Module):
             ConfigError: if some of them are trained.
         """
         layers = backbone.patch_layers()
-        if any(parameter.requires_grad for layer in layers for parameter in layer.parameters()):
+        inside = {module for layer in layers for module in layer.modules()}
+        acts_inside = any(
+            hook.leaf in inside and (hook.beside or hook.leaf is not backbone.patch_module) for hook in self.hooks
+        )
+        if acts_inside or any(parameter.requires_grad for layer in layers for parameter in layer.parameters()):
             name = getattr(self.options, "name", "this method")
             raise ConfigError(f"train.cached_views: {name} trains the patch embedding; remove the key")
         return {f"{i}.{name}": value for i, layer in enumerate(layers) for name, value in layer.state_dict().items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
+import time
 from collections import namedtuple
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,7 @@ def opened(config: dict[str, Any], views: int | None = 3, part: str = "train") -
 
 
 def folders(tmp_path: Path) -> set[str]:
-    return {path.name for path in (tmp_path / "features").iterdir()}
+    return {path.name for path in (tmp_path / "features").iterdir() if path.suffix != ".lock"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -104,7 +107,7 @@ def test_what_decides_the_features_decides_their_folder(
 
 def test_what_does_not_decide_them_shares_the_folder(cached: Config, tmp_path: Path) -> None:
     opened(cached())
-    (folder,) = (tmp_path / "features").iterdir()
+    (folder,) = (path for path in (tmp_path / "features").iterdir() if path.is_dir())
     written = (folder / "tokens").stat().st_mtime_ns
     opened(cached(train={"lr": 1e-2, "epochs": 9}, backbone={"drop_path": 0.3}))
     opened(cached("lora"))  # also of the patch tokens
@@ -123,7 +126,67 @@ def test_an_unfinished_folder_is_not_taken_for_features(
         opened(cached())
     assert folders(tmp_path) == set()
     monkeypatch.undo()
+    (lock,) = (tmp_path / "features").iterdir()
+    key = lock.name.removeprefix(".").removesuffix(".lock")
+    (tmp_path / "features" / f".{key}.tmp").mkdir()  # of one that was killed
+    (tmp_path / "features" / key).mkdir()
     assert opened(cached()).fetch(torch.tensor([0]), torch.tensor([2])).tokens.abs().sum() > 0
+
+
+def test_a_folder_that_lacks_a_file_is_made_anew(cached: Config, tmp_path: Path) -> None:
+    before = opened(cached()).fetch(torch.tensor([0]), torch.tensor([2]))
+    (key,) = folders(tmp_path)
+    (tmp_path / "features" / key / "tokens").unlink()
+    after = opened(cached()).fetch(torch.tensor([0]), torch.tensor([2]))
+    assert torch.equal(before.tokens, after.tokens)
+
+
+def test_a_change_of_the_code_is_another_folder(
+    cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(cached())
+    monkeypatch.setattr(features, "_code", lambda: "changed")
+    opened(cached())
+    assert len(folders(tmp_path)) == 2
+
+
+def test_features_beyond_half_precision_are_refused(cached: Config, tmp_path: Path) -> None:
+    config = cached()
+    model, dataset = build_model(config), build_splits(config).train
+    with torch.no_grad():
+        model.backbone.patch_encoder.projection.bias.fill_(1e5)
+    with pytest.raises(ConfigError, match=r"beyond torch.float16; use train.precision=bf16"):
+        open_features(model, dataset, config, Accelerator(cpu=True), views=1)
+    assert folders(tmp_path) == set()
+    assert model.training
+
+
+def test_a_disk_that_runs_full_is_told(cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(ConfigError, match=r"lower train.cached_views, or set train.cache_folder"):
+        opened(cached())
+    assert folders(tmp_path) == set()
+
+
+def test_two_at_a_time_compute_once(cached: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    compute = features._compute
+
+    def counted(*arguments: Any) -> None:
+        calls.append(1)
+        time.sleep(0.3)
+        compute(*arguments)
+
+    monkeypatch.setattr(features, "_compute", counted)
+    config, accelerator = cached(), Accelerator(cpu=True)
+    dataset, twins = build_splits(config).train, [build_model(config) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda model: open_features(model, dataset, config, accelerator, views=3), twins))
+    assert len(calls) == 1
+    assert [cache.views for cache in found] == [3, 3]
 
 
 def test_a_disk_that_is_too_small_is_told_first(cached: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -242,6 +243,44 @@ def test_searches_of_large_clouds_agree(clouds, compiled):
     same(raw.nearest(*on_device), reference.nearest(query, points))
     for radius, samples in ((0.05, 8), (0.5, 32), (1e7, 3)):
         same(raw.ball_query(*on_device, radius, samples), reference.ball_query(query, points, radius, samples))
+
+
+def test_large_clouds_in_a_batch_agree(clouds, compiled):
+    points, query = clouds(3, LARGE), clouds(3, MANY, seed=1)
+    query[1, 5] = math.nan
+    query[2, 7:9, 0] = math.inf
+    on_device = (query.to(compiled), points.to(compiled))
+    same(raw.knn(*on_device, 4), reference.knn(query, points, 4))
+    same(raw.nearest(*on_device), reference.nearest(query, points))
+    same(raw.ball_query(*on_device, 0.3, 4), reference.ball_query(query, points, 0.3, 4))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [4096, 4097, 8192, 8193, 16384, 16385, 40_000])
+def test_sizes_at_which_kernels_change_agree(compiled, count, threads):
+    generator = torch.Generator().manual_seed(count)
+    points = torch.randn(1, count, 3, generator=generator).mul(32).round() / 32
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for skip_origin in (False, True):
+            args = (65, count // 3, skip_origin)
+            same(raw.farthest_point_sample(points.to(compiled), *args), reference.farthest_point_sample(points, *args))
+        query = points[:, :MANY]
+        same(raw.knn(query.to(compiled), points.to(compiled), 5), reference.knn(query, points, 5))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_ordered_grid_does_not_degenerate(compiled):
+    rows, columns = 126, 800
+    place = torch.arange(rows * columns)
+    points = torch.stack([place % columns, place // columns, torch.zeros_like(place)], dim=-1)[None].float()
+    query = points[:, ::150] + 0.3
+    started = time.perf_counter()
+    found = raw.nearest(query.to(compiled), points.to(compiled))
+    assert time.perf_counter() - started < 2.0
+    same(found, reference.nearest(query, points))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

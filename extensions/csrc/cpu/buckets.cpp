@@ -39,13 +39,17 @@ Node<T> bounds_of(const Range<T>& range) {
   return node;
 }
 
-// About the median along an axis, of some points at equal steps.
+// About the median along an axis, of some points here and there: equal steps would fall on one column of a grid.
 template <typename T>
 T middle(const Range<T>& range, int axis) {
   constexpr int64_t kSamples = 63;
   T values[kSamples];
   const int64_t samples = std::min(kSamples, range.count);
-  for (int64_t i = 0; i < samples; ++i) values[i] = range.items[(2 * i + 1) * range.count / (2 * samples)].at[axis];
+  uint64_t place = 0;
+  for (int64_t i = 0; i < samples; ++i) {
+    place += 0x9e3779b97f4a7c15u;  // of which the high bits are spread evenly
+    values[i] = range.items[(place >> 32) * static_cast<uint64_t>(range.count) >> 32].at[axis];
+  }
   std::nth_element(values, values + samples / 2, values + samples);
   return values[samples / 2];
 }

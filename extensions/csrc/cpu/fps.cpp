@@ -162,12 +162,12 @@ PAX_INLINE void update_group(Forest<T>& forest, int64_t group, const Centre<T>& 
   forest.groups.farthest[group] = S::maximum(best);
 }
 
-// Updates the groups from `begin` to `end`, and returns the largest distance of their points from the chosen set.
+// Updates all groups, and returns the largest distance of their points from the chosen set.
 template <int Bytes, typename T>
-PAX_INLINE T advance_forest(Forest<T>& forest, int64_t begin, int64_t end, const Centre<T>& centre) {
+PAX_INLINE T advance_forest(Forest<T>& forest, const Centre<T>& centre) {
   using S = Simd<Bytes, T>;
   auto best = S::every(-1);
-  for (int64_t i = begin; i < end; i += S::kWidth) {
+  for (int64_t i = 0; i < static_cast<int64_t>(forest.groups.farthest.size()); i += S::kWidth) {
     const auto changed = changes<Bytes>(forest.groups, i, centre);
     if (S::any(changed))
       for (int64_t lane = 0; lane < S::kWidth; ++lane)
@@ -177,20 +177,20 @@ PAX_INLINE T advance_forest(Forest<T>& forest, int64_t begin, int64_t end, const
   return S::maximum(best);
 }
 
-PAX_DISPATCH(float, advance_forest, (Forest<float>& forest, int64_t begin, int64_t end, const Centre<float>& centre),
-             (forest, begin, end, centre), advance_forest)
-PAX_DISPATCH(double, advance_forest, (Forest<double>& forest, int64_t begin, int64_t end, const Centre<double>& centre),
-             (forest, begin, end, centre), advance_forest)
+PAX_DISPATCH(float, advance_forest, (Forest<float>& forest, const Centre<float>& centre), (forest, centre),
+             advance_forest)
+PAX_DISPATCH(double, advance_forest, (Forest<double>& forest, const Centre<double>& centre), (forest, centre),
+             advance_forest)
 
 struct Place {
   int64_t index, leaf, at;
 };
 
-// The lowest index of a point in the groups from `begin` to `end` that is `maximum` away.
+// The lowest index of a point that is `maximum` away.
 template <typename T>
-Place find(const Forest<T>& forest, int64_t begin, int64_t end, T maximum) {
+Place find(const Forest<T>& forest, T maximum) {
   Place found{std::numeric_limits<int64_t>::max(), 0, 0};
-  for (int64_t group = begin; group < end; ++group) {
+  for (int64_t group = 0; group < static_cast<int64_t>(forest.groups.farthest.size()); ++group) {
     if (forest.groups.farthest[group] != maximum) continue;
     for (int64_t leaf = group * kGroup; leaf < (group + 1) * kGroup; ++leaf) {
       if (forest.leaves.farthest[leaf] != maximum) continue;
@@ -245,8 +245,8 @@ void sample_large(const T* points, int64_t count, int64_t samples, int64_t start
       forest.leaves.farthest[current.leaf] = forest.groups.farthest[current.leaf / kGroup] = kInfinity<T>;
     }
     const T* at = points + 3 * current.index;
-    const T maximum = advance_forest(forest, 0, groups, Centre<T>{at[0], at[1], at[2]});
-    current = maximum < 0 ? Place{0, 0, 0} : find(forest, 0, groups, maximum);
+    const T maximum = advance_forest(forest, Centre<T>{at[0], at[1], at[2]});
+    current = maximum < 0 ? Place{0, 0, 0} : find(forest, maximum);
   }
 }
 

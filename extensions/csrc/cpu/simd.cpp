@@ -1,5 +1,7 @@
 #include "simd.h"
 
+#include <strings.h>
+
 #include <cstdlib>
 
 namespace pax::cpu {
@@ -20,8 +22,8 @@ SimdLevel chosen_level() {
   const SimdLevel best = best_level();
   const char* name = std::getenv("POINTADAPTERX_SIMD");
   if (name == nullptr) return best;
-  if (std::strcmp(name, "baseline") == 0) return SimdLevel::baseline;
-  if (std::strcmp(name, "avx2") == 0 && best == SimdLevel::avx512) return SimdLevel::avx2;
+  if (strcasecmp(name, "baseline") == 0) return SimdLevel::baseline;
+  if (strcasecmp(name, "avx2") == 0 && best == SimdLevel::avx512) return SimdLevel::avx2;
   return best;
 }
 

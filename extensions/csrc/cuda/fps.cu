@@ -7,7 +7,7 @@ namespace pax::cuda {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int kMostInRegisters = 8;  // points a thread can keep with their coordinates
+constexpr int kMostBytes = 32;  // of the x of a thread's points, up to which it keeps their coordinates too
 
 template <typename T, typename Index>
 struct Farthest {
@@ -160,7 +160,7 @@ cudaError_t launch_in_registers(const T* points, int64_t batch, int64_t count, i
                                 bool skip_origin, int64_t* chosen, cudaStream_t stream) {
   unsigned threads = kWarp;
   while (threads < kMostThreads && static_cast<int64_t>(threads) * kPer < count) threads *= 2;
-  fps_in_registers<T, kPer, kPer <= kMostInRegisters>
+  fps_in_registers<T, kPer, kPer * sizeof(T) <= kMostBytes>
       <<<blocks_for(batch, 1), threads, 0, stream>>>(points, batch, static_cast<int>(count), samples,
                                                      static_cast<int>(start), skip_origin, chosen);
   return cudaGetLastError();
@@ -191,9 +191,11 @@ cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count,
   auto* of_blocks = static_cast<Farthest<T, int64_t>*>(partial);
   const int64_t room = kFpsPartialBytes / static_cast<int64_t>(2 * sizeof(*of_blocks));
   void* arguments[] = {&points, &batch, &count, &samples, &start, &skip_origin, &nearest, &of_blocks, &chosen};
-  return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(fps_by_grid<T>),
-                                     static_cast<unsigned>(blocks < room ? blocks : room), kMostThreads, arguments, 0,
-                                     stream);
+  error = cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(fps_by_grid<T>),
+                                      static_cast<unsigned>(blocks < room ? blocks : room), kMostThreads, arguments, 0,
+                                      stream);
+  cudaGetLastError();  // it is returned here, and not to be found again by who asks next
+  return error;
 }
 
 template cudaError_t farthest_point_sample(const float*, int64_t, int64_t, int64_t, int64_t, bool, float*, void*,
