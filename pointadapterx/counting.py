@@ -113,7 +113,8 @@ def count_costs(model: AdaptedModel, inputs: Tensor) -> Costs:
     may be on any device, the meta device included, and of any size.
 
     Multiply-adds are those of matrix products, convolutions, attention (whose fused backward pass computes the scores
-    again) and the distances of the point operations. Element-wise work, norms and pooling are not counted. What
+    again) and the distances of the point operations. Element-wise work, norms and pooling are not counted, nor what
+    is computed once for the whole batch (weights folded into others): they are the cost of one more sample. What
     is computed again in the backward pass counts there. A routed mixture sends each sub-token to ``top_k`` experts,
     which all cost the same, so its counts do not depend on the routing.
 
@@ -128,15 +129,20 @@ def count_costs(model: AdaptedModel, inputs: Tensor) -> Costs:
     with FakeTensorMode(allow_non_fake_inputs=True), ops.unchecked():
         model.to_empty(device="cpu").train()
         inputs = torch.empty_like(inputs, device="cpu")
-        kept = SavedStorages([*model.parameters(), *model.buffers(), inputs])
-        with flop_counter() as forward, kept.watch():
-            loss = _loss(model, inputs)
-        with flop_counter() as backward:
-            if loss.requires_grad:
-                loss.backward()
-    flops = (forward.get_total_flops(), backward.get_total_flops())
-    multiply_adds = [round(count / 2 / len(inputs)) for count in flops]
-    return Costs(multiply_adds[0], multiply_adds[1], round(kept.nbytes() / len(inputs)))
+        single, double = _count_step(model, inputs), _count_step(model, torch.cat([inputs, inputs]))
+    forward, backward = (round((two - one) / 2 / len(inputs)) for one, two in zip(single[:2], double[:2], strict=True))
+    return Costs(forward, backward, round(single[2] / len(inputs)))
+
+
+def _count_step(model: AdaptedModel, inputs: Tensor) -> tuple[int, int, int]:
+    """Floating-point operations forward and backward, and bytes of saved activations."""
+    kept = SavedStorages([*model.parameters(), *model.buffers(), inputs])
+    with flop_counter() as forward, kept.watch():
+        loss = _loss(model, inputs)
+    with flop_counter() as backward:
+        if loss.requires_grad:
+            loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops(), kept.nbytes()
 
 
 def _loss(model: AdaptedModel, inputs: Tensor) -> Tensor:

@@ -62,10 +62,13 @@ class Router(nn.Module):
         Float32 even under autocast, as in Switch Transformer: rounding must not decide a sub-token's expert.
         """
         with torch.autocast(sub_tokens.device.type, enabled=False):
-            weight = self.project.weight
-            dtype = torch.promote_types(weight.dtype, torch.float32)
-            projected = F.linear(sub_tokens.to(dtype), weight.to(dtype))
-            scores = projected @ F.normalize(self.embeddings.to(dtype), dim=-1).T
+            weight, dtype = self.project.weight, torch.promote_types(self.project.weight.dtype, torch.float32)
+            weight, sub_tokens = weight.to(dtype), sub_tokens.to(dtype)
+            directions = F.normalize(self.embeddings.to(dtype), dim=-1)  # (E, r)
+            if len(directions) <= len(weight):  # e · (W x) = (e W) · x, whichever is the smaller product
+                scores = F.linear(sub_tokens, directions @ weight)
+            else:
+                scores = F.linear(F.linear(sub_tokens, weight), directions)
             return scores.softmax(dim=-1)
 
 
@@ -191,7 +194,9 @@ def balance_loss(gates: Tensor, chosen: Tensor) -> Tensor:
 
 def expert_load(chosen: Tensor, num_experts: int) -> Tensor:
     """Fraction f_p of the assignments ``chosen`` (any shape) that go to expert p: (E,), sums to 1."""
-    return F.one_hot(chosen.flatten(), num_experts).float().mean(dim=0)
+    assigned = chosen.flatten()
+    counts = torch.zeros(num_experts, device=chosen.device).index_add(0, assigned, torch.ones_like(assigned).float())
+    return counts / len(assigned)
 
 
 def routing_statistics(routings: Sequence[Routing], num_patches: int) -> dict[str, Tensor]:

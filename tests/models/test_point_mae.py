@@ -79,6 +79,26 @@ def test_tokens_ignore_the_order_of_a_groups_points(groups: Groups) -> None:
     assert not torch.allclose(encoder(groups.neighborhood.flip(1)), tokens)
 
 
+def test_the_folded_patch_encoder_is_the_published_one(groups: Groups) -> None:
+    encoder = PatchEncoder(24)
+    for norm in (encoder.first[1], encoder.second[1]):
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            torch.nn.init.normal_(tensor)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    encoder.eval()
+    local = encoder.first(groups.neighborhood.reshape(-1, 3)).view(96, 8, -1)
+    joint = torch.cat([local.amax(dim=1, keepdim=True).expand_as(local), local], dim=-1)
+    expected = encoder.second(joint.flatten(0, 1)).view(6, 16, 8, 24).amax(dim=2)
+    tokens = encoder(groups.neighborhood)
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=0)
+    many = groups.neighborhood.repeat(8, 1, 1, 1).view(-1, 8, 3)  # more than are encoded at once
+    torch.testing.assert_close(encoder(many), expected.repeat(8, 1, 1).flatten(0, 1), atol=1e-5, rtol=0)
+    encoder.training = True  # as in a model in training whose BatchNorm is frozen
+    assert torch.equal(encoder(groups.neighborhood), tokens)
+    encoder.second[0].register_forward_hook(lambda layer, inputs, output: 0 * output)
+    assert not torch.allclose(encoder(groups.neighborhood), expected)  # a method may act inside
+
+
 def test_patch_tokens_follow_the_order_of_their_groups(groups: Groups) -> None:
     model = backbone()
     tokens, position = model.patch_tokens(groups)

@@ -15,6 +15,7 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
 from pointadapterx.peft import Method
 from pointadapterx.peft.adapters import ADAPTERS, DynamicAdapter
+from pointadapterx.peft.base import ScaleShift
 from pointadapterx.peft.idpt import EdgeConv
 from pointadapterx.peft.lora import Lora
 from tests.conftest import randomise, small_config
@@ -225,3 +226,20 @@ def test_idpt_puts_one_prompt_before_the_last_block(points: Tensor, make_config:
     assert [tokens.shape[1] for tokens in recorder.seen] == [17, 18]
     with pytest.raises(ConfigError, match=r"method\.graph: the patches of point_mae lie on no grid"):
         build_model(make_config("idpt", method={"graph": "grid"}))
+
+
+@pytest.mark.parametrize("width", [48, 1])
+def test_a_scale_and_shift_has_the_gradients_of_its_formula(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pointadapterx.peft.base._ScaleShift.CHUNK", 100)  # several parts, the last one smaller
+    layer = ScaleShift(width, std=0.3)
+    tokens = TOKENS.clone().requires_grad_()
+    variables = [tokens, layer.gamma, layer.beta]
+    found, wanted = layer(tokens), tokens * layer.gamma + layer.beta
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(layer(TOKENS), wanted)  # frozen layers before it
+    gradients = torch.autograd.grad(found.cos().sum(), variables)
+    torch.testing.assert_close(gradients, torch.autograd.grad(wanted.cos().sum(), variables))
+    alone = torch.autograd.grad(layer(TOKENS).cos().sum(), variables[1:])
+    torch.testing.assert_close(alone, gradients[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(layer(tokens), wanted)
