@@ -86,7 +86,10 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """``train:``: ``batch_size`` is per optimiser step, over all processes and ``accumulate`` parts."""
+    """``train:``: ``batch_size`` is per optimiser step, over all processes and ``accumulate`` parts.
+
+    Optional keys are null by default, so that runs keep their names (see ``study.identity``).
+    """
 
     epochs: int = Field(300, ge=1)
     batch_size: int = Field(32, ge=2)
@@ -102,6 +105,8 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     frozen_bn: Literal["eval", "batch"] = "eval"
     save_every: int = Field(1, ge=1)
+    compile: bool | None = None
+    gradient_checkpointing: bool | None = None
     cached_views: int | None = Field(None, ge=1)
     cache_folder: str | None = None
 
@@ -561,6 +566,9 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
                 else "train.frozen_bn=batch changes frozen layers"
             )
             yield Problem("train.cached_views", f"{why}, so there is nothing to keep; remove it")
+        if train.compile and train.gradient_checkpointing:
+            message = "torch.compile chooses itself what to keep and what to compute again; remove one of the two"
+            yield Problem("train.gradient_checkpointing", message)
         if train.batch_size < 2 * train.accumulate:
             yield Problem(
                 "train.accumulate",

@@ -31,7 +31,7 @@ def build_optimizer(model: AdaptedModel | MaskedAutoencoder, train: Mapping[str,
         {"params": decayed, "weight_decay": train["weight_decay"]},
         {"params": undecayed, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train["lr"])
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train["lr"], fused=True)
 
 
 def learning_rate(epoch: int, train: Mapping[str, Any]) -> float:

@@ -122,7 +122,7 @@ def load_state(
         raise CheckpointError(f"{path}: belongs to another model; resume with the run's own folder and weights")
     model.load_state_dict(values, strict=False)
     for name, slot, tensor in slots:
-        optimizer.state[parameters[name]][slot] = _on_device(tensor, parameters[name], slot)
+        optimizer.state[parameters[name]][slot] = tensor.to(parameters[name].device)
     if scaler is not None and scaler_state is not None:
         scaler.load_state_dict(scaler_state)
     return progress
@@ -143,8 +143,3 @@ def _require_same_run(path: Path, then: Mapping[str, str], now: Mapping[str, str
             f"{path}: the run's {thing} differ from those found now ({old[:16]}… then, {value[:16]}… now); restore "
             "them, or start a new run"
         )
-
-
-def _on_device(tensor: Tensor, parameter: Tensor, slot: str) -> Tensor:
-    # torch keeps the step counter on the CPU unless the optimiser is fused or capturable.
-    return tensor if slot == "step" else tensor.to(parameter.device)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import time
@@ -26,9 +28,10 @@ from pointadapterx.engine.health import routing_scalars
 from pointadapterx.engine.optim import build_optimizer, learning_rate
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
-from pointadapterx.errors import Interrupted, TrainingError
+from pointadapterx.errors import ConfigError, Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.block import Block
 from pointadapterx.models.point_mae import MaskedAutoencoder
 
 try:
@@ -72,6 +75,12 @@ class Trainer:
         self.dataset = dataset
         self.folder = folder
         self.inputs = build_inputs(config)
+        if self.settings["compile"]:
+            _require_compiler(accelerator.device)
+            model.compile()
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.recomputed = bool(self.settings["gradient_checkpointing"])
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
@@ -328,6 +337,16 @@ class Trainer:
         # Events of epochs that are trained again after a kill are hidden.
         with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.epoch + 1) as board:
             yield board
+
+
+def _require_compiler(device: torch.device) -> None:
+    """torch.compile writes C++ for a CPU, and needs a compiler from the first step on."""
+    candidates = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
+    if device.type == "cpu" and not any(map(shutil.which, candidates)):
+        raise ConfigError(
+            f"train.compile needs a C++ compiler on a CPU ({', '.join(candidates)} not found); install one, or remove "
+            "the key"
+        )
 
 
 def peak_memory_mib(device: torch.device) -> float | None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pointadapterx.models.tokens import insert_after_cls
 
@@ -118,7 +119,12 @@ class Block(nn.Module):
         qkv_bias: see :class:`Attention`.
         drop_path: stochastic-depth rate of both residual branches.
         norm_eps: epsilon of the layer norms (Point-MAE 1e-5, ViT 1e-6).
+
+    Attributes:
+        recomputed: whether its activations are computed again in the backward pass instead of kept.
     """
+
+    recomputed = False
 
     def __init__(
         self,
@@ -160,6 +166,11 @@ class Block(nn.Module):
             Tokens (B, L + P, C), where P prompt tokens may have been inserted after CLS, and the
             method's auxiliary loss (scalar) or None.
         """
+        if self.recomputed and torch.is_grad_enabled():
+            return checkpoint(self._run, tokens, adapt, use_reentrant=False)
+        return self._run(tokens, adapt)
+
+    def _run(self, tokens: Tensor, adapt: AdaptFfn | None) -> tuple[Tensor, Tensor | None]:
         hidden = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         ffn_input = self.norm2(hidden)
         ffn = self.mlp(ffn_input)

@@ -22,6 +22,7 @@ class RoutedMethod(Method):
     def __init__(self, options: Section) -> None:
         super().__init__(options)
         self._routings: list[Routing] = []  # in order of use, of the last pass in training mode
+        self._passing = False
 
     def attach(self, backbone: Backbone) -> None:
         """Notes the number of patches."""
@@ -30,12 +31,15 @@ class RoutedMethod(Method):
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
         """The whole pass; forgets the routing of the pass before."""
-        self._routings = []
-        return super().run(backbone, inputs)
+        self._routings, self._passing = [], True
+        try:
+            return super().run(backbone, inputs)
+        finally:
+            self._passing = False
 
     def note(self, routing: Routing) -> None:
-        """Keeps the routing of one use of a mixture, in training mode."""
-        if self.training:
+        """Keeps the routing of one use of a mixture in a pass in training mode, not when it is computed again."""
+        if self.training and self._passing:
             self._routings.append(routing)
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:

@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.cli import main
+from pointadapterx.counting import SavedStorages
 from pointadapterx.engine import run
 from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer
 from pointadapterx.engine.checkpoint import read_adapter
 from pointadapterx.engine.optim import learning_rate
 from pointadapterx.engine.state import load_state
 from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
-from pointadapterx.errors import CheckpointError, PointAdapterXError, TrainingError
+from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError, TrainingError
 from tests.conftest import ROOT
 
 Config = Callable[..., dict[str, Any]]
@@ -321,3 +322,57 @@ def test_learning_rate_is_the_published_schedule() -> None:
     assert learning_rate(299, settings) < 1.1e-6 + 5e-4 * 3e-5
     rates = [learning_rate(epoch, settings) for epoch in range(10, 300)]
     assert rates == sorted(rates, reverse=True)
+
+
+def assert_same_history(one: Path, other: Path) -> None:
+    """Of two runs' records; weights may differ where BatchNorm in the head leaves nothing but rounding as gradient."""
+    histories = [json.loads((folder / "history.json").read_text()) for folder in (one, other)]
+    for expected, found in zip(*histories, strict=True):
+        assert expected.keys() == found.keys()
+        for key in expected.keys() - {"seconds", "protocol"}:
+            torch.testing.assert_close(torch.tensor(found[key]), torch.tensor(expected[key]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["dapt", "dapt_x", "e3va_x"])
+def test_gradient_checkpointing_trains_the_same(name: str, run_config: Config, tmp_path: Path) -> None:
+    train(run_config(name), tmp_path / "plain")
+    train(run_config(name, train={"gradient_checkpointing": True}), tmp_path / "again")
+    assert_same_history(tmp_path / "plain", tmp_path / "again")  # the routing is noted once
+
+
+def test_gradient_checkpointing_keeps_less(run_config: Config) -> None:
+    model = build_model(run_config("dapt")).train()
+    kept = []
+    for recomputed in (False, True):
+        for block in model.backbone.blocks:
+            block.recomputed = recomputed
+        storages = SavedStorages([*model.parameters(), *model.buffers()])
+        with storages.watch():
+            logits, _ = model(torch.randn(4, 128, 3, generator=torch.Generator().manual_seed(0)))
+        logits.sum().backward()
+        kept.append(storages.nbytes())
+    assert kept[1] < 0.4 * kept[0]
+
+
+def test_a_compiled_run_trains_the_same_and_resumes(
+    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still: dict[str, Any] = {"method": {"dropout": 0.0}, "head": {"dropout": 0.0}, "backbone": {"drop_path": 0.0}}
+    train(run_config("dapt_x", **still), tmp_path / "plain")
+    compile_module = torch.nn.Module.compile
+    calls = []
+
+    def compile_fast(self: torch.nn.Module) -> None:
+        calls.append(self)
+        compile_module(self, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_fast)
+    config = run_config("dapt_x", **still, train={"compile": True})
+    train(config, tmp_path / "compiled")
+    assert len(calls) == 1
+    assert_same_history(tmp_path / "plain", tmp_path / "compiled")
+    run.resume(tmp_path / "compiled", [])
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"train\.compile needs a C\+\+ compiler on a CPU"):
+        train(config, tmp_path / "without")
+    assert not (tmp_path / "without").exists()
