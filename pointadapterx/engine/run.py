@@ -58,11 +58,16 @@ PUBLISHED_VOTES = 299  # the number of test-set votes whose maximum the publishe
 def make_accelerator(precision: str) -> Accelerator:
     """Device, processes and precision: one process, ``torchrun`` or ``accelerate launch``, GPU or CPU (gloo).
 
+    Args:
+        precision: ``train.precision``; ``auto`` is bf16 where the hardware multiplies it, else fp32.
+
     Raises:
         ConfigError: for fp16 without a CUDA device.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("train.precision=fp16 needs a CUDA device; use bf16 or fp32 on this machine")
+    if precision == "auto":
+        precision = "bf16" if multiplies_bf16() else "fp32"
     # A head that pools no prompts leaves the last prompt generator without a gradient.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     # accelerate ignores torchrun's processes where there is no CUDA device, unless it is told to use the CPU.
@@ -79,6 +84,19 @@ def make_accelerator(precision: str) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[ddp, patience],
     )
+
+
+def multiplies_bf16() -> bool:
+    """Whether the first CUDA device, or without one the CPU, has instructions for products of bf16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """The ``train.precision`` that an accelerator has."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
 
 def leave_process_group() -> None:
@@ -108,6 +126,8 @@ def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator
         raise PointAdapterXError(
             f"{folder}: already holds a run; continue it with --resume {folder}, or choose another --output"
         )
+    # What is stored names the precision, so a run is resumed and tested as it was trained, whatever the machine.
+    config = {**config, "train": {**config["train"], "precision": precision_of(accelerator)}}
     trainer = _trainer(config, folder, accelerator)
     if accelerator.is_main_process:
         try:
@@ -201,7 +221,7 @@ def test(
     model = build_model(config)
     load_adapter(model, info)
     model.to(accelerator.device)
-    _log_device(config, accelerator)
+    _log_device(accelerator)
     if accelerator.is_main_process:
         console.print(_parameter_table(config, count_parameters(model)))
     folder = _agree(output or info.path.parent / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -235,7 +255,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) 
         with accelerator.main_process_first():  # which may have to build a cache that the others then read
             data = build_pretraining_data(config)
         autoencoder = build_autoencoder(config)
-        _log_device(config, accelerator)
+        _log_device(accelerator)
         encoder, whole = (sum(p.numel() for p in part.parameters()) for part in (autoencoder.encoder, autoencoder))
         log.info("parameters: encoder %s, with decoder %s", f"{encoder:,}", f"{whole:,}")
         log.info("data: %d training, %d held-out clouds", len(data.train), len(data.val))
@@ -243,7 +263,7 @@ def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) 
     with accelerator.main_process_first():
         splits = build_splits(config)
     model = build_model(config)
-    _log_device(config, accelerator)
+    _log_device(accelerator)
     if accelerator.is_main_process:
         console.print(_parameter_table(config, count_parameters(model)))
     val = f", {len(splits.val)} validation" if splits.val is not None else ""
@@ -395,12 +415,12 @@ def _evaluate_and_write(
     return report
 
 
-def _log_device(config: Mapping[str, Any], accelerator: Accelerator) -> None:
+def _log_device(accelerator: Accelerator) -> None:
     log.info(
         "device %s, %d process(es), precision %s, point ops: %s",
         accelerator.device,
         accelerator.num_processes,
-        config["train"]["precision"],
+        precision_of(accelerator),
         ops.implementation(accelerator.device),
     )
 

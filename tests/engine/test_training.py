@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from pointadapterx.build import build_model, build_splits
@@ -195,6 +197,7 @@ def test_a_kill_during_a_save_leaves_the_previous_checkpoint(run_config: Config,
     script = f"""
 import resource, signal
 from pathlib import Path
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from pointadapterx.files import write_safetensors
 tensors = load_file({str(path)!r})
@@ -376,3 +379,16 @@ def test_a_compiled_run_trains_the_same_and_resumes(
     with pytest.raises(ConfigError, match=r"train\.compile needs a C\+\+ compiler on a CPU"):
         train(config, tmp_path / "without")
     assert not (tmp_path / "without").exists()
+
+
+@pytest.mark.parametrize(("hardware", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_what_the_hardware_has_and_is_stored(
+    hardware: bool, precision: str, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run.train(run_config(train={"precision": "auto"}), "test", tmp_path / "run", run.make_accelerator("auto"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["precision"] == precision
+    assert read_adapter(tmp_path / "run" / ADAPTER_FILE).config["train"]["precision"] == precision
