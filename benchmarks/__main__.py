@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import exactness, ops, train
+from benchmarks import curves, exactness, infer, memory, ops, train
 
-KINDS = {"exactness": exactness.main, "ops": ops.main, "train": train.main}
+KINDS = {
+    "curves": curves.main,
+    "exactness": exactness.main,
+    "infer": infer.main,
+    "memory": memory.main,
+    "ops": ops.main,
+    "train": train.main,
+}
 
 
 def main() -> int:

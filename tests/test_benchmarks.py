@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from benchmarks import exactness, ops, train
-from benchmarks.train import peak_bytes
+from benchmarks import curves, exactness, infer, memory, ops, published, train
+from benchmarks.floor import _Recorder, product_floor
+from benchmarks.jobs import peak_bytes
 from pointadapterx.ops import reference
+from pointadapterx.peft.base import ScaleShift
 from tests.conftest import ROOT
 
 SMALL = ["backbone.weights=null", "data.num_points=256", "backbone.encoder_width=8"]
@@ -29,25 +32,106 @@ def test_peak_of_a_known_step() -> None:
     assert 3 <= peak_bytes(step, torch.device("cpu")) / inputs.nbytes <= 7
 
 
-def test_methods_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stem = tmp_path / "cost"
-    arguments = ["--configs", "demo", "demo_linear", "--rounds", "2", "--batch-size", "4", "--precision", "fp32"]
-    assert train.main([*arguments, "--output", str(stem), *SMALL]) == 0
-    (result,) = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-    assert [row["method"] for row in result["rows"]] == ["dapt_x", "linear"]
-    mixture, linear = result["rows"]
-    assert mixture["step_mib"] > linear["step_mib"] > 0
-    assert mixture["total_mib"] > mixture["step_mib"]
-    assert all(len(row["seconds_all"]) == 2 for row in result["rows"])
+    jobs = ["scan_pb_t50_rs_dapt+published", "scan_pb_t50_rs_dapt", "demo@bf16", "demo_linear"]
+    jobs += ["scan_pb_t50_rs_e3va_x@bf16+cached", "scan_pb_t50_rs_dapt+checkpointed"]
+    arguments = ["--jobs", *jobs, "--rounds", "2", "--batch-size", "4", "--floor", "--output", str(stem)]
+    assert train.main([*arguments, "backbone.depth=2", *SMALL]) == 0
+    result = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows)[:3] == ["dapt, fp32, published", "dapt, fp32", "dapt_x, bf16"]
+    plain, again, linear = (rows[f"{name}, fp32{variant}"] for name, variant in VARIED)
+    assert plain["step_mib"] > again["step_mib"] > linear["step_mib"] > 0
+    for row in rows.values():
+        assert row["total_mib"] > row["step_mib"]
+        assert len(row["seconds_all"]) == 2
+        assert row["products"] > 0
     text = stem.with_suffix(".md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
-    assert "| linear |" in text
+    assert "| e3va_x, bf16, cached |" in text
+
+
+VARIED = [("dapt", ""), ("dapt", ", checkpointed"), ("linear", "")]
+
+
+def test_products_are_those_of_the_step() -> None:
+    one, other = torch.randn(30, 20), torch.randn(20, 10, requires_grad=True)
+    query = torch.randn(2, 3, 5, 8, requires_grad=True)
+
+    def step() -> None:
+        loss = F.linear(one, other.mT, torch.zeros(10)).sum()
+        (loss + F.scaled_dot_product_attention(query, query, query).sum()).backward()
+
+    with _Recorder() as recorder:
+        step()
+    shapes = sorted((left.shape, right.shape) for left, right in recorder.products.elements())
+    scores = ((2, 3, 5, 8), (2, 3, 8, 5))
+    mixing = ((2, 3, 5, 5), (2, 3, 5, 8))
+    # Back: the scores again and dP, two alike; then dQ, dK and dV; and the layer's weight.
+    assert shapes.count(scores) + shapes.count(mixing) == 7
+    assert [shape for shape in shapes if len(shape[0]) == 2] in (
+        [((20, 30), (30, 10)), ((30, 20), (20, 10))],
+        [((10, 30), (30, 20)), ((30, 20), (20, 10))],
+    )
+    assert product_floor(step, torch.device("cpu"), rounds=1) > 0
+
+
+def test_the_published_form_is_compared_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(published.FORMS, ScaleShift, lambda layer, values: values + 1)
+    with pytest.raises(AssertionError, match="not close"):
+        train.main(["--jobs", "scan_pb_t50_rs_dapt+published", "--batch-size", "2", "backbone.depth=1", *SMALL])
+
+
+def test_inference_side_by_side(tmp_path: Path) -> None:
+    stem = tmp_path / "infer"
+    jobs = ["scan_pb_t50_rs_linear+published", "demo@bf16"]
+    arguments = ["--jobs", *jobs, "--rounds", "2", "--batch-size", "3", "--output", str(stem)]
+    assert infer.main([*arguments, "backbone.depth=1", *SMALL]) == 0
+    result = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in result["rows"]] == ["linear, fp32, published", "dapt_x, bf16"]
+    assert all(len(row[key]) == 2 for row in result["rows"] for key in ("batch_seconds", "single_seconds"))
+    assert "| s, batch 3 |" in stem.with_suffix(".md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of resident memory need Linux")
+def test_memory_of_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stem = tmp_path / "memory"
+    jobs = ["scan_pb_t50_rs_full", "scan_pb_t50_rs_linear"]
+    sizes = ["--batch-size", "4", "backbone.depth=2", *SMALL]
+    assert memory.main(["--jobs", *jobs, "--output", str(stem), *sizes]) == 0
+    full, linear = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
+    assert full["peak_mib"] > linear["peak_mib"] > 0
+    with pytest.raises(SystemExit):
+        memory.main(["--jobs", "demo", "backbone.dept=1"])
+    assert "error: backbone.dept" in capsys.readouterr().err
+
+
+def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        curves,
+        "CURVES",
+        [
+            curves.Curve("samples of a batch", None, [2, 4], 0),
+            curves.Curve("experts", "method.num_experts", [2, 10**6], 2),
+            curves.Curve("adapters", None, [1, 2], 3),
+        ],
+    )
+    stem = tmp_path / "curves"
+    arguments = ["--config", "demo", "--rounds", "1", "--largest", "100", "--output", str(stem)]
+    assert curves.main([*arguments, *SMALL]) == 0
+    result = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [[row["value"] for row in curve["rows"]] for curve in result["curves"]] == [[2, 4], [2], [1, 2]]
+    two, four = result["curves"][0]["rows"]
+    assert four["mib"] > 1.5 * two["mib"] > 0
+    assert stem.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "| experts, batch 2 |" in stem.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_the_command_names_its_kinds() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "usage: python -m benchmarks {exactness,ops,train}" in done.stderr
+    assert "usage: python -m benchmarks {curves,exactness,infer,memory,ops,train}" in done.stderr
 
 
 def test_point_operations_side_by_side(
@@ -76,9 +160,13 @@ def test_an_inexact_operation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_override_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        train.main(["backbone.dept=1", "--configs", "demo"])
+        train.main(["backbone.dept=1", "--jobs", "demo"])
     assert stop.value.code == 2
     assert "backbone.dept: unknown key; did you mean" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--jobs", "demo+fast"])
+    assert stop.value.code == 2
+    assert "demo+fast: is no CONFIG[@fp32|bf16][+published|cached|" in capsys.readouterr().err
 
 
 def test_exactness_is_counted_and_differences_are_told(

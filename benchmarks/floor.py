@@ -1,0 +1,83 @@
+"""The time that the matrix products of a step take alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.jobs import seconds
+
+aten = torch.ops.aten
+
+
+class Operand(NamedTuple):
+    """Layout of a matrix, or of a batch of them."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Operand:
+        """The layout of a tensor."""
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+    def make(self, device: torch.device) -> Tensor:
+        """Random values in this layout."""
+        stored = [1 if step == 0 else size for size, step in zip(self.shape, self.stride, strict=True)]
+        values = torch.empty_strided(stored, self.stride, dtype=self.dtype, device=device).normal_()
+        return values.expand(self.shape)
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: Counter[tuple[Operand, Operand]] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for one, other in _products(func.overloadpacket, args):
+            self.products[Operand.of(one), Operand.of(other)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _products(operation: Any, args: tuple[Any, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of matrices that an operation multiplies; fused attention's are q kᵀ and p v, and five going back."""
+    if operation in (aten.mm, aten.bmm):
+        yield args[0], args[1]
+    elif operation in (aten.addmm, aten.baddbmm):
+        yield args[1], args[2]
+    elif operation is aten._scaled_dot_product_flash_attention_for_cpu:
+        yield from _attention(*args[:3])
+    elif operation is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        query, key, value = args[1:4]
+        yield from _attention(query, key, value)
+        yield from [*_attention(query, key, value), (_scores(query, key).mT, query)]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield query, key.mT
+    yield _scores(query, key), value
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:-1], key.shape[-2])
+
+
+def product_floor(step: Callable[[], None], device: torch.device, rounds: int = 5) -> float:
+    """Seconds of all products of a step, each layout timed alone on warm operands."""
+    with _Recorder() as recorder:
+        step()
+    total = 0.0
+    for (one, other), count in recorder.products.items():
+        left, right = one.make(device), other.make(device)
+        torch.matmul(left, right)
+        total += count * median(seconds(lambda a=left, b=right: torch.matmul(a, b), device) for _ in range(rounds))  # type: ignore[misc]
+    return total

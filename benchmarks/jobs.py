@@ -1,0 +1,211 @@
+"""Models at work: training steps and inference, as the measurements name them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.published import published_form
+from pointadapterx import build, build_model, load_config
+from pointadapterx.engine.optim import build_optimizer
+from pointadapterx.errors import ConfigError
+from pointadapterx.models.adapted import AdaptedModel, count_parameters
+from pointadapterx.models.frozen import EXACT, Frozen
+
+MIB = 2**20
+VARIANTS = {
+    "published": "the plain form of the public code: see benchmarks/published.py",
+    "cached": "from features of the frozen layers that are there (train.cached_views)",
+    "compiled": "train.compile",
+    "checkpointed": "train.gradient_checkpointing",
+}
+_SPEC = re.compile(rf"(?P<config>[^@+]+)(@(?P<precision>fp32|bf16))?(\+(?P<variant>{'|'.join(VARIANTS)}))?")
+
+
+class Spec(NamedTuple):
+    """What is measured: CONFIG[@fp32|bf16][+VARIANT].
+
+    Attributes:
+        config: name of a config.
+        precision: autocast to bf16, or none.
+        variant: one of :data:`VARIANTS`, or None.
+    """
+
+    config: str
+    precision: str
+    variant: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """A spec as it is written.
+
+        Raises:
+            ConfigError: if it is not one.
+        """
+        found = _SPEC.fullmatch(text)
+        if found is None:
+            raise ConfigError(f"{text}: is no CONFIG[@fp32|bf16][+{'|'.join(VARIANTS)}]")
+        return cls(found["config"], found["precision"] or "fp32", found["variant"])
+
+    def label(self, method: str) -> str:
+        """The spec in a table."""
+        return ", ".join(filter(None, (method, self.precision, self.variant)))
+
+
+class Job(NamedTuple):
+    """A model at work; ``step`` does the same each time.
+
+    Attributes:
+        name: for a table.
+        trainable: parameters that are trained.
+        static: bytes that stay between steps: parameters, buffers, optimiser state.
+        step: one whole optimiser step, or one batch of inference.
+    """
+
+    name: str
+    trainable: int
+    static: int
+    step: Callable[[], None]
+
+
+def make_training(spec: Spec, overrides: list[str], batch_size: int, device: torch.device, *, warm: bool = True) -> Job:
+    """Forward, backward and AdamW on a random batch; with ``warm`` the optimiser has its state already."""
+    config, model, inputs = _prepare(spec, overrides, batch_size, device)
+    model.train()
+    optimizer = build_optimizer(model, config["train"])
+    if spec.variant == "published":
+        for group in optimizer.param_groups:
+            group["fused"] = False
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(config["head"]["num_classes"], (batch_size,), generator=generator).to(device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            logits, auxiliary = model(inputs())
+        loss = F.cross_entropy(logits.float(), labels)
+        (loss if auxiliary is None else loss + auxiliary).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    if warm:
+        step()  # which creates the optimiser's state
+    slots = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return _job(spec, config, model, slots, step)
+
+
+def make_inference(spec: Spec, overrides: list[str], batch_size: int, device: torch.device) -> Job:
+    """Logits of a random batch."""
+    config, model, inputs = _prepare(spec, overrides, batch_size, device)
+    model.eval()
+
+    def step() -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            model(inputs())
+
+    step()
+    return _job(spec, config, model, [], step)
+
+
+def _job(
+    spec: Spec, config: Mapping[str, Any], model: AdaptedModel, slots: list[Tensor], step: Callable[[], None]
+) -> Job:
+    static = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *slots))
+    return Job(spec.label(config["method"]["name"]), count_parameters(model).trainable, static, step)
+
+
+def _prepare(
+    spec: Spec, overrides: list[str], batch_size: int, device: torch.device
+) -> tuple[Mapping[str, Any], AdaptedModel, Callable[[], Tensor | Frozen]]:
+    """The config, its model with random weights, and where a step gets its inputs."""
+    config = load_config(spec.config, overrides)
+    torch.manual_seed(0)
+    build.log.disabled = True  # random weights are meant
+    try:
+        model = build_model(config).to(device)
+    finally:
+        build.log.disabled = False
+    inputs = random_batch(config, batch_size).to(device)
+    if spec.variant == "published":
+        published_form(model, inputs)
+    elif spec.variant == "compiled":
+        model.compile()
+    elif spec.variant == "checkpointed":
+        for block in model.backbone.blocks:
+            block.recomputed = True
+    elif spec.variant == "cached":
+        return config, model, _cached(model, inputs, spec.precision)
+    return config, model, lambda: inputs
+
+
+def random_batch(config: Mapping[str, Any], batch_size: int) -> Tensor:
+    """Points (B, N, 3) or images (B, channels, S, S)."""
+    backbone = config["backbone"]
+    if "image_size" in backbone:
+        shape: tuple[int, ...] = (batch_size, backbone["channels"], backbone["image_size"], backbone["image_size"])
+    else:
+        shape = (batch_size, config["data"]["num_points"], 3)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _cached(model: AdaptedModel, inputs: Tensor, precision: str) -> Callable[[], Frozen]:
+    """Features in half precision, picked and made float32 for every step as training does."""
+    model.method.frozen_state(model.backbone)  # refuses what cannot be kept
+    half = torch.bfloat16 if precision == "bf16" else torch.float16
+    model.eval()
+    with torch.no_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        features = model.method.precompute(model.backbone, inputs)
+    stored = [v if name in EXACT else v.to("cpu", half) for name, v in zip(features._fields, features, strict=True)]
+    order = torch.randperm(len(inputs))
+    return lambda: type(features)(*(values[order].to(inputs.device).float() for values in stored))
+
+
+def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
+    """Bytes of tensors that one step holds at most, beyond those that were there before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    recorded = profiler.profiler.kineto_results.events()  # every allocation and release of the CPU allocator
+    held = peak = 0
+    for _, size in sorted((event.start_ns(), event.nbytes()) for event in recorded if event.name() == "[memory]"):
+        held += size
+        peak = max(peak, held)
+    return peak
+
+
+def seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Duration of a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - started
+
+
+def take_turns(jobs: list[Job], rounds: int, device: torch.device) -> list[list[float]]:
+    """Durations of every job's step; the jobs take turns, so that a slower minute slows them all."""
+    times: list[list[float]] = [[] for _ in jobs]
+    for _ in range(rounds):
+        for taken, job in zip(times, jobs, strict=True):
+            taken.append(seconds(job.step, device))
+    return times
+
+
+def spread(taken: list[float]) -> str:
+    """Median, fastest and slowest."""
+    return f"{median(taken):.3f} [{min(taken):.3f}, {max(taken):.3f}]"
