@@ -54,12 +54,12 @@ def jobs_of(curve: Curve, config: str, overrides: list[str], device: torch.devic
     if curve.title == "adapters":
         return [
             lambda count=count: make_bank(count, config, overrides, curve.batch_size, device) for count in curve.values
-        ]  # type: ignore[misc]
+        ]
     spec = Spec.parse(config)
     if curve.key is None:
-        return [lambda size=size: make_training(spec, overrides, size, device) for size in curve.values]  # type: ignore[misc]
+        return [lambda size=size: make_training(spec, overrides, size, device) for size in curve.values]
     return [
-        lambda value=value: make_training(spec, [*overrides, f"{curve.key}={value}"], curve.batch_size, device)  # type: ignore[misc]
+        lambda value=value: make_training(spec, [*overrides, f"{curve.key}={value}"], curve.batch_size, device)
         for value in curve.values
     ]
 

@@ -79,5 +79,5 @@ def product_floor(step: Callable[[], None], device: torch.device, rounds: int = 
     for (one, other), count in recorder.products.items():
         left, right = one.make(device), other.make(device)
         torch.matmul(left, right)
-        total += count * median(seconds(lambda a=left, b=right: torch.matmul(a, b), device) for _ in range(rounds))  # type: ignore[misc]
+        total += count * median(seconds(lambda a=left, b=right: torch.matmul(a, b), device) for _ in range(rounds))
     return total

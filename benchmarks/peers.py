@@ -48,16 +48,14 @@ def torch_loop(points: Tensor, number: int) -> Work | None:
 def torch_quickfps(points: Tensor, number: int) -> Work:
     """torch-quickfps, which takes whole batches."""
     package = import_module("torch_quickfps")
-    return _fastest([lambda h=h: package.sample(points, number, h=h, start_idx=0) for h in HEIGHTS])  # type: ignore[misc]
+    return _fastest([lambda h=h: package.sample(points, number, h=h, start_idx=0) for h in HEIGHTS])
 
 
 def fpsample(points: Tensor, number: int) -> Work:
     """fpsample, bucketed."""
     sample = import_module("fpsample").bucket_fps_kdline_sampling
     arrays = points.numpy()
-    return _fastest(
-        [_each(lambda b, h=h: sample(arrays[b], number, h=h, start_idx=0), len(points)) for h in HEIGHTS]  # type: ignore[misc]
-    )
+    return _fastest([_each(lambda b, h=h: sample(arrays[b], number, h=h, start_idx=0), len(points)) for h in HEIGHTS])
 
 
 def open3d_fps(points: Tensor, number: int) -> Work:

@@ -62,6 +62,6 @@ def published_form(model: AdaptedModel, inputs: Tensor) -> None:
         for module in model.modules():
             form = FORMS.get(type(module))
             if form is not None:
-                module.forward = form.__get__(module)  # type: ignore[method-assign, attr-defined]
+                module.forward = form.__get__(module)
         torch.testing.assert_close(model(inputs[:2]).logits, expected, atol=1e-4, rtol=1e-4)
     model.train(was_training)
