@@ -18,7 +18,7 @@ from pointadapterx import build, build_model, load_config
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
-from pointadapterx.models.frozen import EXACT, Frozen
+from pointadapterx.models.frozen import EXACT, Frozen, restore
 
 MIB = 2**20
 VARIANTS = {
@@ -156,7 +156,7 @@ def random_batch(config: Mapping[str, Any], batch_size: int) -> Tensor:
 
 
 def _cached(model: AdaptedModel, inputs: Tensor, precision: str) -> Callable[[], Frozen]:
-    """Features in half precision, picked and made float32 for every step as training does."""
+    """Features in half precision, picked and restored for every step as training does."""
     model.method.frozen_state(model.backbone)  # refuses what cannot be kept
     half = torch.bfloat16 if precision == "bf16" else torch.float16
     model.eval()
@@ -164,7 +164,7 @@ def _cached(model: AdaptedModel, inputs: Tensor, precision: str) -> Callable[[],
         features = model.method.precompute(model.backbone, inputs)
     stored = [v if name in EXACT else v.to("cpu", half) for name, v in zip(features._fields, features, strict=True)]
     order = torch.randperm(len(inputs))
-    return lambda: type(features)(*(values[order].to(inputs.device).float() for values in stored))
+    return lambda: restore(type(features), (values[order].to(inputs.device) for values in stored))
 
 
 def peak_bytes(step: Callable[[], None], device: torch.device) -> int:

@@ -31,7 +31,7 @@ from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import locked, sync_folder, write_json
 from pointadapterx.models.adapted import AdaptedModel, hash_tensors
-from pointadapterx.models.frozen import EXACT, Frozen
+from pointadapterx.models.frozen import EXACT, Frozen, restore
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ class FeatureCache:
         ]
 
     def fetch(self, indices: Tensor, views: Tensor, device: torch.device | str = "cpu") -> Frozen:
-        """Features of samples (b,), each of the view that is told for it (b,); float32, (b, ...), on a device."""
-        return self.kind(*(tensor[indices, views].to(device).float() for tensor in self._tensors))
+        """Features of samples (b,), each of the view that is told for it (b,): (b, ...), on a device."""
+        return restore(self.kind, (tensor[indices, views].to(device) for tensor in self._tensors))
 
     def put(self, indices: Tensor, view: int, features: Frozen) -> None:
         """Stores a view of some samples.

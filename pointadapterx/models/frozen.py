@@ -5,8 +5,10 @@ Fields are batches; all but those of :data:`EXACT` may be kept in half precision
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -48,3 +50,15 @@ class Sequence(NamedTuple):
 
 Frozen = Patches | Steps | Sequence
 EXACT = ("centers",)
+BRANCHES = ("attention", "ffn")
+
+
+def restore(kind: type[Frozen], stored: Iterable[Tensor]) -> Frozen:
+    """What a model takes, from tensors as they were kept: float32, but outputs of branches that autocast made in bf16.
+
+    Args:
+        kind: of the tensors.
+        stored: its fields in order.
+    """
+    fields = zip(kind._fields, stored, strict=True)
+    return kind(*(v if name in BRANCHES and v.dtype == torch.bfloat16 else v.float() for name, v in fields))

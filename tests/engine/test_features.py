@@ -27,6 +27,7 @@ from pointadapterx.engine import features, run
 from pointadapterx.engine.features import FeatureCache, open_features
 from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
 from pointadapterx.errors import ConfigError
+from pointadapterx.models.frozen import Steps, restore
 
 Config = Callable[..., dict[str, Any]]
 METHODS = ("dapt_x", "linear", "e3va_x")
@@ -236,3 +237,16 @@ def test_statistics_that_change_cannot_be_kept(run_config: Config) -> None:
     config["train"]["frozen_bn"] = "batch"
     with pytest.raises(ConfigError, match=r"train.cached_views: train.frozen_bn=batch changes frozen layers"):
         check_config(config, "test")
+
+
+@pytest.mark.parametrize("name", ["e3va", "e3va_x"])
+def test_branches_in_bf16_stay_so(name: str, run_config: Config) -> None:
+    model = build_model(run_config(name)).eval()
+    inputs = torch.randn(4, 128, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        computed = model.method.precompute(model.backbone, inputs)
+        kept = restore(type(computed), (values.bfloat16() for values in computed))
+        assert isinstance(kept, Steps)
+        assert [values.dtype for values in kept] == [torch.bfloat16, torch.bfloat16, torch.float32]
+        torch.testing.assert_close(model(kept).logits, model(inputs).logits, atol=0.02, rtol=0.02)
+    assert {v.dtype for v in restore(type(computed), (values.half() for values in computed))} == {torch.float32}
