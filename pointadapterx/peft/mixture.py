@@ -65,11 +65,11 @@ class Router(nn.Module):
             weight, dtype = self.project.weight, torch.promote_types(self.project.weight.dtype, torch.float32)
             weight, sub_tokens = weight.to(dtype), sub_tokens.to(dtype)
             directions = F.normalize(self.embeddings.to(dtype), dim=-1)  # (E, r)
-            if len(directions) <= len(weight):  # e · (W x) = (e W) · x, whichever is the smaller product
-                scores = F.linear(sub_tokens, directions @ weight)
-            else:
-                scores = F.linear(F.linear(sub_tokens, weight), directions)
-            return scores.softmax(dim=-1)
+            # e · (W x) = (e W) · x, whichever is the smaller product. Few experts come first in memory: one after the
+            # other along the rows they are too few for the softmax's vectors.
+            if len(directions) <= len(weight):
+                return F.linear(directions @ weight, sub_tokens).softmax(dim=0).T
+            return F.linear(F.linear(sub_tokens, weight), directions).softmax(dim=-1)
 
 
 class SharedMixture(nn.Module):
@@ -110,7 +110,8 @@ class SharedMixture(nn.Module):
         """(B, L, C) -> :class:`MixtureOutput`."""
         sub_tokens = tokens.reshape(-1, self.width)  # (B L h, C / h), equation 4
         gates = self.router(sub_tokens)
-        weights, chosen = gates.topk(self.top_k, dim=-1)  # (B L h, top_k)
+        best = gates.max(dim=-1, keepdim=True) if self.top_k == 1 else gates.topk(self.top_k, dim=-1)
+        weights, chosen = best  # (B L h, top_k)
         # Under torch.compile the groups' sizes would be data-dependent shapes, which break the graph.
         dense = self.top_k == len(self.experts) or torch.compiler.is_compiling()
         mixed = self.mix_dense(sub_tokens, weights, chosen) if dense else self.mix(sub_tokens, weights, chosen)
