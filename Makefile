@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(shell find extensions -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python tools/main.py --config cfgs/demo_linear.yaml
@@ -24,6 +24,16 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Half an hour on a machine that does nothing else; writes what docs/results says of speed and memory.
+bench: $(VENV)/.ready
+	$(PIP) --no-build-isolation -e ".[bench]"
+	$(BIN)/python -m benchmarks exactness
+	$(BIN)/python -m benchmarks ops --simd avx512 avx2 --output docs/results/speed
+	$(BIN)/python -m benchmarks train --floor --output docs/results/training_cost
+	$(BIN)/python -m benchmarks infer --output docs/results/inference
+	$(BIN)/python -m benchmarks memory --output docs/results/memory
+	$(BIN)/python -m benchmarks curves --output docs/results/curves
 
 clean:
 	rm -rf $(VENV) build extensions/*.so extensions/build_info.json pointadapterx.egg-info
