@@ -44,14 +44,12 @@ class Samples(Dataset[dict[str, Any]]):
         variants: names that ``data.variant`` may take.
         needs_variant: whether it must be given.
         num_classes: number of classes, where the name of the data set tells it; see :meth:`count_classes`.
-        labelled: whether labels mean anything; samples without serve for pre-training alone.
     """
 
     modality: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ()
     needs_variant: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
-    labelled: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -75,9 +73,18 @@ class Samples(Dataset[dict[str, Any]]):
         self.validation = validation
 
     @classmethod
-    def count_classes(cls, variant: str | None) -> int | None:
-        """Number of classes of a variant, or None where only the files tell it."""
+    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int | None:
+        """Number of classes of a variant, or None where only files tell it that are not in ``root``.
+
+        Raises:
+            DataError: if they are there, and wrong.
+        """
         return cls.num_classes
+
+    @classmethod
+    def has_labels(cls, root: str | Path | None = None) -> bool:
+        """Whether labels mean anything; samples without serve for pre-training alone."""
+        return True
 
     @cached_property
     def checksum(self) -> str:

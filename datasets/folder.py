@@ -1,4 +1,4 @@
-"""Any folder of point files and meshes, or one HDF5 file: clouds without labels, for pre-training."""
+"""Point files and meshes of one's own: clouds with a class each, or without labels, for pre-training."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice
+from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice, check_split
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.h5 import read_unlabelled_h5
 from pointadapterx.datasets.hashing import content_hash, derive_seed
+from pointadapterx.datasets.listings import (
+    TABLE_SUFFIX,
+    Listing,
+    class_folders,
+    count_table_classes,
+    has_class_folders,
+    list_folders,
+    list_table,
+)
 from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, MISSING_TRIMESH, read_cloud, trimesh_version
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.workers import map_in_order
@@ -36,12 +45,14 @@ SHOWN = 5  # files that a message lists
 CACHE_FORMAT = "2"
 CACHE_SUFFIX = ".cache"  # of no point file: the cache lies in the folder that is searched
 
-Content = tuple[torch.Tensor, list[str] | None, Path]  # points (n, N, 3) float32, names, where they came from
-
 
 @DATASETS.register("folder")
 class Folder(PointClouds):
-    """Unlabelled clouds of the user's own: every label is 0 and the only class is ``unlabelled``.
+    """Clouds of the user's own. What ``root`` is decides whether they have labels:
+
+    - a folder with ``train/<class>/...`` and ``test/<class>/...``: classes are the folders of training, sorted;
+    - a CSV file, see :func:`~pointadapterx.datasets.listings.list_table`;
+    - any other folder, or an HDF5 file: no labels, for pre-training. Every label is 0, the only class ``unlabelled``.
 
     A folder is searched with everything below it, through links too, except what begins with a dot. Meshes (glb,
     obj, off, ply, stl) are sampled uniformly over their surface, by a draw that depends on the file's path below
@@ -49,8 +60,9 @@ class Folder(PointClouds):
     each) are reduced by FPS. The result is cached. ``names`` are the paths below ``root``, in sorted order.
 
     Args:
-        split: ``"train"``; there is no other.
-        root: folder, or HDF5 file with ``data (n, N, 3)`` and perhaps ``name (n,)``; a label in it is ignored.
+        split: ``"train"`` or ``"test"``, the latter where there are labels.
+        root: folder, CSV file, or HDF5 file with ``data (n, N, 3)`` and perhaps ``name (n,)``; labels in it are
+            ignored.
         variant: there is none; a name here is an error.
         normalize: centre and scale into the unit sphere. Off, clouds keep the units and place of their files.
         cache_dir: folder for the cache; beside the data by default, or in the user's cache folder where the data
@@ -61,11 +73,21 @@ class Folder(PointClouds):
         workers: processes that read files; all CPU cores by default, one for few files.
 
     Raises:
-        ConfigError: for split ``"test"``, a variant, a missing root, or an unknown suffix.
+        ConfigError: for split ``"test"`` without labels, a variant, a missing root, or an unknown suffix.
         DataError: if there is no file, or files are damaged or have too few different points; how many is said.
     """
 
-    labelled = False
+    @classmethod
+    def has_labels(cls, root: str | Path | None = None) -> bool:
+        """Of a table, or folders for the splits; a root that is not there is not known to have none."""
+        return root is None or not Path(root).exists() or _is_table(Path(root)) or has_class_folders(Path(root))
+
+    @classmethod
+    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int | None:
+        """Those of training."""
+        if root is None or not Path(root).exists() or not cls.has_labels(root):
+            return None
+        return count_table_classes(Path(root)) if _is_table(Path(root)) else len(class_folders(Path(root), "train"))
 
     def __init__(
         self,
@@ -80,35 +102,59 @@ class Folder(PointClouds):
         suffixes: Sequence[str] | None = None,
         workers: int | None = None,
     ) -> None:
-        if split != "train":
-            raise ConfigError(
-                f"data.name=folder has no {split} split and no labels: it is for pre-training; choose another data.name"
-            )
+        check_split(split)
         if variant is not None:
             raise ConfigError(f"data.variant '{variant}': folder has no variants; remove data.variant")
         if root is None:
-            raise ConfigError("data.root is required for data.name=folder: set it to a folder or an HDF5 file")
+            raise ConfigError("data.root is required for data.name=folder: set it to a folder, a CSV or an HDF5 file")
+        base = Path(root)
+        if split != "train" and not self.has_labels(base):
+            raise ConfigError(
+                f"{base}: has no {split} split and no labels; put files into {base}/{{train,test}}/<class>/, or list "
+                "them in a CSV file with the columns file,label,split"
+            )
         check_choice(up, AXES, "data.up")
         for suffix in suffixes or ():
             check_choice(suffix, KINDS, "data.suffixes")
-        base = Path(root)
-        if base.is_dir():
-            reader = CloudReader(base, stored_points or STORED_POINTS, normalize)
-            points, names, source = _read_folder(
-                reader, suffixes or KINDS, None if cache_dir is None else Path(cache_dir), workers
-            )
-        else:
+        listing = _list(base, split, suffixes)
+        if listing is None:
             points, names = _read_file(base, normalize, {"stored_points": stored_points, "suffixes": suffixes})
-            source = base
+            labels, classes, groups, source = torch.zeros(len(points), dtype=torch.int64), ["unlabelled"], None, base
+        else:
+            _, names, labels, classes, groups = listing
+            reader = CloudReader(listing.root, stored_points or STORED_POINTS, normalize)
+            label = f"{base.stem}-{split}-" if _is_table(base) else ""
+            points, source = _read_files(reader, names, label, None if cache_dir is None else Path(cache_dir), workers)
         super().__init__(
             points.roll(1 - AXES.index(up), dims=2),  # cyclic, so it is a rotation and mirrors nothing
-            torch.zeros(len(points), dtype=torch.int64),
-            ["unlabelled"],
+            labels,
+            classes,
             split,
             names=names,
+            groups=groups,
             source=[source],
             normalize=normalize,
         )
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == TABLE_SUFFIX
+
+
+def _list(base: Path, split: str, suffixes: Sequence[str] | None) -> Listing | None:
+    """The files to read and their labels; None for an HDF5 file."""
+    if _is_table(base):
+        listing = list_table(base, split)
+        unknown = [name for name in listing.names if Path(name).suffix.lower()[1:] not in (suffixes or KINDS)]
+        if unknown:
+            raise DataError(f"{base}: {unknown[0]} is of no kind that is read ({' '.join(suffixes or KINDS)})")
+        return listing
+    if not base.is_dir():
+        return None
+    if has_class_folders(base):
+        return list_folders(base, split, find_clouds(base / split, suffixes or KINDS))
+    names = find_clouds(base, suffixes or KINDS)
+    return Listing(base, names, torch.zeros(len(names), dtype=torch.int64), ["unlabelled"], None)
 
 
 @dataclass(frozen=True)
@@ -177,26 +223,28 @@ def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
 
 def _read_file(path: Path, centre: bool, folder_options: Mapping[str, Any]) -> tuple[torch.Tensor, list[str] | None]:
     if not path.is_file():
-        raise DataError(f"{path}: does not exist; set data.root to a folder or an HDF5 file")
+        raise DataError(f"{path}: does not exist; set data.root to a folder, a CSV or an HDF5 file")
     if path.suffix.lower() not in (".h5", ".hdf5"):
-        raise DataError(f"{path}: data.root is a folder or an HDF5 file (.h5, .hdf5); set it to the file's folder")
+        raise DataError(
+            f"{path}: data.root is a folder, a CSV or an HDF5 file (.h5, .hdf5); set it to the file's folder"
+        )
     for key, value in folder_options.items():
         if value is not None:
             raise ConfigError(f"data.{key}={value} is for folders, and {path} is a file; remove it")
     return read_unlabelled_h5(path, centre)
 
 
-def _read_folder(
-    reader: CloudReader, suffixes: Collection[str], cache_dir: Path | None, workers: int | None
-) -> Content:
-    names = find_clouds(reader.root, suffixes)
+def _read_files(
+    reader: CloudReader, names: Sequence[str], label: str, cache_dir: Path | None, workers: int | None
+) -> tuple[torch.Tensor, Path]:
+    """Clouds of files, and where they came from: their folder, or the cache, in whose name ``label`` stands."""
     meshes = [name for name in names if Path(name).suffix.lower() in MESH_SUFFIXES]
     if meshes and trimesh_version() is None:
         raise DataError(f"{reader.root / meshes[0]}: {MISSING_TRIMESH}")
-    file_name = f"pointadapterx-{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"
+    file_name = f"pointadapterx-{label}{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"
     cache = cache_path(reader.root, file_name, cache_dir)
     points, is_cached = cached_points(cache, reader.fingerprint(names), lambda: _read_clouds(reader, names, workers))
-    return points, names, cache if is_cached else reader.root
+    return points, cache if is_cached else reader.root
 
 
 def _read_clouds(reader: CloudReader, names: Sequence[str], workers: int | None) -> torch.Tensor:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from pointadapterx.datasets.base import DATASETS, SPLITS, check_split
+from pointadapterx.datasets.base import DATASETS, check_split
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.images import SUFFIXES, Images
+from pointadapterx.datasets.listings import class_folders, has_class_folders
 from pointadapterx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -32,25 +33,18 @@ class ImageFolder(Images):
         DataError: if there is no image, a class has none in training, or a test class is none of training's.
     """
 
+    @classmethod
+    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int | None:
+        """The folders of training."""
+        return len(class_folders(Path(root), "train")) if root is not None and has_class_folders(Path(root)) else None
+
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
         check_split(split)
         if variant is not None:
             raise ConfigError(f"data.variant '{variant}': imagefolder has no variants; remove data.variant")
         if root is None:
             raise ConfigError("data.root is required for data.name=imagefolder: a folder with train/ and test/ in it")
-        base = Path(root)
-        for part in SPLITS:
-            if not (base / part).is_dir():
-                raise DataError(f"{base / part}: no such folder; images lie in {base}/{{train,test}}/<class>/")
-        classes = _folders(base / "train")
-        if len(classes) < 2:
-            raise DataError(f"{base / 'train'}: {len(classes)} folders of classes; at least 2 are needed")
-        folder = base / split
-        strange = sorted(set(_folders(folder)) - set(classes))
-        if strange:
-            raise DataError(
-                f"{folder}: {', '.join(strange[:5])} are no classes of {base / 'train'}; remove or rename them"
-            )
+        classes, folder = class_folders(Path(root), split), Path(root, split)
         files = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
         empty = sorted(set(classes) - {classes[label] for _, label in files})
         if not files or (split == "train" and empty):
@@ -64,10 +58,6 @@ class ImageFolder(Images):
             names=[path.relative_to(folder).as_posix() for path, _ in files],
             source=[folder],
         )
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _images(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.datasets.point_files import KINDS
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.masking import hidden_groups
 from pointadapterx.models.tokens import POOLS
@@ -625,7 +625,12 @@ def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
     head, data = sections.get("head"), sections.get("data")
     if data is None or data.name not in DATASETS:
         return
-    available = DATASETS[data.name].count_classes(data.variant)
+    try:
+        available = DATASETS[data.name].count_classes(data.variant, data.root)
+        has_labels = DATASETS[data.name].has_labels(data.root)
+    except DataError as error:
+        yield Problem("data.root", str(error))
+        return
     if "pretrain" in sections:
         for key in ("few_shot", "train_size"):
             if getattr(data, key) is not None:
@@ -637,8 +642,13 @@ def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem("data.few_shot.ways", f"{data.few_shot.ways} exceeds the {available} classes of {data.name}")
     if head is None:
         return
-    if not DATASETS[data.name].labelled:
-        yield Problem("data.name", f"{data.name} has no labels: it is for pre-training; choose another data set")
+    if not has_labels:
+        yield Problem(
+            "data.root",
+            f"{data.root} has no labels, so it is for pre-training; put files into {data.root}/{{train,test}}/<class>/ "
+            "or list them in a CSV file with the columns file,label,split",
+        )
+        return
     expected = _classes_of_data(data)
     if head.num_classes is None:
         if expected is None and not (DATASETS[data.name].needs_variant and data.variant is None):
@@ -650,7 +660,9 @@ def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _classes_of_data(data: DataConfig) -> int | None:
     """Number of classes of the few-shot task or the data set; None where only the files tell it."""
-    return data.few_shot.ways if data.few_shot is not None else DATASETS[data.name].count_classes(data.variant)
+    return (
+        data.few_shot.ways if data.few_shot is not None else DATASETS[data.name].count_classes(data.variant, data.root)
+    )
 
 
 def _check_pretraining(sections: Mapping[str, Any]) -> Iterator[Problem]:
@@ -664,7 +676,7 @@ def _check_pretraining(sections: Mapping[str, Any]) -> Iterator[Problem]:
             "pretrain.probe.name",
             f"unknown name {probe.name!r}{did_you_mean(probe.name, known)} Known: {', '.join(sorted(known))}",
         )
-    elif probe.every and not DATASETS[probe.name].labelled:
+    elif probe.every and not DATASETS[probe.name].has_labels(probe.root):
         yield Problem("pretrain.probe.name", f"{probe.name} has no labels for a probe; choose another data set")
     if probe.every and probe.name in DATASETS and DATASETS[probe.name].modality != "points":
         yield Problem("pretrain.probe.name", f"{probe.name} holds images; choose a data set of point clouds")

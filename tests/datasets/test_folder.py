@@ -467,7 +467,7 @@ def test_wrong_roots(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no point file or mesh in it or below \(csv glb .* xyz\), only nothing; set"):
         build(tmp_path)
     np.save(tmp_path / "a.npy", POINTS)
-    with pytest.raises(DataError, match=r"a\.npy: data\.root is a folder or an HDF5 file"):
+    with pytest.raises(DataError, match=r"a\.npy: data\.root is a folder, a CSV or an HDF5 file"):
         build_dataset("folder", "train", root=tmp_path / "a.npy")
     write_h5(tmp_path / "clouds.h5", points=POINTS[None])
     with pytest.raises(DataError, match=r"clouds\.h5: no data set 'data' in it; it holds points"):
@@ -480,7 +480,9 @@ def test_wrong_roots(tmp_path: Path) -> None:
 
 def test_wrong_options(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", POINTS)
-    with pytest.raises(ConfigError, match=r"data\.name=folder has no test split and no labels: .* pre-training"):
+    with pytest.raises(
+        ConfigError, match=r"has no test split and no labels; put files into .*/\{train,test\}/<class>/"
+    ):
         build_dataset("folder", "test", root=tmp_path)
     with pytest.raises(ConfigError, match=r"data\.up 'w' is unknown\. Known: x, y, z"):
         build(tmp_path, up="w")
@@ -490,6 +492,126 @@ def test_wrong_options(tmp_path: Path) -> None:
         build(tmp_path, variant="a")
 
 
-def test_no_adaptation_to_a_folder() -> None:
-    with pytest.raises(ConfigError, match=r"1 problem .*\n.*data\.name: folder has no labels: it is for pre-training"):
-        check_config(small_config(), "test", ["data.name=folder"])
+def test_no_adaptation_to_a_folder_without_labels(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", POINTS)
+    with pytest.raises(
+        ConfigError, match=r"1 problem .*\n.*data\.root: .* has no labels, so it is for pre-training; put"
+    ):
+        check_config(small_config(), "test", ["data.name=folder", f"data.root={tmp_path}"])
+
+
+# With labels
+
+
+def labelled(root: Path, counts: dict[str, int]) -> Path:
+    """Clouds in folders such as ``train/cup``; what number each is can be told from its first point."""
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            np.save(root / folder / f"{number}.npy", POINTS + number)
+    return root
+
+
+FOLDERS = {"train/cup": 3, "train/bowl/deep": 2, "test/cup": 1, "test/bowl": 2}
+
+
+def table(root: Path, *lines: str) -> Path:
+    path = root / "clouds.csv"
+    path.write_text("\n".join(["file,label,split,group", *lines]), encoding="utf-8")
+    return path
+
+
+def test_folders_of_classes(tmp_path: Path) -> None:
+    root = labelled(tmp_path, FOLDERS)
+    train = build(root)
+    test = build_dataset("folder", "test", root=root, stored_points=40, normalize=False)
+    assert train.classes == test.classes == ["bowl", "cup"]
+    assert train.names == ["bowl/deep/0.npy", "bowl/deep/1.npy", "cup/0.npy", "cup/1.npy", "cup/2.npy"]
+    assert train.labels.tolist() == [0, 0, 1, 1, 1]
+    assert test.labels.tolist() == [0, 0, 1]
+    assert torch.equal(train.points[4], torch.from_numpy(POINTS + 2).float())
+    assert train.groups is None
+    assert build(root).checksum == train.checksum  # from the cache
+
+
+def test_a_table_of_files(tmp_path: Path) -> None:
+    root = labelled(tmp_path, {"scans": 6})
+    path = table(
+        root,
+        "scans/0.npy, cup, train, a",
+        "scans/1.npy,cup,train,a",
+        "scans/2.npy,bowl,train,",
+        "scans/3.npy,bowl,train,",
+        "scans/4.npy,cup,test,",
+    )
+    train = build(path)
+    test = build_dataset("folder", "test", root=path, stored_points=40, normalize=False)
+    assert train.classes == test.classes == ["bowl", "cup"]
+    assert train.labels.tolist() == [1, 1, 0, 0]
+    assert train.groups is not None
+    assert train.groups.tolist() == [0, 0, 1, 2]
+    assert test.names == ["scans/4.npy"]
+    assert torch.equal(test.points[0], torch.from_numpy(POINTS + 4).float())
+    assert build(path).checksum == train.checksum  # each split has a cache of its own
+
+
+@pytest.mark.parametrize("kind", ["folders", "table"])
+def test_an_adaptation_knows_the_number_of_classes(kind: str, tmp_path: Path) -> None:
+    root = labelled(tmp_path, {**FOLDERS, "train/jug": 1})
+    if kind == "table":
+        root = table(root, "train/cup/0.npy,cup,train,", "train/jug/0.npy,jug,train,", "test/bowl/0.npy,cup,test,")
+    overrides = ["data.name=folder", f"data.root={root}", "head.num_classes=null", "data.num_points=40"]
+    overrides += ["backbone.num_groups=4", "backbone.group_size=4"]
+    assert check_config(small_config(), "test", overrides)["head"]["num_classes"] == (3 if kind == "folders" else 2)
+    with pytest.raises(ConfigError, match=r"head\.num_classes: 5, but folder has [23] classes"):
+        check_config(small_config(), "test", [*overrides, "head.num_classes=5"])
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"train/cup": 1, "test/cup": 1}, r"train: 1 folders of classes; at least 2 are needed"),
+        ({"train/cup": 1, "train/jug": 1, "test/bowl": 1}, r"test: bowl are no classes of .*train; remove or rename"),
+        ({"train/cup": 1, "train/jug": 0, "test/cup": 1}, r"train: no file that is read in jug"),
+        ({"train/cup": 1, "train/jug": 1, "test/cup": 1, "train": 0}, r"train/9\.npy: lies in no folder of a class"),
+    ],
+)
+def test_wrong_folders_of_classes(counts: dict[str, int], message: str, tmp_path: Path) -> None:
+    labelled(tmp_path, {name: count for name, count in counts.items() if name != "train"})
+    if "train" in counts:
+        np.save(tmp_path / "train" / "9.npy", POINTS)
+    split = "test" if message.startswith("test:") else "train"
+    with pytest.raises(DataError, match=message):
+        build_dataset("folder", split, root=tmp_path, stored_points=40)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["scans/0.npy,cup,train,", "scans/1.npy,cup,train,"], r"1 classes in split train; at least 2"),
+        (["scans/0.npy,cup,train,", "scans/1.npy,,train,"], r"line 3 has no label"),
+        (["scans/0.npy,cup,training,"], r"line 2 has the split 'training'; use train or test"),
+        (["scans/0.npy,cup,train,", "scans/0.npy,jug,train,"], r"lines 2 and 3 name the same file"),
+        (["scans/7.npy,cup,train,"], r"line 2 names scans/7\.npy, which is not in"),
+        (["scans/0.npy,cup,train,", "scans/1.npy,jug,train,"], r"no line of split test"),
+        (["scans/0.npy,a,train,", "scans/1.npy,b,train,", "scans/2.npy,c,test,"], r"c are classes of split test alone"),
+        (
+            ["scans/0.npy,a,train,", "scans/1.npy,b,train,", "clouds.md,a,test,"],
+            r"clouds\.md is of no kind that is read",
+        ),
+    ],
+)
+def test_wrong_tables(lines: list[str], message: str, tmp_path: Path) -> None:
+    labelled(tmp_path, {"scans": 3})
+    (tmp_path / "clouds.md").write_text("no cloud")
+    with pytest.raises(DataError, match=message):
+        build_dataset("folder", "test", root=table(tmp_path, *lines), stored_points=40)
+
+
+def test_a_table_names_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "clouds.csv").write_text("path,class\na.npy,cup\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"clouds\.csv: has no column file, label, split; its first line names"):
+        build(tmp_path / "clouds.csv")
+    (tmp_path / "clouds.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"clouds\.csv: cannot be read as a table"):
+        build(tmp_path / "clouds.csv")

@@ -120,7 +120,7 @@ def test_what_an_image_folder_must_have(tmp_path: Path) -> None:
     root = image_folder(tmp_path)
     with pytest.raises(ConfigError, match=r"data\.root is required"):
         build_dataset("imagefolder", "train")
-    with pytest.raises(DataError, match=r"nowhere/train: no such folder; images lie in"):
+    with pytest.raises(DataError, match=r"nowhere/train: no such folder; files lie in"):
         build_dataset("imagefolder", "train", root=tmp_path / "nowhere")
     picture(root / "test" / "bird" / "0.png")
     with pytest.raises(DataError, match="bird are no classes"):
