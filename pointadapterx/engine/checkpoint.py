@@ -13,11 +13,13 @@ from torch import Tensor
 
 from pointadapterx.build import model_recipe
 from pointadapterx.config import check_config
+from pointadapterx.engine.calibration import Calibration, Novelty
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.models.adapted import AdaptedModel
 
 FORMAT = "pointadapterx-adapter-1"
+NOVELTY = "novelty/"  # before the names of tensors that are not the model's
 
 
 class AdapterInfo(NamedTuple):
@@ -31,6 +33,8 @@ class AdapterInfo(NamedTuple):
         versions: of this package, torch, and others.
         backbone_hash: SHA-256 of the backbone weights that it belongs to.
         tensors: names to tensors.
+        calibration: how to read its logits, where that was fitted.
+        novelty: what training data look like to it, where that was fitted.
     """
 
     path: Path
@@ -40,6 +44,8 @@ class AdapterInfo(NamedTuple):
     versions: dict[str, str]
     backbone_hash: str
     tensors: dict[str, Tensor]
+    calibration: Calibration | None = None
+    novelty: Novelty | None = None
 
 
 def save_adapter(
@@ -49,6 +55,8 @@ def save_adapter(
     config: Mapping[str, Any],
     classes: Sequence[str],
     metrics: Mapping[str, Any] | None = None,
+    calibration: Calibration | None = None,
+    novelty: Novelty | None = None,
 ) -> None:
     """Writes what the task added to the backbone: trainable tensors, changed buffers, and their story.
 
@@ -58,6 +66,8 @@ def save_adapter(
         config: resolved config.
         classes: class names, in the order of the logits.
         metrics: any JSON-able metrics.
+        calibration: how to read its logits.
+        novelty: what training data look like to it.
 
     Raises:
         CheckpointError: if the file cannot be written, or the class names do not match the head.
@@ -77,7 +87,10 @@ def save_adapter(
         "versions": json.dumps(versions()),
         "backbone_hash": model.backbone_hash,
     }
-    write_safetensors(Path(path), model.adapter_state(), metadata)
+    if calibration is not None:
+        metadata["calibration"] = json.dumps(calibration._asdict())
+    reference = {} if novelty is None else {f"{NOVELTY}{key}": value for key, value in novelty.tensors().items()}
+    write_safetensors(Path(path), model.adapter_state() | reference, metadata)
 
 
 def read_adapter(path: str | Path) -> AdapterInfo:
@@ -99,6 +112,7 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             if not isinstance(stored[key], kind):
                 raise TypeError(f"{key} is {stored[key]!r}")
         config = check_config(stored["config"], str(path))
+        reference = {key.removeprefix(NOVELTY): tensors.pop(key) for key in list(tensors) if key.startswith(NOVELTY)}
         return AdapterInfo(
             path=path,
             config=config,
@@ -107,6 +121,8 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             versions=stored["versions"],
             backbone_hash=metadata["backbone_hash"],
             tensors=tensors,
+            calibration=Calibration(**json.loads(metadata["calibration"])) if "calibration" in metadata else None,
+            novelty=Novelty.from_tensors(reference) if reference else None,
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None

@@ -53,22 +53,15 @@ def predict(
     Raises:
         TrainingError: if logits are not finite.
     """
-    was_training = model.training
-    model.eval()
-    batches = EvalBatches(
-        len(dataset), batch_size, rank=accelerator.process_index, world_size=accelerator.num_processes
+    rows = collect(
+        model,
+        dataset,
+        accelerator,
+        batch_size=batch_size,
+        inputs=inputs,
+        compute=lambda given: model(given).logits,
+        width=model.head.num_classes,
     )
-    indices: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
-    logits: list[Tensor] = [torch.empty(0, model.head.num_classes)]
-    with torch.inference_mode():
-        for batch in batches:
-            given = inputs(batch, int(batch[0]) // batch_size)
-            with accelerator.autocast():
-                output = model(given).logits
-            indices.append(batch)
-            logits.append(output.float().cpu())
-    model.train(was_training)
-    rows = _gather_rows(torch.cat(indices), torch.cat(logits), accelerator)
     broken = (~torch.isfinite(rows).all(dim=-1)).nonzero().flatten().tolist()
     if broken:
         raise TrainingError(
@@ -76,6 +69,38 @@ def predict(
             "diverged: lower train.lr, or use train.precision=fp32"
         )
     return Predictions(rows, dataset.labels)
+
+
+def collect(
+    model: AdaptedModel,
+    dataset: Samples,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    inputs: BatchInputs,
+    compute: Callable[[Any], Tensor],
+    width: int,
+) -> Tensor:
+    """What ``compute`` makes of every batch's inputs, (b, width): (n, width) float32 in file order, on every process.
+
+    The other arguments are those of :func:`predict`.
+    """
+    was_training = model.training
+    model.eval()
+    batches = EvalBatches(
+        len(dataset), batch_size, rank=accelerator.process_index, world_size=accelerator.num_processes
+    )
+    indices: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
+    rows: list[Tensor] = [torch.empty(0, width)]
+    with torch.inference_mode():
+        for batch in batches:
+            given = inputs(batch, int(batch[0]) // batch_size)
+            with accelerator.autocast():
+                output = compute(given)
+            indices.append(batch)
+            rows.append(output.float().cpu())
+    model.train(was_training)
+    return _gather_rows(torch.cat(indices), torch.cat(rows), accelerator)
 
 
 def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Tensor:
@@ -99,6 +124,23 @@ def evaluate(model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], a
         accelerator,
         batch_size=config["eval"]["batch_size"],
         inputs=lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device)),
+    )
+
+
+def evaluate_features(
+    model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator
+) -> Tensor:
+    """What the head reads of every sample, (n, pools · C), prepared as :func:`evaluate` does."""
+    inputs = build_inputs(config)
+    fetch = inputs.source(dataset)
+    return collect(
+        model,
+        dataset,
+        accelerator,
+        batch_size=config["eval"]["batch_size"],
+        inputs=lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device)),
+        compute=model.pooled,
+        width=model.head.width,
     )
 
 

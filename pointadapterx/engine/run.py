@@ -34,9 +34,10 @@ from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter, versions
+from pointadapterx.engine.calibration import Novelty, fit_temperature, summary
+from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adapter, save_adapter, versions
 from pointadapterx.engine.console import console, log_to_file
-from pointadapterx.engine.evaluator import evaluate, vote_over_seeds
+from pointadapterx.engine.evaluator import evaluate, evaluate_features, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
 from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
@@ -225,7 +226,7 @@ def test(
     if accelerator.is_main_process:
         console.print(_parameter_table(config, count_parameters(model)))
     folder = _agree(output or info.path.parent / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
-    report = _evaluate_and_write(model, dataset, config, accelerator, folder, "test", info.metrics.get("protocol"))
+    report = _evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))
     report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
     if copies is not None or published:
         seeds = list(range(PUBLISHED_VOTES)) if published else config["eval"]["vote"]["seeds"]
@@ -309,9 +310,9 @@ def _fit(trainer: Trainer) -> Path:
 def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
     """The kept adapter on the test set."""
     accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
-    load_adapter(trainer.model, folder / ADAPTER_FILE)
+    info = _calibrate(trainer, load_adapter(trainer.model, folder / ADAPTER_FILE))
     protocol = PROTOCOLS[config["eval"]["protocol"]]
-    report = _evaluate_and_write(trainer.model, trainer.splits.test, config, accelerator, folder, "test", protocol)
+    report = _evaluate_and_write(trainer.model, trainer.splits.test, config, accelerator, folder, info, protocol)
     if trainer.selection is not None:
         report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
     report |= {
@@ -320,6 +321,38 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
     }
     log.info("best epoch %d; adapter: %s (%.2f MB)", report["best_epoch"], *_size(folder / ADAPTER_FILE))
     return report
+
+
+def _calibrate(trainer: AdaptationTrainer, info: AdapterInfo) -> AdapterInfo:
+    """Fits the reading of the logits on the validation part, and adds it to the adapter's file.
+
+    Without a part that neither trained nor tests there is nothing to fit on, and the file stays as it is.
+    """
+    val = trainer.splits.val
+    if val is None:
+        return info
+    model, train, config, accelerator = trainer.model, trainer.splits.train, trainer.config, trainer.accelerator
+    info = info._replace(
+        calibration=fit_temperature(*evaluate(model, val, config, accelerator)),
+        novelty=Novelty.fit(
+            evaluate_features(model, train, config, accelerator),
+            train.labels,
+            len(train.classes),
+            evaluate_features(model, val, config, accelerator),
+        ),
+    )
+    if accelerator.is_main_process:
+        save_adapter(
+            model,
+            info.path,
+            config=info.config,
+            classes=info.classes,
+            metrics=info.metrics,
+            calibration=info.calibration,
+            novelty=info.novelty,
+        )
+    accelerator.wait_for_everyone()
+    return info
 
 
 def _size(path: Path) -> tuple[Path, float]:
@@ -383,9 +416,10 @@ def _evaluate_and_write(
     config: Mapping[str, Any],
     accelerator: Accelerator,
     folder: Path,
-    split: str,
+    info: AdapterInfo,
     protocol: str | None,
 ) -> dict[str, Any]:
+    """Tests the model of an adapter on the test split."""
     predictions = evaluate(model, dataset, config, accelerator)
     metrics = compute_metrics(predictions, dataset.classes)
     data, parameters = config["data"], count_parameters(model)
@@ -395,7 +429,7 @@ def _evaluate_and_write(
         "data": {
             "name": data["name"],
             "variant": data["variant"],
-            "split": split,
+            "split": "test",
             "few_shot": data["few_shot"],
             "train_size": data["train_size"],
             "checksum": dataset.checksum,
@@ -404,11 +438,13 @@ def _evaluate_and_write(
         "parameters": parameters._asdict(),
         "versions": versions(),
         "ops": ops.implementation(accelerator.device),
-        split: metrics,
+        "test": metrics,
     }
+    if info.calibration is not None:
+        report["calibration"] = summary(info.calibration, *predictions)
     if accelerator.is_main_process:
         what = " ".join(filter(None, (data["name"], data["variant"])))
-        title = f"{config['method']['name']} on {what}, {split} set\nprotocol {protocol}\nregime {report['regime']}"
+        title = f"{config['method']['name']} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
         console.print(metrics_table(metrics, title))
         path = folder / PREDICTIONS_FILE
         write_predictions(path, predictions, dataset.classes, dataset.names, protocol, dataset.groups)

@@ -126,6 +126,10 @@ class AdaptedModel(nn.Module):
         auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
         return ModelOutput(self.head(features.sequence), auxiliary)
 
+    def pooled(self, inputs: Tensor) -> Tensor:
+        """Inputs of the backbone -> what the head's ``mlp`` reads, (B, pools · C)."""
+        return self.head.pool(self.method.run(self.backbone, inputs).sequence)
+
     def train(self, mode: bool = True) -> AdaptedModel:
         """Training mode for everything except frozen BatchNorm (see ``frozen_bn``)."""
         super().train(mode)

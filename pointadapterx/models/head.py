@@ -19,6 +19,9 @@ class ClassificationHead(nn.Module):
         pools: names from :data:`~pointadapterx.models.tokens.POOLS`, concatenated in this order.
         hidden: hidden widths; Point-MAE and DAPT use (256, 256), ``()`` is a linear classifier.
         dropout: dropout rate after each hidden layer.
+
+    Attributes:
+        width: of what :meth:`pool` returns.
     """
 
     def __init__(
@@ -32,7 +35,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.pools = tuple(pools)
         layers: list[nn.Module] = []
-        width = dim * len(self.pools)
+        self.width = width = dim * len(self.pools)
         for inner in hidden:
             layers += [nn.Linear(width, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Dropout(dropout)]
             width = inner
@@ -52,6 +55,10 @@ class ClassificationHead(nn.Module):
         width = first.in_features // len(self.pools)
         return first.out_features * width * sum(name.startswith("prompt_") for name in self.pools)
 
+    def pool(self, sequence: TokenSequence) -> Tensor:
+        """Normalised tokens -> the concatenated pools (B, pools · C), which ``mlp`` reads."""
+        return torch.cat([POOLS[name](sequence) for name in self.pools], dim=-1)
+
     def forward(self, sequence: TokenSequence) -> Tensor:
         """Normalised tokens -> logits (B, num_classes)."""
-        return self.mlp(torch.cat([POOLS[name](sequence) for name in self.pools], dim=-1))
+        return self.mlp(self.pool(sequence))
