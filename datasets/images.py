@@ -59,7 +59,7 @@ class Images(Samples):
     def __getitem__(self, i: int) -> dict[str, Any]:
         """``{"image": (channels, H, W) uint8, "label": () int64, "index": i}``, an image of its own size."""
         pixels = self.pixels
-        image = pixels[i] if isinstance(pixels, torch.Tensor) else _decode(pixels[i], None, None)
+        image = pixels[i] if isinstance(pixels, torch.Tensor) else decode(pixels[i], None, None)
         return {"image": image, "label": self.labels[i], "index": i}
 
     def fetch(self, indices: torch.Tensor, size: int, channels: int) -> torch.Tensor:
@@ -75,7 +75,7 @@ class Images(Samples):
             return _resize(_with_channels(self.pixels[indices], channels), size)
         paths = [self.pixels[i] for i in indices.tolist()]
         with ThreadPoolExecutor(THREADS) as pool:
-            return torch.stack(list(pool.map(lambda path: _decode(path, size, channels), paths)))
+            return torch.stack(list(pool.map(lambda path: decode(path, size, channels), paths)))
 
     def subset(self: ImagesT, indices: torch.Tensor | Sequence[int]) -> ImagesT:
         """The images at ``indices``, in that order."""
@@ -111,7 +111,12 @@ def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
     return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def _decode(path: Path, size: int | None, channels: int | None) -> torch.Tensor:
+def decode(path: Path, size: int | None, channels: int | None) -> torch.Tensor:
+    """An image file as (channels, H, W) uint8, resized to a square of side ``size``; None: as it is.
+
+    Raises:
+        DataError: if it cannot be decoded.
+    """
     from PIL import Image, ImageOps  # slow to import, and point clouds do without
 
     try:

@@ -31,6 +31,10 @@ def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
         DataError: if the file is damaged, of another kind or empty, or holds coordinates that are not finite.
     """
     suffix = path.suffix.lower()
+    if suffix[1:] not in KINDS:
+        raise DataError(f"{path}: is of no kind that is read ({' '.join(KINDS)})")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     try:
         what = impostor(path)
         if what is not None:

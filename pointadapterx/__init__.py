@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pointadapterx.counting import count_costs, count_model
     from pointadapterx.engine.bank import AdapterBank
     from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
+    from pointadapterx.engine.predictor import Predictor
     from pointadapterx.models.adapted import AdaptedModel, count_parameters
     from pointadapterx.models.pretrained import load_pretrained
     from pointadapterx.ops import farthest_point_sample, knn
@@ -23,6 +24,7 @@ _HOME = {
     "AdaptedModel": "pointadapterx.models.adapted",
     "AdapterBank": "pointadapterx.engine.bank",
     "METHODS": "pointadapterx.peft",
+    "Predictor": "pointadapterx.engine.predictor",
     "build_model": "pointadapterx.build",
     "count_costs": "pointadapterx.counting",
     "count_model": "pointadapterx.counting",
@@ -40,6 +42,7 @@ __all__ = [
     "METHODS",
     "AdaptedModel",
     "AdapterBank",
+    "Predictor",
     "build_model",
     "count_costs",
     "count_model",

@@ -16,6 +16,7 @@ EPILOG = """examples:
   %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
   %(prog)s --resume runs/demo/20260101-120000                  continue an interrupted run
   %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
+  %(prog)s predict RUN_OR_ADAPTER scans/                       classes of one's own files; see predict --help
   %(prog)s compare --config cfgs/study/quick.yaml              methods × seeds × data sets; see compare --help
 """
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
 
     Args:
         argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``search RUN``,
-            ``count``, ``probe``, ``compare`` for studies).
+            ``count``, ``probe``, ``predict ADAPTER FILES``, ``compare`` for studies).
         prog: name in the help text.
 
     Returns:
@@ -71,6 +72,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         from pointadapterx.study.command import main as compare
 
         return compare(arguments[1:], f"{prog} compare")
+    if arguments[:1] == ["predict"]:
+        from pointadapterx.predict import main as predict
+
+        return predict(arguments[1:], f"{prog} predict")
     parser = build_parser(prog)
     options = parser.parse_intermixed_args(_expand_verb(arguments, parser))
     jobs = [name for name in ("resume", "test", "search") if getattr(options, name) is not None]

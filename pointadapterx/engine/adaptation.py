@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx.build import Splits
-from pointadapterx.datasets import Samples
+from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.checkpoint import save_adapter
 from pointadapterx.engine.evaluator import evaluate, predict
 from pointadapterx.engine.features import open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
 from pointadapterx.engine.metrics import Predictions, compute_metrics
+from pointadapterx.engine.preparation import Preparation
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.frozen import Frozen
@@ -151,12 +153,19 @@ class AdaptationTrainer(Trainer):
         routing = routing_line(record)
         return f"{line}  {routing}" if routing else line
 
+    @cached_property
+    def _form_of_inputs(self) -> dict[str, Any]:
+        """What a prediction has to know of the training clouds."""
+        train = self.splits.train
+        return {"inputs": Preparation.of(train.points)._asdict()} if isinstance(train, PointClouds) else {}
+
     def _save_adapter(self, selected: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
             story = {
                 "protocol": PROTOCOLS[self.protocol],
                 "regime": regime(self.config["data"]),
                 "epoch": self.progress.epoch + 1,
+                **self._form_of_inputs,
                 **selected,
             }
             save_adapter(

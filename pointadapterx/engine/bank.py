@@ -143,6 +143,16 @@ class AdapterBank(nn.Module):
         self.backbone.position = adapter.info.config["backbone"].get("position", self.backbone.position)
         self.active = name
 
+    def model(self, name: str) -> AdaptedModel:
+        """The model of an adapter, which computes until another is taken into use.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+        """
+        if name != self.active:
+            self.switch(name)
+        return self._get(name).model
+
     @torch.inference_mode()
     def forward(self, inputs: Tensor, adapters: str | Sequence[str] | None = None) -> Tensor | list[Tensor]:
         """Logits.
@@ -159,9 +169,7 @@ class AdapterBank(nn.Module):
             ValueError: for another number of names than samples.
         """
         if adapters is None or isinstance(adapters, str):
-            if adapters is not None and adapters != self.active:
-                self.switch(adapters)
-            return self._adapters[self.active].model(inputs).logits
+            return self.model(adapters or self.active)(inputs).logits
         if len(adapters) != len(inputs):
             raise ValueError(f"{len(adapters)} names of adapters for {len(inputs)} samples; give one a sample")
         logits: dict[int, Tensor] = {}

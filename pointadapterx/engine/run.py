@@ -39,6 +39,7 @@ from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adap
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.evaluator import evaluate, evaluate_features, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
+from pointadapterx.engine.precision import multiplies_bf16, precision_of
 from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
 from pointadapterx.engine.trainer import STATE_FILE, Trainer, hardware, peak_memory_mib
@@ -85,19 +86,6 @@ def make_accelerator(precision: str) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[ddp, patience],
     )
-
-
-def multiplies_bf16() -> bool:
-    """Whether the first CUDA device, or without one the CPU, has instructions for products of bf16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-
-
-def precision_of(accelerator: Accelerator) -> str:
-    """The ``train.precision`` that an accelerator has."""
-    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
 
 def leave_process_group() -> None:

@@ -1,0 +1,359 @@
+"""Predictions for one's own files: clouds, meshes or pictures that no data set lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointadapterx import ops
+from pointadapterx.build import build_model
+from pointadapterx.config import check_config
+from pointadapterx.datasets.folder import AXES, BLOCK, CloudReader
+from pointadapterx.datasets.images import SUFFIXES, decode
+from pointadapterx.datasets.inputs import ImageInputs, PointInputs
+from pointadapterx.datasets.point_files import KINDS
+from pointadapterx.datasets.resample import fps
+from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.datasets.workers import map_in_order
+from pointadapterx.engine.bank import AdapterBank
+from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adapter
+from pointadapterx.engine.precision import multiplies_bf16
+from pointadapterx.engine.preparation import Preparation, mean_extents
+from pointadapterx.errors import CheckpointError, ConfigError, DataError
+from pointadapterx.models.adapted import AdaptedModel
+
+File = str | Path
+ENOUGH_FOR_AXES = 8  # clouds before anything is said of which axis points up
+BETTER = 0.5  # of the deviation from the training set's extents, that another axis must leave
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an adapter says of one input.
+
+    Attributes:
+        name: of the input.
+        adapter: name of the adapter.
+        classes: the likeliest first.
+        probabilities: of these classes; calibrated where the adapter stores a temperature.
+        novelty: share of the adapter's validation samples that are more like its training data, 1.0 where all are; None
+            where the adapter does not store it.
+        warnings: in what the input differs from the training data.
+    """
+
+    name: str
+    adapter: str
+    classes: list[str]
+    probabilities: list[float]
+    novelty: float | None
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input of which nothing can be said, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An input (N, 3) or (channels, S, S) on its way to the model."""
+
+    name: str
+    values: Tensor
+    warnings: list[str]
+
+
+class Predictor:
+    """An adapter, or several on one backbone, ready for files and arrays.
+
+    Inputs are prepared as the clouds of the adapter's training were: turned, normalised, resampled.
+
+    Args:
+        adapters: an adapter file or a run's folder; or several by name, which must prepare their inputs alike.
+        weights: where the backbone's weights lie now, if not where the adapter's config says.
+        device: ``"cpu"``, ``"cuda"``, …; the first CUDA device if there is one.
+        precision: as ``train.precision``; by default the adapter's, or fp32 where the hardware has no bf16.
+        batch_size: samples at a time; by default the adapter's ``eval.batch_size``.
+        top: classes that a prediction lists.
+        up: axis of the inputs that points up; by default the adapter's ``data.up``, or y.
+        workers: processes that read files; all cores by default, none for few files.
+
+    Attributes:
+        classes: names of the classes by adapter.
+        suffixes: kinds of files that can be read, without the dot.
+
+    Raises:
+        CheckpointError: if an adapter cannot be read, or several do not fit one backbone or one preparation.
+        ConfigError: for an unknown axis.
+    """
+
+    def __init__(
+        self,
+        adapters: File | Mapping[str, File],
+        *,
+        weights: File | None = None,
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+        batch_size: int | None = None,
+        top: int = 3,
+        up: str | None = None,
+        workers: int | None = None,
+    ) -> None:
+        given = adapters if isinstance(adapters, Mapping) else {Path(adapters).stem: adapters}
+        self._infos = {name: read_adapter(_adapter_file(path)) for name, path in given.items()}
+        first = next(iter(self._infos.values()), None)
+        if first is None:
+            raise CheckpointError("a predictor needs at least one adapter")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.top, self.workers = top, workers
+        self.batch_size = batch_size or first.config["eval"]["batch_size"]
+        self.classes = {name: info.classes for name, info in self._infos.items()}
+        self._bf16 = _precision(precision or first.config["train"]["precision"], self.device) == "bf16"
+        self._form = _Form.of(first, up)
+        for info in self._infos.values():
+            if _Form.of(info, up).key != self._form.key:
+                raise CheckpointError(
+                    f"{info.path}: prepares its inputs otherwise than {first.path}; use a predictor for each"
+                )
+        self._models = self._build(first, weights)
+        self._extents: list[Tensor] = []
+
+    def _build(self, first: AdapterInfo, weights: File | None) -> Callable[[str], AdaptedModel]:
+        if len(self._infos) > 1:
+            bank = AdapterBank(self._infos, weights).to(self.device)
+            return bank.model
+        config = check_config(
+            first.config, str(first.path), [] if weights is None else [f"backbone.weights={Path(weights)}"]
+        )
+        model = build_model(config)
+        load_adapter(model, first)
+        model.to(self.device).eval()
+        return lambda name: model
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Kinds of files, without the dot."""
+        return KINDS if self._form.points else tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
+
+    def __call__(self, inputs: Sequence[File | np.ndarray | Tensor]) -> list[Prediction | Failure]:
+        """All predictions, in the order of the inputs; see :meth:`stream`."""
+        return list(self.stream(inputs))
+
+    def stream(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[Prediction | Failure]:
+        """Predictions as they are made, in the order of the inputs, one an adapter; a failure takes their place.
+
+        Files are read by other processes while the model computes, and a bounded number is in memory.
+
+        Args:
+            inputs: files; or points (N, 3 or more) as arrays or tensors, named by their number.
+        """
+        waiting: list[_Ready | Failure] = []
+        for item in self._read(inputs):
+            waiting.append(item)
+            if sum(isinstance(one, _Ready) for one in waiting) == self.batch_size:
+                yield from self._answer(waiting)
+                waiting = []
+        yield from self._answer(waiting)
+
+    def doubts(self) -> list[str]:
+        """What the clouds so far have in common that the training clouds have not."""
+        stored = self._form.stored
+        if stored is None or len(self._extents) < ENOUGH_FOR_AXES:
+            return []
+        found, wanted = torch.stack(self._extents).mean(dim=0), torch.tensor(stored.extents)
+        deviation = [float((found.roll(turn) - wanted).norm()) for turn in range(3)]
+        best = min(range(3), key=deviation.__getitem__)
+        if best == 0 or deviation[best] > BETTER * deviation[0]:
+            return []
+        axis = AXES[(AXES.index(self._form.up) - best) % 3]
+        return [
+            f"the clouds are shaped as if {axis} pointed up, not {self._form.up}; if so, predict with up={axis}",
+        ]
+
+    def _read(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[_Ready | Failure]:
+        files = [str(item) for item in inputs if isinstance(item, str | Path)]
+        contents = iter(map_in_order(self._form.reader(), files, BLOCK, self.workers))
+        for number, item in enumerate(inputs):
+            if isinstance(item, str | Path):
+                name, content = str(item), next(contents)
+            else:
+                name, content = f"input {number}", _array(item, number)
+            yield Failure(name, content) if isinstance(content, str) else self._prepare(name, content)
+
+    def _prepare(self, name: str, content: np.ndarray) -> _Ready | Failure:
+        if not self._form.points:
+            return _Ready(name, torch.from_numpy(content), [])
+        prepared = self._form.bring(name, torch.from_numpy(content))
+        if isinstance(prepared, _Ready):
+            self._extents.append(mean_extents(prepared.values[None]))
+        return prepared
+
+    def _answer(self, waiting: list[_Ready | Failure]) -> Iterator[Prediction | Failure]:
+        ready = [item for item in waiting if isinstance(item, _Ready)]
+        answers = self._predict(ready) if ready else iter(())
+        for item in waiting:
+            if isinstance(item, Failure):
+                yield item
+            else:
+                yield from next(answers)
+
+    @torch.inference_mode()
+    def _predict(self, ready: list[_Ready]) -> Iterator[list[Prediction]]:
+        inputs = self._form.batch([item.values for item in ready], self.device)
+        answers: list[list[Prediction]] = [[] for _ in ready]
+        for name, info in self._infos.items():
+            model = self._models(name)
+            autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+            with autocast, ops.unchecked():
+                pooled = model.pooled(inputs)
+                logits = model.head.mlp(pooled)
+            logits, pooled = logits.float().cpu(), pooled.float().cpu()
+            calibrated = info.calibration
+            probabilities = logits.softmax(dim=-1) if calibrated is None else calibrated.probabilities(logits)
+            best = probabilities.topk(min(self.top, len(info.classes)), dim=-1)
+            novelty = [None] * len(ready) if info.novelty is None else info.novelty.share_nearer(pooled).tolist()
+            for row, item in enumerate(ready):
+                if not bool(torch.isfinite(logits[row]).all()):
+                    item = replace(item, warnings=[*item.warnings, "the logits are not finite"])
+                answers[row].append(
+                    Prediction(
+                        item.name,
+                        name,
+                        [info.classes[index] for index in best.indices[row].tolist()],
+                        best.values[row].tolist(),
+                        novelty[row],
+                        item.warnings,
+                    )
+                )
+        return iter(answers)
+
+
+@dataclass(frozen=True)
+class _ImageReader:
+    """Decodes a picture; picklable, for other processes."""
+
+    size: int
+    channels: int
+
+    def __call__(self, name: str) -> np.ndarray | str:
+        try:
+            return decode(Path(name), self.size, self.channels).numpy()
+        except DataError as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How inputs have to come to a model.
+
+    Attributes:
+        points: whether they are clouds.
+        section: the config's parts that decide it.
+        stored: of the training clouds, where the adapter's file has it.
+        up: axis of the inputs that points up.
+        normalize: whether clouds are centred and scaled into the unit sphere.
+    """
+
+    points: bool
+    section: Mapping[str, Any]
+    stored: Preparation | None
+    up: str
+    normalize: bool
+
+    @classmethod
+    def of(cls, info: AdapterInfo, up: str | None) -> _Form:
+        """As an adapter's training had it."""
+        config, stored = info.config, Preparation.stored(info.metrics)
+        data, backbone = config["data"], config["backbone"]
+        axis = up or data["up"] or "y"
+        if axis not in AXES:
+            raise ConfigError(f"up={axis}: is no axis; choose x, y or z")
+        section = {
+            "data": {key: data[key] for key in ("num_points", "mean", "std")} | {"augment": "none"},
+            "backbone": {
+                key: backbone[key]
+                for key in ("skip_origin", "num_groups", "group_size", "image_size", "channels")
+                if key in backbone
+            },
+        }
+        normalize = stored.in_unit_sphere if stored is not None else data["normalize"] is not False
+        return cls("image_size" not in backbone, section, stored, axis, normalize)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal where inputs are prepared alike."""
+        return (self.points, self.section, self.count, self.up, self.normalize)
+
+    @property
+    def count(self) -> int:
+        """Points of a cloud before it is resampled for the model."""
+        wanted = self.section["data"]["num_points"]
+        return wanted if self.stored is None else max(wanted, self.stored.points)
+
+    def reader(self) -> Callable[[str], np.ndarray | str]:
+        """Reads a file; returns what is wrong with it as text."""
+        if self.points:
+            return CloudReader(Path(), self.count, self.normalize)
+        return _ImageReader(self.section["backbone"]["image_size"], self.section["backbone"]["channels"])
+
+    def bring(self, name: str, cloud: Tensor) -> _Ready | Failure:
+        """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes."""
+        wanted, found, warnings = self.section["data"]["num_points"], len(cloud), []
+        backbone = self.section["backbone"]
+        least = max(backbone["num_groups"], backbone["group_size"])
+        if found < least:
+            return Failure(name, f"{found} different points; the model's groups need {least}")
+        if found < wanted:
+            warnings.append(
+                f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
+            )
+            cloud = cloud[torch.arange(wanted) % found]
+        if found > self.count:  # of an array; files were reduced when they were read
+            cloud = fps(cloud[None], self.count)[0]
+        cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
+        if self.normalize:
+            cloud = NormalizeUnitSphere()(cloud[None])[0]
+        elif self.stored is not None:
+            low, median, high = self.stored.radius
+            radius = float(cloud.norm(dim=1).max())
+            if not low / 2 <= radius <= 2 * high:
+                warnings.append(
+                    f"reaches {radius:.3g} from the origin, training clouds {median:.3g}: another unit or place"
+                )
+        return _Ready(name, cloud, warnings)
+
+    def batch(self, values: list[Tensor], device: torch.device) -> Tensor:
+        """Prepared inputs as the model's, (b, ...)."""
+        inputs = (PointInputs if self.points else ImageInputs)(self.section)
+        sizes = {tuple(value.shape) for value in values}
+        if len(sizes) == 1:
+            return inputs.for_test(torch.stack(values).to(device))
+        return torch.cat([inputs.for_test(value[None].to(device)) for value in values])
+
+
+def _adapter_file(path: File) -> Path:
+    path = Path(path)
+    return path / "adapter.safetensors" if path.is_dir() else path
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    """bf16 where it was asked for and the hardware has it, else fp32, in which nothing is lost."""
+    return "bf16" if wanted != "fp32" and multiplies_bf16(device) else "fp32"
+
+
+def _array(values: np.ndarray | Tensor, number: int) -> np.ndarray | str:
+    points = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+        return f"input {number} is {points.dtype} of shape {points.shape}, not numbers (points, 3 or more)"
+    points = points[:, :3].astype(np.float32)
+    return points if bool(np.isfinite(points).all()) else f"input {number} holds values that are not finite"

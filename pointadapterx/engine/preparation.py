@@ -1,0 +1,51 @@
+"""What the clouds of a training set were like, so that others can be brought into the same form, and told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+UNIT = 0.02  # how far radius and centre may be from those of a unit sphere
+
+
+class Preparation(NamedTuple):
+    """Numbers of a training set's clouds (n, N, 3), as they came out of it, before resampling.
+
+    Attributes:
+        points: N.
+        radius: least, median and largest over the clouds of the distance of the farthest point from the origin.
+        offset: largest distance of a cloud's mean from the origin.
+        extents: mean share of x, y and z in a bounding box's sum of sides.
+    """
+
+    points: int
+    radius: list[float]
+    offset: float
+    extents: list[float]
+
+    @classmethod
+    def of(cls, points: Tensor) -> Preparation:
+        """Of clouds (n, N, 3)."""
+        radius = torch.cat([part.norm(dim=2).amax(dim=1) for part in points.split(256)]).double()
+        offset = points.mean(dim=1).norm(dim=1).max()
+        quantiles = radius.quantile(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+        return cls(points.shape[1], quantiles.tolist(), float(offset), mean_extents(points).tolist())
+
+    @classmethod
+    def stored(cls, metrics: Mapping[str, Any]) -> Preparation | None:
+        """Of an adapter's file, if it has them."""
+        return cls(**metrics["inputs"]) if "inputs" in metrics else None
+
+    @property
+    def in_unit_sphere(self) -> bool:
+        """Whether every cloud is centred and scaled into the unit sphere."""
+        return self.offset < UNIT and abs(self.radius[0] - 1) < UNIT and abs(self.radius[2] - 1) < UNIT
+
+
+def mean_extents(points: Tensor) -> Tensor:
+    """Clouds (n, N, 3) -> mean share (3,) of each axis in a bounding box's sum of sides."""
+    sides = points.amax(dim=1) - points.amin(dim=1)
+    return (sides / sides.sum(dim=1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)).mean(dim=0)

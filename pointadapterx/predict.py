@@ -1,0 +1,202 @@
+"""The command ``pointadapterx predict``: an adapter on files, folders and globs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import glob
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from pointadapterx.datasets.files import walk_files
+from pointadapterx.engine.console import progress_bar
+from pointadapterx.engine.predictor import Failure, Prediction, Predictor
+from pointadapterx.errors import PointAdapterXError
+
+FAILED = 3  # exit status where some files could not be read
+SHOWN = 20
+FORMATS = (".csv", ".jsonl")
+EPILOG = """examples:
+  %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
+  %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
+  %(prog)s --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl
+"""
+
+
+class Sink(Protocol):
+    """Takes what is found, one after the other."""
+
+    def __call__(self, found: Prediction | Failure) -> None:
+        """Writes it."""
+
+
+def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
+    """Runs the command.
+
+    Returns:
+        0; 2 for wrong input; 3 if files could not be read, which are listed, and the rest was predicted.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="adapter file or run folder, unless --adapter; then files"
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="an adapter by name; several on one backbone",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="FILE.csv or FILE.jsonl instead of the terminal")
+    parser.add_argument("--top", type=int, default=3, help="classes a file")
+    parser.add_argument(
+        "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="where the backbone's weights lie now")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: the adapter's")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: the adapter's eval.batch_size")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read files (default: all cores)")
+    options = parser.parse_args(argv)
+    for name in ("top", "batch_size", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: at least 1")
+    if options.output is not None and options.output.suffix.lower() not in FORMATS:
+        parser.error(f"--output {options.output}: ends in {' or '.join(FORMATS)}")
+    try:
+        return _run(options, parser)
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    logger = logging.getLogger("pointadapterx")  # standard output is for what is found
+    logger.setLevel(logging.WARNING)
+    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.propagate = False
+    named = dict(text.partition("=")[::2] for text in options.adapter)
+    if not all(named.values()):
+        parser.error("--adapter takes NAME=FILE")
+    adapter, paths = (named, options.paths) if named else (options.paths[0], options.paths[1:])
+    if not paths:
+        parser.error("give files, folders or globs after the adapter")
+    predictor = Predictor(
+        adapter,
+        weights=options.weights,
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        top=options.top,
+        up=options.up,
+        workers=options.workers,
+    )
+    files = find_files(paths, predictor.suffixes)
+    failures: list[Failure] = []
+    with (
+        _writer(options.output, options.top, several=len(named) > 1) as write,
+        progress_bar("predicting", len(files), 0, options.output is not None) as advance,
+    ):
+        for found in predictor.stream(files):
+            write(found)
+            if isinstance(found, Failure):
+                failures.append(found)
+            advance()
+    for doubt in predictor.doubts():
+        print(f"note: {doubt}", file=sys.stderr)
+    if options.output is not None:
+        print(f"written: {options.output}, {len(files) - len(failures)} files predicted")
+    for failure in failures[:SHOWN]:
+        print(f"error: {failure.reason}", file=sys.stderr)
+    if failures:
+        more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
+        print(f"{len(failures)} of {len(files)} files could not be predicted{more}", file=sys.stderr)
+    return FAILED if failures else 0
+
+
+def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """Files of the kinds ``suffixes`` in folders and below, files that match globs, and files as they are named.
+
+    A file that does not exist stays in the list, for the reader to say so. None is listed twice.
+    """
+    found: list[str] = []
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            found += sorted(str(file) for file in walk_files(path) if file.suffix.lower()[1:] in suffixes)
+        elif not path.exists() and glob.has_magic(text):
+            found += sorted(glob.glob(text, recursive=True)) or [text]
+        else:
+            found.append(text)
+    if not found:
+        raise PointAdapterXError(f"{', '.join(paths)}: no file that is read in it ({' '.join(suffixes)})")
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
+    """To the terminal; or to a file that has its name when it is whole, until then ``NAME.part``."""
+    if output is None:
+        yield lambda found: _print(found, several)
+        return
+    part = output.with_name(f"{output.name}.part")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
+    except OSError as error:
+        raise PointAdapterXError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+    part.replace(output)
+
+
+def _print(found: Prediction | Failure, several: bool) -> None:
+    if isinstance(found, Failure):
+        return  # told at the end
+    ranked = ", ".join(
+        f"{name} {100 * probability:.1f} %"
+        for name, probability in zip(found.classes, found.probabilities, strict=True)
+    )
+    notes = [*(["unlike anything in training"] if found.novelty == 1.0 else []), *found.warnings]
+    adapter = f"[{found.adapter}] " if several else ""
+    print(f"{found.name}: {adapter}{ranked}{''.join(f' ({note})' for note in notes)}", flush=True)
+
+
+def _csv_sink(file: TextIO, top: int) -> Sink:
+    writer = csv.writer(file)
+    ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
+    writer.writerow(["file", "adapter", *ranks, "novelty", "warnings", "error"])
+
+    def write(found: Prediction | Failure) -> None:
+        if isinstance(found, Failure):
+            writer.writerow([found.name, "", *[""] * (2 * top), "", "", found.reason])
+            return
+        pairs = zip(found.classes, found.probabilities, strict=True)
+        cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
+        novelty = "" if found.novelty is None else f"{found.novelty:.3f}"
+        padding = [""] * (2 * top - len(cells))
+        writer.writerow([found.name, found.adapter, *cells, *padding, novelty, "; ".join(found.warnings), ""])
+
+    return write
+
+
+def _json_sink(file: TextIO) -> Sink:
+    def write(found: Prediction | Failure) -> None:
+        if isinstance(found, Failure):
+            content: dict[str, object] = {"file": found.name, "error": found.reason}
+        else:
+            content = {"file": found.name, **{k: v for k, v in asdict(found).items() if k != "name"}}
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+    return write

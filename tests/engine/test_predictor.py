@@ -1,0 +1,292 @@
+"""Predictions for one's own files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from pointadapterx import Predictor
+from pointadapterx.build import build_model, build_splits
+from pointadapterx.cli import main
+from pointadapterx.datasets.resample import resample_test
+from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.engine import run
+from pointadapterx.engine.adaptation import ADAPTER_FILE
+from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
+from pointadapterx.engine.predictor import Failure, Prediction
+from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
+from tests.conftest import small_config
+
+Config = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    """The folder of a run."""
+    folder = tmp_path_factory.mktemp("predictor") / "run"
+    config = small_config("dapt_x", data={"root": str(small_data)}, train={"lr": 1e-2, "epochs": 4})
+    run.train(config, "test", folder, run.make_accelerator("fp32"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clouds(trained: Path) -> torch.Tensor:
+    """The test clouds."""
+    return build_splits(read_adapter(trained / ADAPTER_FILE).config).test.points
+
+
+def only_predictions(found: list[Prediction | Failure]) -> list[Prediction]:
+    assert all(isinstance(one, Prediction) for one in found), found
+    return [one for one in found if isinstance(one, Prediction)]
+
+
+def test_files_get_what_the_test_gave(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
+    for number, cloud in enumerate(clouds):
+        np.save(tmp_path / f"{number:02}.npy", cloud.numpy())
+    files = sorted(tmp_path.glob("*.npy"))
+    info = read_adapter(trained / ADAPTER_FILE)
+    model = build_model(info.config).eval()
+    load_adapter(model, info)
+    assert info.calibration is not None
+    with torch.inference_mode():
+        wanted = info.calibration.probabilities(model(resample_test(clouds, 128)).logits)
+    found = only_predictions(Predictor(trained, batch_size=7, top=len(info.classes))(files))
+    assert [one.name for one in found] == [str(path) for path in files]
+    assert {one.adapter for one in found} == {"run"}
+    assert not any(one.warnings for one in found)
+    for one, row in zip(found, wanted, strict=True):
+        told = dict(zip(one.classes, one.probabilities, strict=True))
+        assert [told[name] for name in info.classes] == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_clouds_are_normalised_where_those_of_training_were(
+    trained: Path, clouds: torch.Tensor, tmp_path: Path
+) -> None:
+    info = read_adapter(trained / ADAPTER_FILE)
+    model = build_model(info.config)
+    load_adapter(model, info)
+    inputs = {**info.metrics["inputs"], "radius": [1.0, 1.0, 1.0], "offset": 0.0}
+    path = tmp_path / "unit.safetensors"
+    save_adapter(model, path, config=info.config, classes=info.classes, metrics={"inputs": inputs})
+    unit = NormalizeUnitSphere()(clouds[:3])
+    found = only_predictions(Predictor(path)([*unit, *(50 * unit + 7)]))
+    assert not any(one.warnings for one in found)
+    for one, moved in zip(found[:3], found[3:], strict=True):
+        assert one.probabilities == pytest.approx(moved.probabilities, abs=1e-4)
+
+
+def test_arrays_and_tensors(trained: Path, clouds: torch.Tensor) -> None:
+    predictor = Predictor(trained)
+    inputs = [clouds[0], clouds[1].numpy(), torch.cat([clouds[2], torch.ones(len(clouds[2]), 3)], dim=1)]
+    first, second, third = only_predictions(predictor(inputs))
+    assert [first.name, second.name, third.name] == ["input 0", "input 1", "input 2"]
+    assert len(first.classes) == 3
+    assert first.probabilities == sorted(first.probabilities, reverse=True)
+    (alone,) = only_predictions(predictor([clouds[2]]))
+    assert alone.probabilities == pytest.approx(third.probabilities, abs=1e-5)
+    bad = predictor([torch.ones(5), np.full((200, 3), np.nan), clouds[0]])
+    assert isinstance(bad[0], Failure)
+    assert bad[0].reason == "input 0 is float32 of shape (5,), not numbers (points, 3 or more)"
+    assert isinstance(bad[1], Failure)
+    assert "not finite" in bad[1].reason
+    assert isinstance(bad[2], Prediction)
+
+
+def test_few_points_are_repeated_and_too_few_refused(trained: Path, clouds: torch.Tensor) -> None:
+    some, few = Predictor(trained)([clouds[0][:50], clouds[0][:5]])
+    assert isinstance(some, Prediction)
+    assert some.warnings == ["50 different points, fewer than the 128 that the model takes: some are repeated"]
+    assert isinstance(few, Failure)
+    assert few.reason == "5 different points; the model's groups need 16"
+
+
+def test_what_is_unlike_the_training_data_is_told(trained: Path, clouds: torch.Tensor) -> None:
+    noise = torch.randn(10, 256, 3, generator=torch.Generator().manual_seed(0))
+    predictor = Predictor(trained)
+    usual = [one.novelty for one in only_predictions(predictor(list(clouds)))]
+    unusual = [one.novelty for one in only_predictions(predictor(list(noise)))]
+    assert np.mean(usual) < np.mean(unusual)
+    assert np.mean(unusual) > 0.9
+
+
+def test_another_unit_is_told_where_clouds_keep_theirs(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
+    info = read_adapter(trained / ADAPTER_FILE)
+    model = build_model(info.config)
+    load_adapter(model, info)
+    inputs = {**info.metrics["inputs"], "radius": [2.0, 3.0, 4.0]}
+    path = tmp_path / "metres.safetensors"
+    save_adapter(model, path, config=info.config, classes=info.classes, metrics={"inputs": inputs})
+    right, wrong = only_predictions(Predictor(path)([3 * clouds[0], 3000 * clouds[0]]))
+    assert right.warnings == []
+    assert right.novelty is None
+    assert len(wrong.warnings) == 1
+    assert wrong.warnings[0].endswith("e+03 from the origin, training clouds 3: another unit or place")
+
+
+def test_another_axis_up_is_told(trained: Path) -> None:
+    predictor = Predictor(trained)
+    info = read_adapter(trained / ADAPTER_FILE)
+    shape = torch.tensor(info.metrics["inputs"]["extents"])
+    assert shape.sum() == pytest.approx(1.0)
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.rand(10, 200, 3, generator=generator) * torch.tensor([1.0, 0.2, 1.0])
+    predictor._form = _with_extents(predictor._form, [0.45, 0.1, 0.45])
+    predictor(list(flat))
+    assert predictor.doubts() == []
+    predictor = Predictor(trained)
+    predictor._form = _with_extents(predictor._form, [0.45, 0.1, 0.45])
+    predictor(list(flat[..., [2, 0, 1]]))  # z up
+    assert predictor.doubts() == ["the clouds are shaped as if z pointed up, not y; if so, predict with up=z"]
+    turned = Predictor(trained, up="z")
+    turned._form = _with_extents(turned._form, [0.45, 0.1, 0.45])
+    turned(list(flat[..., [2, 0, 1]]))
+    assert turned.doubts() == []
+
+
+def _with_extents(form: Any, extents: list[float]) -> Any:
+    return replace(form, stored=form.stored._replace(extents=extents))
+
+
+def test_several_adapters_on_one_backbone(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
+    info = read_adapter(trained / ADAPTER_FILE)
+    model = build_model(info.config)
+    load_adapter(model, info)
+    with torch.no_grad():
+        model.head.mlp[-1].bias += torch.linspace(5, -5, model.head.num_classes)
+    other = tmp_path / "other.safetensors"
+    save_adapter(model, other, config=info.config, classes=info.classes, metrics=info.metrics)
+    both = Predictor({"one": trained, "other": other}, batch_size=3)
+    found = only_predictions(both(list(clouds[:5])))
+    assert [one.adapter for one in found] == ["one", "other"] * 5
+    alone = only_predictions(Predictor(trained)(list(clouds[:5])))
+    for one, expected in zip(found[::2], alone, strict=True):
+        assert one.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    save_adapter(
+        model,
+        other,
+        config={**info.config, "data": {**info.config["data"], "num_points": 64}},
+        classes=info.classes,
+        metrics=info.metrics,
+    )
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: prepares its inputs otherwise than"):
+        Predictor({"one": trained, "other": other})
+
+
+def test_wrong_arguments(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="at least one adapter"):
+        Predictor({})
+    with pytest.raises(ConfigError, match="up=w: is no axis"):
+        Predictor(trained, up="w")
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        Predictor(tmp_path / "none.safetensors")
+
+
+@pytest.fixture
+def scans(clouds: torch.Tensor, tmp_path: Path) -> Path:
+    """Three readable files of different kinds and four that are not."""
+    folder = tmp_path / "scans"
+    (folder / "deep").mkdir(parents=True)
+    np.save(folder / "a.npy", clouds[0].numpy())
+    trimesh.PointCloud(clouds[1].numpy()).export(folder / "b.ply")
+    np.savetxt(folder / "deep" / "c.xyz", clouds[2].numpy())
+    (folder / "d.ply").write_bytes(b"ply\nbroken")
+    (folder / "e.npy").write_bytes(b"")
+    np.savetxt(folder / "f.txt", np.full((300, 3), np.inf))
+    np.save(folder / "g.npy", np.zeros((500, 3)))
+    (folder / "notes.md").write_text("no cloud")
+    return folder
+
+
+def test_the_command_lists_what_fails_and_goes_on(
+    trained: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "found.csv"
+    missing = scans / "missing.npy"
+    assert main(["predict", str(trained), str(scans), str(missing), "--output", str(output), "--top", "2"]) == 3
+    with output.open() as file:
+        rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
+    assert set(rows) == {"a.npy", "b.ply", "c.xyz", "d.ply", "e.npy", "f.txt", "g.npy", "missing.npy"}
+    for name in ("a.npy", "b.ply", "c.xyz"):
+        assert rows[name]["error"] == ""
+        assert float(rows[name]["probability_1"]) >= float(rows[name]["probability_2"])
+    for name, reason in (
+        ("d.ply", "cannot be read as .ply"),
+        ("e.npy", "empty"),
+        ("f.txt", "NaN or infinite"),
+        ("g.npy", "1 different points; the model's groups need 16"),
+        ("missing.npy", "no such file"),
+    ):
+        assert reason in rows[name]["error"]
+        assert rows[name]["class_1"] == ""
+    told = capsys.readouterr()
+    assert "5 of 8 files could not be predicted" in told.err
+    assert "missing.npy: no such file" in told.err
+    assert not list(output.parent.glob("*.part"))
+
+
+def test_the_command_prints_lines_and_json(
+    trained: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(trained / ADAPTER_FILE), str(scans / "[ab].*")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(scans / "a.npy"), str(scans / "b.ply")]
+    assert "%" in lines[0]
+    output = tmp_path / "found.jsonl"
+    named = ["--adapter", f"parts={trained}", "--adapter", f"again={trained}"]
+    assert main(["predict", *named, str(scans / "a.npy"), "--output", str(output)]) == 0
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [one["adapter"] for one in found] == ["parts", "again"]
+    assert set(found[0]) == {"file", "adapter", "classes", "probabilities", "novelty", "warnings"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN"], "give files, folders or globs"),
+        (["RUN", "a.npy", "--output", "found.txt"], "ends in .csv or .jsonl"),
+        (["RUN", "a.npy", "--top", "0"], "--top 0: at least 1"),
+        (["--adapter", "parts", "a.npy"], "--adapter takes NAME=FILE"),
+    ],
+)
+def test_wrong_commands(arguments: list[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *(str(trained) if text == "RUN" else text for text in arguments)])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_files_is_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(trained), str(tmp_path / "empty")]) == 2
+    assert "no file that is read in it (csv" in capsys.readouterr().err
+
+
+def test_pictures(tmp_path: Path) -> None:
+    config = small_config("linear", kind="vit")
+    run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
+    size, rng = config["backbone"]["image_size"], np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    predictor = Predictor(tmp_path / "run")
+    found = predictor([*sorted(tmp_path.glob("?.png")), tmp_path / "broken.png"])
+    assert [type(one) for one in found] == [Prediction] * 3 + [Failure]
+    assert size > 0
+    assert "png" in predictor.suffixes
+
+
+def test_the_error_of_a_wrong_adapter_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    assert main(["predict", str(tmp_path / "a.safetensors"), "x.npy"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert issubclass(CheckpointError, PointAdapterXError)
