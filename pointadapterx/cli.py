@@ -16,6 +16,7 @@ EPILOG = """examples:
   %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
   %(prog)s --resume runs/demo/20260101-120000                  continue an interrupted run
   %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
+  %(prog)s doctor scans/                                       what is wrong with one's own data
   %(prog)s predict RUN_OR_ADAPTER scans/                       classes of one's own files; see predict --help
   %(prog)s compare --config cfgs/study/quick.yaml              methods × seeds × data sets; see compare --help
 """
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
 
     Args:
         argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``search RUN``,
-            ``count``, ``probe``, ``predict ADAPTER FILES``, ``compare`` for studies).
+            ``count``, ``probe``, ``predict ADAPTER FILES``, ``doctor PATH``, ``compare``
+            for studies).
         prog: name in the help text.
 
     Returns:
@@ -72,6 +74,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         from pointadapterx.study.command import main as compare
 
         return compare(arguments[1:], f"{prog} compare")
+    if arguments[:1] == ["doctor"]:
+        from pointadapterx.doctor import main as doctor
+
+        return doctor(arguments[1:], f"{prog} doctor")
     if arguments[:1] == ["predict"]:
         from pointadapterx.predict import main as predict
 

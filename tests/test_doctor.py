@@ -1,0 +1,136 @@
+"""The doctor finds what was planted, and nothing in a healthy set."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pointadapterx.cli import main
+from pointadapterx.doctor import diagnose, read_entries
+
+SIDES = {"cup": (1.0, 1.5, 1.0), "plate": (2.0, 0.8, 2.0)}
+COUNTS = {"train": 8, "test": 5}
+
+
+def cloud(label: str, seed: int, points: int = 1100) -> np.ndarray:
+    """Points in a box of the class's sides, a little larger or smaller each time."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-0.5, 0.5, (points, 3)) * SIDES[label] * rng.uniform(0.9, 1.1, 3)
+
+
+@pytest.fixture
+def healthy(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for split, count in COUNTS.items():
+        for label in SIDES:
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                seed = hash((split == "train", label == "cup", number)) % 2**32
+                np.save(root / split / label / f"{number}.npy", cloud(label, seed))
+    return root
+
+
+def findings(root: Path) -> list[str]:
+    return [finding.text for finding in diagnose(list(read_entries(root, 1)), wanted=1024, groups=64)]
+
+
+def test_nothing_is_found_in_a_healthy_set(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert findings(healthy) == []
+    assert main(["doctor", str(healthy), "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing to mend" in printed
+    assert "plate" in printed
+    assert "1,100" in printed
+
+
+def each(root: Path, split: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    for path in (root / split).rglob("*.npy"):
+        np.save(path, change(np.load(path)))
+
+
+def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    np.save(path, change(np.load(path)))
+
+
+def with_nan(points: np.ndarray) -> np.ndarray:
+    points[5, 1] = np.nan
+    return points
+
+
+DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "damaged": (lambda r: (r / "train/cup/0.npy").write_bytes(b"\x93NUMPY broken"), "cannot be read as .npy"),
+    "empty": (lambda r: (r / "train/cup/0.npy").write_bytes(b""), "the file is empty"),
+    "pointer": (
+        lambda r: (r / "test/cup/0.npy").write_bytes(b"version https://git-lfs.github.com/spec/v1"),
+        "Git LFS pointer",
+    ),
+    "not finite": (lambda r: rewrite(r / "test/cup/1.npy", with_nan), "point 6 has NaN or infinite coordinates"),
+    "too few points": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p[:40]), "fewer than 64 different points"),
+    "sparse": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p[:500]), "fewer than 1024 different points"),
+    "padding": (
+        lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([p, p, p])),
+        "most points are copies of others",
+    ),
+    "flat": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p * (1, 1, 0)), "flat in one direction"),
+    "leak": (
+        lambda r: np.save(r / "test/cup/9.npy", np.load(r / "train/cup/3.npy")[::-1] * 3 + 5),
+        "the same cloud in training and test: test/cup/9.npy, train/cup/3.npy",
+    ),
+    "two labels": (
+        lambda r: shutil.copy(r / "train/cup/3.npy", r / "train/plate/9.npy"),
+        "the same cloud in two classes",
+    ),
+    "copies": (lambda r: shutil.copy(r / "train/cup/3.npy", r / "train/cup/9.npy"), "copies within a split"),
+    "strange class": (lambda r: (r / "test/plate").rename(r / "test/dish"), "classes of the test alone: dish"),
+    "rare class": (
+        lambda r: [path.unlink() for path in sorted((r / "train/plate").iterdir())[2:]],
+        "classes with fewer than 5 training clouds: plate (2)",
+    ),
+    "two spellings": (
+        lambda r: shutil.copytree(r / "train/plate", r / "train/Plate_") and (r / "train/Plate_/0.npy"),
+        "classes that may be one: Plate_, plate",
+    ),
+    "outside": (
+        lambda r: shutil.copy(r / "train/cup/0.npy", r / "train/0.npy"),
+        "in no folder of a class: train/0.npy",
+    ),
+    "no test": (lambda r: [path.unlink() for path in (r / "test").rglob("*.npy")], "split test has no cloud"),
+    "unit": (lambda r: each(r, "test", lambda p: p * 1000), "times as large as training clouds"),
+    "axis": (lambda r: each(r, "test", lambda p: p[:, [2, 0, 1]]), "with z in place of y up"),
+    "far point": (
+        lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([p, [[1e4, 0, 0]]])),
+        "more than 30 times larger or smaller",
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_planted_defect_is_found(defect: str, healthy: Path) -> None:
+    plant, expected = DEFECTS[defect]
+    plant(healthy)
+    found = findings(healthy)
+    assert any(expected in text for text in found), found
+    assert main(["doctor", str(healthy), "--workers", "1"]) == 1
+
+
+def test_a_table_and_a_folder_without_labels(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["file,label,split"]
+    for path in sorted(healthy.rglob("*.npy")):
+        split, label, _ = path.relative_to(healthy).parts
+        lines.append(f"{path.relative_to(healthy)},{label},{split}")
+    (healthy / "clouds.csv").write_text("\n".join(lines))
+    assert findings(healthy / "clouds.csv") == []
+    assert findings(healthy / "train" / "cup") == []
+    assert main(["doctor", str(healthy / "nowhere")]) == 2
+    assert "is no folder and no table" in capsys.readouterr().err
+
+
+def test_a_data_set_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--name", "ldraw20"]) in (0, 1)
+    assert "train" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["doctor"])
