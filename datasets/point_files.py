@@ -116,6 +116,29 @@ def _read_hdf5(path: Path) -> np.ndarray:
         return np.asarray(file[_entry(file.keys())])
 
 
+def _read_las(path: Path) -> np.ndarray:
+    """Laser scans, compressed or not."""
+    try:
+        import laspy  # optional
+    except ImportError:
+        raise DataError(
+            f"{path}: is read by laspy, which is not installed; pip install 'pointadapterx[scans]'"
+        ) from None
+    return np.asarray(laspy.read(path).xyz)
+
+
+def _read_pcd(path: Path) -> np.ndarray:
+    """Point Cloud Library files."""
+    try:
+        import open3d  # optional
+    except ImportError:
+        raise DataError(
+            f"{path}: is read by open3d, which is not installed; pip install 'pointadapterx[scans]'"
+        ) from None
+    with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
+        return np.asarray(open3d.io.read_point_cloud(str(path)).points)
+
+
 def _entry(names: Collection[str]) -> str:
     for name in ("points", "data", *(names if len(names) == 1 else ())):
         if name in names:
@@ -129,6 +152,8 @@ _READERS = {
     ".npz": _read_npz,
     ".h5": _read_hdf5,
     ".hdf5": _read_hdf5,
+    **dict.fromkeys((".las", ".laz"), _read_las),
+    ".pcd": _read_pcd,
 }
 
 KINDS = tuple(sorted(suffix[1:] for suffix in (*MESH_SUFFIXES, *_READERS)))

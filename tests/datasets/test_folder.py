@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,34 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "pts": lambda path: write_text(path, header="40"),
     "csv": lambda path: write_text(path, delimiter=";", header="X;Y;Z"),
 }
+
+
+@pytest.mark.parametrize("suffix", ["las", "laz"])
+def test_laser_scans(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    laspy = pytest.importorskip("laspy")
+    scan = laspy.create(point_format=3, file_version="1.2")
+    scan.header.scales = [1e-4] * 3
+    scan.x, scan.y, scan.z = POINTS.T
+    scan.write(tmp_path / f"cloud.{suffix}")
+    assert torch.allclose(build(tmp_path).points[0], torch.from_numpy(POINTS).float(), atol=1e-4)
+    monkeypatch.setitem(sys.modules, "laspy", None)
+    with pytest.raises(
+        DataError, match=r"is read by laspy, which is not installed; pip install 'pointadapterx\[scans\]'"
+    ):
+        build(tmp_path, cache_dir=tmp_path / "other")
+
+
+def test_point_cloud_library_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = ["VERSION .7", "FIELDS x y z", "SIZE 4 4 4", "TYPE F F F", "COUNT 1 1 1", "WIDTH 40", "HEIGHT 1"]
+    fields += ["VIEWPOINT 0 0 0 1 0 0 0", "POINTS 40", "DATA ascii"]
+    rows = [" ".join(f"{value:.4f}" for value in row) for row in POINTS]
+    (tmp_path / "cloud.pcd").write_text("\n".join(["# .PCD v.7", *fields, *rows, ""]))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "open3d", None)
+        with pytest.raises(DataError, match=r"is read by open3d, which is not installed; pip install"):
+            build(tmp_path)
+    pytest.importorskip("open3d")
+    assert torch.allclose(build(tmp_path).points[0], torch.from_numpy(POINTS).float(), atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
