@@ -43,23 +43,42 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for one, other in _products(func.overloadpacket, args):
+        result = func(*args, **(kwargs or {}))
+        for one, other in _products(func.overloadpacket, args, result):
             self.products[Operand.of(one), Operand.of(other)] += 1
-        return func(*args, **(kwargs or {}))
+        return result
 
 
-def _products(operation: Any, args: tuple[Any, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of matrices that an operation multiplies; fused attention's are q kᵀ and p v, and five going back."""
+def _products(operation: Any, args: tuple[Any, ...], result: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of matrices that an operation multiplies; fused attention's are q kᵀ and p v, and five going back.
+
+    A convolution is the product of its weights with the patches of its input, and in its backward pass of what its
+    mask asks for.
+    """
     if operation in (aten.mm, aten.bmm):
         yield args[0], args[1]
     elif operation in (aten.addmm, aten.baddbmm):
         yield args[1], args[2]
+    elif operation is aten.convolution:
+        yield _convolution(args[1], result)
+    elif operation is aten.convolution_backward:
+        weight, columns = _convolution(args[2], args[0])
+        output = args[0].flatten(2)
+        of_input, of_weight, _ = args[-1]
+        yield from [(weight.mT, output)] * of_input + [(output, columns.mT)] * of_weight
     elif operation is aten._scaled_dot_product_flash_attention_for_cpu:
         yield from _attention(*args[:3])
     elif operation is aten._scaled_dot_product_flash_attention_for_cpu_backward:
         query, key, value = args[1:4]
         yield from _attention(query, key, value)
         yield from [*_attention(query, key, value), (_scores(query, key).mT, query)]
+
+
+def _convolution(weight: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (B, out, K) and patches (B, K, L) of a convolution without groups."""
+    matrix = weight.flatten(1)
+    batch, length = output.shape[0], output[0, 0].numel()
+    return matrix.expand(batch, -1, -1), weight.new_empty(batch, matrix.shape[1], length)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

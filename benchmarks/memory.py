@@ -61,7 +61,7 @@ def measure(jobs: Sequence[str], overrides: list[str], batch_size: int) -> dict[
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     for text in jobs:
-        command = [sys.executable, "-m", "benchmarks", "memory", "--child", "--jobs", text, *overrides]
+        command = [sys.executable, "-m", "benchmarks", "memory", *overrides, "--child", "--jobs", text]
         command += ["--batch-size", str(batch_size)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -116,6 +116,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     if options.batch_size < 2 or options.rounds < 1:
         parser.error("--batch-size is at least 2 (BatchNorm), --rounds at least 1")
+    if options.floor and torch.cuda.is_available():
+        parser.error("--floor knows the products of fused attention on a CPU alone; leave it out")
     try:
         specs = [Spec.parse(text) for text in options.jobs]
         result = measure(specs, options.overrides, options.batch_size, options.rounds, floor=options.floor)

@@ -73,13 +73,19 @@ class Samples(Dataset[dict[str, Any]]):
         self.validation = validation
 
     @classmethod
-    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int | None:
-        """Number of classes of a variant, or None where only files tell it that are not in ``root``.
+    def count_classes(cls, variant: str | None) -> int | None:
+        """Number of classes of a variant, or None where only the files tell it."""
+        return cls.num_classes
+
+    @classmethod
+    def classes_in(cls, root: str | Path | None) -> int | None:
+        """Number of classes of the files in ``root``, or None where they would have to be read for that.
 
         Raises:
-            DataError: if they are there, and wrong.
+            ConfigError: without a root, or for one without labels.
+            DataError: if the files are not there, or wrong.
         """
-        return cls.num_classes
+        return None
 
     @classmethod
     def has_labels(cls, root: str | Path | None = None) -> bool:

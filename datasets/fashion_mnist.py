@@ -45,7 +45,7 @@ class FashionMnist(Images):
     variants = tuple(HALVES)
 
     @classmethod
-    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int:
+    def count_classes(cls, variant: str | None) -> int:
         """Five of a half, else ten."""
         return len(HALVES[variant]) if variant in HALVES else len(FASHION_MNIST_CLASSES)
 

@@ -42,6 +42,8 @@ LARGEST = 1e18  # coordinate whose squared distances float32 holds
 AXES = ("x", "y", "z")
 BLOCK = 64  # files handed to the processes at a time; fewer are read faster than a process starts
 SHOWN = 5  # files that a message lists
+MISSING = "does not exist; set data.root to a folder, a CSV or an HDF5 file"
+LABELLED = "put files into {base}/{{train,test}}/<class>/, or list them in a CSV file with the columns file,label,split"
 CACHE_FORMAT = "2"
 CACHE_SUFFIX = ".cache"  # of no point file: the cache lies in the folder that is searched
 
@@ -70,6 +72,7 @@ class Folder(PointClouds):
         up: axis of the files that points up, ``"x"``, ``"y"`` or ``"z"``. Clouds are turned so that it becomes y.
         stored_points: points kept of a file of a folder, 2048 by default. An HDF5 file's clouds stay as they are.
         suffixes: kinds of files to read in a folder, for example ``["ply", "off"]``; all of the above by default.
+        labels: False reads everything below a folder without labels, those of folders of classes too.
         workers: processes that read files; all CPU cores by default, one for few files.
 
     Raises:
@@ -83,11 +86,14 @@ class Folder(PointClouds):
         return root is None or not Path(root).exists() or _is_table(Path(root)) or has_class_folders(Path(root))
 
     @classmethod
-    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int | None:
+    def classes_in(cls, root: str | Path | None) -> int:
         """Those of training."""
-        if root is None or not Path(root).exists() or not cls.has_labels(root):
-            return None
-        return count_table_classes(Path(root)) if _is_table(Path(root)) else len(class_folders(Path(root), "train"))
+        base = _required(root)
+        if not base.exists():
+            raise DataError(f"{base}: {MISSING}")
+        if not cls.has_labels(base):
+            raise ConfigError(f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)}")
+        return count_table_classes(base) if _is_table(base) else len(class_folders(base, "train"))
 
     def __init__(
         self,
@@ -100,23 +106,19 @@ class Folder(PointClouds):
         up: str = "y",
         stored_points: int | None = None,
         suffixes: Sequence[str] | None = None,
+        labels: bool = True,
         workers: int | None = None,
     ) -> None:
         check_split(split)
         if variant is not None:
             raise ConfigError(f"data.variant '{variant}': folder has no variants; remove data.variant")
-        if root is None:
-            raise ConfigError("data.root is required for data.name=folder: set it to a folder, a CSV or an HDF5 file")
-        base = Path(root)
+        base = _required(root)
         if split != "train" and not self.has_labels(base):
-            raise ConfigError(
-                f"{base}: has no {split} split and no labels; put files into {base}/{{train,test}}/<class>/, or list "
-                "them in a CSV file with the columns file,label,split"
-            )
+            raise ConfigError(f"{base}: has no {split} split and no labels; {LABELLED.format(base=base)}")
         check_choice(up, AXES, "data.up")
         for suffix in suffixes or ():
             check_choice(suffix, KINDS, "data.suffixes")
-        listing = _list(base, split, suffixes)
+        listing = _list(base, split, suffixes, labels)
         if listing is None:
             points, names = _read_file(base, normalize, {"stored_points": stored_points, "suffixes": suffixes})
             labels, classes, groups, source = torch.zeros(len(points), dtype=torch.int64), ["unlabelled"], None, base
@@ -137,11 +139,17 @@ class Folder(PointClouds):
         )
 
 
+def _required(root: str | Path | None) -> Path:
+    if root is None:
+        raise ConfigError("data.root is required for data.name=folder: set it to a folder, a CSV or an HDF5 file")
+    return Path(root)
+
+
 def _is_table(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == TABLE_SUFFIX
 
 
-def _list(base: Path, split: str, suffixes: Sequence[str] | None) -> Listing | None:
+def _list(base: Path, split: str, suffixes: Sequence[str] | None, labels: bool) -> Listing | None:
     """The files to read and their labels; None for an HDF5 file."""
     if _is_table(base):
         listing = list_table(base, split)
@@ -151,9 +159,11 @@ def _list(base: Path, split: str, suffixes: Sequence[str] | None) -> Listing | N
         return listing
     if not base.is_dir():
         return None
-    if has_class_folders(base):
+    if labels and has_class_folders(base):
         return list_folders(base, split, find_clouds(base / split, suffixes or KINDS))
     names = find_clouds(base, suffixes or KINDS)
+    if has_class_folders(base):
+        logger.info("%s: clouds of train/ and test/ are read; set data.root=%s for the former", base, base / "train")
     return Listing(base, names, torch.zeros(len(names), dtype=torch.int64), ["unlabelled"], None)
 
 
@@ -165,23 +175,29 @@ class CloudReader:
         root: folder.
         num_points: points of a cloud.
         centre: clouds will be normalised; see :func:`~pointadapterx.datasets.checks.moved_to_origin`.
+        by_name: the draw of a mesh's points depends on its name; False: it is the same for every mesh.
     """
 
     root: Path
     num_points: int
     centre: bool
+    by_name: bool = True
 
     def __call__(self, name: str) -> np.ndarray | str:
         """``(m, 3)`` float32, or what is wrong with the file; ``m`` is below ``num_points`` where it has too few."""
         path = self.root / name
         try:
-            points = read_cloud(path, self.num_points, derive_seed("surface", name))
+            points = read_cloud(path, self.num_points, derive_seed("surface", name if self.by_name else ""))
         except DataError as error:
             return str(error)
+        return self.reduce(points, str(path))
+
+    def reduce(self, points: np.ndarray, where: str) -> np.ndarray | str:
+        """Finite coordinates ``(n, 3)`` float64 -> as :meth:`__call__`; ``where`` they are from, for the message."""
         if self.centre:
             points = moved_to_origin(points)
         if not (np.abs(points) < LARGEST).all():
-            return f"{path}: coordinates beyond {LARGEST:g}, whose distances float32 cannot hold; scale them"
+            return f"{where}: coordinates beyond {LARGEST:g}, whose distances float32 cannot hold; scale them"
         cloud = points.astype(np.float32)
         if len(cloud) > self.num_points:
             cloud = fps(torch.from_numpy(cloud)[None], self.num_points)[0].numpy()
@@ -223,7 +239,7 @@ def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
 
 def _read_file(path: Path, centre: bool, folder_options: Mapping[str, Any]) -> tuple[torch.Tensor, list[str] | None]:
     if not path.is_file():
-        raise DataError(f"{path}: does not exist; set data.root to a folder, a CSV or an HDF5 file")
+        raise DataError(f"{path}: {MISSING}")
     if path.suffix.lower() not in (".h5", ".hdf5"):
         raise DataError(
             f"{path}: data.root is a folder, a CSV or an HDF5 file (.h5, .hdf5); set it to the file's folder"

@@ -10,7 +10,7 @@ import torch
 from pointadapterx.datasets.base import DATASETS, check_split
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.images import SUFFIXES, Images
-from pointadapterx.datasets.listings import class_folders, has_class_folders
+from pointadapterx.datasets.listings import class_folders
 from pointadapterx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -34,17 +34,16 @@ class ImageFolder(Images):
     """
 
     @classmethod
-    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int | None:
+    def classes_in(cls, root: str | Path | None) -> int:
         """The folders of training."""
-        return len(class_folders(Path(root), "train")) if root is not None and has_class_folders(Path(root)) else None
+        return len(class_folders(_required(root), "train"))
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
         check_split(split)
         if variant is not None:
             raise ConfigError(f"data.variant '{variant}': imagefolder has no variants; remove data.variant")
-        if root is None:
-            raise ConfigError("data.root is required for data.name=imagefolder: a folder with train/ and test/ in it")
-        classes, folder = class_folders(Path(root), split), Path(root, split)
+        base = _required(root)
+        classes, folder = class_folders(base, split), base / split
         files = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
         empty = sorted(set(classes) - {classes[label] for _, label in files})
         if not files or (split == "train" and empty):
@@ -58,6 +57,12 @@ class ImageFolder(Images):
             names=[path.relative_to(folder).as_posix() for path, _ in files],
             source=[folder],
         )
+
+
+def _required(root: str | Path | None) -> Path:
+    if root is None:
+        raise ConfigError("data.root is required for data.name=imagefolder: a folder with train/ and test/ in it")
+    return Path(root)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -137,7 +138,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
                     f"{path}: has no column {', '.join(missing)}; its first line names the columns file,label,split "
                     "and perhaps group"
                 )
-            rows, seen = [], dict[str, int]()
+            rows, seen, split_of = [], dict[str, int](), dict[str, str]()
             for values in reader:
                 line = reader.line_num
                 row = {name: (values.get(name) or "").strip() for name in COLUMNS}
@@ -146,12 +147,16 @@ def _read_table(path: Path) -> list[dict[str, str]]:
                     raise DataError(f"{path}: line {line} has no {', '.join(empty)}")
                 if row["split"] not in SPLITS:
                     raise DataError(f"{path}: line {line} has the split {row['split']!r}; use {' or '.join(SPLITS)}")
-                row["file"] = row["file"].replace("\\", "/")
+                row["file"] = posixpath.normpath(row["file"].replace("\\", "/"))
                 if row["file"] in seen:
                     raise DataError(f"{path}: lines {seen[row['file']]} and {line} name the same file; remove one")
                 if not (path.parent / row["file"]).is_file():
                     raise DataError(f"{path}: line {line} names {row['file']}, which is not in {path.parent}")
                 seen[row["file"]] = line
+                if row["group"]:
+                    other = split_of.setdefault(row["group"], row["split"])
+                    if other != row["split"]:
+                        raise DataError(f"{path}: line {line}: group {row['group']} is in training and test; split it")
                 rows.append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None

@@ -66,7 +66,10 @@ def trimesh_version() -> str | None:
 
 def _sample_mesh(path: Path, num_samples: int, seed: int) -> np.ndarray:
     """Surface samples, uniform over the area, of all meshes of a file; its points if it has no face."""
-    import trimesh  # optional
+    try:
+        import trimesh  # optional
+    except ImportError:
+        raise DataError(f"{path}: {MISSING_TRIMESH}") from None
 
     scene = trimesh.load_scene(path, process=False, skip_materials=True)
     mesh = scene.to_mesh()

@@ -54,7 +54,7 @@ class Vtab(Images):
     needs_variant = True
 
     @classmethod
-    def count_classes(cls, variant: str | None, root: str | Path | None = None) -> int | None:
+    def count_classes(cls, variant: str | None) -> int | None:
         """The task's."""
         return None if variant is None else TASKS.get(variant)
 

@@ -181,8 +181,8 @@ def _check_classes(config: Mapping[str, Any], dataset: Samples) -> None:
         )
 
 
-def _read_split(config: Mapping[str, Any], split: Literal["train", "test"]) -> Samples:
-    return build_dataset(config["data"]["name"], split, **reading_options(config["data"]))
+def _read_split(config: Mapping[str, Any], split: Literal["train", "test"], **options: Any) -> Samples:
+    return build_dataset(config["data"]["name"], split, **reading_options(config["data"]), **options)
 
 
 def reading_options(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,7 +224,8 @@ def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
         DataError: if files are missing or damaged, or there are too few clouds.
     """
     settings, probe = config["eval"], config["pretrain"]["probe"]
-    clouds = _clouds(config, _read_split(config, "train"))
+    labels = {"labels": False} if config["data"]["name"] == "folder" else {}  # they are not used: read everything
+    clouds = _clouds(config, _read_split(config, "train", **labels))
     held_out = _held_out(clouds, settings["val_fraction"], settings["split_seed"])
     if held_out.all():
         raise DataError(

@@ -41,10 +41,7 @@ AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 
 
 class HeadConfig(Section):
-    """``head:``: pools are concatenated in the given order; ``num_classes`` null is that of the data set.
-
-    Where only the files tell it (a folder of images), it has to be given.
-    """
+    """``head:``: pools are concatenated in the given order; ``num_classes`` null is that of the data set."""
 
     pools: list[str] = Field(default=["cls", "patch_max"], min_length=1)
     num_classes: int | None = Field(None, ge=2)
@@ -316,12 +313,25 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
     problems += _check_names(sections)
     problems += _check_combinations(sections)
     config = EasyDict({s: sections[s].model_dump() for s in wanted if s in sections})
-    if not problems:
-        if config.backbone.init_seed is None:
-            config.backbone.init_seed = config.train.seed
-        if "head" in config and config.head.num_classes is None:
-            config.head.num_classes = _classes_of_data(sections["data"])
+    if {"head", "data"} <= sections.keys() and config.head.num_classes is None and config.data.name in DATASETS:
+        problems += _count_classes(config, sections["data"])
+    if not problems and config.backbone.init_seed is None:
+        config.backbone.init_seed = config.train.seed
     return config, problems
+
+
+def _count_classes(config: EasyDict, data: DataConfig) -> Iterator[Problem]:
+    """Sets ``head.num_classes``, for which nothing but a null looks at files: a stored config stands without them."""
+    found = _classes_of_data(data)
+    if found is None and not (DATASETS[data.name].needs_variant and data.variant is None):
+        try:
+            found = DATASETS[data.name].classes_in(data.root)
+        except (ConfigError, DataError, OSError) as error:
+            yield Problem("data.root", str(error))
+            return
+        if found is None:
+            yield Problem("head.num_classes", f"is required, as only the files of {data.name} tell it")
+    config.head.num_classes = found
 
 
 def dump_config(config: Mapping[str, Any]) -> str:
@@ -625,12 +635,7 @@ def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
     head, data = sections.get("head"), sections.get("data")
     if data is None or data.name not in DATASETS:
         return
-    try:
-        available = DATASETS[data.name].count_classes(data.variant, data.root)
-        has_labels = DATASETS[data.name].has_labels(data.root)
-    except DataError as error:
-        yield Problem("data.root", str(error))
-        return
+    available = DATASETS[data.name].count_classes(data.variant)
     if "pretrain" in sections:
         for key in ("few_shot", "train_size"):
             if getattr(data, key) is not None:
@@ -642,27 +647,15 @@ def _check_classes(sections: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem("data.few_shot.ways", f"{data.few_shot.ways} exceeds the {available} classes of {data.name}")
     if head is None:
         return
-    if not has_labels:
-        yield Problem(
-            "data.root",
-            f"{data.root} has no labels, so it is for pre-training; put files into {data.root}/{{train,test}}/<class>/ "
-            "or list them in a CSV file with the columns file,label,split",
-        )
-        return
     expected = _classes_of_data(data)
-    if head.num_classes is None:
-        if expected is None and not (DATASETS[data.name].needs_variant and data.variant is None):
-            yield Problem("head.num_classes", f"is required, as only the files of {data.name} tell it")
-    elif expected is not None and head.num_classes != expected:
+    if None not in (expected, head.num_classes) and head.num_classes != expected:
         what = data.name if data.few_shot is None else "data.few_shot"
         yield Problem("head.num_classes", f"{head.num_classes}, but {what} has {expected} classes")
 
 
 def _classes_of_data(data: DataConfig) -> int | None:
     """Number of classes of the few-shot task or the data set; None where only the files tell it."""
-    return (
-        data.few_shot.ways if data.few_shot is not None else DATASETS[data.name].count_classes(data.variant, data.root)
-    )
+    return data.few_shot.ways if data.few_shot is not None else DATASETS[data.name].count_classes(data.variant)
 
 
 def _check_pretraining(sections: Mapping[str, Any]) -> Iterator[Problem]:

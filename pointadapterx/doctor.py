@@ -16,7 +16,7 @@ from rich.table import Table
 from pointadapterx.datasets import DATASETS, build_dataset
 from pointadapterx.datasets.base import SPLITS, PointClouds
 from pointadapterx.datasets.files import walk_files
-from pointadapterx.datasets.folder import AXES, BLOCK, STORED_POINTS
+from pointadapterx.datasets.folder import AXES, BLOCK, DISTINCT, STORED_POINTS
 from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.listings import TABLE_SUFFIX, list_table
 from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, read_cloud
@@ -104,8 +104,8 @@ class _Reader:
     def __call__(self, name: str) -> Examined | str:
         path = self.root / name
         mesh = path.suffix.lower() in MESH_SUFFIXES
-        try:
-            return examine(read_cloud(path, STORED_POINTS, derive_seed("surface", name)), mesh=mesh)
+        try:  # one draw for all meshes, so that copies stay copies
+            return examine(read_cloud(path, STORED_POINTS, derive_seed("surface", "")), mesh=mesh)
         except DataError as error:
             return str(error)
 
@@ -164,7 +164,7 @@ def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int) -> list[Find
 
     Args:
         entries: all of its clouds.
-        wanted: points that the model takes of a cloud.
+        wanted: points that are kept of a cloud, data.stored_points.
         groups: distinct points that its groups need at least.
     """
     good = [(entry, entry.found) for entry in entries if isinstance(entry.found, Examined)]
@@ -226,15 +226,21 @@ def _points(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> I
         yield Finding(
             f"fewer than {groups} different points, too few for the model's groups: {_names(few)}", "remove them"
         )
-    sparse = [entry for entry, found in good if groups <= found.distinct < wanted and not found.mesh]
+    sparse = [
+        (entry, found.distinct)
+        for entry, found in good
+        if groups <= found.distinct and (found.points < wanted or found.distinct < DISTINCT * wanted)
+    ]
     if sparse:
-        least = min(found.distinct for entry, found in good if entry in sparse)
+        least = min(distinct for _, distinct in sparse)
         yield Finding(
-            f"fewer than {wanted} different points: {_names(sparse)}",
-            f"scan more densely, or set data.num_points and data.stored_points to at most {least}",
+            f"fewer than {wanted} different points: {_names([entry for entry, _ in sparse])}",
+            f"scan more densely, or set data.stored_points={least} (and data.num_points to no more)",
         )
     repeated = [
-        entry for entry, found in good if found.distinct >= wanted and found.distinct < (1 - REPEATED) * found.points
+        entry
+        for entry, found in good
+        if found.distinct >= DISTINCT * wanted and found.distinct < (1 - REPEATED) * found.points
     ]
     if repeated:
         yield Finding(f"most points are copies of others: {_names(repeated)}", "remove the copies, if they are padding")
@@ -346,7 +352,9 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
     names = sorted(name for name, kind in DATASETS.items() if kind.modality == "points" and name != "folder")
     parser.add_argument("--name", choices=names, help="a data set, checked as its reader does besides")
     parser.add_argument("--variant", help="of the data set")
-    parser.add_argument("--num-points", type=int, default=1024, help="points that the model will take (default 1024)")
+    parser.add_argument(
+        "--stored-points", type=int, default=STORED_POINTS, help=f"data.stored_points (default {STORED_POINTS})"
+    )
     parser.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
     parser.add_argument("--workers", type=int, help="processes that read files (default: all cores)")
     options = parser.parse_args(argv)
@@ -365,7 +373,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console.print(overview(entries))
-    findings = diagnose(entries, wanted=options.num_points, groups=options.groups)
+    findings = diagnose(entries, wanted=options.stored_points, groups=options.groups)
     for finding in findings:
         mark = "note" if finding.note else "TO MEND"
         console.print(f"{mark}: {finding.text}; {finding.fix}", markup=False, highlight=False, soft_wrap=True)

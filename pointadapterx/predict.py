@@ -60,12 +60,12 @@ def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
     parser.add_argument(
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="where the backbone's weights lie now")
+    parser.add_argument("--weights", metavar="FILE", help="where the backbone's weights lie now")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: the adapter's")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: the adapter's")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: the adapter's eval.batch_size")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read files (default: all cores)")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     for name in ("top", "batch_size", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -88,8 +88,8 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     logger.handlers = [logging.StreamHandler(sys.stderr)]
     logger.propagate = False
     named = dict(text.partition("=")[::2] for text in options.adapter)
-    if not all(named.values()):
-        parser.error("--adapter takes NAME=FILE")
+    if not all(named) or not all(named.values()) or len(named) < len(options.adapter):
+        parser.error("--adapter takes NAME=FILE, each name once")
     adapter, paths = (named, options.paths) if named else (options.paths[0], options.paths[1:])
     if not paths:
         parser.error("give files, folders or globs after the adapter")
@@ -103,17 +103,20 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         up=options.up,
         workers=options.workers,
     )
-    files = find_files(paths, predictor.suffixes)
+    files = find_files(paths, predictor.suffixes, leave_out=options.output)
     failures: list[Failure] = []
     with (
         _writer(options.output, options.top, several=len(named) > 1) as write,
         progress_bar("predicting", len(files), 0, options.output is not None) as advance,
     ):
+        last = None
         for found in predictor.stream(files):
             write(found)
             if isinstance(found, Failure):
                 failures.append(found)
-            advance()
+            if found.name != last:
+                advance()
+            last = found.name
     for doubt in predictor.doubts():
         print(f"note: {doubt}", file=sys.stderr)
     if options.output is not None:
@@ -126,16 +129,20 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return FAILED if failures else 0
 
 
-def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path | None = None) -> list[str]:
     """Files of the kinds ``suffixes`` in folders and below, files that match globs, and files as they are named.
 
-    A file that does not exist stays in the list, for the reader to say so. None is listed twice.
+    In folders the file ``leave_out`` is none of them. A file that does not exist stays in the list, for the reader to
+    say so. None is listed twice.
     """
     found: list[str] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            found += sorted(str(file) for file in walk_files(path) if file.suffix.lower()[1:] in suffixes)
+            own = None if leave_out is None else leave_out.resolve()
+            found += sorted(
+                str(file) for file in walk_files(path) if file.suffix.lower()[1:] in suffixes and file.resolve() != own
+            )
         elif not path.exists() and glob.has_magic(text):
             found += sorted(glob.glob(text, recursive=True)) or [text]
         else:
@@ -154,10 +161,11 @@ def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
     part = output.with_name(f"{output.name}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
+        file = part.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise PointAdapterXError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+    with file:
+        yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
     part.replace(output)
 
 
@@ -168,7 +176,7 @@ def _print(found: Prediction | Failure, several: bool) -> None:
         f"{name} {100 * probability:.1f} %"
         for name, probability in zip(found.classes, found.probabilities, strict=True)
     )
-    notes = [*(["unlike anything in training"] if found.novelty == 1.0 else []), *found.warnings]
+    notes = [*(["unlike the training data"] if found.unlike else []), *found.warnings]
     adapter = f"[{found.adapter}] " if several else ""
     print(f"{found.name}: {adapter}{ranked}{''.join(f' ({note})' for note in notes)}", flush=True)
 
@@ -176,17 +184,18 @@ def _print(found: Prediction | Failure, several: bool) -> None:
 def _csv_sink(file: TextIO, top: int) -> Sink:
     writer = csv.writer(file)
     ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
-    writer.writerow(["file", "adapter", *ranks, "novelty", "warnings", "error"])
+    writer.writerow(["file", "adapter", *ranks, "novelty", "unlike", "warnings", "error"])
 
     def write(found: Prediction | Failure) -> None:
         if isinstance(found, Failure):
-            writer.writerow([found.name, "", *[""] * (2 * top), "", "", found.reason])
+            writer.writerow([found.name, "", *[""] * (2 * top), "", "", "", found.reason])
             return
         pairs = zip(found.classes, found.probabilities, strict=True)
         cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
         novelty = "" if found.novelty is None else f"{found.novelty:.3f}"
         padding = [""] * (2 * top - len(cells))
-        writer.writerow([found.name, found.adapter, *cells, *padding, novelty, "; ".join(found.warnings), ""])
+        notes = (novelty, int(found.unlike), "; ".join(found.warnings), "")
+        writer.writerow([found.name, found.adapter, *cells, *padding, *notes])
 
     return write
 

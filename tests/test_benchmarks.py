@@ -77,6 +77,15 @@ def test_products_are_those_of_the_step() -> None:
     assert product_floor(step, torch.device("cpu"), rounds=1) > 0
 
 
+def test_products_of_a_convolution() -> None:
+    layer = torch.nn.Conv2d(3, 7, 4, stride=4)
+    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with _Recorder() as recorder:
+        layer(images).sum().backward()
+    shapes = sorted((tuple(left.shape), tuple(right.shape)) for left, right in recorder.products.elements())
+    assert shapes == [((2, 7, 4), (2, 4, 48)), ((2, 7, 48), (2, 48, 4)), ((2, 48, 7), (2, 7, 4))]
+
+
 def test_the_published_form_is_compared_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(published.FORMS, ScaleShift, lambda layer, values: values + 1)
     with pytest.raises(AssertionError, match="not close"):
@@ -102,9 +111,10 @@ def test_memory_of_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert memory.main(["--jobs", *jobs, "--output", str(stem), *sizes]) == 0
     full, linear = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
     assert full["peak_mib"] > linear["peak_mib"] > 0
+    assert full["peak_mib"] < 400  # of a twelfth of the blocks, and not as many points: overrides count
     with pytest.raises(SystemExit):
-        memory.main(["--jobs", "demo", "backbone.dept=1"])
-    assert "error: backbone.dept" in capsys.readouterr().err
+        memory.main(["backbone.dept=1", "--jobs", "demo"])
+    assert "backbone.dept: unknown key" in capsys.readouterr().err
 
 
 def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

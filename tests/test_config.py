@@ -271,9 +271,9 @@ def test_the_number_of_classes_is_that_of_the_data(write: Write) -> None:
     (line,) = [
         line
         for line in problems_of(path, "head.num_classes=null", "data.name=imagefolder", *images)
-        if "head.num_classes" in line
+        if "data.root" in line
     ]
-    assert "head.num_classes: is required, as only the files of imagefolder tell it" in line
+    assert "data.root: data.root is required for data.name=imagefolder" in line
 
 
 def test_vtab_needs_its_task() -> None:

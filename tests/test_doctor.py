@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 
 from pointadapterx.cli import main
 from pointadapterx.doctor import diagnose, read_entries
@@ -16,7 +17,7 @@ SIDES = {"cup": (1.0, 1.5, 1.0), "plate": (2.0, 0.8, 2.0)}
 COUNTS = {"train": 8, "test": 5}
 
 
-def cloud(label: str, seed: int, points: int = 1100) -> np.ndarray:
+def cloud(label: str, seed: int, points: int = 2100) -> np.ndarray:
     """Points in a box of the class's sides, a little larger or smaller each time."""
     rng = np.random.default_rng(seed)
     return rng.uniform(-0.5, 0.5, (points, 3)) * SIDES[label] * rng.uniform(0.9, 1.1, 3)
@@ -35,7 +36,7 @@ def healthy(tmp_path: Path) -> Path:
 
 
 def findings(root: Path) -> list[str]:
-    return [finding.text for finding in diagnose(list(read_entries(root, 1)), wanted=1024, groups=64)]
+    return [finding.text for finding in diagnose(list(read_entries(root, 1)), wanted=2048, groups=64)]
 
 
 def test_nothing_is_found_in_a_healthy_set(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +45,7 @@ def test_nothing_is_found_in_a_healthy_set(healthy: Path, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "nothing to mend" in printed
     assert "plate" in printed
-    assert "1,100" in printed
+    assert "2,100" in printed
 
 
 def each(root: Path, split: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -61,6 +62,7 @@ def with_nan(points: np.ndarray) -> np.ndarray:
     return points
 
 
+MESHES = (("train", "other.stl"), ("test", "one.stl"))
 DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged": (lambda r: (r / "train/cup/0.npy").write_bytes(b"\x93NUMPY broken"), "cannot be read as .npy"),
     "empty": (lambda r: (r / "train/cup/0.npy").write_bytes(b""), "the file is empty"),
@@ -70,7 +72,7 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "not finite": (lambda r: rewrite(r / "test/cup/1.npy", with_nan), "point 6 has NaN or infinite coordinates"),
     "too few points": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p[:40]), "fewer than 64 different points"),
-    "sparse": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p[:500]), "fewer than 1024 different points"),
+    "sparse": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p[:500]), "fewer than 2048 different points"),
     "padding": (
         lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([p, p, p])),
         "most points are copies of others",
@@ -79,6 +81,10 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "leak": (
         lambda r: np.save(r / "test/cup/9.npy", np.load(r / "train/cup/3.npy")[::-1] * 3 + 5),
         "the same cloud in training and test: test/cup/9.npy, train/cup/3.npy",
+    ),
+    "mesh leak": (
+        lambda r: [trimesh.creation.icosphere(2).export(r / split / "cup" / name) for split, name in MESHES],
+        "the same cloud in training and test: test/cup/one.stl, train/cup/other.stl",
     ),
     "two labels": (
         lambda r: shutil.copy(r / "train/cup/3.npy", r / "train/plate/9.npy"),

@@ -226,7 +226,9 @@ def average_adapters(adapters: Sequence[AdapterInfo], weights: Sequence[float] |
             continue
         parts = [share / total * a.tensors[name].double() for share, a in zip(shares, adapters, strict=True)]
         mean[name] = torch.stack(parts).sum(dim=0).to(first.dtype)
-    return adapters[0]._replace(tensors=mean, metrics={})
+    inputs = [adapter.metrics.get("inputs") for adapter in adapters]
+    metrics = {"inputs": inputs[0]} if inputs[0] is not None and all(other == inputs[0] for other in inputs) else {}
+    return adapters[0]._replace(tensors=mean, metrics=metrics, calibration=None, novelty=None)
 
 
 def compare_adapters(one: AdapterInfo, other: AdapterInfo) -> dict[str, tuple[float, float]]:

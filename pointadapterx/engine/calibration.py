@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 BINS = 15
 LOG_TEMPERATURES = (-3.0, 3.0)
 QUANTILES = 101
+FAR = 1.5
 
 
 class Calibration(NamedTuple):
@@ -36,16 +37,20 @@ class Calibration(NamedTuple):
 def fit_temperature(logits: Tensor, labels: Tensor) -> Calibration:
     """The temperature with the least negative log-likelihood (Guo et al., arXiv 1706.04599).
 
+    As if one sample of n + 2 were wrong (the rule of succession): n right answers alone do not make one certain.
+
     Args:
         logits: (n, classes) of samples that were not trained on.
         labels: (n,).
     """
     from scipy.optimize import minimize_scalar  # slow to import, and needed once a run
 
-    logits = logits.double()
+    logits, classes = logits.double(), logits.shape[-1]
+    smoothing = classes / (classes - 1) / (len(labels) + 2)  # torch's is shared by all classes, the right one too
 
     def loss(log_temperature: float) -> float:
-        return torch.nn.functional.cross_entropy(logits / torch.tensor(log_temperature).exp(), labels).item()
+        scaled = logits / torch.tensor(log_temperature).exp()
+        return torch.nn.functional.cross_entropy(scaled, labels, label_smoothing=min(smoothing, 1.0)).item()
 
     found = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
     return Calibration(float(torch.tensor(found.x).exp()), len(labels))
@@ -65,8 +70,9 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
 class Novelty:
     """Distance to the nearest class of the training data in the features that the head reads.
 
-    The distance is the mean over features of (f - μ_c)² / σ², with σ² the variance within classes, and it is told as
-    the share of validation samples that are nearer: 0.5 is usual, 1 is farther than all of them.
+    The distance is the mean over features of (f - μ_c)² / σ², with σ² the variance within classes. It is told as the
+    share of validation samples that are nearer, 0.5 being usual; a sample is unlike them all where it is farther than
+    :data:`FAR` times the farthest.
 
     Args:
         means: (classes, D), μ.
@@ -106,8 +112,11 @@ class Novelty:
 
     def share_nearer(self, features: Tensor) -> Tensor:
         """(b, D) -> share in [0, 1] of the validation samples that are nearer to the training data."""
-        below = torch.searchsorted(self.quantiles, self.distance(features), right=True)
-        return below.float() / len(self.quantiles)
+        return torch.searchsorted(self.quantiles, self.distance(features)).float() / len(self.quantiles)
+
+    def is_unlike(self, features: Tensor) -> Tensor:
+        """(b, D) -> (b,) bool, whether a sample is unlike the training data."""
+        return self.distance(features) > FAR * self.quantiles[-1]
 
     def tensors(self) -> dict[str, Tensor]:
         """What :meth:`from_tensors` takes, in half precision where that is enough."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,7 +21,6 @@ from pointadapterx.datasets.folder import AXES, BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES, decode
 from pointadapterx.datasets.inputs import ImageInputs, PointInputs
 from pointadapterx.datasets.point_files import KINDS
-from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.engine.bank import AdapterBank
@@ -29,7 +30,10 @@ from pointadapterx.engine.preparation import Preparation, mean_extents
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.models.adapted import AdaptedModel
 
+log = logging.getLogger(__name__)
+
 File = str | Path
+MOST_WAITING = 4  # times the batch size, of files that wait for their turn, those that failed among them
 ENOUGH_FOR_AXES = 8  # clouds before anything is said of which axis points up
 BETTER = 0.5  # of the deviation from the training set's extents, that another axis must leave
 
@@ -43,8 +47,9 @@ class Prediction:
         adapter: name of the adapter.
         classes: the likeliest first.
         probabilities: of these classes; calibrated where the adapter stores a temperature.
-        novelty: share of the adapter's validation samples that are more like its training data, 1.0 where all are; None
-            where the adapter does not store it.
+        novelty: share of the adapter's validation samples that are more like its training data; None where the adapter
+            does not store it.
+        unlike: whether it is far from all that the adapter has seen.
         warnings: in what the input differs from the training data.
     """
 
@@ -53,6 +58,7 @@ class Prediction:
     classes: list[str]
     probabilities: list[float]
     novelty: float | None
+    unlike: bool
     warnings: list[str]
 
 
@@ -86,7 +92,8 @@ class Predictor:
         batch_size: samples at a time; by default the adapter's ``eval.batch_size``.
         top: classes that a prediction lists.
         up: axis of the inputs that points up; by default the adapter's ``data.up``, or y.
-        workers: processes that read files; all cores by default, none for few files.
+        workers: processes that read files while the model computes, where there are many; None: one a core. More than
+            one need ``if __name__ == "__main__":`` around the caller's script, as all processes of Python do.
 
     Attributes:
         classes: names of the classes by adapter.
@@ -94,7 +101,7 @@ class Predictor:
 
     Raises:
         CheckpointError: if an adapter cannot be read, or several do not fit one backbone or one preparation.
-        ConfigError: for an unknown axis.
+        ConfigError: for an unknown axis, precision or device.
     """
 
     def __init__(
@@ -107,18 +114,18 @@ class Predictor:
         batch_size: int | None = None,
         top: int = 3,
         up: str | None = None,
-        workers: int | None = None,
+        workers: int | None = 1,
     ) -> None:
         given = adapters if isinstance(adapters, Mapping) else {Path(adapters).stem: adapters}
         self._infos = {name: read_adapter(_adapter_file(path)) for name, path in given.items()}
         first = next(iter(self._infos.values()), None)
         if first is None:
             raise CheckpointError("a predictor needs at least one adapter")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.top, self.workers = top, workers
         self.batch_size = batch_size or first.config["eval"]["batch_size"]
         self.classes = {name: info.classes for name, info in self._infos.items()}
-        self._bf16 = _precision(precision or first.config["train"]["precision"], self.device) == "bf16"
+        self._bf16 = _is_bf16(precision, first.config["train"]["precision"], self.device)
         self._form = _Form.of(first, up)
         for info in self._infos.values():
             if _Form.of(info, up).key != self._form.key:
@@ -126,15 +133,14 @@ class Predictor:
                     f"{info.path}: prepares its inputs otherwise than {first.path}; use a predictor for each"
                 )
         self._models = self._build(first, weights)
-        self._extents: list[Tensor] = []
+        self._extents, self._clouds = torch.zeros(3), 0  # sum and number of all so far
 
     def _build(self, first: AdapterInfo, weights: File | None) -> Callable[[str], AdaptedModel]:
         if len(self._infos) > 1:
             bank = AdapterBank(self._infos, weights).to(self.device)
             return bank.model
-        config = check_config(
-            first.config, str(first.path), [] if weights is None else [f"backbone.weights={Path(weights)}"]
-        )
+        moved = [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"]
+        config = check_config(first.config, str(first.path), moved)
         model = build_model(config)
         load_adapter(model, first)
         model.to(self.device).eval()
@@ -142,8 +148,11 @@ class Predictor:
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Kinds of files, without the dot."""
-        return KINDS if self._form.points else tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
+        """Kinds of files that are taken from a folder, without the dot: the adapter's ``data.suffixes``, or all."""
+        if not self._form.points:
+            return tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
+        chosen = next(iter(self._infos.values())).config["data"]["suffixes"]
+        return tuple(chosen) if chosen else KINDS
 
     def __call__(self, inputs: Sequence[File | np.ndarray | Tensor]) -> list[Prediction | Failure]:
         """All predictions, in the order of the inputs; see :meth:`stream`."""
@@ -160,7 +169,8 @@ class Predictor:
         waiting: list[_Ready | Failure] = []
         for item in self._read(inputs):
             waiting.append(item)
-            if sum(isinstance(one, _Ready) for one in waiting) == self.batch_size:
+            ready = sum(isinstance(one, _Ready) for one in waiting)
+            if ready == self.batch_size or len(waiting) == MOST_WAITING * self.batch_size:
                 yield from self._answer(waiting)
                 waiting = []
         yield from self._answer(waiting)
@@ -168,26 +178,27 @@ class Predictor:
     def doubts(self) -> list[str]:
         """What the clouds so far have in common that the training clouds have not."""
         stored = self._form.stored
-        if stored is None or len(self._extents) < ENOUGH_FOR_AXES:
+        if stored is None or self._clouds < ENOUGH_FOR_AXES:
             return []
-        found, wanted = torch.stack(self._extents).mean(dim=0), torch.tensor(stored.extents)
+        found, wanted = self._extents / self._clouds, torch.tensor(stored.extents)
         deviation = [float((found.roll(turn) - wanted).norm()) for turn in range(3)]
         best = min(range(3), key=deviation.__getitem__)
         if best == 0 or deviation[best] > BETTER * deviation[0]:
             return []
         axis = AXES[(AXES.index(self._form.up) - best) % 3]
         return [
-            f"the clouds are shaped as if {axis} pointed up, not {self._form.up}; if so, predict with up={axis}",
+            f"the clouds are shaped as if {axis} pointed up, not {self._form.up}; if so, give it as up (--up {axis})",
         ]
 
     def _read(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[_Ready | Failure]:
         files = [str(item) for item in inputs if isinstance(item, str | Path)]
-        contents = iter(map_in_order(self._form.reader(), files, BLOCK, self.workers))
+        reader = self._form.reader()
+        contents = iter(map_in_order(reader, files, BLOCK, self.workers))
         for number, item in enumerate(inputs):
             if isinstance(item, str | Path):
                 name, content = str(item), next(contents)
             else:
-                name, content = f"input {number}", _array(item, number)
+                name, content = f"input {number}", _array(item, f"input {number}", reader)
             yield Failure(name, content) if isinstance(content, str) else self._prepare(name, content)
 
     def _prepare(self, name: str, content: np.ndarray) -> _Ready | Failure:
@@ -195,7 +206,8 @@ class Predictor:
             return _Ready(name, torch.from_numpy(content), [])
         prepared = self._form.bring(name, torch.from_numpy(content))
         if isinstance(prepared, _Ready):
-            self._extents.append(mean_extents(prepared.values[None]))
+            self._extents += mean_extents(prepared.values[None])
+            self._clouds += 1
         return prepared
 
     def _answer(self, waiting: list[_Ready | Failure]) -> Iterator[Prediction | Failure]:
@@ -221,7 +233,9 @@ class Predictor:
             calibrated = info.calibration
             probabilities = logits.softmax(dim=-1) if calibrated is None else calibrated.probabilities(logits)
             best = probabilities.topk(min(self.top, len(info.classes)), dim=-1)
-            novelty = [None] * len(ready) if info.novelty is None else info.novelty.share_nearer(pooled).tolist()
+            seen = info.novelty
+            novelty = [None] * len(ready) if seen is None else seen.share_nearer(pooled).tolist()
+            unlike = [False] * len(ready) if seen is None else seen.is_unlike(pooled).tolist()
             for row, item in enumerate(ready):
                 if not bool(torch.isfinite(logits[row]).all()):
                     item = replace(item, warnings=[*item.warnings, "the logits are not finite"])
@@ -232,6 +246,7 @@ class Predictor:
                         [info.classes[index] for index in best.indices[row].tolist()],
                         best.values[row].tolist(),
                         novelty[row],
+                        unlike[row],
                         item.warnings,
                     )
                 )
@@ -300,10 +315,10 @@ class _Form:
         wanted = self.section["data"]["num_points"]
         return wanted if self.stored is None else max(wanted, self.stored.points)
 
-    def reader(self) -> Callable[[str], np.ndarray | str]:
+    def reader(self) -> CloudReader | _ImageReader:
         """Reads a file; returns what is wrong with it as text."""
         if self.points:
-            return CloudReader(Path(), self.count, self.normalize)
+            return CloudReader(Path(), self.count, self.normalize, by_name=False)
         return _ImageReader(self.section["backbone"]["image_size"], self.section["backbone"]["channels"])
 
     def bring(self, name: str, cloud: Tensor) -> _Ready | Failure:
@@ -318,8 +333,6 @@ class _Form:
                 f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
             )
             cloud = cloud[torch.arange(wanted) % found]
-        if found > self.count:  # of an array; files were reduced when they were read
-            cloud = fps(cloud[None], self.count)[0]
         cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
         if self.normalize:
             cloud = NormalizeUnitSphere()(cloud[None])[0]
@@ -346,14 +359,36 @@ def _adapter_file(path: File) -> Path:
     return path / "adapter.safetensors" if path.is_dir() else path
 
 
-def _precision(wanted: str, device: torch.device) -> str:
-    """bf16 where it was asked for and the hardware has it, else fp32, in which nothing is lost."""
-    return "bf16" if wanted != "fp32" and multiplies_bf16(device) else "fp32"
+def _usable(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter without CUDA
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"device {name}: cannot be used here ({reason}); choose another, such as cpu") from None
+    return device
 
 
-def _array(values: np.ndarray | Tensor, number: int) -> np.ndarray | str:
-    points = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+def _is_bf16(wanted: str | None, trained: str, device: torch.device) -> bool:
+    """Whether to compute in bf16: where it was asked for or trained in, and the hardware has it."""
+    if wanted not in (None, "auto", "fp32", "bf16"):
+        raise ConfigError(f"precision={wanted}: choose auto, fp32 or bf16")
+    possible = multiplies_bf16(device)
+    if wanted == "bf16" and not possible:
+        log.warning("%s has no bf16: predicting in fp32, in which nothing is lost", device)
+    return possible and (wanted or trained) != "fp32"
+
+
+def _array(values: np.ndarray | Tensor, where: str, reader: CloudReader | _ImageReader) -> np.ndarray | str:
+    """Points of an array as a reader has those of a file; or what is wrong with it."""
+    if not isinstance(reader, CloudReader):
+        return f"{where} is an array; an adapter for pictures takes files"
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    points = np.asarray(values)
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
-        return f"input {number} is {points.dtype} of shape {points.shape}, not numbers (points, 3 or more)"
-    points = points[:, :3].astype(np.float32)
-    return points if bool(np.isfinite(points).all()) else f"input {number} holds values that are not finite"
+        return f"{where} is {points.dtype} of shape {points.shape}, not numbers (points, 3 or more)"
+    points = points[:, :3].astype(np.float64)
+    if len(points) == 0 or not bool(np.isfinite(points).all()):
+        return f"{where} holds no point, or values that are not finite"
+    return reader.reduce(points, where)

@@ -200,6 +200,7 @@ def test(
     info = read_adapter(adapter / ADAPTER_FILE if adapter.is_dir() else adapter)
     config = check_config(info.config, str(info.path), overrides)
     accelerator = make_accelerator(config["train"]["precision"])
+    config["train"]["precision"] = precision_of(accelerator)
     with accelerator.main_process_first():
         dataset = build_test_split(config)
     if info.classes != dataset.classes:
@@ -320,13 +321,11 @@ def _calibrate(trainer: AdaptationTrainer, info: AdapterInfo) -> AdapterInfo:
     if val is None:
         return info
     model, train, config, accelerator = trainer.model, trainer.splits.train, trainer.config, trainer.accelerator
+    features = evaluate_features(model, train, config, accelerator)
     info = info._replace(
         calibration=fit_temperature(*evaluate(model, val, config, accelerator)),
         novelty=Novelty.fit(
-            evaluate_features(model, train, config, accelerator),
-            train.labels,
-            len(train.classes),
-            evaluate_features(model, val, config, accelerator),
+            features, train.labels, len(train.classes), evaluate_features(model, val, config, accelerator)
         ),
     )
     if accelerator.is_main_process:

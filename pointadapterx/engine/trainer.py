@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -341,7 +342,7 @@ class Trainer:
 
 def _require_compiler(device: torch.device) -> None:
     """torch.compile writes C++ for a CPU, and needs a compiler from the first step on."""
-    candidates = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
+    candidates = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++", "cl"]
     if device.type == "cpu" and not any(map(shutil.which, candidates)):
         raise ConfigError(
             f"train.compile needs a C++ compiler on a CPU ({', '.join(candidates)} not found); install one, or remove "

@@ -15,7 +15,7 @@ import pytest
 import torch
 import trimesh
 
-from pointadapterx.build import build_pretraining_data
+from pointadapterx.build import build_pretraining_data, build_splits
 from pointadapterx.config import check_config
 from pointadapterx.datasets import Folder, PointClouds, build_dataset
 from pointadapterx.datasets import folder as folder_module
@@ -526,7 +526,25 @@ def test_no_adaptation_to_a_folder_without_labels(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"1 problem .*\n.*data\.root: .* has no labels, so it is for pre-training; put"
     ):
-        check_config(small_config(), "test", ["data.name=folder", f"data.root={tmp_path}"])
+        check_config(small_config(), "test", ["data.name=folder", f"data.root={tmp_path}", "head.num_classes=null"])
+
+
+@pytest.mark.parametrize("name", ["folder", "imagefolder"])
+def test_a_root_that_is_not_there_is_said(name: str, tmp_path: Path) -> None:
+    kind = "vit" if name == "imagefolder" else "point_mae"
+    config = {**small_config("linear", kind=kind), "head": {"pools": ["cls"]}}
+    config["data"] = {**config["data"], "name": name, "root": None}
+    with pytest.raises(ConfigError, match=rf"data\.root: data\.root is required for data\.name={name}"):
+        check_config(config, "test")
+    with pytest.raises(ConfigError, match=r"data\.root: .*nowhere"):
+        check_config(config, "test", [f"data.root={tmp_path}/nowhere"])
+
+
+def test_pretraining_reads_all_whatever_the_folders(tmp_path: Path) -> None:
+    root = labelled(tmp_path, {"train/all": 3, "test/all": 2})
+    np.save(root / "train" / "loose.npy", POINTS)
+    assert len(build(root, labels=False)) == 6
+    assert build(root, labels=False).classes == ["unlabelled"]
 
 
 # With labels
@@ -592,8 +610,9 @@ def test_an_adaptation_knows_the_number_of_classes(kind: str, tmp_path: Path) ->
     overrides = ["data.name=folder", f"data.root={root}", "head.num_classes=null", "data.num_points=40"]
     overrides += ["backbone.num_groups=4", "backbone.group_size=4"]
     assert check_config(small_config(), "test", overrides)["head"]["num_classes"] == (3 if kind == "folders" else 2)
-    with pytest.raises(ConfigError, match=r"head\.num_classes: 5, but folder has [23] classes"):
-        check_config(small_config(), "test", [*overrides, "head.num_classes=5"])
+    stored = check_config(small_config(), "test", [*overrides, "head.num_classes=5"])
+    with pytest.raises(ConfigError, match=r"head\.num_classes=5, but folder has [23] classes"):
+        build_splits({**stored, "data": {**stored["data"], "stored_points": 40}})
 
 
 @pytest.mark.parametrize(
@@ -620,7 +639,8 @@ def test_wrong_folders_of_classes(counts: dict[str, int], message: str, tmp_path
         (["scans/0.npy,cup,train,", "scans/1.npy,cup,train,"], r"1 classes in split train; at least 2"),
         (["scans/0.npy,cup,train,", "scans/1.npy,,train,"], r"line 3 has no label"),
         (["scans/0.npy,cup,training,"], r"line 2 has the split 'training'; use train or test"),
-        (["scans/0.npy,cup,train,", "scans/0.npy,jug,train,"], r"lines 2 and 3 name the same file"),
+        (["scans/0.npy,cup,train,", "./scans/0.npy,jug,train,"], r"lines 2 and 3 name the same file"),
+        (["scans/0.npy,cup,train,a", "scans/1.npy,jug,test,a"], r"line 3: group a is in training and test"),
         (["scans/7.npy,cup,train,"], r"line 2 names scans/7\.npy, which is not in"),
         (["scans/0.npy,cup,train,", "scans/1.npy,jug,train,"], r"no line of split test"),
         (["scans/0.npy,a,train,", "scans/1.npy,b,train,", "scans/2.npy,c,test,"], r"c are classes of split test alone"),

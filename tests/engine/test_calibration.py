@@ -44,11 +44,12 @@ def test_the_temperature_is_found_and_lowers_the_calibration_error(temperature: 
         assert told["calibration_error"] < 0.3 * told["calibration_error_before"]
 
 
-def test_a_perfect_validation_part_gives_a_finite_temperature() -> None:
-    logits = torch.eye(5)
-    found = fit_temperature(logits, torch.arange(5))
-    assert 0.01 < found.temperature < 1
-    assert bool(torch.isfinite(found.probabilities(logits)).all())
+@pytest.mark.parametrize("count", [5, 30, 300])
+def test_right_answers_alone_do_not_make_certain(count: int) -> None:
+    labels = torch.arange(count) % 5
+    logits = torch.eye(5)[labels]
+    found = fit_temperature(logits, labels)
+    assert found.probabilities(logits).amax(dim=1).mean().item() == pytest.approx((count + 1) / (count + 2), abs=1e-3)
 
 
 def test_calibration_error_by_hand() -> None:
@@ -78,6 +79,8 @@ def test_novelty_is_the_share_of_validation_samples_that_are_nearer() -> None:
     assert bool((found.share_nearer(centres) < 0.02).all())
     unlike = torch.tensor([[5.0, 0.0, 5.0], [0.0, 3.0, 5.0], [0.0, 0.0, 6.0]])  # each in another feature
     assert found.share_nearer(unlike).tolist() == [1.0, 1.0, 1.0]
+    assert found.is_unlike(unlike).tolist() == [True, True, True]
+    assert not bool(found.is_unlike(near()).any())
     again, others = Novelty.from_tensors(found.tensors()), near()
     assert torch.equal(again.share_nearer(others), found.share_nearer(others))
 

@@ -24,7 +24,7 @@ from pointadapterx.engine import run
 from pointadapterx.engine.adaptation import ADAPTER_FILE
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
 from pointadapterx.engine.predictor import Failure, Prediction
-from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
+from pointadapterx.errors import CheckpointError, ConfigError
 from tests.conftest import small_config
 
 Config = Callable[..., dict[str, Any]]
@@ -69,17 +69,22 @@ def test_files_get_what_the_test_gave(trained: Path, clouds: torch.Tensor, tmp_p
         assert [told[name] for name in info.classes] == pytest.approx(row.tolist(), abs=1e-5)
 
 
-def test_clouds_are_normalised_where_those_of_training_were(
-    trained: Path, clouds: torch.Tensor, tmp_path: Path
-) -> None:
+def unit_sphere(trained: Path, folder: Path) -> Path:
+    """The adapter as if its training clouds had been in the unit sphere."""
     info = read_adapter(trained / ADAPTER_FILE)
     model = build_model(info.config)
     load_adapter(model, info)
     inputs = {**info.metrics["inputs"], "radius": [1.0, 1.0, 1.0], "offset": 0.0}
-    path = tmp_path / "unit.safetensors"
+    path = folder / "unit.safetensors"
     save_adapter(model, path, config=info.config, classes=info.classes, metrics={"inputs": inputs})
+    return path
+
+
+def test_clouds_are_normalised_where_those_of_training_were(
+    trained: Path, clouds: torch.Tensor, tmp_path: Path
+) -> None:
     unit = NormalizeUnitSphere()(clouds[:3])
-    found = only_predictions(Predictor(path)([*unit, *(50 * unit + 7)]))
+    found = only_predictions(Predictor(unit_sphere(trained, tmp_path))([*unit, *(50 * unit + 7)]))
     assert not any(one.warnings for one in found)
     for one, moved in zip(found[:3], found[3:], strict=True):
         assert one.probabilities == pytest.approx(moved.probabilities, abs=1e-4)
@@ -96,10 +101,68 @@ def test_arrays_and_tensors(trained: Path, clouds: torch.Tensor) -> None:
     assert alone.probabilities == pytest.approx(third.probabilities, abs=1e-5)
     bad = predictor([torch.ones(5), np.full((200, 3), np.nan), clouds[0]])
     assert isinstance(bad[0], Failure)
-    assert bad[0].reason == "input 0 is float32 of shape (5,), not numbers (points, 3 or more)"
+    assert bad[0].reason == "input 0 is float64 of shape (5,), not numbers (points, 3 or more)"
     assert isinstance(bad[1], Failure)
     assert "not finite" in bad[1].reason
     assert isinstance(bad[2], Prediction)
+    (half,) = only_predictions(predictor([clouds[0].bfloat16()]))
+    assert half.name == "input 0"
+
+
+def test_arrays_far_from_the_origin_keep_their_shape(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
+    path = unit_sphere(trained, tmp_path)
+    near = clouds[0].double().numpy()
+    one, moved, equal = Predictor(path)([near, near + np.array([500_000.0, 4_500_000.0, 0.0]), np.ones((200, 3))])
+    assert isinstance(one, Prediction)
+    assert isinstance(moved, Prediction)
+    assert moved.probabilities == pytest.approx(one.probabilities, abs=1e-4)
+    assert isinstance(equal, Failure)
+    assert equal.reason == "1 different points; the model's groups need 16"
+
+
+def test_a_mesh_is_the_same_wherever_it_lies(trained: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        trimesh.creation.box((1, 2, 3)).export(tmp_path / f"{name}.stl")
+    one, other = only_predictions(Predictor(trained)([tmp_path / "a.stl", tmp_path / "b.stl"]))
+    assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_an_adapter_outlives_its_data(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
+    info = read_adapter(trained / ADAPTER_FILE)
+    model = build_model(info.config)
+    load_adapter(model, info)
+    for root in (tmp_path / "gone", tmp_path):  # nothing there, and nothing with labels
+        config = {**info.config, "data": {**info.config["data"], "name": "folder", "root": str(root)}}
+        path = tmp_path / "moved.safetensors"
+        save_adapter(model, path, config=config, classes=info.classes, metrics=info.metrics)
+        assert len(only_predictions(Predictor(path)([clouds[0]]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "device gpu: cannot be used here"),
+        ({"device": "cuda:99"}, "device cuda:99: cannot be used here"),
+        ({"precision": "fp33"}, "precision=fp33: choose auto, fp32 or bf16"),
+    ],
+)
+def test_wrong_devices_and_precisions(options: dict[str, str], message: str, trained: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Predictor(trained, **options)
+
+
+def test_bf16_without_the_hardware_is_fp32(
+    trained: Path, clouds: torch.Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pointadapterx.engine.predictor.multiplies_bf16", lambda device: False)
+    found = Predictor(trained, precision="bf16", device="cpu")([clouds[0]])
+    assert "cpu has no bf16: predicting in fp32" in caplog.text
+    assert found == Predictor(trained, precision="fp32", device="cpu")([clouds[0]])
+
+
+def test_failures_do_not_wait_without_end(trained: Path, tmp_path: Path) -> None:
+    stream = Predictor(trained, batch_size=2).stream([tmp_path / f"{number}.npy" for number in range(1000)])
+    assert isinstance(next(stream), Failure)
 
 
 def test_few_points_are_repeated_and_too_few_refused(trained: Path, clouds: torch.Tensor) -> None:
@@ -146,7 +209,7 @@ def test_another_axis_up_is_told(trained: Path) -> None:
     predictor = Predictor(trained)
     predictor._form = _with_extents(predictor._form, [0.45, 0.1, 0.45])
     predictor(list(flat[..., [2, 0, 1]]))  # z up
-    assert predictor.doubts() == ["the clouds are shaped as if z pointed up, not y; if so, predict with up=z"]
+    assert predictor.doubts() == ["the clouds are shaped as if z pointed up, not y; if so, give it as up (--up z)"]
     turned = Predictor(trained, up="z")
     turned._form = _with_extents(turned._form, [0.45, 0.1, 0.45])
     turned(list(flat[..., [2, 0, 1]]))
@@ -246,7 +309,15 @@ def test_the_command_prints_lines_and_json(
     assert main(["predict", *named, str(scans / "a.npy"), "--output", str(output)]) == 0
     found = [json.loads(line) for line in output.read_text().splitlines()]
     assert [one["adapter"] for one in found] == ["parts", "again"]
-    assert set(found[0]) == {"file", "adapter", "classes", "probabilities", "novelty", "warnings"}
+    assert set(found[0]) == {"file", "adapter", "classes", "probabilities", "novelty", "unlike", "warnings"}
+
+
+def test_options_may_stand_between_and_the_output_is_no_input(trained: Path, scans: Path) -> None:
+    output = scans / "found.csv"
+    for _ in range(2):
+        assert main(["predict", str(trained), "--up", "z", str(scans), "--output", str(output)]) == 3
+        with output.open() as file:
+            assert len(list(csv.DictReader(file))) == 7
 
 
 @pytest.mark.parametrize(
@@ -256,6 +327,7 @@ def test_the_command_prints_lines_and_json(
         (["RUN", "a.npy", "--output", "found.txt"], "ends in .csv or .jsonl"),
         (["RUN", "a.npy", "--top", "0"], "--top 0: at least 1"),
         (["--adapter", "parts", "a.npy"], "--adapter takes NAME=FILE"),
+        (["--adapter", "a=b", "--adapter", "a=c", "a.npy"], "each name once"),
     ],
 )
 def test_wrong_commands(arguments: list[str], message: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,19 +346,20 @@ def test_a_folder_without_files_is_said(trained: Path, tmp_path: Path, capsys: p
 def test_pictures(tmp_path: Path) -> None:
     config = small_config("linear", kind="vit")
     run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
-    size, rng = config["backbone"]["image_size"], np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for number in range(3):
         Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     predictor = Predictor(tmp_path / "run")
     found = predictor([*sorted(tmp_path.glob("?.png")), tmp_path / "broken.png"])
     assert [type(one) for one in found] == [Prediction] * 3 + [Failure]
-    assert size > 0
     assert "png" in predictor.suffixes
+    (array,) = predictor([np.zeros((20, 3))])
+    assert isinstance(array, Failure)
+    assert array.reason == "input 0 is an array; an adapter for pictures takes files"
 
 
 def test_the_error_of_a_wrong_adapter_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"nothing")
     assert main(["predict", str(tmp_path / "a.safetensors"), "x.npy"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
-    assert issubclass(CheckpointError, PointAdapterXError)

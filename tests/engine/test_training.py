@@ -197,7 +197,6 @@ def test_a_kill_during_a_save_leaves_the_previous_checkpoint(run_config: Config,
     script = f"""
 import resource, signal
 from pathlib import Path
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from pointadapterx.files import write_safetensors
 tensors = load_file({str(path)!r})
@@ -341,6 +340,14 @@ def test_gradient_checkpointing_trains_the_same(name: str, run_config: Config, t
     train(run_config(name), tmp_path / "plain")
     train(run_config(name, train={"gradient_checkpointing": True}), tmp_path / "again")
     assert_same_history(tmp_path / "plain", tmp_path / "again")  # the routing is noted once
+
+
+def test_the_key_reaches_the_blocks(run_config: Config, tmp_path: Path) -> None:
+    for on in (None, True):
+        config = run_config("dapt", train={"gradient_checkpointing": on})
+        model = build_model(config)
+        AdaptationTrainer(config, model, build_splits(config), tmp_path, run.make_accelerator("fp32"))
+        assert all(block.recomputed is bool(on) for block in model.backbone.blocks)
 
 
 def test_gradient_checkpointing_keeps_less(run_config: Config) -> None:
