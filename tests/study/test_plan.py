@@ -193,6 +193,7 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
         ({"replicate": {"values": [0, 1, 0]}}, "replicate.values: 0 is listed twice"),
         ({"tables": table({"x": {"replicates": [2, 2]}})}, "rows.x.replicates: 2 is listed twice"),
         ({"tables": table({"x": {"tune": {"train.lr": [1e-3, 1e-3]}}})}, "tune.train.lr: 0.001 is listed twice"),
+        ({"overrides": {"train.precision": "auto"}}, "train.precision=auto is each machine's own choice; name fp32"),
         ({"overrides": {"train": 5}}, "overrides.train: 'train' is not a config key with a dot"),
         ({"tune": {"lr": [1]}}, "tune.lr: 'lr' is not a config key with a dot"),
         ({"overrides": {"eval.val_fraction": 0.01}}, r"table 'main', row 'linear', column 'rotation': .*fraction=0.01"),
