@@ -88,6 +88,14 @@ class Samples(Dataset[dict[str, Any]]):
         return None
 
     @classmethod
+    def require_labels(cls, root: str | Path | None) -> None:
+        """Makes sure that ``root`` serves for more than pre-training.
+
+        Raises:
+            ConfigError: for one without labels.
+        """
+
+    @classmethod
     def has_labels(cls, root: str | Path | None = None) -> bool:
         """Whether labels mean anything; samples without serve for pre-training alone."""
         return True

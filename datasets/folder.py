@@ -86,13 +86,18 @@ class Folder(PointClouds):
         return root is None or not Path(root).exists() or _is_table(Path(root)) or has_class_folders(Path(root))
 
     @classmethod
+    def require_labels(cls, root: str | Path | None) -> None:
+        """See :class:`~pointadapterx.datasets.base.Samples`."""
+        if not cls.has_labels(root):
+            raise ConfigError(f"{root}: has no labels, so it is for pre-training; {LABELLED.format(base=root)}")
+
+    @classmethod
     def classes_in(cls, root: str | Path | None) -> int:
         """Those of training."""
         base = _required(root)
         if not base.exists():
             raise DataError(f"{base}: {MISSING}")
-        if not cls.has_labels(base):
-            raise ConfigError(f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)}")
+        cls.require_labels(base)
         return count_table_classes(base) if _is_table(base) else len(class_folders(base, "train"))
 
     def __init__(

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from pointadapterx.datasets import (
+    DATASETS,
     PointClouds,
     Samples,
     build_dataset,
@@ -121,6 +122,7 @@ def build_splits(config: Mapping[str, Any]) -> Splits:
         DataError: if files are missing, damaged or mislabelled.
         ConfigError: if the classes do not match ``head.num_classes``.
     """
+    DATASETS[config["data"]["name"]].require_labels(config["data"]["root"])
     return cut_splits(config, _read_split(config, "train"), _read_split(config, "test"))
 
 

@@ -267,7 +267,9 @@ CASES = {
     "fewer points than groups": Case(
         nothing, f"{TRAIN} data.num_points=10", ("backbone.num_groups: 16 exceeds data.num_points=10", "lower it")
     ),
-    "adaptation to a folder": Case(nothing, f"{TRAIN} data.name=folder", ("data.name: folder has no labels", "pre-tr")),
+    "adaptation to a folder": Case(
+        nothing, f"{TRAIN} data.name=folder", ("has no labels, so it is for pre-training", "put files")
+    ),
     "too few clouds for a task": Case(
         nothing,
         f"{TRAIN} data.few_shot.ways=5 data.few_shot.shots=4 head.num_classes=5",
