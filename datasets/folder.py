@@ -83,12 +83,12 @@ class Folder(PointClouds):
     @classmethod
     def has_labels(cls, root: str | Path | None = None) -> bool:
         """Of a table, or folders for the splits; a root that is not there is not known to have none."""
-        return root is None or not Path(root).exists() or _is_table(Path(root)) or has_class_folders(Path(root))
+        return root is not None and (not Path(root).exists() or _is_table(Path(root)) or has_class_folders(Path(root)))
 
     @classmethod
     def require_labels(cls, root: str | Path | None) -> None:
         """See :class:`~pointadapterx.datasets.base.Samples`."""
-        if not cls.has_labels(root):
+        if not cls.has_labels(_required(root)):
             raise ConfigError(f"{root}: has no labels, so it is for pre-training; {LABELLED.format(base=root)}")
 
     @classmethod
