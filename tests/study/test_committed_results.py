@@ -16,6 +16,7 @@ CSVS = sorted(RESULTS.glob("*/results.csv"))
 QUOTES = {
     ROOT / "README.md": ("demo", "ldraw20"),
     RESULTS / "ldraw20" / "README.md": ("ldraw20", "ldraw20_recipe", "ldraw20_weights"),
+    RESULTS / "ldraw20_methods" / "README.md": ("ldraw20_methods", "ldraw20"),
     RESULTS / "vit_tiny" / "README.md": ("vit_tiny",),
 }
 """Pages, and the reports whose figures they quote."""
