@@ -25,7 +25,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Half an hour on a machine that does nothing else; writes what docs/results says of speed and memory.
+# For a machine that does nothing else: writes tables of speed and memory to docs/results.
 bench: $(VENV)/.ready
 	$(PIP) --no-build-isolation -e ".[bench]"
 	$(BIN)/python -m benchmarks exactness

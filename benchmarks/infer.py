@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.jobs import VARIANTS, Spec, make_inference, spread, take_turns
+from benchmarks.jobs import Spec, about, make_inference, make_parser, publish, spread, take_turns
 from pointadapterx import ops
-from pointadapterx.engine.checkpoint import versions
-from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.files import write_json, write_text
 
 JOBS = [
     "scan_pb_t50_rs_linear+published",
@@ -43,14 +38,7 @@ def measure(specs: Sequence[Spec], overrides: list[str], batch_size: int, rounds
         {"name": job.name, "batch_seconds": batch, "single_seconds": single}
         for job, batch, single in zip(batches, of_batches, of_singles, strict=True)
     ]
-    return {
-        "batch_size": batch_size,
-        "overrides": overrides,
-        "hardware": hardware(device),
-        "versions": versions(),
-        "ops": ops.implementation(device),
-        "rows": rows,
-    }
+    return {**about(device, batch_size, overrides), "rows": rows}
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
@@ -80,17 +68,8 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
 
 def main(argv: list[str]) -> int:
     """The command line."""
-    variants = "; ".join(f"{name}: {meaning}" for name, meaning in VARIANTS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks infer", description=__doc__, epilog=f"VARIANT is {variants}."
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of every row")
-    parser.add_argument(
-        "--jobs", nargs="+", default=JOBS, metavar="CONFIG[@bf16][+VARIANT]", help="first: the baseline"
-    )
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = make_parser("infer", __doc__, JOBS)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
     options = parser.parse_intermixed_args(argv)
     if options.batch_size < 1 or options.rounds < 1:
         parser.error("--batch-size and --rounds are at least 1")
@@ -99,9 +78,5 @@ def main(argv: list[str]) -> int:
         result = measure(specs, options.overrides, options.batch_size, options.rounds)
     except PointAdapterXError as error:
         parser.exit(2, f"error: {error}\n")
-    text = markdown(result, " ".join(["python -m benchmarks infer", *argv]))
-    print(text)
-    if options.output is not None:
-        write_json(options.output.with_suffix(".json"), result)
-        write_text(options.output.with_suffix(".md"), text)
+    publish(result, markdown(result, " ".join(["python -m benchmarks infer", *argv])), options.output)
     return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -14,9 +16,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import published_form
-from pointadapterx import build, build_model, load_config
+from pointadapterx import build, build_model, load_config, ops
+from pointadapterx.engine.checkpoint import versions
 from pointadapterx.engine.optim import build_optimizer
+from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import ConfigError
+from pointadapterx.files import write_json, write_text
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 
@@ -74,6 +79,40 @@ class Job(NamedTuple):
     trainable: int
     static: int
     step: Callable[[], None]
+
+
+def make_parser(kind: str, about: str | None, jobs: list[str]) -> argparse.ArgumentParser:
+    """The command line that the measurements of jobs share."""
+    variants = "; ".join(f"{name}: {meaning}" for name, meaning in VARIANTS.items())
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {kind}", description=about, epilog=f"VARIANT is {variants}."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of every row")
+    parser.add_argument(
+        "--jobs", nargs="+", default=jobs, metavar="CONFIG[@bf16][+VARIANT]", help="the first is compared with"
+    )
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
+    return parser
+
+
+def about(device: torch.device, batch_size: int, overrides: list[str]) -> dict[str, Any]:
+    """What the figures of a measurement depend on."""
+    return {
+        "batch_size": batch_size,
+        "overrides": overrides,
+        "hardware": hardware(device),
+        "versions": versions(),
+        "ops": ops.implementation(device),
+    }
+
+
+def publish(result: Any, text: str, output: Path | None) -> None:
+    """Prints a measurement, and writes it as ``output``.json and .md."""
+    print(text)
+    if output is not None:
+        write_json(output.with_suffix(".json"), result)
+        write_text(output.with_suffix(".md"), text)
 
 
 def make_training(spec: Spec, overrides: list[str], batch_size: int, device: torch.device, *, warm: bool = True) -> Job:

@@ -12,12 +12,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.jobs import MIB, Spec, make_training
+from benchmarks.jobs import MIB, Spec, about, make_parser, make_training, publish
 from pointadapterx import ops
-from pointadapterx.engine.checkpoint import versions
-from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.files import write_json, write_text
 
 JOBS = [
     "scan_pb_t50_rs_dapt",
@@ -68,13 +65,7 @@ def measure(jobs: Sequence[str], overrides: list[str], batch_size: int) -> dict[
             raise PointAdapterXError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: "))
         rows.append({"job": text, "peak_mib": json.loads(done.stdout) / MIB})
         print(_row(rows[-1], rows[0]), flush=True)
-    return {
-        "batch_size": batch_size,
-        "overrides": overrides,
-        "hardware": hardware(device),
-        "versions": versions(),
-        "rows": rows,
-    }
+    return {**about(device, batch_size, overrides), "rows": rows}
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
@@ -103,13 +94,7 @@ def _row(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 
 def main(argv: list[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of every row")
-    parser.add_argument(
-        "--jobs", nargs="+", default=JOBS, metavar="CONFIG[@bf16][+VARIANT]", help="first: the baseline"
-    )
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
+    parser = make_parser("memory", __doc__, JOBS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(argv)
     if not torch.cuda.is_available() and not Path("/proc/self/clear_refs").exists():
@@ -121,9 +106,5 @@ def main(argv: list[str]) -> int:
         result = measure(options.jobs, options.overrides, options.batch_size)
     except PointAdapterXError as error:
         parser.exit(2, f"error: {error}\n")
-    text = markdown(result, " ".join(["python -m benchmarks memory", *argv]))
-    print(text)
-    if options.output is not None:
-        write_json(options.output.with_suffix(".json"), result)
-        write_text(options.output.with_suffix(".md"), text)
+    publish(result, markdown(result, " ".join(["python -m benchmarks memory", *argv])), options.output)
     return 0

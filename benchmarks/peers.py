@@ -18,7 +18,7 @@ from pointadapterx.ops import reference
 
 Work = Callable[[], object]
 HEIGHTS = (3, 5, 7, 9)
-"""Heights of the k-d trees of fpsample and torch-quickfps that are tried; the fastest is timed."""
+"""Heights of the k-d trees of fpsample and torch-quickfps that are tried where points suffice; the fastest is timed."""
 
 
 def _each(function: Callable[[int], object], batch: int) -> Work:
@@ -38,6 +38,10 @@ def _fastest(works: list[Work]) -> Work:
     return min(works, key=seconds)
 
 
+def _heights(points: Tensor) -> list[int]:
+    return [h for h in HEIGHTS if 2**h <= points.shape[1]]
+
+
 def torch_loop(points: Tensor, number: int) -> Work | None:
     """The plain loop of torch operations; not for clouds where it would take minutes."""
     if points.shape[1] * number > 2**30:
@@ -48,14 +52,15 @@ def torch_loop(points: Tensor, number: int) -> Work | None:
 def torch_quickfps(points: Tensor, number: int) -> Work:
     """torch-quickfps, which takes whole batches."""
     package = import_module("torch_quickfps")
-    return _fastest([lambda h=h: package.sample(points, number, h=h, start_idx=0) for h in HEIGHTS])
+    return _fastest([lambda h=h: package.sample(points, number, h=h, start_idx=0) for h in _heights(points)])
 
 
 def fpsample(points: Tensor, number: int) -> Work:
     """fpsample, bucketed."""
     sample = import_module("fpsample").bucket_fps_kdline_sampling
     arrays = points.numpy()
-    return _fastest([_each(lambda b, h=h: sample(arrays[b], number, h=h, start_idx=0), len(points)) for h in HEIGHTS])
+    works = [_each(lambda b, h=h: sample(arrays[b], number, h=h, start_idx=0), len(points)) for h in _heights(points)]
+    return _fastest(works)
 
 
 def open3d_fps(points: Tensor, number: int) -> Work:

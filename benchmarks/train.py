@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.floor import product_floor
-from benchmarks.jobs import MIB, VARIANTS, Spec, make_training, peak_bytes, spread, take_turns
+from benchmarks.jobs import MIB, Spec, about, make_parser, make_training, peak_bytes, publish, spread, take_turns
 from pointadapterx import ops
-from pointadapterx.engine.checkpoint import versions
-from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.files import write_json, write_text
 
 JOBS = [
     "scan_pb_t50_rs_dapt+published",
@@ -58,14 +53,7 @@ def measure(
         }
         for job, peak, taken, least in zip(jobs, peaks, times, floors, strict=True)
     ]
-    return {
-        "batch_size": batch_size,
-        "overrides": overrides,
-        "hardware": hardware(device),
-        "versions": versions(),
-        "ops": ops.implementation(device),
-        "rows": rows,
-    }
+    return {**about(device, batch_size, overrides), "rows": rows}
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
@@ -101,18 +89,9 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
 
 def main(argv: list[str]) -> int:
     """The command line."""
-    variants = "; ".join(f"{name}: {meaning}" for name, meaning in VARIANTS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks train", description=__doc__, epilog=f"VARIANT is {variants}."
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of every row")
-    parser.add_argument(
-        "--jobs", nargs="+", default=JOBS, metavar="CONFIG[@bf16][+VARIANT]", help="the first is compared with"
-    )
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser = make_parser("train", __doc__, JOBS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--floor", action="store_true", help="also time the matrix products alone")
-    parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
     options = parser.parse_intermixed_args(argv)
     if options.batch_size < 2 or options.rounds < 1:
         parser.error("--batch-size is at least 2 (BatchNorm), --rounds at least 1")
@@ -123,9 +102,5 @@ def main(argv: list[str]) -> int:
         result = measure(specs, options.overrides, options.batch_size, options.rounds, floor=options.floor)
     except PointAdapterXError as error:
         parser.exit(2, f"error: {error}\n")
-    text = markdown(result, " ".join(["python -m benchmarks train", *argv]))
-    print(text)
-    if options.output is not None:
-        write_json(options.output.with_suffix(".json"), result)
-        write_text(options.output.with_suffix(".md"), text)
+    publish(result, markdown(result, " ".join(["python -m benchmarks train", *argv])), options.output)
     return 0

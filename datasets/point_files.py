@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +66,16 @@ def trimesh_version() -> str | None:
         return None
 
 
+def _optional(package: str, path: Path, missing: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise DataError(f"{path}: {missing}") from None
+
+
 def _sample_mesh(path: Path, num_samples: int, seed: int) -> np.ndarray:
     """Surface samples, uniform over the area, of all meshes of a file; its points if it has no face."""
-    try:
-        import trimesh  # optional
-    except ImportError:
-        raise DataError(f"{path}: {MISSING_TRIMESH}") from None
-
+    trimesh = _optional("trimesh", path, MISSING_TRIMESH)
     scene = trimesh.load_scene(path, process=False, skip_materials=True)
     mesh = scene.to_mesh()
     if len(mesh.faces) == 0:
@@ -121,23 +126,13 @@ def _read_hdf5(path: Path) -> np.ndarray:
 
 def _read_las(path: Path) -> np.ndarray:
     """Laser scans, compressed or not."""
-    try:
-        import laspy  # optional
-    except ImportError:
-        raise DataError(
-            f"{path}: is read by laspy, which is not installed; pip install 'pointadapterx[scans]'"
-        ) from None
+    laspy = _optional("laspy", path, "is read by laspy, which is not installed; pip install 'pointadapterx[scans]'")
     return np.asarray(laspy.read(path).xyz)
 
 
 def _read_pcd(path: Path) -> np.ndarray:
     """Point Cloud Library files."""
-    try:
-        import open3d  # optional
-    except ImportError:
-        raise DataError(
-            f"{path}: is read by open3d, which is not installed; pip install 'pointadapterx[scans]'"
-        ) from None
+    open3d = _optional("open3d", path, "is read by open3d, which is not installed; pip install 'pointadapterx[scans]'")
     with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
         return np.asarray(open3d.io.read_point_cloud(str(path)).points)
 

@@ -116,29 +116,26 @@ def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Ten
 
 def evaluate(model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> Predictions:
     """One deterministic pass without augmentation; clouds by FPS to ``data.num_points``."""
+    size, inputs = config["eval"]["batch_size"], _for_test(dataset, config, accelerator)
+    return predict(model, dataset, accelerator, batch_size=size, inputs=inputs)
+
+
+def _for_test(dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> BatchInputs:
     inputs = build_inputs(config)
     fetch = inputs.source(dataset)
-    return predict(
-        model,
-        dataset,
-        accelerator,
-        batch_size=config["eval"]["batch_size"],
-        inputs=lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device)),
-    )
+    return lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device))
 
 
 def evaluate_features(
     model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator
 ) -> Tensor:
     """What the head reads of every sample, (n, pools · C), prepared as :func:`evaluate` does."""
-    inputs = build_inputs(config)
-    fetch = inputs.source(dataset)
     return collect(
         model,
         dataset,
         accelerator,
         batch_size=config["eval"]["batch_size"],
-        inputs=lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device)),
+        inputs=_for_test(dataset, config, accelerator),
         compute=model.pooled,
         width=model.head.width,
     )

@@ -59,7 +59,7 @@ class PatchEncoder(nn.Module):
         return self.second[1:](joint.flatten(0, 1)).unflatten(0, size).amax(dim=1)
 
     def _folded(self, groups: Tensor) -> Tensor:
-        """The same with BatchNorm's statistics fixed, in three products a point of 0.6 times the multiplications.
+        """The same with BatchNorm's statistics fixed, in 0.8 times the multiplications.
 
         BatchNorm is an affine map, which its linear layer takes in. The product with [shared, local] is computed once
         a group for the shared half; between the local half and the layer before it there is no activation, so both are

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import torch
 
@@ -29,7 +28,7 @@ from pointadapterx.engine.run import CONFIG_FILE
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.trainer import STATE_FILE
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.files import write_text
+from pointadapterx.files import HAS_LOCKS, try_lock, write_text
 from pointadapterx.study.plan import Plan, Run, Use
 from pointadapterx.study.records import (
     DIVERGED,
@@ -40,11 +39,6 @@ from pointadapterx.study.records import (
     is_finished,
     validation_score,
 )
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +100,7 @@ class Runner:
         after_run: Callable[[Outcome], object] = lambda outcome: None,
         known: Known | None = None,
     ) -> None:
-        if fcntl is None:
+        if not HAS_LOCKS:
             raise PointAdapterXError(
                 "studies need POSIX file locks, which this system does not have; use Linux or macOS"
             )
@@ -209,7 +203,7 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         slot = min(set(range(self.processes)) - {job.slot for job in self._jobs.values()})
         with (folder / LOCK).open("a") as lock:
-            if not _try_lock(lock):
+            if not try_lock(lock):
                 log.info("%s: a process is still at it, waiting for it", folder)
                 self._jobs[run.name] = _Job(use, slot, None, 0)
                 return
@@ -265,7 +259,7 @@ class Runner:
         if job.process is not None:
             return job.process.poll() is not None
         with (self.folder / job.use.run.name / LOCK).open("a") as lock:
-            return _try_lock(lock)
+            return try_lock(lock)
 
     def _report(self, job: _Job) -> None:
         """Logs the result of a finished run."""
@@ -313,15 +307,6 @@ def environment(slot: int, processes: int) -> dict[str, str]:
         variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     variables.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
     return variables
-
-
-def _try_lock(file: IO[str]) -> bool:
-    """Locks an open file until the last copy of its descriptor is closed, here and in child processes."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _last_lines(path: Path, start: int) -> list[str]:
