@@ -132,9 +132,13 @@ class Highway(Method):
             ffn: output of its FFN, the same.
 
         Returns:
-            (B, 1 + G, width), and auxiliary losses.
+            (B, 1 + G, ...), of which :meth:`decode` makes the state, and auxiliary losses.
         """
         raise NotImplementedError(f"{type(self).__name__} must define its update")
+
+    def decode(self, state: Tensor) -> Tensor:
+        """A sum or mean of updates (B, L, ...) -> (B, L, width); linear. By default updates are of that width."""
+        return state
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
         """The frozen pass, or its outputs of before, with the highway beside it."""
@@ -149,9 +153,10 @@ class Highway(Method):
             losses += loss
             state = update if state is None else state + update
             if self.prompt_generators:
-                prompts.append(self.prompt_generators[place](update.mean(dim=1, keepdim=True)))
+                prompts.append(self.prompt_generators[place](self.decode(update.mean(dim=1, keepdim=True))))
             place += 1
         assert state is not None
+        state = self.decode(state)
         if self.class_state is not None:
             state = torch.cat([state[:, :1] + self.class_state, state[:, 1:]], dim=1)
         tokens = step.tokens + self._expanded(state)

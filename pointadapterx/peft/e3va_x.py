@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.peft.base import METHODS
-from pointadapterx.peft.e3va import DoublyLowRank, Highway
-from pointadapterx.peft.mixture import MixtureOutput, SharedMixture, mixture_problems
+from pointadapterx.peft.e3va import Highway
+from pointadapterx.peft.mixture import mixture_problems
 from pointadapterx.peft.routed import RoutedMethod
+from pointadapterx.peft.thin_mixture import ThinMixture
 
 
 @METHODS.register("e3va_x")
@@ -55,28 +54,23 @@ class E3vaX(RoutedMethod, Highway):
         """Creates the mixture."""
         super().attach(backbone)
         options = self.options
-        self.mixture = SharedMixture(
-            lambda width: DoublyLowRank(width, width, options.rank, options.inner_rank, options.dropout),
+        self.mixture = ThinMixture(
             backbone.dim,
             options.rank,
+            options.inner_rank,
+            options.dropout,
             options.num_experts,
             options.num_heads,
             options.top_k,
         )
 
     def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same mixture for both branches, whatever the block."""
-        outputs = [self._mix(tokens) for tokens in (attention, ffn)]
+        """The same mixture for both branches, whatever the block; its codes, which are smaller than tokens."""
+        outputs = [self.mixture.encode(tokens) for tokens in (attention, ffn)]
         for output in outputs:
             self.note(output.routing)
         return outputs[0].tokens + outputs[1].tokens, [output.balance_loss for output in outputs]
 
-    def _mix(self, tokens: Tensor) -> MixtureOutput:
-        """The mixture; its inner activations are computed again in the backward pass instead of kept.
-
-        They are several times the tokens, and the whole mixture costs a small part of the frozen pass. A compiler
-        makes such choices itself.
-        """
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self.mixture(tokens)
-        return checkpoint(self.mixture, tokens, use_reentrant=False)
+    def decode(self, state: Tensor) -> Tensor:
+        """Codes -> (B, L, C)."""
+        return self.mixture.decode(state)

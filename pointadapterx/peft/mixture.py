@@ -62,14 +62,24 @@ class Router(nn.Module):
         Float32 even under autocast, as in Switch Transformer: rounding must not decide a sub-token's expert.
         """
         with torch.autocast(sub_tokens.device.type, enabled=False):
-            weight, dtype = self.project.weight, torch.promote_types(self.project.weight.dtype, torch.float32)
-            weight, sub_tokens = weight.to(dtype), sub_tokens.to(dtype)
-            directions = F.normalize(self.embeddings.to(dtype), dim=-1)  # (E, r)
+            weight, directions = self._float32()
+            sub_tokens = sub_tokens.to(weight.dtype)
             # e · (W x) = (e W) · x, whichever is the smaller product. Few experts come first in memory: one after the
             # other along the rows they are too few for the softmax's vectors.
             if len(directions) <= len(weight):
                 return F.linear(directions @ weight, sub_tokens).softmax(dim=0).T
             return F.linear(F.linear(sub_tokens, weight), directions).softmax(dim=-1)
+
+    def directions(self) -> Tensor:
+        """e W / ‖e‖, (E, C / h), whose products with a sub-token are its scores; float32 as in :meth:`forward`."""
+        with torch.autocast(self.embeddings.device.type, enabled=False):
+            weight, directions = self._float32()
+            return directions @ weight
+
+    def _float32(self) -> tuple[Tensor, Tensor]:
+        """W (r, C / h) and e / ‖e‖ (E, r), in float32 at least."""
+        weight, dtype = self.project.weight, torch.promote_types(self.project.weight.dtype, torch.float32)
+        return weight.to(dtype), F.normalize(self.embeddings.to(dtype), dim=-1)
 
 
 class SharedMixture(nn.Module):
@@ -110,14 +120,23 @@ class SharedMixture(nn.Module):
         """(B, L, C) -> :class:`MixtureOutput`."""
         sub_tokens = tokens.reshape(-1, self.width)  # (B L h, C / h), equation 4
         gates = self.router(sub_tokens)
-        best = gates.max(dim=-1, keepdim=True) if self.top_k == 1 else gates.topk(self.top_k, dim=-1)
-        weights, chosen = best  # (B L h, top_k)
+        weights, chosen = self.choose(gates)
         # Under torch.compile the groups' sizes would be data-dependent shapes, which break the graph.
         dense = self.top_k == len(self.experts) or torch.compiler.is_compiling()
         mixed = self.mix_dense(sub_tokens, weights, chosen) if dense else self.mix(sub_tokens, weights, chosen)
+        return self.output(mixed.view(tokens.shape), gates, chosen)
+
+    def choose(self, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Gates (T, E) -> those of the chosen experts and their indices, both (T, top_k), best first."""
+        weights, chosen = gates.max(dim=-1, keepdim=True) if self.top_k == 1 else gates.topk(self.top_k, dim=-1)
+        return weights, chosen
+
+    def output(self, tokens: Tensor, gates: Tensor, chosen: Tensor) -> MixtureOutput:
+        """Tokens (B, L, …), gates (B L h, E) and the chosen experts (B L h, top_k), put together."""
         split = (*tokens.shape[:-1], -1)
+        chosen = chosen.view(len(gates), self.top_k)
         routing = Routing(gates.detach().view(*split, len(self.experts)), chosen.view(*split, self.top_k))
-        return MixtureOutput(mixed.view(tokens.shape), balance_loss(gates, chosen), routing)
+        return MixtureOutput(tokens, balance_loss(gates, chosen), routing)
 
     def mix(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Each expert on the sub-tokens sent to it, and on no other: one matrix product a group.
@@ -134,8 +153,8 @@ class SharedMixture(nn.Module):
         order = expert_of.argsort(stable=True)  # groups the (sub-token, expert) pairs by expert
         token_of = order // self.top_k
         groups = sub_tokens.index_select(0, token_of).split(group_sizes(expert_of, len(self.experts)))
-        groups = [_at_least_float32_on_cpu(group) for group in groups]
-        with _float32_on_cpu(sub_tokens):
+        groups = [at_least_float32_on_cpu(group) for group in groups]
+        with float32_on_cpu(sub_tokens):
             outputs = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
         outputs = outputs * weights.flatten().index_select(0, order).unsqueeze(-1).to(outputs.dtype)
         return torch.zeros_like(sub_tokens, dtype=outputs.dtype).index_add(0, token_of, outputs)
@@ -143,8 +162,8 @@ class SharedMixture(nn.Module):
     def mix_dense(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Every expert on every sub-token, weighted by its gate or by zero: the oracle of :meth:`mix`."""
         gates = weights.new_zeros(len(sub_tokens), len(self.experts)).scatter(1, chosen, weights)
-        sub_tokens = _at_least_float32_on_cpu(sub_tokens)
-        with _float32_on_cpu(sub_tokens):
+        sub_tokens = at_least_float32_on_cpu(sub_tokens)
+        with float32_on_cpu(sub_tokens):
             outputs = [expert(sub_tokens) for expert in self.experts]
         return torch.stack(
             [output * gates[:, index : index + 1].to(output.dtype) for index, output in enumerate(outputs)]
@@ -161,7 +180,7 @@ def group_sizes(expert_of: Tensor, num_experts: int) -> list[int]:
     return torch.bincount(expert_of, minlength=num_experts).tolist()
 
 
-def _float32_on_cpu(tokens: Tensor) -> AbstractContextManager[object]:
+def float32_on_cpu(tokens: Tensor) -> AbstractContextManager[object]:
     """No autocast on a CPU: oneDNN compiles a bf16 product for each new shape, and the groups' sizes never repeat.
 
     Seven times faster than bf16 for the experts of the shipped backbone; a CUDA device keeps the autocast.
@@ -169,8 +188,8 @@ def _float32_on_cpu(tokens: Tensor) -> AbstractContextManager[object]:
     return torch.autocast("cpu", enabled=False) if tokens.device.type == "cpu" else nullcontext()
 
 
-def _at_least_float32_on_cpu(tokens: Tensor) -> Tensor:
-    """What :func:`_float32_on_cpu` computes with: bf16 of a layer that autocast has lowered becomes float32."""
+def at_least_float32_on_cpu(tokens: Tensor) -> Tensor:
+    """What :func:`float32_on_cpu` computes with: bf16 of a layer that autocast has lowered becomes float32."""
     return tokens.float() if tokens.device.type == "cpu" and tokens.itemsize < 4 else tokens
 
 

@@ -46,4 +46,36 @@ template <typename T>
 int64_t interpolate(const T* points, const int64_t* indices, const T* weights, int64_t count, int64_t queries,
                     int64_t channels, int64_t k, int64_t begin, int64_t end, T* out);
 
+// The experts of a thin mixture, see pointadapterx/peft/thin_mixture.py: x -> inner -> rank -> GELU -> inner. All in rows
+// of `width` or `rank` values, which are filled up with zeros to a multiple of kLanes.
+struct Experts {
+  int64_t number, width, inner, rank;
+  const float* router;    // (number, width)
+  const float* down_in;   // (number, inner, width)
+  const float* down_out;  // (number, inner, rank)
+  const float* bias;      // (number, rank)
+  const float* up_in;     // (number, inner, rank)
+};
+constexpr int64_t kLanes = 16;
+
+// What backward adds to, of the shapes of Experts.
+struct ExpertGradients {
+  float *router, *down_in, *down_out, *bias, *up_in;
+};
+
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+// Sends each of tokens (rows, width) to its best expert -> gates (rows, number), chosen (rows), inner (rows, inner) and
+// codes (rows, number, inner + 1): in the place of the chosen expert, its output and 1, both times its gate; codes are
+// zero before. `width` is the tokens' own, without the padding.
+template <typename T>
+void thin_experts(const Experts& experts, const T* tokens, int64_t rows, int64_t width, float* gates, int64_t* chosen,
+                  float* inner, float* codes);
+template <typename T>
+void thin_experts_backward(const Experts& experts, const T* tokens, int64_t rows, int64_t width, const float* gates,
+                           const int64_t* chosen, const float* inner, const float* codes_gradient,
+                           const float* gates_gradient, const ExpertGradients& gradients);
+
 }  // namespace pax::cpu

@@ -83,6 +83,18 @@ struct Simd {
       return best;
     }
   }
+  static PAX_INLINE T sum(const Vector& vector) {
+    if constexpr (Bytes > 16) {
+      using Half = Simd<Bytes / 2, T>;
+      typename Half::Vector halves[2];
+      std::memcpy(halves, &vector, sizeof vector);
+      return Half::sum(halves[0] + halves[1]);
+    } else {
+      T total = vector[0];
+      for (int64_t lane = 1; lane < kWidth; ++lane) total += vector[lane];
+      return total;
+    }
+  }
   // Whether any lane is true.
   static PAX_INLINE bool any(const Mask& mask) { return folded(mask) != 0; }
   // One bit for each lane that is true, lane 0 the lowest.

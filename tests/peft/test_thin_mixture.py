@@ -1,0 +1,181 @@
+"""The thin mixture, compiled and not, against experts that are run one by one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pointadapterx import ops
+from pointadapterx.peft.mixture import MixtureOutput, SharedMixture
+from pointadapterx.peft.thin_mixture import ThinMixture
+from tests.conftest import randomise
+
+compiled = pytest.mark.skipif(
+    not ops.implementation("cpu").startswith("compiled"), reason="the compiled kernels are not there"
+)
+FORMS = [pytest.param(True, id="kernel", marks=compiled), pytest.param(False, id="torch")]
+# Sizes: (C, r, k, E, h); the second ones fill no vector.
+SIZES = [(96, 32, 8, 4, 3), (60, 10, 3, 5, 3), (32, 16, 4, 40, 2)]
+
+
+@pytest.fixture(params=FORMS)
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """Whether the compiled kernel is used; it is seen to be used."""
+    calls: list[None] = []
+    op = torch.ops.pointadapterx.thin_experts if request.param else None
+    if not request.param:
+        monkeypatch.setattr(ThinMixture, "_has_kernel", lambda self, tokens: False)
+    else:
+        monkeypatch.setattr(torch.ops.pointadapterx, "thin_experts", lambda *a: calls.append(None) or op(*a))
+    yield request.param
+    assert bool(calls) == request.param
+
+
+def make(sizes: tuple[int, ...] = SIZES[0], **options: Any) -> ThinMixture:
+    dim, rank, inner, experts, heads = sizes
+    torch.manual_seed(0)
+    return randomise(ThinMixture(dim, rank, inner, num_experts=experts, num_heads=heads, **options))
+
+
+def tokens_of(mixture: ThinMixture, heads: int = 3, *, length: int = 40) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return 2 * torch.randn(3, length, heads * mixture.width, generator=generator)
+
+
+def gradients(mixture: ThinMixture, run: Callable[[Tensor], MixtureOutput], tokens: Tensor) -> list[Tensor]:
+    output = run(tokens)
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(output.tokens.shape, generator=generator)
+    return list(
+        torch.autograd.grad(
+            (output.tokens * weights).sum() + 50 * output.balance_loss, list(mixture.parameters()), allow_unused=False
+        )
+    )
+
+
+def agree(found: MixtureOutput, expected: MixtureOutput) -> None:
+    torch.testing.assert_close(found.tokens, expected.tokens, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.balance_loss, expected.balance_loss)
+    torch.testing.assert_close(found.routing.gates, expected.routing.gates, atol=1e-6, rtol=1e-5)
+    assert torch.equal(found.routing.chosen, expected.routing.chosen)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_same_as_experts_one_by_one(sizes: tuple[int, ...], kernel: bool) -> None:
+    mixture = make(sizes)
+    tokens = tokens_of(mixture, sizes[-1])
+    agree(mixture(tokens), SharedMixture.forward(mixture, tokens))
+    found = gradients(mixture, mixture, tokens)
+    expected = gradients(mixture, lambda some: SharedMixture.forward(mixture, some), tokens)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [2, 4])
+def test_several_experts_a_sub_token(top_k: int) -> None:
+    mixture = make(top_k=top_k)
+    tokens = tokens_of(mixture).requires_grad_()
+    agree(mixture(tokens), SharedMixture.forward(mixture, tokens))
+    (found,) = torch.autograd.grad(mixture(tokens).tokens.square().sum(), tokens)
+    (expected,) = torch.autograd.grad(SharedMixture.forward(mixture, tokens).tokens.square().sum(), tokens)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_sum_is_decoded_once(kernel: bool) -> None:
+    mixture = make()
+    first, second = tokens_of(mixture), tokens_of(mixture).flip(1)
+    codes = mixture.encode(first).tokens + mixture.encode(second).tokens
+    assert codes.shape == (3, 40, 3 * 4 * 9)
+    torch.testing.assert_close(
+        mixture.decode(codes), mixture(first).tokens + mixture(second).tokens, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_steps_of_a_cache_and_bf16(kernel: bool) -> None:
+    mixture = make()
+    cached = torch.stack([tokens_of(mixture), tokens_of(mixture).flip(0)], dim=1).bfloat16()
+    for some in cached.unbind(1):  # not contiguous
+        found = mixture(some)
+        agree(found, SharedMixture.forward(mixture, some.float()))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            agree(mixture(some), found)
+
+
+def test_dropout_is_inside_the_experts() -> None:
+    mixture = make(dropout=0.5).train()
+    tokens = tokens_of(mixture)
+    torch.manual_seed(0)
+    one, two = mixture(tokens).tokens, mixture(tokens).tokens
+    assert not torch.equal(one, two)
+    plain = make().eval()
+    torch.testing.assert_close(mixture.eval()(tokens).tokens, plain(tokens).tokens)
+    mixture.train()
+    many = torch.stack([mixture(tokens).tokens for _ in range(400)]).mean(0)
+    torch.testing.assert_close(many, plain(tokens).tokens, atol=1.0, rtol=0.5)
+
+
+@compiled
+def test_sums_do_not_depend_on_the_number_of_threads() -> None:
+    op, mixture = torch.ops.pointadapterx, make()
+    tokens = tokens_of(mixture, length=600)
+    weights = [value.detach() for value in (mixture.router.directions(), *mixture.bank())]
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        codes, *saved = op.thin_experts(tokens, *weights)
+        found.append([codes, *op.thin_experts_backward(codes, saved[0], *saved, tokens, *weights)])
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+SCRIPT = """
+import sys, torch
+from tests.peft.test_thin_mixture import make, tokens_of, gradients
+mixture = make()
+tokens = tokens_of(mixture)
+torch.save([mixture(tokens).tokens.detach(), *gradients(mixture, mixture, tokens)], sys.argv[1])
+"""
+
+
+@compiled
+@pytest.mark.parametrize("level", ["avx2", "baseline"])
+def test_other_instruction_sets(level: str, tmp_path: Any) -> None:
+    environment = {**os.environ, "POINTADAPTERX_SIMD": level, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "there.pt")], env=environment, check=True)
+    mixture = make()
+    tokens = tokens_of(mixture)
+    here = [mixture(tokens).tokens.detach(), *gradients(mixture, mixture, tokens)]
+    for ours, theirs in zip(here, torch.load(tmp_path / "there.pt"), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@compiled
+def test_gelu_of_the_kernel_is_torchs() -> None:
+    """One expert that hands its input on: what lies between is GELU."""
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -0.0, 40.0, -40.0, 1e4, -1e4])])
+    one = torch.ones(1, 1, 1)
+    codes, *_ = torch.ops.pointadapterx.thin_experts(
+        x.view(1, -1, 1), torch.zeros(1, 1), one, one, torch.zeros(1, 1), one
+    )
+    torch.testing.assert_close(codes[:, 0, 0], torch.nn.functional.gelu(x), atol=1e-6, rtol=1e-6)
+
+
+@compiled
+def test_a_wrong_call_is_refused() -> None:
+    op, mixture = torch.ops.pointadapterx.thin_experts, make()
+    tokens, weights = tokens_of(mixture), [mixture.router.directions(), *mixture.bank()]
+    with pytest.raises(RuntimeError, match="tokens must be"):
+        op(tokens[..., :-1], *weights)
+    with pytest.raises(RuntimeError, match="tokens must be float32 or bfloat16"):
+        op(tokens.double(), *weights)
+    with pytest.raises(RuntimeError, match="do not fit together"):
+        op(tokens, weights[0], weights[1][:, :-1], *weights[2:])
+    with pytest.raises(RuntimeError, match="expected scalar type Float"):
+        op(tokens, weights[0].double(), *weights[1:])
