@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import curves, exactness, infer, memory, ops, train
+from pointadapterx.allocator import keep_freed_memory
 
 KINDS = {
     "curves": curves.main,
@@ -21,6 +22,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in KINDS:
         print(f"usage: python -m benchmarks {{{','.join(KINDS)}}} [options]", file=sys.stderr)
         return 2
+    keep_freed_memory()  # as the commands do
     return KINDS[sys.argv[1]](sys.argv[2:])
 
 

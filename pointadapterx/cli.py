@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pointadapterx.allocator import keep_freed_memory
 from pointadapterx.errors import Interrupted, PointAdapterXError
 
 VERBS = ("train", "test", "vote", "count", "probe", "search")
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     Returns:
         Exit status: 0, 2 for wrong input, 128 + n after stopping cleanly on signal n.
     """
+    keep_freed_memory()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["compare"]:
         from pointadapterx.study.command import main as compare

@@ -1,0 +1,44 @@
+"""What is freed stays with the process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+import torch
+from pointadapterx.allocator import keep_freed_memory
+torch.set_num_threads(1)
+done = keep_freed_memory() if sys.argv[1] == "keep" else False
+layers = [[torch.nn.Linear(512, 1024), torch.nn.GELU(), torch.nn.Linear(1024, 512)] for _ in range(4)]
+model = torch.nn.Sequential(*[layer for block in layers for layer in block])
+inputs, faults = torch.randn(4096, 512), []
+for _ in range(12):
+    faults.append(-resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    model(inputs).sum().backward()
+    model.zero_grad()
+    faults[-1] += resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(done, sum(faults[3:]))
+"""
+
+
+def measure(what: str, **variables: str) -> tuple[str, int]:
+    """Whether it was done, and the page faults of some training steps."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT, what], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    return found[0], int(found[1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_used_again() -> None:
+    kept, faults = measure("keep")
+    assert kept == "True"
+    assert faults < measure("leave")[1] / 2
+    assert measure("keep", MALLOC_TRIM_THRESHOLD_="100000")[0] == "False"
