@@ -37,7 +37,7 @@ CUDA_SOURCES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / CSRC / "cu
 # Everything, CUDA included: a source distribution holds what the extension depends on.
 DEPENDS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / CSRC).rglob("*.*"))
 
-# Contraction into fused multiply-adds is off everywhere: the CPU, CUDA and plain ops agree bit for bit.
+# Contraction into fused multiply-adds is off everywhere: the CPU, CUDA and plain point ops agree bit for bit.
 CXX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-Wall"]  # of GCC and Clang, whose vectors the kernels need
 if sys.platform == "linux":
     CXX_FLAGS.append("-fopenmp")  # at::parallel_for; not linked, torch has loaded its own runtime

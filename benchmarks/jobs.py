@@ -81,11 +81,11 @@ class Job(NamedTuple):
     step: Callable[[], None]
 
 
-def make_parser(kind: str, about: str | None, jobs: list[str]) -> argparse.ArgumentParser:
+def make_parser(kind: str, description: str | None, jobs: list[str]) -> argparse.ArgumentParser:
     """The command line that the measurements of jobs share."""
     variants = "; ".join(f"{name}: {meaning}" for name, meaning in VARIANTS.items())
     parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks {kind}", description=about, epilog=f"VARIANT is {variants}."
+        prog=f"python -m benchmarks {kind}", description=description, epilog=f"VARIANT is {variants}."
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of every row")
     parser.add_argument(

@@ -39,7 +39,7 @@ def _fastest(works: list[Work]) -> Work:
 
 
 def _heights(points: Tensor) -> list[int]:
-    return [h for h in HEIGHTS if 2**h <= points.shape[1]]
+    return [h for h in HEIGHTS if 2**h <= points.shape[1]] or [1]
 
 
 def torch_loop(points: Tensor, number: int) -> Work | None:
@@ -64,7 +64,7 @@ def fpsample(points: Tensor, number: int) -> Work:
 
 
 def open3d_fps(points: Tensor, number: int) -> Work | None:
-    """Open3D's clouds of the older kind, whose sampling is much faster than that of its tensor clouds."""
+    """Open3D's older clouds, which sample much faster than its tensor clouds; not where it would take minutes."""
     o3d = import_module("open3d")
     if points.shape[1] * number > 2**32:
         return None

@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     Returns:
         Exit status: 0, 2 for wrong input, 128 + n after stopping cleanly on signal n.
     """
-    keep_freed_memory()
+    if argv is None:  # the process is a command's own
+        keep_freed_memory()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["compare"]:
         from pointadapterx.study.command import main as compare

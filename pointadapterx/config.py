@@ -99,7 +99,7 @@ class TrainConfig(Section):
     clip_grad: float | None = Field(10.0, gt=0)
     label_smoothing: Rate = 0.0
     seed: int = Field(0, ge=0, lt=2**63)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     frozen_bn: Literal["eval", "batch"] = "eval"
     save_every: int = Field(1, ge=1)
     compile: bool | None = None

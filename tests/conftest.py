@@ -68,7 +68,7 @@ def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: di
             "num_classes": DATASETS[DATA[kind]["name"]].count_classes(None),
         },
         "data": dict(DATA[kind]),
-        "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "lr": 1e-3},
+        "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 8, "lr": 1e-3, "precision": "fp32"},
         "eval": {"val_fraction": 0.3, "batch_size": 7},
     }
     if "rank" in options.model_fields:
@@ -91,7 +91,7 @@ def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> dict[str, Any
             "probe": {"every": 2, "root": str(root)},
         },
         "data": {"name": "ldraw20", "root": str(root), "num_points": 128, "augment": "scale_translate"},
-        "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 16, "lr": 1e-3},
+        "train": {"epochs": 2, "warmup_epochs": 0, "batch_size": 16, "lr": 1e-3, "precision": "fp32"},
         "eval": {"val_fraction": 0.2, "batch_size": 7},
     }
     for section, update in changes.items():

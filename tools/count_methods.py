@@ -71,7 +71,7 @@ counts one config, part by part. The counts follow from shapes; nothing here was
   convolutions, attention, and the distances of the point operations. Where gradients pass through a frozen layer, its
   input's gradient costs as much as its forward pass; a trained layer has its weight's besides. Fused attention
   computes its scores again in the backward pass. A routed sub-token is computed by `top_k` experts, here one,
-  whichever it is; in `e3va_x` by the first and last layers of all experts, where its compiled kernel does not serve.
+  whichever it is; in `e3va_x` by all, as torch computes it where its compiled kernel does not serve.
 - **Kept** is what autograd holds of the forward pass for the backward pass, MiB per sample in float32, parameters and
   inputs aside. Mixed precision and `torch.compile` change it.
 """

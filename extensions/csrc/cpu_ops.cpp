@@ -1,4 +1,5 @@
-// Registers the CPU kernels under the schemas of pointadapterx/ops/library.py.
+// Registers the CPU kernels of the point ops under the schemas of pointadapterx/ops/library.py, and that of the thin
+// mixture (pointadapterx/peft/thin_mixture.py), whose other form is torch's, not an op.
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -179,7 +180,7 @@ Tensor interpolate(const Tensor& points_, const Tensor& indices_, const Tensor& 
 // Rows of a float32 tensor (…, size), filled up with zeros.
 struct Padded {
   explicit Padded(const Tensor& matrix)
-      : size(matrix.size(-1)), stride((size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes) {
+      : size(std::max<int64_t>(matrix.size(-1), 1)), stride((size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes) {
     const Tensor rows = matrix.contiguous();
     const float* from = rows.const_data_ptr<float>();
     values.resize(static_cast<std::size_t>(rows.numel() / size * stride));
@@ -195,6 +196,7 @@ struct Bank {
        const Tensor& up_in_)
       : router(router_), down_in(down_in_), down_out(down_out_), bias(bias_), up_in(up_in_) {
     const int64_t number = router_.size(0), inner = down_in_.size(1), width = router_.size(1), rank = bias_.size(1);
+    TORCH_CHECK(number > 0 && inner > 0, "there must be experts, of an inner rank of 1 or more");
     TORCH_CHECK(down_in_.sizes() == at::IntArrayRef({number, inner, width}) &&
                     down_out_.sizes() == at::IntArrayRef({number, inner, rank}) && bias_.size(0) == number &&
                     up_in_.sizes() == at::IntArrayRef({number, inner, rank}),
@@ -207,17 +209,16 @@ struct Bank {
 };
 
 void check_tokens(const Tensor& tokens, const Bank& bank) {
-  TORCH_CHECK(tokens.dim() == 3 && tokens.size(2) % bank.router.size == 0 && tokens.stride(2) == 1 &&
-                  tokens.stride(1) == tokens.size(2),
-              "tokens must be (B, L, h * ", bank.router.size, ") and contiguous but for the batch, got ",
-              tokens.sizes());
+  TORCH_CHECK(tokens.dim() == 2 && tokens.size(1) % bank.router.size == 0 &&
+                  (tokens.stride(1) == 1 || tokens.size(1) == 1),
+              "tokens must be rows of sub-tokens, (B, n * ", bank.router.size, "), got ", tokens.sizes());
 }
 
 // Calls function(data, first, number) for ranges of the sub-tokens [begin, end), each of one sample: `data` is the first
 // of them and `first` its position among all.
 template <typename T, typename Function>
 void for_each_sample(const Tensor& tokens, int64_t width, int64_t begin, int64_t end, const Function& function) {
-  const int64_t each = tokens.size(1) * tokens.size(2) / width;
+  const int64_t each = tokens.size(1) / width;
   const T* data = static_cast<const T*>(tokens.const_data_ptr());
   while (begin < end) {
     const int64_t b = begin / each, number = std::min(end, (b + 1) * each) - begin;
@@ -278,6 +279,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> thin_experts_backward(
   TORCH_CHECK(codes_gradient.numel() == rows * number * (inner + 1) && gates_gradient.numel() == rows * number &&
                   gates.numel() == rows * number && chosen.numel() == rows && squeezed.numel() == rows * inner,
               "gradients do not fit ", rows, " sub-tokens and ", number, " experts");
+  TORCH_CHECK(gates.is_contiguous() && chosen.is_contiguous() && squeezed.is_contiguous(),
+              "what thin_experts returned must be handed back as it was");
+  const int64_t* best = chosen.const_data_ptr<int64_t>();
+  TORCH_CHECK(std::all_of(best, best + rows, [&](int64_t e) { return e >= 0 && e < number; }),
+              "chosen experts must be among the ", number);
   // As many parts whatever the number of threads, so that sums do not depend on it.
   const int64_t parts = std::min<int64_t>(16, rows / 256 + 1), each = (rows + parts - 1) / parts;
   const auto zeros = [&](int64_t matrices, const Padded& like) {
@@ -301,7 +307,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> thin_experts_backward(
             [&](const T* data, int64_t first, int64_t some) {
               pax::cpu::thin_experts_backward(
                   bank.view, data, some, width, gates.const_data_ptr<float>() + first * number,
-                  chosen.const_data_ptr<int64_t>() + first, squeezed.const_data_ptr<float>() + first * inner,
+                  best + first, squeezed.const_data_ptr<float>() + first * inner,
                   codes_gradient.const_data_ptr<float>() + first * number * (inner + 1),
                   gates_gradient.const_data_ptr<float>() + first * number, gradients);
             });

@@ -168,7 +168,7 @@ def implementation(device: torch.device | str) -> str:
         torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", key) for name in SCHEMAS
     ):
         if kind == "cpu":
-            if not hasattr(torch.ops.pointadapterx, "simd"):
+            if not all(hasattr(torch.ops.pointadapterx, name) for name in ("simd", "thin_experts")):
                 return f"compiled C++ (of an older version; rebuild with: {extensions.rebuild_command()})"
             return f"compiled C++ ({torch.ops.pointadapterx.simd()})"
         return f"compiled CUDA ({', '.join(extensions.build_info().get('cuda_architectures') or [])})"

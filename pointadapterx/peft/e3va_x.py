@@ -65,7 +65,7 @@ class E3vaX(RoutedMethod, Highway):
         )
 
     def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same mixture for both branches, whatever the block; its codes, which are smaller than tokens."""
+        """Codes of the mixture, which is the same for both branches, whatever the block."""
         outputs = [self.mixture.encode(tokens) for tokens in (attention, ffn)]
         for output in outputs:
             self.note(output.routing)

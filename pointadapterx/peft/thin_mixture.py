@@ -36,7 +36,11 @@ class ThinMixture(SharedMixture):
 
     Computes the same in two parts. :meth:`encode` ends before the experts' last layer; :meth:`decode` is that layer of
     all experts, one product with a matrix of E (k + 1) rows. It is linear: a sum over many uses of the mixture is
-    decoded once. On a CPU, without dropout and with one expert a sub-token, a compiled kernel encodes.
+    decoded once. On a CPU a compiled kernel encodes, where experts have no dropout, a sub-token has one expert, and
+    tokens need no gradient. It runs the chosen expert alone, and has no second derivatives. Everywhere else all experts
+    run on every sub-token, with zeros for what was not sent to them, and compute again in the backward pass.
+
+    Codes are narrower than tokens where E (k + 1) < C / h, as usual; with many experts they are wider.
 
     Args:
         dim: token width C, divisible by ``num_heads``.
@@ -74,15 +78,17 @@ class ThinMixture(SharedMixture):
         return output._replace(tokens=self.decode(output.tokens))
 
     def encode(self, tokens: Tensor) -> MixtureOutput:
-        """(B, L, C) -> the same with codes (B, L, h · E · (k + 1)) for tokens, little of it kept for the backward pass.
+        """All but the experts' last layer.
 
-        A sub-token's code has, in the place of each expert that it is sent to, what this expert's last layer reads and
-        1, times the gate.
+        Args:
+            tokens: (B, L, C).
+
+        Returns:
+            Output with codes in place of tokens, (B, L, h · E · (k + 1)): of each sub-token, in the place of an expert
+            that it is sent to, what this expert's last layer reads, and 1; both times the gate. Else zeros.
         """
         if self._has_kernel(tokens):
-            if tokens.stride()[1:] != (tokens.shape[2], 1):
-                tokens = tokens.contiguous()
-            codes, gates, chosen, _ = _ThinExperts.apply(tokens, self.router.directions(), *self.bank())
+            codes, gates, chosen, _ = _ThinExperts.apply(tokens.flatten(1), self.router.directions(), *self.bank())
         elif torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler makes such choices itself
             codes, gates, chosen = checkpoint(self._encode, tokens, use_reentrant=False)
         else:
@@ -145,7 +151,7 @@ class ThinMixture(SharedMixture):
 class _ThinExperts(torch.autograd.Function):
     """The compiled :meth:`ThinMixture._encode`, each sub-token by its expert alone; tokens get no gradient.
 
-    (B, L, C) and the bank -> codes (T, E, k + 1), gates (T, E), chosen (T,), and what ``down_in`` makes (T, k).
+    (B, L · C) and the bank -> codes (T, E, k + 1), gates (T, E), chosen (T,), and what ``down_in`` makes (T, k).
     """
 
     @staticmethod

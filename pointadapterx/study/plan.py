@@ -193,8 +193,8 @@ class Plan:
             config = load_config(self._base, texts)
             if "pretrain" in config:
                 raise ConfigError(f"{self._base}: pre-trains; a study compares adaptations, remove 'pretrain'")
-            if config.train.precision == "auto":
-                raise ConfigError("train.precision=auto is each machine's own choice; name fp32 or bf16 for a study")
+            if config.train.precision == "auto":  # which is each machine's own choice
+                config.train.precision = "fp32"
             check_splits(config)
             self._runs[texts] = Run(run_name(config), config)
         return self._runs[texts]

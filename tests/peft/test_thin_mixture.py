@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,20 @@ def tokens_of(mixture: ThinMixture, heads: int = 3, *, length: int = 40) -> Tens
     return 2 * torch.randn(3, length, heads * mixture.width, generator=generator)
 
 
+def inputs(sizes: tuple[int, ...] = SIZES[0], *, length: int = 40) -> tuple[Tensor, list[Tensor]]:
+    """Of the compiled operation: sub-tokens, and weights."""
+    mixture = make(sizes)
+    weights = [value.detach().contiguous() for value in (mixture.router.directions(), *mixture.bank())]
+    return tokens_of(mixture, sizes[-1], length=length).flatten(1), weights
+
+
+def raw(tokens: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    """What the compiled operation returns, and its gradients."""
+    op = torch.ops.pointadapterx
+    codes, *saved = op.thin_experts(tokens, *weights)
+    return [codes, *saved, *op.thin_experts_backward(codes, saved[0], *saved, tokens, *weights)]
+
+
 def gradients(mixture: ThinMixture, run: Callable[[Tensor], MixtureOutput], tokens: Tensor) -> list[Tensor]:
     output = run(tokens)
     generator = torch.Generator().manual_seed(2)
@@ -78,14 +93,16 @@ def test_same_as_experts_one_by_one(sizes: tuple[int, ...], kernel: bool) -> Non
         torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
 
 
-@pytest.mark.parametrize("top_k", [2, 4])
-def test_several_experts_a_sub_token(top_k: int) -> None:
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_tokens_get_a_gradient_and_several_experts(top_k: int) -> None:
     mixture = make(top_k=top_k)
     tokens = tokens_of(mixture).requires_grad_()
     agree(mixture(tokens), SharedMixture.forward(mixture, tokens))
-    (found,) = torch.autograd.grad(mixture(tokens).tokens.square().sum(), tokens)
-    (expected,) = torch.autograd.grad(SharedMixture.forward(mixture, tokens).tokens.square().sum(), tokens)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    wanted = [tokens, *mixture.parameters()]
+    found = torch.autograd.grad(mixture(tokens).tokens.square().sum(), wanted)
+    expected = torch.autograd.grad(SharedMixture.forward(mixture, tokens).tokens.square().sum(), wanted)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
 
 
 def test_a_sum_is_decoded_once(kernel: bool) -> None:
@@ -101,11 +118,16 @@ def test_a_sum_is_decoded_once(kernel: bool) -> None:
 def test_steps_of_a_cache_and_bf16(kernel: bool) -> None:
     mixture = make()
     cached = torch.stack([tokens_of(mixture), tokens_of(mixture).flip(0)], dim=1).bfloat16()
-    for some in cached.unbind(1):  # not contiguous
-        found = mixture(some)
-        agree(found, SharedMixture.forward(mixture, some.float()))
+    views = [*cached.unbind(1), cached[:, 0].transpose(0, 1), cached[:1, 0].transpose(0, 1)]  # not contiguous
+    for some in views:
+        plain = some.float().contiguous()
+        agree(mixture(some), SharedMixture.forward(mixture, plain))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            agree(mixture(some), found)
+            agree(mixture(some), mixture(plain))
+        found = gradients(mixture, mixture, some)
+        expected = gradients(mixture, lambda tokens: SharedMixture.forward(mixture, tokens), plain)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
 
 
 def test_dropout_is_inside_the_experts() -> None:
@@ -117,43 +139,43 @@ def test_dropout_is_inside_the_experts() -> None:
     plain = make().eval()
     torch.testing.assert_close(mixture.eval()(tokens).tokens, plain(tokens).tokens)
     mixture.train()
-    many = torch.stack([mixture(tokens).tokens for _ in range(400)]).mean(0)
-    torch.testing.assert_close(many, plain(tokens).tokens, atol=1.0, rtol=0.5)
+    with torch.no_grad():
+        many = torch.stack([mixture(tokens).tokens for _ in range(100)])
+    error = (many.mean(0) - plain(tokens).tokens) / (many.std(0) / 10)  # in standard errors
+    assert 0.8 < error.std() < 1.2
 
 
 @compiled
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
-    op, mixture = torch.ops.pointadapterx, make()
-    tokens = tokens_of(mixture, length=600)
-    weights = [value.detach() for value in (mixture.router.directions(), *mixture.bank())]
+    tokens, weights = inputs(length=600)
     before, found = torch.get_num_threads(), []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        codes, *saved = op.thin_experts(tokens, *weights)
-        found.append([codes, *op.thin_experts_backward(codes, saved[0], *saved, tokens, *weights)])
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(raw(tokens, weights))
+    finally:
+        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
 SCRIPT = """
 import sys, torch
-from tests.peft.test_thin_mixture import make, tokens_of, gradients
-mixture = make()
-tokens = tokens_of(mixture)
-torch.save([mixture(tokens).tokens.detach(), *gradients(mixture, mixture, tokens)], sys.argv[1])
+from pointadapterx import ops
+from tests.peft.test_thin_mixture import SIZES, inputs, raw
+torch.save({"level": torch.ops.pointadapterx.simd(), "found": [raw(*inputs(sizes)) for sizes in SIZES]}, sys.argv[1])
 """
 
 
 @compiled
-@pytest.mark.parametrize("level", ["avx2", "baseline"])
-def test_other_instruction_sets(level: str, tmp_path: Any) -> None:
-    environment = {**os.environ, "POINTADAPTERX_SIMD": level, "PYTHONPATH": os.pathsep.join(sys.path)}
+@pytest.mark.parametrize("level", ["AVX2", "baseline"])
+def test_other_instruction_sets_give_the_same_bits(level: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "POINTADAPTERX_SIMD": level.lower(), "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "there.pt")], env=environment, check=True)
-    mixture = make()
-    tokens = tokens_of(mixture)
-    here = [mixture(tokens).tokens.detach(), *gradients(mixture, mixture, tokens)]
-    for ours, theirs in zip(here, torch.load(tmp_path / "there.pt"), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    there, here = torch.load(tmp_path / "there.pt"), torch.ops.pointadapterx.simd()
+    if there["level"] == here:
+        pytest.skip(f"this processor has no other vectors than {here}'s")
+    for sizes, found in zip(SIZES, there["found"], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(raw(*inputs(sizes)), found, strict=True))
 
 
 @compiled
@@ -161,21 +183,26 @@ def test_gelu_of_the_kernel_is_torchs() -> None:
     """One expert that hands its input on: what lies between is GELU."""
     x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -0.0, 40.0, -40.0, 1e4, -1e4])])
     one = torch.ones(1, 1, 1)
-    codes, *_ = torch.ops.pointadapterx.thin_experts(
-        x.view(1, -1, 1), torch.zeros(1, 1), one, one, torch.zeros(1, 1), one
-    )
+    codes, *_ = torch.ops.pointadapterx.thin_experts(x.view(1, -1), torch.zeros(1, 1), one, one, torch.zeros(1, 1), one)
     torch.testing.assert_close(codes[:, 0, 0], torch.nn.functional.gelu(x), atol=1e-6, rtol=1e-6)
 
 
 @compiled
 def test_a_wrong_call_is_refused() -> None:
-    op, mixture = torch.ops.pointadapterx.thin_experts, make()
-    tokens, weights = tokens_of(mixture), [mixture.router.directions(), *mixture.bank()]
-    with pytest.raises(RuntimeError, match="tokens must be"):
-        op(tokens[..., :-1], *weights)
+    op = torch.ops.pointadapterx
+    tokens, weights = inputs()
+    with pytest.raises(RuntimeError, match="tokens must be rows of sub-tokens"):
+        op.thin_experts(tokens[:, :-1], *weights)
     with pytest.raises(RuntimeError, match="tokens must be float32 or bfloat16"):
-        op(tokens.double(), *weights)
+        op.thin_experts(tokens.double(), *weights)
     with pytest.raises(RuntimeError, match="do not fit together"):
-        op(tokens, weights[0], weights[1][:, :-1], *weights[2:])
+        op.thin_experts(tokens, weights[0], weights[1][:, :-1], *weights[2:])
+    with pytest.raises(RuntimeError, match="there must be experts"):
+        op.thin_experts(tokens, *(weight[:0] for weight in weights))
     with pytest.raises(RuntimeError, match="expected scalar type Float"):
-        op(tokens, weights[0].double(), *weights[1:])
+        op.thin_experts(tokens, weights[0].double(), *weights[1:])
+    codes, gates, chosen, squeezed = op.thin_experts(tokens, *weights)
+    with pytest.raises(RuntimeError, match="gradients do not fit"):
+        op.thin_experts_backward(codes[:-1], gates, gates, chosen, squeezed, tokens, *weights)
+    with pytest.raises(RuntimeError, match="chosen experts must be among the 4"):
+        op.thin_experts_backward(codes, gates, gates, chosen + 1, squeezed, tokens, *weights)

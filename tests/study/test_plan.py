@@ -71,6 +71,13 @@ def test_a_table_without_a_test_only_tunes(make_study: MakeStudy) -> None:
         read_plan(make_study(tables=table({"a": {"overrides": LINEAR}}, test=False)))
 
 
+def test_auto_is_the_same_precision_on_every_machine(make_study: MakeStudy) -> None:
+    plans = [read_plan(make_study(overrides={"train.precision": name})) for name in ("auto", "fp32", "bf16")]
+    auto, fp32, bf16 = ({use.run.name for use in plan.due({})[0].values()} for plan in plans)
+    assert auto == fp32
+    assert not auto & bf16
+
+
 def test_equal_scores_choose_the_first_of_the_grid(plan: Plan) -> None:
     tuned = cell(plan, "dapt_x")
     scores = dict.fromkeys(tuning_names(plan, tuned), 50.0)
@@ -193,7 +200,6 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
         ({"replicate": {"values": [0, 1, 0]}}, "replicate.values: 0 is listed twice"),
         ({"tables": table({"x": {"replicates": [2, 2]}})}, "rows.x.replicates: 2 is listed twice"),
         ({"tables": table({"x": {"tune": {"train.lr": [1e-3, 1e-3]}}})}, "tune.train.lr: 0.001 is listed twice"),
-        ({"overrides": {"train.precision": "auto"}}, "train.precision=auto is each machine's own choice; name fp32"),
         ({"overrides": {"train": 5}}, "overrides.train: 'train' is not a config key with a dot"),
         ({"tune": {"lr": [1]}}, "tune.lr: 'lr' is not a config key with a dot"),
         ({"overrides": {"eval.val_fraction": 0.01}}, r"table 'main', row 'linear', column 'rotation': .*fraction=0.01"),

@@ -17,12 +17,17 @@ PAX_INLINE float as_float(BFloat16 value) {
   return result;
 }
 
+// In sixteen sums whatever the vectors' length, so that all instruction sets give the same bits.
 template <int Bytes>
 PAX_INLINE float dot(const float* a, const float* b, int64_t size) {
   using S = Simd<Bytes, float>;
-  typename S::Vector total{};
-  for (int64_t i = 0; i < size; i += S::kWidth) total += S::load(a + i) * S::load(b + i);
-  return S::sum(total);
+  constexpr int64_t kSums = kLanes / S::kWidth;
+  typename S::Vector sums[kSums] = {};
+  for (int64_t i = 0; i < size; i += kLanes)
+    for (int64_t s = 0; s < kSums; ++s) sums[s] += S::load(a + i + s * S::kWidth) * S::load(b + i + s * S::kWidth);
+  for (int64_t half = kSums / 2; half > 0; half /= 2)
+    for (int64_t s = 0; s < half; ++s) sums[s] += sums[s + half];
+  return S::sum(sums[0]);
 }
 
 // to += factor * from
@@ -96,6 +101,7 @@ PAX_INLINE void forward(const Experts& experts, const T* tokens, int64_t rows, i
     float total = 0;
     for (int64_t e = 0; e < number; ++e) total += gate[e] = std::exp(gate[e] - highest);
     for (int64_t e = 0; e < number; ++e) gate[e] /= total;
+    if (total != total) best = 0;  // as torch chooses among gates that are not numbers
     chosen[row] = best;
 
     float* in = inner + row * size;

@@ -1,6 +1,6 @@
 // The CPU kernels. Plain pointers to contiguous data and no torch headers, so that they compile in seconds.
 //
-// Numerics, shared with the CUDA kernels and pointadapterx/ops/reference.py, which agree bit for bit:
+// Numerics of the point operations, shared with the CUDA kernels and pointadapterx/ops/reference.py, which agree bit for bit:
 // a squared distance is ((dx*dx + dy*dy) + dz*dz), coordinates left to right, in the type of the input and
 // without fused multiply-add (-ffp-contract=off); NaN counts as infinite; ties go to the lowest index.
 #pragma once
