@@ -27,8 +27,8 @@ NOTE = (
     "Random weights and inputs of the configs' sizes. A step is forward, backward and AdamW. Memory is that of "
     "tensors: *step* is the peak beyond what stays between steps, *in all* adds weights and optimiser state. Times are "
     "medians of rounds in which the rows take turns; in brackets the fastest and the slowest. *faster* and *smaller* "
-    "are to the first row; *products* is the time of the step's matrix products alone, each timed on warm operands, but "
-    "for those inside the compiled mixture of e3va_x."
+    "are to the first row; *products* is the time of the step's matrix products alone, each timed on warm operands, "
+    "without those inside the compiled mixture of e3va_x."
 )
 
 
