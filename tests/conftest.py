@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from pointadapterx.config import check_config
 from pointadapterx.datasets import DATASETS
@@ -97,6 +98,12 @@ def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> dict[str, Any
     for section, update in changes.items():
         config[section].update(update)
     return check_config(config, "test")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> None:
+    """No test inherits the precision of another's accelerator."""
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from rich.table import Table
 
@@ -60,6 +61,8 @@ PUBLISHED_VOTES = 299  # the number of test-set votes whose maximum the publishe
 def make_accelerator(precision: str) -> Accelerator:
     """Device, processes and precision: one process, ``torchrun`` or ``accelerate launch``, GPU or CPU (gloo).
 
+    One at a time: a process that makes another with another precision no longer uses the first.
+
     Args:
         precision: ``train.precision``; ``auto`` is bf16 where the hardware multiplies it, else fp32.
 
@@ -81,9 +84,13 @@ def make_accelerator(precision: str) -> Accelerator:
             from torch.distributed.nn import functional  # noqa: F401
     # Building a data set's cache in the main process may take longer than the default ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    mixed_precision = "no" if precision == "fp32" else precision
+    # There is one state a process, which refuses another precision; a notebook's next run may have one.
+    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
     return Accelerator(
         cpu=several and not torch.cuda.is_available(),
-        mixed_precision="no" if precision == "fp32" else precision,
+        mixed_precision=mixed_precision,
         kwargs_handlers=[ddp, patience],
     )
 
