@@ -31,6 +31,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks exactness
 	$(BIN)/python -m benchmarks ops --simd avx512 avx2 --output docs/results/speed
 	$(BIN)/python -m benchmarks train --floor --output docs/results/training_cost
+	$(BIN)/python -m benchmarks train --system-allocator --output docs/results/training_cost_system
 	$(BIN)/python -m benchmarks infer --output docs/results/inference
 	$(BIN)/python -m benchmarks memory --output docs/results/memory
 	$(BIN)/python -m benchmarks curves --output docs/results/curves

@@ -22,7 +22,8 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in KINDS:
         print(f"usage: python -m benchmarks {{{','.join(KINDS)}}} [options]", file=sys.stderr)
         return 2
-    keep_freed_memory()  # as the commands do
+    if "--system-allocator" not in sys.argv:
+        keep_freed_memory()  # as the commands do
     return KINDS[sys.argv[1]](sys.argv[2:])
 
 

@@ -93,6 +93,9 @@ def main(argv: list[str]) -> int:
     parser = make_parser("train", __doc__, JOBS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--floor", action="store_true", help="also time the matrix products alone")
+    parser.add_argument(
+        "--system-allocator", action="store_true", help="give freed memory back, as programs of one's own do by default"
+    )
     options = parser.parse_intermixed_args(argv)
     if options.batch_size < 2 or options.rounds < 1:
         parser.error("--batch-size is at least 2 (BatchNorm), --rounds at least 1")
