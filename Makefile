@@ -25,6 +25,8 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+METHODS = $(addprefix scan_pb_t50_rs,_dapt _full _linear) scan_pb_t50_rs $(addprefix scan_pb_t50_rs,_e3va _e3va_x)
+
 # For a machine that does nothing else: writes tables of speed and memory to docs/results.
 bench: $(VENV)/.ready
 	$(PIP) --no-build-isolation -e ".[bench]"
@@ -32,6 +34,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks ops --simd avx512 avx2 --output docs/results/speed
 	$(BIN)/python -m benchmarks train --floor --output docs/results/training_cost
 	$(BIN)/python -m benchmarks train --system-allocator --output docs/results/training_cost_system
+	$(BIN)/python -m benchmarks train --batch-size 8 --rounds 3 --jobs $(METHODS) $(addsuffix @bf16,$(METHODS)) --output docs/results/training_methods
 	$(BIN)/python -m benchmarks infer --output docs/results/inference
 	$(BIN)/python -m benchmarks memory --output docs/results/memory
 	$(BIN)/python -m benchmarks curves --output docs/results/curves
