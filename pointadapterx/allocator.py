@@ -14,8 +14,8 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 def keep_freed_memory() -> bool:
     """Lets this process keep what it frees, for the next step, instead of giving it to the system and taking it again.
 
-    With glibc's defaults every large tensor is taken from the system page by page, and given back: about a tenth of a
-    training step. The commands do it first of all; a program with steps of its own may.
+    With glibc's defaults every large tensor is taken from the system page by page, and given back. The commands do it
+    first of all; a program with steps of its own may. The process may hold somewhat more at its peak.
 
     Returns:
         Whether it was done: not without glibc, nor where the environment has settings for it.
