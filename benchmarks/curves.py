@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -49,18 +49,15 @@ CURVES = [
 ]
 
 
-def jobs_of(curve: Curve, config: str, overrides: list[str], device: torch.device) -> list[Callable[[], Job]]:
-    """What makes the steps of a curve, one value after the other."""
+def jobs_of(curve: Curve, config: str, overrides: list[str], device: torch.device) -> list[Job]:
+    """The steps of a curve, one a value."""
     if curve.title == "adapters":
-        return [
-            lambda count=count: make_bank(count, config, overrides, curve.batch_size, device) for count in curve.values
-        ]
+        return [make_bank(count, config, overrides, curve.batch_size, device) for count in curve.values]
     spec = Spec.parse(config)
     if curve.key is None:
-        return [lambda size=size: make_training(spec, overrides, size, device) for size in curve.values]
+        return [make_training(spec, overrides, size, device) for size in curve.values]
     return [
-        lambda value=value: make_training(spec, [*overrides, f"{curve.key}={value}"], curve.batch_size, device)
-        for value in curve.values
+        make_training(spec, [*overrides, f"{curve.key}={value}"], curve.batch_size, device) for value in curve.values
     ]
 
 
@@ -85,19 +82,21 @@ def make_bank(count: int, config: str, overrides: list[str], batch_size: int, de
 
 
 def measure(config: str, overrides: list[str], rounds: int, largest: int) -> dict[str, Any]:
-    """All curves; what one value leaves in memory is gone before the next."""
+    """All curves; the values of one take turns, so that a slower minute slows them all."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     curves = []
     for curve in CURVES:
         curve = curve._replace(values=[value for value in curve.values if value <= largest])
-        rows = []
-        for value, make in zip(curve.values, jobs_of(curve, config, overrides, device), strict=True):
-            with ops.unchecked():
-                job = make()
-                peak = peak_bytes(job.step, device)
-                (taken,) = take_turns([job], rounds, device)
-            rows.append({"value": value, "mib": peak / MIB, "static_mib": job.static / MIB, "seconds": taken})
-            print(curve.title, value, spread(taken), f"{peak / MIB:.0f} MiB", flush=True)
+        with ops.unchecked():
+            jobs = jobs_of(curve, config, overrides, device)
+            peaks = [peak_bytes(job.step, device) for job in jobs]
+            times = take_turns(jobs, rounds, device)
+        rows = [
+            {"value": value, "mib": peak / MIB, "static_mib": job.static / MIB, "seconds": taken}
+            for value, peak, job, taken in zip(curve.values, peaks, jobs, times, strict=True)
+        ]
+        for row in rows:
+            print(curve.title, row["value"], spread(row["seconds"]), f"{row['mib']:.0f} MiB", flush=True)
         curves.append({"title": curve.title, "batch_size": curve.batch_size, "rows": rows})
     return {"config": config, "hardware": hardware(device), "versions": versions(), "curves": curves}
 
@@ -110,8 +109,9 @@ def markdown(result: Mapping[str, Any], command: str, picture: str) -> str:
         f"`{command}`",
         "",
         f"{result['config']}, one size varied at a time: forward, backward and AdamW on random clouds; *adapters* is "
-        "inference with as many in a bank, whose samples take turns among them. Seconds are medians, in brackets the "
-        "fastest and the slowest; *MiB* are tensors beyond what stays between steps, *stay* is what stays.",
+        "inference with as many in a bank, whose samples take turns among them. The values of a table take turns too. "
+        "Seconds are medians, in brackets the fastest and the slowest; *MiB* are tensors beyond what stays between "
+        "steps, *stay* is what stays.",
         "",
         f"{result['hardware']}, torch {result['versions']['torch']}.",
         "",
@@ -154,7 +154,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks curves", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
     parser.add_argument("--config", default="scan_pb_t50_rs@bf16", metavar="CONFIG[@bf16]")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--largest", type=int, default=10**9, metavar="N", help="leave out larger values of any size")
     parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json, STEM.md and STEM.png")
     options = parser.parse_intermixed_args(argv)

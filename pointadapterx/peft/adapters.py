@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointadapterx.peft.grouped import Groups, grouped_linear, stacked
 from pointadapterx.registry import Registry
 
 
@@ -33,6 +35,18 @@ class Bottleneck(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         return self.up(self.dropout(self.activation(self.down(tokens))))
+
+    @staticmethod
+    def grouped(experts: Sequence[Bottleneck], tokens: Tensor, groups: Groups) -> Tensor:
+        """Many of the same kind, each on its group, see :class:`~pointadapterx.peft.grouped.Groupable`."""
+        first = experts[0]
+        hidden = first.dropout(first.activation(_grouped_layer([expert.down for expert in experts], tokens, groups)))
+        return _grouped_layer([expert.up for expert in experts], hidden, groups)
+
+
+def _grouped_layer(layers: Sequence[nn.Linear], tokens: Tensor, groups: Groups) -> Tensor:
+    weight, bias = stacked(layer.weight for layer in layers), stacked(layer.bias for layer in layers)
+    return grouped_linear(tokens, weight, bias, groups)
 
 
 def start_as_zero(down: nn.Linear, up: nn.Linear) -> None:
@@ -73,6 +87,23 @@ class DynamicAdapter(nn.Module):
         normed = self.norm(tokens)
         scale = F.relu(self.token_scale(normed))  # (..., 1)
         return self.up(self.dropout(F.gelu(self.down(normed)))) * scale
+
+    @staticmethod
+    def grouped(experts: Sequence[DynamicAdapter], tokens: Tensor, groups: Groups) -> Tensor:
+        """Many of them, each on its group; the norms' γ and β go into the layers that read them.
+
+        W (γ ⊙ x + β) + b = (W ⊙ γ) x + (W β + b), with the token scale as one more row of W.
+        """
+        first, rank = experts[0], len(experts[0].down.weight)
+        layers = [[expert.down for expert in experts], [expert.token_scale for expert in experts]]
+        weight = torch.cat([stacked(layer.weight for layer in each) for each in layers], dim=1)  # (E, r + 1, C)
+        bias = torch.cat([stacked(layer.bias for layer in each) for each in layers], dim=1)
+        gamma = stacked(expert.norm.weight for expert in experts).unsqueeze(1)  # (E, 1, C)
+        beta = stacked(expert.norm.bias for expert in experts).unsqueeze(2)
+        normed = F.layer_norm(tokens, first.norm.normalized_shape, eps=first.norm.eps)
+        read = grouped_linear(normed, weight * gamma, bias + (weight @ beta).squeeze(2), groups)  # (T, r + 1)
+        hidden = first.dropout(F.gelu(read[:, :rank]))
+        return _grouped_layer([expert.up for expert in experts], hidden, groups) * F.relu(read[:, rank:])
 
 
 class AdapterKind(NamedTuple):

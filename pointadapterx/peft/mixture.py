@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from pointadapterx.peft.grouped import run_grouped
+
 
 class Routing(NamedTuple):
     """Where a mixture sent its sub-tokens.
@@ -139,7 +141,7 @@ class SharedMixture(nn.Module):
         return MixtureOutput(tokens, balance_loss(gates, chosen), routing)
 
     def mix(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Each expert on the sub-tokens sent to it, and on no other: one matrix product a group.
+        """Each expert on the sub-tokens sent to it, and on no other.
 
         Args:
             sub_tokens: (T, C / h).
@@ -152,10 +154,10 @@ class SharedMixture(nn.Module):
         expert_of = chosen.flatten()
         order = expert_of.argsort(stable=True)  # groups the (sub-token, expert) pairs by expert
         token_of = order // self.top_k
-        groups = sub_tokens.index_select(0, token_of).split(group_sizes(expert_of, len(self.experts)))
-        groups = [at_least_float32_on_cpu(group) for group in groups]
+        sizes = group_sizes(expert_of, len(self.experts))
+        grouped = at_least_float32_on_cpu(sub_tokens.index_select(0, token_of))
         with float32_on_cpu(sub_tokens):
-            outputs = torch.cat([expert(group) for expert, group in zip(self.experts, groups, strict=True)])
+            outputs = run_grouped(list(self.experts), grouped, expert_of.index_select(0, order), sizes)
         outputs = outputs * weights.flatten().index_select(0, order).unsqueeze(-1).to(outputs.dtype)
         return torch.zeros_like(sub_tokens, dtype=outputs.dtype).index_add(0, token_of, outputs)
 

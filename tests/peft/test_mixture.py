@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.peft.adapters import DynamicAdapter
+from pointadapterx.peft.adapters import ADAPTERS, DynamicAdapter
 from pointadapterx.peft.mixture import Routing, SharedMixture, balance_loss, routing_statistics
 
 
@@ -27,13 +27,48 @@ def test_grouped_agrees_with_the_dense_form_masked(top_k: int) -> None:
     weights, chosen = built.router(sub_tokens).topk(top_k, dim=-1)
     grouped, dense = built.mix(sub_tokens, weights, chosen), built.mix_dense(sub_tokens, weights, chosen)
     torch.testing.assert_close(grouped, dense, atol=1e-6, rtol=1e-5)
-    parameters = [tokens, *built.parameters()]
-    for one, other in zip(
-        torch.autograd.grad(grouped.square().sum(), parameters, retain_graph=True),
-        torch.autograd.grad(dense.square().sum(), parameters),
+    assert_same_gradients(grouped, dense, [tokens, *built.parameters()])
+
+
+def assert_same_gradients(one: Tensor, other: Tensor, parameters: list[Tensor]) -> None:
+    """Of the sums of squares."""
+    for gradient, wanted in zip(
+        torch.autograd.grad(one.square().sum(), parameters, retain_graph=True),
+        torch.autograd.grad(other.square().sum(), parameters),
         strict=True,
     ):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("kind", list(ADAPTERS))
+def test_many_experts_in_a_few_products(kind: str, top_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    built = SharedMixture(lambda width: ADAPTERS[kind].make(width, 3, 0.0), 30, 3, num_experts=64, top_k=top_k)
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    for expert in built.experts:  # a call for each expert would fail
+        monkeypatch.setattr(expert, "forward", None)
+    tokens = torch.randn(2, 20, 30, requires_grad=True)  # 120 sub-tokens, so that some experts get none
+    sub_tokens = tokens.reshape(-1, 10)
+    weights, chosen = built.router(sub_tokens).topk(top_k, dim=-1)
+    grouped = built.mix(sub_tokens, weights, chosen)
+    monkeypatch.undo()
+    dense = built.mix_dense(sub_tokens, weights, chosen)
+    assert len(chosen.unique()) < 64
+    torch.testing.assert_close(grouped, dense, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(grouped, dense, [tokens, *built.parameters()])
+
+
+def test_a_derived_expert_with_another_forward_is_not_taken_for_its_base() -> None:
+    class Zero(DynamicAdapter):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return torch.zeros_like(tokens)
+
+    built = SharedMixture(lambda width: Zero(width, 3), 24, rank=3, num_experts=64)
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    assert not built(torch.randn(2, 9, 24)).tokens.any()
 
 
 @pytest.mark.parametrize("top_k", [1, 4])
