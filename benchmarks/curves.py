@@ -90,7 +90,7 @@ def measure(config: str, overrides: list[str], rounds: int, largest: int) -> dic
         with ops.unchecked():
             jobs = jobs_of(curve, config, overrides, device)
             peaks = [peak_bytes(job.step, device) for job in jobs]
-            times = take_turns(jobs, rounds, device)
+            times = take_turns(jobs, rounds, device, again=True)
         rows = [
             {"value": value, "mib": peak / MIB, "static_mib": job.static / MIB, "seconds": taken}
             for value, peak, job, taken in zip(curve.values, peaks, jobs, times, strict=True)
@@ -154,7 +154,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks curves", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
     parser.add_argument("--config", default="scan_pb_t50_rs@bf16", metavar="CONFIG[@bf16]")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--largest", type=int, default=10**9, metavar="N", help="leave out larger values of any size")
     parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json, STEM.md and STEM.png")
     options = parser.parse_intermixed_args(argv)

@@ -236,11 +236,16 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
     return perf_counter() - started
 
 
-def take_turns(jobs: list[Job], rounds: int, device: torch.device) -> list[list[float]]:
-    """Durations of every job's step; the jobs take turns, so that a slower minute slows them all."""
+def take_turns(jobs: list[Job], rounds: int, device: torch.device, again: bool = False) -> list[list[float]]:
+    """Durations of every job's step; the jobs take turns, so that a slower minute slows them all.
+
+    With ``again`` each turn is two steps, and the second counts: the first after other shapes takes longer.
+    """
     times: list[list[float]] = [[] for _ in jobs]
     for _ in range(rounds):
         for taken, job in zip(times, jobs, strict=True):
+            if again:
+                job.step()
             taken.append(seconds(job.step, device))
     return times
 
