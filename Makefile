@@ -38,6 +38,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks infer --output docs/results/inference
 	$(BIN)/python -m benchmarks memory --output docs/results/memory
 	$(BIN)/python -m benchmarks curves --output docs/results/curves
+	$(BIN)/python -m benchmarks curves --only experts --rounds 9 --output docs/results/experts
 
 clean:
 	rm -rf $(VENV) build extensions/*.so extensions/build_info.json pointadapterx.egg-info

@@ -81,11 +81,13 @@ def make_bank(count: int, config: str, overrides: list[str], batch_size: int, de
     return Job("bank", 0, sum(tensor.nbytes for tensor in (*bank.parameters(), *bank.buffers())), step)
 
 
-def measure(config: str, overrides: list[str], rounds: int, largest: int) -> dict[str, Any]:
-    """All curves; the values of one take turns, so that a slower minute slows them all."""
+def measure(config: str, overrides: list[str], rounds: int, largest: int, only: list[str]) -> dict[str, Any]:
+    """Curves by title, or all; the values of one take turns, so that a slower minute slows them all."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     curves = []
     for curve in CURVES:
+        if only and curve.title not in only:
+            continue
         curve = curve._replace(values=[value for value in curve.values if value <= largest])
         with ops.unchecked():
             jobs = jobs_of(curve, config, overrides, device)
@@ -109,9 +111,9 @@ def markdown(result: Mapping[str, Any], command: str, picture: str) -> str:
         f"`{command}`",
         "",
         f"{result['config']}, one size varied at a time: forward, backward and AdamW on random clouds; *adapters* is "
-        "inference with as many in a bank, whose samples take turns among them. The values of a table take turns too. "
-        "Seconds are medians, in brackets the fastest and the slowest; *MiB* are tensors beyond what stays between "
-        "steps, *stay* is what stays.",
+        "inference with as many in a bank, whose samples take turns among them. The values of a table take turns too, "
+        "each with a step before the one that is timed. Seconds are medians, in brackets the fastest and the slowest; "
+        "*MiB* are tensors beyond what stays between steps, *stay* is what stays.",
         "",
         f"{result['hardware']}, torch {result['versions']['torch']}.",
         "",
@@ -132,9 +134,10 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     curves = result["curves"]
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    wide = (len(curves) + 1) // 2
+    figure = Figure(figsize=(4 * wide, 7 if len(curves) > 1 else 3.5), layout="constrained")
     for number, curve in enumerate(curves):
-        left = figure.add_subplot(2, (len(curves) + 1) // 2, number + 1)
+        left = figure.add_subplot(min(2, len(curves)), wide, number + 1)
         right = left.twinx()
         values = [row["value"] for row in curve["rows"]]
         left.plot(values, [median(row["seconds"]) for row in curve["rows"]], "o-", color="#0072B2", label="time")
@@ -156,10 +159,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config", default="scan_pb_t50_rs@bf16", metavar="CONFIG[@bf16]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--largest", type=int, default=10**9, metavar="N", help="leave out larger values of any size")
+    titles = [curve.title for curve in CURVES]
+    parser.add_argument("--only", nargs="+", choices=titles, default=[], metavar="SIZE", help=", ".join(titles))
     parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json, STEM.md and STEM.png")
     options = parser.parse_intermixed_args(argv)
     try:
-        result = measure(options.config, options.overrides, options.rounds, options.largest)
+        result = measure(options.config, options.overrides, options.rounds, options.largest, options.only)
     except PointAdapterXError as error:
         parser.exit(2, f"error: {error}\n")
     stem = options.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -59,6 +60,8 @@ def _products(operation: Any, args: tuple[Any, ...], result: Any) -> Iterator[tu
         yield args[0], args[1]
     elif operation in (aten.addmm, aten.baddbmm):
         yield args[1], args[2]
+    elif operation is aten._grouped_mm:
+        yield from _groups(*args[:3])
     elif operation is aten.convolution:
         yield _convolution(args[1], result)
     elif operation is aten.convolution_backward:
@@ -72,6 +75,15 @@ def _products(operation: Any, args: tuple[Any, ...], result: Any) -> Iterator[tu
         query, key, value = args[1:4]
         yield from _attention(query, key, value)
         yield from [*_attention(query, key, value), (_scores(query, key).mT, query)]
+
+
+def _groups(one: Tensor, other: Tensor, ends: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Products of groups of rows with a matrix each; or, for the gradients of these, of groups of both."""
+    for number, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
+        if other.ndim == 3:
+            yield one[start:end], other[number]
+        else:
+            yield one[:, start:end], other[start:end]
 
 
 def _convolution(weight: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,15 @@ def test_products_of_a_convolution() -> None:
     assert shapes == [((2, 7, 4), (2, 4, 48)), ((2, 7, 48), (2, 48, 4)), ((2, 48, 7), (2, 7, 4))]
 
 
+def test_products_of_groups() -> None:
+    tokens, matrices = torch.randn(6, 8, requires_grad=True), torch.randn(2, 8, 4, requires_grad=True)
+    with _Recorder() as recorder:
+        F.grouped_mm(tokens, matrices, offs=torch.tensor([2, 6], dtype=torch.int32)).square().sum().backward()
+    shapes = {(tuple(left.shape), tuple(right.shape)) for left, right in recorder.products}
+    forward = {((2, 8), (8, 4)), ((4, 8), (8, 4))}
+    assert forward | {((2, 4), (4, 8)), ((4, 4), (4, 8)), ((8, 2), (2, 4)), ((8, 4), (4, 4))} == shapes
+
+
 def test_the_published_form_is_compared_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(published.FORMS, ScaleShift, lambda layer, values: values + 1)
     with pytest.raises(AssertionError, match="not close"):

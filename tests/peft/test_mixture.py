@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.peft.adapters import ADAPTERS, DynamicAdapter
+from pointadapterx.peft.adapters import ADAPTERS, Bottleneck, DynamicAdapter
 from pointadapterx.peft.mixture import Routing, SharedMixture, balance_loss, routing_statistics
 
 
@@ -41,23 +42,50 @@ def assert_same_gradients(one: Tensor, other: Tensor, parameters: list[Tensor]) 
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize(("width", "rank"), [(10, 3), (8, 4)])
 @pytest.mark.parametrize("kind", list(ADAPTERS))
-def test_many_experts_in_a_few_products(kind: str, top_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    built = SharedMixture(lambda width: ADAPTERS[kind].make(width, 3, 0.0), 30, 3, num_experts=64, top_k=top_k)
-    for parameter in built.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    for expert in built.experts:  # a call for each expert would fail
-        monkeypatch.setattr(expert, "forward", None)
-    tokens = torch.randn(2, 20, 30, requires_grad=True)  # 120 sub-tokens, so that some experts get none
-    sub_tokens = tokens.reshape(-1, 10)
+def test_many_experts_in_a_few_products(
+    kind: str, width: int, rank: int, top_k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = many(lambda inner: ADAPTERS[kind].make(inner, rank, 0.0), width, top_k)
+    tokens = torch.randn(2, 20, 3 * width, requires_grad=True)  # 120 sub-tokens, so that some experts get none
+    sub_tokens = tokens.reshape(-1, width)
     weights, chosen = built.router(sub_tokens).topk(top_k, dim=-1)
-    grouped = built.mix(sub_tokens, weights, chosen)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        for expert in built.experts:  # a call for each expert would fail
+            patch.setattr(expert, "forward", None)
+        grouped = built.mix(sub_tokens, weights, chosen)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(built.mix(sub_tokens, weights, chosen), grouped)
     dense = built.mix_dense(sub_tokens, weights, chosen)
     assert len(chosen.unique()) < 64
     torch.testing.assert_close(grouped, dense, atol=1e-5, rtol=1e-5)
     assert_same_gradients(grouped, dense, [tokens, *built.parameters()])
+
+
+def test_dropout_of_many_experts_drops_in_training_alone() -> None:
+    built, tokens = many(lambda inner: DynamicAdapter(inner, 4, 0.5), 8), torch.randn(2, 20, 24)
+    assert not torch.equal(built(tokens).tokens, built(tokens).tokens)
+    built.eval()
+    assert torch.equal(built(tokens).tokens, built(tokens).tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_activation_with_parameters_of_each_expert_keeps_them(dtype: torch.dtype) -> None:
+    built = many(lambda inner: Bottleneck(inner, 4, nn.PReLU()), 8).to(dtype)
+    sub_tokens = torch.randn(120, 8, dtype=dtype)
+    weights, chosen = built.router(sub_tokens).max(dim=-1, keepdim=True)
+    dense = built.mix_dense(sub_tokens, weights, chosen)
+    torch.testing.assert_close(built.mix(sub_tokens, weights, chosen), dense, atol=1e-5, rtol=1e-5)
+
+
+def many(make: Callable[[int], nn.Module], width: int, top_k: int = 1) -> SharedMixture:
+    """64 experts of random parameters for tokens of three sub-tokens."""
+    torch.manual_seed(0)
+    built = SharedMixture(make, 3 * width, 3, num_experts=64, top_k=top_k)
+    for parameter in built.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return built
 
 
 def test_a_derived_expert_with_another_forward_is_not_taken_for_its_base() -> None:
@@ -65,9 +93,7 @@ def test_a_derived_expert_with_another_forward_is_not_taken_for_its_base() -> No
         def forward(self, tokens: Tensor) -> Tensor:
             return torch.zeros_like(tokens)
 
-    built = SharedMixture(lambda width: Zero(width, 3), 24, rank=3, num_experts=64)
-    for parameter in built.parameters():
-        nn.init.normal_(parameter, std=0.5)
+    built = many(lambda width: Zero(width, 3), 8)
     assert not built(torch.randn(2, 9, 24)).tokens.any()
 
 
