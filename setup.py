@@ -189,6 +189,7 @@ if __name__ == "__main__":
             "pointadapterx.datasets": ["embedded/*.h5", "embedded/*.md", "embedded/**/*"],
             "pointadapterx.cfgs": ["*.yaml", "**/*.yaml"],
             "pointadapterx": ["weights/*"],
+            "pointadapterx.report": ["*.css", "*.js"],
         },
         include_package_data=False,  # only what package_data names: sources do not belong into a wheel
         ext_modules=[point_ops(cuda=False)],

@@ -19,6 +19,8 @@ EPILOG = """examples:
   %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
   %(prog)s doctor scans/                                       what is wrong with one's own data
   %(prog)s predict RUN_OR_ADAPTER scans/                       classes of one's own files; see predict --help
+  %(prog)s visualize RUN_OR_ADAPTER                            pictures of it; see visualize --help
+  %(prog)s report RUN [RUN ...]                                one HTML file of it; see report --help
   %(prog)s compare --config cfgs/study/quick.yaml              methods × seeds × data sets; see compare --help
 """
 
@@ -63,8 +65,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
 
     Args:
         argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``search RUN``,
-            ``count``, ``probe``, ``predict ADAPTER FILES``, ``doctor PATH``, ``compare``
-            for studies).
+            ``count``, ``probe``, ``predict ADAPTER FILES``, ``doctor PATH``, ``visualize RUN``,
+            ``report RUN``, ``compare`` for studies).
         prog: name in the help text.
 
     Returns:
@@ -85,6 +87,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         from pointadapterx.predict import main as predict
 
         return predict(arguments[1:], f"{prog} predict")
+    if arguments[:1] == ["report"]:
+        from pointadapterx.report.command import main as report
+
+        return report(arguments[1:], f"{prog} report")
+    if arguments[:1] == ["visualize"]:
+        from pointadapterx.visualize.command import main as visualize
+
+        return visualize(arguments[1:], f"{prog} visualize")
     parser = build_parser(prog)
     options = parser.parse_intermixed_args(_expand_verb(arguments, parser))
     jobs = [name for name in ("resume", "test", "search") if getattr(options, name) is not None]

@@ -175,6 +175,11 @@ class Predictor:
                 waiting = []
         yield from self._answer(waiting)
 
+    def prepared(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[Tensor | Failure]:
+        """Each input as the model takes it, (1, N, 3) or (1, channels, S, S) on its device; or why it cannot be."""
+        for item in self._read(inputs):
+            yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device)
+
     def doubts(self) -> list[str]:
         """What the clouds so far have in common that the training clouds have not."""
         stored = self._form.stored

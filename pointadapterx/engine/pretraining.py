@@ -14,13 +14,14 @@ from torch import Tensor
 from pointadapterx.build import PretrainingData
 from pointadapterx.datasets import EvalBatches, derive_seed, resample_test
 from pointadapterx.engine.checkpoint import versions
-from pointadapterx.engine.drawing import draw_reconstructions
 from pointadapterx.engine.probe import probe_accuracy
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.models.grouping import Groups
 from pointadapterx.models.masking import MASKINGS, hidden_groups
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.models.weights import save_backbone
+from pointadapterx.visualize.reconstruction import reconstruction_sheet
+from pointadapterx.visualize.sheet import paint, save
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,9 @@ class PretrainingTrainer(Trainer):
         predicted = self.model(groups, mask).predicted.float().cpu()
         self.model.train()
         names = self.data.val.names
-        draw_reconstructions(
-            path, Groups(*(part.cpu() for part in groups)), mask.cpu(), predicted, names[kept] if names else None
-        )
+        of_cpu = Groups(*(part.cpu() for part in groups))
+        sheet = reconstruction_sheet(of_cpu, mask.cpu(), predicted, names[kept] if names else None)
+        try:
+            save(paint(sheet), path)
+        except ImportError:
+            log.warning("no reconstructions are drawn: pip install 'pointadapterx[viz]', or set pretrain.draw=0")

@@ -71,6 +71,10 @@ class E3vaX(RoutedMethod, Highway):
             self.note(output.routing)
         return outputs[0].tokens + outputs[1].tokens, [output.balance_loss for output in outputs]
 
+    def uses(self, count: int) -> list[str]:
+        """Two a block that feeds the highway: outputs of its attention and of its FFN."""
+        return [f"block {number + 1} {branch}" for number in self.block_numbers for branch in ("attention", "FFN")]
+
     def decode(self, state: Tensor) -> Tensor:
         """Codes -> (B, L, C)."""
         return self.mixture.decode(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ class RoutedMethod(Method):
     def __init__(self, options: Section) -> None:
         super().__init__(options)
         self._routings: list[Routing] = []  # in order of use, of the last pass in training mode
-        self._passing = False
+        self._passing = self._recording = False
 
     def attach(self, backbone: Backbone) -> None:
         """Notes the number of patches."""
@@ -39,8 +41,25 @@ class RoutedMethod(Method):
 
     def note(self, routing: Routing) -> None:
         """Keeps the routing of one use of a mixture in a pass in training mode, not when it is computed again."""
-        if self.training and self._passing:
+        if (self.training or self._recording) and self._passing:
             self._routings.append(routing)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keeps the routing of passes in eval mode too; :meth:`routing` has that of the last."""
+        self._recording = True
+        try:
+            yield
+        finally:
+            self._recording, self._routings = False, []
+
+    def routing(self) -> dict[str, Routing]:
+        """Routing of the last pass that kept it, by the name of the use of the mixture, in order."""
+        return dict(zip(self.uses(len(self._routings)), self._routings, strict=True))
+
+    def uses(self, count: int) -> list[str]:
+        """Names of a pass's ``count`` uses of the mixture; by default one a block."""
+        return [f"block {number}" for number in range(1, count + 1)]
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
         """α times the mean balance loss, a scalar (Adapter-X, equation 7)."""

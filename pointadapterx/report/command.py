@@ -1,0 +1,272 @@
+"""The command ``pointadapterx report``: one HTML file of a run, or of several side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pointadapterx.config import dump_config
+from pointadapterx.datasets.inputs import regime
+from pointadapterx.engine.calibration import summary
+from pointadapterx.engine.console import set_up_logging
+from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.engine.run import CONFIG_FILE, METRICS_FILE
+from pointadapterx.engine.trainer import HISTORY_FILE
+from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
+from pointadapterx.files import write_text
+from pointadapterx.models.adapted import count_parameters
+from pointadapterx.report import page
+from pointadapterx.report.gallery import pack_clouds
+from pointadapterx.study.statistics import accuracy_interval, difference_interval
+from pointadapterx.visualize import lens, plots
+from pointadapterx.visualize.command import name_apart
+from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes
+from pointadapterx.visualize.sheet import Sheet, paint
+from pointadapterx.visualize.subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 8  # mistakes, and as many samples of different classes
+EPILOG = """examples:
+  %(prog)s runs/demo/<time>                         writes runs/demo/<time>/report.html
+  %(prog)s runs/demo_linear/<time> runs/demo/<time> --output comparison.html
+"""
+
+
+def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
+    """Runs the command.
+
+    Returns:
+        0, or 2 for wrong input.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders or adapter files, and key=value overrides")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html beside the first adapter")
+    options = parser.parse_intermixed_args(argv)
+    set_up_logging(main_process=True)
+    overrides = [text for text in options.runs if "=" in text and not Path(text).exists()]
+    runs = [text for text in options.runs if text not in overrides]
+    if not runs:
+        parser.error("give a run's folder or an adapter file")
+    try:
+        output = write_report(runs, overrides, options.output)
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        print("error: a report needs matplotlib; pip install 'pointadapterx[viz]'", file=sys.stderr)
+        return 2
+    print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), output: Path | None = None) -> Path:
+    """Writes one HTML file, which opens without a network and without a server.
+
+    Args:
+        runs: run folders or adapter files; the first is told in full, the others beside it.
+        overrides: of their configs, such as ``data.root=…``.
+        output: the file; default: ``report.html`` beside the first adapter.
+
+    Returns:
+        The file.
+
+    Raises:
+        PointAdapterXError: if adapters or data cannot be read, or know different classes.
+    """
+    subjects = [Subject(run, overrides) for run in runs]
+    name_apart(subjects)
+    plots.require_same_classes(subjects)
+    for subject in subjects[1:]:
+        if subject.test.checksum != subjects[0].test.checksum:
+            raise ConfigError(f"{subject.path}: is tested on other samples than {subjects[0].path}; report them apart")
+    records = [_record(subject) for subject in subjects]
+    first = subjects[0]
+    clouds: list[dict[str, Any]] = []
+    sections = [
+        ("Result", _result(subjects, records)),
+        ("Data", _data(first)),
+        ("Classes", _classes(subjects)),
+        ("Confusion", page.image(plots.confusion(subjects), "confusion matrix")),
+        ("Features", page.image(plots.embedding(subjects, "t-SNE"), "t-SNE of the features")),
+        ("Surest mistakes", _gallery(first, surest(first), clouds)),
+        ("Samples", _gallery(first, [(index, None) for index in first.spread(SHOWN)], clouds)),
+        *_looking(subjects),
+        ("Course of training", _course(subjects, records)),
+        ("How to repeat it", _recipe(subjects, records)),
+    ]
+    title = f"{' and '.join(subject.name for subject in subjects)} on {first.config['data']['name']}"
+    output = output or first.path.parent / "report.html"
+    write_text(output, page.page(title, [(heading, body) for heading, body in sections if body], clouds))
+    return output
+
+
+def _record(subject: Subject) -> dict[str, Any]:
+    """What a run wrote of itself, where the adapter lies in a run's folder."""
+    found: dict[str, Any] = {}
+    for key, name in (("metrics", METRICS_FILE), ("history", HISTORY_FILE)):
+        path = subject.path.parent / name
+        if path.is_file() and (subject.path.parent / CONFIG_FILE).is_file():
+            try:
+                found[key] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise CheckpointError(f"{path}: is not JSON; restore it or move it away") from None
+    return found
+
+
+def _right(subject: Subject) -> np.ndarray:
+    logits, labels = subject.predictions
+    return (logits.argmax(dim=-1) == labels).numpy()
+
+
+def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> str:
+    """One column a run."""
+    groups = subjects[0].test.groups
+    of_objects = None if groups is None else groups.numpy()
+    columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
+    if len(subjects) > 1:
+        base = _right(subjects[0])
+        for subject, column in zip(subjects, columns, strict=True):
+            right = _right(subject)
+            difference = 100 * float(right.mean() - base.mean())
+            low, high = difference_interval([right], [base], groups=of_objects)
+            column[f"OA, difference to {subjects[0].name} [95 %]"] = (
+                "" if subject is subjects[0] else f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+            )
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
+    count, largest = len(subjects[0].test), int(subjects[0].test.labels.bincount().max())
+    told = (
+        f"Test set of {count} samples, evaluated for this report; intervals are of the samples drawn anew (bootstrap) "
+        "for one seed: another seed differs besides. Always answering the largest class gives "
+        f"{100 * largest / count:.2f} %."
+    )
+    return page.table(["", *(subject.name for subject in subjects)], rows) + page.note(told)
+
+
+def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | None) -> dict[str, str]:
+    """Names to numbers of one run."""
+    metrics, run = compute_metrics(subject.predictions, subject.classes), record.get("metrics", {})
+    low, high = accuracy_interval([_right(subject)], groups=groups)
+    parameters = count_parameters(subject.model)
+    found = {
+        "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
+        "mean-class accuracy (mAcc)": f"{metrics['mean_class_accuracy']:.2f}",
+        "selection": str(subject.info.metrics.get("protocol", "–")),
+        "augmentation regime": regime(subject.config["data"]),
+        "seed": str(subject.config["train"]["seed"]),
+        "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning)",
+        "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
+    }
+    if subject.info.calibration is not None:
+        told = summary(subject.info.calibration, *subject.predictions)
+        found["expected calibration error, as trained"] = f"{told['calibration_error_before']:.2f} %"
+        found["the same with the stored temperature"] = (
+            f"{told['calibration_error']:.2f} % (T = {told['temperature']:.2f}, {told['fitted_on']} validation samples)"
+        )
+    if run:
+        found |= {
+            "OA as the run recorded it": f"{run['test']['overall_accuracy']:.2f}",
+            "epochs, best": f"{run['epochs']}, {run['best_epoch']}",
+            "seconds an epoch": f"{run['seconds_per_epoch']:.2f}",
+            "peak memory": f"{run['peak_memory_mib']:,.0f} MiB",
+            "hardware": str(run["hardware"]),
+            "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        }
+    return found
+
+
+def _data(subject: Subject) -> str:
+    data, test = subject.config["data"], subject.test
+    rows = [
+        ("name", data["name"]),
+        *((key, data[key]) for key in ("variant", "few_shot", "train_size") if data[key] is not None),
+        ("classes", len(subject.classes)),
+        ("training samples", len(subject.train)),
+        ("test samples", len(test)),
+        ("checksum of the test part", test.checksum),
+    ]
+    if subject.is_points:
+        rows.append(("points of a cloud", data["num_points"]))
+    return page.table(["", ""], rows)
+
+
+def _classes(subjects: Sequence[Subject]) -> str:
+    parts = []
+    for subject in subjects:
+        classes = compute_metrics(subject.predictions, subject.classes)["per_class"]
+        rows = [(name, entry["count"], entry["accuracy"]) for name, entry in classes.items()]
+        parts.append(page.shares([subject.name, "samples", "accuracy %"], rows))
+    return "\n".join(parts)
+
+
+def surest(subject: Subject) -> list[tuple[int, str | None]]:
+    """Numbers and captions of the surest mistakes."""
+    return [
+        (index, f"{subject.title(index)}, taken for {answer} ({100 * sure:.0f} %)")
+        for index, answer, sure in surest_mistakes(subject, SHOWN)
+    ]
+
+
+def _gallery(subject: Subject, items: Sequence[tuple[int, str | None]], clouds: list[dict[str, Any]]) -> str:
+    """Test samples by number, with captions; clouds are added to those that the viewer turns."""
+    if not items:
+        return page.note("None on this test set.")
+    chosen = subject.choose([index for index, _ in items])
+    answers = zip(*subject.prediction(chosen.inputs), strict=True)
+    captions = [
+        caption or f"{name}: {answer} ({100 * sure:.0f} %)"
+        for (_, caption), name, (answer, sure) in zip(items, chosen.names, answers, strict=True)
+    ]
+    stills = [page.data_url(paint(Sheet("", [[plain_view(subject, "", value)]])), 60) for value in chosen.inputs]
+    numbers: list[int | None] = [None] * len(items)
+    modes: Sequence[str] = ()
+    if subject.is_points:
+        packed = pack_clouds(subject, chosen.inputs)
+        numbers, modes = list(range(len(clouds), len(clouds) + len(packed))), list(packed[0]["modes"])
+        clouds += packed
+    hint = page.note("Drag a cloud to turn it.") if subject.is_points else ""
+    return hint + page.gallery(zip(numbers, stills, captions, strict=True), modes)
+
+
+def _looking(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
+    """Routing of every run that routes; attention of the first."""
+    parts = []
+    for subject in subjects:
+        if lens.routes(subject.model):
+            strip = _drawn("routing", subject, 1)
+            body = page.image(plots.experts(subject), "load of the experts") + page.image(strip, "routing of a sample")
+            parts.append((f"Routing of {subject.name}" if len(subjects) > 1 else "Routing", body))
+    first = subjects[0]
+    return [*parts, ("Attention", page.image(_drawn("attention", first, 3), "attention of the class token"))]
+
+
+def _drawn(name: str, subject: Subject, samples: int) -> Figure:
+    sheet = PICTURES[name].make([subject], subject.choose(subject.spread(samples)))
+    return paint(sheet) if isinstance(sheet, Sheet) else sheet
+
+
+def _course(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> str:
+    named = [(s.name, r["history"]) for s, r in zip(subjects, records, strict=True) if r.get("history")]
+    return page.image(plots.curves(named), "loss and accuracy by epoch") if named else ""
+
+
+def _recipe(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for subject, record in zip(subjects, records, strict=True):
+        text = dump_config(record.get("config", subject.config))
+        parts.append(page.note(f"{subject.name}: the whole config, saved as config.yaml, and"))
+        parts.append(page.code("pointadapterx train --config config.yaml"))
+        parts.append(f"<details><summary>config.yaml</summary>{page.code(text)}</details>\n")
+    return "".join(parts)

@@ -1,0 +1,35 @@
+"""Colours that everyone tells apart: Okabe and Ito's for kinds, cividis for amounts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
+GREY = "#8c8c8c"
+AMOUNTS = "cividis"
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+
+
+def rgb(colour: str) -> np.ndarray:
+    """``#rrggbb`` -> (3,) in [0, 1]."""
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def of_kinds(count: int) -> np.ndarray:
+    """(count, 3): Okabe and Ito's, and beyond these steps of the colour map for amounts, which neighbours share."""
+    if count <= len(KINDS):
+        return np.stack([rgb(colour) for colour in KINDS[:count]])
+    return of_amounts(np.linspace(0, 1, count))
+
+
+def of_amounts(values: np.ndarray) -> np.ndarray:
+    """(...,) in [0, 1] -> (..., 3)."""
+    from matplotlib import colormaps
+
+    return colormaps[AMOUNTS](values)[..., :3]
+
+
+def height_colours(points: np.ndarray) -> np.ndarray:
+    """(N, 3) points, y up -> (N, 3)."""
+    height = points[:, 1] - points[:, 1].min()
+    return of_amounts(0.85 * height / max(float(height.max()), 1e-12))

@@ -1,0 +1,170 @@
+"""The command ``pointadapterx visualize``: pictures of trained adapters, and of pre-training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pointadapterx.engine.console import set_up_logging
+from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.visualize import open3d_view
+from pointadapterx.visualize.pictures import PICTURES
+from pointadapterx.visualize.pretraining import is_pretraining, reconstruction
+from pointadapterx.visualize.sheet import DrawCloud, Sheet, paint, save
+from pointadapterx.visualize.subject import Chosen, Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RECONSTRUCTION = "reconstruction"
+EXTRAS = ("umap",)  # drawn when they are asked for
+EPILOG = """examples:
+  %(prog)s runs/demo/<time>                                    every picture, into runs/demo/<time>/pictures
+  %(prog)s runs/demo/<time> --picture routing attention --samples 3
+  %(prog)s adapter.safetensors --files scan.ply --picture saliency
+  %(prog)s runs/linear/<time> runs/demo/<time> --picture tsne confusion    side by side
+  %(prog)s runs/pretrain/<time> --picture reconstruction       of a pre-training run
+"""
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """Its arguments."""
+    about = "\n".join(f"  {name:15}{picture.about}" for name, picture in PICTURES.items())
+    about += f"\n  {RECONSTRUCTION:15}hidden groups and what was predicted, of a pre-training run"
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=f"{__doc__}\n\npictures:\n{about}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders or adapter files, and key=value overrides")
+    parser.add_argument("--picture", nargs="+", default=[], metavar="NAME", help="default: all that suit the first RUN")
+    parser.add_argument("--files", nargs="+", default=[], metavar="FILE", help="look at these instead of test samples")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="test samples to look at (default: as suits the picture)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: pictures beside the first adapter")
+    parser.add_argument("--format", choices=["png", "svg"], nargs="+", default=["png"])
+    parser.add_argument("--dpi", type=int, default=150)
+    parser.add_argument(
+        "--renderer",
+        choices=["auto", "open3d", "matplotlib"],
+        default="auto",
+        help="of clouds (default: Open3D where it can draw)",
+    )
+    parser.add_argument("--window", action="store_true", help="show clouds in a window instead of writing files")
+    return parser
+
+
+def main(argv: Sequence[str], prog: str = "pointadapterx visualize") -> int:
+    """Runs the command.
+
+    Returns:
+        0, or 2 for wrong input.
+    """
+    parser = build_parser(prog)
+    options = parser.parse_intermixed_args(argv)
+    if (options.samples is not None and options.samples < 1) or options.dpi < 1:
+        parser.error("--samples and --dpi are at least 1")
+    set_up_logging(main_process=True)
+    try:
+        _run(options)
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        print("error: pictures need matplotlib; pip install 'pointadapterx[viz]'", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    overrides = [text for text in options.runs if "=" in text and not Path(text).exists()]
+    runs = [Path(text) for text in options.runs if text not in overrides]
+    if not runs:
+        raise ConfigError("give a run's folder or an adapter file")
+    known = [*PICTURES, RECONSTRUCTION]
+    for name in options.picture:
+        if name not in known:
+            raise ConfigError(f"picture '{name}' is not known; choose from {', '.join(known)}")
+    if is_pretraining(runs[0]):
+        if options.files or set(options.picture) - {RECONSTRUCTION} or len(runs) > 1:
+            raise ConfigError(f"{runs[0]}: is a pre-training run, of which there is the picture {RECONSTRUCTION} alone")
+        sheets: list[tuple[str, Sheet | Figure]] = [
+            (RECONSTRUCTION, reconstruction(runs[0], overrides, options.samples or 3))
+        ]
+    else:
+        subjects = [Subject(run, overrides) for run in runs]
+        name_apart(subjects)
+        sheets = [(name, _make(name, subjects, options)) for name in _wanted(options, subjects)]
+    output = options.output or (runs[0] if runs[0].is_dir() else runs[0].parent) / "pictures"
+    if options.window:
+        for _, sheet in sheets:
+            if not isinstance(sheet, Sheet):
+                raise ConfigError("--window shows clouds; choose pictures of clouds with --picture")
+            open3d_view.show(sheet)
+        return
+    draw = choose_renderer(options.renderer) if any(isinstance(sheet, Sheet) for _, sheet in sheets) else None
+    for name, sheet in sheets:
+        figure = paint(sheet, draw) if isinstance(sheet, Sheet) else sheet
+        for kind in options.format:
+            path = output / f"{name}.{kind}"
+            save(figure, path, options.dpi)
+            print(f"written: {path}", flush=True)
+
+
+def _wanted(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[str]:
+    """Pictures asked for, or all that can be made of the first subject."""
+    first = subjects[0]
+    if options.picture:
+        if RECONSTRUCTION in options.picture:
+            raise ConfigError(f"{first.path}: was not pre-trained; {RECONSTRUCTION} is of the folder of such a run")
+        for name in options.picture:
+            reason = PICTURES[name].suits(first)
+            if reason is not None:
+                raise ConfigError(f"picture {name}: {reason}")
+            if options.files and not PICTURES[name].samples:
+                raise ConfigError(f"picture {name}: is of a whole test split; leave --files out")
+        return list(dict.fromkeys(options.picture))
+    names = [name for name, picture in PICTURES.items() if picture.suits(first) is None and name not in EXTRAS]
+    return [name for name in names if PICTURES[name].samples or not options.files]
+
+
+def _make(name: str, subjects: Sequence[Subject], options: argparse.Namespace) -> Sheet | Figure:
+    picture, first = PICTURES[name], subjects[0]
+    chosen: Chosen | None = None
+    if picture.samples:
+        chosen = (
+            first.read(options.files)
+            if options.files
+            else first.choose(first.spread(options.samples or picture.samples))
+        )
+    return picture.make(subjects, chosen)
+
+
+def name_apart(subjects: Sequence[Subject]) -> None:
+    """Subjects of one method take the names of their folders or files as well."""
+    names = [subject.name for subject in subjects]
+    for subject in subjects:
+        if names.count(subject.name) > 1:
+            own = subject.path.parent.name if subject.path.stem == "adapter" else subject.path.stem
+            subject.name = f"{subject.name} ({own})"
+
+
+def choose_renderer(name: str) -> DrawCloud | None:
+    """How clouds are drawn: by Open3D, or None for matplotlib.
+
+    Args:
+        name: ``open3d``, ``matplotlib``, or ``auto`` for Open3D where it can.
+
+    Raises:
+        PointAdapterXError: if Open3D is asked for and cannot draw.
+    """
+    if name == "matplotlib" or (name == "auto" and open3d_view.problem() is not None):
+        return None
+    return open3d_view.off_screen()

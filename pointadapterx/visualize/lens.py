@@ -1,0 +1,150 @@
+"""What goes on inside a model: attention of the class token, routing, and what an answer hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pointadapterx import ops
+from pointadapterx.errors import ConfigError
+from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.models.block import Block
+from pointadapterx.peft.mixture import Routing
+from pointadapterx.peft.routed import RoutedMethod
+
+AT_ONCE = 64  # inputs of a pass
+
+
+@torch.inference_mode()
+def class_attention(model: AdaptedModel, inputs: Tensor) -> Tensor:
+    """How much the class token attends to each patch, the mean of the heads: (blocks, B, G).
+
+    Rows sum to less than 1: the class token also attends to itself, and to prompts.
+
+    Args:
+        model: in eval mode.
+        inputs: as the model takes them, B.
+    """
+    found: list[Tensor] = []
+
+    def look(block: Block) -> Any:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            heads = block.attn.num_heads
+            query, key, _ = output.float().unflatten(-1, (3, heads, -1)).unbind(dim=2)  # each (B, L, heads, d)
+            scores = torch.einsum("bhd,blhd->bhl", query[:, 0] * query.shape[-1] ** -0.5, key)
+            found.append(scores.softmax(dim=-1).mean(dim=1)[:, -model.backbone.num_patches :].cpu())
+
+        return hook
+
+    blocks = [block for block in model.backbone.blocks if isinstance(block, Block)]
+    handles = [block.attn.qkv.register_forward_hook(look(block)) for block in blocks]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(found)
+
+
+@torch.inference_mode()
+def routing(model: AdaptedModel, inputs: Tensor) -> dict[str, Routing]:
+    """Where the mixture sends the sub-tokens of every use, by its name: gates (B, L, h, E), chosen (B, L, h, top_k).
+
+    Args:
+        model: in eval mode.
+        inputs: as the model takes them, B.
+
+    Raises:
+        ConfigError: if its method has no router.
+    """
+    method = require_router(model)
+    with method.recording():
+        model(inputs)
+        return method.routing()
+
+
+def routes(model: AdaptedModel) -> bool:
+    """Whether the model's method has a router in use."""
+    method = model.method
+    mixtures = (getattr(method, "mixture", None), *getattr(method, "block_mixtures", ()))
+    return isinstance(method, RoutedMethod) and any(mixture is not None for mixture in mixtures)
+
+
+def require_router(model: AdaptedModel) -> RoutedMethod:
+    """The model's method, if it routes.
+
+    Raises:
+        ConfigError: if it has no router, or its mixture is off.
+    """
+    method = model.method
+    if not isinstance(method, RoutedMethod) or not routes(model):
+        name = getattr(method.options, "name", type(method).__name__)
+        raise ConfigError(f"method {name} routes nothing; routing is that of dapt_x, adapter_x, adaptformer_x, e3va_x")
+    return method
+
+
+@torch.inference_mode()
+def saliency(model: AdaptedModel, inputs: Tensor) -> Tensor:
+    """What the answer hangs on: how much its probability falls when a patch is taken away (occlusion, arXiv 1311.2901).
+
+    A cloud's patch is taken away by putting its points where others lie, so that their number stays; an image's by
+    painting it in the image's mean. Works for every method, whether or not gradients pass through it.
+
+    Args:
+        model: in eval mode.
+        inputs: points (B, N, 3), or images (B, channels, S, S).
+
+    Returns:
+        (B, G), in probability; negative where the answer becomes surer.
+    """
+    rows = []
+    for one in inputs:
+        before = model(one[None]).logits.float().softmax(dim=-1)[0]
+        answer = int(before.argmax())
+        taken = torch.cat([model(part).logits.float().softmax(dim=-1)[:, answer] for part in _without(model, one)])
+        rows.append((before[answer] - taken).cpu())
+    return torch.stack(rows)
+
+
+def nearest_patch(model: AdaptedModel, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres (B, G, 3) and the number of each point's nearest one, (B, N), for points (B, N, 3)."""
+    centers = model.backbone.patches(points).centers
+    _, nearest = ops.knn(points, centers, 1)
+    return centers, nearest.squeeze(-1)
+
+
+def _without(model: AdaptedModel, one: Tensor) -> Iterator[Tensor]:
+    """One input (N, 3) or (channels, S, S), each time without one patch, some at a time."""
+    for patches in torch.arange(model.backbone.num_patches, device=one.device).split(AT_ONCE):
+        if model.backbone.modality == "points":
+            yield _clouds_without(model, one, patches)
+        else:
+            yield _images_without(model, one, patches)
+
+
+def _clouds_without(model: AdaptedModel, cloud: Tensor, patches: Tensor) -> Tensor:
+    """(b, N, 3): each without the points whose nearest centre is a patch's, whose places others take."""
+    nearest = nearest_patch(model, cloud[None])[1][0]  # (N,)
+    clouds = cloud.expand(len(patches), -1, -1).clone()
+    for row, patch in enumerate(patches):
+        gone = nearest == patch
+        left = (~gone).nonzero().flatten()
+        if len(left) == 0:  # a cloud of a single spot is all one patch
+            continue
+        clouds[row, gone] = cloud[left[torch.arange(int(gone.sum()), device=cloud.device) % len(left)]]
+    return clouds
+
+
+def _images_without(model: AdaptedModel, image: Tensor, patches: Tensor) -> Tensor:
+    """(b, channels, S, S): each with a patch of the image's mean."""
+    grid = model.backbone.grid
+    assert grid is not None
+    side = image.shape[-1] // grid
+    images = image.expand(len(patches), -1, -1, -1).clone()
+    for row, patch in enumerate(patches.tolist()):
+        top, left = side * (patch // grid), side * (patch % grid)
+        images[row, :, top : top + side, left : left + side] = image.mean(dim=(1, 2))[:, None, None]
+    return images

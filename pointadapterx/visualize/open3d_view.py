@@ -1,0 +1,115 @@
+"""Clouds drawn by Open3D: off screen into images, or in a window."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import lru_cache
+
+import numpy as np
+
+from pointadapterx.errors import PointAdapterXError
+from pointadapterx.visualize.sheet import MARK, DrawCloud, Sheet, View, projected, reach_of, shaded
+
+PIXELS = 400
+PROBE = """
+import open3d
+renderer = open3d.visualization.rendering.OffscreenRenderer(8, 8)
+renderer.render_to_image()
+"""
+MISSING = "Open3D is not installed; pip install 'pointadapterx[viz]'"
+NO_DRIVER = (
+    "Open3D cannot draw off screen here; it needs a Vulkan driver and some libraries, on Debian and Ubuntu: "
+    "apt-get install libvulkan1 mesa-vulkan-drivers libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6"
+)
+
+
+@lru_cache(maxsize=1)
+def problem() -> str | None:
+    """Why Open3D cannot draw off screen here, or None. Tried in another process: without a driver it ends its own."""
+    try:
+        tried = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=120, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return NO_DRIVER
+    if tried.returncode == 0:
+        return None
+    return MISSING if "No module named 'open3d'" in tried.stderr else NO_DRIVER
+
+
+@lru_cache(maxsize=1)
+def off_screen() -> DrawCloud:
+    """Draws clouds into square images; one renderer serves the process.
+
+    Raises:
+        PointAdapterXError: if Open3D cannot, see :func:`problem`.
+    """
+    reason = problem()
+    if reason is not None:
+        raise PointAdapterXError(f"{reason}, or choose --renderer matplotlib")
+    import open3d
+    from open3d.visualization import rendering
+
+    renderer = rendering.OffscreenRenderer(PIXELS, PIXELS)
+    renderer.scene.set_background([1.0, 1.0, 1.0, 1.0])
+    renderer.scene.view.set_post_processing(False)  # colours stay as they are given
+    materials = []
+    for size in (PIXELS / 80, PIXELS / 40):
+        materials.append(rendering.MaterialRecord())
+        materials[-1].shader, materials[-1].point_size = "defaultUnlit", size
+
+    def draw(view: View, reach: float) -> np.ndarray:
+        scene = renderer.scene
+        assert view.points is not None
+        assert view.colours is not None
+        scene.clear_geometry()
+        scene.add_geometry("cloud", _cloud(projected(view.points), shaded(view.points, view.colours)), materials[0])
+        if view.marked is not None:
+            front = projected(view.marked) + np.array([0.0, 0.0, 2 * reach])  # above the cloud
+            scene.add_geometry("marked", _cloud(front, np.tile(MARK, (len(front), 1))), materials[1])
+        near, far = 0.1 * reach, 10 * reach
+        scene.camera.set_projection(rendering.Camera.Projection.Ortho, -reach, reach, -reach, reach, near, far)
+        scene.camera.look_at([0.0, 0.0, 0.0], [0.0, 0.0, 5 * reach], [0.0, 1.0, 0.0])
+        return np.asarray(renderer.render_to_image()).astype(float) / 255
+
+    _ = open3d  # its modules must outlive the renderer
+    return draw
+
+
+def show(sheet: Sheet) -> None:
+    """All clouds of a sheet in one window, in rows and columns; returns when it is closed.
+
+    Raises:
+        PointAdapterXError: without Open3D, clouds or a display.
+    """
+    try:
+        import open3d
+    except ImportError:
+        raise PointAdapterXError(f"{MISSING}, or leave --window out") from None
+    views = [[view for view in row if view.points is not None] for row in sheet.rows]
+    reach = reach_of(view for row in views for view in row)
+    if not any(views):
+        raise PointAdapterXError("--window shows clouds, and this picture has none; leave --window out")
+    clouds = []
+    for number, row in enumerate(views):
+        for place, view in enumerate(row):
+            assert view.points is not None
+            assert view.colours is not None
+            moved = 2.2 * reach * np.array([place, -number, 0.0])
+            clouds.append(_cloud(view.points + moved, shaded(view.points, view.colours)))
+            if view.marked is not None:
+                clouds.append(_cloud(view.marked + moved, np.tile(MARK, (len(view.marked), 1))))
+    window = open3d.visualization.Visualizer()
+    if not window.create_window(window_name=sheet.title):
+        raise PointAdapterXError("no window can be opened here (no display); leave --window out")
+    for cloud in clouds:
+        window.add_geometry(cloud)
+    window.run()
+    window.destroy_window()
+
+
+def _cloud(points: np.ndarray, colours: np.ndarray):  # type: ignore[no-untyped-def]
+    import open3d
+
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.astype(float)))
+    cloud.colors = open3d.utility.Vector3dVector(colours.astype(float))
+    return cloud

@@ -1,0 +1,272 @@
+"""The pictures by name: each looks at one adapter, or several side by side, and gives a sheet or a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointadapterx.datasets import build_inputs
+from pointadapterx.errors import ConfigError
+from pointadapterx.registry import Registry
+from pointadapterx.visualize import lens, plots
+from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, rgb
+from pointadapterx.visualize.sheet import Scale, Sheet, View
+from pointadapterx.visualize.subject import Chosen, Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRAWS = 4  # augmented copies of a sample
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture.
+
+    Attributes:
+        make: subjects and samples of the first -> a sheet of clouds or images, or a figure.
+        about: what it shows, for the command's help.
+        samples: how many single samples it shows if not told; 0 where it is of the whole test split.
+        points_only: whether it is of clouds alone.
+        routed: whether the method must route.
+    """
+
+    make: Callable[[Sequence[Subject], Chosen | None], Sheet | Figure]
+    about: str
+    samples: int = 0
+    points_only: bool = False
+    routed: bool = False
+
+    def suits(self, subject: Subject) -> str | None:
+        """Why it cannot be made of an adapter, or None."""
+        if self.points_only and not subject.is_points:
+            return "is of point clouds"
+        if self.routed and not lens.routes(subject.model):
+            return f"shows routing, and {subject.name} routes nothing"
+        return None
+
+
+PICTURES: Registry[Picture] = Registry("picture")
+
+
+def groups(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """Cloud, FPS centres, and patches: every point in the colour of its nearest centre."""
+    assert chosen is not None
+    subject, rows = subjects[0], []
+    centers, nearest = lens.nearest_patch(subject.model, chosen.inputs)
+    kinds = of_kinds(8)
+    for name, cloud, own, patch in zip(chosen.names, chosen.inputs, centers, nearest, strict=True):
+        points, spots = cloud.cpu().numpy(), own.cpu().numpy()
+        plain = np.tile(rgb(GREY), (len(points), 1))
+        rows.append(
+            [
+                View(f"{name}: {len(points)} points", points, plain),
+                View(f"{len(spots)} centres (FPS)", points, plain, marked=spots),
+                View("patches", points, kinds[patch.cpu().numpy() % len(kinds)]),
+            ]
+        )
+    return Sheet("Groups that become tokens", rows)
+
+
+def augmentation(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """Samples as a test sees them, and drawn several times as training does."""
+    assert chosen is not None
+    subject = subjects[0]
+    config, device = subject.config, subject.device
+    inputs = build_inputs(config)
+    generator = torch.Generator(device).manual_seed(config["train"]["seed"])
+    copies = [_augmented(inputs.augment, chosen.inputs, subject, generator) for _ in range(DRAWS)]
+    rows = []
+    for row, name in enumerate(chosen.names):
+        versions = [("before", chosen.inputs[row]), *((f"draw {i}", copy[row]) for i, copy in enumerate(copies, 1))]
+        rows.append([plain_view(subject, title, value) for title, value in versions])
+        rows[-1][0] = rows[-1][0]._replace(title=f"{name}: before")
+    return Sheet(f"Augmentation: {inputs.augment.label}", rows)
+
+
+def attention(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """How much the class token attends to each patch, block by block."""
+    assert chosen is not None
+    subject = subjects[0]
+    weights = lens.class_attention(subject.model, chosen.inputs)  # (blocks, B, G)
+    rows = [
+        [_amount_view(subject, f"block {block}", value, of[row]) for block, of in enumerate(weights, 1)]
+        for row, value in enumerate(chosen.inputs)
+    ]
+    scale = Scale("attention of the class token, each view by itself", "none", "most")
+    return Sheet("Where the class token looks", rows, _answers(subject, chosen), scale=scale)
+
+
+def saliency(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """How much the probability of the answer falls without a patch."""
+    assert chosen is not None
+    subject = subjects[0]
+    falls = lens.saliency(subject.model, chosen.inputs)  # (B, G)
+    views = []
+    for row, (answer, value) in enumerate(zip(_answers(subject, chosen), chosen.inputs, strict=True)):
+        most = 100 * float(falls[row].max())
+        views.append(_amount_view(subject, f"{answer}\nup to {most:.1f} points", value, falls[row].clamp_min(0)))
+    wide = 4
+    empty = [View("")] * (-len(views) % wide if len(views) > wide else 0)
+    rows = [[*views, *empty][start : start + wide] for start in range(0, len(views), wide)]
+    scale = Scale("what the answer loses without the patch, each view by itself", "nothing", "most")
+    return Sheet("What the answer hangs on", rows, scale=scale)
+
+
+def routing(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """The expert that each patch's sub-tokens chose, block by block."""
+    assert chosen is not None
+    subject = subjects[0]
+    uses = lens.routing(subject.model, chosen.inputs)
+    experts = next(iter(uses.values())).gates.shape[-1]
+    heads = next(iter(uses.values())).gates.shape[-2]
+    colours = of_kinds(experts)
+    rows, names = [], []
+    for row, (name, value) in enumerate(zip(chosen.names, chosen.inputs, strict=True)):
+        for head in range(heads):
+            names.append(f"{name}\nsub-token {head + 1}")
+            rows.append(
+                [
+                    _kind_view(subject, use, value, _of_patches(subject, found.chosen[row, :, head, 0]), colours)
+                    for use, found in uses.items()
+                ]
+            )
+    legend = [(f"expert {number + 1}", colour) for number, colour in enumerate(colours)]
+    return Sheet(f"Expert that each patch's sub-token is sent to, {subject.name}", rows, names, legend)
+
+
+def experts(subjects: Sequence[Subject], chosen: Chosen | None) -> Figure:
+    """Load of every expert in every block over the test split, and gates of one token through the blocks (figure 4)."""
+    return plots.experts(subjects[0])
+
+
+def tsne(subjects: Sequence[Subject], chosen: Chosen | None) -> Figure:
+    """t-SNE of what the head reads, several adapters side by side (figures 3 and 5)."""
+    return plots.embedding(subjects, "t-SNE")
+
+
+def umap(subjects: Sequence[Subject], chosen: Chosen | None) -> Figure:
+    """The same with UMAP, which is an extra."""
+    return plots.embedding(subjects, "UMAP")
+
+
+def confusion(subjects: Sequence[Subject], chosen: Chosen | None) -> Figure:
+    """Which class is taken for which."""
+    return plots.confusion(subjects)
+
+
+def mistakes(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """The wrong answers that the model was surest of."""
+    subject = subjects[0]
+    found = surest_mistakes(subject, 12)
+    if not found:
+        raise ConfigError(f"{subject.path}: makes no mistake on its test split, so there is none to show")
+    samples = subject.choose([index for index, _, _ in found])
+    views = []
+    for (index, answer, sure), value in zip(found, samples.inputs, strict=True):
+        label = subject.classes[int(subject.test.labels[index])]
+        views.append(plain_view(subject, f"{label}\nas {answer}, {100 * sure:.0f} %", value))
+    wide = min(6, len(views))
+    views += [View("")] * (-len(views) % wide)
+    rows = [views[start : start + wide] for start in range(0, len(views), wide)]
+    return Sheet(f"Surest mistakes of {subject.name}: what it is, and what it was taken for", rows)
+
+
+def surest_mistakes(subject: Subject, count: int) -> list[tuple[int, str, float]]:
+    """Number, answer and its probability of the wrong answers on the test split, the surest first."""
+    best = subject.probabilities.max(dim=-1)
+    wrong = (best.indices != subject.predictions.labels).nonzero().flatten()
+    order = wrong[best.values[wrong].argsort(descending=True)][:count]
+    return [(i, subject.classes[int(best.indices[i])], float(best.values[i])) for i in order.tolist()]
+
+
+def _answers(subject: Subject, chosen: Chosen) -> list[str]:
+    answers = zip(chosen.names, *subject.prediction(chosen.inputs), strict=True)
+    return [f"{name}\n{answer} {100 * sure:.0f} %" for name, answer, sure in answers]
+
+
+def _augmented(augment: Callable[..., Tensor], values: Tensor, subject: Subject, generator: torch.Generator) -> Tensor:
+    if subject.is_points:
+        return augment(values, generator)
+    shown = _shown(values, subject)
+    return _hidden(augment(shown, generator), subject)
+
+
+def _shown(images: Tensor, subject: Subject) -> Tensor:
+    """Normalised images (B, channels, S, S) -> in [0, 1]."""
+    mean, std = _statistics(subject, images)
+    return images * std + mean
+
+
+def _hidden(images: Tensor, subject: Subject) -> Tensor:
+    mean, std = _statistics(subject, images)
+    return (images - mean) / std
+
+
+def _statistics(subject: Subject, like: Tensor) -> list[Tensor]:
+    data = subject.config["data"]
+    channels = subject.config["backbone"]["channels"]
+    return [
+        torch.tensor(data[key] if data[key] is not None else [0.5] * channels, device=like.device).view(-1, 1, 1)
+        for key in ("mean", "std")
+    ]
+
+
+def _picture(subject: Subject, value: Tensor) -> np.ndarray:
+    """An image (channels, S, S) as the model takes it -> (S, S, 3) in [0, 1]."""
+    image = _shown(value[None], subject)[0].clamp(0, 1).cpu()
+    return image.expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def plain_view(subject: Subject, title: str, value: Tensor) -> View:
+    """An input as it is; a cloud coloured by height."""
+    if not subject.is_points:
+        return View(title, image=_picture(subject, value))
+    points = value.cpu().numpy()
+    return View(title, points, height_colours(points))
+
+
+def _amount_view(subject: Subject, title: str, value: Tensor, amounts: Tensor) -> View:
+    """Patches (G,) coloured by amounts, from 0 to the largest."""
+    shares = (amounts / amounts.max().clamp_min(1e-12)).cpu().numpy()
+    return _patch_view(subject, title, value, of_amounts(shares))
+
+
+def _kind_view(subject: Subject, title: str, value: Tensor, kinds: Tensor, colours: np.ndarray) -> View:
+    """Patches (G,) coloured by kind."""
+    return _patch_view(subject, title, value, colours[kinds.cpu().numpy()])
+
+
+def _patch_view(subject: Subject, title: str, value: Tensor, colours: np.ndarray) -> View:
+    """One sample with the colours (G, 3) of its patches."""
+    if subject.is_points:
+        _, nearest = lens.nearest_patch(subject.model, value[None])
+        return View(title, value.cpu().numpy(), colours[nearest[0].cpu().numpy()])
+    grid = subject.model.backbone.grid
+    assert grid is not None
+    image = _picture(subject, value)
+    side = image.shape[0] // grid
+    over = colours.reshape(grid, grid, 3).repeat(side, axis=0).repeat(side, axis=1)
+    return View(title, image=0.35 * image + 0.65 * over)
+
+
+def _of_patches(subject: Subject, tokens: Tensor) -> Tensor:
+    """Those of the patches, (G,), of a value for every token (L,)."""
+    return tokens[-subject.model.backbone.num_patches :]
+
+
+PICTURES.register("groups")(Picture(groups, "cloud, FPS centres, patches", samples=3, points_only=True))
+PICTURES.register("augmentation")(Picture(augmentation, "samples before and after augmentation", samples=3))
+PICTURES.register("attention")(Picture(attention, "attention of the class token, block by block", samples=3))
+PICTURES.register("saliency")(Picture(saliency, "what the answer loses without a patch", samples=8))
+PICTURES.register("routing")(Picture(routing, "expert of each sub-token, block by block", samples=1, routed=True))
+PICTURES.register("experts")(Picture(experts, "load of the experts; gates of a token through the blocks", routed=True))
+PICTURES.register("tsne")(Picture(tsne, "t-SNE of the features, adapters side by side"))
+PICTURES.register("umap")(Picture(umap, "UMAP of the features (extra), adapters side by side"))
+PICTURES.register("confusion")(Picture(confusion, "which class is taken for which, adapters side by side"))
+PICTURES.register("mistakes")(Picture(mistakes, "the surest mistakes"))

@@ -1,0 +1,188 @@
+"""Figures of a whole test split: load of the experts, embedded features, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointadapterx.datasets import build_inputs
+from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.errors import ConfigError
+from pointadapterx.peft.mixture import expert_load
+from pointadapterx.visualize import lens
+from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, of_kinds
+from pointadapterx.visualize.subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEWEST = 5  # samples that t-SNE and UMAP need
+
+
+def experts(subject: Subject) -> Figure:
+    """Adapter-X's figure 4: load per expert and block over the test split; one token's gates through the blocks.
+
+    The token is the last patch of the first test sample, its first sub-token.
+    """
+    loads, gates = _routing_of_split(subject)
+    figure = _figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    names = list(loads)
+    table = 100 * np.stack([load.numpy() for load in loads.values()])  # (uses, E)
+    image = left.imshow(table.T, aspect="auto", cmap=AMOUNTS, vmin=0)
+    left.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    left.set_yticks(range(table.shape[1]), [f"expert {i + 1}" for i in range(table.shape[1])], fontsize=8)
+    left.set_title(f"share of the sub-tokens of {len(subject.test)} test samples, %", fontsize=9)
+    if table.size <= 200:
+        for use, row in enumerate(table):
+            for expert, value in enumerate(row):
+                shade = "white" if value < 0.6 * table.max() else "black"
+                left.text(use, expert, f"{value:.0f}", ha="center", va="center", fontsize=6, color=shade)
+    figure.colorbar(image, ax=left)
+    through = np.stack([gate.numpy() for gate in gates.values()])  # (uses, E)
+    for expert, colour in enumerate(of_kinds(through.shape[1])):
+        marker = MARKERS[expert % len(MARKERS)]
+        right.plot(through[:, expert], marker=marker, color=tuple(colour), label=f"expert {expert + 1}")
+    right.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    right.set(ylim=(0, 1), ylabel="gate")
+    right.set_title("gates of one sub-token through the blocks", fontsize=9)
+    if through.shape[1] <= len(KINDS):
+        right.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"Routing of {subject.name}", fontsize=10)
+    return figure
+
+
+def _routing_of_split(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Load (E,) of every use over the test split, and gates (E,) of one sub-token."""
+    inputs = build_inputs(subject.config)
+    fetch, device = inputs.source(subject.test), subject.device
+    sums: dict[str, Tensor] = {}
+    gates: dict[str, Tensor] = {}
+    for rows in torch.arange(len(subject.test)).split(subject.config["eval"]["batch_size"]):
+        with subject.accelerator.autocast():
+            uses = lens.routing(subject.model, inputs.for_test(fetch(rows).to(device)))
+        for name, found in uses.items():
+            load = expert_load(found.chosen, found.gates.shape[-1]).cpu() * len(rows)
+            sums[name] = sums[name] + load if name in sums else load
+            gates.setdefault(name, found.gates[0, -1, 0].float().cpu())
+    return {name: load / len(subject.test) for name, load in sums.items()}, gates
+
+
+def embedding(subjects: Sequence[Subject], kind: str) -> Figure:
+    """Features of the test split in two dimensions, a panel an adapter; seeded.
+
+    Args:
+        subjects: on data with the same classes.
+        kind: ``"t-SNE"`` or ``"UMAP"``.
+
+    Raises:
+        ConfigError: if classes differ, samples are too few, or UMAP is not installed.
+    """
+    require_same_classes(subjects)
+    classes = subjects[0].classes
+    figure = _figure(5 * len(subjects), 5 + 0.25 * (len(classes) // 4 + 1))
+    colours, marks = of_kinds(len(KINDS)), len(KINDS)
+    for number, subject in enumerate(subjects):
+        axes = figure.add_subplot(1, len(subjects), number + 1)
+        places = _embedded(subject.features, kind)
+        labels = subject.test.labels.numpy()
+        for label, name in enumerate(classes):
+            x, y = places[labels == label].T
+            colour, marker = tuple(colours[label % marks]), MARKERS[label // marks % len(MARKERS)]
+            axes.scatter(x, y, s=14, color=colour, marker=marker, linewidths=0, label=name if number == 0 else None)
+        accuracy = compute_metrics(subject.predictions, classes)["overall_accuracy"]
+        axes.set_title(f"{subject.name}, test OA {accuracy:.2f} %", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    columns = max(2, int(figure.get_size_inches()[0]))
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=7, frameon=False, markerscale=1.5)
+    figure.suptitle(f"{kind} of what the head reads", fontsize=10)
+    return figure
+
+
+def _embedded(features: Tensor, kind: str) -> np.ndarray:
+    """(n, width) -> (n, 2)."""
+    if len(features) < FEWEST:
+        raise ConfigError(f"{kind} of {len(features)} test samples shows nothing; it needs {FEWEST}")
+    values = features.numpy()
+    neighbours = min(30, (len(values) - 1) // 3)
+    if kind == "t-SNE":
+        from sklearn.manifold import TSNE
+
+        return TSNE(perplexity=max(neighbours, 1), init="pca", random_state=0).fit_transform(values)
+    if find_spec("umap") is None:
+        raise ConfigError("UMAP is not installed; pip install umap-learn")
+    from umap import UMAP
+
+    reducer: Any = UMAP(n_neighbors=max(min(15, len(values) - 1), 2), random_state=0)
+    return np.asarray(reducer.fit_transform(values))
+
+
+def confusion(subjects: Sequence[Subject]) -> Figure:
+    """Rows are what samples are, columns what they were taken for; the colour is the share of the row.
+
+    Raises:
+        ConfigError: if classes differ.
+    """
+    require_same_classes(subjects)
+    classes = subjects[0].classes
+    side = 2.2 + 0.24 * len(classes)
+    figure = _figure(side * len(subjects) + 0.6, side)
+    panels = figure.subplots(1, len(subjects), squeeze=False)[0]
+    for axes, subject in zip(panels, subjects, strict=True):
+        metrics = compute_metrics(subject.predictions, classes)
+        counts = np.array(metrics["confusion_matrix"], dtype=float)
+        shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        image = axes.imshow(shares, cmap=AMOUNTS, vmin=0, vmax=100)
+        for row, column in zip(*counts.nonzero(), strict=True):
+            shade = "white" if shares[row, column] < 60 else "black"
+            axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade)
+        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(classes)), classes if axes is panels[0] else [""] * len(classes), fontsize=7)
+        axes.set_xlabel("taken for", fontsize=8)
+        axes.set_title(f"{subject.name}, test OA {metrics['overall_accuracy']:.2f} %", fontsize=9)
+    panels[0].set_ylabel("is", fontsize=8)
+    figure.colorbar(image, ax=list(panels), shrink=0.6).set_label("% of the class", fontsize=8)
+    return figure
+
+
+def require_same_classes(subjects: Sequence[Subject]) -> None:
+    """Makes sure that adapters can stand side by side.
+
+    Raises:
+        ConfigError: if they know different classes.
+    """
+    for subject in subjects[1:]:
+        if subject.classes != subjects[0].classes:
+            raise ConfigError(f"{subject.path}: knows other classes than {subjects[0].path}; show them one by one")
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def curves(histories: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
+    """Loss and accuracy by epoch, of runs by name; what was selected on is dashed."""
+    figure = _figure(10, 3.5)
+    loss, accuracy = figure.subplots(1, 2)
+    for number, (name, history) in enumerate(histories):
+        colour, epochs = KINDS[number % len(KINDS)], [record["epoch"] for record in history]
+        loss.plot(epochs, [record["train_loss"] for record in history], color=colour, label=name)
+        trained = [record.get("train_accuracy", float("nan")) for record in history]
+        accuracy.plot(epochs, trained, color=colour, label=f"{name}, training")
+        for key in ("val_overall_accuracy", "test_overall_accuracy"):
+            judged = [(record["epoch"], record[key]) for record in history if key in record]
+            if judged:
+                label = f"{name}, {'validation' if key.startswith('val') else 'test'}"
+                accuracy.plot(*zip(*judged, strict=True), color=colour, linestyle="--", label=label)
+    loss.set(xlabel="epoch", ylabel="training loss")
+    accuracy.set(xlabel="epoch", ylabel="accuracy %")
+    for axes in (loss, accuracy):
+        axes.legend(fontsize=7, frameon=False)
+    return figure

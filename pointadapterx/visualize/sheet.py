@@ -1,0 +1,165 @@
+"""Sheets of clouds and images in rows, put on paper by matplotlib; Open3D draws the clouds where it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pointadapterx.files import replacing
+from pointadapterx.visualize.colours import AMOUNTS, KINDS, rgb
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AZIMUTH, ELEVATION = 35.0, 20.0  # degrees, of the eye about the up axis and above the ground
+SIDE = 2.0  # inches of a view
+MARK = rgb(KINDS[5])
+
+
+class View(NamedTuple):
+    """One cloud, or one image.
+
+    Attributes:
+        title: above it.
+        points: (N, 3), y up, or None.
+        colours: (N, 3) in [0, 1], of the points.
+        image: (H, W, 3) in [0, 1], or None.
+        marked: (M, 3) points that are drawn larger, in :data:`MARK`.
+    """
+
+    title: str
+    points: np.ndarray | None = None
+    colours: np.ndarray | None = None
+    image: np.ndarray | None = None
+    marked: np.ndarray | None = None
+
+
+# a view of points, radius that it shows -> an image (H, W, 3) in [0, 1]
+DrawCloud = Callable[[View, float], np.ndarray]
+
+
+class Scale(NamedTuple):
+    """What the colours of amounts mean, from none to most."""
+
+    label: str
+    low: str
+    high: str
+
+
+@dataclass
+class Sheet:
+    """Views in rows.
+
+    Attributes:
+        title: of all.
+        rows: of views; all as long as the first.
+        names: of the rows, or none.
+        legend: meanings of colours, each with its (3,) colour.
+        scale: where colours are amounts.
+    """
+
+    title: str
+    rows: list[list[View]]
+    names: list[str] = field(default_factory=list)
+    legend: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    scale: Scale | None = None
+
+
+def projected(points: np.ndarray, azimuth: float = AZIMUTH, elevation: float = ELEVATION) -> np.ndarray:
+    """Points (N, 3), y up, as the eye sees them: (N, 3) to the right, upwards, towards the eye."""
+    turn, lift = np.radians(azimuth), np.radians(elevation)
+    x, y, z = points.T
+    right, depth = x * np.cos(turn) - z * np.sin(turn), x * np.sin(turn) + z * np.cos(turn)
+    return np.stack([right, y * np.cos(lift) - depth * np.sin(lift), y * np.sin(lift) + depth * np.cos(lift)], axis=1)
+
+
+def shaded(points: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Colours (N, 3), paler with the distance from the eye, so that form can be seen."""
+    depth = projected(points)[:, 2]
+    near = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-12)
+    return 1 - (1 - colours) * (0.45 + 0.55 * near[:, None])
+
+
+def paint(sheet: Sheet, draw: DrawCloud | None = None) -> Figure:
+    """The sheet as a figure.
+
+    Args:
+        sheet: at least one row.
+        draw: how a cloud becomes an image; None: matplotlib's points.
+    """
+    from matplotlib.figure import Figure
+
+    columns = len(sheet.rows[0])
+    below = 0.5 if sheet.legend or sheet.scale else 0.0
+    size = (max(SIDE * columns, 3.2), SIDE * 1.12 * len(sheet.rows) + 0.4 + below)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(sheet.title, fontsize=10)
+    grid = figure.subplots(len(sheet.rows), columns, squeeze=False)
+    reach = reach_of(view for row in sheet.rows for view in row)
+    same = all([view.title for view in row] == [view.title for view in sheet.rows[0]] for row in sheet.rows)
+    for number, (axes, views) in enumerate(zip(grid, sheet.rows, strict=True)):
+        for place, view in zip(axes, views, strict=True):
+            _paint_view(place, view._replace(title="") if same and number else view, reach, draw)
+        if sheet.names:
+            axes[0].text(-0.04, 0.5, sheet.names[number], rotation=90, ha="right", va="center", fontsize=8,
+                         transform=axes[0].transAxes)  # fmt: skip
+    _explain(figure, sheet, grid.ravel().tolist())
+    return figure
+
+
+def _paint_view(axes: Axes, view: View, reach: float, draw: DrawCloud | None) -> None:
+    axes.set_title(view.title, fontsize=8)
+    axes.set_axis_off()
+    if view.image is not None:
+        axes.imshow(view.image, interpolation="nearest")
+    elif view.points is not None and view.colours is not None:
+        if draw is not None:
+            axes.imshow(draw(view, reach))
+            return
+        seen = projected(view.points)
+        order = seen[:, 2].argsort()  # the nearest last, above the others
+        x, y, _ = seen[order].T
+        size = 5 * min((2048 / len(view.points)) ** 0.5, 2.0)
+        axes.scatter(x, y, s=size, c=shaded(view.points, view.colours)[order], linewidths=0, rasterized=True)
+        if view.marked is not None:
+            x, y, _ = projected(view.marked).T
+            axes.scatter(x, y, s=4 * size, color=tuple(MARK), linewidths=0, rasterized=True)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+
+
+def reach_of(views: Iterable[View]) -> float:
+    """The largest coordinate of clouds as the eye sees them, which a view must show; 1 where there are none."""
+    return max((float(np.abs(projected(v.points)[:, :2]).max()) for v in views if v.points is not None), default=1.0)
+
+
+def _explain(figure: Figure, sheet: Sheet, axes: Sequence[Axes]) -> None:
+    if sheet.legend:
+        from matplotlib.lines import Line2D
+
+        handles = [
+            Line2D([], [], marker="o", linestyle="", color=tuple(colour), label=label) for label, colour in sheet.legend
+        ]
+        columns = min(len(handles), max(2, int(figure.get_size_inches()[0] / 1.3)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    if sheet.scale is not None:
+        from matplotlib.cm import ScalarMappable
+
+        bar = figure.colorbar(
+            ScalarMappable(cmap=AMOUNTS), ax=list(axes), location="bottom", shrink=min(1.0, 3 / len(sheet.rows[0])),
+            aspect=40, pad=0.02,
+        )  # fmt: skip
+        bar.set_ticks([0, 1], labels=[sheet.scale.low, sheet.scale.high], fontsize=8)
+        bar.set_label(sheet.scale.label, fontsize=8)
+
+
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Writes a figure, whole or not at all; the same bytes for the same picture."""
+    kind = path.suffix[1:]
+    with replacing(path) as temporary:
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)

@@ -1,0 +1,167 @@
+"""What is looked at: a trained adapter, its data set, or files of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pointadapterx.build import build_model, build_splits, build_test_split
+from pointadapterx.config import check_config
+from pointadapterx.datasets import Samples, build_inputs
+from pointadapterx.engine.adaptation import ADAPTER_FILE
+from pointadapterx.engine.checkpoint import load_adapter, read_adapter
+from pointadapterx.engine.evaluator import evaluate, evaluate_features
+from pointadapterx.engine.metrics import Predictions
+from pointadapterx.engine.predictor import Failure, Predictor
+from pointadapterx.engine.run import make_accelerator
+from pointadapterx.errors import CheckpointError, ConfigError, DataError
+
+
+class Chosen(NamedTuple):
+    """Some inputs to look at.
+
+    Attributes:
+        inputs: as the model takes them, (n, N, 3) or (n, channels, S, S), on the model's device.
+        names: n titles.
+        labels: (n,) int64, or None for files of which nothing is known.
+    """
+
+    inputs: Tensor
+    names: list[str]
+    labels: Tensor | None
+
+
+class Subject:
+    """An adapter with its model in eval mode, and what there is to show it.
+
+    Args:
+        adapter: an adapter file, or a run's folder.
+        overrides: of its config: ``data.…``, ``eval.…``, ``backbone.weights``, ``train.precision``.
+        name: in titles; by default that of the method.
+
+    Attributes:
+        path: of the adapter file.
+        name: see above.
+        config: the run's, with the overrides.
+        info: what the adapter file says.
+        classes: names of the classes.
+        device: of the model.
+        model: in eval mode.
+
+    Raises:
+        CheckpointError: if the adapter cannot be read.
+        ConfigError: for an override that would make it another model.
+    """
+
+    def __init__(self, adapter: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> None:
+        for text in overrides:
+            if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=")):
+                raise ConfigError(
+                    f"{text}: would make it another model; data.*, eval.*, backbone.weights and train.precision may "
+                    "change"
+                )
+        path = Path(adapter)
+        self.info = read_adapter(path / ADAPTER_FILE if path.is_dir() else path)
+        self.path = self.info.path
+        self.config: Mapping[str, Any] = check_config(self.info.config, str(self.path), list(overrides))
+        self.name = name or str(self.config["method"]["name"])
+        self.classes = self.info.classes
+        model = build_model(self.config)
+        load_adapter(model, self.info)
+        self.device = self.accelerator.device
+        self.model = model.to(self.device).eval()
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """Device and precision; there is one a process, which the subject that computes makes its own."""
+        return make_accelerator(self.config["train"]["precision"])
+
+    @property
+    def is_points(self) -> bool:
+        """Whether it takes clouds, and not images."""
+        return self.model.backbone.modality == "points"
+
+    @cached_property
+    def test(self) -> Samples:
+        """The test split of its data set.
+
+        Raises:
+            DataError: if the files are missing or damaged.
+            CheckpointError: if they have other classes.
+        """
+        dataset = build_test_split(self.config)
+        if dataset.classes != self.classes:
+            raise CheckpointError(f"{self.path}: the data in data.root={self.config['data']['root']} has other classes")
+        return dataset
+
+    @cached_property
+    def train(self) -> Samples:
+        """The part of its data set that it was trained on."""
+        return build_splits(self.config).train
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Logits of the test split."""
+        return evaluate(self.model, self.test, self.config, self.accelerator)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Of the test split, (n, classes); calibrated where the adapter stores a temperature."""
+        calibration, logits = self.info.calibration, self.predictions.logits
+        return logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """What the head reads of the test split, (n, pools · C)."""
+        return evaluate_features(self.model, self.test, self.config, self.accelerator)
+
+    def choose(self, indices: Sequence[int]) -> Chosen:
+        """Test samples by their number."""
+        rows, dataset = torch.tensor(indices, dtype=torch.int64), self.test
+        inputs = build_inputs(self.config)
+        values = inputs.for_test(inputs.source(dataset)(rows).to(self.device))
+        return Chosen(values, [self.title(index) for index in indices], dataset.labels[rows])
+
+    def spread(self, count: int) -> list[int]:
+        """Numbers of ``count`` test samples, of as many classes as can be: the first of each class, then the second."""
+        seen: dict[int, int] = {}
+        order = []
+        for index, label in enumerate(self.test.labels.tolist()):
+            seen[label] = seen.get(label, 0) + 1
+            order.append((seen[label], label, index))
+        return [index for _, _, index in sorted(order)[:count]]
+
+    def title(self, index: int) -> str:
+        """Class and name of a test sample."""
+        names = self.test.names
+        label = self.classes[int(self.test.labels[index])]
+        return f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}"
+
+    def read(self, files: Sequence[str | Path]) -> Chosen:
+        """Files of one's own, prepared as ``predict`` does.
+
+        Raises:
+            DataError: if one cannot be read.
+        """
+        predictor = Predictor(self.path, weights=self.config["backbone"]["weights"], device=self.device)
+        values = []
+        for item in predictor.prepared(files):
+            if isinstance(item, Failure):
+                raise DataError(item.reason)
+            values.append(item)
+        return Chosen(torch.cat(values), [Path(file).stem for file in files], None)
+
+    def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:
+        """The likeliest class of each input, and its probability."""
+        with torch.inference_mode(), self.accelerator.autocast():
+            logits = self.model(inputs).logits.float().cpu()
+        calibration = self.info.calibration
+        probabilities = logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
+        best = probabilities.max(dim=-1)
+        return [self.classes[i] for i in best.indices.tolist()], best.values.tolist()
