@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, exactness, infer, memory, ops, train
+from benchmarks import curves, exactness, infer, memory, ops, predict, train
 from pointadapterx.allocator import keep_freed_memory
 
 KINDS = {
@@ -13,6 +13,7 @@ KINDS = {
     "infer": infer.main,
     "memory": memory.main,
     "ops": ops.main,
+    "predict": predict.main,
     "train": train.main,
 }
 

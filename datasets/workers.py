@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from time import thread_time
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+TRIED = 32  # items after which it is judged how long the others will take
+PATIENCE = 20.0  # seconds of reading by one thread
 
 
 def map_in_order(
@@ -37,6 +42,48 @@ def map_in_order(
         for following in [*blocks[1:], []]:
             current, ahead = ahead, pool.map(function, following, chunksize=8)
             yield from current
+
+
+def read_ahead(
+    function: Callable[[Item], Result], items: Sequence[Item], block: int, workers: int | None = None
+) -> Iterator[Result]:
+    """``function(item)`` of every item, in order, while the caller does something else with those before.
+
+    A thread is at most a block ahead. Where what is left would keep it busy for long, judged by the first items,
+    processes take over, which need seconds to start.
+
+    Args:
+        function: as in :func:`map_in_order`.
+        items: what it is called with.
+        block: number of results that may wait.
+        workers: processes at most; all CPU cores by default.
+    """
+    busy = 0.0  # seconds of the thread
+
+    def timed(item: Item) -> Result:
+        nonlocal busy
+        started = thread_time()
+        result = function(item)
+        busy += thread_time() - started
+        return result
+
+    most = available_cores() if workers is None else workers
+    given = 0
+    thread = ThreadPoolExecutor(1)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        while waiting or given < len(items):
+            done = given - len(waiting)
+            if most > 1 and done == TRIED and busy / done * (len(items) - done) > PATIENCE:
+                break
+            while given < len(items) and len(waiting) < (block if done >= TRIED else TRIED - done):
+                waiting.append(thread.submit(timed, items[given]))
+                given += 1
+            yield waiting.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)
+    if given < len(items):
+        yield from map_in_order(function, items[given:], block, workers)
 
 
 def available_cores() -> int:

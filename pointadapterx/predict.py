@@ -64,7 +64,9 @@ def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: the adapter's")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: the adapter's eval.batch_size")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read files (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read files, where that takes long (default: all cores)"
+    )
     options = parser.parse_intermixed_args(argv)
     for name in ("top", "batch_size", "workers"):
         value = getattr(options, name)

@@ -22,7 +22,7 @@ from pointadapterx.datasets.images import SUFFIXES, decode
 from pointadapterx.datasets.inputs import ImageInputs, PointInputs
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
-from pointadapterx.datasets.workers import map_in_order
+from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adapter
 from pointadapterx.engine.precision import multiplies_bf16
@@ -92,8 +92,8 @@ class Predictor:
         batch_size: samples at a time; by default the adapter's ``eval.batch_size``.
         top: classes that a prediction lists.
         up: axis of the inputs that points up; by default the adapter's ``data.up``, or y.
-        workers: processes that read files while the model computes, where there are many; None: one a core. More than
-            one need ``if __name__ == "__main__":`` around the caller's script, as all processes of Python do.
+        workers: processes that read files where one thread would take long; None: one a core. More than one need
+            ``if __name__ == "__main__":`` around the caller's script, as all processes of Python do.
 
     Attributes:
         classes: names of the classes by adapter.
@@ -161,7 +161,7 @@ class Predictor:
     def stream(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[Prediction | Failure]:
         """Predictions as they are made, in the order of the inputs, one an adapter; a failure takes their place.
 
-        Files are read by other processes while the model computes, and a bounded number is in memory.
+        Files are read while the model computes, and a bounded number is in memory.
 
         Args:
             inputs: files; or points (N, 3 or more) as arrays or tensors, named by their number.
@@ -198,7 +198,7 @@ class Predictor:
     def _read(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[_Ready | Failure]:
         files = [str(item) for item in inputs if isinstance(item, str | Path)]
         reader = self._form.reader()
-        contents = iter(map_in_order(reader, files, BLOCK, self.workers))
+        contents = read_ahead(reader, files, BLOCK, self.workers)
         for number, item in enumerate(inputs):
             if isinstance(item, str | Path):
                 name, content = str(item), next(contents)
@@ -229,12 +229,7 @@ class Predictor:
         inputs = self._form.batch([item.values for item in ready], self.device)
         answers: list[list[Prediction]] = [[] for _ in ready]
         for name, info in self._infos.items():
-            model = self._models(name)
-            autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
-            with autocast, ops.unchecked():
-                pooled = model.pooled(inputs)
-                logits = model.head.mlp(pooled)
-            logits, pooled = logits.float().cpu(), pooled.float().cpu()
+            logits, pooled = self._compute(name, inputs)
             calibrated = info.calibration
             probabilities = logits.softmax(dim=-1) if calibrated is None else calibrated.probabilities(logits)
             best = probabilities.topk(min(self.top, len(info.classes)), dim=-1)
@@ -256,6 +251,20 @@ class Predictor:
                     )
                 )
         return iter(answers)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Of the first adapter, for inputs as :meth:`prepared` gives them: (b, classes) float32, on the CPU."""
+        return self._compute(next(iter(self._infos)), inputs)[0]
+
+    @torch.inference_mode()
+    def _compute(self, name: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and what the head reads, float32, on the CPU."""
+        model = self._models(name)
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+        with autocast, ops.unchecked():
+            pooled = model.pooled(inputs)
+            logits = model.head.mlp(pooled)
+        return logits.float().cpu(), pooled.float().cpu()
 
 
 @dataclass(frozen=True)
@@ -332,7 +341,7 @@ class _Form:
         backbone = self.section["backbone"]
         least = max(backbone["num_groups"], backbone["group_size"])
         if found < least:
-            return Failure(name, f"{found} different points; the model's groups need {least}")
+            return Failure(name, f"{name}: {found} different points; the model's groups need {least}")
         if found < wanted:
             warnings.append(
                 f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"

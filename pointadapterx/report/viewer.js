@@ -111,7 +111,7 @@
     gl.vertexAttribPointer(colour, 3, gl.UNSIGNED_BYTE, true, 0, 0);
     gl.uniform1f(turn, view.turn);
     gl.uniform1f(lift, view.lift);
-    gl.uniform1f(size, side / 55 * Math.min(1.6, Math.sqrt(1024 / view.cloud.count)));
+    gl.uniform1f(size, side / 70 * Math.min(1.6, Math.sqrt(1024 / view.cloud.count)));
     gl.drawArrays(gl.POINTS, 0, view.cloud.count);
     view.canvas.getContext("2d").drawImage(hidden, 0, 0);
   }

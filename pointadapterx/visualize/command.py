@@ -105,9 +105,8 @@ def _run(options: argparse.Namespace) -> None:
     output = options.output or (runs[0] if runs[0].is_dir() else runs[0].parent) / "pictures"
     if options.window:
         for _, sheet in sheets:
-            if not isinstance(sheet, Sheet):
-                raise ConfigError("--window shows clouds; choose pictures of clouds with --picture")
-            open3d_view.show(sheet)
+            if isinstance(sheet, Sheet):
+                open3d_view.show(sheet)
         return
     draw = choose_renderer(options.renderer) if any(isinstance(sheet, Sheet) for _, sheet in sheets) else None
     for name, sheet in sheets:
@@ -121,6 +120,9 @@ def _run(options: argparse.Namespace) -> None:
 def _wanted(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[str]:
     """Pictures asked for, or all that can be made of the first subject."""
     first = subjects[0]
+    for name in options.picture if options.window else ():
+        if name in PICTURES and not PICTURES[name].samples:
+            raise ConfigError(f"--window shows clouds, which picture {name} has none of; choose others with --picture")
     if options.picture:
         if RECONSTRUCTION in options.picture:
             raise ConfigError(f"{first.path}: was not pre-trained; {RECONSTRUCTION} is of the folder of such a run")
@@ -132,7 +134,7 @@ def _wanted(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[st
                 raise ConfigError(f"picture {name}: is of a whole test split; leave --files out")
         return list(dict.fromkeys(options.picture))
     names = [name for name, picture in PICTURES.items() if picture.suits(first) is None and name not in EXTRAS]
-    return [name for name in names if PICTURES[name].samples or not options.files]
+    return [name for name in names if PICTURES[name].samples or not (options.files or options.window)]
 
 
 def _make(name: str, subjects: Sequence[Subject], options: argparse.Namespace) -> Sheet | Figure:

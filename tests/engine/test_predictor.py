@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,7 +119,7 @@ def test_arrays_far_from_the_origin_keep_their_shape(trained: Path, clouds: torc
     assert isinstance(moved, Prediction)
     assert moved.probabilities == pytest.approx(one.probabilities, abs=1e-4)
     assert isinstance(equal, Failure)
-    assert equal.reason == "1 different points; the model's groups need 16"
+    assert equal.reason == "input 2: 1 different points; the model's groups need 16"
 
 
 def test_a_mesh_is_the_same_wherever_it_lies(trained: Path, tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_few_points_are_repeated_and_too_few_refused(trained: Path, clouds: torc
     assert isinstance(some, Prediction)
     assert some.warnings == ["50 different points, fewer than the 128 that the model takes: some are repeated"]
     assert isinstance(few, Failure)
-    assert few.reason == "5 different points; the model's groups need 16"
+    assert few.reason == "input 1: 5 different points; the model's groups need 16"
 
 
 def test_what_is_unlike_the_training_data_is_told(trained: Path, clouds: torch.Tensor) -> None:
@@ -363,3 +365,44 @@ def test_the_error_of_a_wrong_adapter_is_one_line(tmp_path: Path, capsys: pytest
     (tmp_path / "a.safetensors").write_bytes(b"nothing")
     assert main(["predict", str(tmp_path / "a.safetensors"), "x.npy"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.slow
+def test_a_thousand_files_with_five_broken_ones(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
+    """Each broken in its own way; memory does not grow with the number of files."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number in range(995):
+        np.save(folder / f"{number:04}.npy", (clouds[number % len(clouds)] * (1 + number / 1e5)).numpy())
+    broken = {
+        "empty.npy": b"",
+        "cut.npy": (folder / "0000.npy").read_bytes()[:200],
+        "nan.txt": b"1 2 nan\n" * 200,
+        "words.xyz": b"these are no numbers\n",
+        "few.csv": b"1,2,3\n4,5,6\n",
+    }
+    for name, content in broken.items():
+        (folder / name).write_bytes(content)
+    script = f"""
+from pathlib import Path
+from pointadapterx.engine.predictor import Predictor
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
+predictor = Predictor({str(trained)!r})
+sizes = []
+for number, found in enumerate(predictor.stream(sorted(Path({str(folder)!r}).iterdir()))):
+    if number in (300, 990):
+        sizes.append(resident())
+print(sizes[1] - sizes[0])
+"""
+    output = tmp_path / "found.jsonl"
+    assert main(["predict", str(trained), str(folder), "--output", str(output), "--batch-size", "32"]) == 3
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    failed = {Path(row["file"]).name: row["error"] for row in rows if "error" in row}
+    assert failed.keys() == broken.keys()
+    assert all(name in failed[name] for name in broken)
+    assert len({reason.replace(name, "") for name, reason in failed.items()}) >= 4  # they say what is wrong
+    assert len(rows) - len(failed) == 995
+    if sys.platform == "linux":
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert float(done.stdout) < 10, "MiB, from file 300 to file 990"

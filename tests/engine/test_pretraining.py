@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from sklearn.model_selection import check_cv
 
@@ -40,6 +42,10 @@ def test_a_run_leaves_weights_that_an_adaptation_takes(
     assert report["val_loss"] > 0
     picture = tmp_path / "pretraining" / "reconstructions" / "epoch_0002.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["visualize", str(tmp_path / "pretraining"), "--samples", "2", "--renderer", "matplotlib"]) == 0
+    again = tmp_path / "pretraining" / "pictures" / "reconstruction.png"
+    assert Image.open(again).size == Image.open(picture).size  # the same clouds, masks and weights
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(picture)))
     weights = tmp_path / "pretraining" / WEIGHTS_FILE
     for name, tensor in load_file(weights).items():
         trained = state[f"model/encoder.{name}"]

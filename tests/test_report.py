@@ -1,0 +1,161 @@
+"""The report: what it says, and that it lives in a browser without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pointadapterx.cli import main
+from pointadapterx.config import load_config
+from pointadapterx.engine import run
+from pointadapterx.engine.checkpoint import read_adapter
+from pointadapterx.report.command import write_report
+from tests.conftest import ROOT
+from tests.visualize.conftest import save_random
+
+BROWSER = os.environ.get("POINTADAPTERX_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run on the embedded clouds."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    overrides = ["train.epochs=2", "train.warmup_epochs=0", "data.train_size=100"]
+    run.train(load_config(ROOT / "cfgs" / "demo.yaml", overrides), "demo", folder, run.make_accelerator("fp32"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(finished: Path) -> Path:
+    """Its report."""
+    return write_report([finished])
+
+
+@pytest.mark.slow
+def test_it_says_what_the_run_found(finished: Path, report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert report == finished / "report.html"
+    assert report.stat().st_size < 5e6
+    row = re.search(r"overall accuracy \(OA\) \[95 %\]</td><td>([\d.]+) \[([\d.]+), ([\d.]+)\]", text)
+    assert row is not None
+    accuracy, low, high = map(float, row.groups())
+    assert accuracy == pytest.approx(metrics["test"]["overall_accuracy"], abs=0.005)
+    assert low < accuracy < high
+    for figure in (
+        f"{metrics['calibration']['calibration_error_before']:.2f} %",
+        f"{metrics['calibration']['calibration_error']:.2f} % (T = ",
+        f"{metrics['parameters']['trainable']:,} (",
+        f"{metrics['peak_memory_mib']:,.0f} MiB",
+        metrics["protocol"],
+        metrics["data"]["checksum"],
+        metrics["hardware"],
+        "pointadapterx train --config config.yaml",
+    ):
+        assert figure in text
+    shown = re.search(r"<pre>(backbone:.*?)</pre>", text, re.DOTALL)
+    assert shown is not None
+    again = finished.parent / "again.yaml"
+    again.write_text(shown[1].replace("&#x27;", "'").replace("&quot;", '"').replace("&amp;", "&"))
+    assert load_config(again, []) == load_config(finished / "config.yaml", [])
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)  # nothing to fetch
+
+
+@pytest.mark.slow
+def test_several_runs_side_by_side(finished: Path, tmp_path: Path) -> None:
+    other = save_random(tmp_path / "linear.safetensors", "demo_linear.yaml")
+    output = tmp_path / "both.html"
+    assert main(["report", str(finished), str(other), "--output", str(output)]) == 0
+    text = output.read_text(encoding="utf-8")
+    assert "<title>dapt_x and linear on ldraw20</title>" in text
+    assert re.search(r"difference to dapt_x \[95 %\]</td><td></td><td>[+-][\d.]+ \[[+-]", text)
+    assert output.stat().st_size < 5e6
+
+
+def test_what_cannot_be_reported(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "nothing")]) == 2
+    assert "nothing" in capsys.readouterr().err
+    digits = save_random(tmp_path / "digits.safetensors", "vtab/digits.yaml")
+    assert main(["report", str(finished), str(digits)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "knows other classes" in line
+    (finished / "history.json").rename(tmp_path / "history.json")
+    (finished / "history.json").write_text("{")
+    assert main(["report", str(finished), "--output", str(tmp_path / "r.html")]) == 2
+    assert "history.json: is not JSON" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+    (tmp_path / "history.json").replace(finished / "history.json")
+
+
+@pytest.fixture(scope="module", params=["webgl", "still"])
+def opened(request: pytest.FixtureRequest, report: Path) -> Iterator[tuple[str, Any, list[str], list[str]]]:
+    """The report in a headless browser with and without WebGL; its page, complaints and requests."""
+    if BROWSER is None:
+        pytest.skip("no Chromium here; install chromium, or set POINTADAPTERX_BROWSER")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    flags = {"webgl": ["--enable-unsafe-swiftshader"], "still": ["--disable-3d-apis"]}[request.param]
+    complaints: list[str] = []
+    requests: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", *flags])
+        page = browser.new_page(viewport={"width": 1000, "height": 800})
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda made: requests.append(made.url))
+        page.goto(report.as_uri())
+        yield request.param, page, complaints, requests
+        browser.close()
+
+
+@pytest.mark.slow
+def test_it_lives_in_a_browser(opened: tuple[str, Any, list[str], list[str]], report: Path) -> None:
+    kind, page, complaints, requests = opened
+    assert page.evaluate("document.documentElement.dataset.viewer") == kind
+    assert page.locator("h2").count() >= 10
+    broken = "Array.from(document.images).filter(i => !i.complete || i.naturalWidth === 0).length"
+    assert page.evaluate(broken) == 0
+    clouds = page.locator("figure.cloud")
+    assert clouds.count() == 16
+    if kind == "still":
+        assert page.locator("canvas").count() == 0
+        assert clouds.locator("img").count() == 16
+    else:
+        canvas = clouds.locator("canvas").first
+        canvas.scroll_into_view_if_needed()
+        before, box = canvas.screenshot(), canvas.bounding_box()
+        page.mouse.move(box["x"] + 80, box["y"] + 80)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 130, box["y"] + 90, steps=5)
+        page.mouse.up()
+        turned = canvas.screenshot()
+        assert turned != before
+        canvas.press("ArrowLeft")
+        assert canvas.screenshot() != turned
+        plain = canvas.screenshot()
+        choices = page.locator("select.colours").first
+        choices.select_option("patches")
+        assert canvas.screenshot() != plain
+        modes = choices.locator("option").all_inner_texts()
+        depth = load_config(ROOT / "cfgs" / "demo.yaml", [])["backbone"]["depth"]
+        assert [name for name in modes if name.startswith("expert")] == [
+            f"expert of sub-token 1, block {number}" for number in range(1, depth + 1)
+        ]
+    assert complaints == []
+    assert requests == [report.as_uri()]
+
+
+@pytest.mark.slow
+def test_an_adapter_without_its_run_is_reported_too(finished: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "adapter.safetensors"
+    shutil.copy(finished / "adapter.safetensors", alone)
+    text = write_report([alone]).read_text(encoding="utf-8")
+    assert "Course of training" not in text
+    assert "seconds an epoch" not in text
+    assert f"{len(read_adapter(alone).classes)}</td>" in text

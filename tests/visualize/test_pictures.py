@@ -1,0 +1,204 @@
+"""Every picture, from embedded data: what it shows, and that it can be drawn."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pointadapterx.cli import main
+from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.visualize import lens, open3d_view, pictures, plots
+from pointadapterx.visualize.colours import of_amounts, of_kinds
+from pointadapterx.visualize.command import choose_renderer
+from pointadapterx.visualize.pictures import PICTURES
+from pointadapterx.visualize.sheet import Sheet, View, paint, projected
+from pointadapterx.visualize.subject import Subject
+from tests.visualize.conftest import save_random
+
+
+def sheet(name: str, subject: Subject, indices: list[int]) -> Sheet:
+    made = PICTURES[name].make([subject], subject.choose(indices))
+    assert isinstance(made, Sheet)
+    return made
+
+
+def test_groups_show_centres_and_patches(demo: Subject) -> None:
+    (row,) = sheet("groups", demo, [3]).rows
+    cloud = demo.choose([3]).inputs
+    centers, nearest = lens.nearest_patch(demo.model, cloud)
+    assert np.array_equal(row[1].marked, centers[0].numpy())
+    distances = (cloud[0][:, None] - centers[0][None]).norm(dim=2)
+    assert torch.equal(nearest[0], distances.argmin(dim=1))
+    assert np.array_equal(row[2].colours, of_kinds(8)[nearest[0].numpy() % 8])
+
+
+def test_augmentation_leaves_the_first_view_alone(demo: Subject, digits: Subject) -> None:
+    (row,) = sheet("augmentation", demo, [3]).rows
+    assert np.array_equal(row[0].points, demo.choose([3]).inputs[0].numpy())
+    spans = {tuple(np.round(np.ptp(view.points, axis=0), 4)) for view in row}
+    assert len(spans) == len(row) == 5  # scaled otherwise each time
+    (row,) = sheet("augmentation", digits, [3]).rows
+    assert len(row) == 5
+    assert row[0].image.shape == (*digits.choose([3]).inputs.shape[2:], 3)
+
+
+def test_attention_is_brightest_at_its_most(demo: Subject) -> None:
+    (row,) = sheet("attention", demo, [3]).rows
+    inputs = demo.choose([3]).inputs
+    weights, (_, nearest) = lens.class_attention(demo.model, inputs), lens.nearest_patch(demo.model, inputs)
+    assert len(row) == len(weights)
+    for view, (of_patches,) in zip(row, weights, strict=True):
+        brightest = nearest[0] == of_patches.argmax()
+        assert np.allclose(view.colours[brightest.numpy()], of_amounts(np.ones(1)))
+
+
+def test_routing_has_a_row_a_sub_token_and_a_view_a_block(demo: Subject) -> None:
+    found = sheet("routing", demo, [3, 4])
+    inputs = demo.choose([3, 4]).inputs
+    uses, (_, nearest) = lens.routing(demo.model, inputs), lens.nearest_patch(demo.model, inputs)
+    assert [len(found.rows), len(found.rows[0])] == [2 * 3, len(uses)]
+    experts = uses["block 2"].chosen[1, -demo.model.backbone.num_patches :, 2, 0]
+    assert np.array_equal(found.rows[5][1].colours, of_kinds(4)[experts[nearest[1]].numpy()])
+    assert [label for label, _ in found.legend] == [f"expert {i}" for i in range(1, 5)]
+
+
+def test_loads_are_shares_of_the_whole_split(demo: Subject) -> None:
+    loads, gates = plots._routing_of_split(demo)
+    for name in loads:
+        assert float(loads[name].sum()) == pytest.approx(1, abs=1e-5)
+        assert float(gates[name].sum()) == pytest.approx(1, abs=1e-5)
+    everything = demo.choose(range(len(demo.test))).inputs
+    chosen = lens.routing(demo.model, everything)["block 3"].chosen
+    wanted = torch.bincount(chosen.flatten(), minlength=4) / chosen.numel()
+    torch.testing.assert_close(loads["block 3"], wanted, atol=1e-4, rtol=0)
+
+
+def test_mistakes_are_wrong_and_sorted(demo: Subject) -> None:
+    found = pictures.surest_mistakes(demo, 5)
+    sure = [probability for _, _, probability in found]
+    assert sure == sorted(sure, reverse=True)
+    for index, answer, probability in found:
+        assert answer != demo.classes[int(demo.test.labels[index])]
+        assert probability == pytest.approx(float(demo.probabilities[index].max()))
+    wrong = demo.probabilities.argmax(dim=1) != demo.test.labels
+    assert sure[0] == pytest.approx(float(demo.probabilities[wrong].max()))
+
+
+def test_samples_are_of_different_classes(demo: Subject) -> None:
+    kinds = len(demo.test.labels.unique())
+    labels = demo.test.labels[demo.spread(kinds)]
+    assert len(labels.unique()) == kinds
+    assert len(set(demo.spread(kinds + 5))) == kinds + 5
+
+
+@pytest.mark.slow
+def test_every_picture_is_written(demo_adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["visualize", str(demo_adapter), "--output", str(tmp_path), "--renderer", "matplotlib"]
+    assert main([*arguments, "--format", "png", "svg", "--samples", "2", "--dpi", "60"]) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    names = set(PICTURES) - {"umap"}
+    assert written == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert capsys.readouterr().out.count("written: ") == len(written)
+    for name in names:
+        pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
+        colours = len(np.unique(pixels.reshape(-1, 3), axis=0))
+        assert colours > 50, f"{name} is nearly empty"
+        xml.etree.ElementTree.parse(tmp_path / f"{name}.svg")
+
+
+def test_images_have_all_pictures_but_those_of_clouds(digits_adapter: Path, tmp_path: Path) -> None:
+    wanted = ["attention", "saliency", "routing", "mistakes", "augmentation"]
+    assert (
+        main(["visualize", str(digits_adapter), "--picture", *wanted, "--output", str(tmp_path), "--samples", "1"]) == 0
+    )
+    assert {path.stem for path in tmp_path.iterdir()} == set(wanted)
+
+
+def test_several_adapters_stand_side_by_side(demo_adapter: Path, tmp_path: Path) -> None:
+    other = save_random(tmp_path / "other.safetensors", "demo_linear.yaml")
+    runs = [str(demo_adapter), str(other)]
+    assert main(["visualize", *runs, "--picture", "tsne", "confusion", "--output", str(tmp_path)]) == 0
+    single = plots.confusion([Subject(demo_adapter)]).get_size_inches()[0]
+    assert Image.open(tmp_path / "confusion.png").width > 1.5 * 150 * single
+
+
+def test_own_files_are_looked_at(demo: Subject, demo_adapter: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.npy", demo.test.points[0].numpy())
+    arguments = ["visualize", str(demo_adapter), "--files", str(tmp_path / "scan.npy"), "--output", str(tmp_path)]
+    assert main([*arguments, "--picture", "groups", "--renderer", "matplotlib"]) == 0
+    assert (tmp_path / "groups.png").is_file()
+    chosen = demo.read([tmp_path / "scan.npy"])
+    assert chosen.names == ["scan"]
+    assert chosen.inputs.shape == demo.choose([0]).inputs.shape
+    assert float(chosen.inputs.norm(dim=2).max()) == pytest.approx(1, abs=1e-5)  # as predict normalises it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--picture", "nothing"], "picture 'nothing' is not known; choose from groups, "),
+        (["--picture", "reconstruction"], "was not pre-trained"),
+        (["--picture", "tsne", "--files", "scan.npy"], "picture tsne: is of a whole test split; leave --files out"),
+        (["--picture", "groups", "--files", "missing.npy"], "missing.npy"),
+        (["method.rank=3"], "method.rank=3: would make it another model"),
+        (["--picture", "tsne", "--window"], "--window shows clouds"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    demo_adapter: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["visualize", str(demo_adapter), *arguments]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+
+
+def test_pictures_of_clouds_are_not_made_of_images(digits_adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["visualize", str(digits_adapter), "--picture", "groups"]) == 2
+    assert "picture groups: is of point clouds" in capsys.readouterr().err
+
+
+def test_other_classes_do_not_stand_side_by_side(demo: Subject, digits: Subject) -> None:
+    with pytest.raises(ConfigError, match="knows other classes"):
+        plots.embedding([demo, digits], "t-SNE")
+
+
+def test_the_eye_stands_above_and_sees_up_upwards() -> None:
+    seen = projected(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    assert seen[0, 1] > 0.9  # up is up
+    assert seen[0, 2] > 0  # and nearer, from above
+    assert np.allclose(np.linalg.norm(seen, axis=1), [1, 0, 1])  # a rotation
+
+
+def test_open3d_draws_off_screen_what_it_is_given() -> None:
+    if open3d_view.problem() is not None:
+        pytest.skip(str(open3d_view.problem()))
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(2000, 3))
+    points[:, 1] = np.abs(points[:, 1])
+    red = np.tile([1.0, 0.0, 0.0], (2000, 1))
+    view = View("", points, red, marked=np.zeros((1, 3)))
+    pixels = open3d_view.off_screen()(view, 5.0)
+    assert pixels.shape == (open3d_view.PIXELS, open3d_view.PIXELS, 3)
+    inked = pixels.min(axis=2) < 0.9
+    rows, columns = inked.nonzero()
+    assert 0.005 < inked.mean() < 0.6
+    assert pixels[inked][:, 0].min() > 0.7  # red, whatever its depth
+    assert rows.mean() < open3d_view.PIXELS / 2  # above the middle: y is up
+    assert abs(columns.mean() - open3d_view.PIXELS / 2) < open3d_view.PIXELS / 20
+    figure = paint(Sheet("", [[view]]), open3d_view.off_screen())
+    assert len(figure.axes[0].images) == 1
+
+
+def test_a_missing_open3d_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open3d_view, "problem", lambda: open3d_view.MISSING)
+    open3d_view.off_screen.cache_clear()
+    assert choose_renderer("auto") is None
+    with pytest.raises(PointAdapterXError, match=r"pip install 'pointadapterx\[viz\]', or choose --renderer"):
+        choose_renderer("open3d")
