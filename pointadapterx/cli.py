@@ -19,6 +19,8 @@ EPILOG = """examples:
   %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
   %(prog)s doctor scans/                                       what is wrong with one's own data
   %(prog)s predict RUN_OR_ADAPTER scans/                       classes of one's own files; see predict --help
+  %(prog)s export RUN_OR_ADAPTER parts.onnx                    the whole model for onnxruntime; or parts.pt2
+  %(prog)s push RUN_OR_ADAPTER owner/repository                to the Hugging Face hub, with a model card; and pull
   %(prog)s compare --config cfgs/study/quick.yaml              methods × seeds × data sets; see compare --help
 """
 
@@ -36,7 +38,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="DIR", type=Path, help="run folder (default: runs/<config>/<time>)")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the run in this folder")
     parser.add_argument(
-        "--test", metavar="CKPT", type=Path, help="test an adapter file, or the adapter of a run folder"
+        "--test", metavar="CKPT", help="test an adapter file, the adapter of a run folder, or hf://owner/repository"
     )
     parser.add_argument("--vote", metavar="K", type=int, help="after the test: vote with K augmented copies")
     parser.add_argument(
@@ -63,8 +65,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
 
     Args:
         argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``search RUN``,
-            ``count``, ``probe``, ``predict ADAPTER FILES``, ``doctor PATH``, ``compare``
-            for studies).
+            ``count``, ``probe``, ``predict ADAPTER FILES``, ``export ADAPTER FILE``, ``push ADAPTER REPOSITORY``,
+            ``pull REPOSITORY``, ``doctor PATH``, ``compare`` for studies).
         prog: name in the help text.
 
     Returns:
@@ -81,6 +83,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         from pointadapterx.doctor import main as doctor
 
         return doctor(arguments[1:], f"{prog} doctor")
+    if arguments[:1] == ["export"]:
+        from pointadapterx.export import main as export
+
+        return export(arguments[1:], f"{prog} export")
+    if arguments[:1] in (["push"], ["pull"]):
+        from pointadapterx.sharing import main as share
+
+        return share(arguments, prog)
     if arguments[:1] == ["predict"]:
         from pointadapterx.predict import main as predict
 
