@@ -23,7 +23,7 @@ from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
 from pointadapterx.files import replacing
 from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.ops.decomposed import DECOMPOSITIONS
+from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
 
 FORMAT = "pointadapterx-export-1"
 METADATA = "pointadapterx.json"  # entry of a .pt2 file
@@ -94,9 +94,9 @@ def export_adapter(
     inputs = [random_inputs(info, size, seed) for seed, size in enumerate(sizes)]
     with replacing(output) as temporary, _quiet(), torch.no_grad():
         try:
-            kind.write(trace(model, inputs[-1], batch_size), metadata, temporary)
+            kind.write(trace(model, inputs[-1], batch_size, kind.decompositions), metadata, temporary)
             run = kind.open(temporary)
-            difference = max(float((run(part) - model(part).logits).abs().max()) for part in inputs)
+            difference = float(torch.stack([(run(part) - model(part).logits).abs().max() for part in inputs]).max())
         except (OSError, PointAdapterXError):
             raise
         except Exception as error:  # the exporters raise many types
@@ -151,18 +151,24 @@ def random_inputs(info: AdapterInfo, count: int, seed: int) -> Tensor:
     return values if len(shape) == 4 else NormalizeUnitSphere()(values)
 
 
-def trace(model: AdaptedModel, inputs: Tensor, batch_size: int | None) -> ExportedProgram:
+def trace(
+    model: AdaptedModel,
+    inputs: Tensor,
+    batch_size: int | None,
+    decompositions: Mapping[Any, Callable[..., Any]] = DECOMPOSITIONS,
+) -> ExportedProgram:
     """The model's logits as a program of standard operators.
 
     Args:
         model: in eval mode.
         inputs: some of more than one sample, or of ``batch_size``.
         batch_size: B; None is any.
+        decompositions: of the point operations.
     """
     shapes = {"inputs": {0: Dim("batch", min=1)}} if batch_size is None else None
     # Strict: by torch.compile's tracer, through which every method goes without a break.
     program = torch.export.export(_Logits(model), (inputs,), dynamic_shapes=shapes, strict=True)
-    program = program.run_decompositions(DECOMPOSITIONS)
+    program = program.run_decompositions(dict(decompositions))
     for node in program.graph.nodes:  # lines and paths of this package's source
         node.meta.pop("stack_trace", None)
     return program
@@ -218,18 +224,20 @@ class Format(NamedTuple):
 
     Attributes:
         needs: packages.
+        decompositions: of the point operations.
         write: a traced model with its metadata.
         open: to run it.
     """
 
     needs: tuple[str, ...]
+    decompositions: Mapping[Any, Callable[..., Any]]
     write: Callable[[ExportedProgram, Mapping[str, Any], Path], None]
     open: Callable[[Path], Run]
 
 
 FORMATS = {
-    ".onnx": Format(("onnx", "onnxscript", "onnxruntime"), _write_onnx, _open_onnx),
-    ".pt2": Format((), _write_program, _open_program),
+    ".onnx": Format(("onnx", "onnxscript", "onnxruntime"), ONNX_DECOMPOSITIONS, _write_onnx, _open_onnx),
+    ".pt2": Format((), DECOMPOSITIONS, _write_program, _open_program),
 }
 """Kinds of files by their suffix."""
 

@@ -64,8 +64,8 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
     what = " ".join(filter(None, (data["name"], data["variant"])))
     parts = (
         f"# {address.name}",
-        f"`{method}` on {what}: {len(info.classes)} classes. An adapter of PointAdapterX: what a task added to a "
-        "backbone, whose weights are needed besides.",
+        f"`{method}` on {what}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what this task "
+        "changed of the backbone or added to it.",
         _table(_facts(info, report, license)),
         _results(info, report),
         _usage(info, address),
@@ -136,7 +136,7 @@ def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     if report is None:
         return f"{title}Its run's metrics are not here: no test result is known."
     data, test = report["data"], report["test"]
-    drawn = {key: data[key] for key in ("few_shot", "train_size") if data[key] is not None}
+    drawn = {key: data[key] for key in ("few_shot", "train_size") if data.get(key) is not None}
     rows = {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
         "test set": f"{' '.join(filter(None, (data['name'], data['variant'])))}, {test['count']:,} samples, checksum "
         f"`{data['checksum']}`",

@@ -48,13 +48,23 @@ def clouds(count: int, seed: int = 5, points: int = 128) -> Tensor:
     return 0.3 * torch.randn(count, points, 3, generator=torch.Generator().manual_seed(seed))
 
 
+def lattice(count: int) -> Tensor:
+    """Clouds of which many points are equally far from each other."""
+    generator = torch.Generator().manual_seed(5)
+    grid = torch.cartesian_prod(*[torch.arange(6.0)] * 3) / 8
+    return torch.stack([grid[torch.randperm(len(grid), generator=generator)[:128]] for _ in range(count)])
+
+
 def images(count: int) -> Tensor:
     return torch.randn(count, 1, 28, 28, generator=torch.Generator().manual_seed(5))
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], Tensor]] = {
     "demo": (load_config("demo", ["backbone.num_groups=8"]), clouds(5, points=1024)),
-    "e3va_x, FPS of pointnet2_ops": (small_config("e3va_x", backbone=SMALL | {"skip_origin": True}), clouds(5)),
+    "e3va_x, FPS of pointnet2_ops": (
+        small_config("e3va_x", backbone=SMALL | {"skip_origin": True}),
+        torch.cat([clouds(3), lattice(3)]),
+    ),
     "digits": (load_config("vtab/digits"), images(5)),
 }
 
@@ -113,10 +123,11 @@ def test_a_program_of_torch_runs_without_this_package(tmp_path: Path) -> None:
     assert exported.difference <= TOLERANCE
     names = set(torch.export.load(exported.path).state_dict)
     assert not any("method" in name for name in names)  # merged
-    torch.save([clouds(1), clouds(6)], tmp_path / "values.pt")
+    inputs = [clouds(1), lattice(6)]
+    torch.save(inputs, tmp_path / "values.pt")
     subprocess.run([sys.executable, "-c", ALONE, exported.path, tmp_path / "values.pt"], check=True, cwd=tmp_path)
-    for found, count in zip(torch.load(tmp_path / "values.pt"), (1, 6), strict=True):
-        assert (found - logits(adapter, clouds(count))).abs().max() <= TOLERANCE
+    for found, part in zip(torch.load(tmp_path / "values.pt"), inputs, strict=True):
+        assert (found - logits(adapter, part)).abs().max() <= TOLERANCE
     extra = {METADATA: ""}
     torch.export.load(exported.path, extra_files=extra)
     assert json.loads(extra[METADATA]) == exported.metadata
@@ -143,7 +154,7 @@ def test_farthest_points_are_those_of_the_reference(skip_origin: bool, copies: i
 
 
 def test_neighbours_are_those_of_the_reference() -> None:
-    query, points = clouds(3), clouds(3, seed=6)
+    query, points = torch.cat([clouds(2), lattice(2)]), torch.cat([clouds(2, seed=6), lattice(2)])
     for found, wanted in zip(decomposed.knn(query, points, 9), reference.knn(query, points, 9), strict=True):
         assert torch.equal(found, wanted)
 

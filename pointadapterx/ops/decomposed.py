@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -36,18 +37,22 @@ def farthest_point_sample(points: Tensor, num_samples: int, start: int, skip_ori
 
 
 def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(B, M, D), (B, N, D) -> squared distances and int64 indices, both (B, M, k), nearest first.
+    """(B, M, D), (B, N, D) -> squared distances and int64 indices, both (B, M, k), nearest first."""
+    ordered, order = _squared_distances(query, points).sort(dim=-1, stable=True)
+    return ordered[..., :k], order[..., :k]
 
-    ONNX puts the lower index first where distances are equal, as the reference; torch's own order of ties is open.
-    """
-    total: Tensor | None = None
-    for q, p in zip(query.unbind(-1), points.unbind(-1), strict=True):
-        difference = q.unsqueeze(-1) - p.unsqueeze(-2)
-        square = difference * difference
-        total = square if total is None else total + square
-    assert total is not None, "points have at least one coordinate"
-    squared, indices = total.topk(k, dim=-1, largest=False, sorted=True)
+
+def knn_by_topk(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same for ONNX, whose TopK puts the lower index first where distances are equal; torch leaves that open."""
+    squared, indices = _squared_distances(query, points).topk(k, dim=-1, largest=False, sorted=True)
     return squared, indices
+
+
+def _squared_distances(query: Tensor, points: Tensor) -> Tensor:
+    """(B, M, D), (B, N, D) -> (B, M, N), coordinates left to right."""
+    pairs = zip(query.unbind(-1), points.unbind(-1), strict=True)
+    differences = [q.unsqueeze(-1) - p.unsqueeze(-2) for q, p in pairs]
+    return reduce(torch.add, [difference * difference for difference in differences])
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
@@ -55,3 +60,6 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.pointadapterx.knn.default: knn,
 }
 """For :meth:`torch.export.ExportedProgram.run_decompositions`."""
+
+ONNX_DECOMPOSITIONS = {**DECOMPOSITIONS, torch.ops.pointadapterx.knn.default: knn_by_topk}
+"""The same on the way to ONNX."""
