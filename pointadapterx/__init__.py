@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from pointadapterx.engine.bank import AdapterBank
     from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
     from pointadapterx.engine.predictor import Predictor
+    from pointadapterx.export import export_adapter
     from pointadapterx.models.adapted import AdaptedModel, count_parameters
     from pointadapterx.models.pretrained import load_pretrained
     from pointadapterx.ops import farthest_point_sample, knn
     from pointadapterx.peft import METHODS
+    from pointadapterx.sharing import pull_adapter, push_adapter
 
 __version__ = "0.1.0"
 
@@ -29,11 +31,14 @@ _HOME = {
     "count_costs": "pointadapterx.counting",
     "count_model": "pointadapterx.counting",
     "count_parameters": "pointadapterx.models.adapted",
+    "export_adapter": "pointadapterx.export",
     "farthest_point_sample": "pointadapterx.ops",
     "knn": "pointadapterx.ops",
     "load_adapter": "pointadapterx.engine.checkpoint",
     "load_config": "pointadapterx.config",
     "load_pretrained": "pointadapterx.models.pretrained",
+    "pull_adapter": "pointadapterx.sharing",
+    "push_adapter": "pointadapterx.sharing",
     "read_adapter": "pointadapterx.engine.checkpoint",
     "save_adapter": "pointadapterx.engine.checkpoint",
 }
@@ -47,11 +52,14 @@ __all__ = [
     "count_costs",
     "count_model",
     "count_parameters",
+    "export_adapter",
     "farthest_point_sample",
     "knn",
     "load_adapter",
     "load_config",
     "load_pretrained",
+    "pull_adapter",
+    "push_adapter",
     "read_adapter",
     "save_adapter",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,17 @@ from pointadapterx.allocator import keep_freed_memory
 from pointadapterx.errors import Interrupted, PointAdapterXError
 
 VERBS = ("train", "test", "vote", "count", "probe", "search")
+COMMANDS = {
+    "compare": "study.command:main",
+    "doctor": "doctor:main",
+    "export": "export:main",
+    "predict": "predict:main",
+    "pull": "sharing:pull",
+    "push": "sharing:push",
+    "report": "report.command:main",
+    "visualize": "visualize.command:main",
+}
+"""Verbs with arguments of their own, and the functions that run them."""
 EPILOG = """examples:
   %(prog)s --config cfgs/demo.yaml                             train on the embedded data
   %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
@@ -19,8 +31,7 @@ EPILOG = """examples:
   %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
   %(prog)s doctor scans/                                       what is wrong with one's own data
   %(prog)s predict RUN_OR_ADAPTER scans/                       classes of one's own files; see predict --help
-  %(prog)s visualize RUN_OR_ADAPTER                            pictures of it; see visualize --help
-  %(prog)s report RUN [RUN ...]                                one HTML file of it; see report --help
+            ``count``, ``probe``), or one of :data:`COMMANDS`, which have arguments of their own.
   %(prog)s compare --config cfgs/study/quick.yaml              methods × seeds × data sets; see compare --help
 """
 
@@ -38,7 +49,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="DIR", type=Path, help="run folder (default: runs/<config>/<time>)")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the run in this folder")
     parser.add_argument(
-        "--test", metavar="CKPT", type=Path, help="test an adapter file, or the adapter of a run folder"
+        "--test", metavar="CKPT", help="test an adapter file, the adapter of a run folder, or hf://owner/repository"
     )
     parser.add_argument("--vote", metavar="K", type=int, help="after the test: vote with K augmented copies")
     parser.add_argument(
@@ -65,8 +76,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
 
     Args:
         argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``search RUN``,
-            ``count``, ``probe``, ``predict ADAPTER FILES``, ``doctor PATH``, ``visualize RUN``,
-            ``report RUN``, ``compare`` for studies).
+            ``count``, ``probe``), or one of :data:`COMMANDS`.
         prog: name in the help text.
 
     Returns:
@@ -75,26 +85,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     if argv is None:  # the process is a command's own
         keep_freed_memory()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["compare"]:
-        from pointadapterx.study.command import main as compare
-
-        return compare(arguments[1:], f"{prog} compare")
-    if arguments[:1] == ["doctor"]:
-        from pointadapterx.doctor import main as doctor
-
-        return doctor(arguments[1:], f"{prog} doctor")
-    if arguments[:1] == ["predict"]:
-        from pointadapterx.predict import main as predict
-
-        return predict(arguments[1:], f"{prog} predict")
-    if arguments[:1] == ["report"]:
-        from pointadapterx.report.command import main as report
-
-        return report(arguments[1:], f"{prog} report")
-    if arguments[:1] == ["visualize"]:
-        from pointadapterx.visualize.command import main as visualize
-
-        return visualize(arguments[1:], f"{prog} visualize")
+    if arguments and arguments[0] in COMMANDS:
+        module, function = COMMANDS[arguments[0]].split(":")
+        run = getattr(importlib.import_module(f"pointadapterx.{module}"), function)
+        return int(run(arguments[1:], f"{prog} {arguments[0]}"))
     parser = build_parser(prog)
     options = parser.parse_intermixed_args(_expand_verb(arguments, parser))
     jobs = [name for name in ("resume", "test", "search") if getattr(options, name) is not None]

@@ -30,6 +30,14 @@ class MergeError(PointAdapterXError, ValueError):
     """An adapted model cannot be turned into a plain one."""
 
 
+class ExportError(PointAdapterXError, RuntimeError):
+    """A model cannot be written as a file that computes the same."""
+
+
+class HubError(CheckpointError):
+    """The Hugging Face hub cannot be reached, or does not have or accept what it was asked for."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop (ctrl-C or SIGTERM) and has saved its state.
 

@@ -46,7 +46,10 @@ def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
         prog=prog, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="adapter file or run folder, unless --adapter; then files"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="adapter file, run folder or hf://owner/repository, unless --adapter; then files",
     )
     parser.add_argument(
         "--adapter",

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from pointadapterx import build_model, load_adapter, read_adapter
-from pointadapterx.engine.adaptation import ADAPTER_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.models.weights import save_backbone
 
@@ -28,7 +27,7 @@ def export_backbone(adapter: Path, output: Path) -> None:
     """
     if output.suffix != ".safetensors":
         raise CheckpointError(f"{output}: weights are written as .safetensors; choose such a name")
-    info = read_adapter(adapter / ADAPTER_FILE if adapter.is_dir() else adapter)
+    info = read_adapter(adapter)
     method = info.config["method"]["name"]
     if method != "full":
         raise ConfigError(f"{info.path}: method.name={method} leaves the backbone as it was; only full trains it")

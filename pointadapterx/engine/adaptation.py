@@ -16,7 +16,7 @@ from torch import Tensor
 from pointadapterx.build import Splits
 from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.checkpoint import save_adapter
+from pointadapterx.engine.checkpoint import ADAPTER_FILE, save_adapter
 from pointadapterx.engine.evaluator import evaluate, predict
 from pointadapterx.engine.features import open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
@@ -28,7 +28,6 @@ from pointadapterx.models.frozen import Frozen
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILE = "adapter.safetensors"
 PROTOCOLS = {
     "validation": "validation: best epoch selected on a part of the training set, test set used once",
     "last": "last: the last epoch of the whole training set, nothing selected, test set used once",

@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pointadapterx.build import model_recipe
+from pointadapterx.build import build_model, model_recipe
 from pointadapterx.config import check_config
 from pointadapterx.engine.calibration import Calibration, Novelty
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import read_safetensors, write_safetensors
+from pointadapterx.hub import HUB, Address, fetch
 from pointadapterx.models.adapted import AdaptedModel
 
 FORMAT = "pointadapterx-adapter-1"
+ADAPTER_FILE = "adapter.safetensors"
+"""Name of the adapter's file in the folder of a run, and in a repository of the hub."""
 NOVELTY = "novelty/"  # before the names of tensors that are not the model's
 
 
@@ -96,10 +99,15 @@ def save_adapter(
 def read_adapter(path: str | Path) -> AdapterInfo:
     """Reads an adapter file without building a model.
 
+    Args:
+        path: the file; the folder of a run; or ``hf://owner/repository``, optionally ``@revision``, which is downloaded
+            once through huggingface_hub.
+
     Raises:
         CheckpointError: if it is missing, damaged, or not an adapter of this package.
+        HubError: if it cannot be fetched.
     """
-    path = Path(path)
+    path = _find_adapter(path)
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
@@ -173,6 +181,30 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
             raise CheckpointError(f"{info.path}: {name} holds NaN or infinite values; the file is damaged")
     model.load_state_dict(info.tensors, strict=False)
     return info
+
+
+def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> AdaptedModel:
+    """The model of an adapter on its backbone, on the CPU, in training mode.
+
+    Args:
+        info: from :func:`read_adapter`.
+        weights: where the backbone's weights lie now, if not where the adapter's config says.
+
+    Raises:
+        CheckpointError: if these are others, or cannot be read.
+    """
+    moved = [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"]
+    model = build_model(check_config(info.config, str(info.path), moved))
+    load_adapter(model, info)
+    return model
+
+
+def _find_adapter(path: str | Path) -> Path:
+    if str(path).startswith(HUB):
+        address = Address.parse(str(path))
+        return fetch(address._replace(file=address.file or ADAPTER_FILE))
+    path = Path(path)
+    return path / ADAPTER_FILE if path.is_dir() else path
 
 
 def _require_same_recipe(info: AdapterInfo, model: AdaptedModel) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,8 +14,6 @@ import torch
 from torch import Tensor
 
 from pointadapterx import ops
-from pointadapterx.build import build_model
-from pointadapterx.config import check_config
 from pointadapterx.datasets.folder import AXES, BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES, decode
 from pointadapterx.datasets.inputs import ImageInputs, PointInputs
@@ -24,9 +21,9 @@ from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adapter
+from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model
 from pointadapterx.engine.precision import multiplies_bf16
-from pointadapterx.engine.preparation import Preparation, mean_extents
+from pointadapterx.engine.preparation import Preparation, mean_extents, wants_unit_sphere
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.models.adapted import AdaptedModel
 
@@ -85,7 +82,8 @@ class Predictor:
     Inputs are prepared as the clouds of the adapter's training were: turned, normalised, resampled.
 
     Args:
-        adapters: an adapter file or a run's folder; or several by name, which must prepare their inputs alike.
+        adapters: an adapter file, a run's folder or ``hf://owner/repository``; or several by name, which must prepare
+            their inputs alike.
         weights: where the backbone's weights lie now, if not where the adapter's config says.
         device: ``"cpu"``, ``"cuda"``, …; the first CUDA device if there is one.
         precision: as ``train.precision``; by default the adapter's, or fp32 where the hardware has no bf16.
@@ -117,7 +115,7 @@ class Predictor:
         workers: int | None = 1,
     ) -> None:
         given = adapters if isinstance(adapters, Mapping) else {Path(adapters).stem: adapters}
-        self._infos = {name: read_adapter(_adapter_file(path)) for name, path in given.items()}
+        self._infos = {name: read_adapter(path) for name, path in given.items()}
         first = next(iter(self._infos.values()), None)
         if first is None:
             raise CheckpointError("a predictor needs at least one adapter")
@@ -139,11 +137,7 @@ class Predictor:
         if len(self._infos) > 1:
             bank = AdapterBank(self._infos, weights).to(self.device)
             return bank.model
-        moved = [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"]
-        config = check_config(first.config, str(first.path), moved)
-        model = build_model(config)
-        load_adapter(model, first)
-        model.to(self.device).eval()
+        model = restore_model(first, weights).to(self.device).eval()
         return lambda name: model
 
     @property
@@ -315,8 +309,7 @@ class _Form:
                 if key in backbone
             },
         }
-        normalize = stored.in_unit_sphere if stored is not None else data["normalize"] is not False
-        return cls("image_size" not in backbone, section, stored, axis, normalize)
+        return cls("image_size" not in backbone, section, stored, axis, wants_unit_sphere(info.metrics, data))
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -366,11 +359,6 @@ class _Form:
         if len(sizes) == 1:
             return inputs.for_test(torch.stack(values).to(device))
         return torch.cat([inputs.for_test(value[None].to(device)) for value in values])
-
-
-def _adapter_file(path: File) -> Path:
-    path = Path(path)
-    return path / "adapter.safetensors" if path.is_dir() else path
 
 
 def _usable(name: str | torch.device) -> torch.device:

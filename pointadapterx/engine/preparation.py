@@ -45,6 +45,17 @@ class Preparation(NamedTuple):
         return self.offset < UNIT and abs(self.radius[0] - 1) < UNIT and abs(self.radius[2] - 1) < UNIT
 
 
+def wants_unit_sphere(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether an adapter's inputs have to be brought into the unit sphere: as its training clouds were, where it knows.
+
+    Args:
+        metrics: of the adapter's file.
+        data: section of its config.
+    """
+    stored = Preparation.stored(metrics)
+    return stored.in_unit_sphere if stored is not None else data["normalize"] is not False
+
+
 def mean_extents(points: Tensor) -> Tensor:
     """Clouds (n, N, 3) -> mean share (3,) of each axis in a bounding box's sum of sides."""
     sides = points.amax(dim=1) - points.amin(dim=1)

@@ -46,6 +46,7 @@ from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
 from pointadapterx.engine.trainer import STATE_FILE, Trainer, hardware, peak_memory_mib
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_json, write_text
+from pointadapterx.hub import HUB, Address
 from pointadapterx.models.adapted import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.models.point_mae import PointMAE
 
@@ -179,12 +180,12 @@ def resume(folder: Path, overrides: list[str]) -> Path:
 
 
 def test(
-    adapter: Path, overrides: list[str], copies: int | None, published: bool, output: Path | None
+    adapter: str | Path, overrides: list[str], copies: int | None, published: bool, output: Path | None
 ) -> dict[str, Any]:
     """Tests an adapter, and votes if asked.
 
     Args:
-        adapter: adapter file, or a run's folder.
+        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes.
         overrides: of the adapter's stored config, as long as they leave the model what it is: ``data.…``,
             ``eval.…``, ``backbone.weights``, ``train.precision``.
         copies: K copies per vote, or None for no vote.
@@ -204,7 +205,7 @@ def test(
                 f"{text}: a test keeps the adapter's model (data.*, eval.*, backbone.weights and train.precision may "
                 "change); train another adapter instead"
             )
-    info = read_adapter(adapter / ADAPTER_FILE if adapter.is_dir() else adapter)
+    info = read_adapter(adapter)
     config = check_config(info.config, str(info.path), overrides)
     accelerator = make_accelerator(config["train"]["precision"])
     config["train"]["precision"] = precision_of(accelerator)
@@ -221,7 +222,9 @@ def test(
     _log_device(accelerator)
     if accelerator.is_main_process:
         console.print(_parameter_table(config, count_parameters(model)))
-    folder = _agree(output or info.path.parent / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
+    on_hub = str(adapter).startswith(HUB)  # its file lies in the hub's cache
+    beside = Path("runs") / Address.parse(str(adapter)).name if on_hub else info.path.parent
+    folder = _agree(output or beside / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     report = _evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))
     report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
     if copies is not None or published:

@@ -12,6 +12,7 @@ import torch
 
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import write_safetensors
+from pointadapterx.hub import HUB, Address, fetch
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.registry import did_you_mean
 
@@ -19,7 +20,6 @@ SHIPPED = Path(str(importlib.resources.files("pointadapterx"))) / "weights"
 """Folder of the shipped weights, each with a model card of the same name."""
 
 FORMAT = "pointadapterx-backbone-1"
-HUB = "hf://"
 
 
 def find_weights(weights: str | Path) -> Path:
@@ -34,7 +34,7 @@ def find_weights(weights: str | Path) -> Path:
     """
     text = str(weights)
     if text.startswith(HUB):
-        return _from_hub(text)
+        return fetch(Address.parse(text, file=True))
     path, shipped = Path(text), SHIPPED / f"{text}.safetensors"
     if not path.exists() and path.name == text and shipped.is_file():
         return shipped
@@ -88,18 +88,3 @@ def backbone_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         return dict(json.loads(metadata["backbone"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None
-
-
-def _from_hub(text: str) -> Path:
-    place, _, revision = text.removeprefix(HUB).partition("@")
-    owner, _, rest = place.partition("/")
-    repository, _, file = rest.partition("/")
-    if not (owner and repository and file):
-        raise CheckpointError(f"{text}: is not of the form {HUB}owner/repository/file")
-    from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
-
-    try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision or None))
-    except Exception as error:  # the hub's own errors, and those of the network below it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{text}: could not be fetched ({reason}); check the name and the network") from None

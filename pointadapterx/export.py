@@ -1,0 +1,297 @@
+"""The command ``pointadapterx export``: a trained model as one file that runs without this package."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
+from pointadapterx.engine.preparation import wants_unit_sphere
+from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
+from pointadapterx.files import replacing
+from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
+
+FORMAT = "pointadapterx-export-1"
+METADATA = "pointadapterx.json"  # entry of a .pt2 file
+TOLERANCE = 1e-4
+CHECKED = (1, 3, 4)  # sizes of the batches that a file is checked on
+EPILOG = """examples:
+  %(prog)s runs/demo/<time> parts.onnx               for onnxruntime; any number of clouds at a time
+  %(prog)s runs/demo/<time> parts.pt2                for torch.export.load
+  %(prog)s adapter.safetensors parts.onnx --batch-size 1
+"""
+
+Run = Callable[[Tensor], Tensor]
+"""Inputs of a model -> its logits."""
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: the file.
+        metadata: what it says of itself.
+        difference: the largest between its logits and torch's, over the inputs that it was checked on.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    difference: float
+
+
+def export_adapter(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    batch_size: int | None = None,
+    weights: str | Path | None = None,
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Writes the whole model of an adapter, backbone included, in float32.
+
+    The file maps clouds (B, num_points, 3), or images (B, channels, S, S), prepared as for the model, to logits
+    (B, classes). What can be merged is. It is read again and checked against torch on random inputs.
+
+    Args:
+        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes.
+        output: ``FILE.onnx``; or ``FILE.pt2``, which :func:`torch.export.load` reads.
+        batch_size: B; None is any.
+        weights: where the backbone's weights lie now, if not where the adapter's config says.
+        tolerance: the largest difference between logits that passes.
+
+    Raises:
+        ConfigError: for an output of another kind.
+        CheckpointError: if adapter or weights cannot be read, or the file not be written.
+        ExportError: if packages are missing, the model cannot be exported, or the file computes something else.
+    """
+    output = Path(output)
+    kind = FORMATS.get(output.suffix)
+    if kind is None:
+        raise ConfigError(f"{output}: ends in neither {' nor '.join(FORMATS)}; choose such a name")
+    missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"{output}: needs {', '.join(missing)}; run: pip install 'pointadapterx[export]'")
+    info = read_adapter(adapter)
+    model = restore_model(info, weights).eval()
+    with suppress(MergeError):  # other methods stay beside the backbone
+        model = model.merge()
+    metadata = describe(info, batch_size)
+    sizes = CHECKED if batch_size is None else (batch_size, batch_size)
+    inputs = [random_inputs(info, size, seed) for seed, size in enumerate(sizes)]
+    with replacing(output) as temporary, _quiet(), torch.no_grad():
+        try:
+            kind.write(trace(model, inputs[-1], batch_size, kind.decompositions), metadata, temporary)
+            run = kind.open(temporary)
+            difference = float(torch.stack([(run(part) - model(part).logits).abs().max() for part in inputs]).max())
+        except (OSError, PointAdapterXError):
+            raise
+        except Exception as error:  # the exporters raise many types
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise ExportError(f"{info.path}: cannot be exported to {output.suffix} ({reason})") from error
+        if not difference <= tolerance:  # NaN is not
+            raise ExportError(
+                f"{output}: not written, its logits differ from torch's by {difference:.2g}, more than {tolerance:g}"
+            )
+    return Exported(output, metadata, difference)
+
+
+def describe(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
+    """What an exported file says of itself: all that is needed to prepare its inputs and to read its logits."""
+    backbone, data = info.config["backbone"], info.config["data"]
+    batch = batch_size or "batch"
+    if "image_size" in backbone:
+        size, channels = backbone["image_size"], backbone["channels"]
+        form = {
+            "name": "images",
+            "shape": [batch, channels, size, size],
+            "range": [0.0, 1.0],
+            **{key: data[key] or [0.5] * channels for key in ("mean", "std")},  # subtracted, divided by
+        }
+    else:
+        form = {
+            "name": "points",
+            "shape": [batch, data["num_points"], 3],
+            "up": "y",
+            "unit_sphere": wants_unit_sphere(info.metrics, data),
+            "resampling": "farthest points from the first one on",
+        }
+    return {
+        "format": FORMAT,
+        "input": form,
+        "output": {"name": "logits", "shape": [batch, len(info.classes)]},
+        "classes": info.classes,
+        "temperature": None if info.calibration is None else info.calibration.temperature,
+        "config": info.config,
+        "metrics": info.metrics,
+        "backbone_hash": info.backbone_hash,
+        "versions": info.versions,
+        "exported_by": versions(),
+    }
+
+
+def random_inputs(info: AdapterInfo, count: int, seed: int) -> Tensor:
+    """Clouds (count, num_points, 3) in the unit sphere, or images (count, channels, S, S)."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = describe(info, count)["input"]["shape"]
+    values = torch.randn(shape, generator=generator)
+    return values if len(shape) == 4 else NormalizeUnitSphere()(values)
+
+
+def trace(
+    model: AdaptedModel,
+    inputs: Tensor,
+    batch_size: int | None,
+    decompositions: Mapping[Any, Callable[..., Any]] = DECOMPOSITIONS,
+) -> ExportedProgram:
+    """The model's logits as a program of standard operators.
+
+    Args:
+        model: in eval mode.
+        inputs: some of more than one sample, or of ``batch_size``.
+        batch_size: B; None is any.
+        decompositions: of the point operations.
+    """
+    shapes = {"inputs": {0: Dim("batch", min=1)}} if batch_size is None else None
+    # Strict: by torch.compile's tracer, through which every method goes without a break.
+    program = torch.export.export(_Logits(model), (inputs,), dynamic_shapes=shapes, strict=True)
+    program = program.run_decompositions(dict(decompositions))
+    for node in program.graph.nodes:  # lines and paths of this package's source
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+class _Logits(nn.Module):
+    """A model without its auxiliary loss."""
+
+    def __init__(self, model: AdaptedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs).logits
+        return logits
+
+
+def _write_onnx(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> None:
+    names = [metadata["input"]["name"]], [metadata["output"]["name"]]
+    dynamic = None if isinstance(metadata["input"]["shape"][0], int) else [{0: "batch"}]
+    onnx = torch.onnx.export(
+        program, dynamo=True, input_names=names[0], output_names=names[1], dynamic_shapes=dynamic, verbose=False
+    )
+    assert onnx is not None
+    for node in onnx.model.graph.all_nodes():
+        node.metadata_props.clear()
+    onnx.model.metadata_props.update(
+        {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    )
+    onnx.save(path, external_data=False)
+
+
+def _open_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+
+
+def _write_program(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+
+
+def _open_program(path: Path) -> Run:
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        needs: packages.
+        decompositions: of the point operations.
+        write: a traced model with its metadata.
+        open: to run it.
+    """
+
+    needs: tuple[str, ...]
+    decompositions: Mapping[Any, Callable[..., Any]]
+    write: Callable[[ExportedProgram, Mapping[str, Any], Path], None]
+    open: Callable[[Path], Run]
+
+
+FORMATS = {
+    ".onnx": Format(("onnx", "onnxscript", "onnxruntime"), ONNX_DECOMPOSITIONS, _write_onnx, _open_onnx),
+    ".pt2": Format((), DECOMPOSITIONS, _write_program, _open_program),
+}
+"""Kinds of files by their suffix."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings, which are about torch's own code and packages that are not needed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def main(argv: Sequence[str], prog: str = "pointadapterx export") -> int:
+    """Runs the command.
+
+    Returns:
+        0, or 2 for wrong input and for a file that would compute something else, which is not written.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("adapter", help="adapter file, run folder, or hf://owner/repository")
+    parser.add_argument("output", metavar="FILE", help="FILE.onnx, or FILE.pt2 for torch.export.load")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time, always (default: any number)")
+    parser.add_argument("--weights", metavar="FILE", help="where the backbone's weights lie now")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help=f"largest difference to torch (default {TOLERANCE:g})"
+    )
+    options = parser.parse_args(argv)
+    if options.batch_size is not None and options.batch_size < 1:
+        parser.error(f"--batch-size {options.batch_size}: at least 1")
+    try:
+        exported = export_adapter(
+            options.adapter,
+            options.output,
+            batch_size=options.batch_size,
+            weights=options.weights,
+            tolerance=options.tolerance,
+        )
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    given, made = exported.metadata["input"], exported.metadata["output"]
+    print(f"written: {exported.path} ({exported.path.stat().st_size / 1e6:.1f} MB)")
+    for end, part in (("input", given), ("output", made)):
+        print(f"{end}: {part['name']} ({', '.join(map(str, part['shape']))}) float32")
+    print(f"checked: logits differ from torch's by at most {exported.difference:.1e}")
+    return 0

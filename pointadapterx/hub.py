@@ -1,0 +1,125 @@
+"""The Hugging Face hub: addresses, downloads, uploads, and its errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from pointadapterx.errors import HubError
+
+HUB = "hf://"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+ADDRESS = re.compile(rf"(?:{HUB})?({NAME}/{NAME})((?:/[^/@]+)*)(?:@(\S+))?")
+
+
+class Address(NamedTuple):
+    """A place on the hub.
+
+    Attributes:
+        repository: ``owner/repository``.
+        revision: branch, tag or commit; None is the main branch.
+        file: path of a file in it, or empty.
+    """
+
+    repository: str
+    revision: str | None = None
+    file: str = ""
+
+    @classmethod
+    def parse(cls, text: str, *, file: bool | None = None) -> Address:
+        """From ``hf://owner/repository``, optionally with ``/file`` and ``@revision``; the prefix may be left out.
+
+        Args:
+            text: the address.
+            file: whether it names a file; None is either.
+
+        Raises:
+            HubError: if it is something else.
+        """
+        found = ADDRESS.fullmatch(text)
+        if found is None or (file is not None and file != bool(found[2])):
+            form = f"{HUB}owner/repository{'/file' if file else ''}"
+            raise HubError(f"{text}: is not of the form {form}, optionally with @revision at the end")
+        return cls(found[1], found[3], found[2].removeprefix("/"))
+
+    @property
+    def name(self) -> str:
+        """Of the repository, without its owner."""
+        return self.repository.partition("/")[2]
+
+    def __str__(self) -> str:
+        file = f"/{self.file}" if self.file else ""
+        return f"{HUB}{self.repository}{file}{f'@{self.revision}' if self.revision else ''}"
+
+
+def fetch(address: Address) -> Path:
+    """A file of a repository, downloaded once into the hub's own cache.
+
+    Raises:
+        NotFound: if the repository has no such file.
+        HubError: if it cannot be had for another reason.
+    """
+    from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
+
+    with _explained(address, "fetched"):
+        return Path(hf_hub_download(address.repository, address.file, revision=address.revision))
+
+
+def upload(folder: Path, address: Address, *, private: bool, message: str) -> str:
+    """A folder's files as one commit to a repository, or a branch of it, either made where it does not exist.
+
+    Returns:
+        The commit's address on the web.
+
+    Raises:
+        HubError: without a token, or if the hub refuses it.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise HubError(f"{address}: pushing needs a token; run `hf auth login`, or set HF_TOKEN")
+    api = HfApi()
+    with _explained(address, "pushed"):
+        api.create_repo(address.repository, private=private, exist_ok=True)
+        if address.revision is not None:
+            api.create_branch(address.repository, branch=address.revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=address.repository, folder_path=folder, revision=address.revision, commit_message=message
+        )
+    return commit.commit_url
+
+
+class NotFound(HubError):
+    """The repository is there, and the file is not."""
+
+
+@contextmanager
+def _explained(address: Address, done: str) -> Iterator[None]:
+    """Turns the hub's errors, and those of the network below it, into one line."""
+    from huggingface_hub import errors
+
+    logger = logging.getLogger("huggingface_hub")  # tells of every attempt
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
+        raise HubError(
+            f"{address}: no such repository, or no access to it; check the name, and for a private one run "
+            "`hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise HubError(f"{address}: the repository has no revision {address.revision}; check its branches") from error
+    except errors.LocalEntryNotFoundError as error:  # no answer, and nothing in the cache
+        raise HubError(f"{address}: could not be {done}, and is not in the cache; check the network") from error
+    except errors.EntryNotFoundError as error:
+        raise NotFound(f"{address}: the repository has no such file; check the name") from error
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HubError(f"{address}: could not be {done} ({reason}); check the name and the network") from error
+    finally:
+        logger.setLevel(level)

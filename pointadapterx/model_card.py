@@ -1,0 +1,211 @@
+"""The model card of an adapter: what it is, how good, what it needs, and how to use it; only what its files know."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pointadapterx.datasets import DATASETS
+from pointadapterx.engine.checkpoint import AdapterInfo
+from pointadapterx.engine.preparation import wants_unit_sphere
+from pointadapterx.hub import HUB, Address
+from pointadapterx.models.weights import shipped_weights
+from pointadapterx.peft import METHODS
+
+TASKS = {"points": "point-cloud-classification", "images": "image-classification"}
+ACCURACIES = {"overall_accuracy": "overall accuracy (OA)", "mean_class_accuracy": "mean-class accuracy (mAcc)"}
+
+
+class Needed(NamedTuple):
+    """The backbone weights that an adapter belongs to.
+
+    Attributes:
+        text: what they are, and where they come from.
+        portable: whether they are found wherever the package is, or fetched.
+        base: repository on the hub that they come from, or None.
+    """
+
+    text: str
+    portable: bool
+    base: str | None = None
+
+
+def needed_weights(info: AdapterInfo) -> Needed:
+    """What an adapter needs besides its file, with the SHA-256 of a local file as long as this is there."""
+    weights = info.config["backbone"]["weights"]
+    if weights is None and METHODS[info.config["method"]["name"]].trains_backbone:
+        return Needed("none: the file brings the whole backbone", True)
+    if weights is None:
+        seed = info.config["backbone"]["init_seed"]
+        return Needed(f"random ones of backbone.init_seed={seed}, which the same version of torch draws again", True)
+    if weights.startswith(HUB):
+        return Needed(f"{weights}, fetched when they are needed", True, Address.parse(weights).repository)
+    if weights in shipped_weights():
+        return Needed(f"{weights}, which come with the package", True)
+    file = Path(weights)
+    digest = f" with SHA-256 {_sha256(file)}" if file.is_file() else ""
+    return Needed(f"{file.name}, a file{digest} that does not come along: give yours as --weights FILE", False)
+
+
+def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None) -> str:
+    """The text of README.md, with the hub's front matter.
+
+    Args:
+        info: the adapter.
+        report: ``metrics.json`` of its run, or None.
+        address: where it will be.
+        license: identifier of the hub, such as ``cc-by-4.0``, or None.
+    """
+    data, method = info.config["data"], info.config["method"]["name"]
+    what = " ".join(filter(None, (data["name"], data["variant"])))
+    parts = (
+        f"# {address.name}",
+        f"`{method}` on {what}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what this task "
+        "changed of the backbone or added to it.",
+        _table(_facts(info, report, license)),
+        _results(info, report),
+        _usage(info, address),
+        _reading(info, report),
+        _limits(info, report),
+    )
+    return f"---\n{_front_matter(info, report, address, license)}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _front_matter(info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None) -> str:
+    data, backbone = info.config["data"], info.config["backbone"]["name"]
+    task = TASKS[_modality(info)]
+    content: dict[str, Any] = {"library_name": "pointadapterx"}
+    if license is not None:
+        content["license"] = license
+    base = needed_weights(info).base
+    if base is not None:
+        content["base_model"] = base
+    if _modality(info) == "images":  # the hub has no such task for point clouds
+        content["pipeline_tag"] = task
+    content["tags"] = ["pointadapterx", "adapter", task, backbone, info.config["method"]["name"]]
+    if report is not None:
+        under = f"protocol {info.config['eval']['protocol']}, regime {report['regime']}, seed {report['seed']}"
+        dataset = {"type": data["name"], "name": data["name"], "split": "test"}
+        if data["variant"] is not None:
+            dataset["config"] = data["variant"]
+        metrics = [
+            {"type": "accuracy", "name": f"{name} in %, {under}", "value": round(report["test"][key], 2)}
+            for key, name in ACCURACIES.items()
+        ]
+        result = {"task": {"type": task, "name": task.replace("-", " ")}, "dataset": dataset, "metrics": metrics}
+        content["model-index"] = [{"name": address.name, "results": [result]}]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | None) -> dict[str, str]:
+    config = info.config
+    backbone, data = config["backbone"], config["data"]
+    if _modality(info) == "images":
+        scale = (f"{key} {data[key] or [0.5] * backbone['channels']}" for key in ("mean", "std"))
+        size, kind = backbone["image_size"], "grey" if backbone["channels"] == 1 else "RGB"
+        form = f"{kind} images of {size} × {size} pixels, {', '.join(scale)}"
+    else:
+        frame = "unit sphere" if wants_unit_sphere(info.metrics, data) else "in the unit of the training clouds"
+        form = f"{data['num_points']:,} points by FPS, {frame}, y up"
+        form += f" (files: {data['up']} up)" if data["up"] not in (None, "y") else ""
+    facts = {
+        "backbone": f"{backbone['name']}, {backbone['dim']} wide, {backbone['depth']} blocks, "
+        f"{backbone['num_heads']} heads",
+        "weights of the backbone": needed_weights(info).text,
+        "hash of the backbone's tensors": f"`{info.backbone_hash}`",
+        "input": form,
+        "classes": ", ".join(info.classes),
+    }
+    if report is not None:
+        count = report["parameters"]
+        facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
+    return {
+        **facts,
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 `{_sha256(info.path)}`",
+        "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
+        "licence": license or "not stated; ask the owner of the repository",
+    }
+
+
+def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
+    title = "## How good it is\n\n"
+    if report is None:
+        return f"{title}Its run's metrics are not here: no test result is known."
+    data, test = report["data"], report["test"]
+    drawn = {key: data[key] for key in ("few_shot", "train_size") if data.get(key) is not None}
+    rows = {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
+        "test set": f"{' '.join(filter(None, (data['name'], data['variant'])))}, {test['count']:,} samples, checksum "
+        f"`{data['checksum']}`",
+        **{key: str(value) for key, value in drawn.items()},
+        "protocol": report["protocol"],
+        "regime of augmentation": report["regime"],
+        "seed": f"{report['seed']}; one run",
+        "precision, hardware": f"{info.config['train']['precision']}, {report['hardware']}",
+    }
+    return title + _table(rows)
+
+
+def _usage(info: AdapterInfo, address: Address) -> str:
+    place = str(address)
+    portable = needed_weights(info).portable
+    flag, argument = ("", "") if portable else (" --weights FILE", ', weights="FILE"')
+    kind = "picture.png" if _modality(info) == "images" else "scan.ply"
+    return (
+        "## How to use it\n\n"
+        f"```sh\npointadapterx predict {place} {kind}{flag}\n"
+        f"pointadapterx pull {place.removeprefix(HUB)}    # the files of this repository\n```\n\n"
+        "```python\nfrom pointadapterx import Predictor\n\n"
+        f'predictor = Predictor("{place}"{argument})\n'
+        f'for found in predictor(["{kind}"]):\n'
+        "    print(found.name, found.classes[0], found.probabilities[0], found.unlike)\n```\n\n"
+        "`config.yaml` is the complete config of the training."
+    )
+
+
+def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
+    title = "## Calibration\n\n"
+    if info.calibration is None:
+        return f"{title}None was fitted: probabilities are those of a softmax over the logits, often too certain."
+    text = (
+        f"Probabilities are softmax(logits / {info.calibration.temperature:.4f}), fitted on {info.calibration.samples} "
+        "validation samples."
+    )
+    found = (report or {}).get("calibration")
+    if found is not None:
+        text += (
+            f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
+            f"{found['calibration_error_before']:.2f} % (15 bins)."
+        )
+    return title + text
+
+
+def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
+    lines = ["Every input gets one of the classes above, whatever it shows."]
+    if info.novelty is not None:
+        lines[0] += " `unlike` and `novelty` of a prediction say how far it is from the training data."
+    if report is not None:
+        lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
+    if info.config["eval"]["protocol"] == "published":
+        lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
+    if not METHODS[info.config["method"]["name"]].trains_backbone:
+        lines.append("On a backbone with another hash it is refused.")
+        if info.config["backbone"]["weights"] is None:
+            lines.append("The backbone has random weights: its results only test the pipeline.")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    lines = (f"| {name} | {value.replace('|', '/')} |" for name, value in rows.items())
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _modality(info: AdapterInfo) -> str:
+    return DATASETS[info.config["data"]["name"]].modality
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,65 @@
+"""FPS and kNN in operators that every runtime has, for files that run without this package.
+
+Same start, distances and ties as :mod:`pointadapterx.ops.reference`, of which they differ in form alone: nothing is
+written in place, and no shape depends on the size of the batch. FPS is unrolled, a dozen operators a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def farthest_point_sample(points: Tensor, num_samples: int, start: int, skip_origin: bool) -> Tensor:
+    """(B, N, 3) -> (B, num_samples) int64; see :func:`pointadapterx.ops.farthest_point_sample`."""
+    x, y, z = points.unbind(-1)
+    places = torch.arange(points.shape[1], device=points.device)
+    nearest = torch.full_like(x, math.inf)  # squared distance to the chosen set
+    if skip_origin:
+        norm = (x * x + y * y) + z * z
+        near = norm < 1e-3 if points.dtype == torch.float32 else norm <= 1e-3  # as the reference
+        nearest = torch.where(near, -1.0, nearest)
+    current = torch.full_like(x[:, :1], start, dtype=torch.int64)
+    chosen = [current]
+    for _ in range(num_samples - 1):
+        if not skip_origin:
+            nearest = torch.where(places == current, -1.0, nearest)
+        dx, dy, dz = (axis - axis.gather(1, current) for axis in (x, y, z))
+        nearest = torch.minimum(nearest, (dx * dx + dy * dy) + dz * dz)
+        current = nearest.argmax(dim=1, keepdim=True)
+        chosen.append(current)
+    return torch.cat(chosen, dim=1)
+
+
+def knn(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(B, M, D), (B, N, D) -> squared distances and int64 indices, both (B, M, k), nearest first."""
+    ordered, order = _squared_distances(query, points).sort(dim=-1, stable=True)
+    return ordered[..., :k], order[..., :k]
+
+
+def knn_by_topk(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same for ONNX, whose TopK puts the lower index first where distances are equal; torch leaves that open."""
+    squared, indices = _squared_distances(query, points).topk(k, dim=-1, largest=False, sorted=True)
+    return squared, indices
+
+
+def _squared_distances(query: Tensor, points: Tensor) -> Tensor:
+    """(B, M, D), (B, N, D) -> (B, M, N), coordinates left to right."""
+    pairs = zip(query.unbind(-1), points.unbind(-1), strict=True)
+    differences = [q.unsqueeze(-1) - p.unsqueeze(-2) for q, p in pairs]
+    return reduce(torch.add, [difference * difference for difference in differences])
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.pointadapterx.farthest_point_sample.default: farthest_point_sample,
+    torch.ops.pointadapterx.knn.default: knn,
+}
+"""For :meth:`torch.export.ExportedProgram.run_decompositions`."""
+
+ONNX_DECOMPOSITIONS = {**DECOMPOSITIONS, torch.ops.pointadapterx.knn.default: knn_by_topk}
+"""The same on the way to ONNX."""

@@ -1,0 +1,177 @@
+"""The commands ``pointadapterx push`` and ``pull``: adapters in repositories of the Hugging Face hub.
+
+A repository holds the model card ``README.md``, ``adapter.safetensors``, ``config.yaml``, and ``metrics.json`` where
+there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pointadapterx.config import dump_config
+from pointadapterx.engine.checkpoint import ADAPTER_FILE, AdapterInfo, read_adapter
+from pointadapterx.errors import CheckpointError, PointAdapterXError
+from pointadapterx.files import new_folder, write_text
+from pointadapterx.hub import Address, NotFound, fetch, upload
+from pointadapterx.model_card import needed_weights, write_card
+
+CARD_FILE, CONFIG_FILE, METRICS_FILE = "README.md", "config.yaml", "metrics.json"
+
+
+def push_adapter(
+    adapter: str | Path,
+    repository: str,
+    *,
+    folder: str | Path | None = None,
+    private: bool = False,
+    license: str | None = None,
+) -> str:
+    """Sends an adapter with its model card to the hub.
+
+    Args:
+        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes. In the folder of a run its metrics
+            go along.
+        repository: ``owner/repository``, optionally ``@branch``; made where it does not exist.
+        folder: writes the files there instead, and sends nothing; must not exist, or be empty.
+        private: whether a new repository is.
+        license: identifier of the hub for the card, such as ``cc-by-4.0``.
+
+    Returns:
+        Where it is: the commit's address on the web, or the folder.
+
+    Raises:
+        CheckpointError: if the adapter cannot be read, or the folder not be written.
+        HubError: without a token, or if the hub refuses it.
+    """
+    address, info = Address.parse(repository, file=False), read_adapter(adapter)
+    if folder is not None:
+        with new_folder(Path(folder)) as part:
+            _write(info, address, license, part)
+        return str(folder)
+    with tempfile.TemporaryDirectory() as part:
+        _write(info, address, license, Path(part))
+        return upload(Path(part), address, private=private, message=f"Adapter of {info.config['method']['name']}")
+
+
+def _write(info: AdapterInfo, address: Address, license: str | None, folder: Path) -> None:
+    report = _read_report(info.path)
+    shutil.copyfile(info.path, folder / ADAPTER_FILE)
+    write_text(folder / CONFIG_FILE, dump_config(info.config))
+    if report is not None:
+        shutil.copyfile(info.path.with_name(METRICS_FILE), folder / METRICS_FILE)
+    write_text(folder / CARD_FILE, write_card(info, report, address, license))
+
+
+def _read_report(adapter: Path) -> dict[str, Any] | None:
+    """``metrics.json`` of the run that left an adapter, if it lies beside."""
+    path = adapter.with_name(METRICS_FILE)
+    if adapter.name != ADAPTER_FILE or not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"protocol", "regime", "data", "test", "parameters", "seed", "hardware"} - set(report)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); restore it, or move the adapter elsewhere") from None
+    if missing:
+        raise CheckpointError(
+            f"{path}: has no {', '.join(sorted(missing))}, so it is not of an adapter's run; move the adapter elsewhere"
+        )
+    return report
+
+
+def pull_adapter(repository: str, folder: str | Path | None = None) -> AdapterInfo:
+    """Fetches an adapter with what lies beside it.
+
+    Args:
+        repository: ``owner/repository``, optionally ``@revision``.
+        folder: for its files, by default named like the repository; must not exist, or be empty.
+
+    Raises:
+        HubError: if the repository cannot be read.
+        CheckpointError: if its adapter is damaged, or the folder cannot be written.
+    """
+    address = Address.parse(repository, file=False)
+    folder = Path(folder or address.name)
+    with new_folder(folder) as part:
+        for name in (ADAPTER_FILE, CARD_FILE, CONFIG_FILE, METRICS_FILE):
+            try:
+                shutil.copyfile(fetch(address._replace(file=name)), part / name)
+            except NotFound:
+                if name == ADAPTER_FILE:
+                    raise
+        read_adapter(part)
+    return read_adapter(folder)
+
+
+def push(argv: Sequence[str], prog: str = "pointadapterx push") -> int:
+    """Runs the command ``push``.
+
+    Returns:
+        0, or 2 for wrong input and for what the hub refuses.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description="An adapter with its model card to the hub.")
+    parser.add_argument("adapter", help="adapter file or run folder")
+    parser.add_argument("repository", help="owner/repository; made where it does not exist")
+    parser.add_argument("--folder", metavar="DIR", help="write the files there instead, and send nothing")
+    parser.add_argument("--private", action="store_true", help="a new repository is private")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch, made where it does not exist (default: main)")
+    parser.add_argument("--license", metavar="ID", help="for the card, such as cc-by-4.0 (default: not stated)")
+    options = parser.parse_args(argv)
+
+    def run() -> AdapterInfo:
+        place = push_adapter(
+            options.adapter,
+            _revised(options),
+            folder=options.folder,
+            private=options.private,
+            license=options.license,
+        )
+        print(f"{'pushed' if options.folder is None else 'written'}: {place}")
+        return read_adapter(options.adapter)
+
+    return _told(run)
+
+
+def pull(argv: Sequence[str], prog: str = "pointadapterx pull") -> int:
+    """Runs the command ``pull``.
+
+    Returns:
+        0, or 2 for wrong input and for what the hub refuses.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description="An adapter with what lies beside it from the hub.")
+    parser.add_argument("repository", help="owner/repository")
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="for its files (default: named like the repository)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
+    options = parser.parse_args(argv)
+
+    def run() -> AdapterInfo:
+        info = pull_adapter(_revised(options), options.folder)
+        print(f"pulled: {info.path.parent}")
+        return info
+
+    return _told(run)
+
+
+def _revised(options: argparse.Namespace) -> str:
+    return str(options.repository) + (f"@{options.revision}" if options.revision else "")
+
+
+def _told(run: Callable[[], AdapterInfo]) -> int:
+    """Exit status; errors in one line, and what the adapter needs besides."""
+    try:
+        info = run()
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    print(f"weights of the backbone: {needed_weights(info).text}")
+    return 0

@@ -1,0 +1,307 @@
+"""Adapters on the hub: what is pushed, what is pulled, and what is said when that fails. Nothing leaves the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+
+from pointadapterx import Predictor, pull_adapter, push_adapter
+from pointadapterx.build import build_model
+from pointadapterx.cli import main
+from pointadapterx.config import load_config
+from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
+from pointadapterx.engine import run
+from pointadapterx.engine.checkpoint import read_adapter, save_adapter
+from pointadapterx.errors import CheckpointError, HubError
+from pointadapterx.hub import Address
+from pointadapterx.models.weights import SHIPPED
+from tests.conftest import randomise, small_config
+from tests.synthetic import write_ldraw20
+
+COMMIT = "0123456789" * 4
+FILES = {"README.md", "adapter.safetensors", "config.yaml"}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers ``/owner/repository/resolve/revision/file`` from the folders ``owner/repository``, as the hub does."""
+
+    def __init__(self, root: Path, *arguments: Any) -> None:
+        self.root = root
+        super().__init__(*arguments)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        owner, name, _, revision, file = self.path.strip("/").split("/", 4)
+        repository = self.root / owner / name
+        if not repository.is_dir():
+            return self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
+        if revision not in ("main", COMMIT):
+            return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        if not (repository / file).is_file():
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+        content = (repository / file).read_bytes()
+        return self.answer(200, content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Its folder of repositories, which pushing writes to and pulling reads through HTTP."""
+    root = tmp_path / "hub"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, root))
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Api:
+        def create_repo(self, repository: str, **options: Any) -> None:
+            calls.append((repository, options))
+            (root / repository).mkdir(parents=True, exist_ok=True)
+
+        def create_branch(self, repository: str, **options: Any) -> None:
+            calls.append((repository, options))
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> SimpleNamespace:
+            calls.append((repo_id, options))
+            shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
+            return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/{COMMIT}")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(Hub, "calls", calls, raising=False)
+    yield root
+    server.shutdown()
+    server.server_close()
+
+
+def save(config: dict[str, Any], path: Path) -> Path:
+    classes = LDRAW20_CLASSES if config["data"]["name"] == "ldraw20" else [str(digit) for digit in range(10)]
+    save_adapter(randomise(build_model(config)), path, config=config, classes=classes)
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter file without a run."""
+    return save(small_config("dapt_x"), tmp_path_factory.mktemp("adapter") / "adapter.safetensors")
+
+
+def test_what_is_pulled_is_what_was_pushed(
+    hub: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", str(adapter), "owner/parts", "--private"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"pushed: https://hub/owner/parts/commit/{COMMIT}",
+        "weights of the backbone: random ones of backbone.init_seed=0, which the same version of torch draws again",
+    ]
+    assert {path.name for path in (hub / "owner" / "parts").iterdir()} == FILES
+    assert Hub.calls[0] == ("owner/parts", {"private": True, "exist_ok": True})
+    assert Hub.calls[1] == ("owner/parts", {"revision": None, "commit_message": "Adapter of dapt_x"})
+    monkeypatch.chdir(tmp_path)
+    assert main(["pull", "owner/parts"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "pulled: parts"
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == FILES
+    assert (tmp_path / "parts" / "adapter.safetensors").read_bytes() == adapter.read_bytes()
+    assert load_config("parts/config.yaml") == read_adapter(adapter).config
+    assert main(["pull", "owner/parts"]) == 2
+    assert capsys.readouterr().err == "error: parts: is there already; remove it, or choose another folder\n"
+
+
+def test_an_adapter_of_the_hub_predicts(hub: Path, adapter: Path) -> None:
+    push_adapter(adapter, "owner/parts")
+    cloud = np.random.default_rng(0).normal(size=(200, 3))
+    (here,), (there,) = Predictor(adapter)([cloud]), Predictor("hf://owner/parts@main")([cloud])
+    assert there.probabilities == here.probabilities
+    assert there.classes == here.classes
+
+
+def test_an_adapter_of_the_hub_is_tested(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ldraw20(tmp_path / "data", train_per_class=1, test_per_class=1, num_points=160)
+    config = small_config("linear", data={"root": str(tmp_path / "data")})
+    push_adapter(save(config, tmp_path / "adapter.safetensors"), "owner/parts")
+    monkeypatch.chdir(tmp_path)
+    assert main(["test", "hf://owner/parts"]) == 0
+    (folder,) = (tmp_path / "runs" / "parts").iterdir()  # not in the hub's cache
+    assert {path.name for path in folder.iterdir()} == {"test.json", "predictions.csv"}
+
+
+def test_a_branch(hub: Path, adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(adapter), "owner/parts", "--revision", "second"]) == 0
+    assert Hub.calls[1] == ("owner/parts", {"branch": "second", "exist_ok": True})
+    assert Hub.calls[2][1]["revision"] == "second"
+    assert main(["pull", "owner/parts", "--revision", "third"]) == 2
+    assert "hf://owner/parts/adapter.safetensors@third: the repository has no revision third" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on shipped weights."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    changes = ["train.epochs=1", "train.warmup_epochs=0", "data.train_size=100", "method.rank=4", "train.seed=3"]
+    run.train(load_config("vtab/digits", changes), "digits", folder, run.make_accelerator("fp32"))
+    return folder
+
+
+def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None:
+    place = push_adapter(trained, "owner/digits", folder=tmp_path / "layout", license="cc-by-4.0")
+    assert {path.name for path in Path(place).iterdir()} == FILES | {"metrics.json"}
+    report = json.loads((trained / "metrics.json").read_text())
+    text = (tmp_path / "layout" / "README.md").read_text(encoding="utf-8")
+    data = ModelCard(text).data
+    assert (data.library_name, data.license, data.pipeline_tag) == (
+        "pointadapterx",
+        "cc-by-4.0",
+        "image-classification",
+    )
+    assert {"vit", "adapter_x"} <= set(data.tags)
+    overall, per_class = data.eval_results
+    assert overall.metric_value == round(report["test"]["overall_accuracy"], 2)
+    assert per_class.metric_value == round(report["test"]["mean_class_accuracy"], 2)
+    assert overall.metric_name == "overall accuracy (OA) in %, protocol validation, regime shift, seed 3"
+    assert (overall.dataset_name, overall.dataset_split) == ("digits", "test")
+    calibration = report["calibration"]
+    for told in (
+        report["protocol"],
+        report["data"]["checksum"],
+        f"{report['parameters']['trainable']:,}, {report['parameters']['percent']:.2f} % of full fine-tuning",
+        "vit_tiny, which come with the package",
+        read_adapter(trained).backbone_hash,
+        f"softmax(logits / {calibration['temperature']:.4f}), fitted on {calibration['fitted_on']} validation samples",
+        f"{calibration['calibration_error']:.2f} %, without it {calibration['calibration_error_before']:.2f} %",
+        "| train_size | 100 |",
+        "pointadapterx predict hf://owner/digits picture.png\n",
+        "The figures are of one seed and 797 test samples",
+    ):
+        assert told in text
+    assert str(trained) not in text
+
+
+def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "mine" / "weights.safetensors"
+    weights.parent.mkdir()
+    shutil.copy(SHIPPED / "vit_tiny.safetensors", weights)
+    config = load_config("vtab/digits", [f"backbone.weights={weights}", "eval.protocol=published"])
+    adapter = save(config, tmp_path / "adapter.safetensors")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert main(["push", str(adapter), "owner/digits", "--folder", str(tmp_path / "layout")]) == 0
+    needed = f"weights.safetensors, a file with SHA-256 {digest} that does not come along: give yours as --weights FILE"
+    assert f"weights of the backbone: {needed}\n" in capsys.readouterr().out
+    text = (tmp_path / "layout" / "README.md").read_text(encoding="utf-8")
+    assert needed in text
+    assert str(weights) not in text
+    assert 'Predictor("hf://owner/digits", weights="FILE")' in text
+    assert "no test result is known" in text
+    assert "The epoch was chosen on the test set" in text
+    assert ModelCard(text).data.eval_results is None
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: does not exist"):
+        Predictor(tmp_path / "layout")
+    Predictor(tmp_path / "layout", weights="vit_tiny")
+
+
+def test_weights_of_the_hub_are_the_base_model(adapter: Path, tmp_path: Path) -> None:
+    info = read_adapter(adapter)
+    config = {**info.config, "backbone": {**info.config["backbone"], "weights": "hf://owner/mae/weights.pth@v2"}}
+    save_adapter(build_model(info.config), tmp_path / "a.safetensors", config=config, classes=info.classes)
+    push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "layout")
+    data = ModelCard((tmp_path / "layout" / "README.md").read_text(encoding="utf-8")).data
+    assert (data.base_model, data.pipeline_tag) == ("owner/mae", None)
+    assert "point-cloud-classification" in data.tags
+
+
+def test_what_goes_wrong_is_one_line(
+    hub: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    monkeypatch.chdir(tmp_path)
+    (hub / "owner" / "empty").mkdir(parents=True)
+    assert "hf://owner/none/adapter.safetensors: no such repository, or no access" in fails("pull", "owner/none")
+    assert "hf://owner/empty/adapter.safetensors: the repository has no such file" in fails("pull", "owner/empty")
+    assert "hf://owner/empty/adapter.safetensors: the rep" in fails("predict", "hf://owner/empty", "scan.ply")
+    (hub / "owner" / "empty" / "adapter.safetensors").write_bytes(b"damaged")
+    assert "not a readable safetensors file" in fails("pull", "owner/empty")
+    assert "nothing: is not of the form hf://owner/repository" in fails("pull", "nothing")
+    assert "nothing: is not of the form hf://owner/repository" in fails("push", str(adapter), "nothing")
+    assert "owner/a/file: is not of the form hf://owner/repo" in fails("push", str(adapter), "owner/a/file")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert "hf://owner/a: pushing needs a token; run `hf auth login`" in fails("push", str(adapter), "owner/a")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "could not be fetched" in fails("pull", "owner/none")
+    assert {path.name for path in tmp_path.iterdir()} <= {"hub", "cache"}  # nothing half pulled
+
+
+def test_a_refused_push_says_why(hub: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, repository: str, **options: Any) -> None:
+        raise OSError("403 Forbidden\nand much more")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(HubError, match=r"hf://owner/parts: could not be pushed \(403 Forbidden\); check the name"):
+        push_adapter(adapter, "owner/parts")
+
+
+def test_metrics_of_something_else_are_refused(adapter: Path, tmp_path: Path) -> None:
+    shutil.copy(adapter, tmp_path)
+    for content, says in (("{", "cannot be read"), ('{"seed": 0}', "has no data, hardware, parameters")):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(CheckpointError, match=rf"metrics\.json: {says}"):
+            push_adapter(tmp_path, "owner/parts", folder=tmp_path / "layout")
+    assert not (tmp_path / "layout").exists()
+
+
+def test_a_folder_that_is_taken(hub: Path, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(CheckpointError, match="taken: is there already"):
+        push_adapter(adapter, "owner/parts", folder=tmp_path / "taken")
+    (tmp_path / "empty").mkdir()
+    push_adapter(adapter, "owner/parts")
+    assert torch.equal(
+        pull_adapter("hf://owner/parts", tmp_path / "empty").tensors["head.mlp.0.weight"],
+        read_adapter(adapter).tensors["head.mlp.0.weight"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("owner/name", Address("owner/name")),
+        ("hf://owner/name.v2@main", Address("owner/name.v2", "main")),
+        ("hf://o-1/n_2/folder/file.pth@refs/pr/1", Address("o-1/n_2", "refs/pr/1", "folder/file.pth")),
+    ],
+)
+def test_addresses(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert Address.parse(str(address)) == address
