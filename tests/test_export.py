@@ -191,7 +191,8 @@ def test_missing_packages_and_wrong_names(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = adapter_of(small_config("linear", "vit"), tmp_path)
     assert main(["export", str(adapter), str(tmp_path / "model.pt2"), "--batch-size", "3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    lines = printed[printed.index("written: ") :].splitlines()
     assert lines[0].startswith(f"written: {tmp_path / 'model.pt2'} (")
     assert lines[1:3] == ["input: images (3, 3, 16, 16) float32", "output: logits (3, 10) float32"]
     assert lines[3].startswith("checked: logits differ from torch's by at most ")
