@@ -115,7 +115,7 @@ def _embedded(features: Tensor, kind: str) -> np.ndarray:
 
         return TSNE(perplexity=max(neighbours, 1), init="pca", random_state=0).fit_transform(values)
     if find_spec("umap") is None:
-        raise ConfigError("UMAP is not installed; pip install umap-learn")
+        raise ConfigError("UMAP is not installed; pip install 'pointadapterx[umap]'")
     from umap import UMAP
 
     reducer: Any = UMAP(n_neighbors=max(min(15, len(values) - 1), 2), random_state=0)

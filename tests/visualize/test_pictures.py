@@ -169,6 +169,12 @@ def test_other_classes_do_not_stand_side_by_side(demo: Subject, digits: Subject)
         plots.embedding([demo, digits], "t-SNE")
 
 
+def test_a_missing_umap_is_told(demo: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"UMAP is not installed; pip install 'pointadapterx\[umap\]'"):
+        plots.embedding([demo], "UMAP")
+
+
 def test_the_eye_stands_above_and_sees_up_upwards() -> None:
     seen = projected(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     assert seen[0, 1] > 0.9  # up is up
