@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 RESULTS = ROOT / "docs" / "results"
 CSVS = sorted(RESULTS.glob("*/results.csv"))
 QUOTES = {
-    ROOT / "README.md": ("demo", "ldraw20"),
+    ROOT / "README.md": ("ldraw20",),
+    ROOT / "docs" / "results.md": ("demo", "ldraw20"),
     ROOT / "docs" / "speed.md": ("precision", "cached_views"),
     RESULTS / "ldraw20" / "README.md": ("ldraw20", "ldraw20_recipe", "ldraw20_weights"),
     RESULTS / "ldraw20_methods" / "README.md": ("ldraw20_methods", "ldraw20"),
