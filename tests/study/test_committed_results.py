@@ -57,6 +57,6 @@ def test_what_a_page_quotes_is_in_its_reports(page: Path) -> None:
     rows = [(line.split("|")[1].strip(" (").removesuffix(", OA %)"), line) for line in lines if line.startswith("|")]
     prose = " ".join(line.strip() for line in lines if not line.startswith("|"))
     quoted = [(name, figure) for name, row in rows for figure in FIGURE.findall(row)]
-    assert quoted
+    assert quoted or FIGURE.findall(prose)
     assert [(name, figure) for name, figure in quoted if figure not in reported.get(name, ())] == []
     assert set(FIGURE.findall(prose)) - set().union(*reported.values()) == set()
