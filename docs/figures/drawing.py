@@ -5,7 +5,9 @@ Pictures have a light ground of their own, so that they read the same on light a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 
 GROUND, INK, SOFT = "#fbfbfa", "#222222", "#6b6b6b"
 FROZEN, TRAINED, PARTLY, TOKEN = "#dcdcdc", "#e69f00", "#56b4e9", "#009e73"
@@ -79,3 +81,11 @@ class Drawing:
                 "",
             ]
         )
+
+
+def write(pictures: Mapping[Path, str]) -> None:
+    """Writes files."""
+    for path, text in pictures.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path}")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from drawing import INK, SOFT, TRAINED, Drawing
+from drawing import INK, SOFT, TRAINED, Drawing, write
 
 DOCS = Path(__file__).resolve().parent.parent
 REPORT = DOCS / "results" / "ldraw20_methods" / "report.md"
@@ -76,7 +76,10 @@ def draw() -> str:
     return drawing.svg()
 
 
+def pictures() -> dict[Path, str]:
+    """The files, with their content."""
+    return {Path(__file__).with_name("methods.svg"): draw()}
+
+
 if __name__ == "__main__":
-    path = Path(__file__).with_name("methods.svg")
-    path.write_text(draw(), encoding="utf-8")
-    print(f"written: {path}")
+    write(pictures())

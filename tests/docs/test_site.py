@@ -59,9 +59,12 @@ def test_every_method_has_a_page_in_the_index() -> None:
 
 def test_costs_of_the_method_pages_are_the_committed_ones() -> None:
     costs = load_script("costs")
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8").splitlines()
     for name in METHODS:
         page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
         assert costs.table(name) in page, "run: python docs/figures/costs.py"
+        (row,) = (line for line in index if line.startswith(f"| [`{name}`]"))
+        assert row.endswith(f"| {' | '.join(costs.overview(name))} |")
 
 
 @pytest.mark.parametrize("script", ["results", "methods"])
