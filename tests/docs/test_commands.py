@@ -45,6 +45,8 @@ COMMANDS: dict[str, list[str]] = {
     "make demo": FEW,
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
+    "pointadapterx train --config scan_obj_bg data.name=folder data.variant=null data.root=scans "
+    "backbone.weights=weights/point_mae_pretrain.pth": [*SMALL, "method.rank=4"],
     "pointadapterx train --config demo train.seed=1": FEW,
     "python -c \"from pointadapterx import ops; print(ops.implementation('cpu'))\"": [],
     "python tools/main.py --config cfgs/scan_pb_t50_rs.yaml backbone.weights=weights/point_mae_pretrain.pth": [
