@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinx-mathjax-offline",  # formulas without the network
 ]
 exclude_patterns = ["notebooks"]
 html_theme = "furo"

@@ -29,7 +29,7 @@ def load_script(name: str) -> ModuleType:
 
 @pytest.mark.slow
 def test_it_builds_without_a_warning(tmp_path: Path) -> None:
-    for package in ("sphinx", "myst_parser", "furo", "sphinx_copybutton"):
+    for package in ("sphinx", "myst_parser", "furo", "sphinx_copybutton", "sphinx-mathjax-offline"):
         pytest.importorskip(package, reason="the extra docs is not installed")
     options = ["--builder", "html", "--fail-on-warning", "--keep-going", "--quiet"]
     assert " ".join(options) in (ROOT / "Makefile").read_text(encoding="utf-8")
