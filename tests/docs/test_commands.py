@@ -64,6 +64,8 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx predict RUN_OR_ADAPTER scan.ply": [],
     "pointadapterx predict RUN_OR_ADAPTER scans/ 'more/*.obj' --output found.csv": [],
     "pointadapterx predict --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl": [],
+    "pointadapterx visualize adapter.safetensors --files scan.ply --picture saliency": ["--renderer", "matplotlib"],
+    "pointadapterx report runs/demo/<time>": [],
     "pointadapterx push RUN_OR_ADAPTER owner/repository --folder parts": [],
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml data.root=clouds.h5": PRETRAIN,
     "python tools/main.py --config cfgs/pretrain/point_mae_small.yaml data.root=my_meshes/": PRETRAIN,
@@ -79,8 +81,13 @@ COMMANDS: dict[str, list[str]] = {
 
 LONG = "needs the whole LDraw-20 or Fashion-MNIST, and hours"
 EXPORT = "takes the better part of a minute; see tests/test_export.py"
+PICTURES = "takes long; see tests/visualize"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
 NOT_EXECUTED: dict[str, str] = {
+    'pip install "pointadapterx[viz]"': "loads packages from the network",
+    "pointadapterx visualize runs/demo/<time>": PICTURES,
+    "pointadapterx visualize runs/demo/<time> --picture routing attention --samples 2 --format png svg": PICTURES,
+    "pointadapterx visualize runs/demo_linear/<time> runs/demo/<time> --picture tsne confusion": PICTURES,
     "pip install 'pointadapterx[export]'": "loads packages from the network",
     "pointadapterx export RUN_OR_ADAPTER parts.onnx": EXPORT,
     "pointadapterx export RUN_OR_ADAPTER parts.pt2": EXPORT,
@@ -180,7 +187,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert main([*adapt, "--output", "RUN_OR_ADAPTER"]) == 0
         for copy in ("runs/demo/<time>", "runs/a", "runs/b"):
             shutil.copytree("RUN_OR_ADAPTER", copy)
-        for copy in ("a.safetensors", "b.safetensors"):
+        for copy in ("a.safetensors", "b.safetensors", "adapter.safetensors"):
             shutil.copy("RUN_OR_ADAPTER/adapter.safetensors", copy)
         (place / "runs" / "study" / "quick" / "results").mkdir(parents=True)
         shutil.copy(ROOT / "docs" / "results" / "demo" / "results.csv", "runs/study/quick/results")
