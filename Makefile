@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(shell find extensions -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python tools/main.py --config cfgs/demo_linear.yaml
@@ -24,6 +24,11 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as web pages, in build/docs/index.html; a warning is an error.
+docs: $(VENV)/.ready
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "written: build/docs/index.html"
 
 METHODS = $(addprefix scan_pb_t50_rs,_dapt _full _linear) scan_pb_t50_rs $(addprefix scan_pb_t50_rs,_e3va _e3va_x)
 

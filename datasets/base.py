@@ -183,6 +183,7 @@ class PointClouds(Samples):
 
 
 DATASETS: Registry[type[Samples]] = Registry("data set")
+"""Data sets by the name used in ``data.name``."""
 
 
 def check_choice(value: str, known: Sequence[str], key: str, hint: str = "") -> str:

@@ -39,6 +39,7 @@ class ImageTransform(ABC):
 
 
 IMAGE_TRANSFORMS: Registry[type[ImageTransform]] = Registry("transform")
+"""Augmentations of images by the name used in ``data.augment``."""
 
 
 @IMAGE_TRANSFORMS.register("flip")

@@ -57,6 +57,7 @@ class Transform(ABC):
 
 
 TRANSFORMS: Registry[type[Transform]] = Registry("transform")
+"""Augmentations of clouds by the name used in ``data.augment``."""
 
 
 def _uniform(

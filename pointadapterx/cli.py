@@ -16,6 +16,7 @@ VERBS = ("train", "test", "vote", "count", "probe", "search")
 COMMANDS = {
     "compare": "study.command:main",
     "doctor": "doctor:main",
+    "example": "example:main",
     "export": "export:main",
     "predict": "predict:main",
     "pull": "sharing:pull",
@@ -29,6 +30,7 @@ EPILOG = """examples:
   %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
   %(prog)s --resume runs/demo/20260101-120000                  continue an interrupted run
   %(prog)s --test RUN_OR_ADAPTER [--vote 10]                   test (and vote with) a trained adapter
+  %(prog)s example scans                                       small data to try the other commands on
   %(prog)s doctor scans/                                       what is wrong with one's own data
   %(prog)s predict RUN_OR_ADAPTER scans/                       classes of one's own files; see predict --help
             ``count``, ``probe``), or one of :data:`COMMANDS`, which have arguments of their own.

@@ -1,0 +1,113 @@
+"""The costs on the pages of the methods: python docs/figures/costs.py writes them into docs/methods/*.md
+
+They are taken from docs/results: parameters.md, training_methods.md and ldraw20_methods/report.md.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent.parent
+RESULTS = DOCS / "results"
+BEGIN, END = "<!-- costs: python docs/figures/costs.py -->", "<!-- end of costs -->"
+BACKBONES = {"## Point-MAE": "Point-MAE, ScanObjectNN", "## ViT-B/16": "ViT-B/16, VTAB-1K"}
+LABELS = {
+    "full": ("full fine-tuning",),
+    "linear": ("linear probe",),
+    "bitfit": ("BitFit",),
+    "vpt": ("VPT, deep", "VPT, shallow"),
+    "lora": ("LoRA",),
+    "ssf": ("SSF",),
+    "adapter": ("Adapter,",),
+    "adaptformer": ("AdaptFormer,",),
+    "noah": ("NOAH",),
+    "idpt": ("IDPT",),
+    "dapt": ("DAPT,",),
+    "adapter_x": ("Adapter-X",),
+    "adaptformer_x": ("AdaptFormer-X",),
+    "dapt_x": ("DAPT-X",),
+    "e3va": ("E³VA,",),
+    "e3va_x": ("E³VA-X",),
+}
+"""Beginnings of the rows of the study of LDraw-20."""
+HEADER = """\
+| on | trained | without head | of full | forward | backward | kept |
+|---|---:|---:|---:|---:|---:|---:|"""
+LEGEND = (
+    "Forward and backward are 10⁹ multiply-adds per sample of a training step, kept is what the backward pass holds, "
+    "MiB per sample in float32 ([counted](../results/parameters.md))."
+)
+
+
+def table(name: str) -> str:
+    """What stands between the marks on the page of a method."""
+    lines = [BEGIN, HEADER, *_counted(name), "", LEGEND, *_timed(name), *_accurate(name), END]
+    return "\n".join(lines)
+
+
+def overview(name: str) -> tuple[str, str, str]:
+    """Of a method's row of the index: trained parameters and their share at the published size, and test OA."""
+    _, trained, _, share, *_ = _cells(_counted(name)[0])
+    accuracy = re.search(r"[\d.]+ ± [\d.]+", _accurate(name)[1])
+    assert accuracy is not None
+    return trained, share, accuracy[0]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def _counted(name: str) -> list[str]:
+    rows, backbone = [], ""
+    for line in (RESULTS / "parameters.md").read_text(encoding="utf-8").splitlines():
+        backbone = next((words for head, words in BACKBONES.items() if line.startswith(head)), backbone)
+        if line.startswith((f"| `{name}` ", f"| `{name}`, ")):
+            label, trained, alone, share, _, *costs = _cells(line)
+            sizes = label.partition(", ")[2]
+            rows.append(
+                f"| {backbone}{f': {sizes}' if sizes else ''} | {' | '.join([trained, alone, share, *costs])} |"
+            )
+    return rows
+
+
+def _timed(name: str) -> list[str]:
+    found = []
+    for line in (RESULTS / "training_methods.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"| {name}, "):
+            label, _, memory, _, _, seconds, _ = _cells(line)
+            found.append(f"{seconds.split()[0]} s and {memory} MiB in {label.partition(', ')[2]}")
+    if not found:
+        return []
+    step = "[A step](../results/training_methods.md) of 8 clouds"
+    where = f"{step} on two threads of an AMD EPYC, Point-MAE at its published size"
+    return ["", f"{where}: {'; '.join(found)}."]
+
+
+def _accurate(name: str) -> list[str]:
+    found = []
+    for line in (RESULTS / "ldraw20_methods" / "report.md").read_text(encoding="utf-8").splitlines():
+        if not any(line.startswith(f"| {label}") for label in LABELS[name]) or "±" not in line:
+            continue
+        label, _, accuracy, _, difference, *_ = cells = _cells(line)
+        away = "" if difference == "baseline" else f", {difference.replace('-', '−')} points to full fine-tuning"
+        found.append(f"{label} ({cells[7]} % trained) {accuracy.partition(' [')[0]}{away}")
+    text = f"[Test OA on LDraw-20](../results/ldraw20_methods/README.md), three seeds [95 %]: {'; '.join(found)}."
+    return ["", text]
+
+
+def pictures() -> dict[Path, str]:
+    """The pages, with these costs."""
+    pages = {}
+    for name in LABELS:
+        path = DOCS / "methods" / f"{name}.md"
+        text = path.read_text(encoding="utf-8")
+        pages[path] = re.sub(
+            f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _, n=name: table(n), text, flags=re.DOTALL
+        )
+    return pages
+
+
+if __name__ == "__main__":
+    for page, text in pictures().items():
+        page.write_text(text, encoding="utf-8")

@@ -1,0 +1,84 @@
+"""The documentation builds without a warning, and has a page for everything it should."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pointadapterx.peft import METHODS
+from tests.conftest import ROOT
+from tests.docs.pages import DOCS
+
+FIGURES = DOCS / "figures"
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of ``docs/figures/``."""
+    sys.path.insert(0, str(FIGURES))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(FIGURES))
+
+
+@pytest.mark.slow
+def test_it_builds_without_a_warning(tmp_path: Path) -> None:
+    for package in ("sphinx", "myst_parser", "furo", "sphinx_copybutton", "sphinx-mathjax-offline"):
+        pytest.importorskip(package, reason="the extra docs is not installed")
+    options = ["--builder", "html", "--fail-on-warning", "--keep-going", "--quiet"]
+    assert " ".join(options) in (ROOT / "Makefile").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(DOCS), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "load_config" in (tmp_path / "api" / "models.html").read_text(encoding="utf-8")
+
+
+def test_every_method_has_a_page_in_the_index() -> None:
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    for name in METHODS:
+        assert f"]({name}.md)" in index
+        page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"(figures/{name}.svg)" in page
+        for part in ("## Cost", "## Keys", "## When to use it", "## Source"):
+            assert part in page, f"{name}: {part}"
+        for key in METHODS[name].Options.model_fields.keys() - {"name"}:
+            assert f"`{key}`" in page, f"{name} has the key {key}"
+        assert "$$" in page
+
+
+def test_costs_of_the_method_pages_are_the_committed_ones() -> None:
+    costs = load_script("costs")
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8").splitlines()
+    for name in METHODS:
+        page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert costs.table(name) in page, "run: python docs/figures/costs.py"
+        (row,) = (line for line in index if line.startswith(f"| [`{name}`]"))
+        assert row.endswith(f"| {' | '.join(costs.overview(name))} |")
+
+
+@pytest.mark.parametrize("script", ["results", "methods"])
+def test_figures_are_what_their_scripts_draw(script: str) -> None:
+    drawn = load_script(script).pictures()
+    assert drawn
+    for path, text in drawn.items():
+        assert path.read_text(encoding="utf-8") == text, f"run: python docs/figures/{script}.py"
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    """Also in pages that the site does not have."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if not target.startswith(("http", "mailto")):
+                assert (page.parent / target).exists(), f"{page}: {target}"
