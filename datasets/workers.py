@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from time import thread_time
+from time import perf_counter
 from typing import TypeVar
 
 import torch
@@ -58,32 +58,34 @@ def read_ahead(
         block: number of results that may wait.
         workers: processes at most; all CPU cores by default.
     """
-    busy = 0.0  # seconds of the thread
+    seconds: list[float] = []  # that the thread took for each
 
     def timed(item: Item) -> Result:
-        nonlocal busy
-        started = thread_time()
-        result = function(item)
-        busy += thread_time() - started
-        return result
+        started = perf_counter()
+        try:
+            return function(item)
+        finally:
+            seconds.append(perf_counter() - started)
 
     most = available_cores() if workers is None else workers
-    given = 0
+    given, end, judged = 0, len(items), most <= 1
     thread = ThreadPoolExecutor(1)
     waiting: deque[Future[Result]] = deque()
     try:
-        while waiting or given < len(items):
-            done = given - len(waiting)
-            if most > 1 and done == TRIED and busy / done * (len(items) - done) > PATIENCE:
-                break
-            while given < len(items) and len(waiting) < (block if done >= TRIED else TRIED - done):
+        while waiting or given < end:
+            if not judged and len(seconds) >= TRIED:
+                judged = True
+                if sum(seconds) / len(seconds) * (end - given) > PATIENCE:
+                    end = given
+                    continue
+            while given < end and len(waiting) < block:
                 waiting.append(thread.submit(timed, items[given]))
                 given += 1
             yield waiting.popleft().result()
     finally:
         thread.shutdown(cancel_futures=True)
-    if given < len(items):
-        yield from map_in_order(function, items[given:], block, workers)
+    if end < len(items):
+        yield from map_in_order(function, items[end:], block, workers)
 
 
 def available_cores() -> int:

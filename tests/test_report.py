@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -10,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pointadapterx.cli import main
 from pointadapterx.config import load_config
 from pointadapterx.engine import run
 from pointadapterx.engine.checkpoint import read_adapter
+from pointadapterx.report import page
 from pointadapterx.report.command import write_report
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
@@ -91,7 +96,12 @@ def test_what_cannot_be_reported(finished: Path, tmp_path: Path, capsys: pytest.
     assert main(["report", str(finished), "--output", str(tmp_path / "r.html")]) == 2
     assert "history.json: is not JSON" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+    (finished / "history.json").write_text('[{"epoch": 1}]')
+    assert main(["report", str(finished), "--output", str(tmp_path / "r.html")]) == 2
+    assert "history.json: is not of a finished run" in capsys.readouterr().err
     (tmp_path / "history.json").replace(finished / "history.json")
+    assert main(["report", str(tmp_path / "a=b")]) == 2
+    assert "a=b: does not exist" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module", params=["webgl", "still"])
@@ -155,7 +165,22 @@ def test_it_lives_in_a_browser(opened: tuple[str, Any, list[str], list[str]], re
 def test_an_adapter_without_its_run_is_reported_too(finished: Path, tmp_path: Path) -> None:
     alone = tmp_path / "adapter.safetensors"
     shutil.copy(finished / "adapter.safetensors", alone)
-    text = write_report([alone]).read_text(encoding="utf-8")
+    text = write_report([alone], ["eval.batch_size=7"]).read_text(encoding="utf-8")
     assert "Course of training" not in text
     assert "seconds an epoch" not in text
     assert f"{len(read_adapter(alone).classes)}</td>" in text
+    assert "batch_size: 7" not in text  # how it was trained, not how it was looked at
+
+
+def test_a_large_picture_takes_little_room() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(26, 8))
+    rng = np.random.default_rng(0)
+    for place in range(36):
+        axes = figure.add_subplot(3, 12, place + 1)
+        axes.scatter(*rng.normal(size=(2, 2048)), s=2.5, c=rng.integers(4, size=2048), cmap="tab10")
+    url = page.data_url(figure)
+    assert len(url) < 1e6
+    picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert picture.width <= page.WIDEST

@@ -23,9 +23,9 @@ from pointadapterx.files import write_text
 from pointadapterx.models.adapted import count_parameters
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
-from pointadapterx.study.statistics import accuracy_interval, difference_interval
+from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
 from pointadapterx.visualize import lens, plots
-from pointadapterx.visualize.command import name_apart
+from pointadapterx.visualize.command import HUB, name_apart, split_overrides
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes
 from pointadapterx.visualize.sheet import Sheet, paint
 from pointadapterx.visualize.subject import Subject
@@ -53,11 +53,8 @@ def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html beside the first adapter")
     options = parser.parse_intermixed_args(argv)
     set_up_logging(main_process=True)
-    overrides = [text for text in options.runs if "=" in text and not Path(text).exists()]
-    runs = [text for text in options.runs if text not in overrides]
-    if not runs:
-        parser.error("give a run's folder or an adapter file")
     try:
+        runs, overrides = split_overrides(options.runs)
         output = write_report(runs, overrides, options.output)
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -85,6 +82,8 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
     Raises:
         PointAdapterXError: if adapters or data cannot be read, or know different classes.
     """
+    if output is None and str(runs[0]).startswith(HUB):
+        raise ConfigError(f"{runs[0]}: lies on the hub; add --output FILE for the report")
     subjects = [Subject(run, overrides) for run in runs]
     name_apart(subjects)
     plots.require_same_classes(subjects)
@@ -99,12 +98,12 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
         ("Data", _data(first)),
         ("Classes", _classes(subjects)),
         ("Confusion", page.image(plots.confusion(subjects), "confusion matrix")),
-        ("Features", page.image(plots.embedding(subjects, "t-SNE"), "t-SNE of the features")),
-        ("Surest mistakes", _gallery(first, surest(first), clouds)),
-        ("Samples", _gallery(first, [(index, None) for index in first.spread(SHOWN)], clouds)),
+        ("Features", _features(subjects)),
+        ("Surest mistakes", _gallery(first, _surest(first), clouds)),
+        ("Samples", _gallery(first, _samples(first), clouds)),
         *_looking(subjects),
         ("Course of training", _course(subjects, records)),
-        ("How to repeat it", _recipe(subjects, records)),
+        ("How to repeat it", _recipe(subjects)),
     ]
     title = f"{' and '.join(subject.name for subject in subjects)} on {first.config['data']['name']}"
     output = output or first.path.parent / "report.html"
@@ -122,7 +121,17 @@ def _record(subject: Subject) -> dict[str, Any]:
                 found[key] = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise CheckpointError(f"{path}: is not JSON; restore it or move it away") from None
+            if not _is_of_a_run(found[key]):
+                raise CheckpointError(f"{path}: is not of a finished run; restore it or move it away")
     return found
+
+
+def _is_of_a_run(content: Any) -> bool:
+    """Whether metrics or a history have what is read of them."""
+    if isinstance(content, list):
+        return all(isinstance(record, dict) and {"epoch", "train_loss"} <= record.keys() for record in content)
+    needed = {"test", "epochs", "best_epoch", "seconds_per_epoch", "peak_memory_mib", "hardware", "versions"}
+    return isinstance(content, dict) and needed <= content.keys() and "overall_accuracy" in content["test"]
 
 
 def _right(subject: Subject) -> np.ndarray:
@@ -159,14 +168,16 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
     """Names to numbers of one run."""
     metrics, run = compute_metrics(subject.predictions, subject.classes), record.get("metrics", {})
     low, high = accuracy_interval([_right(subject)], groups=groups)
+    mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
     parameters = count_parameters(subject.model)
     found = {
         "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
-        "mean-class accuracy (mAcc)": f"{metrics['mean_class_accuracy']:.2f}",
+        "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
         "selection": str(subject.info.metrics.get("protocol", "–")),
         "augmentation regime": regime(subject.config["data"]),
         "seed": str(subject.config["train"]["seed"]),
         "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning)",
+        "versions": ", ".join(f"{name} {version}" for name, version in subject.info.versions.items()),
         "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
     }
     if subject.info.calibration is not None:
@@ -182,9 +193,29 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
             "seconds an epoch": f"{run['seconds_per_epoch']:.2f}",
             "peak memory": f"{run['peak_memory_mib']:,.0f} MiB",
             "hardware": str(run["hardware"]),
-            "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         }
     return found
+
+
+def _mean_class_interval(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """95 % interval of mAcc: the samples of every class drawn anew, each class by itself.
+
+    Args:
+        right: (n,) bool.
+        labels: (n,).
+    """
+    rng = np.random.default_rng(0)
+    of_classes = [right[labels == label] for label in np.unique(labels)]
+    means = [rng.binomial(len(one), one.mean(), RESAMPLES) / len(one) for one in of_classes]  # what the draws count
+    low, high = np.quantile(100 * np.mean(means, axis=0), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _features(subjects: Sequence[Subject]) -> str:
+    try:
+        return page.image(plots.embedding(subjects, "t-SNE"), "t-SNE of the features")
+    except ConfigError as error:
+        return page.note(str(error))
 
 
 def _data(subject: Subject) -> str:
@@ -193,13 +224,20 @@ def _data(subject: Subject) -> str:
         ("name", data["name"]),
         *((key, data[key]) for key in ("variant", "few_shot", "train_size") if data[key] is not None),
         ("classes", len(subject.classes)),
-        ("training samples", len(subject.train)),
+        ("training samples", _count_training(subject)),
         ("test samples", len(test)),
         ("checksum of the test part", test.checksum),
     ]
     if subject.is_points:
         rows.append(("points of a cloud", data["num_points"]))
     return page.table(["", ""], rows)
+
+
+def _count_training(subject: Subject) -> str:
+    try:
+        return str(len(subject.train))
+    except PointAdapterXError:  # whoever has the test split alone gets a report all the same
+        return "not here"
 
 
 def _classes(subjects: Sequence[Subject]) -> str:
@@ -211,7 +249,16 @@ def _classes(subjects: Sequence[Subject]) -> str:
     return "\n".join(parts)
 
 
-def surest(subject: Subject) -> list[tuple[int, str | None]]:
+def _samples(subject: Subject) -> list[tuple[int, str]]:
+    """Numbers and captions of samples of different classes."""
+    best = subject.probabilities.max(dim=-1)
+    return [
+        (i, f"{subject.title(i)}: {subject.classes[int(best.indices[i])]} ({100 * float(best.values[i]):.0f} %)")
+        for i in subject.spread(SHOWN)
+    ]
+
+
+def _surest(subject: Subject) -> list[tuple[int, str]]:
     """Numbers and captions of the surest mistakes."""
     return [
         (index, f"{subject.title(index)}, taken for {answer} ({100 * sure:.0f} %)")
@@ -219,16 +266,12 @@ def surest(subject: Subject) -> list[tuple[int, str | None]]:
     ]
 
 
-def _gallery(subject: Subject, items: Sequence[tuple[int, str | None]], clouds: list[dict[str, Any]]) -> str:
+def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[dict[str, Any]]) -> str:
     """Test samples by number, with captions; clouds are added to those that the viewer turns."""
     if not items:
         return page.note("None on this test set.")
     chosen = subject.choose([index for index, _ in items])
-    answers = zip(*subject.prediction(chosen.inputs), strict=True)
-    captions = [
-        caption or f"{name}: {answer} ({100 * sure:.0f} %)"
-        for (_, caption), name, (answer, sure) in zip(items, chosen.names, answers, strict=True)
-    ]
+    captions = [caption for _, caption in items]
     stills = [page.data_url(paint(Sheet("", [[plain_view(subject, "", value)]])), 60) for value in chosen.inputs]
     numbers: list[int | None] = [None] * len(items)
     modes: Sequence[str] = ()
@@ -262,10 +305,10 @@ def _course(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
     return page.image(plots.curves(named), "loss and accuracy by epoch") if named else ""
 
 
-def _recipe(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> str:
+def _recipe(subjects: Sequence[Subject]) -> str:
     parts = []
-    for subject, record in zip(subjects, records, strict=True):
-        text = dump_config(record.get("config", subject.config))
+    for subject in subjects:
+        text = dump_config(subject.info.config)
         parts.append(page.note(f"{subject.name}: the whole config, saved as config.yaml, and"))
         parts.append(page.code("pointadapterx train --config config.yaml"))
         parts.append(f"<details><summary>config.yaml</summary>{page.code(text)}</details>\n")

@@ -24,8 +24,8 @@ def pack_clouds(subject: Subject, clouds: Tensor) -> list[dict[str, Any]]:
         uint16, the number of each point's patch; ``modes``, names to uint8 colours of points or patches. All base64.
     """
     _, nearest = lens.nearest_patch(subject.model, clouds)
-    attention = lens.class_attention(subject.model, clouds)[-1]  # (B, G)
-    saliency = lens.saliency(subject.model, clouds).clamp_min(0)
+    attention = subject.class_attention(clouds)[-1]  # (B, G)
+    saliency = subject.saliency(clouds).clamp_min(0)
     experts = _experts(subject, clouds)
     packed = []
     for row, cloud in enumerate(clouds.cpu()):
@@ -52,7 +52,7 @@ def _experts(subject: Subject, clouds: Tensor) -> dict[str, np.ndarray]:
     """By use of the mixture: colours (B, G, 3) of the experts that the patches' first sub-tokens chose."""
     if not lens.routes(subject.model):
         return {}
-    uses = lens.routing(subject.model, clouds)
+    uses = subject.routing(clouds)
     patches = subject.model.backbone.num_patches
     return {
         f"expert of sub-token 1, {use}": of_kinds(found.gates.shape[-1])[found.chosen[:, -patches:, 0, 0].cpu().numpy()]

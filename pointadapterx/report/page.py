@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 90
+DPI, WIDEST, SHADES = 90, 1600, 128  # of pictures: at most so many pixels and colours, so that the page stays small
 # Nothing may be fetched: the page is one file.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -108,6 +108,9 @@ def gallery(items: Iterable[tuple[int | None, str, str]], modes: Sequence[str] =
 
 def data_url(figure: Figure, dpi: int = DPI) -> str:
     """A figure as the address of a PNG within the page."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    from PIL import Image
+
+    drawn, content = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=min(dpi, WIDEST / figure.get_size_inches()[0]))
+    Image.open(drawn).convert("RGB").quantize(SHADES, dither=Image.Dither.NONE).save(content, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

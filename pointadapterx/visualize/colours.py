@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 GREY = "#8c8c8c"
 AMOUNTS = "cividis"
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Names are text, whatever is in them, and the same picture is the same SVG."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False, "svg.hashsalt": "pointadapterx"}):
+        yield
 
 
 def rgb(colour: str) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 RECONSTRUCTION = "reconstruction"
 EXTRAS = ("umap",)  # drawn when they are asked for
+HUB = "hf://"
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*")
+
+log = logging.getLogger(__name__)
+
 EPILOG = """examples:
   %(prog)s runs/demo/<time>                                    every picture, into runs/demo/<time>/pictures
   %(prog)s runs/demo/<time> --picture routing attention --samples 3
@@ -84,37 +91,66 @@ def main(argv: Sequence[str], prog: str = "pointadapterx visualize") -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    overrides = [text for text in options.runs if "=" in text and not Path(text).exists()]
-    runs = [Path(text) for text in options.runs if text not in overrides]
-    if not runs:
-        raise ConfigError("give a run's folder or an adapter file")
+    runs, overrides = split_overrides(options.runs)
+    if options.window:
+        open3d_view.require_display()
     known = [*PICTURES, RECONSTRUCTION]
     for name in options.picture:
         if name not in known:
             raise ConfigError(f"picture '{name}' is not known; choose from {', '.join(known)}")
+    show = _shower(options, runs[0])
     if is_pretraining(runs[0]):
         if options.files or set(options.picture) - {RECONSTRUCTION} or len(runs) > 1:
             raise ConfigError(f"{runs[0]}: is a pre-training run, of which there is the picture {RECONSTRUCTION} alone")
-        sheets: list[tuple[str, Sheet | Figure]] = [
-            (RECONSTRUCTION, reconstruction(runs[0], overrides, options.samples or 3))
-        ]
-    else:
-        subjects = [Subject(run, overrides) for run in runs]
-        name_apart(subjects)
-        sheets = [(name, _make(name, subjects, options)) for name in _wanted(options, subjects)]
-    output = options.output or (runs[0] if runs[0].is_dir() else runs[0].parent) / "pictures"
-    if options.window:
-        for _, sheet in sheets:
-            if isinstance(sheet, Sheet):
-                open3d_view.show(sheet)
+        show(RECONSTRUCTION, reconstruction(Path(runs[0]), overrides, options.samples or 3))
         return
-    draw = choose_renderer(options.renderer) if any(isinstance(sheet, Sheet) for _, sheet in sheets) else None
-    for name, sheet in sheets:
-        figure = paint(sheet, draw) if isinstance(sheet, Sheet) else sheet
+    subjects = [Subject(run, overrides) for run in runs]
+    name_apart(subjects)
+    wanted = _wanted(options, subjects)
+    files = subjects[0].read_files(options.files) if options.files else None
+    for name in wanted:
+        picture, first = PICTURES[name], subjects[0]
+        chosen: Chosen | None = None
+        if picture.samples:
+            chosen = files or first.choose(first.spread(options.samples or picture.samples))
+        try:
+            sheet = picture.make(subjects, chosen)
+        except ConfigError as error:
+            if options.picture:
+                raise
+            log.warning("picture %s left out: %s", name, error)  # of all that there are, some may show nothing
+            continue
+        show(name, sheet)
+
+
+def _shower(options: argparse.Namespace, run: str) -> Callable[[str, Sheet | Figure], None]:
+    """What is done with a picture by name: a window, or files."""
+    if options.window:
+        return lambda name, sheet: open3d_view.show(sheet) if isinstance(sheet, Sheet) else None
+    if options.output is None and run.startswith(HUB):
+        raise ConfigError(f"{run}: lies on the hub; add --output DIR for the pictures")
+    folder = options.output or (Path(run) if Path(run).is_dir() else Path(run).parent) / "pictures"
+
+    def write(name: str, sheet: Sheet | Figure) -> None:
+        figure = paint(sheet, choose_renderer(options.renderer)) if isinstance(sheet, Sheet) else sheet
         for kind in options.format:
-            path = output / f"{name}.{kind}"
-            save(figure, path, options.dpi)
-            print(f"written: {path}", flush=True)
+            save(figure, folder / f"{name}.{kind}", options.dpi)
+            print(f"written: {folder / name}.{kind}", flush=True)
+
+    return write
+
+
+def split_overrides(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Runs, and overrides of their configs.
+
+    Raises:
+        ConfigError: if there is no run.
+    """
+    overrides = [text for text in texts if OVERRIDE.fullmatch(text) and not Path(text).exists()]
+    runs = [text for text in texts if text not in overrides]
+    if not runs:
+        raise ConfigError("give a run's folder or an adapter file")
+    return runs, overrides
 
 
 def _wanted(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[str]:
@@ -137,25 +173,17 @@ def _wanted(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[st
     return [name for name in names if PICTURES[name].samples or not (options.files or options.window)]
 
 
-def _make(name: str, subjects: Sequence[Subject], options: argparse.Namespace) -> Sheet | Figure:
-    picture, first = PICTURES[name], subjects[0]
-    chosen: Chosen | None = None
-    if picture.samples:
-        chosen = (
-            first.read(options.files)
-            if options.files
-            else first.choose(first.spread(options.samples or picture.samples))
-        )
-    return picture.make(subjects, chosen)
-
-
 def name_apart(subjects: Sequence[Subject]) -> None:
-    """Subjects of one method take the names of their folders or files as well."""
+    """Subjects of one method take the names of their folders or files as well, and numbers where these are the same."""
     names = [subject.name for subject in subjects]
     for subject in subjects:
         if names.count(subject.name) > 1:
-            own = subject.path.parent.name if subject.path.stem == "adapter" else subject.path.stem
-            subject.name = f"{subject.name} ({own})"
+            path = subject.path.resolve()
+            subject.name += f" ({path.parent.name if path.stem == 'adapter' else path.stem})"
+    names = [subject.name for subject in subjects]
+    for number, subject in enumerate(subjects, 1):
+        if names.count(subject.name) > 1:
+            subject.name += f" {number}"
 
 
 def choose_renderer(name: str) -> DrawCloud | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -86,8 +86,13 @@ def require_router(model: AdaptedModel) -> RoutedMethod:
     return method
 
 
+def probabilities_of(logits: Tensor) -> Tensor:
+    """Softmax over the last axis."""
+    return logits.softmax(dim=-1)
+
+
 @torch.inference_mode()
-def saliency(model: AdaptedModel, inputs: Tensor) -> Tensor:
+def saliency(model: AdaptedModel, inputs: Tensor, read: Callable[[Tensor], Tensor] = probabilities_of) -> Tensor:
     """What the answer hangs on: how much its probability falls when a patch is taken away (occlusion, arXiv 1311.2901).
 
     A cloud's patch is taken away by putting its points where others lie, so that their number stays; an image's by
@@ -96,15 +101,16 @@ def saliency(model: AdaptedModel, inputs: Tensor) -> Tensor:
     Args:
         model: in eval mode.
         inputs: points (B, N, 3), or images (B, channels, S, S).
+        read: logits (..., classes) to probabilities; those of a calibration where the answer's are calibrated.
 
     Returns:
         (B, G), in probability; negative where the answer becomes surer.
     """
     rows = []
     for one in inputs:
-        before = model(one[None]).logits.float().softmax(dim=-1)[0]
+        before = read(model(one[None]).logits.float())[0]
         answer = int(before.argmax())
-        taken = torch.cat([model(part).logits.float().softmax(dim=-1)[:, answer] for part in _without(model, one)])
+        taken = torch.cat([read(model(part).logits.float())[:, answer] for part in _without(model, one)])
         rows.append((before[answer] - taken).cpu())
     return torch.stack(rows)
 

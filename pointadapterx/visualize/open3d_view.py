@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import lru_cache
@@ -75,16 +76,28 @@ def off_screen() -> DrawCloud:
     return draw
 
 
+def require_display() -> None:
+    """Makes sure that there can be a window: without a display Open3D draws none, and waits for it to be closed.
+
+    Raises:
+        PointAdapterXError: without one.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise PointAdapterXError("no window can be opened here (no display); leave --window out")
+
+
 def show(sheet: Sheet) -> None:
     """All clouds of a sheet in one window, in rows and columns; returns when it is closed.
 
     Raises:
         PointAdapterXError: without Open3D, clouds or a display.
     """
+    require_display()
     try:
         import open3d
-    except ImportError:
-        raise PointAdapterXError(f"{MISSING}, or leave --window out") from None
+    except (ImportError, OSError) as error:
+        missing = getattr(error, "name", None) == "open3d"
+        raise PointAdapterXError(f"{MISSING if missing else NO_DRIVER}, or leave --window out") from None
     views = [[view for view in row if view.points is not None] for row in sheet.rows]
     reach = reach_of(view for row in views for view in row)
     if not any(views):

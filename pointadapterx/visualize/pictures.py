@@ -93,7 +93,7 @@ def attention(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     """How much the class token attends to each patch, block by block."""
     assert chosen is not None
     subject = subjects[0]
-    weights = lens.class_attention(subject.model, chosen.inputs)  # (blocks, B, G)
+    weights = subject.class_attention(chosen.inputs)  # (blocks, B, G)
     rows = [
         [_amount_view(subject, f"block {block}", value, of[row]) for block, of in enumerate(weights, 1)]
         for row, value in enumerate(chosen.inputs)
@@ -106,7 +106,7 @@ def saliency(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     """How much the probability of the answer falls without a patch."""
     assert chosen is not None
     subject = subjects[0]
-    falls = lens.saliency(subject.model, chosen.inputs)  # (B, G)
+    falls = subject.saliency(chosen.inputs)  # (B, G)
     views = []
     for row, (answer, value) in enumerate(zip(_answers(subject, chosen), chosen.inputs, strict=True)):
         most = 100 * float(falls[row].max())
@@ -122,7 +122,7 @@ def routing(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     """The expert that each patch's sub-tokens chose, block by block."""
     assert chosen is not None
     subject = subjects[0]
-    uses = lens.routing(subject.model, chosen.inputs)
+    uses = subject.routing(chosen.inputs)
     experts = next(iter(uses.values())).gates.shape[-1]
     heads = next(iter(uses.values())).gates.shape[-2]
     colours = of_kinds(experts)

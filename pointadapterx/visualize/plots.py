@@ -14,8 +14,7 @@ from pointadapterx.datasets import build_inputs
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft.mixture import expert_load
-from pointadapterx.visualize import lens
-from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, of_kinds
+from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, drawing, of_kinds
 from pointadapterx.visualize.subject import Subject
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 FEWEST = 5  # samples that t-SNE and UMAP need
 
 
+@drawing()
 def experts(subject: Subject) -> Figure:
     """Adapter-X's figure 4: load per expert and block over the test split; one token's gates through the blocks.
 
@@ -51,8 +51,7 @@ def experts(subject: Subject) -> Figure:
     right.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     right.set(ylim=(0, 1), ylabel="gate")
     right.set_title("gates of one sub-token through the blocks", fontsize=9)
-    if through.shape[1] <= len(KINDS):
-        right.legend(fontsize=8, frameon=False)
+    right.legend(fontsize=8 if through.shape[1] <= len(KINDS) else 5, frameon=False, ncols=1 + through.shape[1] // 17)
     figure.suptitle(f"Routing of {subject.name}", fontsize=10)
     return figure
 
@@ -64,8 +63,7 @@ def _routing_of_split(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Te
     sums: dict[str, Tensor] = {}
     gates: dict[str, Tensor] = {}
     for rows in torch.arange(len(subject.test)).split(subject.config["eval"]["batch_size"]):
-        with subject.accelerator.autocast():
-            uses = lens.routing(subject.model, inputs.for_test(fetch(rows).to(device)))
+        uses = subject.routing(inputs.for_test(fetch(rows).to(device)))
         for name, found in uses.items():
             load = expert_load(found.chosen, found.gates.shape[-1]).cpu() * len(rows)
             sums[name] = sums[name] + load if name in sums else load
@@ -73,6 +71,7 @@ def _routing_of_split(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Te
     return {name: load / len(subject.test) for name, load in sums.items()}, gates
 
 
+@drawing()
 def embedding(subjects: Sequence[Subject], kind: str) -> Figure:
     """Features of the test split in two dimensions, a panel an adapter; seeded.
 
@@ -87,28 +86,33 @@ def embedding(subjects: Sequence[Subject], kind: str) -> Figure:
     classes = subjects[0].classes
     figure = _figure(5 * len(subjects), 5 + 0.25 * (len(classes) // 4 + 1))
     colours, marks = of_kinds(len(KINDS)), len(KINDS)
+    handles: list[Any] = []
     for number, subject in enumerate(subjects):
         axes = figure.add_subplot(1, len(subjects), number + 1)
-        places = _embedded(subject.features, kind)
+        places = _embedded(subject, kind)
         labels = subject.test.labels.numpy()
-        for label, name in enumerate(classes):
+        handles = []
+        for label in range(len(classes)):
             x, y = places[labels == label].T
             colour, marker = tuple(colours[label % marks]), MARKERS[label // marks % len(MARKERS)]
-            axes.scatter(x, y, s=14, color=colour, marker=marker, linewidths=0, label=name if number == 0 else None)
+            handles.append(axes.scatter(x, y, s=14, color=colour, marker=marker, linewidths=0))
         accuracy = compute_metrics(subject.predictions, classes)["overall_accuracy"]
         axes.set_title(f"{subject.name}, test OA {accuracy:.2f} %", fontsize=9)
         axes.set(xticks=[], yticks=[])
     columns = max(2, int(figure.get_size_inches()[0]))
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=7, frameon=False, markerscale=1.5)
+    names = [f" {name}" for name in classes]  # matplotlib leaves labels out that begin with _
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7, frameon=False, markerscale=1.5)
     figure.suptitle(f"{kind} of what the head reads", fontsize=10)
     return figure
 
 
-def _embedded(features: Tensor, kind: str) -> np.ndarray:
-    """(n, width) -> (n, 2)."""
-    if len(features) < FEWEST:
-        raise ConfigError(f"{kind} of {len(features)} test samples shows nothing; it needs {FEWEST}")
-    values = features.numpy()
+def _embedded(subject: Subject, kind: str) -> np.ndarray:
+    """Features of the test split, (n, width) -> (n, 2)."""
+    values = subject.features.numpy()
+    if len(values) < FEWEST:
+        raise ConfigError(f"{kind} of {len(values)} test samples shows nothing; it needs {FEWEST}")
+    if not np.isfinite(values).all() or not np.ptp(values, axis=0).any():
+        raise ConfigError(f"{subject.path}: features are all the same or not finite, so {kind} shows nothing")
     neighbours = min(30, (len(values) - 1) // 3)
     if kind == "t-SNE":
         from sklearn.manifold import TSNE
@@ -122,6 +126,7 @@ def _embedded(features: Tensor, kind: str) -> np.ndarray:
     return np.asarray(reducer.fit_transform(values))
 
 
+@drawing()
 def confusion(subjects: Sequence[Subject]) -> Figure:
     """Rows are what samples are, columns what they were taken for; the colour is the share of the row.
 
@@ -167,6 +172,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@drawing()
 def curves(histories: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
     """Loss and accuracy by epoch, of runs by name; what was selected on is dashed."""
     figure = _figure(10, 3.5)

@@ -22,9 +22,9 @@ from pointadapterx.visualize.sheet import Sheet
 PREFIX = "model/"  # of the model's tensors in a run's state
 
 
-def is_pretraining(folder: Path) -> bool:
-    """Whether a folder is that of a pre-training run."""
-    path = folder / CONFIG_FILE
+def is_pretraining(run: str) -> bool:
+    """Whether this is the folder of a pre-training run."""
+    path = Path(run, CONFIG_FILE)
     return path.is_file() and "pretrain" in load_config(path, [])
 
 

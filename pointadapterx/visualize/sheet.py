@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pointadapterx.files import replacing
-from pointadapterx.visualize.colours import AMOUNTS, KINDS, rgb
+from pointadapterx.visualize.colours import AMOUNTS, KINDS, drawing, rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +85,7 @@ def shaded(points: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return 1 - (1 - colours) * (0.45 + 0.55 * near[:, None])
 
 
+@drawing()
 def paint(sheet: Sheet, draw: DrawCloud | None = None) -> Figure:
     """The sheet as a figure.
 
@@ -157,6 +158,7 @@ def _explain(figure: Figure, sheet: Sheet, axes: Sequence[Axes]) -> None:
         bar.set_label(sheet.scale.label, fontsize=8)
 
 
+@drawing()
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Writes a figure, whole or not at all; the same bytes for the same picture."""
     kind = path.suffix[1:]

@@ -14,13 +14,14 @@ from torch import Tensor
 from pointadapterx.build import build_model, build_splits, build_test_split
 from pointadapterx.config import check_config
 from pointadapterx.datasets import Samples, build_inputs
-from pointadapterx.engine.adaptation import ADAPTER_FILE
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.metrics import Predictions
 from pointadapterx.engine.predictor import Failure, Predictor
 from pointadapterx.engine.run import make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
+from pointadapterx.peft.mixture import Routing
+from pointadapterx.visualize import lens
 
 
 class Chosen(NamedTuple):
@@ -41,7 +42,7 @@ class Subject:
     """An adapter with its model in eval mode, and what there is to show it.
 
     Args:
-        adapter: an adapter file, or a run's folder.
+        adapter: an adapter file, a run's folder, or ``hf://owner/repository``.
         overrides: of its config: ``data.…``, ``eval.…``, ``backbone.weights``, ``train.precision``.
         name: in titles; by default that of the method.
 
@@ -66,8 +67,7 @@ class Subject:
                     f"{text}: would make it another model; data.*, eval.*, backbone.weights and train.precision may "
                     "change"
                 )
-        path = Path(adapter)
-        self.info = read_adapter(path / ADAPTER_FILE if path.is_dir() else path)
+        self.info = read_adapter(adapter)
         self.path = self.info.path
         self.config: Mapping[str, Any] = check_config(self.info.config, str(self.path), list(overrides))
         self.name = name or str(self.config["method"]["name"])
@@ -113,8 +113,7 @@ class Subject:
     @cached_property
     def probabilities(self) -> Tensor:
         """Of the test split, (n, classes); calibrated where the adapter stores a temperature."""
-        calibration, logits = self.info.calibration, self.predictions.logits
-        return logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
+        return self.read(self.predictions.logits)
 
     @cached_property
     def features(self) -> Tensor:
@@ -143,7 +142,7 @@ class Subject:
         label = self.classes[int(self.test.labels[index])]
         return f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}"
 
-    def read(self, files: Sequence[str | Path]) -> Chosen:
+    def read_files(self, files: Sequence[str | Path]) -> Chosen:
         """Files of one's own, prepared as ``predict`` does.
 
         Raises:
@@ -157,11 +156,29 @@ class Subject:
             values.append(item)
         return Chosen(torch.cat(values), [Path(file).stem for file in files], None)
 
+    def routing(self, inputs: Tensor) -> dict[str, Routing]:
+        """See :func:`~pointadapterx.visualize.lens.routing`; in the run's precision, as all of these."""
+        with self.accelerator.autocast():
+            return lens.routing(self.model, inputs)
+
+    def class_attention(self, inputs: Tensor) -> Tensor:
+        """See :func:`~pointadapterx.visualize.lens.class_attention`."""
+        with self.accelerator.autocast():
+            return lens.class_attention(self.model, inputs)
+
+    def saliency(self, inputs: Tensor) -> Tensor:
+        """See :func:`~pointadapterx.visualize.lens.saliency`; of the probabilities that :meth:`prediction` tells."""
+        with self.accelerator.autocast():
+            return lens.saliency(self.model, inputs, self.read)
+
+    def read(self, logits: Tensor) -> Tensor:
+        """Logits (..., classes) -> probabilities, calibrated where the adapter stores a temperature."""
+        calibration = self.info.calibration
+        return logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
+
     def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:
         """The likeliest class of each input, and its probability."""
         with torch.inference_mode(), self.accelerator.autocast():
             logits = self.model(inputs).logits.float().cpu()
-        calibration = self.info.calibration
-        probabilities = logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
-        best = probabilities.max(dim=-1)
+        best = self.read(logits).max(dim=-1)
         return [self.classes[i] for i in best.indices.tolist()], best.values.tolist()

@@ -35,6 +35,17 @@ def test_attention_is_that_of_the_class_token(demo: Subject, monkeypatch: pytest
     assert found.shape == (len(demo.model.backbone.blocks), 2, count)
 
 
+@pytest.mark.parametrize("kind", ["point_mae", "vit"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_attention_can_be_seen_with_every_method(name: str, kind: str) -> None:
+    model = randomise(build_model(small_config(name, kind))).eval()
+    inputs = torch.randn(2, 128, 3) if kind == "point_mae" else torch.randn(2, *model.backbone.image_shape)
+    found = lens.class_attention(model, inputs)
+    assert found.shape == (len(model.backbone.blocks), 2, model.backbone.num_patches)
+    total = found.sum(dim=2)
+    assert bool(((total > 0) & (total < 1)).all())
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name.endswith("_x")])
 def test_routing_is_what_the_mixture_chose_and_nothing_stays(name: str) -> None:
     model = randomise(build_model(small_config(name))).eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -14,9 +16,9 @@ from pointadapterx.cli import main
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.visualize import lens, open3d_view, pictures, plots
 from pointadapterx.visualize.colours import of_amounts, of_kinds
-from pointadapterx.visualize.command import choose_renderer
+from pointadapterx.visualize.command import choose_renderer, name_apart
 from pointadapterx.visualize.pictures import PICTURES
-from pointadapterx.visualize.sheet import Sheet, View, paint, projected
+from pointadapterx.visualize.sheet import Sheet, View, paint, projected, save
 from pointadapterx.visualize.subject import Subject
 from tests.visualize.conftest import save_random
 
@@ -132,7 +134,7 @@ def test_own_files_are_looked_at(demo: Subject, demo_adapter: Path, tmp_path: Pa
     arguments = ["visualize", str(demo_adapter), "--files", str(tmp_path / "scan.npy"), "--output", str(tmp_path)]
     assert main([*arguments, "--picture", "groups", "--renderer", "matplotlib"]) == 0
     assert (tmp_path / "groups.png").is_file()
-    chosen = demo.read([tmp_path / "scan.npy"])
+    chosen = demo.read_files([tmp_path / "scan.npy"])
     assert chosen.names == ["scan"]
     assert chosen.inputs.shape == demo.choose([0]).inputs.shape
     assert float(chosen.inputs.norm(dim=2).max()) == pytest.approx(1, abs=1e-5)  # as predict normalises it
@@ -146,7 +148,7 @@ def test_own_files_are_looked_at(demo: Subject, demo_adapter: Path, tmp_path: Pa
         (["--picture", "tsne", "--files", "scan.npy"], "picture tsne: is of a whole test split; leave --files out"),
         (["--picture", "groups", "--files", "missing.npy"], "missing.npy"),
         (["method.rank=3"], "method.rank=3: would make it another model"),
-        (["--picture", "tsne", "--window"], "--window shows clouds"),
+        (["--picture", "tsne", "--window"], "no display"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(
@@ -173,6 +175,68 @@ def test_a_missing_umap_is_told(demo: Subject, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"UMAP is not installed; pip install 'pointadapterx\[umap\]'"):
         plots.embedding([demo], "UMAP")
+
+
+def test_features_that_show_nothing_are_refused_before_sklearn_sees_them(demo: Subject) -> None:
+    for features in (torch.zeros(48, 4), torch.full((48, 4), float("nan"))):
+        demo.__dict__["features"] = features
+        with pytest.raises(ConfigError, match="all the same or not finite"):
+            plots.embedding([demo], "t-SNE")
+
+
+def test_what_shows_nothing_is_left_out_of_all_pictures(
+    demo_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pictures, "surest_mistakes", lambda subject, count: [])
+    monkeypatch.setattr("pointadapterx.visualize.command.PICTURES", {k: PICTURES[k] for k in ("mistakes", "confusion")})
+    assert main(["visualize", str(demo_adapter), "--output", str(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["confusion.png"]
+    assert "picture mistakes left out: " in capsys.readouterr().out
+    assert main(["visualize", str(demo_adapter), "--output", str(tmp_path), "--picture", "mistakes"]) == 2
+
+
+def test_names_are_text_and_none_is_lost(demo: Subject, tmp_path: Path) -> None:
+    assert len(demo.test) == 48  # read, and its classes compared, before they are renamed
+    demo.classes[:3] = [r"a$\foo$b", "_hidden", "<b>"]
+    demo.name = r"$\frac$"
+    figure = plots.embedding([demo], "t-SNE")
+    save(figure, tmp_path / "one.svg")
+    assert [text.get_text().strip() for text in figure.legends[0].get_texts()] == demo.classes
+    save(plots.confusion([demo]), tmp_path / "two.png")
+
+
+def test_the_same_picture_is_the_same_file(demo: Subject, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save(paint(sheet("groups", demo, [3])), tmp_path / f"{name}.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no DISPLAY")
+def test_without_a_display_there_is_no_window(
+    demo_adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["visualize", str(demo_adapter), "--window", "--picture", "groups"]) == 2
+    assert capsys.readouterr().err == "error: no window can be opened here (no display); leave --window out\n"
+
+
+def test_saliency_is_of_the_probability_that_is_told(demo: Subject) -> None:
+    chosen = demo.choose([0, 1])
+    _, sure = demo.prediction(chosen.inputs)
+    falls = demo.saliency(chosen.inputs).amax(dim=1)
+    assert all(float(fall) <= probability for fall, probability in zip(falls, sure, strict=True))
+    assert not torch.allclose(falls, lens.saliency(demo.model, chosen.inputs).amax(dim=1))  # T is 2
+
+
+def test_adapters_of_one_method_are_told_apart(demo_adapter: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "c" / "b"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        shutil.copy(demo_adapter, folder)
+    subjects = [Subject(folder) for folder in folders]
+    name_apart(subjects)
+    assert [subject.name for subject in subjects] == ["dapt_x (a)", "dapt_x (b) 2", "dapt_x (b) 3"]
 
 
 def test_the_eye_stands_above_and_sees_up_upwards() -> None:
