@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -69,8 +69,15 @@ def fetch(address: Address) -> Path:
         return Path(hf_hub_download(address.repository, address.file, revision=address.revision))
 
 
-def upload(folder: Path, address: Address, *, private: bool, message: str) -> str:
+def upload(folder: Path, address: Address, *, private: bool, message: str, without: Sequence[str] = ()) -> str:
     """A folder's files as one commit to a repository, or a branch of it, either made where it does not exist.
+
+    Args:
+        folder: its files replace those of the same names.
+        address: repository and branch.
+        private: whether a new repository is.
+        message: of the commit.
+        without: names of files that are removed where the repository has them.
 
     Returns:
         The commit's address on the web.
@@ -88,7 +95,11 @@ def upload(folder: Path, address: Address, *, private: bool, message: str) -> st
         if address.revision is not None:
             api.create_branch(address.repository, branch=address.revision, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=address.repository, folder_path=folder, revision=address.revision, commit_message=message
+            repo_id=address.repository,
+            folder_path=folder,
+            revision=address.revision,
+            commit_message=message,
+            delete_patterns=list(without) or None,
         )
     return commit.commit_url
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         "backbone": f"{backbone['name']}, {backbone['dim']} wide, {backbone['depth']} blocks, "
         f"{backbone['num_heads']} heads",
         "weights of the backbone": needed_weights(info).text,
-        "hash of the backbone's tensors": f"`{info.backbone_hash}`",
+        "hash of the backbone's tensors": f"{info.backbone_hash}",
         "input": form,
         "classes": ", ".join(info.classes),
     }
@@ -125,7 +126,7 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
     return {
         **facts,
-        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 `{_sha256(info.path)}`",
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {_sha256(info.path)}",
         "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "licence": license or "not stated; ask the owner of the repository",
     }
@@ -139,7 +140,7 @@ def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     drawn = {key: data[key] for key in ("few_shot", "train_size") if data.get(key) is not None}
     rows = {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
         "test set": f"{' '.join(filter(None, (data['name'], data['variant'])))}, {test['count']:,} samples, checksum "
-        f"`{data['checksum']}`",
+        f"{data['checksum']}",
         **{key: str(value) for key, value in drawn.items()},
         "protocol": report["protocol"],
         "regime of augmentation": report["regime"],
@@ -189,8 +190,8 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
         lines[0] += " `unlike` and `novelty` of a prediction say how far it is from the training data."
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
-    if info.config["eval"]["protocol"] == "published":
-        lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
+        if info.config["eval"]["protocol"] == "published":
+            lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
     if not METHODS[info.config["method"]["name"]].trains_backbone:
         lines.append("On a backbone with another hash it is refused.")
         if info.config["backbone"]["weights"] is None:
@@ -199,8 +200,13 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    lines = (f"| {name} | {value.replace('|', '/')} |" for name, value in rows.items())
+    lines = (f"| {name} | {_plain(value)} |" for name, value in rows.items())
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _plain(text: str) -> str:
+    """In one line, and nothing of it markup."""
+    return " ".join(html.escape(text, quote=False).split()).replace("|", "&#124;").replace("`", "&#96;")
 
 
 def _modality(info: AdapterInfo) -> str:

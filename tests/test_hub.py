@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +29,7 @@ from pointadapterx.engine import run
 from pointadapterx.engine.checkpoint import read_adapter, save_adapter
 from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.hub import Address
+from pointadapterx.model_card import write_card
 from pointadapterx.models.weights import SHIPPED
 from tests.conftest import randomise, small_config
 from tests.synthetic import write_ldraw20
@@ -93,6 +95,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
         def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> SimpleNamespace:
             calls.append((repo_id, options))
+            for path in [path for path in (root / repo_id).rglob("*") if path.is_file()]:
+                name = path.relative_to(root / repo_id).as_posix()
+                if any(fnmatch(name, pattern) for pattern in options["delete_patterns"] or ()):
+                    path.unlink()
             shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
             return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/{COMMIT}")
 
@@ -125,7 +131,14 @@ def test_what_is_pulled_is_what_was_pushed(
     ]
     assert {path.name for path in (hub / "owner" / "parts").iterdir()} == FILES
     assert Hub.calls[0] == ("owner/parts", {"private": True, "exist_ok": True})
-    assert Hub.calls[1] == ("owner/parts", {"revision": None, "commit_message": "Adapter of dapt_x"})
+    assert Hub.calls[1] == (
+        "owner/parts",
+        {
+            "revision": None,
+            "commit_message": "Adapter of dapt_x",
+            "delete_patterns": ["metrics.json"],
+        },
+    )
     monkeypatch.chdir(tmp_path)
     assert main(["pull", "owner/parts"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "pulled: parts"
@@ -203,6 +216,60 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     ):
         assert told in text
     assert str(trained) not in text
+    assert "optimistic" not in text
+    info = read_adapter(trained)
+    info.config["eval"]["protocol"] = "published"
+    assert "so the figures are optimistic" in write_card(info, report, Address("owner/digits"), None)
+
+
+def test_metrics_of_an_earlier_push_do_not_stay(hub: Path, trained: Path, adapter: Path) -> None:
+    push_adapter(trained, "owner/digits")
+    (hub / "owner" / "digits" / "mine.txt").touch()
+    assert "metrics.json" in {path.name for path in (hub / "owner" / "digits").iterdir()}
+    push_adapter(adapter, "owner/digits")
+    assert {path.name for path in (hub / "owner" / "digits").iterdir()} == FILES | {"mine.txt"}
+    assert "no test result is known" in (hub / "owner" / "digits" / "README.md").read_text(encoding="utf-8")
+
+
+def test_metrics_of_another_run_are_refused(trained: Path, tmp_path: Path) -> None:
+    report = json.loads((trained / "metrics.json").read_text())
+    shutil.copy(trained / "adapter.safetensors", tmp_path)
+    for name, value in (
+        ("method", "linear"),
+        ("protocol", "last: …"),
+        ("regime", "none"),
+        ("seed", 4),
+        ("data.name", "ldraw20"),
+        ("data.variant", "bg"),
+        ("data.few_shot", {"ways": 5}),
+        ("data.train_size", None),
+    ):
+        section, _, key = name.rpartition(".")
+        changed = {**report, "data": dict(report["data"])}
+        (changed[section] if section else changed)[key] = value
+        (tmp_path / "metrics.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=rf"metrics\.json: is of another run, its {name} is "):
+            push_adapter(tmp_path, "owner/digits", folder=tmp_path / "layout")
+    for changed in (
+        {**report, "test": {}},
+        {**report, "parameters": 5},
+        {**report, "test": report["test"] | {"count": "9"}},
+    ):
+        (tmp_path / "metrics.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=r"metrics\.json: is damaged"):
+            push_adapter(tmp_path, "owner/digits", folder=tmp_path / "layout")
+
+
+def test_a_class_name_cannot_write_into_the_card(tmp_path: Path) -> None:
+    config = small_config("linear")
+    classes = ["a|b", "`c`", "<img src=x>", "d\n\n# e", *LDRAW20_CLASSES[4:]]
+    save_adapter(build_model(config), tmp_path / "a.safetensors", config=config, classes=classes)
+    push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "layout")
+    text = (tmp_path / "layout" / "README.md").read_text(encoding="utf-8")
+    assert "| classes | a&#124;b, &#96;c&#96;, &lt;img src=x&gt;, d # e, " in text
+    for license in ("cc by", "mit\ntags: x", "MIT", ""):
+        with pytest.raises(HubError, match=r"^license .* is not an identifier of the hub"):
+            push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "other", license=license)
 
 
 def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +287,7 @@ def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.Ca
     assert str(weights) not in text
     assert 'Predictor("hf://owner/digits", weights="FILE")' in text
     assert "no test result is known" in text
-    assert "The epoch was chosen on the test set" in text
+    assert "optimistic" not in text  # there are no figures
     assert ModelCard(text).data.eval_results is None
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: does not exist"):
@@ -256,6 +323,10 @@ def test_what_goes_wrong_is_one_line(
     assert "nothing: is not of the form hf://owner/repository" in fails("pull", "nothing")
     assert "nothing: is not of the form hf://owner/repository" in fails("push", str(adapter), "nothing")
     assert "owner/a/file: is not of the form hf://owner/repo" in fails("push", str(adapter), "owner/a/file")
+    for command in (["push", str(adapter)], ["pull"]):
+        assert fails(*command, "owner/x@a", "--revision", "b") == (
+            "error: owner/x@a: names a revision already; remove --revision b"
+        )
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert "hf://owner/a: pushing needs a token; run `hf auth login`" in fails("push", str(adapter), "owner/a")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -274,7 +345,7 @@ def test_a_refused_push_says_why(hub: Path, adapter: Path, monkeypatch: pytest.M
 
 def test_metrics_of_something_else_are_refused(adapter: Path, tmp_path: Path) -> None:
     shutil.copy(adapter, tmp_path)
-    for content, says in (("{", "cannot be read"), ('{"seed": 0}', "has no data, hardware, parameters")):
+    for content, says in (("{", "cannot be read"), ('{"seed": 0}', "has no data, hardware, method, parameters")):
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(CheckpointError, match=rf"metrics\.json: {says}"):
             push_adapter(tmp_path, "owner/parts", folder=tmp_path / "layout")
