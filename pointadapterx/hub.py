@@ -41,6 +41,8 @@ class Address(NamedTuple):
             HubError: if it is something else.
         """
         found = ADDRESS.fullmatch(text)
+        if found is not None and not (_is_path(found[2].removeprefix("/")) and _is_path(found[3] or "")):
+            raise HubError(f"{text}: file and revision must be plain paths, without . and .., \\ and empty parts")
         if found is None or (file is not None and file != bool(found[2])):
             form = f"{HUB}owner/repository{'/file' if file else ''}"
             raise HubError(f"{text}: is not of the form {form}, optionally with @revision at the end")
@@ -56,11 +58,30 @@ class Address(NamedTuple):
         return f"{HUB}{self.repository}{file}{f'@{self.revision}' if self.revision else ''}"
 
 
+def _is_path(text: str) -> bool:
+    """Whether it leads down from where it starts; an empty one does."""
+    return not text or ("\\" not in text and not {"", ".", ".."} & set(text.split("/")))
+
+
+def is_cached(address: Address) -> bool:
+    """Whether :func:`fetch` would find the file without the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(address.repository, address.file, revision=address.revision), str)
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit that a fetched file is of, as the hub's cache names its folders."""
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return found[1] if found else None
+
+
 def fetch(address: Address) -> Path:
     """A file of a repository, downloaded once into the hub's own cache.
 
     Raises:
         NotFound: if the repository has no such file.
+        Unreachable: if the hub does not answer, and the file is not in the cache.
         HubError: if it cannot be had for another reason.
     """
     from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
@@ -108,6 +129,10 @@ class NotFound(HubError):
     """The repository is there, and the file is not."""
 
 
+class Unreachable(HubError):
+    """The hub does not answer, and the cache does not have the file."""
+
+
 @contextmanager
 def _explained(address: Address, done: str) -> Iterator[None]:
     """Turns the hub's errors, and those of the network below it, into one line."""
@@ -126,7 +151,7 @@ def _explained(address: Address, done: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{address}: the repository has no revision {address.revision}; check its branches") from error
     except errors.LocalEntryNotFoundError as error:  # no answer, and nothing in the cache
-        raise HubError(f"{address}: could not be {done}, and is not in the cache; check the network") from error
+        raise Unreachable(f"{address}: could not be {done}, and is not in the cache; check the network") from error
     except errors.EntryNotFoundError as error:
         raise NotFound(f"{address}: the repository has no such file; check the name") from error
     except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import shutil
 import sys
@@ -20,8 +21,10 @@ from pointadapterx.config import dump_config
 from pointadapterx.engine.checkpoint import ADAPTER_FILE, AdapterInfo, read_adapter
 from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
-from pointadapterx.hub import Address, NotFound, fetch, upload
+from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
 from pointadapterx.model_card import needed_weights, write_card
+
+log = logging.getLogger(__name__)
 
 CARD_FILE, CONFIG_FILE, METRICS_FILE = "README.md", "config.yaml", "metrics.json"
 LICENSE = re.compile(r"[a-z0-9.-]+")
@@ -116,7 +119,9 @@ def _read_report(info: AdapterInfo) -> dict[str, Any] | None:
 
 
 def pull_adapter(repository: str, folder: str | Path | None = None) -> AdapterInfo:
-    """Fetches an adapter with what lies beside it.
+    """Fetches an adapter with what lies beside it, all of one commit.
+
+    Without the hub, an adapter that is in its cache is taken from there, with what else is.
 
     Args:
         repository: ``owner/repository``, optionally ``@revision``.
@@ -129,13 +134,24 @@ def pull_adapter(repository: str, folder: str | Path | None = None) -> AdapterIn
     address = Address.parse(repository, file=False)
     folder = Path(folder or address.name)
     with new_folder(folder) as part:
-        for name in (ADAPTER_FILE, CARD_FILE, CONFIG_FILE, METRICS_FILE):
+        place = address._replace(file=ADAPTER_FILE)
+        cached = is_cached(place)
+        path = fetch(place)
+        shutil.copyfile(path, part / ADAPTER_FILE)
+        commit = commit_of(path) or address.revision
+        for name in (CARD_FILE, CONFIG_FILE, METRICS_FILE):
             try:
-                shutil.copyfile(fetch(address._replace(file=name)), part / name)
+                shutil.copyfile(fetch(address._replace(file=name, revision=commit)), part / name)
             except NotFound:
-                if name == ADAPTER_FILE:
+                pass
+            except Unreachable:
+                if not cached:
                     raise
-        read_adapter(part)
+                log.warning("%s: %s is not in the cache, and the hub does not answer; left out", address, name)
+        try:
+            read_adapter(part)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(part / ADAPTER_FILE), str(place))) from None
     return read_adapter(folder)
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 
-from pointadapterx import Predictor, pull_adapter, push_adapter
+from pointadapterx import Predictor, pull_adapter, push_adapter, sharing
 from pointadapterx.build import build_model
 from pointadapterx.cli import main
 from pointadapterx.config import load_config
@@ -28,7 +28,7 @@ from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine import run
 from pointadapterx.engine.checkpoint import read_adapter, save_adapter
 from pointadapterx.errors import CheckpointError, HubError
-from pointadapterx.hub import Address
+from pointadapterx.hub import Address, fetch
 from pointadapterx.model_card import write_card
 from pointadapterx.models.weights import SHIPPED
 from tests.conftest import randomise, small_config
@@ -319,7 +319,9 @@ def test_what_goes_wrong_is_one_line(
     assert "hf://owner/empty/adapter.safetensors: the repository has no such file" in fails("pull", "owner/empty")
     assert "hf://owner/empty/adapter.safetensors: the rep" in fails("predict", "hf://owner/empty", "scan.ply")
     (hub / "owner" / "empty" / "adapter.safetensors").write_bytes(b"damaged")
-    assert "not a readable safetensors file" in fails("pull", "owner/empty")
+    assert fails("pull", "owner/empty").startswith(
+        "error: hf://owner/empty/adapter.safetensors: not a readable safetensors file"
+    )
     assert "nothing: is not of the form hf://owner/repository" in fails("pull", "nothing")
     assert "nothing: is not of the form hf://owner/repository" in fails("push", str(adapter), "nothing")
     assert "owner/a/file: is not of the form hf://owner/repo" in fails("push", str(adapter), "owner/a/file")
@@ -332,6 +334,41 @@ def test_what_goes_wrong_is_one_line(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "could not be fetched" in fails("pull", "owner/none")
     assert {path.name for path in tmp_path.iterdir()} <= {"hub", "cache"}  # nothing half pulled
+
+
+def test_an_adapter_of_the_cache_is_pulled_without_the_hub(
+    hub: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_adapter(adapter, "owner/parts")
+    read_adapter("hf://owner/parts")
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        pull_adapter("owner/parts", tmp_path / "alone")
+        assert {path.name for path in (tmp_path / "alone").iterdir()} == {"adapter.safetensors"}
+        assert "hf://owner/parts: README.md is not in the cache, and the hub does not answer" in caplog.text
+    pull_adapter("owner/parts", tmp_path / "whole")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    pull_adapter("owner/parts", tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES
+
+
+def test_what_is_pulled_is_of_one_commit(
+    hub: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_adapter(adapter, "owner/parts")
+    asked: list[Address] = []
+    monkeypatch.setattr(sharing, "fetch", lambda address: asked.append(address) or fetch(address))
+    pull_adapter("owner/parts@main", tmp_path / "parts")
+    assert [address.revision for address in asked] == ["main", COMMIT, COMMIT, COMMIT]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["o/n/../m", "o/n/./m", "o/n/a\\b", "o/n@..", "o/n@a/../b", "o/n@a//b", "o/n@/a", "o/n@a/", "o/n@a\\b"],
+)
+def test_addresses_that_lead_elsewhere(text: str) -> None:
+    with pytest.raises(HubError, match="file and revision must be plain paths"):
+        Address.parse(text)
 
 
 def test_a_refused_push_says_why(hub: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
