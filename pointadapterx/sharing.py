@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pointadapterx.config import dump_config
+from pointadapterx.config import dump_config, without_locations
 from pointadapterx.engine.checkpoint import ADAPTER_FILE, AdapterInfo, read_adapter
 from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
@@ -76,7 +76,7 @@ def push_adapter(
 def _write(info: AdapterInfo, address: Address, license: str | None, folder: Path) -> None:
     report = _read_report(info)
     shutil.copyfile(info.path, folder / ADAPTER_FILE)
-    write_text(folder / CONFIG_FILE, dump_config(info.config))
+    write_text(folder / CONFIG_FILE, dump_config(without_locations(info.config)))
     if report is not None:
         shutil.copyfile(info.path.with_name(METRICS_FILE), folder / METRICS_FILE)
     try:

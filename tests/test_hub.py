@@ -19,17 +19,20 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pointadapterx import Predictor, pull_adapter, push_adapter, sharing
 from pointadapterx.build import build_model
 from pointadapterx.cli import main
-from pointadapterx.config import load_config
+from pointadapterx.config import check_config, load_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine import run
 from pointadapterx.engine.checkpoint import read_adapter, save_adapter
 from pointadapterx.errors import CheckpointError, HubError
+from pointadapterx.export import describe
 from pointadapterx.hub import Address, fetch
-from pointadapterx.model_card import write_card
+from pointadapterx.model_card import needed_weights, write_card
 from pointadapterx.models.weights import SHIPPED
 from tests.conftest import randomise, small_config
 from tests.synthetic import write_ldraw20
@@ -162,9 +165,105 @@ def test_an_adapter_of_the_hub_is_tested(hub: Path, tmp_path: Path, monkeypatch:
     config = small_config("linear", data={"root": str(tmp_path / "data")})
     push_adapter(save(config, tmp_path / "adapter.safetensors"), "owner/parts")
     monkeypatch.chdir(tmp_path)
-    assert main(["test", "hf://owner/parts"]) == 0
+    assert main(["test", "hf://owner/parts", f"data.root={tmp_path / 'data'}"]) == 0
     (folder,) = (tmp_path / "runs" / "parts").iterdir()  # not in the hub's cache
     assert {path.name for path in folder.iterdir()} == {"test.json", "predictions.csv"}
+
+
+def test_where_data_lay_elsewhere_says_nothing_here(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def stop(config: dict[str, Any]) -> None:
+        seen.append(dict(config["data"]))
+        raise HubError("enough")
+
+    config = small_config("linear", data={"root": str(tmp_path), "cache_dir": str(tmp_path)})
+    push_adapter(save(config, tmp_path / "adapter.safetensors"), "owner/parts")
+    monkeypatch.setattr(run, "build_test_split", stop)
+    for arguments in (["hf://owner/parts"], ["hf://owner/parts", "data.root=mine"], [str(tmp_path)]):
+        assert main(["test", *arguments]) == 2
+    found = [(data["root"], data["cache_dir"]) for data in seen]
+    assert found == [(None, None), ("mine", None), (str(tmp_path), str(tmp_path))]
+
+
+def test_paths_are_not_pushed(tmp_path: Path) -> None:
+    places = {"data": {"root": "/mine/a", "cache_dir": "/mine/b"}, "train": {"cache_folder": "/mine/c"}}
+    config = small_config("linear", **places)
+    stored = {**config, "backbone": {**config["backbone"], "weights": "/mine/d.pth"}}
+    for weights, left in (("/mine/d.pth", None), ("point_mae_tiny", "point_mae_tiny"), *[("hf://a/b/c.pth",) * 2]):
+        stored["backbone"]["weights"] = weights
+        path = tmp_path / "adapter.safetensors"
+        save_adapter(build_model(config), path, config=stored, classes=LDRAW20_CLASSES)
+        folder = tmp_path / weights.replace("/", "-")
+        push_adapter(path, "owner/parts", folder=folder)
+        assert "/mine" not in (folder / "config.yaml").read_text()
+        pushed = load_config(folder / "config.yaml")
+        assert pushed["backbone"]["weights"] == left
+        assert pushed["data"] == {**config["data"], "root": None, "cache_dir": None}
+        assert describe(read_adapter(path), None)["config"] == pushed
+
+
+def test_full_fine_tuning_needs_nothing_else(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(SHIPPED / "vit_tiny.safetensors", weights)
+    config = load_config("vtab/digits", [f"backbone.weights={weights}"])
+    config = check_config({**config, "method": {"name": "full"}, "head": {**config["head"], "pools": ["cls"]}}, "test")
+    adapter = save(config, tmp_path / "adapter.safetensors")
+    picture = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (here,) = Predictor(adapter)([tmp_path / "a.png"])
+    weights.unlink()
+    assert main(["push", str(adapter), "owner/digits"]) == 0
+    assert "weights of the backbone: none: the file brings the whole backbone\n" in capsys.readouterr().out
+    caplog.clear()
+    (there,) = Predictor("hf://owner/digits")([tmp_path / "a.png"])
+    assert there.probabilities == here.probabilities
+    assert "random weights" not in caplog.text
+    assert "--weights" not in (hub / "owner" / "digits" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
+    info, report = read_adapter(trained), json.loads((trained / "metrics.json").read_text())
+
+    def card(**changes: Any) -> str:
+        info.config["data"].update(changes)
+        return write_card(info, {**report, "data": report["data"] | changes}, Address("owner/a"), None)
+
+    task = {"ways": 5, "shots": 10, "fold": 2, "queries": None}
+    text = card(few_shot=task, train_size=None)
+    (dataset, *_) = ModelCard(text).data.eval_results
+    assert (dataset.dataset_name, dataset.dataset_config) == ("digits, 5-way 10-shot, fold 2", "5-way 10-shot, fold 2")
+    assert "| few-shot task | 5-way 10-shot, fold 2 |" in text
+    text = card(name="imagefolder", few_shot=None)
+    (dataset, *_) = ModelCard(text).data.eval_results
+    assert (dataset.dataset_name, dataset.dataset_type, dataset.dataset_config) == ("own data", "own-data", None)
+    assert "on own data: 10 classes" in text
+    assert "imagefolder" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "licence", "attribution"),
+    [
+        (
+            "point_mae_tiny",
+            "CC BY 4.0, like the data",
+            "LDraw Parts Library, LDraw.org, © 2012–2025 its contributors, ",
+        ),
+        ("vit_tiny", "Apache-2.0, as the project; Fashion-MNIST is under the MIT licence", "Fashion-MNIST, Han Xiao, "),
+    ],
+)
+def test_shipped_weights_are_attributed(
+    name: str, licence: str, attribution: str, adapter: Path, trained: Path, tmp_path: Path
+) -> None:
+    info = read_adapter(adapter if name == "point_mae_tiny" else trained)
+    info.config["backbone"]["weights"] = name
+    text = write_card(info, None, Address("owner/a"), None)
+    assert f"| licence of {name} | {licence} |" in text
+    assert f"| attribution of {name} | {attribution}" in text
+    info.config["backbone"]["weights"] = "other.pth"
+    assert "attribution" not in write_card(info, None, Address("owner/a"), None)
 
 
 def test_a_branch(hub: Path, adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +299,8 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     assert overall.metric_value == round(report["test"]["overall_accuracy"], 2)
     assert per_class.metric_value == round(report["test"]["mean_class_accuracy"], 2)
     assert overall.metric_name == "overall accuracy (OA) in %, protocol validation, regime shift, seed 3"
-    assert (overall.dataset_name, overall.dataset_split) == ("digits", "test")
+    assert (overall.dataset_name, overall.dataset_split) == ("digits, 100 labelled training samples", "test")
+    assert overall.dataset_config == "100 labelled training samples"
     calibration = report["calibration"]
     for told in (
         report["protocol"],
@@ -210,7 +310,7 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
         read_adapter(trained).backbone_hash,
         f"softmax(logits / {calibration['temperature']:.4f}), fitted on {calibration['fitted_on']} validation samples",
         f"{calibration['calibration_error']:.2f} %, without it {calibration['calibration_error_before']:.2f} %",
-        "| train_size | 100 |",
+        "| training set | 100 labelled training samples |",
         "pointadapterx predict hf://owner/digits picture.png\n",
         "The figures are of one seed and 797 test samples",
     ):
@@ -289,6 +389,9 @@ def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.Ca
     assert "no test result is known" in text
     assert "optimistic" not in text  # there are no figures
     assert ModelCard(text).data.eval_results is None
+    tensors = {key: tensor + 1 for key, tensor in load_file(weights).items()}
+    save_file(tensors, weights)  # another file under the same name
+    assert needed_weights(read_adapter(adapter)).text.startswith("weights.safetensors, a file that does not come along")
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: does not exist"):
         Predictor(tmp_path / "layout")

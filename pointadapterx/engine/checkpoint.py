@@ -19,6 +19,7 @@ from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.peft import METHODS
 
 FORMAT = "pointadapterx-adapter-1"
 ADAPTER_FILE = "adapter.safetensors"
@@ -210,15 +211,42 @@ def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> Adapt
 
     Args:
         info: from :func:`read_adapter`.
-        weights: where the backbone's weights lie now, if not where the adapter's config says.
+        weights: where the backbone's weights lie now, if not where the adapter's config says. Full fine-tuning needs
+            none.
 
     Raises:
         CheckpointError: if these are others, or cannot be read.
     """
-    moved = [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"]
-    model = build_model(check_config(info.config, str(info.path), moved))
+    return build_restored(
+        info, model_config(info, [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"])
+    )
+
+
+def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
+
+    Args:
+        info: from :func:`read_adapter`.
+        overrides: as in :func:`~pointadapterx.config.load_config`.
+
+    Raises:
+        ConfigError: for an override that does not fit.
+    """
+    config = info.config
+    if _brings_backbone(info):
+        config = {**config, "backbone": {**config["backbone"], "weights": None}}
+    return check_config(config, str(info.path), overrides)
+
+
+def build_restored(info: AdapterInfo, config: Mapping[str, Any]) -> AdaptedModel:
+    """The model of an adapter, built from what :func:`model_config` returned."""
+    model = build_model(config, restored=_brings_backbone(info))
     load_adapter(model, info)
     return model
+
+
+def _brings_backbone(info: AdapterInfo) -> bool:
+    return METHODS[info.config["method"]["name"]].trains_backbone
 
 
 def _find_adapter(path: str | Path) -> Path:

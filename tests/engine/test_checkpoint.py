@@ -282,7 +282,7 @@ def test_a_failed_save_keeps_the_previous_file(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*unchanged.*choose another --output"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*unchanged.*choose another place"):
         saved(tmp_path, train={"seed": 5})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
