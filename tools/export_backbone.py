@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pointadapterx import read_adapter
+from pointadapterx.engine.checkpoint import restore_model
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.models.weights import save_backbone
 
