@@ -96,7 +96,7 @@ def _read_report(info: AdapterInfo) -> dict[str, Any] | None:
         return None
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"method", "protocol", "regime", "data", "test", "parameters", "seed", "hardware"} - set(report)
+        missing = {"method", "protocol", "regime", "data", "test", "parameters", "seed", "hardware"} - set(dict(report))
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); restore it, or move the adapter elsewhere") from None
     if missing:
