@@ -31,18 +31,19 @@ from pointadapterx.peft import METHODS, Method
 log = logging.getLogger(__name__)
 
 
-def build_model(config: Mapping[str, Any]) -> AdaptedModel:
+def build_model(config: Mapping[str, Any], *, restored: bool = False) -> AdaptedModel:
     """Pre-trained weights into the plain backbone, then the method, then freezing by ownership.
 
     Args:
         config: from :func:`~pointadapterx.config.load_config`.
+        restored: whether an adapter's file will bring all weights, so that random ones are nothing to warn of.
 
     Returns:
         The model on the CPU, in training mode. Its initial values depend on ``backbone.init_seed`` and
         ``train.seed`` alone; torch's global random state is left as it was.
     """
     backbone = build_backbone(config["backbone"])
-    if config["backbone"]["weights"] is None and not next(backbone.parameters()).is_meta:
+    if config["backbone"]["weights"] is None and not restored and not next(backbone.parameters()).is_meta:
         log.warning("backbone.weights is not set: the backbone keeps random weights, results only test the pipeline")
     with seeded(config["train"]["seed"]):
         head = ClassificationHead(backbone.dim, **config["head"])

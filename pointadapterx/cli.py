@@ -33,8 +33,12 @@ EPILOG = """examples:
   %(prog)s example scans                                       small data to try the other commands on
   %(prog)s doctor scans/                                       what is wrong with one's own data
   %(prog)s predict RUN_OR_ADAPTER scans/                       classes of one's own files; see predict --help
-            ``count``, ``probe``), or one of :data:`COMMANDS`, which have arguments of their own.
+  %(prog)s visualize RUN_OR_ADAPTER                           what an adapter looks at; see visualize --help
+  %(prog)s report RUN_OR_ADAPTER                              a run as one web page; see report --help
   %(prog)s compare --config cfgs/study/quick.yaml              methods × seeds × data sets; see compare --help
+  %(prog)s export RUN_OR_ADAPTER parts.onnx                    one file that runs without this package
+  %(prog)s push RUN_OR_ADAPTER owner/repository                to the Hugging Face hub, with a model card
+  %(prog)s pull owner/repository                               from there
 """
 
 
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
 
     Args:
         argv: arguments; the first may be a verb (``train``, ``test CKPT``, ``vote CKPT [K]``, ``search RUN``,
-            ``count``, ``probe``), or one of :data:`COMMANDS`.
+            ``count``, ``probe``), or one of :data:`COMMANDS`, which have arguments of their own.
         prog: name in the help text.
 
     Returns:

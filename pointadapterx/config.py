@@ -18,9 +18,11 @@ from pydantic import BaseModel, Field, ValidationError
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.hub import HUB
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.masking import hidden_groups
 from pointadapterx.models.tokens import POOLS
+from pointadapterx.models.weights import shipped_weights
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate, Section
@@ -332,6 +334,21 @@ def _count_classes(config: EasyDict, data: DataConfig) -> Iterator[Problem]:
         if found is None:
             yield Problem("head.num_classes", f"is required, as only the files of {data.name} tell it")
     config.head.num_classes = found
+
+
+def without_locations(config: Mapping[str, Any], keys: Sequence[str] = LOCATIONS) -> dict[str, Any]:
+    """A complete config with null for paths of this machine; weights that are found everywhere stay.
+
+    Args:
+        config: from :func:`load_config`.
+        keys: which of :data:`LOCATIONS`.
+    """
+    plain: dict[str, Any] = _plain(config)
+    for section, key in (name.split(".") for name in keys):
+        value = plain[section][key]
+        if section != "backbone" or value is None or not (value.startswith(HUB) or value in shipped_weights()):
+            plain[section][key] = None
+    return plain
 
 
 def dump_config(config: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from pointadapterx.config import without_locations
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
 from pointadapterx.engine.preparation import wants_unit_sphere
@@ -135,7 +136,7 @@ def describe(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
         "output": {"name": "logits", "shape": [batch, len(info.classes)]},
         "classes": info.classes,
         "temperature": None if info.calibration is None else info.calibration.temperature,
-        "config": info.config,
+        "config": without_locations(info.config),
         "metrics": info.metrics,
         "backbone_hash": info.backbone_hash,
         "versions": info.versions,

@@ -135,7 +135,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: could not be written ({error}); the previous file, if any, is unchanged; free space or "
-            "choose another --output"
+            "choose another place"
         ) from error
     finally:
         if temporary is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +41,8 @@ class Address(NamedTuple):
             HubError: if it is something else.
         """
         found = ADDRESS.fullmatch(text)
+        if found is not None and not (_is_path(found[2].removeprefix("/")) and _is_path(found[3] or "")):
+            raise HubError(f"{text}: file and revision must be plain paths, without . and .., \\ and empty parts")
         if found is None or (file is not None and file != bool(found[2])):
             form = f"{HUB}owner/repository{'/file' if file else ''}"
             raise HubError(f"{text}: is not of the form {form}, optionally with @revision at the end")
@@ -56,11 +58,30 @@ class Address(NamedTuple):
         return f"{HUB}{self.repository}{file}{f'@{self.revision}' if self.revision else ''}"
 
 
+def _is_path(text: str) -> bool:
+    """Whether it leads down from where it starts; an empty one does."""
+    return not text or ("\\" not in text and not {"", ".", ".."} & set(text.split("/")))
+
+
+def is_cached(address: Address) -> bool:
+    """Whether :func:`fetch` would find the file without the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(address.repository, address.file, revision=address.revision), str)
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit that a fetched file is of, as the hub's cache names its folders."""
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return found[1] if found else None
+
+
 def fetch(address: Address) -> Path:
     """A file of a repository, downloaded once into the hub's own cache.
 
     Raises:
         NotFound: if the repository has no such file.
+        Unreachable: if the hub does not answer, and the file is not in the cache.
         HubError: if it cannot be had for another reason.
     """
     from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
@@ -69,8 +90,15 @@ def fetch(address: Address) -> Path:
         return Path(hf_hub_download(address.repository, address.file, revision=address.revision))
 
 
-def upload(folder: Path, address: Address, *, private: bool, message: str) -> str:
+def upload(folder: Path, address: Address, *, private: bool, message: str, without: Sequence[str] = ()) -> str:
     """A folder's files as one commit to a repository, or a branch of it, either made where it does not exist.
+
+    Args:
+        folder: its files replace those of the same names.
+        address: repository and branch.
+        private: whether a new repository is.
+        message: of the commit.
+        without: names of files that are removed where the repository has them.
 
     Returns:
         The commit's address on the web.
@@ -88,13 +116,21 @@ def upload(folder: Path, address: Address, *, private: bool, message: str) -> st
         if address.revision is not None:
             api.create_branch(address.repository, branch=address.revision, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=address.repository, folder_path=folder, revision=address.revision, commit_message=message
+            repo_id=address.repository,
+            folder_path=folder,
+            revision=address.revision,
+            commit_message=message,
+            delete_patterns=list(without) or None,
         )
     return commit.commit_url
 
 
 class NotFound(HubError):
     """The repository is there, and the file is not."""
+
+
+class Unreachable(HubError):
+    """The hub does not answer, and the cache does not have the file."""
 
 
 @contextmanager
@@ -115,7 +151,7 @@ def _explained(address: Address, done: str) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{address}: the repository has no revision {address.revision}; check its branches") from error
     except errors.LocalEntryNotFoundError as error:  # no answer, and nothing in the cache
-        raise HubError(f"{address}: could not be {done}, and is not in the cache; check the network") from error
+        raise Unreachable(f"{address}: could not be {done}, and is not in the cache; check the network") from error
     except errors.EntryNotFoundError as error:
         raise NotFound(f"{address}: the repository has no such file; check the name") from error
     except Exception as error:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from pointadapterx.build import build_backbone
 from pointadapterx.datasets import DATASETS
 from pointadapterx.engine.checkpoint import AdapterInfo
 from pointadapterx.engine.preparation import wants_unit_sphere
+from pointadapterx.errors import PointAdapterXError
 from pointadapterx.hub import HUB, Address
-from pointadapterx.models.weights import shipped_weights
+from pointadapterx.models.adapted import hash_backbone
+from pointadapterx.models.weights import shipped_licence, shipped_weights
 from pointadapterx.peft import METHODS
 
 TASKS = {"points": "point-cloud-classification", "images": "image-classification"}
 ACCURACIES = {"overall_accuracy": "overall accuracy (OA)", "mean_class_accuracy": "mean-class accuracy (mAcc)"}
+
+
+OWN_DATA = ("folder", "imagefolder")
 
 
 class Needed(NamedTuple):
@@ -35,20 +42,32 @@ class Needed(NamedTuple):
 
 
 def needed_weights(info: AdapterInfo) -> Needed:
-    """What an adapter needs besides its file, with the SHA-256 of a local file as long as this is there."""
+    """What an adapter needs besides its file, with the SHA-256 of a local file as long as the right one is there."""
     weights = info.config["backbone"]["weights"]
-    if weights is None and METHODS[info.config["method"]["name"]].trains_backbone:
-        return Needed("none: the file brings the whole backbone", True)
+    base = Address.parse(weights).repository if weights is not None and weights.startswith(HUB) else None
+    if METHODS[info.config["method"]["name"]].trains_backbone:
+        return Needed("none: the file brings the whole backbone", True, base)
     if weights is None:
         seed = info.config["backbone"]["init_seed"]
         return Needed(f"random ones of backbone.init_seed={seed}, which the same version of torch draws again", True)
-    if weights.startswith(HUB):
-        return Needed(f"{weights}, fetched when they are needed", True, Address.parse(weights).repository)
+    if base is not None:
+        return Needed(f"{weights}, fetched when they are needed", True, base)
     if weights in shipped_weights():
         return Needed(f"{weights}, which come with the package", True)
     file = Path(weights)
-    digest = f" with SHA-256 {_sha256(file)}" if file.is_file() else ""
+    digest = f" with SHA-256 {_sha256(file)}" if _is_of(file, info) else ""
     return Needed(f"{file.name}, a file{digest} that does not come along: give yours as --weights FILE", False)
+
+
+def _is_of(file: Path, info: AdapterInfo) -> bool:
+    """Whether a file holds the backbone that an adapter was trained on; another may lie there by now."""
+    if not file.is_file():
+        return False
+    try:
+        backbone = build_backbone({**info.config["backbone"], "weights": str(file)})
+    except PointAdapterXError:
+        return False
+    return hash_backbone(backbone) == info.backbone_hash
 
 
 def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None) -> str:
@@ -60,38 +79,41 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         address: where it will be.
         license: identifier of the hub, such as ``cc-by-4.0``, or None.
     """
-    data, method = info.config["data"], info.config["method"]["name"]
-    what = " ".join(filter(None, (data["name"], data["variant"])))
+    data, method, needed = info.config["data"], info.config["method"]["name"], needed_weights(info)
+    what = " ".join(filter(None, (_name(data), data["variant"])))
     parts = (
         f"# {address.name}",
         f"`{method}` on {what}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what this task "
         "changed of the backbone or added to it.",
-        _table(_facts(info, report, license)),
+        _table(_facts(info, report, license, needed)),
         _results(info, report),
-        _usage(info, address),
+        _usage(info, address, needed),
         _reading(info, report),
         _limits(info, report),
     )
-    return f"---\n{_front_matter(info, report, address, license)}---\n\n" + "\n\n".join(parts) + "\n"
+    return f"---\n{_front_matter(info, report, address, license, needed)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _front_matter(info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None) -> str:
+def _front_matter(
+    info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None, needed: Needed
+) -> str:
     data, backbone = info.config["data"], info.config["backbone"]["name"]
     task = TASKS[_modality(info)]
     content: dict[str, Any] = {"library_name": "pointadapterx"}
     if license is not None:
         content["license"] = license
-    base = needed_weights(info).base
-    if base is not None:
-        content["base_model"] = base
+    if needed.base is not None:
+        content["base_model"] = needed.base
     if _modality(info) == "images":  # the hub has no such task for point clouds
         content["pipeline_tag"] = task
     content["tags"] = ["pointadapterx", "adapter", task, backbone, info.config["method"]["name"]]
     if report is not None:
         under = f"protocol {info.config['eval']['protocol']}, regime {report['regime']}, seed {report['seed']}"
-        dataset = {"type": data["name"], "name": data["name"], "split": "test"}
-        if data["variant"] is not None:
-            dataset["config"] = data["variant"]
+        drawn = ", ".join(_drawn(data).values())
+        name = f"{_name(data)}, {drawn}" if drawn else _name(data)
+        dataset = {"type": _name(data).replace(" ", "-"), "name": name, "split": "test"}
+        if drawn or data["variant"] is not None:
+            dataset["config"] = ", ".join(filter(None, (data["variant"], drawn)))
         metrics = [
             {"type": "accuracy", "name": f"{name} in %, {under}", "value": round(report["test"][key], 2)}
             for key, name in ACCURACIES.items()
@@ -101,7 +123,7 @@ def _front_matter(info: AdapterInfo, report: Mapping[str, Any] | None, address: 
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | None) -> dict[str, str]:
+def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | None, needed: Needed) -> dict[str, str]:
     config = info.config
     backbone, data = config["backbone"], config["data"]
     if _modality(info) == "images":
@@ -115,8 +137,9 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
     facts = {
         "backbone": f"{backbone['name']}, {backbone['dim']} wide, {backbone['depth']} blocks, "
         f"{backbone['num_heads']} heads",
-        "weights of the backbone": needed_weights(info).text,
-        "hash of the backbone's tensors": f"`{info.backbone_hash}`",
+        "weights of the backbone": needed.text,
+        **_licence_of_weights(backbone["weights"]),
+        "hash of the backbone's tensors": f"{info.backbone_hash}",
         "input": form,
         "classes": ", ".join(info.classes),
     }
@@ -125,7 +148,7 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
     return {
         **facts,
-        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 `{_sha256(info.path)}`",
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {_sha256(info.path)}",
         "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "licence": license or "not stated; ask the owner of the repository",
     }
@@ -136,11 +159,10 @@ def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     if report is None:
         return f"{title}Its run's metrics are not here: no test result is known."
     data, test = report["data"], report["test"]
-    drawn = {key: data[key] for key in ("few_shot", "train_size") if data.get(key) is not None}
     rows = {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
-        "test set": f"{' '.join(filter(None, (data['name'], data['variant'])))}, {test['count']:,} samples, checksum "
-        f"`{data['checksum']}`",
-        **{key: str(value) for key, value in drawn.items()},
+        "test set": f"{' '.join(filter(None, (_name(data), data['variant'])))}, {test['count']:,} samples, checksum "
+        f"{data['checksum']}",
+        **_drawn(data),
         "protocol": report["protocol"],
         "regime of augmentation": report["regime"],
         "seed": f"{report['seed']}; one run",
@@ -149,10 +171,9 @@ def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     return title + _table(rows)
 
 
-def _usage(info: AdapterInfo, address: Address) -> str:
+def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
     place = str(address)
-    portable = needed_weights(info).portable
-    flag, argument = ("", "") if portable else (" --weights FILE", ', weights="FILE"')
+    flag, argument = ("", "") if needed.portable else (" --weights FILE", ', weights="FILE"')
     kind = "picture.png" if _modality(info) == "images" else "scan.ply"
     return (
         "## How to use it\n\n"
@@ -162,7 +183,7 @@ def _usage(info: AdapterInfo, address: Address) -> str:
         f'predictor = Predictor("{place}"{argument})\n'
         f'for found in predictor(["{kind}"]):\n'
         "    print(found.name, found.classes[0], found.probabilities[0], found.unlike)\n```\n\n"
-        "`config.yaml` is the complete config of the training."
+        "`config.yaml` is the complete config of the training, without the paths of its machine."
     )
 
 
@@ -189,8 +210,8 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
         lines[0] += " `unlike` and `novelty` of a prediction say how far it is from the training data."
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
-    if info.config["eval"]["protocol"] == "published":
-        lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
+        if info.config["eval"]["protocol"] == "published":
+            lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
     if not METHODS[info.config["method"]["name"]].trains_backbone:
         lines.append("On a backbone with another hash it is refused.")
         if info.config["backbone"]["weights"] is None:
@@ -198,9 +219,38 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
+def _name(data: Mapping[str, Any]) -> str:
+    """Of a data set; a folder's is nobody else's."""
+    return "own data" if data["name"] in OWN_DATA else str(data["name"])
+
+
+def _drawn(data: Mapping[str, Any]) -> dict[str, str]:
+    """What of a data set's training part there was to learn from, where that was not all."""
+    task, size = data.get("few_shot"), data.get("train_size")
+    words = {}
+    if task is not None:
+        words["few-shot task"] = f"{task['ways']}-way {task['shots']}-shot, fold {task['fold']}"
+        words["few-shot task"] += f", {task['queries']} queries a class" if task["queries"] is not None else ""
+    if size is not None:
+        words["training set"] = f"{size:,} labelled training samples"
+    return words
+
+
+def _licence_of_weights(weights: str | None) -> dict[str, str]:
+    if weights is None or weights not in shipped_weights():
+        return {}
+    licence, attribution = shipped_licence(weights)
+    return {f"licence of {weights}": licence, f"attribution of {weights}": attribution}
+
+
 def _table(rows: Mapping[str, str]) -> str:
-    lines = (f"| {name} | {value.replace('|', '/')} |" for name, value in rows.items())
+    lines = (f"| {name} | {_plain(value)} |" for name, value in rows.items())
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _plain(text: str) -> str:
+    """In one line, and nothing of it markup."""
+    return " ".join(html.escape(text, quote=False).split()).replace("|", "&#124;").replace("`", "&#96;")
 
 
 def _modality(info: AdapterInfo) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import re
 import shutil
 import sys
 import tempfile
@@ -15,14 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pointadapterx.config import dump_config
+from pointadapterx.config import dump_config, without_locations
 from pointadapterx.engine.checkpoint import ADAPTER_FILE, AdapterInfo, read_adapter
-from pointadapterx.errors import CheckpointError, PointAdapterXError
+from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
-from pointadapterx.hub import Address, NotFound, fetch, upload
+from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
 from pointadapterx.model_card import needed_weights, write_card
 
+log = logging.getLogger(__name__)
+
 CARD_FILE, CONFIG_FILE, METRICS_FILE = "README.md", "config.yaml", "metrics.json"
+LICENSE = re.compile(r"[a-z0-9.-]+")
 
 
 def push_adapter(
@@ -48,46 +53,75 @@ def push_adapter(
 
     Raises:
         CheckpointError: if the adapter cannot be read, or the folder not be written.
-        HubError: without a token, or if the hub refuses it.
+        HubError: for a licence that is no identifier, without a token, or if the hub refuses it.
     """
-    address, info = Address.parse(repository, file=False), read_adapter(adapter)
+    address = Address.parse(repository, file=False)
+    if license is not None and LICENSE.fullmatch(license) is None:
+        raise HubError(
+            f"license {license!r}: is not an identifier of the hub; choose one such as cc-by-4.0 or apache-2.0"
+        )
+    info = read_adapter(adapter)
     if folder is not None:
         with new_folder(Path(folder)) as part:
             _write(info, address, license, part)
         return str(folder)
     with tempfile.TemporaryDirectory() as part:
         _write(info, address, license, Path(part))
-        return upload(Path(part), address, private=private, message=f"Adapter of {info.config['method']['name']}")
+        # What an adapter pushed before it left there would stand beside this one.
+        without = [name for name in (METRICS_FILE,) if not (Path(part) / name).exists()]
+        message = f"Adapter of {info.config['method']['name']}"
+        return upload(Path(part), address, private=private, message=message, without=without)
 
 
 def _write(info: AdapterInfo, address: Address, license: str | None, folder: Path) -> None:
-    report = _read_report(info.path)
+    report = _read_report(info)
     shutil.copyfile(info.path, folder / ADAPTER_FILE)
-    write_text(folder / CONFIG_FILE, dump_config(info.config))
+    write_text(folder / CONFIG_FILE, dump_config(without_locations(info.config)))
     if report is not None:
         shutil.copyfile(info.path.with_name(METRICS_FILE), folder / METRICS_FILE)
-    write_text(folder / CARD_FILE, write_card(info, report, address, license))
+    try:
+        card = write_card(info, report, address, license)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if report is None:
+            raise
+        path = info.path.with_name(METRICS_FILE)
+        raise CheckpointError(f"{path}: is damaged ({error!r}); restore it, or move the adapter elsewhere") from error
+    write_text(folder / CARD_FILE, card)
 
 
-def _read_report(adapter: Path) -> dict[str, Any] | None:
+def _read_report(info: AdapterInfo) -> dict[str, Any] | None:
     """``metrics.json`` of the run that left an adapter, if it lies beside."""
-    path = adapter.with_name(METRICS_FILE)
-    if adapter.name != ADAPTER_FILE or not path.is_file():
+    path = info.path.with_name(METRICS_FILE)
+    if info.path.name != ADAPTER_FILE or not path.is_file():
         return None
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"protocol", "regime", "data", "test", "parameters", "seed", "hardware"} - set(report)
-    except (ValueError, TypeError) as error:
+        missing = {"method", "protocol", "regime", "data", "test", "parameters", "seed", "hardware"} - set(dict(report))
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); restore it, or move the adapter elsewhere") from None
     if missing:
         raise CheckpointError(
             f"{path}: has no {', '.join(sorted(missing))}, so it is not of an adapter's run; move the adapter elsewhere"
         )
+    config, data = info.config, report["data"] if isinstance(report["data"], dict) else {}
+    own = {"method": config["method"]["name"], "seed": config["train"]["seed"]}
+    own |= {key: info.metrics[key] for key in ("protocol", "regime") if key in info.metrics}
+    for name, told, mine in (
+        *((key, report[key], value) for key, value in own.items()),
+        *((f"data.{key}", data.get(key), config["data"][key]) for key in ("name", "variant", "few_shot", "train_size")),
+    ):
+        if told != mine:
+            raise CheckpointError(
+                f"{path}: is of another run, its {name} is {told!r} and the adapter's {mine!r}; move the adapter "
+                "elsewhere"
+            )
     return report
 
 
 def pull_adapter(repository: str, folder: str | Path | None = None) -> AdapterInfo:
-    """Fetches an adapter with what lies beside it.
+    """Fetches an adapter with what lies beside it, all of one commit.
+
+    Without the hub, an adapter that is in its cache is taken from there, with what else is.
 
     Args:
         repository: ``owner/repository``, optionally ``@revision``.
@@ -100,13 +134,24 @@ def pull_adapter(repository: str, folder: str | Path | None = None) -> AdapterIn
     address = Address.parse(repository, file=False)
     folder = Path(folder or address.name)
     with new_folder(folder) as part:
-        for name in (ADAPTER_FILE, CARD_FILE, CONFIG_FILE, METRICS_FILE):
+        place = address._replace(file=ADAPTER_FILE)
+        cached = is_cached(place)
+        path = fetch(place)
+        shutil.copyfile(path, part / ADAPTER_FILE)
+        commit = commit_of(path) or address.revision
+        for name in (CARD_FILE, CONFIG_FILE, METRICS_FILE):
             try:
-                shutil.copyfile(fetch(address._replace(file=name)), part / name)
+                shutil.copyfile(fetch(address._replace(file=name, revision=commit)), part / name)
             except NotFound:
-                if name == ADAPTER_FILE:
+                pass
+            except Unreachable:
+                if not cached:
                     raise
-        read_adapter(part)
+                log.warning("%s: %s is not in the cache, and the hub does not answer; left out", address, name)
+        try:
+            read_adapter(part)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(part / ADAPTER_FILE), str(place))) from None
     return read_adapter(folder)
 
 
@@ -160,6 +205,8 @@ def pull(argv: Sequence[str], prog: str = "pointadapterx pull") -> int:
 
 
 def _revised(options: argparse.Namespace) -> str:
+    if options.revision and "@" in options.repository:
+        raise HubError(f"{options.repository}: names a revision already; remove --revision {options.revision}")
     return str(options.repository) + (f"@{options.revision}" if options.revision else "")
 
 

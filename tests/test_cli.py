@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pointadapterx.build import build_model
-from pointadapterx.cli import _expand_verb, build_parser, main
+from pointadapterx.cli import COMMANDS, _expand_verb, build_parser, main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine.checkpoint import save_adapter
@@ -95,6 +95,9 @@ def test_help_shows_examples_without_importing_torch() -> None:
     assert done.returncode == 0, done.stderr
     assert "--config cfgs/demo.yaml" in done.stdout
     assert "--resume" in done.stdout
+    assert ":data:" not in done.stdout
+    for command in COMMANDS:
+        assert f"  pointadapterx {command} " in done.stdout
 
 
 def test_count_prints_the_budget_and_needs_neither_data_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,16 +19,20 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from pointadapterx import Predictor, pull_adapter, push_adapter
+from pointadapterx import Predictor, pull_adapter, push_adapter, sharing
 from pointadapterx.build import build_model
 from pointadapterx.cli import main
-from pointadapterx.config import load_config
+from pointadapterx.config import check_config, load_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine import run
 from pointadapterx.engine.checkpoint import read_adapter, save_adapter
 from pointadapterx.errors import CheckpointError, HubError
-from pointadapterx.hub import Address
+from pointadapterx.export import describe
+from pointadapterx.hub import Address, fetch
+from pointadapterx.model_card import needed_weights, write_card
 from pointadapterx.models.weights import SHIPPED
 from tests.conftest import randomise, small_config
 from tests.synthetic import write_ldraw20
@@ -93,6 +98,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
         def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> SimpleNamespace:
             calls.append((repo_id, options))
+            for path in [path for path in (root / repo_id).rglob("*") if path.is_file()]:
+                name = path.relative_to(root / repo_id).as_posix()
+                if any(fnmatch(name, pattern) for pattern in options["delete_patterns"] or ()):
+                    path.unlink()
             shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
             return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/{COMMIT}")
 
@@ -125,7 +134,14 @@ def test_what_is_pulled_is_what_was_pushed(
     ]
     assert {path.name for path in (hub / "owner" / "parts").iterdir()} == FILES
     assert Hub.calls[0] == ("owner/parts", {"private": True, "exist_ok": True})
-    assert Hub.calls[1] == ("owner/parts", {"revision": None, "commit_message": "Adapter of dapt_x"})
+    assert Hub.calls[1] == (
+        "owner/parts",
+        {
+            "revision": None,
+            "commit_message": "Adapter of dapt_x",
+            "delete_patterns": ["metrics.json"],
+        },
+    )
     monkeypatch.chdir(tmp_path)
     assert main(["pull", "owner/parts"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "pulled: parts"
@@ -149,9 +165,105 @@ def test_an_adapter_of_the_hub_is_tested(hub: Path, tmp_path: Path, monkeypatch:
     config = small_config("linear", data={"root": str(tmp_path / "data")})
     push_adapter(save(config, tmp_path / "adapter.safetensors"), "owner/parts")
     monkeypatch.chdir(tmp_path)
-    assert main(["test", "hf://owner/parts"]) == 0
+    assert main(["test", "hf://owner/parts", f"data.root={tmp_path / 'data'}"]) == 0
     (folder,) = (tmp_path / "runs" / "parts").iterdir()  # not in the hub's cache
     assert {path.name for path in folder.iterdir()} == {"test.json", "predictions.csv"}
+
+
+def test_where_data_lay_elsewhere_says_nothing_here(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def stop(config: dict[str, Any]) -> None:
+        seen.append(dict(config["data"]))
+        raise HubError("enough")
+
+    config = small_config("linear", data={"root": str(tmp_path), "cache_dir": str(tmp_path)})
+    push_adapter(save(config, tmp_path / "adapter.safetensors"), "owner/parts")
+    monkeypatch.setattr(run, "build_test_split", stop)
+    for arguments in (["hf://owner/parts"], ["hf://owner/parts", "data.root=mine"], [str(tmp_path)]):
+        assert main(["test", *arguments]) == 2
+    found = [(data["root"], data["cache_dir"]) for data in seen]
+    assert found == [(None, None), ("mine", None), (str(tmp_path), str(tmp_path))]
+
+
+def test_paths_are_not_pushed(tmp_path: Path) -> None:
+    places = {"data": {"root": "/mine/a", "cache_dir": "/mine/b"}, "train": {"cache_folder": "/mine/c"}}
+    config = small_config("linear", **places)
+    stored = {**config, "backbone": {**config["backbone"], "weights": "/mine/d.pth"}}
+    for weights, left in (("/mine/d.pth", None), ("point_mae_tiny", "point_mae_tiny"), *[("hf://a/b/c.pth",) * 2]):
+        stored["backbone"]["weights"] = weights
+        path = tmp_path / "adapter.safetensors"
+        save_adapter(build_model(config), path, config=stored, classes=LDRAW20_CLASSES)
+        folder = tmp_path / weights.replace("/", "-")
+        push_adapter(path, "owner/parts", folder=folder)
+        assert "/mine" not in (folder / "config.yaml").read_text()
+        pushed = load_config(folder / "config.yaml")
+        assert pushed["backbone"]["weights"] == left
+        assert pushed["data"] == {**config["data"], "root": None, "cache_dir": None}
+        assert describe(read_adapter(path), None)["config"] == pushed
+
+
+def test_full_fine_tuning_needs_nothing_else(
+    hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(SHIPPED / "vit_tiny.safetensors", weights)
+    config = load_config("vtab/digits", [f"backbone.weights={weights}"])
+    config = check_config({**config, "method": {"name": "full"}, "head": {**config["head"], "pools": ["cls"]}}, "test")
+    adapter = save(config, tmp_path / "adapter.safetensors")
+    picture = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (here,) = Predictor(adapter)([tmp_path / "a.png"])
+    weights.unlink()
+    assert main(["push", str(adapter), "owner/digits"]) == 0
+    assert "weights of the backbone: none: the file brings the whole backbone\n" in capsys.readouterr().out
+    caplog.clear()
+    (there,) = Predictor("hf://owner/digits")([tmp_path / "a.png"])
+    assert there.probabilities == here.probabilities
+    assert "random weights" not in caplog.text
+    assert "--weights" not in (hub / "owner" / "digits" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
+    info, report = read_adapter(trained), json.loads((trained / "metrics.json").read_text())
+
+    def card(**changes: Any) -> str:
+        info.config["data"].update(changes)
+        return write_card(info, {**report, "data": report["data"] | changes}, Address("owner/a"), None)
+
+    task = {"ways": 5, "shots": 10, "fold": 2, "queries": None}
+    text = card(few_shot=task, train_size=None)
+    (dataset, *_) = ModelCard(text).data.eval_results
+    assert (dataset.dataset_name, dataset.dataset_config) == ("digits, 5-way 10-shot, fold 2", "5-way 10-shot, fold 2")
+    assert "| few-shot task | 5-way 10-shot, fold 2 |" in text
+    text = card(name="imagefolder", few_shot=None)
+    (dataset, *_) = ModelCard(text).data.eval_results
+    assert (dataset.dataset_name, dataset.dataset_type, dataset.dataset_config) == ("own data", "own-data", None)
+    assert "on own data: 10 classes" in text
+    assert "imagefolder" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "licence", "attribution"),
+    [
+        (
+            "point_mae_tiny",
+            "CC BY 4.0, like the data",
+            "LDraw Parts Library, LDraw.org, © 2012–2025 its contributors, ",
+        ),
+        ("vit_tiny", "Apache-2.0, as the project; Fashion-MNIST is under the MIT licence", "Fashion-MNIST, Han Xiao, "),
+    ],
+)
+def test_shipped_weights_are_attributed(
+    name: str, licence: str, attribution: str, adapter: Path, trained: Path, tmp_path: Path
+) -> None:
+    info = read_adapter(adapter if name == "point_mae_tiny" else trained)
+    info.config["backbone"]["weights"] = name
+    text = write_card(info, None, Address("owner/a"), None)
+    assert f"| licence of {name} | {licence} |" in text
+    assert f"| attribution of {name} | {attribution}" in text
+    info.config["backbone"]["weights"] = "other.pth"
+    assert "attribution" not in write_card(info, None, Address("owner/a"), None)
 
 
 def test_a_branch(hub: Path, adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +299,8 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     assert overall.metric_value == round(report["test"]["overall_accuracy"], 2)
     assert per_class.metric_value == round(report["test"]["mean_class_accuracy"], 2)
     assert overall.metric_name == "overall accuracy (OA) in %, protocol validation, regime shift, seed 3"
-    assert (overall.dataset_name, overall.dataset_split) == ("digits", "test")
+    assert (overall.dataset_name, overall.dataset_split) == ("digits, 100 labelled training samples", "test")
+    assert overall.dataset_config == "100 labelled training samples"
     calibration = report["calibration"]
     for told in (
         report["protocol"],
@@ -197,12 +310,66 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
         read_adapter(trained).backbone_hash,
         f"softmax(logits / {calibration['temperature']:.4f}), fitted on {calibration['fitted_on']} validation samples",
         f"{calibration['calibration_error']:.2f} %, without it {calibration['calibration_error_before']:.2f} %",
-        "| train_size | 100 |",
+        "| training set | 100 labelled training samples |",
         "pointadapterx predict hf://owner/digits picture.png\n",
         "The figures are of one seed and 797 test samples",
     ):
         assert told in text
     assert str(trained) not in text
+    assert "optimistic" not in text
+    info = read_adapter(trained)
+    info.config["eval"]["protocol"] = "published"
+    assert "so the figures are optimistic" in write_card(info, report, Address("owner/digits"), None)
+
+
+def test_metrics_of_an_earlier_push_do_not_stay(hub: Path, trained: Path, adapter: Path) -> None:
+    push_adapter(trained, "owner/digits")
+    (hub / "owner" / "digits" / "mine.txt").touch()
+    assert "metrics.json" in {path.name for path in (hub / "owner" / "digits").iterdir()}
+    push_adapter(adapter, "owner/digits")
+    assert {path.name for path in (hub / "owner" / "digits").iterdir()} == FILES | {"mine.txt"}
+    assert "no test result is known" in (hub / "owner" / "digits" / "README.md").read_text(encoding="utf-8")
+
+
+def test_metrics_of_another_run_are_refused(trained: Path, tmp_path: Path) -> None:
+    report = json.loads((trained / "metrics.json").read_text())
+    shutil.copy(trained / "adapter.safetensors", tmp_path)
+    for name, value in (
+        ("method", "linear"),
+        ("protocol", "last: …"),
+        ("regime", "none"),
+        ("seed", 4),
+        ("data.name", "ldraw20"),
+        ("data.variant", "bg"),
+        ("data.few_shot", {"ways": 5}),
+        ("data.train_size", None),
+    ):
+        section, _, key = name.rpartition(".")
+        changed = {**report, "data": dict(report["data"])}
+        (changed[section] if section else changed)[key] = value
+        (tmp_path / "metrics.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=rf"metrics\.json: is of another run, its {name} is "):
+            push_adapter(tmp_path, "owner/digits", folder=tmp_path / "layout")
+    for changed in (
+        {**report, "test": {}},
+        {**report, "parameters": 5},
+        {**report, "test": report["test"] | {"count": "9"}},
+    ):
+        (tmp_path / "metrics.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=r"metrics\.json: is damaged"):
+            push_adapter(tmp_path, "owner/digits", folder=tmp_path / "layout")
+
+
+def test_a_class_name_cannot_write_into_the_card(tmp_path: Path) -> None:
+    config = small_config("linear")
+    classes = ["a|b", "`c`", "<img src=x>", "d\n\n# e", *LDRAW20_CLASSES[4:]]
+    save_adapter(build_model(config), tmp_path / "a.safetensors", config=config, classes=classes)
+    push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "layout")
+    text = (tmp_path / "layout" / "README.md").read_text(encoding="utf-8")
+    assert "| classes | a&#124;b, &#96;c&#96;, &lt;img src=x&gt;, d # e, " in text
+    for license in ("cc by", "mit\ntags: x", "MIT", ""):
+        with pytest.raises(HubError, match=r"^license .* is not an identifier of the hub"):
+            push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "other", license=license)
 
 
 def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,8 +387,11 @@ def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.Ca
     assert str(weights) not in text
     assert 'Predictor("hf://owner/digits", weights="FILE")' in text
     assert "no test result is known" in text
-    assert "The epoch was chosen on the test set" in text
+    assert "optimistic" not in text  # there are no figures
     assert ModelCard(text).data.eval_results is None
+    tensors = {key: tensor + 1 for key, tensor in load_file(weights).items()}
+    save_file(tensors, weights)  # another file under the same name
+    assert needed_weights(read_adapter(adapter)).text.startswith("weights.safetensors, a file that does not come along")
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: does not exist"):
         Predictor(tmp_path / "layout")
@@ -252,15 +422,56 @@ def test_what_goes_wrong_is_one_line(
     assert "hf://owner/empty/adapter.safetensors: the repository has no such file" in fails("pull", "owner/empty")
     assert "hf://owner/empty/adapter.safetensors: the rep" in fails("predict", "hf://owner/empty", "scan.ply")
     (hub / "owner" / "empty" / "adapter.safetensors").write_bytes(b"damaged")
-    assert "not a readable safetensors file" in fails("pull", "owner/empty")
+    assert fails("pull", "owner/empty").startswith(
+        "error: hf://owner/empty/adapter.safetensors: not a readable safetensors file"
+    )
     assert "nothing: is not of the form hf://owner/repository" in fails("pull", "nothing")
     assert "nothing: is not of the form hf://owner/repository" in fails("push", str(adapter), "nothing")
     assert "owner/a/file: is not of the form hf://owner/repo" in fails("push", str(adapter), "owner/a/file")
+    for command in (["push", str(adapter)], ["pull"]):
+        assert fails(*command, "owner/x@a", "--revision", "b") == (
+            "error: owner/x@a: names a revision already; remove --revision b"
+        )
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     assert "hf://owner/a: pushing needs a token; run `hf auth login`" in fails("push", str(adapter), "owner/a")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "could not be fetched" in fails("pull", "owner/none")
     assert {path.name for path in tmp_path.iterdir()} <= {"hub", "cache"}  # nothing half pulled
+
+
+def test_an_adapter_of_the_cache_is_pulled_without_the_hub(
+    hub: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    push_adapter(adapter, "owner/parts")
+    read_adapter("hf://owner/parts")
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        pull_adapter("owner/parts", tmp_path / "alone")
+        assert {path.name for path in (tmp_path / "alone").iterdir()} == {"adapter.safetensors"}
+        assert "hf://owner/parts: README.md is not in the cache, and the hub does not answer" in caplog.text
+    pull_adapter("owner/parts", tmp_path / "whole")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    pull_adapter("owner/parts", tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES
+
+
+def test_what_is_pulled_is_of_one_commit(
+    hub: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_adapter(adapter, "owner/parts")
+    asked: list[Address] = []
+    monkeypatch.setattr(sharing, "fetch", lambda address: asked.append(address) or fetch(address))
+    pull_adapter("owner/parts@main", tmp_path / "parts")
+    assert [address.revision for address in asked] == ["main", COMMIT, COMMIT, COMMIT]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["o/n/../m", "o/n/./m", "o/n/a\\b", "o/n@..", "o/n@a/../b", "o/n@a//b", "o/n@/a", "o/n@a/", "o/n@a\\b"],
+)
+def test_addresses_that_lead_elsewhere(text: str) -> None:
+    with pytest.raises(HubError, match="file and revision must be plain paths"):
+        Address.parse(text)
 
 
 def test_a_refused_push_says_why(hub: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +485,7 @@ def test_a_refused_push_says_why(hub: Path, adapter: Path, monkeypatch: pytest.M
 
 def test_metrics_of_something_else_are_refused(adapter: Path, tmp_path: Path) -> None:
     shutil.copy(adapter, tmp_path)
-    for content, says in (("{", "cannot be read"), ('{"seed": 0}', "has no data, hardware, parameters")):
+    for content, says in (("{", "cannot be read"), ('{"seed": 0}', "has no data, hardware, method, parameters")):
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(CheckpointError, match=rf"metrics\.json: {says}"):
             push_adapter(tmp_path, "owner/parts", folder=tmp_path / "layout")

@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pointadapterx import build_model, load_adapter, read_adapter
+from pointadapterx import read_adapter
+from pointadapterx.engine.checkpoint import restore_model
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.models.weights import save_backbone
 
@@ -31,8 +32,7 @@ def export_backbone(adapter: Path, output: Path) -> None:
     method = info.config["method"]["name"]
     if method != "full":
         raise ConfigError(f"{info.path}: method.name={method} leaves the backbone as it was; only full trains it")
-    model = build_model(info.config)
-    load_adapter(model, info)
+    model = restore_model(info)
     story = {"data": info.config["data"], "train": info.config["train"], "metrics": info.metrics}
     save_backbone(model.backbone, output, info.config["backbone"], story)
     print(f"{output}: {output.stat().st_size:,} bytes")

@@ -14,10 +14,12 @@ from torch import Tensor
 from pointadapterx.build import build_model, model_recipe
 from pointadapterx.config import check_config
 from pointadapterx.engine.calibration import Calibration, Novelty
+from pointadapterx.engine.preparation import Preparation, is_number
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.peft import METHODS
 
 FORMAT = "pointadapterx-adapter-1"
 ADAPTER_FILE = "adapter.safetensors"
@@ -121,7 +123,7 @@ def read_adapter(path: str | Path) -> AdapterInfo:
                 raise TypeError(f"{key} is {stored[key]!r}")
         config = check_config(stored["config"], str(path))
         reference = {key.removeprefix(NOVELTY): tensors.pop(key) for key in list(tensors) if key.startswith(NOVELTY)}
-        return AdapterInfo(
+        info = AdapterInfo(
             path=path,
             config=config,
             classes=stored["classes"],
@@ -132,10 +134,31 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             calibration=Calibration(**json.loads(metadata["calibration"])) if "calibration" in metadata else None,
             novelty=Novelty.from_tensors(reference) if reference else None,
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None
-    except ConfigError as error:
+        _require_consistent(info)
+    except ConfigError as error:  # which is a ValueError
         raise CheckpointError(str(error)) from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None
+    return info
+
+
+def _require_consistent(info: AdapterInfo) -> None:
+    """Raises a ValueError for what reads well and cannot be meant."""
+    classes, head = info.classes, info.config["head"]
+    if not all(isinstance(name, str) for name in classes):
+        raise TypeError("classes are not strings")
+    if len(classes) != head["num_classes"]:
+        raise ValueError(f"{len(classes)} classes for a head of {head['num_classes']}")
+    Preparation.stored(info.metrics)
+    if info.calibration is not None and not is_number(info.calibration.temperature, above=0.0):
+        raise ValueError(f"temperature is {info.calibration.temperature!r}")
+    if info.novelty is not None:
+        means, scales, quantiles = info.novelty.means, info.novelty.scales, info.novelty.quantiles
+        width = info.config["backbone"]["dim"] * len(head["pools"])
+        fits = means.dim() == 2 and 1 <= len(means) <= len(classes) and means.shape[1] == width
+        if not fits or scales.shape != (width,) or quantiles.dim() != 1 or len(quantiles) == 0:
+            shapes = ", ".join(str(tuple(part.shape)) for part in (means, scales, quantiles))
+            raise ValueError(f"novelty has shapes {shapes} for {len(classes)} classes and {width} features")
 
 
 def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> AdapterInfo:
@@ -188,15 +211,42 @@ def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> Adapt
 
     Args:
         info: from :func:`read_adapter`.
-        weights: where the backbone's weights lie now, if not where the adapter's config says.
+        weights: where the backbone's weights lie now, if not where the adapter's config says. Full fine-tuning needs
+            none.
 
     Raises:
         CheckpointError: if these are others, or cannot be read.
     """
-    moved = [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"]
-    model = build_model(check_config(info.config, str(info.path), moved))
+    return build_restored(
+        info, model_config(info, [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"])
+    )
+
+
+def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
+
+    Args:
+        info: from :func:`read_adapter`.
+        overrides: as in :func:`~pointadapterx.config.load_config`.
+
+    Raises:
+        ConfigError: for an override that does not fit.
+    """
+    config = info.config
+    if _brings_backbone(info):
+        config = {**config, "backbone": {**config["backbone"], "weights": None}}
+    return check_config(config, str(info.path), overrides)
+
+
+def build_restored(info: AdapterInfo, config: Mapping[str, Any]) -> AdaptedModel:
+    """The model of an adapter, built from what :func:`model_config` returned."""
+    model = build_model(config, restored=_brings_backbone(info))
     load_adapter(model, info)
     return model
+
+
+def _brings_backbone(info: AdapterInfo) -> bool:
+    return METHODS[info.config["method"]["name"]].trains_backbone
 
 
 def _find_adapter(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -36,13 +37,28 @@ class Preparation(NamedTuple):
 
     @classmethod
     def stored(cls, metrics: Mapping[str, Any]) -> Preparation | None:
-        """Of an adapter's file, if it has them."""
-        return cls(**metrics["inputs"]) if "inputs" in metrics else None
+        """Of an adapter's file, if it has them.
+
+        Raises:
+            TypeError, ValueError: if they are something else.
+        """
+        if "inputs" not in metrics:
+            return None
+        stored = cls(**metrics["inputs"])
+        numbers = [stored.points, stored.offset, *stored.radius, *stored.extents]
+        if len(stored.radius) != 3 or len(stored.extents) != 3 or not all(is_number(value) for value in numbers):
+            raise ValueError(f"inputs is {metrics['inputs']!r}")
+        return stored
 
     @property
     def in_unit_sphere(self) -> bool:
         """Whether every cloud is centred and scaled into the unit sphere."""
         return self.offset < UNIT and abs(self.radius[0] - 1) < UNIT and abs(self.radius[2] - 1) < UNIT
+
+
+def is_number(value: object, above: float = -math.inf) -> bool:
+    """Whether a value of a JSON file is a finite number above another."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value < math.inf
 
 
 def wants_unit_sphere(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> bool:

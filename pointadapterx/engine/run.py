@@ -30,13 +30,21 @@ from pointadapterx.build import (
     build_splits,
     build_test_split,
 )
-from pointadapterx.config import LOCATIONS, check_config, dump_config, load_config
+from pointadapterx.config import LOCATIONS, dump_config, load_config, without_locations
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
 from pointadapterx.engine.calibration import Novelty, fit_temperature, summary
-from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adapter, save_adapter, versions
+from pointadapterx.engine.checkpoint import (
+    AdapterInfo,
+    build_restored,
+    load_adapter,
+    model_config,
+    read_adapter,
+    save_adapter,
+    versions,
+)
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.evaluator import evaluate, evaluate_features, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
@@ -185,7 +193,8 @@ def test(
     """Tests an adapter, and votes if asked.
 
     Args:
-        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes.
+        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes. For one of the hub, ``data.root`` and
+            ``data.cache_dir`` are null unless an override sets them.
         overrides: of the adapter's stored config, as long as they leave the model what it is: ``data.…``,
             ``eval.…``, ``backbone.weights``, ``train.precision``.
         copies: K copies per vote, or None for no vote.
@@ -206,7 +215,10 @@ def test(
                 "change); train another adapter instead"
             )
     info = read_adapter(adapter)
-    config = check_config(info.config, str(info.path), overrides)
+    on_hub = str(adapter).startswith(HUB)  # its file lies in the hub's cache
+    if on_hub:  # where the data of whoever trained it lay says nothing here
+        info = info._replace(config=without_locations(info.config, ("data.root", "data.cache_dir")))
+    config = model_config(info, overrides)
     accelerator = make_accelerator(config["train"]["precision"])
     config["train"]["precision"] = precision_of(accelerator)
     with accelerator.main_process_first():
@@ -216,13 +228,11 @@ def test(
             f"{info.path}: was trained on other classes ({', '.join(info.classes[:3])}, …) than the data has "
             f"({', '.join(dataset.classes[:3])}, …)"
         )
-    model = build_model(config)
-    load_adapter(model, info)
+    model = build_restored(info, config)
     model.to(accelerator.device)
     _log_device(accelerator)
     if accelerator.is_main_process:
         console.print(_parameter_table(config, count_parameters(model)))
-    on_hub = str(adapter).startswith(HUB)  # its file lies in the hub's cache
     beside = Path("runs") / Address.parse(str(adapter)).name if on_hub else info.path.parent
     folder = _agree(output or beside / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     report = _evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,16 @@ def find_weights(weights: str | Path) -> Path:
 def shipped_weights() -> list[str]:
     """Names of the weights that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def shipped_licence(name: str) -> tuple[str, str]:
+    """Licence and attribution of shipped weights, as their model card states them."""
+    text = (SHIPPED / f"{name}.md").read_text(encoding="utf-8")
+    licence = re.search(r"^\| licence \| (.+?)(?:[;,] attribution below)? \|$", text, re.MULTILINE)
+    attribution = re.search(r"^\*\*Attribution\.\*\* (.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    if licence is None or attribution is None:
+        raise CheckpointError(f"{SHIPPED / name}.md: states no licence or attribution; install the package again")
+    return licence[1], " ".join(attribution[1].replace("`", "").split())
 
 
 def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], story: Mapping[str, Any]) -> None:

@@ -11,10 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pointadapterx.build import build_model, build_splits, build_test_split
-from pointadapterx.config import check_config
+from pointadapterx.build import build_splits, build_test_split
 from pointadapterx.datasets import Samples, build_inputs
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter
+from pointadapterx.engine.checkpoint import build_restored, model_config, read_adapter
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.metrics import Predictions
 from pointadapterx.engine.predictor import Failure, Predictor
@@ -69,11 +68,10 @@ class Subject:
                 )
         self.info = read_adapter(adapter)
         self.path = self.info.path
-        self.config: Mapping[str, Any] = check_config(self.info.config, str(self.path), list(overrides))
+        self.config: Mapping[str, Any] = model_config(self.info, list(overrides))
         self.name = name or str(self.config["method"]["name"])
         self.classes = self.info.classes
-        model = build_model(self.config)
-        load_adapter(model, self.info)
+        model = build_restored(self.info, self.config)
         self.device = self.accelerator.device
         self.model = model.to(self.device).eval()
 

@@ -162,6 +162,65 @@ def test_damaged_metadata(key: str, value: str, tmp_path: Path) -> None:
         read_adapter(path)
 
 
+INPUTS = {"points": 128, "radius": [1.0, 1.0, 1.0], "offset": 0.0, "extents": [0.3, 0.3, 0.4]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({"classes": json.dumps(CLASSES[:3])}, "3 classes for a head of 20"),
+        ({"classes": json.dumps([*CLASSES[:19], 5])}, "classes are not strings"),
+        *(
+            ({"calibration": f'{{"temperature": {value}, "samples": 9}}'}, "temperature is ")
+            for value in ('"x"', "0", "-1", "NaN", "Infinity", "null", "true")
+        ),
+        ({"calibration": '{"temperature": 1.0}'}, "samples"),
+        ({"calibration": "[]"}, "damaged"),
+        ({"metrics": json.dumps({"inputs": {**INPUTS, "radius": [1.0, 1.0]}})}, "inputs is "),
+        ({"metrics": json.dumps({"inputs": {**INPUTS, "radius": 1.0}})}, "iterable"),
+        ({"metrics": json.dumps({"inputs": {**INPUTS, "extents": ["a", "b", "c"]}})}, "inputs is "),
+        ({"metrics": json.dumps({"inputs": {"points": 128}})}, "missing 3 required"),
+        ({"metrics": '{"inputs": [1]}'}, "damaged"),
+        ({"metrics": "[" * 100_000 + "]" * 100_000}, "RecursionError"),
+        ({"config": '{"a":' * 100_000 + "1" + "}" * 100_000}, "RecursionError"),
+    ],
+)
+def test_metadata_that_cannot_be_meant(entries: dict[str, str], says: str, tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    rewrite(path, **entries)
+    with pytest.raises(CheckpointError, match=rf"^{path}: its metadata is damaged .*copy the file again$") as error:
+        read_adapter(path)
+    assert says in str(error.value)
+
+
+def test_stored_inputs_are_read(tmp_path: Path) -> None:
+    path = saved(tmp_path, metrics={"inputs": INPUTS})
+    assert read_adapter(path).metrics == {"inputs": INPUTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("means", (20, 7)),
+        ("means", (21, 144)),
+        ("means", (0, 144)),
+        ("means", (144,)),
+        ("scales", (7,)),
+        ("quantiles", (0,)),
+    ],
+)
+def test_novelty_must_fit(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    reference = {"means": torch.zeros(20, 144), "scales": torch.ones(144), "quantiles": torch.ones(5)}
+    tensors = load_file(path)
+    rewrite(path, tensors | {f"novelty/{key}": tensor for key, tensor in reference.items()})
+    assert read_adapter(path).novelty is not None
+    reference[name] = torch.ones(shape)
+    rewrite(path, tensors | {f"novelty/{key}": tensor for key, tensor in reference.items()})
+    with pytest.raises(CheckpointError, match=r"damaged .*novelty has shapes .* for 20 classes and 144 features"):
+        read_adapter(path)
+
+
 def test_a_stored_config_is_checked_as_a_file_is(tmp_path: Path) -> None:
     path = saved(tmp_path)
     config = json.loads(read_safetensors(path)[1]["config"])
@@ -223,7 +282,7 @@ def test_a_failed_save_keeps_the_previous_file(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.*unchanged.*choose another --output"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*unchanged.*choose another place"):
         saved(tmp_path, train={"seed": 5})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
