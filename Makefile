@@ -30,6 +30,7 @@ docs: $(VENV)/.ready
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "written: build/docs/index.html"
 
+PUBLISHED_SIZE = backbone.weights=null $(addprefix backbone.,dim=384 depth=12 num_heads=6 encoder_dim=384 encoder_width=128 num_groups=128 group_size=32) data.num_points=2048
 METHODS = $(addprefix scan_pb_t50_rs,_dapt _full _linear) scan_pb_t50_rs $(addprefix scan_pb_t50_rs,_e3va _e3va_x)
 
 # For a machine that does nothing else: writes tables of speed and memory to docs/results.
@@ -43,6 +44,8 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks infer --output docs/results/inference
 	$(BIN)/python -m benchmarks memory --output docs/results/memory
 	$(BIN)/python -m benchmarks curves --output docs/results/curves
+	$(BIN)/python -m benchmarks predict --output docs/results/predicting
+	$(BIN)/python -m benchmarks predict --files 200 --rounds 2 $(PUBLISHED_SIZE) --output docs/results/predicting_published
 	$(BIN)/python -m benchmarks curves --only experts --rounds 9 --output docs/results/experts
 
 clean:

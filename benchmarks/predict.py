@@ -90,6 +90,7 @@ def _seconds_alone(predictor: Predictor, inputs: torch.Tensor, count: int) -> fl
 def markdown(result: Mapping[str, Any], command: str) -> str:
     """The table."""
     times, count = result["seconds"], result["files"]
+    changed = " with other sizes, see the command" if result["overrides"] else ""
     alone = median(times["model"])
     lines = [
         "# Speed of prediction from files",
@@ -98,7 +99,8 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
         "",
         NOTE,
         "",
-        f"{result['config']}, {count:,} files of {result['points']:,} points, batches of {result['batch_size']}. "
+        f"{result['config']}{changed}, {count:,} files of {result['points']:,} points, batches of "
+        f"{result['batch_size']}. "
         f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}.",
         "",
         "| | s | files/s | of it |",

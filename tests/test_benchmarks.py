@@ -150,7 +150,7 @@ def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_names_its_kinds() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "usage: python -m benchmarks {curves,exactness,infer,memory,ops,train}" in done.stderr
+    assert "usage: python -m benchmarks {curves,exactness,infer,memory,ops,predict,train}" in done.stderr
 
 
 def test_point_operations_side_by_side(
