@@ -135,8 +135,8 @@ def confusion(subjects: Sequence[Subject]) -> Figure:
     """
     require_same_classes(subjects)
     classes = subjects[0].classes
-    side = 2.2 + 0.24 * len(classes)
-    figure = _figure(side * len(subjects) + 0.6, side)
+    side = 2.0 + 0.24 * len(classes)
+    figure = _figure(side * len(subjects) + 2.0, side + 1.4)
     panels = figure.subplots(1, len(subjects), squeeze=False)[0]
     for axes, subject in zip(panels, subjects, strict=True):
         metrics = compute_metrics(subject.predictions, classes)

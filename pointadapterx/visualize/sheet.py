@@ -101,7 +101,7 @@ def paint(sheet: Sheet, draw: DrawCloud | None = None) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(sheet.title, fontsize=10)
     grid = figure.subplots(len(sheet.rows), columns, squeeze=False)
-    reach = reach_of(view for row in sheet.rows for view in row)
+    reach = 1.04 * reach_of(view for row in sheet.rows for view in row)
     same = all([view.title for view in row] == [view.title for view in sheet.rows[0]] for row in sheet.rows)
     for number, (axes, views) in enumerate(zip(grid, sheet.rows, strict=True)):
         for place, view in zip(axes, views, strict=True):
