@@ -1,4 +1,4 @@
-"""PointAdapterX: adapt pre-trained point-cloud transformers by training under 2 % of their parameters."""
+"""PointAdapterX: adapt pre-trained point-cloud and image transformers by training a small part of them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     """The parser of every entry point."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Adapt pre-trained point-cloud and image transformers by training a small part of their parameters.",
+        description="Adapt pre-trained point-cloud and image transformers by training a small part of them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
