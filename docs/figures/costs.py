@@ -49,9 +49,9 @@ def table(name: str) -> str:
 def overview(name: str) -> tuple[str, str, str]:
     """Of a method's row of the index: trained parameters and their share at the published size, and test OA."""
     _, trained, _, share, *_ = _cells(_counted(name)[0])
-    accuracy = re.search(r"[\d.]+ ± [\d.]+", _accurate(name)[1])
+    accuracy = re.search(rf"{re.escape(LABELS[name][0])}.*?(\d+\.\d+ ± \d+\.\d+)", _accurate(name)[1])
     assert accuracy is not None
-    return trained, share, accuracy[0]
+    return trained, share, accuracy[1]
 
 
 def _cells(line: str) -> list[str]:
