@@ -177,10 +177,10 @@ Tensor interpolate(const Tensor& points_, const Tensor& indices_, const Tensor& 
 
 // ---- The thin mixture ----
 
-// Rows of a float32 tensor (…, size), filled up with zeros.
+// Rows of a float32 tensor (…, size) with size >= 1, filled up with zeros.
 struct Padded {
   explicit Padded(const Tensor& matrix)
-      : size(std::max<int64_t>(matrix.size(-1), 1)), stride((size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes) {
+      : size(matrix.size(-1)), stride((size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes) {
     const Tensor rows = matrix.contiguous();
     const float* from = rows.const_data_ptr<float>();
     values.resize(static_cast<std::size_t>(rows.numel() / size * stride));
@@ -191,25 +191,43 @@ struct Padded {
   std::vector<float> values;
 };
 
+// `router` (E, width), returned if it fits down_in (E, inner, width), down_out and up_in (E, inner, rank), bias (E, rank).
+const Tensor& checked_experts(const Tensor& router, const Tensor& down_in, const Tensor& down_out, const Tensor& bias,
+                              const Tensor& up_in) {
+  TORCH_CHECK(router.dim() == 2 && down_in.dim() == 3 && down_out.dim() == 3 && bias.dim() == 2 && up_in.dim() == 3,
+              "router and bias of experts must have 2 axes, down_in, down_out and up_in 3; got ", router.sizes(), ", ",
+              bias.sizes(), ", ", down_in.sizes(), ", ", down_out.sizes(), ", ", up_in.sizes());
+  for (const Tensor* part : {&router, &down_in, &down_out, &bias, &up_in})
+    TORCH_CHECK(part->scalar_type() == at::kFloat && part->layout() == at::kStrided,
+                "experts must be dense float32 tensors, got ", part->scalar_type(), ", ", part->layout());
+  const int64_t number = router.size(0), inner = down_in.size(1), width = router.size(1), rank = bias.size(1);
+  TORCH_CHECK(number > 0 && inner > 0 && width > 0 && rank > 0,
+              "there must be experts, of a width, a rank and an inner rank of 1 or more; got ", number, " of width ",
+              width, ", rank ", rank, ", inner rank ", inner);
+  TORCH_CHECK(down_in.sizes() == at::IntArrayRef({number, inner, width}) &&
+                  down_out.sizes() == at::IntArrayRef({number, inner, rank}) && bias.size(0) == number &&
+                  up_in.sizes() == at::IntArrayRef({number, inner, rank}),
+              "shapes of experts do not fit together: router ", router.sizes(), ", down_in ", down_in.sizes(),
+              ", down_out ", down_out.sizes(), ", bias ", bias.sizes(), ", up_in ", up_in.sizes());
+  return router;
+}
+
 struct Bank {
   Bank(const Tensor& router_, const Tensor& down_in_, const Tensor& down_out_, const Tensor& bias_,
        const Tensor& up_in_)
-      : router(router_), down_in(down_in_), down_out(down_out_), bias(bias_), up_in(up_in_) {
-    const int64_t number = router_.size(0), inner = down_in_.size(1), width = router_.size(1), rank = bias_.size(1);
-    TORCH_CHECK(number > 0 && inner > 0, "there must be experts, of an inner rank of 1 or more");
-    TORCH_CHECK(down_in_.sizes() == at::IntArrayRef({number, inner, width}) &&
-                    down_out_.sizes() == at::IntArrayRef({number, inner, rank}) && bias_.size(0) == number &&
-                    up_in_.sizes() == at::IntArrayRef({number, inner, rank}),
-                "shapes of experts do not fit together");
-    view = {number, router.stride, inner, bias.stride, router.values.data(), down_in.values.data(),
-            down_out.values.data(), bias.values.data(), up_in.values.data()};
-  }
+      : router(checked_experts(router_, down_in_, down_out_, bias_, up_in_)),
+        down_in(down_in_),
+        down_out(down_out_),
+        bias(bias_),
+        up_in(up_in_),
+        view{router_.size(0),       router.stride,          down_in_.size(1),   bias.stride,        router.values.data(),
+             down_in.values.data(), down_out.values.data(), bias.values.data(), up_in.values.data()} {}
   Padded router, down_in, down_out, bias, up_in;
   pax::cpu::Experts view;
 };
 
 void check_tokens(const Tensor& tokens, const Bank& bank) {
-  TORCH_CHECK(tokens.dim() == 2 && tokens.size(1) % bank.router.size == 0 &&
+  TORCH_CHECK(tokens.layout() == at::kStrided && tokens.dim() == 2 && tokens.size(1) % bank.router.size == 0 &&
                   (tokens.stride(1) == 1 || tokens.size(1) == 1),
               "tokens must be rows of sub-tokens, (B, n * ", bank.router.size, "), got ", tokens.sizes());
 }
@@ -273,6 +291,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> thin_experts_backward(
     const Tensor& bias, const Tensor& up_in) {
   const Bank bank(router, down_in, down_out, bias, up_in);
   check_tokens(tokens, bank);
+  for (const Tensor* part : {&codes_gradient_, &gates_gradient_, &gates, &squeezed})
+    TORCH_CHECK(part->scalar_type() == at::kFloat, "gradients, gates and squeezed must be float32, got ",
+                part->scalar_type());
+  TORCH_CHECK(chosen.scalar_type() == at::kLong, "chosen must be int64, got ", chosen.scalar_type());
   const Tensor codes_gradient = codes_gradient_.contiguous(), gates_gradient = gates_gradient_.contiguous();
   const int64_t width = router.size(1), number = router.size(0), inner = down_in.size(1);
   const int64_t rows = tokens.numel() / width;

@@ -17,9 +17,16 @@ inline void check_clouds(const at::Tensor& points, const char* name) {
               " must be (B, N, D) with N, D >= 1, got ", points.sizes());
 }
 
+// The public functions upcast half precision; the kernels compute in the type that they are given.
+inline void check_type(const at::Tensor& values, const char* name) {
+  TORCH_CHECK(values.scalar_type() == at::kFloat || values.scalar_type() == at::kDouble, name, " is ",
+              values.scalar_type(), "; the compiled ops take float32 and float64, so convert it first");
+}
+
 inline void check_fps(const at::Tensor& points, int64_t num_samples, int64_t start) {
   check_clouds(points, "points");
   TORCH_CHECK(points.size(2) == 3, "points must be (B, N, 3), got ", points.sizes());
+  check_type(points, "points");
   TORCH_CHECK(num_samples >= 0 && num_samples <= points.size(1), "num_samples=", num_samples,
               " must be at most N=", points.size(1));
   TORCH_CHECK(start >= 0 && start < points.size(1), "start=", start, " must be in [0, N=", points.size(1), ")");
@@ -27,6 +34,7 @@ inline void check_fps(const at::Tensor& points, int64_t num_samples, int64_t sta
 
 inline void check_search(const at::Tensor& query, const at::Tensor& points) {
   check_clouds(points, "points");
+  check_type(points, "points");
   TORCH_CHECK(query.dim() == 3 && query.size(0) == points.size(0) && query.size(2) == points.size(2),
               "query ", query.sizes(), " does not fit points ", points.sizes());
   TORCH_CHECK(query.scalar_type() == points.scalar_type(), "query is ", query.scalar_type(), ", points is ",
@@ -50,6 +58,7 @@ inline void check_gather(const at::Tensor& points, const at::Tensor& indices, in
 
 inline void check_interpolate(const at::Tensor& points, const at::Tensor& indices, const at::Tensor& weights) {
   check_gather(points, indices, 3);
+  check_type(points, "points");
   TORCH_CHECK(weights.sizes() == indices.sizes() && weights.scalar_type() == points.scalar_type() &&
                   weights.device() == points.device(),
               "weights must have the shape of indices ", indices.sizes(), " and the type and device of points");

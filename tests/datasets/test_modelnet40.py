@@ -327,8 +327,10 @@ def test_dat_that_asks_for_code_is_refused_before_it_runs(tmp_path: Path, protoc
         (b"cbuiltins\neval\n(S'1'\ntR.", "builtins.eval"),
         (b"cnumpy\nload\n(S'x'\ntR.", "numpy.load"),
         (b"cnumpy.core.multiarray\nscalar\n.", "numpy.core.multiarray.scalar"),
-        (b"Pthing\n.", "persistent object 'thing'"),
+        (b"Pthing\n.", "a persistent object"),
         (pickle.dumps({1, 2}, protocol=2), ".set"),
+        (pickle.dumps({1, 2}, protocol=4), "a set"),
+        (pickle.dumps([{}]), "a dictionary"),
         (pickle.dumps(Path("x")), "pathlib"),
     ],
 )
@@ -347,17 +349,84 @@ def test_codecs_other_than_latin1_are_refused(tmp_path: Path) -> None:
         read_pickled_arrays(path)
 
 
+def _frames(*parts: bytes) -> bytes:
+    return b"\x80\x04" + b"".join(parts) + b"."
+
+
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR"
+DTYPE = b"cnumpy\ndtype\n(U\x02i8I0\nI1\ntR"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        # Flags of a dtype that make numpy read raw bytes as pointers to objects.
+        (_frames(DTYPE, b"(I3\nU\x01<NNNI-1\nI-1\nI63\ntb"), "refused, the pickle asks for numpy.dtype of the state"),
+        (_frames(DTYPE, b"(I3\nU\x01<N(U\x01at}I8\nI8\nI0\ntb"), "refused, the pickle asks for a dictionary"),
+        (_frames(b"cnumpy\ndtype\n(U\x01OI0\nI1\ntR"), "refused, the pickle asks for numpy.dtype('O')"),
+        (_frames(b"cnumpy\ndtype\n(U\x08V9999999I0\nI1\ntR"), "refused, the pickle asks for numpy.dtype('V9999999')"),
+        (_frames(b"cnumpy\ndtype\n(U\x05i8,f4I0\nI1\ntR"), "refused, the pickle asks for numpy.dtype('i8,f4')"),
+        (_frames(b"cnumpy\nndarray\n(J\x00\x00\x00\x7ftR"), "refused, the pickle asks for a call of something else"),
+        (_frames(b"]}b"), "refused, the pickle asks for a dictionary"),
+        (_frames(b"]Nb"), "refused, the pickle asks for a state of list"),
+        (_frames(b"c_codecs\nencode\nNb"), "refused, the pickle asks for a state of _Function"),
+        # Sizes that are only declared.
+        (b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x.", "truncated or damaged"),
+        (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.", "truncated or damaged"),
+        (b"\x80\x04\x95" + (1 << 60).to_bytes(8, "little") + b"]", "truncated or damaged"),
+        (_frames(b"]" * 100, b"a" * 99), "more than 16 deep"),
+        (
+            _frames(RECONSTRUCT, b"(I1\n(J\xff\xff\xff\x7ft", DTYPE, b"I00\nU\x00tb"),
+            "needs 17179869176 bytes, and 0 are there",
+        ),
+        (_frames(RECONSTRUCT), "without its numbers"),
+    ],
+)
+def test_dat_cannot_corrupt_memory_or_exhaust_it(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "x.dat"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read_pickled_arrays(path)
+    assert reason in str(error.value)
+
+
+def test_a_large_memo_index_and_a_list_in_itself_are_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "x.dat"
+    path.write_bytes(_frames(b"]r\xff\xff\xff\xffj\xff\xff\xff\xffa"))
+    content = read_pickled_arrays(path)
+    assert content[0] is content
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickled_arrays_are_read_exactly(tmp_path: Path, protocol: int) -> None:
+    arrays = [
+        np.arange(12, dtype=">f4").reshape(3, 4),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.array([[True, False]]),
+        np.array(3, np.uint8),
+        np.zeros((0, 3), np.int16),
+    ]
+    path = tmp_path / "x.dat"
+    path.write_bytes(pickle.dumps([arrays, (1, "text", None, 2.5, -(10**6))], protocol=protocol))
+    found, rest = read_pickled_arrays(path)
+    for array, expected in zip(found, arrays, strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
+    assert rest == (1, "text", None, 2.5, -(10**6))
+
+
 ARRAY, LABEL = np.zeros((8, 6), np.float32), np.array([1], np.int32)
 BAD_DAT: dict[str, tuple[Any, str]] = {
     "one list": ([ARRAY], "expected a list of two lists"),
-    "a mapping": ({"points": [ARRAY]}, "expected a list of two lists"),
+    "a mapping": ({"points": [ARRAY]}, "refused, the pickle asks for a dictionary"),
     "an array": (ARRAY, "expected a list of two lists"),
     "too few labels": ([[ARRAY, ARRAY], [LABEL]], "2 clouds and 1 labels"),
     "nothing": ([[], []], "0 clouds and 0 labels"),
     "ragged": ([[ARRAY, ARRAY[:5]], [LABEL, LABEL]], "cloud 1 is (5, 6), expected an array of shape"),
     "a list as cloud": ([[ARRAY, [1.0]], [LABEL, LABEL]], "cloud 1 is list, expected an array"),
     "flat clouds": ([[ARRAY[0]], [LABEL]], "cloud 0 is (6,), expected an array"),
-    "objects": ([[ARRAY.astype(object)], [LABEL]], "'data' holds object, expected floating-point"),
+    "objects": ([[ARRAY.astype(object)], [LABEL]], "refused, the pickle asks for numpy.dtype('O8')"),
+    "one cloud many times": ([[ARRAY] * 500, [LABEL] * 500], "500 clouds of 192 bytes in a file of"),
     "nan": ([[ARRAY, ARRAY * np.nan], [LABEL, LABEL]], "cloud 1 holds NaN or infinite"),
     "label out of range": ([[ARRAY], [LABEL * 40]], "cloud 0 has label 40, expected 0 to 39"),
     "float label": ([[ARRAY], [LABEL * 1.5]], "label 0 is array([1.5]), expected an array of one whole number"),

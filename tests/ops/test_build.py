@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,11 +111,16 @@ def test_a_build_without_torch_says_so(tmp_path):
     assert info["reason"] in output
 
 
-@needs_sources
-def test_default_architectures():
+def setup_module_of_the_project():
     spec = importlib.util.spec_from_file_location("setup_under_test", ROOT / "setup.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@needs_sources
+def test_default_architectures():
+    module = setup_module_of_the_project()
     nvcc = "compute_75\ncompute_80\ncompute_90\ncompute_100\ncompute_120\n"
     both = "sm_50 sm_80 sm_90 sm_100 sm_120 compute_120"
     assert module.default_architectures(both, nvcc) == "8.0;9.0;10.0;12.0+PTX"
@@ -133,6 +139,24 @@ def test_kernels_compile(kernel, tmp_path):
         command += ["-gencode", f"arch=compute_{architecture},code=sm_{architecture}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+
+
+@needs_sources
+@needs_nvcc
+@pytest.mark.nvcc
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda path: path.name)
+def test_kernels_are_built_without_contraction(kernel, tmp_path):
+    """A fused multiply-add rounds once where the CPU rounds twice: sampled points would differ between devices."""
+
+    def fused(flags):
+        ptx = tmp_path / "kernel.ptx"
+        command = [NVCC, "--ptx", "-arch=compute_80", str(kernel), "-o", str(ptx), *flags]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        return len(re.findall(r"\bfma\.", ptx.read_text()))
+
+    flags = setup_module_of_the_project().NVCC_FLAGS
+    assert fused(flags) == 0
+    assert "--fmad=false" not in flags or fused([flag for flag in flags if flag != "--fmad=false"]) > 0
 
 
 @needs_sources

@@ -235,3 +235,19 @@ def test_direct_calls_stay_inside_memory(call):
         pytest.skip(ops.implementation("cpu"))
     with pytest.raises((RuntimeError, IndexError)):
         call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda half: RAW.farthest_point_sample(half, 2, 0, False),
+        lambda half: RAW.knn(half, half, 2),
+        lambda half: RAW.nearest(half, half),
+        lambda half: RAW.ball_query(half, half, 1.0, 2),
+        lambda half: RAW.interpolate(half, I3, torch.zeros(2, 4, 3, dtype=half.dtype)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_direct_calls_with_half_precision_name_the_way_out(call, dtype, compiled):
+    with pytest.raises(RuntimeError, match="the compiled ops take float32 and float64, so convert it first"):
+        call(P.to(compiled, dtype))

@@ -199,9 +199,26 @@ def test_a_wrong_call_is_refused() -> None:
         op.thin_experts(tokens, weights[0], weights[1][:, :-1], *weights[2:])
     with pytest.raises(RuntimeError, match="there must be experts"):
         op.thin_experts(tokens, *(weight[:0] for weight in weights))
-    with pytest.raises(RuntimeError, match="expected scalar type Float"):
+    with pytest.raises(RuntimeError, match="must be dense float32 tensors, got Double"):
         op.thin_experts(tokens, weights[0].double(), *weights[1:])
+    router, down_in, down_out, bias, up_in = weights
+    for strange in (
+        (router[:, :0], down_in[..., :0], down_out, bias, up_in),
+        (router, down_in, down_out[..., :0], bias[:, :0], up_in[..., :0]),
+        (router, down_in[:, :0], down_out[:, :0], bias, up_in[:, :0]),
+    ):
+        with pytest.raises(RuntimeError, match="of a width, a rank and an inner rank of 1 or more"):
+            op.thin_experts(tokens, *strange)
+    for place in range(5):
+        for change in (lambda part: part[None], lambda part: part[0], lambda part: part.flatten()):
+            strange = [change(part) if number == place else part for number, part in enumerate(weights)]
+            with pytest.raises(RuntimeError, match="must have 2 axes, down_in, down_out and up_in 3"):
+                op.thin_experts(tokens, *strange)
     codes, gates, chosen, squeezed = op.thin_experts(tokens, *weights)
+    with pytest.raises(RuntimeError, match="chosen must be int64, got Int"):
+        op.thin_experts_backward(codes, gates, gates, chosen.int(), squeezed, tokens, *weights)
+    with pytest.raises(RuntimeError, match="must be float32, got Double"):
+        op.thin_experts_backward(codes.double(), gates, gates, chosen, squeezed, tokens, *weights)
     with pytest.raises(RuntimeError, match="gradients do not fit"):
         op.thin_experts_backward(codes[:-1], gates, gates, chosen, squeezed, tokens, *weights)
     with pytest.raises(RuntimeError, match="chosen experts must be among the 4"):

@@ -179,13 +179,18 @@ cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count,
   if (count <= kFpsInRegisters)
     return launch_in_registers<T, 16>(points, batch, count, samples, start, skip_origin, chosen, stream);
 
-  int device = 0, processors = 0, per_processor = 0;
+  int device = 0, processors = 0, per_processor = 0, cooperative = 0;
   cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
+  if (error == cudaSuccess && cooperative == 0) return cudaErrorNotSupported;
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess)
     error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, fps_by_grid<T>, kMostThreads, 0);
-  if (error != cudaSuccess) return error;
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // as below
+    return error;
+  }
   const int64_t useful = (count + kMostThreads - 1) / kMostThreads, fitting = int64_t(processors) * per_processor;
   const int64_t blocks = useful < fitting ? useful : fitting;
   auto* of_blocks = static_cast<Farthest<T, int64_t>*>(partial);
