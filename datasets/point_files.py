@@ -12,7 +12,7 @@ from pointadapterx.datasets.formats import arrays, glb, las, mesh, obj, off, pcd
 from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
 from pointadapterx.errors import DataError
 
-__all__ = ["KINDS", "MESH_SUFFIXES", "MISSING_TRIMESH", "read_cloud", "trimesh_version"]
+__all__ = ["KINDS", "MESH_SUFFIXES", "MISSING_TRIMESH", "SURFACE_SUFFIXES", "read_cloud", "trimesh_version"]
 
 READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
     ".csv": text.read,
@@ -36,7 +36,8 @@ READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
 KINDS = tuple(suffix[1:] for suffix in READERS)
 """Every kind of file that :func:`read_cloud` reads, by its suffix without the dot."""
 
-MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")  # a .ply may hold points instead
+MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")
+SURFACE_SUFFIXES = (".glb", ".obj", ".off", ".stl")  # a .ply is as often of points, which trimesh is not needed for
 MISSING_TRIMESH = f"{mesh.NEEDED}, which is not installed; pip install 'pointadapterx[mesh]'"
 
 
