@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pointadapterx.errors import CheckpointError
+from pointadapterx.inert import NOT_PLAIN, SAFE_GLOBALS
 
 try:
     import fcntl
@@ -29,14 +30,6 @@ except ImportError:  # not on Windows
 
 HAS_LOCKS = fcntl is not None
 """Whether the system has POSIX file locks."""
-
-# Plain numbers that published checkpoints carry beside their tensors (metrics, epochs).
-_SAFE_NUMBERS: list[Any] = [
-    np.dtype,
-    np.ndarray,
-    np.float64(0).__reduce__()[0],  # numpy's scalar constructor, which moved between numpy 1 and 2
-    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
-]
 
 
 def read_torch_file(path: Path) -> Any:
@@ -47,7 +40,7 @@ def read_torch_file(path: Path) -> Any:
     """
     _require_file(path)
     try:
-        with torch.serialization.safe_globals(_SAFE_NUMBERS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files
         text = str(error)
@@ -58,8 +51,12 @@ def read_torch_file(path: Path) -> Any:
                 "re-save it as {'base_model': state_dict} with tensors only"
             ) from None
         # torch's own text advises to load the file with code execution allowed, so only its cause is passed on.
-        cause = re.search(r"WeightsUnpickler error: (.+)|\A(?!Weights only)(.+?)(?:\. |$)", text, re.MULTILINE)
+        cause = re.search(r"WeightsUnpickler error:\s+(.+)|\A(?!Weights only)(.+?)(?:\. |$)", text, re.MULTILINE)
         reason = cause[1] or cause[2] if cause else "empty, truncated or of another kind"
+        if reason.endswith(NOT_PLAIN):
+            raise CheckpointError(
+                f"{path}: holds {reason}, so it is refused; re-save it as {{'base_model': state_dict}} of tensors"
+            ) from None
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); download or copy it again") from None
 
 
@@ -89,7 +86,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(file[name]) for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path}: not a readable .npz of arrays ({error}); download or copy it again") from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -46,7 +46,13 @@ class PointMAE(Backbone):
 
     modality = "points"
     translate = staticmethod(translate_published)
-    size_keys = "backbone.dim, encoder_dim and encoder_width"
+    sizes: ClassVar = {
+        "dim": ("norm.weight", 0),
+        "encoder_dim": ("patch_encoder.second.3.weight", 0),
+        "encoder_width": ("patch_encoder.first.0.weight", 0),
+        "numbers of a point": ("patch_encoder.first.0.weight", 1),
+        "inputs of the position embedding": ("position_embed.0.weight", 1),
+    }
 
     def __init__(self, options: PointMAE.Options) -> None:
         super().__init__()

@@ -67,7 +67,11 @@ class ViT(Backbone):
 
     modality = "images"
     translate = staticmethod(translate_vit)
-    size_keys = "backbone.dim, patch_size and channels"
+    sizes: ClassVar = {
+        "dim": ("norm.weight", 0),
+        "patch_size": ("patch_embed.proj.weight", 3),
+        "channels": ("patch_embed.proj.weight", 1),
+    }
 
     def __init__(self, options: ViT.Options) -> None:
         super().__init__()
