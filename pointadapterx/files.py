@@ -32,6 +32,13 @@ HAS_LOCKS = fcntl is not None
 """Whether the system has POSIX file locks."""
 
 
+READ = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
+"""Types of the tensors that safetensors files may hold: not float8, complex or packed ones."""
+
+
 def read_torch_file(path: Path) -> Any:
     """Reads a ``torch.save`` file holding tensors, containers and plain numbers, never running code.
 
@@ -69,11 +76,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); it is truncated or of another kind, copy it again"
         ) from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in READ:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{path}: {name} is of {kind}, which is not computed with; save it as float32, float16 or bfloat16"
+            )
+    return tensors, metadata
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from pointadapterx.models.checkpoint_keys import Translated
 from pointadapterx.models.frozen import Patches
 from pointadapterx.models.tokens import TokenSequence, pad_position
 from pointadapterx.registry import Registry
-from pointadapterx.schema import Rate, Section
+from pointadapterx.schema import Blocks, Many, Rate, Section, Width
 
 if TYPE_CHECKING:
     from pointadapterx.peft.base import Method
@@ -80,9 +80,9 @@ class Backbone(nn.Module):
         """``backbone:`` of a config, the keys that every backbone has."""
 
         name: str
-        dim: int = Field(ge=1)
-        depth: int = Field(ge=1)
-        num_heads: int = Field(ge=1)
+        dim: Width
+        depth: Blocks
+        num_heads: Many
         drop_path: Rate = 0.1
         weights: str | None = None
         init_seed: int | None = Field(0, ge=0, lt=2**63)
