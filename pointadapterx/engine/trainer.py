@@ -299,6 +299,8 @@ class Trainer:
             # DDP copies buffers before a forward only, so the last step left each process its own BatchNorm statistics.
             for buffer in self.plain_model.buffers():
                 broadcast(buffer, from_process=0)
+        if self.accelerator.is_main_process and not self.folder.is_dir():
+            raise TrainingError(f"{self.folder}: was removed while the run wrote to it; start a new run")
         last = progress.epoch + 1 == self.settings["epochs"]
         self.assess(record, means, last)
         progress.history.append(record)
