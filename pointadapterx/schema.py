@@ -35,8 +35,8 @@ Blocks = Annotated[int, Field(ge=1, le=1_000)]
 Width = Annotated[int, Field(ge=1, le=2**16)]
 """Features of a layer, a rank, or a number of tokens; the widest transformers have 18,432."""
 
-Many = Annotated[int, Field(ge=1, le=4_096)]
-"""Experts or attention heads of a layer; Switch Transformer has 2,048 experts."""
+Many = Annotated[int, Field(ge=1, le=1_024)]
+"""Experts or attention heads of a layer, or processes; published adapters have 4 to 64 experts."""
 
 Points = Annotated[int, Field(ge=1, le=2**24)]
 """Points of a cloud, 16.8 million, or samples of a batch."""
