@@ -23,7 +23,7 @@ def build_info() -> dict[str, Any]:
     """
     try:
         info = json.loads((_FOLDER / "build_info.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return info if isinstance(info, dict) else {}
 

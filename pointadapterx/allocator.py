@@ -1,4 +1,4 @@
-"""How the C library hands out memory of tensors on a CPU."""
+"""Memory on a CPU: how the C library hands it out for tensors, and how much there is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import platform
 VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 """Where one of these is set, somebody has decided already."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
+
+
+def total_memory() -> int | None:
+    """Bytes of this machine's memory; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # the first is Windows'
+        return None
 
 
 def keep_freed_memory() -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from pointadapterx.allocator import total_memory
 from pointadapterx.datasets import (
     DATASETS,
     PointClouds,
@@ -67,13 +68,30 @@ def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_backbone(options: Mapping[str, Any]) -> Backbone:
-    """The backbone of a config's ``backbone`` section with its pre-trained, or else its initial random, weights."""
+    """The backbone of a config's ``backbone`` section with its pre-trained, or else its initial random, weights.
+
+    Raises:
+        ConfigError: if it is larger than this machine's memory.
+        CheckpointError: if its weights cannot be loaded.
+    """
     kind = BACKBONES[options["name"]]
+    _require_memory(options)
     with seeded(options["init_seed"]):
         backbone = kind(kind.Options(**options))
     if options["weights"] is not None:
         log.info(load_pretrained(backbone, options["weights"]).summary())
     return backbone
+
+
+def _require_memory(options: Mapping[str, Any]) -> None:
+    """Refuses blocks that could never be held, as the system would end the process without a word."""
+    memory = total_memory()
+    needed = 4 * 12 * options["depth"] * options["dim"] ** 2  # bytes of attention (4 C²) and FFN (8 C²) in fp32
+    if memory is not None and needed > memory and torch.get_default_device().type != "meta":
+        raise ConfigError(
+            f"backbone.depth={options['depth']} and dim={options['dim']}: the blocks take {needed / 1e9:,.0f} GB, but "
+            f"this machine has {memory / 1e9:,.0f} GB of memory; lower them"
+        )
 
 
 def build_autoencoder(config: Mapping[str, Any]) -> MaskedAutoencoder:

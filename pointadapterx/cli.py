@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pointadapterx.allocator import keep_freed_memory
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import Interrupted, PointAdapterXError
 
 VERBS = ("train", "test", "vote", "count", "probe", "search")
@@ -77,6 +78,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+@ends_in_one_line
 def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     """Runs a command.
 

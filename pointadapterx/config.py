@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.datasets.point_files import KINDS
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.errors import ConfigError, DataError, shown
 from pointadapterx.hub import HUB
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.masking import hidden_groups
@@ -25,7 +25,8 @@ from pointadapterx.models.tokens import POOLS
 from pointadapterx.models.weights import shipped_weights
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.registry import did_you_mean
-from pointadapterx.schema import Rate, Section
+from pointadapterx.schema import Blocks, Many, Points, Rate, Section, Times
+from pointadapterx.yaml_text import MOST_CHARACTERS, parse_yaml
 
 SHIPPED = Path(str(importlib.resources.files("pointadapterx.cfgs")))
 """Folder of the shipped configs: the checkout's, or an installed package's own copy."""
@@ -39,25 +40,32 @@ JOBS = {
 LOCATIONS = ("data.root", "data.cache_dir", "backbone.weights", "train.cache_folder")
 """Keys that say where files lie: what lies there counts, not where."""
 
+MOST_FILES = 100
+"""Files of a config, of which each may include several."""
+
+MOST_LINES = 50
+"""Problems of a config that a message lists."""
+MOST_WIDE = 2_000  # characters of a line of it
+
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 
 
 class HeadConfig(Section):
     """``head:``: pools are concatenated in the given order; ``num_classes`` null is that of the data set."""
 
-    pools: list[str] = Field(default=["cls", "patch_max"], min_length=1)
-    num_classes: int | None = Field(None, ge=2)
-    hidden: list[int] = Field(default=[256, 256])
+    pools: list[str] = Field(default=["cls", "patch_max"], min_length=1, max_length=100)
+    num_classes: int | None = Field(None, ge=2, le=2**20)
+    hidden: list[int] = Field(default=[256, 256], max_length=100)
     dropout: Rate = 0.5
 
 
 class FewShotConfig(Section):
     """``data.few_shot:``: one fold of a few-shot task; ``queries`` are test clouds a class, all if null."""
 
-    ways: int = Field(ge=2)
-    shots: int = Field(ge=1)
+    ways: int = Field(ge=2, le=2**20)
+    shots: Times
     fold: int = Field(0, ge=0)
-    queries: int | None = Field(None, ge=1)
+    queries: Times | None = None
 
 
 class DataConfig(Section):
@@ -71,12 +79,12 @@ class DataConfig(Section):
     name: str
     root: str | None = None
     variant: str | None = None
-    num_points: int | None = Field(None, ge=1)
+    num_points: Points | None = None
     augment: AugmentSpec = "none"
     normalize: bool | None = None
     cache_dir: str | None = None
     up: Literal["x", "y", "z"] | None = None
-    stored_points: int | None = Field(None, ge=1)
+    stored_points: Points | None = None
     suffixes: list[str] | None = Field(None, min_length=1)
     few_shot: FewShotConfig | None = None
     train_size: int | None = Field(None, ge=2)
@@ -90,9 +98,9 @@ class TrainConfig(Section):
     Optional keys are null by default, so that runs keep their names (see ``study.identity``).
     """
 
-    epochs: int = Field(300, ge=1)
-    batch_size: int = Field(32, ge=2)
-    accumulate: int = Field(1, ge=1)
+    epochs: Times = 300
+    batch_size: int = Field(32, ge=2, le=2**24)
+    accumulate: Points = 1
     lr: float = Field(5e-4, gt=0)
     min_lr: float = Field(1e-6, ge=0)
     warmup_epochs: int = Field(10, ge=0)
@@ -106,15 +114,15 @@ class TrainConfig(Section):
     save_every: int = Field(1, ge=1)
     compile: bool | None = None
     gradient_checkpointing: bool | None = None
-    cached_views: int | None = Field(None, ge=1)
+    cached_views: Times | None = None
     cache_folder: str | None = None
 
 
 class VoteConfig(Section):
     """``eval.vote:``: K copies per vote, one vote per seed."""
 
-    copies: int = Field(10, ge=1)
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    copies: Times = 10
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1, max_length=10_000)
 
 
 class EvalConfig(Section):
@@ -129,7 +137,7 @@ class EvalConfig(Section):
     split_seed: int = Field(0, ge=0)
     every: int = Field(1, ge=1)
     select: Literal["overall_accuracy", "mean_class_accuracy"] = "overall_accuracy"
-    batch_size: int = Field(32, ge=1)
+    batch_size: Points = 32
     vote: VoteConfig = Field(default_factory=lambda: VoteConfig.model_validate({}))
 
 
@@ -150,10 +158,10 @@ class PretrainConfig(Section):
     mask: Literal["random", "block"] = "random"
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     chamfer: Literal["l1", "l2"] = "l2"
-    decoder_depth: int = Field(4, ge=1)
-    decoder_heads: int = Field(6, ge=1)
+    decoder_depth: Blocks = 4
+    decoder_heads: Many = 6
     decoder_drop_path: Rate = 0.1
-    draw: int = Field(4, ge=0)
+    draw: int = Field(4, ge=0, le=10**6)
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig.model_validate({}))
 
 
@@ -165,7 +173,9 @@ class Problem(NamedTuple):
 
 
 class _Origins(dict[str, str]):
-    """Where each dotted key was set: ``file:line`` or ``override``."""
+    """Where each dotted key was set: ``file:line`` or ``override``; and how many files were read."""
+
+    files = 0
 
     def of(self, key: str) -> str:
         """Origin of the key, or of the nearest section around it."""
@@ -174,17 +184,6 @@ class _Origins(dict[str, str]):
                 return self[key]
             key = key.rpartition(".")[0]
         return self.get("", "config")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML alone reads ``5e-4`` as a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
@@ -231,7 +230,9 @@ def _checked(raw: dict[str, Any], overrides: Sequence[str], origins: _Origins, s
     if problems:
         lines = [f"  {origins.of(p.key)}: {p.key or 'config'}: {p.message}" for p in problems]
         many = "problem" if len(lines) == 1 else "problems"
-        raise ConfigError("\n".join([f"{source}: {len(lines)} {many} in the config", *lines]))
+        more = [f"  … and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+        kept = [line if len(line) <= MOST_WIDE else f"{line[:MOST_WIDE]}…" for line in lines[:MOST_LINES]]
+        raise ConfigError("\n".join([f"{source}: {len(lines)} {many} in the config", *kept, *more]))
     return config
 
 
@@ -242,9 +243,9 @@ def parse_value(text: str) -> Any:
         ConfigError: if it is not.
     """
     try:
-        return _plain(yaml.load(text, Loader=_Loader))
+        return _plain(parse_yaml(text).content)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"override value '{text}' is not valid YAML; quote it") from None
+        raise ConfigError(f"override value {shown(text)} is not valid YAML; quote it") from None
 
 
 class Document(NamedTuple):
@@ -379,20 +380,20 @@ def _find(path: str | Path) -> Path:
 
 def _read(path: Path, origins: _Origins, chain: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
+    origins.files += 1
+    if origins.files > MOST_FILES:
+        raise ConfigError(f"{path}: _base_ leads to more than {MOST_FILES} files; include each once")
     if path in chain:
         raise ConfigError(f"{path}: _base_ includes itself: {' -> '.join(p.name for p in (*chain, path))}")
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
-        content = _plain(yaml.load(text, Loader=_Loader))
+        parsed = parse_yaml(_text(path))
+        content, node = _plain(parsed.content), parsed.node
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested without end; an alias (*) stands inside its own anchor (&)") from None
     except (yaml.YAMLError, ValueError) as error:  # PyYAML passes on the ValueError of an impossible date
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise ConfigError(f"{path}{line}: not valid YAML ({_reason(error)})") from None
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -400,7 +401,7 @@ def _read(path: Path, origins: _Origins, chain: tuple[Path, ...]) -> dict[str, A
 
     bases = content.pop("_base_", [])
     if not isinstance(bases, (str, list)) or (isinstance(bases, list) and not all(isinstance(b, str) for b in bases)):
-        raise ConfigError(f"{path}: _base_ must be a file name or a list of them, not {bases!r}")
+        raise ConfigError(f"{path}: _base_ must be a file name or a list of them, not {shown(bases)}")
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         target = path.parent / base
@@ -413,6 +414,17 @@ def _read(path: Path, origins: _Origins, chain: tuple[Path, ...]) -> dict[str, A
     origins.setdefault("", str(path))
     _merge(merged, content)
     return merged
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "problem", None) or error).split())
+
+
+def _text(path: Path) -> str:
+    size = path.stat().st_size
+    if size > 4 * MOST_CHARACTERS:  # bytes of a character
+        raise ValueError(f"{size:,} bytes, of at most {4 * MOST_CHARACTERS:,}")
+    return path.read_text(encoding="utf-8")
 
 
 def _lines(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -470,13 +482,15 @@ def _conflict(raw: Mapping[str, Any], parts: Sequence[str], value: Any) -> Probl
             return None
         if not isinstance(old, Mapping):
             key = ".".join(parts[:depth])
-            return Problem(key, f"is {old!r}, which has no keys, but an override sets {'.'.join(parts)}; remove one")
+            return Problem(
+                key, f"is {shown(old)}, which has no keys, but an override sets {'.'.join(parts)}; remove one"
+            )
         old = old.get(part)
     nullable = len(parts) > 1  # as data.few_shot
     if isinstance(old, Mapping) and not isinstance(value, Mapping) and not (value is None and nullable):
         key = ".".join(parts)
         example = f", for example {key}.{next(iter(old))}=..." if old else ""
-        return Problem(key, f"is a section with keys of its own, not {value!r}; set one of them{example}")
+        return Problem(key, f"is a section with keys of its own, not {shown(value)}; set one of them{example}")
     return None
 
 
@@ -484,12 +498,12 @@ def _unknown_name(section: str, name: Any, known: list[str]) -> Problem:
     key = f"{section}.name"
     if name is None:
         return Problem(section, f"needs a name, one of {', '.join(sorted(known))}")
-    return Problem(key, f"unknown name {name!r}{did_you_mean(str(name), known)} Known: {', '.join(sorted(known))}")
+    return Problem(key, f"unknown name {shown(name)}{did_you_mean(str(name), known)} Known: {', '.join(sorted(known))}")
 
 
 def _check_section(section: str, values: Any, model: type[BaseModel]) -> tuple[Any, list[Problem]]:
     if not isinstance(values, Mapping):
-        return None, [Problem(section, f"must be a mapping of keys, not {values!r}")]
+        return None, [Problem(section, f"must be a mapping of keys, not {shown(values)}")]
     try:
         return model.model_validate(_plain(values)), []
     except ValidationError as error:
@@ -518,8 +532,8 @@ def _describe(section: str, detail: Any, model: type[BaseModel]) -> Problem:
     if detail["type"] == "missing":
         return Problem(key, "is required")
     if key == "data.augment":
-        return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {detail['input']!r}")
-    return Problem(key, f"{detail['msg']}, not {detail['input']!r}")
+        return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {shown(detail['input'])}")
+    return Problem(key, f"{detail['msg']}, not {shown(detail['input'])}")
 
 
 def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
@@ -571,8 +585,8 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _check_pretraining(sections)
     if head is not None and len(set(head.pools)) != len(head.pools):
         yield Problem("head.pools", f"a pool is named twice in {head.pools}")
-    if head is not None and any(width < 1 for width in head.hidden):
-        yield Problem("head.hidden", f"widths must be positive, not {head.hidden}")
+    if head is not None and not all(1 <= width <= 2**16 for width in head.hidden):
+        yield Problem("head.hidden", f"widths must be from 1 to {2**16}, not {shown(head.hidden)}")
     yield from _check_classes(sections)
     if backbone is not None and data is not None and data.name in DATASETS:
         yield from _check_modality(backbone, data)

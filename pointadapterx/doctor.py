@@ -21,6 +21,7 @@ from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.listings import TABLE_SUFFIX, list_table
 from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, read_cloud
 from pointadapterx.datasets.workers import map_in_order
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import console
 from pointadapterx.errors import DataError, PointAdapterXError
 
@@ -341,6 +342,7 @@ def overview(entries: Sequence[Entry]) -> Table:
     return table
 
 
+@ends_in_one_line
 def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
     """Runs the command.
 

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from reprlib import Repr
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100, 40
+
+
+def shown(value: object) -> str:
+    """A value as messages name it: its ``repr``, cut where it is long."""
+    return _SHORT.repr(value)
 
 
 class PointAdapterXError(Exception):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pointadapterx.datasets import LDraw20
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import DataError, PointAdapterXError
 
 CLASSES = ("plate", "wheel", "window")  # easy to tell apart
@@ -34,6 +35,7 @@ y up. LDraw.org does not endorse this project.
 """
 
 
+@ends_in_one_line
 def main(argv: Sequence[str], prog: str = "pointadapterx example") -> int:
     """Runs the command.
 

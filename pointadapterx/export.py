@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from pointadapterx.config import without_locations
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
 from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
@@ -256,6 +257,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@ends_in_one_line
 def main(argv: Sequence[str], prog: str = "pointadapterx export") -> int:
     """Runs the command.
 

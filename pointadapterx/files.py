@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pointadapterx.errors import CheckpointError
+from pointadapterx.inert import NOT_PLAIN, SAFE_GLOBALS
 
 try:
     import fcntl
@@ -30,13 +31,12 @@ except ImportError:  # not on Windows
 HAS_LOCKS = fcntl is not None
 """Whether the system has POSIX file locks."""
 
-# Plain numbers that published checkpoints carry beside their tensors (metrics, epochs).
-_SAFE_NUMBERS: list[Any] = [
-    np.dtype,
-    np.ndarray,
-    np.float64(0).__reduce__()[0],  # numpy's scalar constructor, which moved between numpy 1 and 2
-    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64", "int32", "int64", "bool")),
-]
+
+READ = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
+"""Types of the tensors that safetensors files may hold: not float8, complex or packed ones."""
 
 
 def read_torch_file(path: Path) -> Any:
@@ -47,7 +47,7 @@ def read_torch_file(path: Path) -> Any:
     """
     _require_file(path)
     try:
-        with torch.serialization.safe_globals(_SAFE_NUMBERS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files
         text = str(error)
@@ -58,8 +58,12 @@ def read_torch_file(path: Path) -> Any:
                 "re-save it as {'base_model': state_dict} with tensors only"
             ) from None
         # torch's own text advises to load the file with code execution allowed, so only its cause is passed on.
-        cause = re.search(r"WeightsUnpickler error: (.+)|\A(?!Weights only)(.+?)(?:\. |$)", text, re.MULTILINE)
+        cause = re.search(r"WeightsUnpickler error:\s+(.+)|\A(?!Weights only)(.+?)(?:\. |$)", text, re.MULTILINE)
         reason = cause[1] or cause[2] if cause else "empty, truncated or of another kind"
+        if reason.endswith(NOT_PLAIN):
+            raise CheckpointError(
+                f"{path}: holds {reason}, so it is refused; re-save it as {{'base_model': state_dict}} of tensors"
+            ) from None
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); download or copy it again") from None
 
 
@@ -72,11 +76,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); it is truncated or of another kind, copy it again"
         ) from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in READ:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{path}: {name} is of {kind}, which is not computed with; save it as float32, float16 or bfloat16"
+            )
+    return tensors, metadata
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
@@ -89,7 +101,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(file[name]) for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path}: not a readable .npz of arrays ({error}); download or copy it again") from None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from pointadapterx.datasets.files import walk_files
+from pointadapterx.endings import ends_in_one_line, explain
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.predictor import Failure, Prediction, Predictor
 from pointadapterx.errors import PointAdapterXError
@@ -36,6 +37,7 @@ class Sink(Protocol):
         """Writes it."""
 
 
+@ends_in_one_line
 def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
     """Runs the command.
 
@@ -122,15 +124,16 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             if found.name != last:
                 advance()
             last = found.name
+    failed = {failure.name for failure in failures}  # of several adapters each may fail
     for doubt in predictor.doubts():
         print(f"note: {doubt}", file=sys.stderr)
     if options.output is not None:
-        print(f"written: {options.output}, {len(files) - len(failures)} files predicted")
+        print(f"written: {options.output}, {len(files) - len(failed)} files predicted")
     for failure in failures[:SHOWN]:
         print(f"error: {failure.reason}", file=sys.stderr)
     if failures:
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
-        print(f"{len(failures)} of {len(files)} files could not be predicted{more}", file=sys.stderr)
+        print(f"{len(failed)} of {len(files)} files could not be predicted{more}", file=sys.stderr)
     return FAILED if failures else 0
 
 
@@ -169,9 +172,17 @@ def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
         file = part.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise PointAdapterXError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
-    with file:
-        yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
-    part.replace(output)
+    try:
+        with file:
+            yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
+        part.replace(output)
+    except OSError as error:
+        told = explain(error)
+        if told is None:
+            raise
+        raise PointAdapterXError(
+            f"{output}: cannot be written ({error.strerror}); what was found is in {part}"
+        ) from None
 
 
 def _print(found: Prediction | Failure, several: bool) -> None:

@@ -26,3 +26,20 @@ Distinct = AfterValidator(_distinct)
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A dropout or drop-path probability in [0, 1)."""
+
+# Upper limits keep a small file from asking for a machine that there is not. Each is beyond what anyone has published,
+# so that it is in nobody's way.
+Blocks = Annotated[int, Field(ge=1, le=1_000)]
+"""Layers on top of each other; DeepNet has 1,000."""
+
+Width = Annotated[int, Field(ge=1, le=2**16)]
+"""Features of a layer, a rank, or a number of tokens; the widest transformers have 18,432."""
+
+Many = Annotated[int, Field(ge=1, le=1_024)]
+"""Experts or attention heads of a layer, or processes; published adapters have 4 to 64 experts."""
+
+Points = Annotated[int, Field(ge=1, le=2**24)]
+"""Points of a cloud, 16.8 million, or samples of a batch."""
+
+Times = Annotated[int, Field(ge=1, le=10**6)]
+"""How often something is done: epochs, copies of a vote, generations."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pointadapterx.config import dump_config, without_locations
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.checkpoint import ADAPTER_FILE, AdapterInfo, read_adapter
 from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
@@ -155,6 +156,7 @@ def pull_adapter(repository: str, folder: str | Path | None = None) -> AdapterIn
     return read_adapter(folder)
 
 
+@ends_in_one_line
 def push(argv: Sequence[str], prog: str = "pointadapterx push") -> int:
     """Runs the command ``push``.
 
@@ -184,6 +186,7 @@ def push(argv: Sequence[str], prog: str = "pointadapterx push") -> int:
     return _told(run)
 
 
+@ends_in_one_line
 def pull(argv: Sequence[str], prog: str = "pointadapterx pull") -> int:
     """Runs the command ``pull``.
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pointadapterx import read_adapter
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.checkpoint import restore_model
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.models.weights import save_backbone
@@ -38,6 +39,7 @@ def export_backbone(adapter: Path, output: Path) -> None:
     print(f"{output}: {output.stat().st_size:,} bytes")
 
 
+@ends_in_one_line
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,7 +15,7 @@ from pointadapterx.build import build_model, model_recipe
 from pointadapterx.config import check_config
 from pointadapterx.engine.calibration import Calibration, Novelty
 from pointadapterx.engine.preparation import Preparation, is_number
-from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
 from pointadapterx.models.adapted import AdaptedModel
@@ -25,6 +25,8 @@ FORMAT = "pointadapterx-adapter-1"
 ADAPTER_FILE = "adapter.safetensors"
 """Name of the adapter's file in the folder of a run, and in a repository of the hub."""
 NOVELTY = "novelty/"  # before the names of tensors that are not the model's
+TEMPERATURES = (1e-3, 1e3)  # beyond them all classes or none are equally likely; those that are fitted are well within
+MOST_POINTS = 2**24  # of a cloud
 
 
 class AdapterInfo(NamedTuple):
@@ -122,6 +124,9 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             if not isinstance(stored[key], kind):
                 raise TypeError(f"{key} is {stored[key]!r}")
         config = check_config(stored["config"], str(path))
+        for name, tensor in tensors.items():
+            if name.startswith(NOVELTY) and not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} holds NaN or infinite values")
         reference = {key.removeprefix(NOVELTY): tensors.pop(key) for key in list(tensors) if key.startswith(NOVELTY)}
         info = AdapterInfo(
             path=path,
@@ -138,8 +143,13 @@ def read_adapter(path: str | Path) -> AdapterInfo:
     except ConfigError as error:  # which is a ValueError
         raise CheckpointError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None
+        raise CheckpointError(f"{path}: its metadata is damaged ({_brief(error)}); copy the file again") from None
     return info
+
+
+def _brief(error: Exception) -> str:
+    text = repr(error)
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _require_consistent(info: AdapterInfo) -> None:
@@ -149,9 +159,14 @@ def _require_consistent(info: AdapterInfo) -> None:
         raise TypeError("classes are not strings")
     if len(classes) != head["num_classes"]:
         raise ValueError(f"{len(classes)} classes for a head of {head['num_classes']}")
-    Preparation.stored(info.metrics)
-    if info.calibration is not None and not is_number(info.calibration.temperature, above=0.0):
-        raise ValueError(f"temperature is {info.calibration.temperature!r}")
+    if info.calibration is not None:
+        low, high = TEMPERATURES
+        temperature = info.calibration.temperature
+        if not is_number(temperature) or not low <= temperature <= high:
+            raise ValueError(f"temperature is {shown(temperature)}, not from {low} to {high}")
+    prepared = Preparation.stored(info.metrics)
+    if prepared is not None and not 1 <= prepared.points <= MOST_POINTS:
+        raise ValueError(f"inputs of {shown(prepared.points)} points")
     if info.novelty is not None:
         means, scales, quantiles = info.novelty.means, info.novelty.scales, info.novelty.quantiles
         width = info.config["backbone"]["dim"] * len(head["pools"])
@@ -196,10 +211,7 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
         )
     for name, tensor in info.tensors.items():
         if tensor.shape != target[name].shape:
-            raise CheckpointError(
-                f"{info.path}: {name} has shape {tuple(tensor.shape)}, the model needs {tuple(target[name].shape)}; "
-                "build the model from the adapter's own config"
-            )
+            raise _other_shape(info, name, target[name])
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{info.path}: {name} holds NaN or infinite values; the file is damaged")
     model.load_state_dict(info.tensors, strict=False)
@@ -239,10 +251,38 @@ def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> dict[str, 
 
 
 def build_restored(info: AdapterInfo, config: Mapping[str, Any]) -> AdaptedModel:
-    """The model of an adapter, built from what :func:`model_config` returned."""
+    """The model of an adapter, built from what :func:`model_config` returned.
+
+    Raises:
+        CheckpointError: if the file does not fit its own config, or its backbone's weights cannot be loaded.
+    """
+    _require_shapes(info, config)
     model = build_model(config, restored=_brings_backbone(info))
     load_adapter(model, info)
     return model
+
+
+def _require_shapes(info: AdapterInfo, config: Mapping[str, Any]) -> None:
+    """Compares a file with its config before memory is taken for what the config alone claims."""
+    with torch.device("meta"):  # shapes without values
+        plan = build_model({**config, "backbone": {**config["backbone"], "weights": None}}, restored=True)
+    target = plan.state_dict()
+    lacking = [name for name, part in plan.named_parameters() if part.requires_grad and name not in info.tensors]
+    if lacking:
+        raise CheckpointError(
+            f"{info.path}: its config asks for {lacking[0]} ({len(lacking)} such), which the file does not hold; it is "
+            "damaged, copy it again"
+        )
+    for name, tensor in info.tensors.items():
+        if name in target and tensor.shape != target[name].shape:
+            raise _other_shape(info, name, target[name])
+
+
+def _other_shape(info: AdapterInfo, name: str, wanted: Tensor) -> CheckpointError:
+    return CheckpointError(
+        f"{info.path}: {name} has shape {tuple(info.tensors[name].shape)}, the model needs {tuple(wanted.shape)}; "
+        "build the model from the adapter's own config"
+    )
 
 
 def _brings_backbone(info: AdapterInfo) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console()
+from pointadapterx.endings import leave
+
+
+class _Console(Console):
+    """A terminal or file that may go away: a run does not end because nobody looks at it any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Prints nothing from here on; rich's own ends the process."""
+        self.quiet = True
+        leave(sys.stdout)
+
+
+console = _Console()
 
 
 def set_up_logging(main_process: bool) -> None:
@@ -23,13 +36,27 @@ def set_up_logging(main_process: bool) -> None:
 
 def log_to_file(path: Path) -> logging.Handler:
     """Appends log lines, with their time, to a file of the run."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("pointadapterx")
     if logger.getEffectiveLevel() > logging.INFO:  # called from Python, where nothing was set up
         logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     return handler
+
+
+class _FileHandler(logging.FileHandler):
+    """Is left out from the first line on that cannot be written; logging's own prints a traceback for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Says so once."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logger = logging.getLogger("pointadapterx")
+        logger.removeHandler(self)
+        logger.warning("%s: cannot be written (%s); the run goes on without it", self.baseFilename, error.strerror)
 
 
 class _ConsoleHandler(logging.Handler):

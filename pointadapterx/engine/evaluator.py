@@ -20,8 +20,7 @@ from pointadapterx.datasets import (
     build_inputs,
     derive_seed,
 )
-from pointadapterx.engine.metrics import Predictions, compute_metrics
-from pointadapterx.errors import TrainingError
+from pointadapterx.engine.metrics import Predictions, compute_metrics, require_finite
 from pointadapterx.models.adapted import AdaptedModel
 
 log = logging.getLogger(__name__)
@@ -62,12 +61,7 @@ def predict(
         compute=lambda given: model(given).logits,
         width=model.head.num_classes,
     )
-    broken = (~torch.isfinite(rows).all(dim=-1)).nonzero().flatten().tolist()
-    if broken:
-        raise TrainingError(
-            f"the logits of {len(broken)} samples are not finite, first indices {broken[:5]}; the weights have "
-            "diverged: lower train.lr, or use train.precision=fp32"
-        )
+    require_finite(rows, "logits")
     return Predictions(rows, dataset.labels)
 
 
@@ -129,8 +123,12 @@ def _for_test(dataset: Samples, config: Mapping[str, Any], accelerator: Accelera
 def evaluate_features(
     model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator
 ) -> Tensor:
-    """What the head reads of every sample, (n, pools · C), prepared as :func:`evaluate` does."""
-    return collect(
+    """What the head reads of every sample, (n, pools · C), prepared as :func:`evaluate` does.
+
+    Raises:
+        TrainingError: if any is not finite.
+    """
+    rows = collect(
         model,
         dataset,
         accelerator,
@@ -139,6 +137,8 @@ def evaluate_features(
         compute=model.pooled,
         width=model.head.width,
     )
+    require_finite(rows, "features")
+    return rows
 
 
 def vote(

@@ -125,15 +125,19 @@ def open_features(
     description = _describe(model, dataset, config, accelerator, views)
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config["train"]["cache_folder"] or FOLDER) / key
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder.parent}: cannot be created ({error.strerror}); set train.cache_folder") from None
-    with accelerator.main_process_first(), locked(folder.with_name(f".{key}.lock")):
-        stored = _read(folder, len(dataset), views or 1)
+    with accelerator.main_process_first():
+        stored = _read(folder, len(dataset), views or 1)  # first, as a cache may lie where nothing can be written
         if stored is None:
-            with _in_eval_mode(model):
-                _compute(model, dataset, config, accelerator, views, folder, description)
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with locked(folder.with_name(f".{key}.lock")):
+                    if _read(folder, len(dataset), views or 1) is None:  # which another process may have written
+                        with _in_eval_mode(model):
+                            _compute(model, dataset, config, accelerator, views, folder, description)
+            except OSError as error:
+                raise ConfigError(
+                    f"{folder.parent}: cannot be written ({error.strerror}); set train.cache_folder"
+                ) from None
             stored = _read(folder, len(dataset), views or 1)
             assert stored is not None
     return FeatureCache(folder, *stored, len(dataset), views or 1)
@@ -146,8 +150,8 @@ def _read(folder: Path, samples: int, views: int) -> tuple[type[Frozen], list[Fi
         kind = next(kind for kind in get_args(Frozen) if kind.__name__ == stored["kind"])
         fields = [Field(name, tuple(shape), getattr(torch, dtype)) for name, shape, dtype in stored["fields"]]
         whole = all((folder / field.name).stat().st_size == field.nbytes(samples, views) for field in fields)
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
+        return None  # such as {} or null
     return (kind, fields) if whole else None
 
 

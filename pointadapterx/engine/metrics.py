@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
+from pointadapterx.errors import TrainingError
 from pointadapterx.files import write_text
 
 
@@ -28,6 +29,24 @@ class Predictions(NamedTuple):
     labels: Tensor
 
 
+def require_finite(rows: Tensor, what: str) -> None:
+    """Refuses what no class can be read from.
+
+    Args:
+        rows: (n, width), a sample each.
+        what: they are.
+
+    Raises:
+        TrainingError: naming the samples with NaN or infinite values.
+    """
+    broken = (~torch.isfinite(rows).all(dim=-1)).nonzero().flatten().tolist()
+    if broken:
+        raise TrainingError(
+            f"the {what} of {len(broken)} samples are not finite, first indices {broken[:5]}; the weights have "
+            "diverged: lower train.lr, or use train.precision=fp32"
+        )
+
+
 def compute_metrics(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """Overall accuracy (OA), mean-class accuracy (mAcc), accuracy per class, confusion matrix; percentages.
 
@@ -36,7 +55,11 @@ def compute_metrics(predictions: Predictions, classes: Sequence[str]) -> dict[st
     Args:
         predictions: see :class:`Predictions`.
         classes: C names.
+
+    Raises:
+        TrainingError: if logits are not finite, as the largest of them is then no answer.
     """
+    require_finite(predictions.logits, "logits")
     logits, labels = predictions
     chosen, count = logits.argmax(dim=-1), len(classes)
     confusion = multiclass_confusion_matrix(chosen, labels, num_classes=count)  # rows: truth
@@ -89,7 +112,11 @@ def write_predictions(
         names: n, or None where the files have none.
         protocol: how the model was selected.
         groups: (n,) int64, which samples come from one object, or None where that is not known.
+
+    Raises:
+        TrainingError: if logits are not finite.
     """
+    require_finite(predictions.logits, "logits")
     probabilities, chosen = torch.softmax(predictions.logits, dim=-1).max(dim=-1)
     text = io.StringIO()
     writer = csv.writer(text)

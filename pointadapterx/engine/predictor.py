@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -219,27 +220,29 @@ class Predictor:
                 yield from next(answers)
 
     @torch.inference_mode()
-    def _predict(self, ready: list[_Ready]) -> Iterator[list[Prediction]]:
+    def _predict(self, ready: list[_Ready]) -> Iterator[list[Prediction | Failure]]:
         inputs = self._form.batch([item.values for item in ready], self.device)
-        answers: list[list[Prediction]] = [[] for _ in ready]
+        answers: list[list[Prediction | Failure]] = [[] for _ in ready]
         for name, info in self._infos.items():
             logits, pooled = self._compute(name, inputs)
             calibrated = info.calibration
             probabilities = logits.softmax(dim=-1) if calibrated is None else calibrated.probabilities(logits)
             best = probabilities.topk(min(self.top, len(info.classes)), dim=-1)
             seen = info.novelty
-            novelty = [None] * len(ready) if seen is None else seen.share_nearer(pooled).tolist()
+            novelty: list[float | None] = [None] * len(ready) if seen is None else seen.share_nearer(pooled).tolist()
             unlike = [False] * len(ready) if seen is None else seen.is_unlike(pooled).tolist()
             for row, item in enumerate(ready):
-                if not bool(torch.isfinite(logits[row]).all()):
-                    item = replace(item, warnings=[*item.warnings, "the logits are not finite"])
+                score, numbers = novelty[row], torch.cat([logits[row], pooled[row]])
+                if not bool(numbers.isfinite().all()) or (score is not None and not math.isfinite(score)):
+                    answers[row].append(Failure(item.name, _no_answer(item.name, name, len(self._infos))))
+                    continue
                 answers[row].append(
                     Prediction(
                         item.name,
                         name,
                         [info.classes[index] for index in best.indices[row].tolist()],
                         best.values[row].tolist(),
-                        novelty[row],
+                        score,
                         unlike[row],
                         item.warnings,
                     )
@@ -359,6 +362,12 @@ class _Form:
         if len(sizes) == 1:
             return inputs.for_test(torch.stack(values).to(device))
         return torch.cat([inputs.for_test(value[None].to(device)) for value in values])
+
+
+def _no_answer(name: str, adapter: str, adapters: int) -> str:
+    """Why a model that computes NaN says nothing of an input: the largest of its logits would be the first class."""
+    whose = f" of adapter {adapter}" if adapters > 1 else ""
+    return f"{name}: logits or features{whose} are not finite; try --precision fp32, or train the adapter again"
 
 
 def _usable(name: str | torch.device) -> torch.device:

@@ -17,6 +17,7 @@ from sklearn.svm import LinearSVC
 from torch.optim.swa_utils import update_bn
 
 from pointadapterx.datasets import PointClouds, resample_test
+from pointadapterx.engine.metrics import require_finite
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.point_mae import PointMAE
 from pointadapterx.peft import Method
@@ -81,8 +82,13 @@ def probe_accuracy(
         val: of the same classes.
         config: ``data.num_points``, ``eval.batch_size`` and ``backbone.skip_origin`` are used.
         accelerator: gives device and precision.
+
+    Raises:
+        TrainingError: if features are not finite.
     """
     features = [frozen_features(backbone, part, config, accelerator) for part in (train, val)]
+    for part in features:
+        require_finite(torch.from_numpy(part), "features")
     labels = [part.labels.numpy() for part in (train, val)]
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LinearSVC(random_state=0, max_iter=3000)),

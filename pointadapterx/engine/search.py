@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -196,8 +197,10 @@ def _known_scores(path: Path, identity: str) -> dict[str, float]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         scores = {str(key): float(score) for key, score in content["scores"].items()}
+        if not all(map(math.isfinite, scores.values())):
+            raise ValueError("a score is not finite")
         return scores if content["of"] == identity else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: is damaged ({error!r}); delete it to search from the start") from None
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.errors import CheckpointError
+from pointadapterx.errors import CheckpointError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 
 FORMAT = "pointadapterx-state-2"
@@ -103,8 +103,13 @@ def load_state(
         raise CheckpointError(f"{path}: is not the state of a run (format {metadata.get('format')!r})")
     try:
         progress = Progress(**json.loads(metadata["progress"]))
+        for place in fields(Progress):  # a value of another kind, such as null, would fail far from here
+            default = getattr(Progress(), place.name)
+            wanted = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(getattr(progress, place.name), wanted):
+                raise TypeError(f"{place.name} is {shown(getattr(progress, place.name))}")
         scaler_state = json.loads(metadata["scaler"]) if "scaler" in metadata else None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); start the run again") from None
     _require_same_run(path, progress.identity, identity)
     values = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
@@ -115,7 +120,8 @@ def load_state(
     slots: list[tuple[str, str, Tensor]] = []
     for key, tensor in tensors.items():
         if key.startswith("optimizer/"):
-            _, name, slot = key.split("/")
+            _, _, rest = key.partition("/")
+            name, _, slot = rest.rpartition("/")
             slots.append((name, slot, tensor))
             fits &= name in parameters and (slot == "step" or tensor.shape == parameters[name].shape)
     if not fits:

@@ -11,9 +11,10 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,11 @@ class Trainer:
                 self._train_epoch(requests)
                 record = self._finish_epoch()
                 if board is not None:
-                    _to_tensorboard(board, record)
+                    try:
+                        _to_tensorboard(board, record)
+                    except OSError as error:
+                        log.warning("%s: no more events for TensorBoard (%s)", self.folder, error.strerror or error)
+                        board = None
                 stop = self._agreed(requests)
                 if stop:
                     self._save_state()
@@ -299,6 +304,8 @@ class Trainer:
             # DDP copies buffers before a forward only, so the last step left each process its own BatchNorm statistics.
             for buffer in self.plain_model.buffers():
                 broadcast(buffer, from_process=0)
+        if self.accelerator.is_main_process and not self.folder.is_dir():
+            raise TrainingError(f"{self.folder}: was removed while the run wrote to it; start a new run")
         last = progress.epoch + 1 == self.settings["epochs"]
         self.assess(record, means, last)
         progress.history.append(record)
@@ -336,8 +343,16 @@ class Trainer:
             yield None
             return
         # Events of epochs that are trained again after a kill are hidden.
-        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.epoch + 1) as board:
+        board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.epoch + 1)
+        hook = threading.excepthook
+        # The thread that writes them raises its errors here once more; a traceback of its own would be one too many.
+        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
+        try:
             yield board
+        finally:
+            with suppress(OSError):
+                board.close()
+            threading.excepthook = hook
 
 
 def _require_compiler(device: torch.device) -> None:

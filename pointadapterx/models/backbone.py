@@ -11,10 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.block import Block
+from pointadapterx.models.checkpoint_keys import Translated
 from pointadapterx.models.frozen import Patches
 from pointadapterx.models.tokens import TokenSequence, pad_position
 from pointadapterx.registry import Registry
-from pointadapterx.schema import Rate, Section
+from pointadapterx.schema import Blocks, Many, Rate, Section, Width
 
 if TYPE_CHECKING:
     from pointadapterx.peft.base import Method
@@ -72,16 +73,16 @@ class Backbone(nn.Module):
         position: ``"every_block"`` adds position embeddings before every block (Point-MAE),
             ``"input"`` once, before the first (DAPT, ViT).
         modality: ``"points"`` or ``"images"``, what it takes.
-        size_keys: the config keys that decide the shapes of its tensors, in words.
+        sizes: what the shapes of its tensors tell of its options: key to a tensor's name and the axis.
     """
 
     class Options(Section):
         """``backbone:`` of a config, the keys that every backbone has."""
 
         name: str
-        dim: int = Field(ge=1)
-        depth: int = Field(ge=1)
-        num_heads: int = Field(ge=1)
+        dim: Width
+        depth: Blocks
+        num_heads: Many
         drop_path: Rate = 0.1
         weights: str | None = None
         init_seed: int | None = Field(0, ge=0, lt=2**63)
@@ -95,7 +96,7 @@ class Backbone(nn.Module):
                 yield "num_heads", f"{self.num_heads} heads do not divide dim={self.dim}; choose a divisor"
 
     modality: ClassVar[str]
-    size_keys: ClassVar[str]
+    sizes: ClassVar[dict[str, tuple[str, int]]]
     blocks: nn.ModuleList
     norm: nn.LayerNorm
     dim: int
@@ -143,13 +144,8 @@ class Backbone(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must name its class token")
 
     @staticmethod
-    def translate(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Names of published checkpoints to ours, see :mod:`pointadapterx.models.checkpoint_keys`.
-
-        Returns:
-            Tensors named as in an adapted model (``backbone.*``, ``method.*``, ``head.*``), and the names that
-            are not known.
-        """
+    def translate(state: Mapping[str, Tensor]) -> Translated:
+        """Names of published checkpoints to ours, see :mod:`pointadapterx.models.checkpoint_keys`."""
         raise NotImplementedError("a backbone must translate its published checkpoints")
 
     def fit_tensor(self, name: str, tensor: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# The encoder sits under one of these in the checkpoints of Point-MAE, its descendants, Point-BERT and others.
-ENCODER_PREFIXES = ("MAE_encoder.", "ACT_encoder.", "transformer_k.", "base_model.")
+from pointadapterx.models.checkpoint_places import OWN, PUBLISHED, VIT, decoder_place, find_encoder
 
 _POINT_MAE = [
     (r"^encoder\.first_conv\.", "backbone.patch_encoder.first."),
@@ -64,64 +64,87 @@ AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _GOOGLE_QKV = tuple(f"MultiHeadDotProductAttention_1/{part}" for part in ("query", "key", "value"))
 
 
-def translate_published(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Keys of a Point-MAE or DAPT checkpoint, or of one of ours, to the names of an adapted model.
+class Translated(NamedTuple):
+    """A checkpoint in our names.
+
+    Attributes:
+        tensors: named as in an adapted model (``backbone.*``, ``method.*``, ``head.*``), or as the model's own.
+        unknown: names that no rule knows, and all outside the encoder (decoder, momentum copy).
+        notes: choices that were made, in words.
+    """
+
+    tensors: dict[str, Tensor]
+    unknown: list[str]
+    notes: list[str]
+
+
+def translate_published(state: Mapping[str, Tensor]) -> Translated:
+    """Keys of a Point-MAE, Point-BERT, ACT or DAPT checkpoint, or of one of ours, to the names of an adapted model.
 
     Args:
-        state: published names, with or without ``module.`` and an encoder prefix.
+        state: published names, under whatever prefixes a project or a wrapper put before them.
 
-    Returns:
-        The translated tensors (``backbone.*``, ``method.*``, ``head.*``), and the names that no rule knows.
-        When an encoder prefix is present, everything outside it (decoder, momentum encoder) is unknown.
+    Raises:
+        CheckpointError: if it holds several encoders and none is the published choice.
     """
-    for own in ("backbone.", "encoder.", ""):  # an adapted model, a masked autoencoder, a backbone
-        if any(name.startswith(f"{own}patch_encoder.") for name in state):
-            if own == "backbone.":
-                return dict(state), []
-            inside = {f"backbone.{n.removeprefix(own)}": t for n, t in state.items() if n.startswith(own)}
-            return inside, [name for name in state if not name.startswith(own)]
-    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    prefix = next((p for p in ENCODER_PREFIXES if any(name.startswith(p) for name in plain)), "")
-    return _apply(plain, prefix, _ENCODER_RULES)
+    own = find_encoder(state, OWN)
+    if own is not None:
+        return Translated(*_take_own(state, own.prefix), own.notes)
+    place = find_encoder(state, PUBLISHED)
+    prefix, notes = ("", []) if place is None else place
+    return Translated(*_apply(state, prefix, _ENCODER_RULES), notes)
 
 
-def translate_autoencoder(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def translate_autoencoder(state: Mapping[str, Tensor]) -> Translated:
     """Keys of a Point-MAE pre-training checkpoint to :class:`~pointadapterx.models.point_mae.MaskedAutoencoder`."""
     if any(name.startswith("encoder.patch_encoder.") for name in state):
-        return dict(state), []
-    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    decoder, unknown = _apply(plain, "", _AUTOENCODER_RULES)
-    encoder, outside = translate_published(state)
-    translated = {f"encoder.{name.removeprefix('backbone.')}": tensor for name, tensor in encoder.items()}
-    return {**translated, **decoder}, sorted(set(unknown) & set(outside))
+        return Translated(dict(state), [], [])
+    encoder = translate_published(state)
+    place = find_encoder(state, PUBLISHED)
+    decoder, unknown = _apply(state, "" if place is None else decoder_place(place.prefix), _AUTOENCODER_RULES)
+    tensors = {f"encoder.{name.removeprefix('backbone.')}": tensor for name, tensor in encoder.tensors.items()}
+    return Translated({**tensors, **decoder}, sorted(set(unknown) & set(encoder.unknown)), encoder.notes)
 
 
-def translate_vit(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def translate_vit(state: Mapping[str, Tensor]) -> Translated:
     """Keys of timm's or Google's ViT checkpoint, or of one of ours, to the names of an adapted model.
 
     Args:
-        state: timm's names (also ours, for a backbone), with or without ``module.``; Google's (of an ``.npz``); or
-            those of an adapted model.
+        state: timm's names (also ours, for a backbone), under any prefix; Google's (of an ``.npz``); or those of an
+            adapted model.
 
     Returns:
-        See :func:`translate_published`. A classifier becomes a head without hidden layers.
+        See :class:`Translated`. A classifier becomes a head without hidden layers.
+
+    Raises:
+        CheckpointError: if it holds several encoders.
     """
-    if any(name.startswith("backbone.patch_embed.") for name in state):
-        return dict(state), []
     if "embedding/kernel" in state:
         state, unknown = _google_to_timm(state)
     else:
         unknown = []
+    place = find_encoder(state, VIT)
+    prefix, notes = ("", []) if place is None else place
+    if prefix.endswith("backbone."):
+        return Translated(*_take_own(state, prefix), notes)
     translated = {}
     for name, tensor in state.items():
-        plain = name.removeprefix("module.")
+        plain = name.removeprefix(prefix) if name.startswith(prefix) else ""
         if _TIMM_VIT.match(plain):
             translated[f"backbone.{plain}"] = tensor
         elif plain in ("head.weight", "head.bias"):
             translated[f"head.mlp.0.{plain.removeprefix('head.')}"] = tensor
         else:
             unknown.append(name)
-    return translated, unknown
+    return Translated(translated, unknown, notes)
+
+
+def _take_own(state: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
+    """An adapted model, where the encoder's prefix ends in ``backbone.``; else its encoder alone."""
+    outer = prefix.removesuffix("backbone.") if prefix.endswith("backbone.") else prefix
+    before = "" if prefix.endswith("backbone.") else "backbone."
+    inside = {f"{before}{n.removeprefix(outer)}": t for n, t in state.items() if n.startswith(outer)}
+    return inside, [name for name in state if not name.startswith(outer)]
 
 
 def _google_to_timm(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

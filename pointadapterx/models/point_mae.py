@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import BACKBONES, Backbone, Embedded, make_blocks
@@ -15,6 +14,7 @@ from pointadapterx.models.frozen import Patches
 from pointadapterx.models.grouping import Grouping, Groups
 from pointadapterx.models.patch_encoder import PatchEncoder
 from pointadapterx.ops import chamfer_distance
+from pointadapterx.schema import Blocks, Many, Width
 
 
 def position_mlp(dim: int) -> nn.Sequential:
@@ -34,19 +34,25 @@ class PointMAE(Backbone):
         """``backbone:`` of a config; defaults are the published sizes for ScanObjectNN."""
 
         name: Literal["point_mae"] = "point_mae"
-        dim: int = Field(384, ge=1)
-        depth: int = Field(12, ge=1)
-        num_heads: int = Field(6, ge=1)
-        encoder_dim: int = Field(384, ge=1)
-        encoder_width: int = Field(128, ge=1)
-        num_groups: int = Field(128, ge=1)
-        group_size: int = Field(32, ge=1)
+        dim: Width = 384
+        depth: Blocks = 12
+        num_heads: Many = 6
+        encoder_dim: Width = 384
+        encoder_width: Width = 128
+        num_groups: Width = 128
+        group_size: Width = 32
         position: Literal["every_block", "input"] = "every_block"
         skip_origin: bool = False
 
     modality = "points"
     translate = staticmethod(translate_published)
-    size_keys = "backbone.dim, encoder_dim and encoder_width"
+    sizes: ClassVar = {
+        "dim": ("norm.weight", 0),
+        "encoder_dim": ("patch_encoder.second.3.weight", 0),
+        "encoder_width": ("patch_encoder.first.0.weight", 0),
+        "numbers of a point": ("patch_encoder.first.0.weight", 1),
+        "inputs of the position embedding": ("position_embed.0.weight", 1),
+    }
 
     def __init__(self, options: PointMAE.Options) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +16,23 @@ from pointadapterx.files import read_npz, read_safetensors, read_torch_file
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
+from pointadapterx.models.checkpoint_kinds import Kind, recognise
+from pointadapterx.models.checkpoint_places import find_state, unwrapped
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.models.weights import backbone_sizes, find_weights
 
 log = logging.getLogger(__name__)
 
 # What other architectures have besides, without which the rest computes something else: layer scale (DeiT III, DINOv2,
-# BEiT), norms of queries and keys, relative positions, a qkv bias where there is none here, norms elsewhere (CLIP).
+# BEiT), norms of queries and keys, relative positions, a qkv bias where there is none here, norms elsewhere (CLIP), a
+# local branch (Point-FEMAE).
 STRANGE = re.compile(
-    r"\.ls[12]\.gamma$|\.gamma_[12]$|\.attn\.[qk]_norm\.|relative_position|\.attn\.qkv\.bias$|^(module\.)?(norm_pre|fc_norm)\."
+    r"\.ls[12]\.gamma$|\.gamma_[12]$|\.attn\.[qk]_norm\.|relative_position|\.attn\.qkv\.bias$|^(norm_pre|fc_norm)\."
+    r"|blocks\.\d+\.cls\."
 )
+
+STATE_KEYS = ("base_model", "model", "state_dict", "model_state_dict", "module")
+"""Where projects keep the state dict."""
 
 
 class LoadReport(NamedTuple):
@@ -38,6 +45,7 @@ class LoadReport(NamedTuple):
             them, encoder weights never are.
         unexpected: names in the file that nothing was loaded from (a decoder, a head of another size).
         coverage: fraction of the backbone's values (class token excluded) that were loaded.
+        notes: what was chosen or left out, in words.
     """
 
     path: str
@@ -45,6 +53,7 @@ class LoadReport(NamedTuple):
     missing: list[str]
     unexpected: list[str]
     coverage: float
+    notes: Sequence[str] = ()
 
     def summary(self) -> str:
         """One line for the log."""
@@ -68,18 +77,32 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
         The report. Loading is all or nothing: on an error the model keeps its weights.
 
     Raises:
-        CheckpointError: if the file cannot be read, an encoder weight is missing, or a shape differs.
+        CheckpointError: if the file cannot be read, is of another architecture, holds several encoders, lacks an
+            encoder weight, or a shape differs.
     """
     path = find_weights(path)
-    state, sizes = _read_state(path)
+    try:
+        return _load(model, path)
+    except CheckpointError as error:
+        text = str(error)
+        raise CheckpointError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
+
+
+def _load(model: nn.Module, path: Path) -> LoadReport:
+    state, metadata, notes = _read_state(path)
+    sizes = backbone_sizes(path, metadata)
     backbone = _backbone_of(model)
-    tensors, unexpected = (model if isinstance(model, MaskedAutoencoder) else backbone).translate(state)
+    kind = recognise(state)
+    translate = (model if isinstance(model, MaskedAutoencoder) else backbone).translate
+    tensors, unexpected, choices = translate(state)
+    notes += choices
     if isinstance(model, Backbone):
         unexpected += sorted(name for name in tensors if not name.startswith("backbone."))
         tensors = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
     target = model.state_dict()
     unexpected += sorted(set(tensors) - set(target))
     prefix = _prefix(model)
+    sizes_differ = _sizes_problem(tensors, target, prefix, backbone)
     tensors = {
         name: backbone.fit_tensor(name.removeprefix(prefix), tensor)
         for name, tensor in tensors.items()
@@ -87,23 +110,23 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     }
 
     optional = _optional_names(model)
-    missing = sorted(name for name in target if name not in tensors)
-    lacking = [name for name in missing if name not in optional]
+    lacking = [name for name in sorted(target) if name not in tensors and name not in optional]
+    if lacking or sizes_differ:
+        _require_kind(kind, backbone)
+    if sizes_differ:
+        raise CheckpointError(sizes_differ)
     if lacking:
+        what = "It looks like no kind of file that is known here" if kind is None else f"It looks like {kind.words}"
         raise CheckpointError(
-            f"{path}: {len(lacking)} encoder tensors are missing, first {lacking[0]}; "
-            f"the file's own names look like {', '.join(list(state)[:3])}. It is not a checkpoint of this backbone, "
-            "or backbone.depth is too large for it"
+            f"{len(lacking)} encoder tensors are missing, first {lacking[0]}; the file's own names look like "
+            f"{', '.join(list(state)[:3])}. {what}; give a whole checkpoint of {_name(backbone)}"
         )
-    last_block = max(map(_block_number, target))
-    deeper = [name for name in unexpected if _block_number(name) > last_block]
-    if deeper:
-        raise CheckpointError(f"{path}: has more blocks than the model, for example {deeper[0]}; raise backbone.depth")
     strange = [name for name in unexpected if STRANGE.search(name)]
     if strange:
+        other = kind.words if kind is not None and kind.backbone is None else "another architecture"
         raise CheckpointError(
-            f"{path}: {strange[0]} ({len(strange)} such) belongs to a layer that this backbone does not have, so it "
-            "would compute something else; the file is of another architecture"
+            f"{strange[0]} ({len(strange)} such) belongs to a layer that this backbone does not have, so it would "
+            f"compute something else; the file is of {other}"
         )
     for name in list(tensors):
         if tensors[name].shape == target[name].shape:
@@ -113,42 +136,98 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
             del tensors[name]
             continue
         raise CheckpointError(
-            f"{path}: {name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(target[name].shape)}; "
-            f"set {backbone.size_keys} to the checkpoint's sizes"
+            f"{name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(target[name].shape)}; "
+            f"set {', '.join(f'backbone.{key}' for key in backbone.sizes)} to the checkpoint's sizes"
         )
+    if kind is not None and kind.words == "ReCon":
+        left = sum("_contrast." in name for name in unexpected)
+        notes.append(f"ReCon: {left} tensors of its contrast branch are left out, as papers on adapters do")
     _require_finite(path, tensors)
     _compare_sizes(path, sizes, backbone)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, AdaptedModel):
         model.remember_backbone()
+    for note in notes:
+        log.warning("%s: %s", path, note)
     return LoadReport(
         str(path),
         sorted(tensors),
         sorted(name for name in target if name not in tensors),
         unexpected,
         _coverage(target, tensors, optional),
+        notes,
     )
 
 
-def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a checkpoint, and the sizes that a file of our own pre-training tells."""
+def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """Tensors of a checkpoint, the metadata of a safetensors file, and what there is to say about the choice."""
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
-        return tensors, backbone_sizes(path, metadata)
+        return unwrapped(tensors), metadata, []
     if path.suffix == ".npz":
-        return read_npz(path), {}
-    content = read_torch_file(path)
-    for key in ("base_model", "model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+        return read_npz(path), {}, []
+    content, notes = read_torch_file(path), []
+    found = find_state(content) if isinstance(content, Mapping) else None
+    if found is not None:
+        content, notes = content[found.prefix], found.notes
+    else:
+        for key in STATE_KEYS:
+            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
     tensors = _tensors_only(content)
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(
             f"{path}: holds no state dict (found: {keys}); expected {{'base_model': state_dict}} or a state dict"
         )
-    return tensors, {}
+    return unwrapped(tensors), {}, notes
+
+
+def _name(backbone: Backbone) -> str:
+    return str(type(backbone).Options.model_fields["name"].default)
+
+
+def _require_kind(kind: Kind | None, backbone: Backbone) -> None:
+    """Refuses what is known to be another architecture's."""
+    name = _name(backbone)
+    if kind is None or kind.backbone == name:
+        return
+    if kind.backbone is None:
+        way = kind.way or f"give weights of {name}"
+        raise CheckpointError(f"this looks like {kind.words}, which backbone.name={name} cannot load; {way}")
+    raise CheckpointError(
+        f"this looks like {kind.words}, whose weights belong to backbone.name={kind.backbone}, and the backbone is "
+        f"{name}, which takes {backbone.modality}; choose that one, or give weights of {name}"
+    )
+
+
+def _sizes_problem(
+    tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], prefix: str, backbone: Backbone
+) -> str | None:
+    """What of the config differs from the backbone's own, as the shapes tell it."""
+    stored, own = (_told_sizes(part, prefix, backbone) for part in (tensors, target))
+    differing = [key for key in own if key in stored and stored[key] != own[key]]
+    if not differing:
+        return None
+    told = ", ".join(f"{key.replace('_', ' ')} {stored[key]} (the backbone: {own[key]})" for key in differing)
+    options = [key for key in differing if key in type(backbone).Options.model_fields]
+    way = (
+        f"set {' '.join(f'backbone.{key}={stored[key]}' for key in options)}"
+        if options == differing
+        else ("no option changes that, so give another checkpoint")
+    )
+    return f"is of other sizes than the backbone: {told}; {way}"
+
+
+def _told_sizes(tensors: Mapping[str, Tensor], prefix: str, backbone: Backbone) -> dict[str, int]:
+    depth = 1 + max(map(_block_number, tensors), default=-1)
+    sizes = {"depth": depth} if depth else {}
+    for key, (name, axis) in backbone.sizes.items():
+        tensor = tensors.get(prefix + name)
+        if tensor is not None and axis < tensor.ndim:
+            sizes[key] = tensor.shape[axis]
+    return sizes
 
 
 def _compare_sizes(path: Path, sizes: Mapping[str, Any], backbone: Backbone) -> None:
@@ -179,7 +258,7 @@ def _backbone_of(model: nn.Module) -> Backbone:
 def _tensors_only(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _prefix(model: nn.Module) -> str:

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.errors import CheckpointError
@@ -16,6 +15,7 @@ from pointadapterx.models.backbone import BACKBONES, Backbone, Embedded, make_bl
 from pointadapterx.models.block import drop_path_schedule
 from pointadapterx.models.checkpoint_keys import translate_vit
 from pointadapterx.models.frozen import Patches
+from pointadapterx.schema import Blocks, Many, Width
 
 
 class PatchEmbedding(nn.Module):
@@ -48,11 +48,11 @@ class ViT(Backbone):
         """``backbone:`` of a config; defaults are ViT-B/16 at 224²."""
 
         name: Literal["vit"] = "vit"
-        dim: int = Field(768, ge=1)
-        depth: int = Field(12, ge=1)
-        num_heads: int = Field(12, ge=1)
-        patch_size: int = Field(16, ge=1)
-        image_size: int = Field(224, ge=1)
+        dim: Width = 768
+        depth: Blocks = 12
+        num_heads: Many = 12
+        patch_size: Width = 16
+        image_size: Width = 224
         channels: Literal[1, 3] = 3
         has_grid: ClassVar[bool] = True
 
@@ -67,7 +67,11 @@ class ViT(Backbone):
 
     modality = "images"
     translate = staticmethod(translate_vit)
-    size_keys = "backbone.dim, patch_size and channels"
+    sizes: ClassVar = {
+        "dim": ("norm.weight", 0),
+        "patch_size": ("patch_embed.proj.weight", 3),
+        "channels": ("patch_embed.proj.weight", 1),
+    }
 
     def __init__(self, options: ViT.Options) -> None:
         super().__init__()

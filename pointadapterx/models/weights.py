@@ -97,5 +97,5 @@ def backbone_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(metadata["backbone"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({error!r}); copy the file again") from None

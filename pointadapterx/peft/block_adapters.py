@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation
 from pointadapterx.peft.adapters import ADAPTERS
 from pointadapterx.peft.base import Method
-from pointadapterx.schema import Rate
+from pointadapterx.schema import Rate, Width
 
 
 class BlockAdapters(Method):
@@ -35,7 +34,7 @@ class BlockAdapters(Method):
             scale: s, factor of its output.
         """
 
-        rank: int = Field(64, ge=1)
+        rank: Width = 64
         dropout: Rate = 0.0
         scale: float = 1.0
 

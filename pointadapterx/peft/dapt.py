@@ -12,7 +12,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.peft.adapters import DynamicAdapter
 from pointadapterx.peft.base import METHODS, Method, ScaleShift
-from pointadapterx.schema import Rate
+from pointadapterx.schema import Rate, Width
 
 
 class DaptBlock(nn.Module):
@@ -62,7 +62,7 @@ class Dapt(Method):
         """
 
         name: Literal["dapt"] = "dapt"
-        rank: int = Field(64, ge=1)
+        rank: Width = 64
         dropout: Rate = 0.1
         prompts: bool = True
         tfts_std: float = Field(0.0, ge=0.0)

@@ -13,7 +13,7 @@ from pointadapterx.models.block import Block
 from pointadapterx.peft.adapters import DynamicAdapter
 from pointadapterx.peft.base import METHODS, ScaleShift
 from pointadapterx.peft.shared_adapters import SharedAdapters
-from pointadapterx.schema import Distinct
+from pointadapterx.schema import Distinct, Width
 
 TftsPlace = Literal["patch", "norm1", "qkv", "proj", "fc1", "fc2"]
 """After the patch encoder, or after this layer of every block. norm2 is not among them: ``norms`` trains it."""
@@ -37,7 +37,7 @@ class DaptX(SharedAdapters):
         """
 
         name: Literal["dapt_x"] = "dapt_x"
-        rank: int = Field(24, ge=1)
+        rank: Width = 24
         scale_bias: float | None = None
         tfts: Annotated[list[TftsPlace], Field(min_length=1), Distinct] | None = None
 

@@ -14,7 +14,7 @@ from pointadapterx.models.frozen import Frozen, Steps
 from pointadapterx.models.tokens import TokenSequence, insert_after_cls
 from pointadapterx.peft.adapters import start_as_zero
 from pointadapterx.peft.base import METHODS, Method, ScaleShift
-from pointadapterx.schema import Distinct, Rate
+from pointadapterx.schema import Distinct, Rate, Width
 
 
 class DoublyLowRank(nn.Module):
@@ -70,11 +70,11 @@ class Highway(Method):
             prompts: whether each of the blocks puts a prompt token γ ⊙ mean(what it added) + β on the highway.
         """
 
-        rank: int = Field(64, ge=1)
-        inner_rank: int = Field(8, ge=1)
+        rank: Width = 64
+        inner_rank: Width = 8
         dropout: Rate = 0.0
         blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Distinct] | None = None
-        width: int | None = Field(None, ge=1)
+        width: Width | None = None
         class_token: bool = False
         prompts: bool = False
 

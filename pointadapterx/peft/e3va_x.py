@@ -14,6 +14,7 @@ from pointadapterx.peft.e3va import Highway
 from pointadapterx.peft.mixture import mixture_problems
 from pointadapterx.peft.routed import RoutedMethod
 from pointadapterx.peft.thin_mixture import ThinMixture
+from pointadapterx.schema import Many
 
 
 @METHODS.register("e3va_x")
@@ -34,9 +35,9 @@ class E3vaX(RoutedMethod, Highway):
         """
 
         name: Literal["e3va_x"] = "e3va_x"
-        num_experts: int = Field(4, ge=1)
-        num_heads: int = Field(3, ge=1)
-        top_k: int = Field(1, ge=1)
+        num_experts: Many = 4
+        num_heads: Many = 3
+        top_k: Many = 1
         balance_weight: float = Field(0.01, ge=0.0)
 
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:

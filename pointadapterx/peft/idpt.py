@@ -14,6 +14,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.ops import knn
 from pointadapterx.peft.base import METHODS, Method
+from pointadapterx.schema import Blocks, Width
 
 
 class EdgeConv(nn.Module):
@@ -68,8 +69,8 @@ class Idpt(Method):
         """
 
         name: Literal["idpt"] = "idpt"
-        layers: int = Field(3, ge=1)
-        neighbours: int = Field(20, ge=1)
+        layers: Blocks = 3
+        neighbours: Width = 20
         graph: Literal["features", "grid"] | None = None
         slope: float = Field(0.2, ge=0.0)
 

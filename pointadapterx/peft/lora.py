@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
 from pointadapterx.peft.base import METHODS, Method
-from pointadapterx.schema import Distinct, Rate
+from pointadapterx.schema import Distinct, Rate, Width
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 QKV = ("q", "k", "v")
@@ -95,7 +95,7 @@ class Lora(Method):
         """
 
         name: Literal["lora"] = "lora"
-        rank: int = Field(8, ge=1)
+        rank: Width = 8
         alpha: float | None = Field(None, gt=0.0)
         targets: Annotated[list[Target], Field(min_length=1), Distinct] = ["q", "v"]  # noqa: RUF012
         dropout: Rate = 0.0

@@ -19,11 +19,11 @@ from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.adapters import Bottleneck
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.lora import LowRank, LowRankQkv
-from pointadapterx.schema import Distinct, Section
+from pointadapterx.schema import Distinct, Section, Times, Width
 
-Width = Annotated[int, Field(ge=0)]
-Widths = Annotated[list[Width], Field(min_length=1)]
-Steps = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1), Distinct]
+OptionalWidth = Annotated[int, Field(ge=0, le=2**16)]
+Widths = Annotated[list[OptionalWidth], Field(min_length=1, max_length=1_000)]
+Steps = Annotated[list[Width], Field(min_length=1, max_length=1_000), Distinct]
 
 KINDS = ("prompts", "lora", "adapter")
 Architecture = dict[str, list[int]]
@@ -51,9 +51,9 @@ class SearchConfig(Section):
     """
 
     budget: int = Field(640_000, ge=1)
-    population: int = Field(50, ge=2)
-    generations: int = Field(20, ge=1)
-    parents: int = Field(10, ge=1)
+    population: int = Field(50, ge=2, le=10**6)
+    generations: Times = 20
+    parents: Times = 10
     mutation: float = Field(0.2, ge=0.0, le=1.0)
     depth_mutation: float = Field(0.4, ge=0.0, le=1.0)
 

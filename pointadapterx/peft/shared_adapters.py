@@ -17,7 +17,9 @@ from pointadapterx.peft.base import Method, ScaleShift
 from pointadapterx.peft.mixture import SharedMixture, mixture_problems
 from pointadapterx.peft.routed import RoutedMethod
 from pointadapterx.registry import did_you_mean
-from pointadapterx.schema import Rate
+from pointadapterx.schema import Many, Rate, Width
+
+MOST_EXPERTS = 2**16  # of all blocks together: each is a module, and as many take minutes to make
 
 
 class SharedAdapters(RoutedMethod):
@@ -63,10 +65,10 @@ class SharedAdapters(RoutedMethod):
             prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
         """
 
-        rank: int = Field(64, ge=1)
-        num_experts: int = Field(4, ge=1)
-        num_heads: int = Field(3, ge=1)
-        top_k: int = Field(1, ge=1)
+        rank: Width = 64
+        num_experts: Many = 4
+        num_heads: Many = 3
+        top_k: Many = 1
         balance_weight: float = Field(0.01, ge=0.0)
         dropout: Rate = 0.0
         scale: float = 1.0
@@ -103,6 +105,11 @@ class SharedAdapters(RoutedMethod):
                     )
                 return
             yield from mixture_problems(backbone.dim, self.num_experts, self.num_heads, self.top_k)
+            if self.shared is False and self.num_experts * backbone.depth > MOST_EXPERTS:
+                yield (
+                    "num_experts",
+                    f"{self.num_experts} experts in each of {backbone.depth} blocks exceed {MOST_EXPERTS:,}; lower it",
+                )
 
     def __init__(self, options: SharedAdapters.Options) -> None:
         super().__init__(options)

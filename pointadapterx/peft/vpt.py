@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
-from pointadapterx.schema import Rate
+from pointadapterx.schema import Rate, Width
 
 
 @METHODS.register("vpt")
@@ -36,7 +35,7 @@ class Vpt(Method):
         """
 
         name: Literal["vpt"] = "vpt"
-        num_prompts: int = Field(10, ge=1)
+        num_prompts: Width = 10
         deep: bool = True
         dropout: Rate = 0.0
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.calibration import summary
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.engine.metrics import compute_metrics
@@ -41,6 +42,7 @@ EPILOG = """examples:
 """
 
 
+@ends_in_one_line
 def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
     """Runs the command.
 
@@ -121,19 +123,33 @@ def _record(subject: Subject) -> dict[str, Any]:
         if path.is_file() and (subject.path.parent / CONFIG_FILE).is_file():
             try:
                 found[key] = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise CheckpointError(f"{path}: is not JSON; restore it or move it away") from None
-            if not _is_of_a_run(found[key]):
+            if not (_is_metrics if key == "metrics" else _is_history)(found[key]):
                 raise CheckpointError(f"{path}: is not of a finished run; restore it or move it away")
     return found
 
 
-def _is_of_a_run(content: Any) -> bool:
-    """Whether metrics or a history have what is read of them."""
-    if isinstance(content, list):
-        return all(isinstance(record, dict) and {"epoch", "train_loss"} <= record.keys() for record in content)
-    needed = {"test", "epochs", "best_epoch", "seconds_per_epoch", "peak_memory_mib", "hardware", "versions"}
-    return isinstance(content, dict) and needed <= content.keys() and "overall_accuracy" in content["test"]
+def _is_history(content: Any) -> bool:
+    """Whether a history has what is read of it."""
+    return isinstance(content, list) and all(
+        isinstance(record, dict) and all(isinstance(record.get(key), int | float) for key in ("epoch", "train_loss"))
+        for record in content
+    )
+
+
+def _is_metrics(content: Any) -> bool:
+    """Whether metrics have what is read of them."""
+    if not isinstance(content, dict) or not isinstance(content.get("test"), dict):
+        return False
+    numbers = [content["test"].get("overall_accuracy"), content.get("seconds_per_epoch"), content.get("epochs")]
+    memory = content.get("peak_memory_mib", "")
+    known = {"best_epoch", "hardware", "versions"} <= content.keys() and (memory is None or _is_number(memory))
+    return known and all(map(_is_number, numbers))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _right(subject: Subject) -> np.ndarray:
@@ -193,7 +209,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
             "OA as the run recorded it": f"{run['test']['overall_accuracy']:.2f}",
             "epochs, best": f"{run['epochs']}, {run['best_epoch']}",
             "seconds an epoch": f"{run['seconds_per_epoch']:.2f}",
-            "peak memory": f"{run['peak_memory_mib']:,.0f} MiB",
+            "peak memory": "–" if run["peak_memory_mib"] is None else f"{run['peak_memory_mib']:,.0f} MiB",
             "hardware": str(run["hardware"]),
         }
     return found

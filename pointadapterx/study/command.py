@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
@@ -52,6 +53,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+@ends_in_one_line
 def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx compare") -> int:
     """Runs a study, or writes its report.
 

@@ -53,7 +53,7 @@ def read_contexts(folder: Path, records: Sequence[Record]) -> dict[str, TableCon
         problems = _problems(contexts, records)
     except ValidationError as error:
         problems = (describe_problem(detail) for detail in error.errors())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems = iter([("", f"cannot be read ({error})")])
     for key, message in problems:
         raise DataError(

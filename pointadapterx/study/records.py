@@ -218,8 +218,13 @@ def describe_result(folder: Path, run: Run, *, tested: bool) -> str:
     """A finished run's result in words: of the test set for final runs, else of the validation part."""
     if not tested:
         return f"validation {validation_score(folder, run):.2f}"
-    test = _read_metrics(folder)["test"]
-    return f"OA {test['overall_accuracy']:.2f} mAcc {test['mean_class_accuracy']:.2f}"
+    try:
+        test = _read_metrics(folder)["test"]
+        return f"OA {test['overall_accuracy']:.2f} mAcc {test['mean_class_accuracy']:.2f}"
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise _damaged_run(folder / OUTPUT / METRICS_FILE, folder, repr(error)) from None
 
 
 def collect(
@@ -426,13 +431,18 @@ def _costs(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
-    return _read_json(folder / OUTPUT / METRICS_FILE, folder)
+    path = folder / OUTPUT / METRICS_FILE
+    metrics = _read_json(path, folder)
+    sections = ("test", "data", "parameters", "versions")
+    if not isinstance(metrics, dict) or not all(isinstance(metrics.get(key, {}), dict) for key in sections):
+        raise _damaged_run(path, folder, "not the metrics of a run")
+    return metrics
 
 
 def _read_json(path: Path, folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged_run(path, folder, str(error)) from None
 
 

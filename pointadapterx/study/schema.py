@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from pointadapterx.config import Document, read_document
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, shown
 from pointadapterx.registry import did_you_mean
-from pointadapterx.schema import Distinct, Section
+from pointadapterx.schema import Distinct, Many, Section
 
 
 def _dotted(key: str) -> str:
@@ -191,7 +191,7 @@ class StudyConfig(StudySection):
     runs: str
     results: str
     known: Annotated[list[str], Distinct] = Field(default=[])
-    processes: int = Field(1, ge=1)
+    processes: Many = 1
     replicate: ReplicateConfig = ReplicateConfig()
     tune: Grid = Field(default={})
     tables: dict[FileName, TableConfig] = Field(min_length=1)
@@ -249,7 +249,7 @@ def describe_problem(detail: Any) -> tuple[str, str]:
         return key, str(detail["ctx"]["error"])
     if detail["type"] == "missing":
         return key, "is required"
-    return key, f"{detail['msg']}, not {detail['input']!r}"
+    return key, f"{detail['msg']}, not {shown(detail['input'])}"
 
 
 def _unknown_names(study: StudyConfig) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest, t
 
+from pointadapterx.errors import DataError
+
 RESAMPLES = 10_000
 CHUNK = 500  # resamples at a time: (CHUNK, G) floats of G groups are held at once
 MANY_GROUPS = 1000  # of more groups, those that are alike are drawn together, which takes seconds instead of minutes
@@ -47,6 +49,25 @@ class Interval(NamedTuple):
     high: float
 
 
+def _require_same_objects(methods: Sequence[Runs], groups: np.ndarray | None, *, paired: bool = False) -> None:
+    """Refuses what cannot be of the same test objects: NumPy would repeat a single one, or fail in words of its own.
+
+    Raises:
+        DataError: naming both numbers.
+    """
+    if not all(len(runs) for runs in methods):
+        raise DataError("an interval of no run; give at least one")
+    numbers = [len(run) for runs in methods for run in runs]
+    if min(numbers) < 1:
+        raise DataError("a run without test objects has no accuracy; test it again")
+    if not paired and min(numbers) != max(numbers):
+        raise DataError(
+            f"runs of {min(numbers)} and of {max(numbers)} test objects are not of one test set; compare those that are"
+        )
+    if groups is not None and {len(groups)} != set(numbers):
+        raise DataError(f"{len(groups)} groups for runs of {numbers[0]} test objects; give one number an object")
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and standard deviation (n - 1 degrees of freedom) of at least one value."""
     return Spread(mean(values), stdev(values) if len(values) > 1 else None)
@@ -64,7 +85,12 @@ def accuracy_interval(runs: Runs, *, groups: np.ndarray | None = None, same_obje
             Davison and Hinkley 1997, section 3.8). None: every object is on its own.
         same_objects: all replicates were tested on the same objects, as seeds are. Otherwise, as in few-shot
             folds, the interval is Student's t over the replicates, whose accuracies are taken as independent.
+
+    Raises:
+        DataError: if replicates or groups are not of the same objects.
     """
+    several = not same_objects and len(runs) > 1
+    _require_same_objects([runs], None if several else groups, paired=several)
     rng = np.random.default_rng(0)
     if not same_objects and len(runs) > 1:
         low, high = _t_interval([100.0 * float(run.mean()) for run in runs])
@@ -86,7 +112,17 @@ def difference_interval(
         theirs: the other method's; without ``same_objects`` the same folds in the same order.
         groups: as in :func:`accuracy_interval`.
         same_objects: as in :func:`accuracy_interval`.
+
+    Raises:
+        DataError: if both are not of the same objects, or without ``same_objects`` not of as many folds.
     """
+    folds = not same_objects and len(ours) > 1
+    if folds and len(ours) != len(theirs):
+        raise DataError(f"{len(ours)} and {len(theirs)} folds cannot be paired; compare the same folds")
+    for a, b in zip(ours, theirs, strict=True) if folds else ():
+        _require_same_objects([[a], [b]], None)
+    if not folds:
+        _require_same_objects([ours, theirs], groups)
     rng = np.random.default_rng(0)
     if not same_objects and len(ours) > 1:
         differences = [100.0 * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
@@ -106,7 +142,11 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
     Args:
         ours: (n,) bool, right or wrong on each object.
         theirs: (n,) bool on the same objects.
+
+    Raises:
+        DataError: if there are not as many of both.
     """
+    _require_same_objects([[ours], [theirs]], None)
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     if only_ours + only_theirs == 0:
         return 1.0

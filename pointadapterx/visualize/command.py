@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.optional import missing
@@ -67,6 +68,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+@ends_in_one_line
 def main(argv: Sequence[str], prog: str = "pointadapterx visualize") -> int:
     """Runs the command.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx import ops
+from pointadapterx.engine.metrics import require_finite
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
@@ -105,10 +106,15 @@ def saliency(model: AdaptedModel, inputs: Tensor, read: Callable[[Tensor], Tenso
 
     Returns:
         (B, G), in probability; negative where the answer becomes surer.
+
+    Raises:
+        TrainingError: if logits are not finite.
     """
     rows = []
     for one in inputs:
-        before = read(model(one[None]).logits.float())[0]
+        logits = model(one[None]).logits.float()
+        require_finite(logits, "logits")
+        before = read(logits)[0]
         answer = int(before.argmax())
         taken = torch.cat([read(model(part).logits.float())[:, answer] for part in _without(model, one)])
         rows.append((before[answer] - taken).cpu())

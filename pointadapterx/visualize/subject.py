@@ -15,7 +15,7 @@ from pointadapterx.build import build_splits, build_test_split
 from pointadapterx.datasets import Samples, build_inputs
 from pointadapterx.engine.checkpoint import build_restored, model_config, read_adapter
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
-from pointadapterx.engine.metrics import Predictions
+from pointadapterx.engine.metrics import Predictions, require_finite
 from pointadapterx.engine.predictor import Failure, Predictor
 from pointadapterx.engine.run import make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
@@ -175,8 +175,13 @@ class Subject:
         return logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
 
     def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:
-        """The likeliest class of each input, and its probability."""
+        """The likeliest class of each input, and its probability.
+
+        Raises:
+            TrainingError: if logits are not finite.
+        """
         with torch.inference_mode(), self.accelerator.autocast():
             logits = self.model(inputs).logits.float().cpu()
+        require_finite(logits, "logits")
         best = self.read(logits).max(dim=-1)
         return [self.classes[i] for i in best.indices.tolist()], best.values.tolist()

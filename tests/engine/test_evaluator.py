@@ -17,10 +17,13 @@ from torch import Tensor
 from pointadapterx.build import build_model, build_test_split
 from pointadapterx.datasets import PointClouds, resample_test, resample_train
 from pointadapterx.engine import evaluator
-from pointadapterx.engine.evaluator import evaluate, predict, vote, vote_over_seeds
+from pointadapterx.engine.evaluator import evaluate, evaluate_features, predict, vote, vote_over_seeds
 from pointadapterx.engine.metrics import Predictions, compute_metrics, write_predictions
+from pointadapterx.engine.probe import probe_accuracy
 from pointadapterx.engine.run import make_accelerator
+from pointadapterx.errors import TrainingError
 from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.visualize.lens import saliency
 from tests.conftest import randomise
 
 Config = Callable[..., dict[str, Any]]
@@ -263,3 +266,34 @@ def test_the_prediction_file_tells_which_samples_are_of_one_object(tmp_path: Pat
     write_predictions(tmp_path / "p.csv", predictions, ["a", "b", "c"], None, "validation", groups)
     with (tmp_path / "p.csv").open(newline="") as file:
         assert [row["group"] for row in csv.DictReader(file)] == ["4", "7", "4"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_no_answer(value: float, tmp_path: Path) -> None:
+    """The largest of NaNs is the first class, which would be right for its samples."""
+    predictions = Predictions(torch.tensor([[1.0, 0.0], [value, value]]), torch.tensor([0, 0]))
+    with pytest.raises(TrainingError, match=r"the logits of 1 samples are not finite, first indices \[1\]"):
+        compute_metrics(predictions, ["a", "b"])
+    with pytest.raises(TrainingError, match="not finite"):
+        write_predictions(tmp_path / "p.csv", predictions, ["a", "b"], None, None)
+    assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("part", ["head", "backbone"])
+def test_weights_that_compute_nan_are_refused_everywhere(part: str, run_config: Config) -> None:
+    config = run_config("linear")
+    model, dataset, accelerator = build_model(config), build_test_split(config), Accelerator(cpu=True)
+    assert isinstance(dataset, PointClouds)
+    with torch.no_grad():
+        next(getattr(model, part).parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the logits of 40 samples are not finite"):
+        evaluate(model, dataset, config, accelerator)
+    with pytest.raises(TrainingError, match="the logits of 40 samples are not finite"):
+        vote(model, dataset, config, accelerator, copies=1, seed=0)
+    if part == "backbone":
+        with pytest.raises(TrainingError, match="the features of 40 samples are not finite"):
+            evaluate_features(model, dataset, config, accelerator)
+        with pytest.raises(TrainingError, match="the features of 40 samples are not finite"):
+            probe_accuracy(model.backbone, dataset, dataset, config, accelerator)
+    with pytest.raises(TrainingError, match="not finite"):
+        saliency(model.eval(), dataset.points[:1])

@@ -142,6 +142,30 @@ def test_a_folder_that_lacks_a_file_is_made_anew(cached: Config, tmp_path: Path)
     assert torch.equal(before.tokens, after.tokens)
 
 
+@pytest.mark.parametrize("content", ["{}", "null", "[]", '{"kind": "no", "fields": []}', "[" * 100_000, "\udcff"])
+def test_a_damaged_description_is_made_anew(content: str, cached: Config, tmp_path: Path) -> None:
+    opened(cached())
+    (key,) = folders(tmp_path)
+    description = tmp_path / "features" / key / features.DESCRIPTION
+    whole = description.read_text()
+    description.write_bytes(content.encode("utf-8", "surrogateescape"))
+    opened(cached())
+    assert description.read_text() == whole
+
+
+def test_a_cache_that_cannot_be_written(cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(features, "locked", read_only)
+    with pytest.raises(ConfigError, match=r"features: cannot be written \(Read-only file system\); set train"):
+        opened(cached())
+    monkeypatch.undo()
+    before = opened(cached()).fetch(torch.tensor([0]), torch.tensor([2]))
+    monkeypatch.setattr(features, "locked", read_only)  # but what lies there is read
+    assert torch.equal(opened(cached()).fetch(torch.tensor([0]), torch.tensor([2])).tokens, before.tokens)
+
+
 def test_a_change_of_the_code_is_another_folder(
     cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

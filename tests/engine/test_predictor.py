@@ -92,6 +92,26 @@ def test_clouds_are_normalised_where_those_of_training_were(
         assert one.probabilities == pytest.approx(moved.probabilities, abs=1e-4)
 
 
+def test_a_model_that_computes_nan_says_nothing(trained: Path, clouds: torch.Tensor) -> None:
+    predictor = Predictor({"one": trained, "two": trained})
+    compute = predictor._compute
+
+    def broken(name: str, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, pooled = compute(name, inputs)
+        (logits if name == "one" else pooled)[1 if name == "one" else 2, 0] = float("nan")
+        return logits, pooled
+
+    predictor._compute = broken  # type: ignore[method-assign]
+    found = predictor(list(clouds[:3]))
+    failures = [place for place, one in enumerate(found) if isinstance(one, Failure)]
+    assert failures == [2, 5]  # of each input there are two answers
+    assert [one.reason for one in found if isinstance(one, Failure)] == [
+        f"input {number}: logits or features of adapter {name} are not finite; try --precision fp32, or train the "
+        "adapter again"
+        for number, name in ((1, "one"), (2, "two"))
+    ]
+
+
 def test_arrays_and_tensors(trained: Path, clouds: torch.Tensor) -> None:
     predictor = Predictor(trained)
     inputs = [clouds[0], clouds[1].numpy(), torch.cat([clouds[2], torch.ones(len(clouds[2]), 3)], dim=1)]

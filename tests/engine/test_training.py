@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,21 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
         state = train(config, tmp_path / f"{parts}")
         weights.append(state["model/head.mlp.0.weight"])
     torch.testing.assert_close(weights[0], weights[1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_folder_that_is_removed_ends_the_run(
+    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._train_step
+
+    def removing(self: Trainer, *arguments: Any) -> Any:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_train_step", removing)
+    with pytest.raises(TrainingError, match="run: was removed while the run wrote to it; start a new run"):
+        run.train(run_config("linear"), "test", tmp_path / "run", run.make_accelerator("fp32"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_run_is_not_written_over(config_file: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:

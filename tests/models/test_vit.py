@@ -150,7 +150,7 @@ def test_positions_that_are_no_square_are_refused(state: dict[str, Tensor], tmp_
 
 
 def test_another_patch_size_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"patch_embed\.proj\.weight.*set backbone\.dim, patch_size and channels"):
+    with pytest.raises(CheckpointError, match=r"patch size 4 \(the backbone: 8\); set backbone\.patch_size=4$"):
         load_pretrained(vit(patch_size=8), saved(state, tmp_path))
 
 

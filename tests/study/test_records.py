@@ -19,6 +19,7 @@ from pointadapterx.study.records import (
     DIVERGED,
     OUTPUT,
     collect,
+    describe_result,
     pack_correctness,
     pack_groups,
     read_known,
@@ -140,6 +141,17 @@ def test_bits_are_packed_first_object_highest(count: int) -> None:
     record = make_record(correct=pack_correctness(correct), test_objects=count, overall_accuracy=accuracy)
     assert record.correctness.tolist() == correct.tolist()
     assert pack_correctness(np.array([True, False, False, True])) == "90"
+
+
+@pytest.mark.parametrize("content", ["null", "[]", '{"test": null}', '{"data": []}', "[" * 100_000])
+def test_metrics_of_another_kind_are_damaged(content: str, plan: Plan, tmp_path: Path) -> None:
+    _, run = plan.final_runs(plan.cells[CellKey("main", "linear", "rotation")], {})[0]
+    write_result(tmp_path, run, val=40.0)
+    (tmp_path / run.name / OUTPUT / "metrics.json").write_text(content)
+    with pytest.raises(DataError, match=r"metrics.json: damaged .* delete .* to train the run again"):
+        collect(plan, tmp_path, {}, {})
+    with pytest.raises(DataError, match=r"metrics.json: damaged"):
+        describe_result(tmp_path / run.name, run, tested=True)
 
 
 def test_damaged_files_say_what_to_do(plan: Plan, tmp_path: Path) -> None:

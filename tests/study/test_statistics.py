@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from pointadapterx.errors import DataError
 from pointadapterx.study import statistics
 from pointadapterx.study.statistics import accuracy_interval, difference_interval, mcnemar, spread
 
 
 def outcomes(accuracy: float, count: int = 300, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(count) < accuracy
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda: difference_interval([outcomes(0.5, 40)], [outcomes(0.5, 1)]),
+        lambda: difference_interval([outcomes(0.5, 40)], [outcomes(0.5, 30)]),
+        lambda: difference_interval([outcomes(0.5, 40)] * 2, [outcomes(0.5, 30)] * 2),
+        lambda: difference_interval([outcomes(0.5, 40)] * 3, [outcomes(0.5, 40)] * 2, same_objects=False),
+        lambda: difference_interval([outcomes(0.5, 40)] * 2, [outcomes(0.5, 30)] * 2, same_objects=False),
+        lambda: difference_interval([outcomes(0.5, 40)], [outcomes(0.5, 40)], groups=np.arange(39)),
+        lambda: difference_interval([outcomes(0.5, 40)], []),
+        lambda: accuracy_interval([]),
+        lambda: accuracy_interval([np.zeros(0, bool)]),
+        lambda: accuracy_interval([outcomes(0.5, 40), outcomes(0.5, 41)]),
+        lambda: accuracy_interval([outcomes(0.5, 40)], groups=np.arange(41)),
+        lambda: mcnemar(outcomes(0.5, 40), outcomes(0.5, 1)),
+    ],
+)
+def test_what_is_not_of_the_same_objects_is_refused(compute: Callable[[], object]) -> None:
+    """NumPy would repeat a single object in silence."""
+    with pytest.raises(DataError, match=r"same|at least one|number an object|one test set|test it again"):
+        compute()
 
 
 def test_spread_has_n_minus_1_degrees_of_freedom() -> None:
