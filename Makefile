@@ -1,6 +1,7 @@
 # The two commands a newcomer needs:
 #   make demo   adapts the shipped point-cloud transformer to the embedded clouds: linear probe, then DAPT-X
 #   make test   runs the tests
+# make test-all also runs those that take long: under sanitizers, and without each optional package and program.
 # Each sets up $(VENV) by itself. Needed: Python >= 3.10 with venv, make; a C++20 compiler makes the point ops fast.
 # A CPU build of torch:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
@@ -11,7 +12,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(shell find extensions -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test test-all lint docs bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python tools/main.py --config cfgs/demo_linear.yaml
@@ -19,6 +20,10 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+test-all: test
+	$(BIN)/python tests/absent
+	$(BIN)/python tests/sanitized
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

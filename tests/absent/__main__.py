@@ -1,0 +1,76 @@
+"""Runs the tests that need an optional package or program on a machine that lacks it: ``python tests/absent``.
+
+Each of :data:`CASES` is hidden in turn, from the tests and from what they start; then all of them at once. A test may
+skip then, and say why; none may fail.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ("tests/visualize", "tests/test_report.py")
+FILES = ("tests/datasets/test_folder.py", "tests/engine/test_predictor.py", "tests/test_example.py")
+CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "open3d": (("open3d",), (), (*PICTURES, *FILES)),
+    "matplotlib": (("matplotlib",), (), (*PICTURES, "tests/study")),
+    "laspy": (("laspy", "lazrs"), (), FILES),
+    "trimesh": (("trimesh",), (), FILES),
+    "compiler": ((), ("c++", "g++", "clang++", "cc", "gcc", "clang", "nvcc", "ninja"), ("tests/ops/test_build.py",)),
+    "browser": (
+        ("playwright",),
+        ("chromium", "chromium-browser", "google-chrome", "chrome"),
+        ("tests/test_report.py",),
+    ),
+}
+"""What is hidden by name: packages of Python, programs, and the tests that are run without them."""
+
+
+def programs_but(hidden: Iterable[str], folder: Path) -> str:
+    """A PATH of links, in ``folder``, to every program of today's but ``hidden``, whatever version a name carries."""
+    for place in os.environ["PATH"].split(os.pathsep):
+        for program in Path(place).glob("*") if Path(place).is_dir() else ():
+            plain = program.name.rstrip("0123456789.").rstrip("-").split("-linux-gnu-")[-1]
+            if plain not in hidden and not (folder / program.name).exists():
+                (folder / program.name).symlink_to(program)
+    return str(folder)
+
+
+def run(packages: Iterable[str], programs: Iterable[str], tests: Iterable[str]) -> int:
+    """Exit status of pytest without them."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(
+                os.pathsep
+            ),
+            "POINTADAPTERX_ABSENT": ",".join(packages),
+            "PATH": programs_but(set(programs), Path(folder)),
+        }
+        if programs:
+            environment |= {"CXX": "no-compiler-here", "CUDA_HOME": folder}
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *dict.fromkeys(tests)]
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def main() -> int:
+    """Exit status: 0 if every run passed."""
+    names = sys.argv[1:] or [*CASES, "everything"]
+    failed = []
+    for name in names:
+        chosen = list(CASES.values()) if name == "everything" else [CASES[name]]
+        print(f"== without {name}", flush=True)
+        parts = [sum((case[part] for case in chosen), ()) for part in range(3)]
+        if run(*parts):
+            failed.append(name)
+    print(f"failed without: {', '.join(failed)}" if failed else "passed without each of them")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
