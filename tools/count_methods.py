@@ -87,8 +87,8 @@ POINT_MAE_TEXT = """\
 
 `cfgs/scan_pb_t50_rs_<method>.yaml` (`dapt_x` of rank 24: `cfgs/scan_pb_t50_rs.yaml`, of rank 64:
 `cfgs/scan_pb_t50_rs_dapt_x_table3.yaml`): clouds of 2,048 points, 128 patches, 15 classes; the head has 267,535
-parameters, and 365,839 where it also pools prompts. ModelNet40: 1,024 points, 64 patches, 40 classes. Printed: `full` by
-Point-MAE ([arXiv 2203.06604](https://arxiv.org/abs/2203.06604)), `idpt` by IDPT ([arXiv
+parameters, and 365,839 where it also pools prompts. ModelNet40: 1,024 points, 64 patches, 40 classes. Printed: `full`
+by Point-MAE ([arXiv 2203.06604](https://arxiv.org/abs/2203.06604)), `idpt` by IDPT ([arXiv
 2304.07221](https://arxiv.org/abs/2304.07221)), `dapt` by DAPT ([arXiv
 2403.01439](https://arxiv.org/abs/2403.01439)) and then by Adapter-X ([arXiv
 2406.03051](https://arxiv.org/abs/2406.03051), table 2), as `dapt_x` of rank 24; table 3b has that of rank 64.
