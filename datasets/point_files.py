@@ -17,7 +17,7 @@ from pointadapterx.datasets.h5 import open_h5
 from pointadapterx.errors import DataError
 
 MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")  # a .ply may hold points instead
-MISSING_TRIMESH = "is read by trimesh (4.6 or newer), which is not installed; pip install 'pointadapterx[mesh]'"
+MISSING_TRIMESH = "is read by trimesh (4.6 or newer), which is not installed; pip install trimesh"
 
 
 def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
@@ -126,13 +126,13 @@ def _read_hdf5(path: Path) -> np.ndarray:
 
 def _read_las(path: Path) -> np.ndarray:
     """Laser scans, compressed or not."""
-    laspy = _optional("laspy", path, "is read by laspy, which is not installed; pip install 'pointadapterx[scans]'")
+    laspy = _optional("laspy", path, "is read by laspy, which is not installed; pip install 'laspy[lazrs]'")
     return np.asarray(laspy.read(path).xyz)
 
 
 def _read_pcd(path: Path) -> np.ndarray:
     """Point Cloud Library files."""
-    open3d = _optional("open3d", path, "is read by open3d, which is not installed; pip install 'pointadapterx[scans]'")
+    open3d = _optional("open3d", path, "is read by open3d, which is not installed; pip install open3d")
     with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
         return np.asarray(open3d.io.read_point_cloud(str(path)).points)
 

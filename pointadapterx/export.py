@@ -22,6 +22,7 @@ from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
 from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
+from pointadapterx.extras import install_command
 from pointadapterx.files import replacing
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
@@ -85,7 +86,7 @@ def export_adapter(
         raise ConfigError(f"{output}: ends in neither {' nor '.join(FORMATS)}; choose such a name")
     missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"{output}: needs {', '.join(missing)}; run: pip install 'pointadapterx[export]'")
+        raise ExportError(f"{output}: needs {', '.join(missing)}; {install_command(*missing)}")
     info = read_adapter(adapter)
     model = restore_model(info, weights).eval()
     with suppress(MergeError):  # other methods stay beside the backbone

@@ -1,4 +1,4 @@
-"""The costs on the pages of the methods, and what the study measured: python docs/figures/costs.py writes docs/methods/*.md
+"""Costs and accuracies on the pages of the methods: python docs/figures/costs.py writes them into docs/methods/*.md
 
 They are taken from docs/results: parameters.md, training_methods.md and ldraw20_methods/report.md.
 """
@@ -36,8 +36,8 @@ HEADER = """\
 |---|---:|---:|---:|---:|---:|---:|"""
 LEGEND = (
     "Forward and backward are 10⁹ multiply-adds per sample of a training step, kept is what the backward pass holds, "
-    "MiB per sample in float32; Point-MAE is for ScanObjectNN unless said, ViT-B/16 for VTAB-1K, both of the published size "
-    "([counted](../results/parameters.md))."
+    "MiB per sample in float32; Point-MAE is for ScanObjectNN unless said, ViT-B/16 for VTAB-1K, both at "
+    "their published sizes ([counted](../results/parameters.md))."
 )
 
 

@@ -151,4 +151,4 @@ class PretrainingTrainer(Trainer):
         try:
             save(paint(sheet), path)
         except ImportError:
-            log.warning("no reconstructions are drawn: pip install 'pointadapterx[viz]', or set pretrain.draw=0")
+            log.warning("no reconstructions are drawn: pip install matplotlib, or set pretrain.draw=0")

@@ -62,7 +62,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        print("error: a report needs matplotlib; pip install 'pointadapterx[viz]'", file=sys.stderr)
+        print("error: a report needs matplotlib; pip install matplotlib", file=sys.stderr)
         return 2
     print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -59,7 +59,7 @@ def draw_plots(tables: Sequence[Table], folder: Path) -> dict[str, list[str]]:
         from matplotlib.figure import Figure
     except ImportError:
         raise PointAdapterXError(
-            "plots need matplotlib: pip install 'pointadapterx[study]'; then write the report with --report"
+            "plots need matplotlib: pip install matplotlib; then write the report with --report"
         ) from None
     written: dict[str, list[str]] = {}
     with style.context(["default", SETTINGS]):

@@ -85,7 +85,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx visualize") -> int:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        print("error: pictures need matplotlib; pip install 'pointadapterx[viz]'", file=sys.stderr)
+        print("error: pictures need matplotlib; pip install matplotlib", file=sys.stderr)
         return 2
     return 0
 

@@ -119,7 +119,7 @@ def _embedded(subject: Subject, kind: str) -> np.ndarray:
 
         return TSNE(perplexity=max(neighbours, 1), init="pca", random_state=0).fit_transform(values)
     if find_spec("umap") is None:
-        raise ConfigError("UMAP is not installed; pip install 'pointadapterx[umap]'")
+        raise ConfigError("UMAP is not installed; pip install umap-learn")
     from umap import UMAP
 
     reducer: Any = UMAP(n_neighbors=max(min(15, len(values) - 1), 2), random_state=0)
