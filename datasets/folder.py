@@ -29,7 +29,7 @@ from pointadapterx.datasets.listings import (
     list_folders,
     list_table,
 )
-from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, MISSING_TRIMESH, read_cloud, trimesh_version
+from pointadapterx.datasets.point_files import KINDS, MISSING_TRIMESH, SURFACE_SUFFIXES, read_cloud, trimesh_version
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import ConfigError, DataError
@@ -262,7 +262,7 @@ def _read_files(
     reader: CloudReader, names: Sequence[str], label: str, cache_dir: Path | None, workers: int | None
 ) -> tuple[torch.Tensor, Path]:
     """Clouds of files, and where they came from: their folder, or the cache, in whose name ``label`` stands."""
-    meshes = [name for name in names if Path(name).suffix.lower() in MESH_SUFFIXES]
+    meshes = [name for name in names if Path(name).suffix.lower() in SURFACE_SUFFIXES]
     if meshes and trimesh_version() is None:
         raise DataError(f"{reader.root / meshes[0]}: {MISSING_TRIMESH}")
     file_name = f"pointadapterx-{label}{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ import torch
 
 from pointadapterx.datasets.checks import checked_labels, checked_points, moved_to_origin
 from pointadapterx.datasets.files import impostor
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
 from pointadapterx.errors import DataError
 
 
@@ -34,6 +36,28 @@ def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     entry = file.get(key)
     if not isinstance(entry, h5py.Dataset):
         raise DataError(f"{path}: no data set '{key}' in it; it holds {', '.join(sorted(file)) or 'nothing'}")
+    try:
+        return stored(entry)
+    except ValueError as error:
+        raise DataError(f"{path}: '{key}': {error}; obtain it again") from None
+
+
+def stored(entry: h5py.Dataset) -> np.ndarray:
+    """The array of a data set, which HDF5 would fill up where the file has less than the data set declares.
+
+    Raises:
+        ValueError: if it has.
+    """
+    size = entry.id.get_storage_size()
+    if entry.chunks is not None:
+        declared = prod(-(-length // chunk) for length, chunk in zip(entry.shape, entry.chunks, strict=True))
+        there = entry.id.get_num_chunks()
+        if there != declared:
+            raise ValueError(f"shape {entry.shape} takes {declared} chunks, and {there} are in the file")
+        if entry.nbytes > max(SMALL, EXPANSION * size):
+            raise ValueError(f"shape {entry.shape} takes {entry.nbytes} bytes, which cannot be in the {size} stored")
+    elif entry.shape and size < entry.nbytes and entry.dtype.kind != "O":
+        raise ValueError(f"shape {entry.shape} takes {entry.nbytes} bytes, and {size} are in the file")
     return np.asarray(entry[()])
 
 

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pointadapterx.datasets.files import impostor
-from pointadapterx.datasets.h5 import open_h5
+from pointadapterx.datasets.formats import arrays, glb, las, mesh, obj, off, pcd, ply, stl, text
+from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
 from pointadapterx.errors import DataError
 
-MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")  # a .ply may hold points instead
-MISSING_TRIMESH = "is read by trimesh (4.6 or newer), which is not installed; pip install trimesh"
+__all__ = ["KINDS", "MESH_SUFFIXES", "MISSING_TRIMESH", "SURFACE_SUFFIXES", "read_cloud", "trimesh_version"]
+
+READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
+    ".csv": text.read,
+    ".glb": glb.read,
+    ".h5": arrays.read_hdf5,
+    ".hdf5": arrays.read_hdf5,
+    ".las": las.read,
+    ".laz": las.read,
+    ".npy": arrays.read_npy,
+    ".npz": arrays.read_npz,
+    ".obj": obj.read,
+    ".off": off.read,
+    ".pcd": pcd.read,
+    ".ply": ply.read,
+    ".pts": text.read,
+    ".stl": stl.read,
+    ".txt": text.read,
+    ".xyz": text.read,
+}
+
+KINDS = tuple(suffix[1:] for suffix in READERS)
+"""Every kind of file that :func:`read_cloud` reads, by its suffix without the dot."""
+
+MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")
+SURFACE_SUFFIXES = (".glb", ".obj", ".off", ".stl")  # a .ply is as often of points, which trimesh is not needed for
+MISSING_TRIMESH = f"{mesh.NEEDED}, which is not installed; pip install trimesh"
 
 
 def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
@@ -33,7 +54,7 @@ def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
         DataError: if the file is damaged, of another kind or empty, or holds coordinates that are not finite.
     """
     suffix = path.suffix.lower()
-    if suffix[1:] not in KINDS:
+    if suffix not in READERS:
         raise DataError(f"{path}: is of no kind that is read ({' '.join(KINDS)})")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -41,7 +62,8 @@ def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
         what = impostor(path)
         if what is not None:
             raise DataError(f"{path}: {what}")
-        points = _sample_mesh(path, num_samples, seed) if suffix in MESH_SUFFIXES else _READERS[suffix](path)
+        content = READERS[suffix](path)
+        points = mesh.sample(path, content, num_samples, seed) if isinstance(content, Mesh) else content
         if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
             raise ValueError(f"it holds {points.dtype} of shape {points.shape}, expected numbers (points, 3 or more)")
     except DataError:
@@ -56,103 +78,3 @@ def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
     if len(bad):
         raise DataError(f"{path}: point {bad[0] + 1} has NaN or infinite coordinates; obtain it again or remove it")
     return points
-
-
-def trimesh_version() -> str | None:
-    """Version of the installed trimesh, which reads meshes and ``.ply`` files; ``None`` without it."""
-    try:
-        return version("trimesh")
-    except PackageNotFoundError:
-        return None
-
-
-def _optional(package: str, path: Path, missing: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise DataError(f"{path}: {missing}") from None
-
-
-def _sample_mesh(path: Path, num_samples: int, seed: int) -> np.ndarray:
-    """Surface samples, uniform over the area, of all meshes of a file; its points if it has no face."""
-    trimesh = _optional("trimesh", path, MISSING_TRIMESH)
-    scene = trimesh.load_scene(path, process=False, skip_materials=True)
-    mesh = scene.to_mesh()
-    if len(mesh.faces) == 0:
-        return np.concatenate([np.empty((0, 3)), *(part.vertices for part in scene.dump())])
-    if not 0 < mesh.area < np.inf:
-        raise ValueError(f"its {len(mesh.faces)} faces have the area {mesh.area}")
-    return np.asarray(trimesh.sample.sample_surface(mesh, num_samples, seed=seed)[0])
-
-
-def _read_text(path: Path) -> np.ndarray:
-    """Rows of numbers between commas, semicolons or spaces, after at most one line of column names or a count."""
-    with path.open(encoding="utf-8-sig") as file:
-        head = list(islice(file, 2))
-    delimiter = next((mark for mark in ",;" if mark in "".join(head)), None)
-    columns, header = (0, 1, 2), not _is_row(head[0], delimiter)
-    if header:
-        names = [name.strip(' \t\n"').lower() for name in head[0].lstrip("/# ").split(delimiter)]
-        if {"x", "y", "z"} <= set(names):
-            columns = (names.index("x"), names.index("y"), names.index("z"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that there is no row; too few points are reported later
-        rows = np.loadtxt(
-            path, delimiter=delimiter, skiprows=int(header), usecols=columns, ndmin=2, encoding="utf-8-sig"
-        )
-    return rows.reshape(-1, 3)
-
-
-def _is_row(line: str, delimiter: str | None) -> bool:
-    try:
-        return len([float(value) for value in line.split(delimiter)[:3]]) == 3
-    except ValueError:
-        return False
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False)
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as file:
-        return file[_entry(file.files)]
-
-
-def _read_hdf5(path: Path) -> np.ndarray:
-    with open_h5(path) as file:
-        return np.asarray(file[_entry(file.keys())])
-
-
-def _read_las(path: Path) -> np.ndarray:
-    """Laser scans, compressed or not."""
-    laspy = _optional("laspy", path, "is read by laspy, which is not installed; pip install 'laspy[lazrs]'")
-    return np.asarray(laspy.read(path).xyz)
-
-
-def _read_pcd(path: Path) -> np.ndarray:
-    """Point Cloud Library files."""
-    open3d = _optional("open3d", path, "is read by open3d, which is not installed; pip install open3d")
-    with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
-        return np.asarray(open3d.io.read_point_cloud(str(path)).points)
-
-
-def _entry(names: Collection[str]) -> str:
-    for name in ("points", "data", *(names if len(names) == 1 else ())):
-        if name in names:
-            return name
-    raise ValueError(f"its entries are {', '.join(names) or 'none'}, expected one called 'points' or 'data'")
-
-
-_READERS = {
-    **dict.fromkeys((".csv", ".pts", ".txt", ".xyz"), _read_text),
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    ".h5": _read_hdf5,
-    ".hdf5": _read_hdf5,
-    **dict.fromkeys((".las", ".laz"), _read_las),
-    ".pcd": _read_pcd,
-}
-
-KINDS = tuple(sorted(suffix[1:] for suffix in (*MESH_SUFFIXES, *_READERS)))
-"""Every kind of file that :func:`read_cloud` reads, by its suffix without the dot."""

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pointadapterx.extras import REQUIREMENTS, install_command
+from pointadapterx.optional import REQUIREMENTS, install_command
 from tests.conftest import ROOT
 
 TEXTS = [
@@ -30,5 +30,5 @@ def test_commands_name_packages_of_the_extras() -> None:
 
 def test_no_page_and_no_message_asks_an_index_for_the_project() -> None:
     asks = re.compile(r"pip install ['\"]?pointadapterx")
-    allowed = {ROOT / "docs" / "install.md", ROOT / "pointadapterx" / "extras.py"}  # say that it finds nothing
+    allowed = {ROOT / "docs" / "install.md"}  # says that it finds nothing
     assert [str(path) for path in TEXTS if path not in allowed and asks.search(path.read_text(encoding="utf-8"))] == []

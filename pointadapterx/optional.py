@@ -1,0 +1,63 @@
+"""Packages that are not everyone's: imported where they are needed, with words for those who lack them."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from importlib.util import find_spec
+from typing import Any
+
+from pointadapterx.errors import DataError, PointAdapterXError
+
+REQUIREMENTS = {"laspy": "laspy[lazrs]", "umap": "umap-learn"}
+"""What to install for a package, where it is not the name that is imported."""
+
+
+def install_command(*packages: str) -> str:
+    """The command that installs packages, given by the names that are imported.
+
+    It names them and no extra of this project: that is right from a checkout and from a wheel, while a requirement
+    of ``pointadapterx[...]`` would ask an index, and none has the project.
+    """
+    return shlex.join(["pip", "install", *(REQUIREMENTS.get(package, package) for package in packages)])
+
+
+def missing(package: str, extra: str) -> str | None:
+    """Why ``package`` cannot be imported, in words that follow its name, and what to do; None where it can.
+
+    Args:
+        package: or one of its modules, for example ``"matplotlib.figure"``.
+        extra: of this project, which installs it.
+    """
+    name = package.partition(".")[0]
+    try:
+        importlib.import_module(name)
+        importlib.import_module(package)
+    except Exception as error:  # a package whose libraries are missing may raise anything
+        if find_spec(name) is None:
+            return f"is not installed; {install_command(name)} (the extra {extra})"
+        return f"is installed but cannot be imported ({reason_of(error)}); install what it lacks"
+    return None
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+
+
+def need(package: str, what: str, extra: str, error: type[PointAdapterXError] = DataError) -> Any:
+    """The module ``package``.
+
+    Args:
+        package: what is imported, for example ``"trimesh"``.
+        what: needs it, for the message, which goes on with "which is not installed".
+        extra: of this project, which installs it.
+        error: the class of the message.
+
+    Raises:
+        PointAdapterXError: of the class ``error``, if it is not installed or cannot be imported; it says which.
+    """
+    reason = missing(package, extra)
+    if reason is not None:
+        raise error(f"{what}, which {reason}")
+    return importlib.import_module(package)
