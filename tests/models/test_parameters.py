@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from pointadapterx.build import build_method, build_model
 from pointadapterx.config import load_config
+from pointadapterx.engine.run import _parameter_table
 from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.head import ClassificationHead
 from pointadapterx.models.vit import ViT
@@ -32,7 +35,9 @@ from tests.conftest import ROOT
     ],
 )
 def test_budget(name: str, trainable: int, without_head: int, percent: str) -> None:
-    report = count_parameters(build_model(load_config(ROOT / "cfgs" / f"{name}.yaml")))
+    with torch.device("meta"):
+        model = build_model(load_config(ROOT / "cfgs" / f"{name}.yaml"))
+    report = count_parameters(model)
     assert (report.trainable, report.trainable_without_head) == (trainable, without_head)
     assert f"{report.percent:.2f}" == percent
     assert report.full == 22_093_327
@@ -151,3 +156,21 @@ def test_published_sizes_on_vit_b(method: dict[str, Any], without_head: int) -> 
     with torch.device("meta"):
         model = AdaptedModel(ViT(ViT.Options()), build_method(method), ClassificationHead(768, 100, ["cls"], ()))
     assert count_parameters(model).trainable_without_head == without_head
+
+
+def test_both_percentages_of_papers_are_printed_and_explained() -> None:
+    """0.20 % of the backbone, as Adapter-X prints for images; 1.88 % with the head, as for clouds."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for name, with_head, without in (("scan_pb_t50_rs", "1.88", "0.23"), ("vtab/adapter_x", "0.28", "0.20")):
+        with torch.device("meta"):
+            config = load_config(name)
+            report = count_parameters(build_model(config))
+        console = Console(width=100, file=io.StringIO())
+        console.print(_parameter_table(config, report))
+        lines = console.file.getvalue().splitlines()
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+        shares = {part: share for part, share, _ in cells if share.endswith("%")}
+        assert shares == {"of full fine-tuning": f"{with_head} %", "of the backbone": f"{without} %"}
+        if name == "scan_pb_t50_rs":
+            shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in page.splitlines() if "│" in line]
+            assert all(row in shown for row in cells)
