@@ -38,7 +38,7 @@ KINDS = tuple(suffix[1:] for suffix in READERS)
 
 MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")
 SURFACE_SUFFIXES = (".glb", ".obj", ".off", ".stl")  # a .ply is as often of points, which trimesh is not needed for
-MISSING_TRIMESH = f"{mesh.NEEDED}, which is not installed; pip install 'pointadapterx[mesh]'"
+MISSING_TRIMESH = f"{mesh.NEEDED}, which is not installed; pip install trimesh"
 
 
 def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:

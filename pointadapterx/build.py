@@ -58,6 +58,7 @@ def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     irrelevant = {
         *("backbone.weights", "backbone.init_seed", "backbone.drop_path"),
         *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
+        *("method.soft_balance", "method.xavier"),
     }
     recipe = {
         f"{section}.{key}": config[section][key]

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from importlib.util import find_spec
 from typing import Any
 
 from pointadapterx.errors import DataError, PointAdapterXError
+
+REQUIREMENTS = {"laspy": "laspy[lazrs]", "umap": "umap-learn"}
+"""What to install for a package, where it is not the name that is imported."""
+
+
+def install_command(*packages: str) -> str:
+    """The command that installs packages, given by the names that are imported.
+
+    It names them and no extra of this project: that is right from a checkout and from a wheel, while a requirement
+    of ``pointadapterx[...]`` would ask an index, and none has the project.
+    """
+    return shlex.join(["pip", "install", *(REQUIREMENTS.get(package, package) for package in packages)])
 
 
 def missing(package: str, extra: str) -> str | None:
@@ -22,7 +35,7 @@ def missing(package: str, extra: str) -> str | None:
         importlib.import_module(package)
     except Exception as error:  # a package whose libraries are missing may raise anything
         if find_spec(name) is None:
-            return f"is not installed; pip install 'pointadapterx[{extra}]'"
+            return f"is not installed; {install_command(name)} (the extra {extra})"
         return f"is installed but cannot be imported ({reason_of(error)}); install what it lacks"
     return None
 

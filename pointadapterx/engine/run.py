@@ -498,9 +498,13 @@ def _parameter_table(
         for part, size in (parts or {}).get(name, {}).items():
             table.add_row(f"  {part}", f"{size.trainable:,}", f"{size.total:,}", style="dim")
     table.add_section()
-    table.add_row("all", f"{report.trainable:,}", f"{report.total:,}")
-    table.add_row("without head", f"{report.trainable_without_head:,}", "")
-    table.add_row("of full fine-tuning", f"{report.percent:.2f} %", f"{report.full:,}")
+    table.add_row("all, head included", f"{report.trainable:,}", f"{report.total:,}")
+    table.add_row("  of full fine-tuning", f"{report.percent:.2f} %", f"{report.full:,}")
+    backbone = report.components["backbone"].total
+    table.add_row(
+        "without head", f"{report.trainable_without_head:,}", f"{report.total - report.components['head'].total:,}"
+    )
+    table.add_row("  of the backbone", f"{report.percent_without_head:.2f} %", f"{backbone:,}")
     return table
 
 

@@ -206,7 +206,7 @@ class ParameterReport(NamedTuple):
         total: all parameters of the adapted model.
         full: parameters that full fine-tuning would train: the backbone and the same head without prompt
             pools, since a plain backbone makes no prompts (22.1 M for Point-MAE).
-        percent: 100 · trainable / full, as the papers print it.
+        percent: 100 · trainable / full, both with the head, as papers on point clouds print it.
     """
 
     components: dict[str, ParameterCount]
@@ -215,6 +215,11 @@ class ParameterReport(NamedTuple):
     total: int
     full: int
     percent: float
+
+    @property
+    def percent_without_head(self) -> float:
+        """100 · trainable_without_head / parameters of the backbone, as papers on VTAB-1K print it."""
+        return 100.0 * self.trainable_without_head / self.components["backbone"].total
 
 
 def count_parameters(model: AdaptedModel) -> ParameterReport:

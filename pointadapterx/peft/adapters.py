@@ -57,6 +57,14 @@ def start_as_zero(down: nn.Linear, up: nn.Linear) -> None:
     nn.init.zeros_(up.bias)
 
 
+def without_biases(adapter: nn.Module) -> nn.Module:
+    """The adapter itself, whose linear layers have no biases from now on."""
+    for layer in adapter.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_parameter("bias", None)
+    return adapter
+
+
 class DynamicAdapter(nn.Module):
     """DAPT's dynamic adapter: LayerNorm, bottleneck, times a scale that each token computes for itself.
 
@@ -67,8 +75,8 @@ class DynamicAdapter(nn.Module):
         dim: width C of its input and output.
         rank: bottleneck width r.
         dropout: dropout rate inside the bottleneck.
-        scale_bias: initial b; None draws it as torch does, which is what the published code has. Drawn so near 0,
-            the ReLU can be 0 for every token, and then no parameter of the adapter gets a gradient.
+        scale_bias: initial b; the published code starts it at 0. None draws it as torch does, within 1 / √C of 0. So
+            near 0, the ReLU can be 0 for every token, and then no parameter of the adapter gets a gradient.
     """
 
     def __init__(self, dim: int, rank: int, dropout: float = 0.0, scale_bias: float | None = None) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation
-from pointadapterx.peft.adapters import ADAPTERS
+from pointadapterx.peft.adapters import ADAPTERS, without_biases
 from pointadapterx.peft.base import Method
 from pointadapterx.schema import Rate, Width
 
@@ -32,11 +32,13 @@ class BlockAdapters(Method):
             rank: bottleneck width r.
             dropout: dropout rate inside the adapter.
             scale: s, factor of its output.
+            biases: False for layers without biases, as PETL-ViT's AdaptFormer has them. None: with.
         """
 
         rank: Width = 64
         dropout: Rate = 0.0
         scale: float = 1.0
+        biases: bool | None = None
 
     def __init__(self, options: BlockAdapters.Options) -> None:
         super().__init__(options)
@@ -46,7 +48,8 @@ class BlockAdapters(Method):
         """Creates the adapters."""
         make = ADAPTERS[self.kind].make
         options = self.options
-        self.adapters = nn.ModuleList(make(backbone.dim, options.rank, options.dropout) for _ in backbone.blocks)
+        made = [make(backbone.dim, options.rank, options.dropout) for _ in backbone.blocks]
+        self.adapters = nn.ModuleList(made if options.biases is not False else map(without_biases, made))
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """s · adapter(u) beside the FFN, s · adapter(mlp(u)) behind it."""

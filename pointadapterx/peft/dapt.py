@@ -46,7 +46,7 @@ class Dapt(Method):
     """Dynamic adapter, TFTS and generated prompt in every block: 1.09 M parameters with the head.
 
     Trains: adapters, TFTS, class token and its position, head. Extra cost: the adapters' products
-    (about 6 % of the blocks' multiply-adds at rank 64) and one more token after each block.
+    (about 3 % of the blocks' multiply-adds at rank 64) and one more token after each block.
     """
 
     class Options(Method.Options):

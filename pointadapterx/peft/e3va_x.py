@@ -32,6 +32,7 @@ class E3vaX(RoutedMethod, Highway):
             num_heads: h, sub-tokens a token is split into.
             top_k: experts per sub-token.
             balance_weight: α of Adapter-X's equation 7.
+            soft_balance: as in :class:`~pointadapterx.peft.shared_adapters.SharedAdapters.Options`.
         """
 
         name: Literal["e3va_x"] = "e3va_x"
@@ -39,6 +40,7 @@ class E3vaX(RoutedMethod, Highway):
         num_heads: Many = 3
         top_k: Many = 1
         balance_weight: float = Field(0.01, ge=0.0)
+        soft_balance: bool | None = None
 
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Also of the mixture, whose output is as wide as its input."""
@@ -63,6 +65,7 @@ class E3vaX(RoutedMethod, Highway):
             options.num_experts,
             options.num_heads,
             options.top_k,
+            soft_balance=bool(options.soft_balance),
         )
 
     def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -35,7 +35,7 @@ class MixtureOutput(NamedTuple):
 
     Attributes:
         tokens: (B, L, C).
-        balance_loss: scalar, 1 when the load is perfectly uniform.
+        balance_loss: scalar, 1 when the load is perfectly uniform, see :func:`balance_loss`.
         routing: see :class:`Routing`.
     """
 
@@ -97,6 +97,7 @@ class SharedMixture(nn.Module):
         num_heads: h, sub-tokens per token.
         top_k: experts a sub-token is sent to; 1 as in figure 2, ``num_experts`` is the dense mixture of
             algorithm 1.
+        soft_balance: the balance loss on soft loads, see :func:`balance_loss`.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class SharedMixture(nn.Module):
         num_experts: int = 4,
         num_heads: int = 3,
         top_k: int = 1,
+        *,
+        soft_balance: bool = False,
     ) -> None:
         super().__init__()
         if dim % num_heads != 0:
@@ -115,6 +118,7 @@ class SharedMixture(nn.Module):
             raise ValueError(f"top_k={top_k} must be between 1 and num_experts={num_experts}")
         self.width = dim // num_heads
         self.top_k = top_k
+        self.soft_balance = soft_balance
         self.router = Router(self.width, rank, num_experts)
         self.experts = nn.ModuleList(make_expert(self.width) for _ in range(num_experts))
 
@@ -138,7 +142,7 @@ class SharedMixture(nn.Module):
         split = (*tokens.shape[:-1], -1)
         chosen = chosen.view(len(gates), self.top_k)
         routing = Routing(gates.detach().view(*split, len(self.experts)), chosen.view(*split, self.top_k))
-        return MixtureOutput(tokens, balance_loss(gates, chosen), routing)
+        return MixtureOutput(tokens, balance_loss(gates, chosen, soft=self.soft_balance), routing)
 
     def mix(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Each expert on the sub-tokens sent to it, and on no other.
@@ -203,15 +207,19 @@ def mixture_problems(dim: int, num_experts: int, num_heads: int, top_k: int) -> 
         yield "top_k", f"{top_k} exceeds num_experts={num_experts}; lower it to {num_experts}"
 
 
-def balance_loss(gates: Tensor, chosen: Tensor) -> Tensor:
+def balance_loss(gates: Tensor, chosen: Tensor, *, soft: bool = False) -> Tensor:
     """E · Σ_p f_p · ḡ_p (equation 6): 1 when perfectly uniform, up to E when one expert takes all.
+
+    In a dense mixture every expert gets every sub-token, f_p = 1 / E, and this is always 1, with a gradient of 0.
 
     Args:
         gates: (T, E).
         chosen: (T, top_k) indices.
+        soft: f_p is the mean gate ḡ_p itself instead of the share of the sub-tokens sent, E · Σ_p ḡ_p², which has a
+            gradient in a dense mixture too.
     """
-    num_experts = gates.shape[-1]
-    return num_experts * (expert_load(chosen, num_experts) * gates.mean(dim=0)).sum()
+    num_experts, mean = gates.shape[-1], gates.mean(dim=0)
+    return num_experts * ((mean if soft else expert_load(chosen, num_experts)) * mean).sum()
 
 
 def expert_load(chosen: Tensor, num_experts: int) -> Tensor:

@@ -19,7 +19,7 @@ from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.adapters import Bottleneck
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.lora import LowRank, LowRankQkv
-from pointadapterx.schema import Distinct, Section, Times, Width
+from pointadapterx.schema import Distinct, Rate, Section, Times, Width
 
 OptionalWidth = Annotated[int, Field(ge=0, le=2**16)]
 Widths = Annotated[list[OptionalWidth], Field(min_length=1, max_length=1_000)]
@@ -81,6 +81,14 @@ class SlicedBottleneck(Bottleneck):
         return F.linear(hidden, self.up.weight[:, : self.active], self.up.bias * (self.active > 0))
 
 
+class QuickGelu(nn.Module):
+    """x · sigmoid(1.702 x), which is close to GELU."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Any shape."""
+        return values * torch.sigmoid(1.702 * values)
+
+
 @METHODS.register("noah")
 class Noah(Method):
     """Prompts before each block, LoRA at its queries and values, an adapter behind its FFN; each of its own width.
@@ -105,6 +113,12 @@ class Noah(Method):
             depths: how many blocks may have a kind; None is a quarter, a half, three quarters and all of them.
             architecture: the one that is trained; None is the supernet.
             search: of the search among the supernet's architectures.
+            joint_lora: one update of queries, keys and values that share A, instead of one each of queries and values;
+                the number of parameters is the same. Published: true. None: false.
+            quick_gelu: QuickGELU in the adapters instead of GELU. Published: true. None: false.
+            xavier: draws prompts and both layers of an adapter by Xavier's rule, biases with 10⁻⁶; adapters then do not
+                start as zero. Published: true. None: false.
+            dropout: of prompts, of LoRA's input and in the adapters. Published: 0.1. None: 0.
         """
 
         name: Literal["noah"] = "noah"
@@ -112,6 +126,10 @@ class Noah(Method):
         depths: Steps | None = None
         architecture: ArchitectureConfig | None = None
         search: SearchConfig = SearchConfig.model_validate({})
+        joint_lora: bool | None = None
+        quick_gelu: bool | None = None
+        xavier: bool | None = None
+        dropout: Rate | None = None
 
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Depths or an architecture of another backbone; one that has nothing; a budget too small for any."""
@@ -146,23 +164,34 @@ class Noah(Method):
         self.space = SearchSpace.of(options, dim, depth)
         chosen = options.architecture
         limits = self.space.largest if chosen is None else chosen.model_dump()
+        dropout = options.dropout or 0.0
+        self.dropout = nn.Dropout(dropout)
         self.prompts = nn.ParameterDict(
-            {
-                str(index): nn.Parameter(0.02 * torch.randn(1, count, dim))
-                for index, count in enumerate(limits["prompts"])
-                if count
-            }
+            {str(index): self._prompts(count, dim) for index, count in enumerate(limits["prompts"]) if count}
         )
         self.lora, self.adapters = nn.ModuleDict(), nn.ModuleDict()
         for index, block in enumerate(backbone.blocks):
             assert isinstance(block, Block)
             if rank := limits["lora"][index]:
-                parts = {name: SlicedLowRank(dim, dim, rank, scale=1.0, dropout=0.0) for name in ("q", "v")}
-                self.lora[str(index)] = LowRankQkv(parts, dim)
+                self.lora[str(index)] = self._lora(dim, rank, dropout)
                 self.branch(block.attn.qkv, self.lora[str(index)])
             if rank := limits["adapter"][index]:
-                self.adapters[str(index)] = SlicedBottleneck(dim, rank, nn.GELU())
+                activation = QuickGelu() if options.quick_gelu else nn.GELU()
+                self.adapters[str(index)] = SlicedBottleneck(dim, rank, activation, dropout)
+                if options.xavier:
+                    _draw_as_published(self.adapters[str(index)])
         self.use(limits)
+
+    def _prompts(self, count: int, dim: int) -> nn.Parameter:
+        if self.options.xavier:
+            return nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, count, dim)))
+        return nn.Parameter(0.02 * torch.randn(1, count, dim))
+
+    def _lora(self, dim: int, rank: int, dropout: float) -> nn.Module:
+        if self.options.joint_lora:
+            return SlicedLowRank(dim, 3 * dim, rank, scale=1.0, dropout=dropout)
+        parts = {name: SlicedLowRank(dim, dim, rank, scale=1.0, dropout=dropout) for name in ("q", "v")}
+        return LowRankQkv(parts, dim)
 
     def use(self, architecture: Mapping[str, Sequence[int]]) -> None:
         """Makes the modules take part with these widths, each at most what they were created with."""
@@ -210,13 +239,20 @@ class Noah(Method):
         if str(index) not in self.prompts:
             return tokens
         prompts = self.prompts[str(index)][:, : self.active_prompts[index]]
-        return insert_after_cls(tokens, prompts.expand(len(tokens), -1, -1))
+        return insert_after_cls(tokens, self.dropout(prompts.expand(len(tokens), -1, -1)))
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation | None:
         """adapter(mlp(u)), where the block has one."""
         if str(index) not in self.adapters:
             return None
         return Adaptation(self.adapters[str(index)](ffn_output))
+
+
+def _draw_as_published(adapter: nn.Module) -> None:
+    for layer in adapter.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
 
 
 class SearchSpace:

@@ -37,13 +37,15 @@ class SharedAdapters(RoutedMethod):
 
     Attributes:
         kind: the expert, one of :data:`~pointadapterx.peft.adapters.ADAPTERS`, unless ``method.expert`` names another.
-        scalar_prompts: whether γ_i and β_i are one number each instead of C.
+        scalar_prompts: whether γ_i and β_i are one number each instead of C, unless ``method.prompt_vectors`` says so.
+        trains_final_norm: whether the final norm is trained, unless ``method.final_norm`` says so.
         mixture: the shared mixture, or None without it.
         block_mixtures: one a block with ``shared: false``, else empty.
     """
 
     kind: ClassVar[str]
     scalar_prompts: ClassVar[bool] = True
+    trains_final_norm: ClassVar[bool] = False
     mixture: SharedMixture | None
 
     class Options(Method.Options):
@@ -63,6 +65,10 @@ class SharedAdapters(RoutedMethod):
             norms: whether each block's norm2 is trained.
             prompts: whether each block generates a prompt token.
             prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
+            prompt_vectors: γ_i and β_i as vectors, or False: one number each. None: the method's own.
+            final_norm: whether the final norm is trained. None: the method's own.
+            soft_balance: the balance loss on soft loads, see :func:`~pointadapterx.peft.mixture.balance_loss`. None: on
+                the sub-tokens sent, as published, which is constant for a dense mixture.
         """
 
         rank: Width = 64
@@ -78,6 +84,9 @@ class SharedAdapters(RoutedMethod):
         norms: bool = True
         prompts: bool = True
         prompt_gelu: bool = False
+        prompt_vectors: bool | None = None
+        final_norm: bool | None = None
+        soft_balance: bool | None = None
 
         @property
         def makes_prompts(self) -> bool:
@@ -123,25 +132,37 @@ class SharedAdapters(RoutedMethod):
         own = options.mixture and options.shared is False
         self.mixture = self._make_mixture(backbone.dim) if options.mixture and not own else None
         self.block_mixtures = nn.ModuleList(self._make_mixture(backbone.dim) for _ in backbone.blocks if own)
-        width = 1 if self.scalar_prompts else backbone.dim
+        vectors = not self.scalar_prompts if options.prompt_vectors is None else options.prompt_vectors
+        width = backbone.dim if vectors else 1
         scale = 1.0 if options.mixture else 0.0
         count = len(backbone.blocks) if options.prompts else 0
         self.prompt_generators = nn.ModuleList(ScaleShift(width, scale=scale) for _ in range(count))
 
     def _make_mixture(self, dim: int) -> SharedMixture:
         options = self.options
-        return SharedMixture(self.make_expert, dim, options.rank, options.num_experts, options.num_heads, options.top_k)
+        return SharedMixture(
+            self.make_expert,
+            dim,
+            options.rank,
+            options.num_experts,
+            options.num_heads,
+            options.top_k,
+            soft_balance=bool(options.soft_balance),
+        )
 
     def make_expert(self, width: int) -> nn.Module:
         """An expert for sub-tokens of ``width``, (T, width) -> (T, width), zero at the start."""
         return ADAPTERS[self.options.expert or self.kind].make(width, self.options.rank, self.options.dropout)
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Each block's norm2, class token and its position."""
+        """Each block's norm2, class token and its position, the final norm where it is trained."""
         for block in backbone.blocks if self.options.norms else ():
             assert isinstance(block, Block)
             yield from block.norm2.parameters()
         yield from super().trained_backbone_parameters(backbone)
+        wanted = self.options.final_norm
+        if self.trains_final_norm if wanted is None else wanted:
+            yield from backbone.norm.parameters()
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
         """s times the mixture's output, the block's prompt, and the block's balance loss."""

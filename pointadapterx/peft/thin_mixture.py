@@ -50,6 +50,7 @@ class ThinMixture(SharedMixture):
         num_experts: E.
         num_heads: h, sub-tokens per token.
         top_k: experts a sub-token is sent to.
+        soft_balance: see :class:`~pointadapterx.peft.mixture.SharedMixture`.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class ThinMixture(SharedMixture):
         num_experts: int = 4,
         num_heads: int = 3,
         top_k: int = 1,
+        *,
+        soft_balance: bool = False,
     ) -> None:
         super().__init__(
             lambda width: DoublyLowRank(width, width, rank, inner_rank, dropout),
@@ -69,6 +72,7 @@ class ThinMixture(SharedMixture):
             num_experts,
             num_heads,
             top_k,
+            soft_balance=soft_balance,
         )
         self.dropout = dropout
 

@@ -22,7 +22,7 @@ class Vpt(Method):
     Deep (equation 5): block i sees its own prompts, and what block i - 1 made of the ones before is dropped. Shallow
     (equation 4): the blocks carry them on. Trains the prompts (P · C a block, deep), class token and its position
     where they are not pre-trained, and the head. Extra cost: P more tokens in every block, about P / L of its
-    products, and more of attention. On Point-MAE their position is zero.
+    products, and more of attention. On Point-MAE their position is zero, unless it is trained.
     """
 
     class Options(Method.Options):
@@ -32,12 +32,15 @@ class Vpt(Method):
             num_prompts: P; the paper tunes it on each task, from 1 to 200.
             deep: prompts of its own for every block.
             dropout: dropout on the prompts.
+            positions: trains a position for every prompt too, which is added to it, P · C parameters a block more: VPT
+                on Point-MAE as IDPT's code has it. None: no positions.
         """
 
         name: Literal["vpt"] = "vpt"
         num_prompts: Width = 10
         deep: bool = True
         dropout: Rate = 0.0
+        positions: bool | None = None
 
         @property
         def makes_prompts(self) -> bool:
@@ -50,23 +53,35 @@ class Vpt(Method):
         self.dropout = nn.Dropout(options.dropout)
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates the prompts, drawn as the weights of a layer from a patch's values to a token would be."""
+        """Creates the prompts, drawn as the weights of a layer from a patch's values to a token would be.
+
+        With positions both are drawn with 0.02, as IDPT's code does.
+        """
         count, dim = self.options.num_prompts, backbone.dim
+        times = len(backbone.blocks) if self.options.deep else 1
+        if self.options.positions:
+            self.prompts, self.positions = (
+                nn.ParameterList(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02) for _ in range(times))
+                for _ in range(2)
+            )
+            return
         limit = math.sqrt(6.0 / (backbone.patch_values + dim))
+        self.positions = nn.ParameterList()
         self.prompts = nn.ParameterList(
-            nn.init.uniform_(torch.empty(1, count, dim), -limit, limit)
-            for _ in range(len(backbone.blocks) if self.options.deep else 1)
+            nn.init.uniform_(torch.empty(1, count, dim), -limit, limit) for _ in range(times)
         )
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
-        """The prompts."""
-        yield from self.prompts
+        """The prompts and their positions."""
+        yield from (*self.prompts, *self.positions)
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, L + P, C) before the first block; after it the prompts are replaced, if deep."""
         if index >= len(self.prompts):
             return tokens
         prompts = self.dropout(self.prompts[index].expand(len(tokens), -1, -1))
+        if self.positions:
+            prompts = prompts + self.positions[index]
         if index > 0:
             tokens = torch.cat([tokens[:, :1], tokens[:, 1 + self.options.num_prompts :]], dim=1)
         return insert_after_cls(tokens, prompts)

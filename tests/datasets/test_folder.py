@@ -94,9 +94,7 @@ def test_laser_scans(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatc
     scan.write(tmp_path / f"cloud.{suffix}")
     assert torch.allclose(build(tmp_path).points[0], torch.from_numpy(POINTS).float(), atol=1e-4)
     monkeypatch.setitem(sys.modules, "laspy", None)
-    with pytest.raises(
-        DataError, match=r"is read by laspy, which is not installed; pip install 'pointadapterx\[scans\]'"
-    ):
+    with pytest.raises(DataError, match=r"is read by laspy, which is not installed; pip install 'laspy\[lazrs\]'"):
         build(tmp_path, cache_dir=tmp_path / "other")
 
 
@@ -481,7 +479,7 @@ def test_meshes_need_trimesh_and_points_do_not(tmp_path: Path, monkeypatch: pyte
     BOX.export(tmp_path / "box.obj")
     with pytest.raises(
         DataError,
-        match=r"box\.obj: is a mesh, and its surface is sampled by trimesh .* pip install 'pointadapterx\[mesh\]'",
+        match=r"box\.obj: is a mesh, and its surface is sampled by trimesh .* pip install trimesh",
     ):
         build(tmp_path)
 

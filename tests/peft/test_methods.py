@@ -27,7 +27,7 @@ from tests.conftest import randomise, small_config
 
 Config = Callable[..., dict[str, Any]]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
-TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
+TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
 HIGHWAY = {"blocks": [1], "class_token": True, "prompts": True}
 FORMS = [
     *((name, {}) for name in METHODS),
@@ -417,7 +417,7 @@ def test_a_place_of_tfts_is_listed_once(make_config: Config) -> None:
     with pytest.raises(ConfigError, match=r"method\.tfts.*qkv is listed twice"):
         make_config("dapt_x", method={"tfts": ["qkv", "proj", "qkv"]})
     with pytest.raises(ConfigError, match=r"method\.tfts"):
-        make_config("dapt_x", method={"tfts": ["norm2"]})
+        make_config("dapt_x", method={"tfts": ["head"]})
 
 
 def test_without_the_mixture_its_widths_do_not_matter(make_config: Config) -> None:

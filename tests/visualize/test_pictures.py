@@ -173,7 +173,7 @@ def test_other_classes_do_not_stand_side_by_side(demo: Subject, digits: Subject)
 
 def test_a_missing_umap_is_told(demo: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ConfigError, match=r"needs UMAP, which is not installed; pip install 'pointadapterx\[umap\]'"):
+    with pytest.raises(ConfigError, match=r"needs UMAP, which is not installed; pip install umap-learn"):
         plots.embedding([demo], "UMAP")
 
 
@@ -270,5 +270,5 @@ def test_a_missing_open3d_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open3d_view, "problem", lambda: open3d_view.MISSING)
     open3d_view.off_screen.cache_clear()
     assert choose_renderer("auto") is None
-    with pytest.raises(PointAdapterXError, match=r"pip install 'pointadapterx\[viz\]', or choose --renderer"):
+    with pytest.raises(PointAdapterXError, match=r"pip install open3d, or choose --renderer"):
         choose_renderer("open3d")
