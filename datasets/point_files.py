@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pointadapterx.datasets.files import impostor
-from pointadapterx.datasets.h5 import open_h5
+from pointadapterx.datasets.hdf5 import open_h5, read_numbers
 from pointadapterx.errors import DataError
 
 MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")  # a .ply may hold points instead
@@ -121,7 +121,7 @@ def _read_npz(path: Path) -> np.ndarray:
 
 def _read_hdf5(path: Path) -> np.ndarray:
     with open_h5(path) as file:
-        return np.asarray(file[_entry(file.keys())])
+        return read_numbers(file, _entry(file.keys()))
 
 
 def _read_las(path: Path) -> np.ndarray:
