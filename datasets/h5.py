@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 import torch
 
 from pointadapterx.datasets.checks import checked_labels, checked_points, moved_to_origin
@@ -63,6 +64,22 @@ def read_unlabelled_h5(path: Path, centre: bool) -> tuple[torch.Tensor, list[str
     """
     with open_h5(path) as file:
         data, names = read_numbers(file, "data"), _names(file)
+    points = own_clouds(data, centre, path)
+    _check_names(names, len(points), path)
+    return points, names
+
+
+def own_clouds(data: np.ndarray, centre: bool, path: Path) -> torch.Tensor:
+    """``data (n, N, 3)`` of one's own as float32; what is float64 is changed in place.
+
+    Args:
+        data: as read.
+        centre: see :func:`read_unlabelled_h5`.
+        path: the file, for messages.
+
+    Raises:
+        DataError: as :func:`~pointadapterx.datasets.checks.checked_points`, or if all points of a cloud are the same.
+    """
     if centre and data.dtype.str[1:] == "f8" and data.ndim == 3 and 0 not in data.shape:
         for cloud in data:  # one by one: the temporaries of all would need twice the memory again
             cloud[...] = moved_to_origin(cloud)
@@ -73,5 +90,4 @@ def read_unlabelled_h5(path: Path, centre: bool) -> tuple[torch.Tensor, list[str
             f"{path}: all points of cloud {int(spots[0])} are the same ({len(spots)} of {len(points)} clouds are such "
             "spots); leave them out of the file"
         )
-    _check_names(names, len(points), path)
-    return points, names
+    return points
