@@ -98,8 +98,8 @@ def list_layout(layout: Layout, split: str, suffixes: Collection[str]) -> Listin
             part, label = layout.place(below) or ("", None)
             if label is None:
                 raise DataError(
-                    f"{layout.root / below}: lies in no folder of a class; move it into one, remove it, or leave out its "
-                    "kind with data.suffixes"
+                    f"{layout.root / below}: lies in no folder of a class; move it into one, remove it, or leave "
+                    "out its kind with data.suffixes"
                 )
             if layout.kind == "parts of classes" and not part:
                 raise DataError(f"{layout.root / below}: lies in no folder of a split; move it into one, or remove it")
