@@ -1,0 +1,81 @@
+"""The command ``pointadapterx doctor``: what is wrong with a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from pointadapterx.datasets import DATASETS, build_dataset
+from pointadapterx.datasets.base import SPLITS, PointClouds
+from pointadapterx.datasets.folder import STORED_POINTS
+from pointadapterx.doctor.checks import diagnose
+from pointadapterx.doctor.examined import Entry, Examined
+from pointadapterx.doctor.reading import entries_of, read_entries
+from pointadapterx.engine.console import console
+from pointadapterx.errors import PointAdapterXError
+
+SICK = 1  # exit status where something has to be mended
+
+
+def overview(entries: Sequence[Entry]) -> Table:
+    """Clouds per class and split, and the range of their points."""
+    table = Table(title="clouds", title_justify="left")
+    table.add_column("class")
+    splits = [split for split in SPLITS if any(entry.split == split for entry in entries)]
+    for split in splits:
+        table.add_column(split, justify="right")
+    table.add_column("points", justify="right")
+    for label in sorted({entry.label or "" for entry in entries}):
+        mine = [entry for entry in entries if (entry.label or "") == label]
+        sizes = [entry.found.points for entry in mine if isinstance(entry.found, Examined)]
+        span = (
+            "" if not sizes else f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+        )
+        counts = [str(sum(entry.split == split for entry in mine)) for split in splits]
+        table.add_row(label or "no label", *counts, span)
+    return table
+
+
+def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
+    """Runs the command.
+
+    Returns:
+        0 if nothing has to be mended, 1 if something has, 2 for wrong input.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("path", type=Path, nargs="?", help="folder, table of files, or where the data set --name lies")
+    names = sorted(name for name, kind in DATASETS.items() if kind.modality == "points" and name != "folder")
+    parser.add_argument("--name", choices=names, help="a data set, checked as its reader does besides")
+    parser.add_argument("--variant", help="of the data set")
+    parser.add_argument(
+        "--stored-points", type=int, default=STORED_POINTS, help=f"data.stored_points (default {STORED_POINTS})"
+    )
+    parser.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
+    parser.add_argument("--workers", type=int, help="processes that read files (default: all cores)")
+    options = parser.parse_args(argv)
+    if options.path is None and options.name is None:
+        parser.error("give a folder or a table of files, or --name for a data set")
+    try:
+        if options.name is None:
+            entries = list(read_entries(options.path, options.workers))
+        else:
+            entries = []
+            for split in SPLITS:
+                data = build_dataset(options.name, split, root=options.path, variant=options.variant)
+                assert isinstance(data, PointClouds)
+                entries += entries_of(data)
+    except PointAdapterXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console.print(overview(entries))
+    findings = diagnose(entries, wanted=options.stored_points, groups=options.groups)
+    for finding in findings:
+        mark = "note" if finding.note else "TO MEND"
+        console.print(f"{mark}: {finding.text}; {finding.fix}", markup=False, highlight=False, soft_wrap=True)
+    sick = sum(not finding.note for finding in findings)
+    console.print("nothing to mend" if not sick else f"{sick} to mend", style="green" if not sick else "yellow")
+    return SICK if sick else 0

@@ -1,0 +1,63 @@
+"""What there is to say of one cloud of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pointadapterx.datasets.hashing import content_hash
+
+FLAT = 1e-3  # of the largest side, that the smallest must have
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What there is to say of one cloud.
+
+    Attributes:
+        points: number of points, of a mesh those that were sampled.
+        distinct: different points among them.
+        radius: largest distance from the mean.
+        extents: share of x, y and z in the bounding box's sum of sides.
+        flat: whether the bounding box has no depth.
+        digest: equal for clouds with the same points in any order, up to rounding.
+        mesh: whether it was sampled from a surface.
+    """
+
+    points: int
+    distinct: int
+    radius: float
+    extents: tuple[float, float, float]
+    flat: bool
+    digest: str
+    mesh: bool
+
+
+class Entry(NamedTuple):
+    """A cloud of the set: where it is said to belong, and what it is, or why it cannot be read."""
+
+    name: str
+    split: str
+    label: str | None
+    found: Examined | str
+
+
+def examine(points: np.ndarray, *, mesh: bool = False) -> Examined:
+    """A cloud (n, 3), finite."""
+    centred = points - points.mean(axis=0)
+    radius = float(np.sqrt(np.square(centred).sum(axis=1)).max())
+    sides = np.ptp(points, axis=0)
+    total = float(sides.sum()) or 1.0
+    rounded = np.unique((centred / (radius or 1.0)).round(4) + 0.0, axis=0)
+    shares = (sides / total).tolist()
+    return Examined(
+        points=len(points),
+        distinct=len(np.unique(points, axis=0)),
+        radius=radius,
+        extents=(shares[0], shares[1], shares[2]),
+        flat=bool(sides.min() < FLAT * sides.max()) or radius == 0.0,
+        digest=content_hash(rounded),
+        mesh=mesh,
+    )
