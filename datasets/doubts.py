@@ -10,10 +10,11 @@ import numpy as np
 AXES = ("x", "y", "z")
 NO_DATA = frozenset(
     float(np.float32(value))
-    for value in (-9999, 9999, -99999, 99999, -999999, -32768, 32767, 65535)  # ESRI, SRTM, sensors of 16 bits
-    + (-(2**31), 2**31 - 1, -2147483.648, 2147483.647, -21474836.48, 21474836.47)  # int32, as LAS scales it
-    + (1e10, -1e10, 1e20, -1e20, 1e30, -1e30)
-    + (1.70141e38, 1.70141183460469e38, 3.4028234663852886e38, -3.4028234663852886e38)  # Surfer, GDAL
+    for value in (
+        *(-9999, 9999, -99999, 99999, -999999, -32768, 32767, 65535),  # ESRI, SRTM, sensors of 16 bits
+        *(-(2**31), 2**31 - 1, -2147483.648, 2147483.647, -21474836.48, 21474836.47),  # int32, as LAS scales it
+        *(1e10, -1e10, 1e20, -1e20, 1e30, -1e30, 1.70141e38, -3.4028234663852886e38, 3.4028234663852886e38),  # GDAL
+    )
 )
 ZEROS = 3  # points at the origin before they are no chance
 NEAR = 0.01  # of the largest distance from the origin: nearer than that, other points surround it

@@ -18,7 +18,7 @@ LONGEST = 40  # characters of each
 _PLACES = "points?|pos|positions?|coords?|coordinates?|vertex|vertices|loc|location|world|global|xyz|pt|p"
 _UNITS = "m|mm|cm|km|ft|met(?:er|re)s?|utm|world|coord|coordinates?|pos|position"
 _AXIS = re.compile(rf"(?:(?P<place>{_PLACES})[\W_]*)?(?P<axis>[xyz])(?:[\W_]*(?:{_UNITS}))?")
-_COMPONENT = re.compile(rf"(?P<place>{_PLACES})[\W_]*(?P<axis>[0-3])")
+_COMPONENT = re.compile(rf"(?P<place>{_PLACES})[\W_]*(?P<axis>[0-3])\W*")
 _MAP = (
     ("e", "east", "easting", "eastings", "rechtswert"),
     ("n", "north", "northing", "northings", "hochwert"),
@@ -31,6 +31,12 @@ _OTHERS = (
 )
 _UNIT = re.compile(r"\s*[\[(](?!\d+[\])])[^\])]*[\])]")  # [m], (mm), but not the [0] of Points[0]
 _NUMBERED = re.compile(r"(?P<stem>.*?)[\W_]*(?P<number>\d+)[\W_]*")
+
+
+def columns_of_text(text: str) -> tuple[str | int, ...]:
+    """Columns as a command is given them: ``"Easting,Northing,Height"`` or ``"1,2,3"``."""
+    cells = [cell.strip() for cell in text.split(",")]
+    return tuple(int(cell) if cell.isascii() and cell.isdecimal() else cell for cell in cells)
 
 
 def without_units(line: str) -> str:
