@@ -12,7 +12,7 @@ import numpy as np
 from pointadapterx.datasets.base import check_choice
 from pointadapterx.datasets.doubts import Doubt, doubts_of, not_finite
 from pointadapterx.datasets.files import impostor
-from pointadapterx.datasets.formats import arrays, las, mesh, pcd, text
+from pointadapterx.datasets.formats import arrays, glb, las, mesh, obj, off, pcd, ply, stl, text
 from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
 from pointadapterx.errors import ConfigError, DataError
 
@@ -35,19 +35,19 @@ TEXT_SUFFIXES = (".asc", ".csv", ".pts", ".txt", ".xyz")
 READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
     ".asc": text.read,
     ".csv": text.read,
-    ".glb": mesh.read,
+    ".glb": glb.read,
     ".h5": arrays.read_hdf5,
     ".hdf5": arrays.read_hdf5,
     ".las": las.read,
     ".laz": las.read,
     ".npy": arrays.read_npy,
     ".npz": arrays.read_npz,
-    ".obj": mesh.read,
-    ".off": mesh.read,
+    ".obj": obj.read,
+    ".off": off.read,
     ".pcd": pcd.read,
-    ".ply": mesh.read,
+    ".ply": ply.read,
     ".pts": text.read,
-    ".stl": mesh.read,
+    ".stl": stl.read,
     ".txt": text.read,
     ".xyz": text.read,
 }
