@@ -93,6 +93,8 @@ class Folder(PointClouds):
         DataError: if there is no file, or files are damaged or have too few different points; how many is said.
     """
 
+    labels_optional = True
+
     @classmethod
     def has_labels(cls, root: str | Path | None = None) -> bool:
         """Of a table, or folders for the splits; a root that is not there is not known to have none."""

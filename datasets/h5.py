@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import torch
 
 from pointadapterx.datasets.checks import checked_labels, checked_points, moved_to_origin
-from pointadapterx.datasets.files import impostor
+from pointadapterx.datasets.hdf5 import open_h5, read_numbers, read_text, read_text_attribute
 from pointadapterx.errors import DataError
 
 
@@ -26,39 +24,8 @@ class H5Clouds:
     classes: list[str] | None
 
 
-def _text(values: np.ndarray) -> list[str]:
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
-
-
-def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
-    entry = file.get(key)
-    if not isinstance(entry, h5py.Dataset):
-        raise DataError(f"{path}: no data set '{key}' in it; it holds {', '.join(sorted(file)) or 'nothing'}")
-    return np.asarray(entry[()])
-
-
-@contextmanager
-def open_h5(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading.
-
-    Raises:
-        DataError: if it is not HDF5, or turns out truncated or damaged while it is read.
-    """
-    what = impostor(path)
-    if what is not None:
-        raise DataError(f"{path}: {what}")
-    if not h5py.is_hdf5(path):
-        raise DataError(f"{path}: this is not an HDF5 file, or its beginning is damaged; obtain it again")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: the file is truncated or damaged ({reason}); obtain it again") from error
-
-
-def _names(file: h5py.File, path: Path) -> list[str] | None:
-    return _text(_array(file, "name", path)) if "name" in file else None
+def _names(file: h5py.File) -> list[str] | None:
+    return read_text(file, "name") if "name" in file else None
 
 
 def _check_names(names: list[str] | None, num_clouds: int, path: Path) -> None:
@@ -76,8 +43,8 @@ def read_h5(path: Path, num_classes: int) -> H5Clouds:
             :mod:`pointadapterx.datasets.checks`.
     """
     with open_h5(path) as file:
-        data, label, names = _array(file, "data", path), _array(file, "label", path), _names(file, path)
-        classes = _text(np.asarray(file.attrs["classes"])) if "classes" in file.attrs else None
+        data, label, names = read_numbers(file, "data"), read_numbers(file, "label"), _names(file)
+        classes = read_text_attribute(file, "classes") if "classes" in file.attrs else None
     points = checked_points(data, str(path))
     labels = checked_labels(label, len(points), num_classes, str(path))
     _check_names(names, len(points), path)
@@ -96,7 +63,23 @@ def read_unlabelled_h5(path: Path, centre: bool) -> tuple[torch.Tensor, list[str
         DataError: as :func:`read_h5`, or if all points of a cloud are the same.
     """
     with open_h5(path) as file:
-        data, names = _array(file, "data", path), _names(file, path)
+        data, names = read_numbers(file, "data"), _names(file)
+    points = own_clouds(data, centre, path)
+    _check_names(names, len(points), path)
+    return points, names
+
+
+def own_clouds(data: np.ndarray, centre: bool, path: Path) -> torch.Tensor:
+    """``data (n, N, 3)`` of one's own as float32; what is float64 is changed in place.
+
+    Args:
+        data: as read.
+        centre: see :func:`read_unlabelled_h5`.
+        path: the file, for messages.
+
+    Raises:
+        DataError: as :func:`~pointadapterx.datasets.checks.checked_points`, or if all points of a cloud are the same.
+    """
     if centre and data.dtype.str[1:] == "f8" and data.ndim == 3 and 0 not in data.shape:
         for cloud in data:  # one by one: the temporaries of all would need twice the memory again
             cloud[...] = moved_to_origin(cloud)
@@ -107,5 +90,4 @@ def read_unlabelled_h5(path: Path, centre: bool) -> tuple[torch.Tensor, list[str
             f"{path}: all points of cloud {int(spots[0])} are the same ({len(spots)} of {len(points)} clouds are such "
             "spots); leave them out of the file"
         )
-    _check_names(names, len(points), path)
-    return points, names
+    return points

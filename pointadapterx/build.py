@@ -227,7 +227,7 @@ def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
         DataError: if files are missing or damaged, or there are too few clouds.
     """
     settings, probe = config["eval"], config["pretrain"]["probe"]
-    labels = {"labels": False} if config["data"]["name"] == "folder" else {}  # they are not used: read everything
+    labels = {"labels": False} if DATASETS[config["data"]["name"]].labels_optional else {}  # unused: read everything
     clouds = _clouds(config, _read_split(config, "train", **labels))
     held_out = _held_out(clouds, settings["val_fraction"], settings["split_seed"])
     if held_out.all():

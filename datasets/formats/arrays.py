@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pointadapterx.datasets.h5 import open_h5
+from pointadapterx.datasets.hdf5 import open_h5, read_numbers
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -24,7 +24,7 @@ def read_npz(path: Path) -> np.ndarray:
 def read_hdf5(path: Path) -> np.ndarray:
     """The data set that holds the points."""
     with open_h5(path) as file:
-        return np.asarray(file[_entry(file.keys())])
+        return read_numbers(file, _entry(file.keys()))
 
 
 def _entry(names: Collection[str]) -> str:
