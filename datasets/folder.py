@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.progress import Progress
 from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice, check_split
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
+from pointadapterx.datasets.doubts import Doubt
 from pointadapterx.datasets.h5 import find_h5, read_unlabelled_h5
 from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.layouts import find_layout
@@ -28,7 +30,16 @@ from pointadapterx.datasets.listings import (
     list_layout,
     list_table,
 )
-from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, MISSING_TRIMESH, read_cloud, trimesh_version
+from pointadapterx.datasets.point_files import (
+    AS_FILES_SAY,
+    KINDS,
+    MESH_SUFFIXES,
+    MISSING_TRIMESH,
+    Cloud,
+    Reading,
+    load_cloud,
+    trimesh_version,
+)
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import ConfigError, DataError
@@ -46,7 +57,7 @@ LABELLED = (
     "put files into {base}/{{train,test}}/<class>/ or {base}/<class>/, or list them in a CSV file with the columns "
     "file,label,split"
 )
-CACHE_FORMAT = "2"
+CACHE_FORMAT = "3"
 
 
 @DATASETS.register("folder")
@@ -77,6 +88,9 @@ class Folder(PointClouds):
         up: axis of the files that points up, ``"x"``, ``"y"`` or ``"z"``. Clouds are turned so that it becomes y.
         stored_points: points kept of a file of a folder, 2048 by default. An HDF5 file's clouds stay as they are.
         suffixes: kinds of files to read in a folder, for example ``["ply", "off"]``; all of the above by default.
+        columns: of x, y and z in text files, by name or by number from 0; by default as the files name them.
+        nan: ``"error"`` refuses files with NaN or infinite coordinates. By default such points are dropped, with a
+            warning that counts them.
         labels: False reads everything below a folder without labels, those of folders of classes too.
         workers: processes that read files; all CPU cores by default, one for few files.
 
@@ -126,6 +140,8 @@ class Folder(PointClouds):
         up: str = "y",
         stored_points: int | None = None,
         suffixes: Sequence[str] | None = None,
+        columns: Sequence[str | int] | None = None,
+        nan: str | None = None,
         labels: bool = True,
         workers: int | None = None,
     ) -> None:
@@ -140,12 +156,14 @@ class Folder(PointClouds):
             check_choice(suffix, KINDS, "data.suffixes")
         listing = list_files(base, split, suffixes, labels)
         if listing is None:
-            points, names = _read_file(base, normalize, {"stored_points": stored_points, "suffixes": suffixes})
+            for_folders = {"stored_points": stored_points, "suffixes": suffixes, "columns": columns, "nan": nan}
+            points, names = _read_file(base, normalize, for_folders)
             listing, source = _unlabelled(base, names, len(points)), base
         else:
             if listing.said:
                 logger.warning("%s", listing.said)
-            reader = CloudReader(listing.root, stored_points or STORED_POINTS, normalize)
+            reading = Reading.of(columns, nan)
+            reader = CloudReader(listing.root, stored_points or STORED_POINTS, normalize, reading=reading)
             names, cache = listing.names, None if cache_dir is None else Path(cache_dir)
             points, source = _read_files(reader, names, listing.label, cache, workers)
         super().__init__(
@@ -218,24 +236,30 @@ class CloudReader:
         num_points: points of a cloud.
         centre: clouds will be normalised; see :func:`~pointadapterx.datasets.checks.moved_to_origin`.
         by_name: the draw of a mesh's points depends on its name; False: it is the same for every mesh.
+        reading: what the user says of the files.
     """
 
     root: Path
     num_points: int
     centre: bool
     by_name: bool = True
+    reading: Reading = AS_FILES_SAY
 
-    def __call__(self, name: str) -> np.ndarray | str:
+    def __call__(self, name: str) -> Cloud | str:
         """``(m, 3)`` float32, or what is wrong with the file; ``m`` is below ``num_points`` where it has too few."""
         path = self.root / name
+        seed = derive_seed("surface", name if self.by_name else "")
         try:
-            points = read_cloud(path, self.num_points, derive_seed("surface", name if self.by_name else ""))
+            return self.reduce(load_cloud(path, self.num_points, seed, self.reading), str(path))
         except DataError as error:
             return str(error)
-        return self.reduce(points, str(path))
 
-    def reduce(self, points: np.ndarray, where: str) -> np.ndarray | str:
+    def reduce(self, cloud: Cloud, where: str) -> Cloud | str:
         """Finite coordinates ``(n, 3)`` float64 -> as :meth:`__call__`; ``where`` they are from, for the message."""
+        points = self._reduced(cloud.points, where)
+        return points if isinstance(points, str) else Cloud(points, cloud.doubts)
+
+    def _reduced(self, points: np.ndarray, where: str) -> np.ndarray | str:
         if self.centre:
             points = moved_to_origin(points)
         if not (np.abs(points) < LARGEST).all():
@@ -251,7 +275,7 @@ class CloudReader:
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Hash of everything that determines the clouds of ``names``."""
-        parts = [CACHE_FORMAT, f"{self.num_points} {self.centre} {trimesh_version()}"]
+        parts = [CACHE_FORMAT, f"{self.num_points} {self.centre} {trimesh_version()} {self.reading}"]
         for name in names:
             stat = (self.root / name).stat()
             parts.append(f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
@@ -288,16 +312,26 @@ def _read_clouds(reader: CloudReader, names: Sequence[str], workers: int | None)
     points = torch.empty(len(names), reader.num_points, 3)
     problems: dict[str, str] = {}
     short: dict[str, int] = {}
+    doubts: dict[str, list[tuple[str, Doubt]]] = defaultdict(list)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"Reading {len(names)} files", total=len(names))
         for name, out, cloud in zip(names, points, map_in_order(reader, names, BLOCK, workers), strict=True):
+            progress.advance(task)
             if isinstance(cloud, str):
                 problems[name] = cloud
-            elif len(cloud) < reader.num_points:
-                short[name] = len(cloud)
+                continue
+            for doubt in cloud.doubts:
+                doubts[doubt.kind].append((name, doubt))
+            if len(cloud.points) < reader.num_points:
+                short[name] = len(cloud.points)
             else:
-                out.copy_(torch.from_numpy(cloud))
-            progress.advance(task)
+                out.copy_(torch.from_numpy(cloud.points))
+    for found in doubts.values():
+        name, doubt = found[0]
+        others = f", and so {len(found) - 1} more" if len(found) > 1 else ""
+        logger.warning(
+            "%s: %s (%s%s); `pointadapterx doctor` lists them", reader.root / name, doubt.text, doubt.kind, others
+        )
     if problems:
         first = next(iter(problems.values()))
         raise DataError(

@@ -190,7 +190,7 @@ def _read_split(config: Mapping[str, Any], split: Literal["train", "test"], **op
 
 def reading_options(data: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a ``data`` section that decide what is read, where they are set."""
-    keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes")
+    keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes", "columns", "nan")
     return {key: data[key] for key in keys if data[key] is not None}
 
 

@@ -70,7 +70,6 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: (r / "test/cup/0.npy").write_bytes(b"version https://git-lfs.github.com/spec/v1"),
         "Git LFS pointer",
     ),
-    "not finite": (lambda r: rewrite(r / "test/cup/1.npy", with_nan), "point 6 has NaN or infinite coordinates"),
     "too few points": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p[:40]), "fewer than 64 different points"),
     "sparse": (lambda r: rewrite(r / "train/cup/1.npy", lambda p: p[:500]), "fewer than 2048 different points"),
     "padding": (
@@ -111,6 +110,32 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([p, [[1e4, 0, 0]]])),
         "more than 30 times larger or smaller",
     ),
+    "lone points": (
+        lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([p, [[50, 0, 0]], [[0, 40, 0]]])),
+        "train/cup/1.npy: 2 of 2102 points lie 5 times farther out than 99 % of them",
+    ),
+    "no data": (
+        lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([p, np.full((17, 3), (0.1, 0, -9999))])),
+        "train/cup/1.npy: 17 of 2117 points have z = -9999, which stands for no data",
+    ),
+    "no echo": (
+        lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([np.zeros((40, 3)), p + 9])),
+        "train/cup/1.npy: 40 of 2140 points are (0, 0, 0) and no other is near",
+    ),
+    "float32": (
+        lambda r: rewrite(r / "train/cup/1.npy", lambda p: (3 * p + (5e5, 4.5e6, 100)).astype(np.float32)),
+        "different values of y among 2100 points: float32, with steps of 0.5 at 4500002, has spoilt the coordinates",
+    ),
+}
+NOTES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "not finite": (
+        lambda r: rewrite(r / "test/cup/1.npy", with_nan),
+        "test/cup/1.npy: 1 of 2100 points have NaN or infinite coordinates and are left out",
+    ),
+    "grid": (
+        lambda r: rewrite(r / "test/cup/1.npy", lambda p: np.stack([p[:, 0], p[:, 1].round(1), p[:, 2]], axis=1)),
+        "different values of y among 2100 points",
+    ),
 }
 
 
@@ -121,6 +146,36 @@ def test_a_planted_defect_is_found(defect: str, healthy: Path) -> None:
     found = findings(healthy)
     assert any(expected in text for text in found), found
     assert main(["doctor", str(healthy), "--workers", "1"]) == 1
+
+
+@pytest.mark.parametrize("kind", NOTES)
+def test_what_may_be_meant_is_a_note(kind: str, healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant, expected = NOTES[kind]
+    plant(healthy)
+    assert any(expected in text for text in findings(healthy))
+    assert main(["doctor", str(healthy), "--workers", "1"]) == 0
+    assert "note: test/cup/1.npy: " in capsys.readouterr().out
+    assert main(["doctor", str(healthy), "--workers", "1", "--nan", "error"]) == (1 if kind == "not finite" else 0)
+
+
+def test_clouds_with_far_points_are_not_taken_for_the_same(healthy: Path) -> None:
+    for split in COUNTS:
+        each(healthy, split, lambda p: np.concatenate([p, [[-9999.0, -9999.0, -9999.0], [1e7, 0, 0]]]))
+    found = findings(healthy)
+    assert not any("same cloud" in text or "copies" in text for text in found), found
+    assert "22 more clouds with values for no data" in found
+    assert "22 more clouds with lone far points" in found
+
+
+def test_columns_are_named(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in sorted(healthy.rglob("*.npy")):
+        np.savetxt(path.with_suffix(".csv"), np.load(path), delimiter=",", header="a,b,c", comments="")
+        path.unlink()
+    assert main(["doctor", str(healthy), "--workers", "1"]) == 1
+    assert "of which no three are known as x, y and z; say which are" in capsys.readouterr().out
+    assert main(["doctor", str(healthy), "--workers", "1", "--columns", "a,b,c"]) == 0
+    assert main(["doctor", str(healthy), "--workers", "1", "--columns", "a,b"]) == 2
+    assert "need three different columns" in capsys.readouterr().err
 
 
 def test_a_table_and_a_folder_without_labels(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pointadapterx.datasets.base import SPLITS
+from pointadapterx.datasets.doubts import Doubt
 from pointadapterx.datasets.folder import AXES, DISTINCT
 from pointadapterx.doctor.examined import Entry, Examined
 
@@ -40,7 +41,7 @@ def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int) -> list[Find
     """
     good = [(entry, entry.found) for entry in entries if isinstance(entry.found, Examined)]
     findings: list[Finding] = []
-    for check in (_unreadable, _labels, _points, _shapes, _duplicates, _splits):
+    for check in (_unreadable, _labels, _doubts, _points, _shapes, _duplicates, _splits):
         findings += check(entries, good, wanted, groups)
     return findings
 
@@ -89,6 +90,19 @@ def _labels(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> I
     for names in alike.values():
         if len(names) > 1:
             yield Finding(f"classes that may be one: {', '.join(sorted(names))}", "name them alike, if they are")
+
+
+def _doubts(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
+    by_kind: dict[str, list[tuple[Entry, Doubt]]] = defaultdict(list)
+    for entry, found in good:
+        for doubt in found.doubts:
+            by_kind[doubt.kind].append((entry, doubt))
+    for kind, doubts in by_kind.items():
+        for entry, doubt in doubts[:SHOWN]:
+            yield Finding(f"{entry.name}: {doubt.text}", doubt.fix, doubt.note)
+        if len(doubts) > SHOWN:
+            _, last = doubts[-1]
+            yield Finding(f"{len(doubts) - SHOWN} more clouds with {kind}", last.fix, last.note)
 
 
 def _points(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:

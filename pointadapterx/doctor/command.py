@@ -12,6 +12,8 @@ from rich.table import Table
 from pointadapterx.datasets import DATASETS, build_dataset
 from pointadapterx.datasets.base import SPLITS, PointClouds
 from pointadapterx.datasets.folder import STORED_POINTS
+from pointadapterx.datasets.formats.columns import columns_of_text
+from pointadapterx.datasets.point_files import Reading
 from pointadapterx.doctor.checks import diagnose
 from pointadapterx.doctor.examined import Entry, Examined
 from pointadapterx.doctor.reading import entries_of, read_entries
@@ -55,13 +57,24 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
         "--stored-points", type=int, default=STORED_POINTS, help=f"data.stored_points (default {STORED_POINTS})"
     )
     parser.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
+    parser.add_argument(
+        "--columns",
+        type=columns_of_text,
+        metavar="X,Y,Z",
+        help="data.columns: those of text files that are x, y and z, names or numbers from 0",
+    )
+    parser.add_argument(
+        "--nan",
+        choices=["drop", "error"],
+        help="data.nan: what to do about NaN or infinite coordinates (default: drop)",
+    )
     parser.add_argument("--workers", type=int, help="processes that read files (default: all cores)")
     options = parser.parse_args(argv)
     if options.path is None and options.name is None:
         parser.error("give a folder or a table of files, or --name for a data set")
     try:
         if options.name is None:
-            entries = list(read_entries(options.path, options.workers))
+            entries = list(read_entries(options.path, options.workers, Reading.of(options.columns, options.nan)))
         else:
             entries = []
             for split in SPLITS:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pointadapterx.datasets.base import SPLITS, PointClouds
+from pointadapterx.datasets.doubts import doubts_of
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import BLOCK, STORED_POINTS
 from pointadapterx.datasets.hashing import derive_seed
 from pointadapterx.datasets.listings import TABLE_SUFFIX, list_table
-from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, read_cloud
+from pointadapterx.datasets.point_files import AS_FILES_SAY, KINDS, MESH_SUFFIXES, Cloud, Reading, load_cloud
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.doctor.examined import Entry, Examined, examine
 from pointadapterx.errors import DataError
@@ -24,18 +25,24 @@ class _Reader:
     """Examines the file of a name; picklable, for other processes."""
 
     root: Path
+    reading: Reading
 
     def __call__(self, name: str) -> Examined | str:
         path = self.root / name
         mesh = path.suffix.lower() in MESH_SUFFIXES
         try:  # one draw for all meshes, so that copies stay copies
-            return examine(read_cloud(path, STORED_POINTS, derive_seed("surface", "")), mesh=mesh)
+            return examine(load_cloud(path, STORED_POINTS, derive_seed("surface", ""), self.reading), mesh=mesh)
         except DataError as error:
             return str(error)
 
 
-def read_entries(path: Path, workers: int | None = None) -> Iterator[Entry]:
+def read_entries(path: Path, workers: int | None = None, reading: Reading = AS_FILES_SAY) -> Iterator[Entry]:
     """Clouds of a folder (with folders of classes for each split, or without labels) or of a table of files.
+
+    Args:
+        path: of the folder or table.
+        workers: processes that read; None: one a core.
+        reading: what the user says of the files.
 
     Raises:
         DataError: if there is nothing to examine.
@@ -45,7 +52,9 @@ def read_entries(path: Path, workers: int | None = None) -> Iterator[Entry]:
         raise DataError(f"{path}: no file that is read in it ({' '.join(KINDS)})")
     root = path if path.is_dir() else path.parent
     names = [name for name, _, _ in listed]
-    for (name, split, label), found in zip(listed, map_in_order(_Reader(root), names, BLOCK, workers), strict=True):
+    for (name, split, label), found in zip(
+        listed, map_in_order(_Reader(root, reading), names, BLOCK, workers), strict=True
+    ):
         yield Entry(name, split, label, found)
 
 
@@ -79,5 +88,8 @@ def entries_of(data: PointClouds) -> Iterator[Entry]:
         cloud = points.double().numpy()
         bad = not bool(np.isfinite(cloud).all())
         yield Entry(
-            name, data.split, data.classes[label], "holds values that are not finite" if bad else examine(cloud)
+            name,
+            data.split,
+            data.classes[label],
+            "holds values that are not finite" if bad else examine(Cloud(cloud, doubts_of(cloud))),
         )

@@ -270,7 +270,7 @@ def test_the_kinds_of_a_config(tmp_path: Path) -> None:
     config = small_pretraining(tmp_path, data=data, pretrain={"probe": {"every": 0}})
     assert len(build_pretraining_data(config).train) == 1
     for suffixes, says in (
-        ("[plyy]", "unknown kind 'plyy'; did you mean 'ply'? Known: csv, "),
+        ("[plyy]", "unknown kind 'plyy'; did you mean 'ply'? Known: asc, csv, "),
         ("[]", "List should have at least 1 item"),
     ):
         with pytest.raises(ConfigError) as error:
@@ -402,7 +402,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "broken row": (write("x.csv", b"1,2,3\n1,?,3\n"), "x.csv: cannot be read as .csv"),
     "no row": (write("x.csv", b"x,y,z\n"), "x.csv: there is no point or face in it"),
     "binary text": (write("x.pts", b"\x89\xff\xfe\x00"), "x.pts: cannot be read as .pts"),
-    "NaN": (write("x.xyz", b"1 2 3\n1 nan 3\n"), "x.xyz: point 2 has NaN or infinite"),
+    "NaN": (write("x.xyz", b"1 nan 3\n1 nan 3\n"), "x.xyz: all 2 points have NaN or infinite"),
     "beyond float32": (write("x.xyz", b"1 2 3\n1 1e99 3\n"), "x.xyz: coordinates beyond 1e+18, whose distances"),
     "pickled array": (lambda root: np.save(root / "x.npy", np.array([{}])), "x.npy: cannot be read as .npy"),
     "text array": (lambda root: np.save(root / "x.npy", np.full((40, 3), "a")), "expected numbers (points, 3 or more)"),
@@ -494,7 +494,9 @@ def test_wrong_roots(tmp_path: Path) -> None:
         build_dataset("folder", "train")
     with pytest.raises(DataError, match=r"nowhere: does not exist; set data\.root"):
         build_dataset("folder", "train", root=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no point file or mesh in it or below \(csv glb .* xyz\), only nothing; set"):
+    with pytest.raises(
+        DataError, match=r"no point file or mesh in it or below \(asc csv glb .* xyz\), only nothing; set"
+    ):
         build(tmp_path)
     np.save(tmp_path / "a.npy", POINTS)
     with pytest.raises(DataError, match=r"a\.npy: data\.root is a folder, a CSV or an HDF5 file"):
@@ -516,7 +518,7 @@ def test_wrong_options(tmp_path: Path) -> None:
         build_dataset("folder", "test", root=tmp_path)
     with pytest.raises(ConfigError, match=r"data\.up 'w' is unknown\. Known: x, y, z"):
         build(tmp_path, up="w")
-    with pytest.raises(ConfigError, match=r"data\.suffixes '\.npy' is unknown; did you mean 'npy'\? Known: csv, "):
+    with pytest.raises(ConfigError, match=r"data\.suffixes '\.npy' is unknown; did you mean 'npy'\? Known: asc, csv, "):
         build(tmp_path, suffixes=[".npy"])
     with pytest.raises(ConfigError, match="folder has no variants"):
         build(tmp_path, variant="a")

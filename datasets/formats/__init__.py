@@ -1,0 +1,1 @@
+"""Formats of point files and meshes, one module each: ``read(path)`` gives a file's points or its surface."""

@@ -1,0 +1,149 @@
+"""Laser scans, compressed or not: las, laz.
+
+laspy believes a header, so its numbers are compared with the file before. Layout: LAS specification 1.4, R15.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
+from pointadapterx.optional import need
+
+VLR, EVLR = 54, 60  # bytes before the content of a record of variable length
+HEADERS = {(1, minor): size for minor, size in enumerate((227, 227, 227, 235, 375))}
+RECORDS = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)  # smallest point of each format
+AT_ONCE = 1_000_000  # points
+VARIABLE = 0xFFFFFFFF  # size of chunks that says that each has its own
+
+
+@dataclass(frozen=True)
+class Header:
+    """What of a header counts or measures, in bytes and points."""
+
+    size: int
+    offset: int
+    num_vlrs: int
+    point_format: int
+    compressed: bool
+    record: int
+    points: int
+    end: int
+
+
+def read(path: Path) -> np.ndarray:
+    """All points ``(n, 3)`` float64, scaled and moved as the header says.
+
+    Raises:
+        DataError: without laspy.
+        ValueError: if the file has not what its header declares.
+    """
+    laspy = need("laspy", f"{path}: is read by laspy", "scans")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = _header(file.read(max(HEADERS.values())), size)
+        file.seek(0)
+        laszip = _laszip(file.read(header.offset), header)
+        if header.compressed:
+            _check_chunks(file, header, laszip, size)
+    if header.points == 0:
+        return np.empty((0, 3))
+    try:
+        with laspy.open(path, read_evlrs=False) as scan:
+            if not np.all(scan.header.scales):
+                raise ValueError(f"its scales are {scan.header.scales.tolist()}, which make all points one")
+            points = np.concatenate([_coordinates(part) for part in scan.chunk_iterator(AT_ONCE)])
+    except BaseException as error:  # a panic of the decompressor is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"its compressed points are damaged: {error}") from error
+    if len(points) != header.points:
+        raise ValueError(f"its header declares {header.points} points, and {len(points)} are there")
+    return points
+
+
+def _coordinates(part: Any) -> np.ndarray:
+    return np.stack([np.asarray(part.x), np.asarray(part.y), np.asarray(part.z)], axis=1)
+
+
+def _header(head: bytes, size: int) -> Header:
+    if head[:4] != b"LASF":
+        raise ValueError("it does not begin with LASF")
+    if len(head) < HEADERS[1, 0]:
+        raise ValueError(f"its {size} bytes are no whole header")
+    version = (head[24], head[25])
+    header_size, offset, num_vlrs, kind, record, points = struct.unpack_from("<HIIBHI", head, 94)
+    if version not in HEADERS:
+        raise ValueError(f"its version is {version[0]}.{version[1]}, expected 1.0 to 1.4")
+    if not HEADERS[version] <= header_size <= offset <= size:
+        raise ValueError(
+            f"its header has {header_size} bytes and its points begin at byte {offset}, expected at least "
+            f"{HEADERS[version]} and at most the file's {size}"
+        )
+    end = size
+    if version >= (1, 3):
+        (waveforms,) = struct.unpack_from("<Q", head, 227)
+        end = min(end, waveforms) if waveforms else end
+    if version >= (1, 4):
+        evlr, num_evlrs, all_points = struct.unpack_from("<QIQ", head, 235)
+        if num_evlrs and evlr + num_evlrs * EVLR > size:
+            raise ValueError(f"its header declares {num_evlrs} extended records from byte {evlr}, of {size} bytes")
+        if points not in (0, all_points):
+            raise ValueError(f"its header declares {all_points} points, and {points} for older programs")
+        end, points = min(end, evlr) if num_evlrs else end, all_points
+    compressed, kind = kind >= 64, kind & 63  # the highest bits say that the points are compressed
+    if kind >= len(RECORDS) or record < RECORDS[kind]:
+        raise ValueError(f"its points are of format {kind} in {record} bytes each, which cannot be")
+    if not compressed:
+        there = max(0, end - offset) // record
+        if there != points:
+            raise ValueError(f"its header declares {points} points, and {there} are there")
+    return Header(header_size, offset, num_vlrs, kind, compressed, record, points, end)
+
+
+def _laszip(head: bytes, header: Header) -> bytes | None:
+    """Walks the records before the points; the content of the one that describes the compression."""
+    place, found = header.size, None
+    for number in range(header.num_vlrs):
+        if place + VLR > header.offset:
+            raise ValueError(f"its header declares {header.num_vlrs} records before the points, and {number} are there")
+        user, kind, length = struct.unpack_from("<16sHH", head, place + 2)
+        place += VLR
+        if place + length > header.offset:
+            raise ValueError(f"record {number + 1} of {header.num_vlrs} has {length} bytes, beyond the first point")
+        if (user.rstrip(b"\0"), kind) == (b"laszip encoded", 22204):
+            found = head[place : place + length]
+        place += length
+    return found
+
+
+def _check_chunks(file: BinaryIO, header: Header, laszip: bytes | None, size: int) -> None:
+    """That the compressed data can be what they are said to be, before memory is taken for them."""
+    if laszip is None or len(laszip) < 34:
+        raise ValueError("its points are compressed, and no record says how")
+    chunk, (items,) = struct.unpack_from("<I", laszip, 12)[0], struct.unpack_from("<H", laszip, 32)
+    sizes = [size for _, size, _ in struct.iter_unpack("<HHH", laszip[34 : 34 + (len(laszip) - 34) // 6 * 6])][:items]
+    if len(sizes) != items or sum(sizes) != header.record:
+        raise ValueError(f"its points have {header.record} bytes each, and are compressed from {sum(sizes)}")
+    packed = header.end - header.offset
+    if header.points * header.record > max(SMALL, EXPANSION * packed):
+        raise ValueError(f"its header declares {header.points} points, which cannot be in {packed} bytes")
+    if packed < 8:
+        raise ValueError(f"its header declares {header.points} points, and {packed} bytes follow")
+    file.seek(header.offset)
+    (table,) = struct.unpack("<q", file.read(8))
+    if table == -1:  # written by a program that could not go back: the place is at the end
+        file.seek(size - 8)
+        (table,) = struct.unpack("<q", file.read(8))
+    if not header.offset + 8 <= table <= size - 8:
+        raise ValueError(f"its table of chunks is said to be at byte {table} of {size}; the file is cut")
+    file.seek(table)
+    _, chunks = struct.unpack("<II", file.read(8))
+    fits = chunk == VARIABLE or (chunk > 0 and (header.points + chunk - 1) // chunk == chunks)
+    if not fits or chunks > packed // header.record:
+        raise ValueError(f"its header declares {header.points} points, and {chunks} chunks of {chunk} are there")
