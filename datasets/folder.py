@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice, check_split
+from pointadapterx.datasets.base import DATASETS, UNLABELLED, PointClouds, check_choice, check_split
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
 from pointadapterx.datasets.doubts import Doubt
@@ -224,7 +224,7 @@ def list_files(base: Path, split: str, suffixes: Sequence[str] | None, labels: b
 
 
 def _unlabelled(base: Path, names: list[str] | None, count: int) -> Listing:
-    return Listing(base, names or [], torch.zeros(count, dtype=torch.int64), ["unlabelled"], None)
+    return Listing(base, names or [], torch.zeros(count, dtype=torch.int64), UNLABELLED, None)
 
 
 @dataclass(frozen=True)
@@ -302,10 +302,15 @@ def _read_files(
     meshes = [name for name in names if Path(name).suffix.lower() in MESH_SUFFIXES]
     if meshes and trimesh_version() is None:
         raise DataError(f"{reader.root / meshes[0]}: {MISSING_TRIMESH}")
-    file_name = f"pointadapterx-{label}{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"
-    cache = cache_path(reader.root, file_name, cache_dir)
-    points, is_cached = cached_points(cache, reader.fingerprint(names), lambda: _read_clouds(reader, names, workers))
+    cache, made_from = cache_of(reader, names, label, cache_dir)
+    points, is_cached = cached_points(cache, made_from, lambda: _read_clouds(reader, names, workers))
     return points, cache if is_cached else reader.root
+
+
+def cache_of(reader: CloudReader, names: Sequence[str], label: str, cache_dir: Path | None) -> tuple[Path, str]:
+    """Cache of the clouds of files, in whose name ``label`` stands, and hash of what they are made from."""
+    name = f"pointadapterx-{label}{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"
+    return cache_path(reader.root, name, cache_dir), reader.fingerprint(names)
 
 
 def _read_clouds(reader: CloudReader, names: Sequence[str], workers: int | None) -> torch.Tensor:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import torch
 
-from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice, check_split
+from pointadapterx.datasets.base import DATASETS, UNLABELLED, PointClouds, check_choice, check_split
 from pointadapterx.datasets.checks import check_classes, checked_labels
 from pointadapterx.datasets.folder import AXES
 from pointadapterx.datasets.h5 import EXPECTED, find_h5, own_clouds
@@ -71,7 +71,7 @@ class LabelledH5(PointClouds):
         files = find_h5(base)
         used = (parts_of_split(split, files) or ("train",)) if labels else ("train",)
         paths = [path for part in used for path in files[part]]
-        classes = read_classes(files) if labels else ["unlabelled"]
+        classes = read_classes(files) if labels else UNLABELLED
         content = _joined([_read(path, len(classes) if labels else None, normalize) for path in paths], paths)
         validation = None
         if used == ("train", "val"):

@@ -143,10 +143,8 @@ def find_layout(root: Path) -> Layout:
         return _by_parts(root, parts, divided, folders)
     classes = [name for name in folders if _holds_clouds(root / name)]
     if len(classes) < 2:
-        only = (
-            f"{classes[0]}/ alone holds clouds, as data.root it may be right" if classes else "no folder holds clouds"
-        )
-        return Layout(root, "plain", {}, [], only)
+        why = f"{classes[0]}/ is its only folder of clouds" if classes else "none of its folders holds clouds"
+        return Layout(root, "plain", {}, [], why)
     of_parts = [name for name in classes if name in parts]
     if len(of_parts) > 1:
         others = [name for name in classes if name not in parts]
