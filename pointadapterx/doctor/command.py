@@ -54,7 +54,10 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
     parser.add_argument("--name", choices=names, help="a data set, checked as its reader does besides")
     parser.add_argument("--variant", help="of the data set")
     parser.add_argument(
-        "--stored-points", type=int, default=STORED_POINTS, help=f"data.stored_points (default {STORED_POINTS})"
+        "--stored-points",
+        type=int,
+        default=STORED_POINTS,
+        help=f"data.stored_points of files (default {STORED_POINTS})",
     )
     parser.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
     parser.add_argument(
@@ -95,11 +98,12 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
 
 
 def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
-    said, refused = list[str](), ""
+    said, refused, wanted = list[str](), "", options.stored_points
     if options.name is not None or is_h5(options.path):
         if options.name is None:
             said.append(f"{options.path}: read as data.name=h5")
         entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled)
+        wanted = max((entry.found.points for entry in entries if isinstance(entry.found, Examined)), default=wanted)
     else:
         for suffix in options.suffixes or ():
             check_choice(suffix, KINDS, "--suffixes")
@@ -113,7 +117,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
         )
         plan = plan_reading(options.path, how)
         entries, said, refused = examine_files(plan, how), plan.said, plan.refused
-    findings = diagnose(entries, wanted=options.stored_points, groups=options.groups)
+    findings = diagnose(entries, wanted=wanted, groups=options.groups)
     if refused and all(finding.note for finding in findings):
         findings.append(Finding(refused, "training would stop at it"))
     return entries, [*findings, *(Finding(text, "nothing to do, if it is meant so", note=True) for text in said)]

@@ -196,7 +196,8 @@ def examine_files(plan: Plan, options: Options) -> list[Entry]:
     beside it: the same files are read once, whichever command comes first to need them.
     """
     entries: list[Entry] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("Examining files", total=sum(len(batch.names) for batch in plan.batches))
         for batch in plan.batches:
             examined = []
