@@ -57,7 +57,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
         "--stored-points",
         type=int,
         default=STORED_POINTS,
-        help=f"data.stored_points of files (default {STORED_POINTS})",
+        help=f"data.stored_points (default {STORED_POINTS})",
     )
     parser.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
     parser.add_argument(
