@@ -68,8 +68,9 @@ class Folder(PointClouds):
 
     A folder is searched with everything below it, through links too, except what begins with a dot. Meshes (glb,
     obj, off, ply, stl) are sampled uniformly over their surface, by a draw that depends on the file's path below
-    ``root`` alone; the parts of a scene are merged. Point files (csv, h5, npy, npz, ply, pts, txt, xyz; one cloud
-    each) are reduced by FPS. The result is cached. ``names`` are the paths below ``root``, in sorted order.
+    ``root`` alone; the parts of a scene are merged. Point files (asc, csv, h5, las, laz, npy, npz, pcd, ply, pts,
+    txt, xyz; one cloud each) are reduced by FPS. The result is cached. ``names`` are the paths below ``root``, in
+    sorted order.
 
     Args:
         split: ``"train"`` or ``"test"``, the latter where there are labels.

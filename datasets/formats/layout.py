@@ -113,10 +113,13 @@ def split(line: str, separator: str | None) -> list[str]:
     """Cells of a line, without quotes and the spaces around them."""
     line = line.rstrip("\r\n")
     if '"' in line or "'" in line:
-        line = line.replace("'", '"').strip(" " if separator else SPACES)
-        mark = separator or " "
-        line = line if separator else line.replace("\t", " ")
-        return [cell.strip(SPACES) for cell in next(csv.reader([line], delimiter=mark, skipinitialspace=True), [""])]
+        quoted = line.replace("'", '"').strip(" " if separator else SPACES)
+        quoted = quoted if separator else quoted.replace("\t", " ")
+        try:
+            cells = next(csv.reader([quoted], delimiter=separator or " ", skipinitialspace=True), [""])
+        except csv.Error:  # a cell of more than 128 KiB, for one
+            raise ValueError(f"{shown(line)} cannot be split into columns") from None
+        return [cell.strip(SPACES) for cell in cells]
     return line.split() if separator is None else [cell.strip(SPACES) for cell in line.split(separator)]
 
 

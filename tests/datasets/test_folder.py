@@ -433,6 +433,33 @@ def test_bad_files(tmp_path: Path, kind: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before  # no cache
 
 
+def test_points_that_are_not_finite_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.insert(POINTS, (3, 7), (np.nan, 0, np.inf), axis=0))
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(build(tmp_path).points[1], torch.from_numpy(POINTS).float())
+    assert f"{tmp_path / 'a.npy'}: 2 of 42 points have NaN or infinite coordinates and are left out" in caplog.text
+    assert "and so 1 more" in caplog.text
+    with pytest.raises(DataError, match=r"a\.npy: point 4 has NaN .* as 2 of 42 have; .* \(2 of 2 files"):
+        build(tmp_path, nan="error")
+    with pytest.raises(ConfigError, match=r"data\.nan 'drp' is unknown; did you mean 'drop'\?"):
+        build(tmp_path, nan="drp")
+
+
+def test_columns_of_text_files(tmp_path: Path) -> None:
+    write_text(tmp_path / "cloud.csv", np.hstack([POINTS[:, ::-1], POINTS]), ",", "a,b,c,d,e,f")
+    with pytest.raises(DataError, match="of which no three are known as x, y and z"):
+        build(tmp_path)
+    for columns in (["d", "e", "f"], [3, 4, 5]):
+        assert torch.equal(build(tmp_path, columns=columns).points[0], torch.from_numpy(POINTS).float())
+    flipped = build(tmp_path, columns=["a", "b", "c"])  # the cache of other columns is stale
+    assert torch.equal(flipped.points[0], torch.from_numpy(POINTS[:, ::-1].copy()).float())
+    config = small_pretraining(tmp_path, data={"name": "folder", "root": str(tmp_path), "columns": ["d", "e", 5]})
+    assert config["data"]["columns"] == ["d", "e", 5]
+    with pytest.raises(ConfigError, match=r"data\.columns: x, y and z need three different columns"):
+        check_config(config, "test", ["data.columns=[d,e]"])
+
+
 def test_bad_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
     mixed(tmp_path)
     for name in ("b/a.off", "x.off", "y.off"):
