@@ -38,6 +38,7 @@ _DIALECTS = (
     ("\t", "."),
     ("\t", ","),
     ("|", "."),
+    ("|", ","),
     (",", "."),
     (",", ","),
     (None, "."),
@@ -182,13 +183,15 @@ def _before_rows(lines: Sequence[str]) -> tuple[int | None, str | None, list[str
     """Index of the first row, the line of names before it, the comments before it, and the count of points."""
     names, comments, count = None, list[str](), None
     for index, line in enumerate(lines):
+        if not line.strip(SPACES):
+            continue
         if is_comment(line):
             comments.append(line)
         elif is_count(line):
             count = (int(line), index + 1)
         elif _is_row(line):
             return index, names, comments, count
-        elif line.strip(SPACES) and not (names and _UNITS.fullmatch(line)):
+        elif not (names and _UNITS.fullmatch(line)):
             names = line
     return None, names, comments, count
 
