@@ -61,6 +61,15 @@ def cached_points(cache: Path, made_from: str, make: Callable[[], torch.Tensor])
     return points, True
 
 
+def is_fresh(cache: Path, made_from: str) -> bool:
+    """Whether :func:`cached_points` would find points in it; what it holds is not looked at."""
+    try:
+        with h5py.File(cache, "r") as file:
+            return bool(file.attrs["made_from"] == made_from)
+    except (OSError, KeyError, RuntimeError, TypeError):
+        return False
+
+
 def _read(cache: Path, made_from: str) -> torch.Tensor | None:
     if not cache.is_file():
         return None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +15,15 @@ import torch
 
 from pointadapterx.datasets.checks import checked_labels, checked_points, moved_to_origin
 from pointadapterx.datasets.hdf5 import open_h5, read_numbers, read_text, read_text_attribute
+from pointadapterx.datasets.layouts import PARTS, part_of
 from pointadapterx.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".h5", ".hdf5")
+NAME = re.compile(rf"(?:ply_data_)?({'|'.join(PARTS)})[_-]?(\d*)", re.IGNORECASE)
+SHOWN = 5  # files that a message lists
+EXPECTED = "train.h5 and test.h5 (or train0.h5, train1.h5, ...), each with data (n, N, 3) and label (n,)"
 
 
 @dataclass(frozen=True)
@@ -91,3 +103,56 @@ def own_clouds(data: np.ndarray, centre: bool, path: Path) -> torch.Tensor:
             "spots); leave them out of the file"
         )
     return points
+
+
+def find_h5(root: Path) -> dict[str, list[Path]]:
+    """The files of each part that is there, of ``"train"``, ``"val"`` and ``"test"``, in order.
+
+    Raises:
+        DataError: if there is none to train on, or it is not clear which are meant.
+    """
+    if root.is_file() and root.suffix.lower() in SUFFIXES:
+        return {"train": [root]}
+    if not root.is_dir():
+        what = "is no HDF5 file (.h5, .hdf5)" if root.exists() else "does not exist"
+        raise DataError(f"{root}: {what}; set data.root to a folder with {EXPECTED}, or to one such file")
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    others = []
+    for path in files:
+        match = NAME.fullmatch(path.stem)
+        part = part_of(match[1]) if match else None
+        if match and part:
+            found[part][match[2]].append(path)
+        else:
+            others.append(path.name)
+    if "train" not in found:
+        listed = ", ".join(path.name for path in files[:SHOWN]) or "no HDF5 file"
+        raise DataError(
+            f"{root}: nothing to train on in it, only {listed}; expected {EXPECTED}, or one file as data.root"
+        )
+    if others:
+        logger.info("%s: HDF5 files of other names are left out (%s)", root, ", ".join(others[:SHOWN]))
+    return {part: _in_order(root, numbered) for part, numbered in found.items()}
+
+
+def _in_order(root: Path, numbered: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """Files of one part by their numbers.
+
+    Raises:
+        DataError: if two have the same, one has none, or one is missing.
+    """
+    names = [path.name for paths in numbered.values() for path in paths]
+    if any(len(paths) > 1 for paths in numbered.values()) or ("" in numbered and len(numbered) > 1):
+        raise DataError(f"{root}: {' and '.join(names[:SHOWN])} may each be meant; move all but the right ones away")
+    if "" in numbered:
+        return list(numbered[""])
+    order = sorted(numbered, key=int)
+    first = min(int(order[0]), 1)
+    missing = sorted(set(range(first, int(order[-1]) + 1)) - {int(number) for number in order})
+    if missing:
+        raise DataError(
+            f"{root}: of the files {names[0]} and so on, number {missing[0]} is missing, though "
+            f"{numbered[order[-1]][0].name} is there; obtain all of them"
+        )
+    return [numbered[number][0] for number in order]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +11,18 @@ import h5py
 import numpy as np
 import torch
 
-from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice, check_split
+from pointadapterx.datasets.base import DATASETS, UNLABELLED, PointClouds, check_choice, check_split
 from pointadapterx.datasets.checks import check_classes, checked_labels
 from pointadapterx.datasets.folder import AXES
-from pointadapterx.datasets.h5 import own_clouds
+from pointadapterx.datasets.h5 import EXPECTED, find_h5, own_clouds
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers, read_text, read_text_attribute
-from pointadapterx.datasets.layouts import PARTS, hold_out, part_of, parts_of_split, say_held_out
+from pointadapterx.datasets.layouts import held_out_text, hold_out, parts_of_split
 from pointadapterx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".h5", ".hdf5")
-NAME = re.compile(rf"(?:ply_data_)?({'|'.join(PARTS)})[_-]?(\d*)", re.IGNORECASE)
 MOST_COLUMNS = 16  # x, y, z, and normals, colours and the like; more are points in the place of columns
 SHOWN = 5  # classes or labels that a message lists
-EXPECTED = "train.h5 and test.h5 (or train0.h5, train1.h5, ...), each with data (n, N, 3) and label (n,)"
 
 
 @DATASETS.register("h5")
@@ -76,7 +71,7 @@ class LabelledH5(PointClouds):
         files = find_h5(base)
         used = (parts_of_split(split, files) or ("train",)) if labels else ("train",)
         paths = [path for part in used for path in files[part]]
-        classes = read_classes(files) if labels else ["unlabelled"]
+        classes = read_classes(files) if labels else UNLABELLED
         content = _joined([_read(path, len(classes) if labels else None, normalize) for path in paths], paths)
         validation = None
         if used == ("train", "val"):
@@ -85,7 +80,7 @@ class LabelledH5(PointClouds):
         if labels and not parts_of_split("test", files):
             held_out = hold_out(content.labels.tolist(), [str(number) for number in chosen.tolist()], content.groups)
             if split == "test":
-                say_held_out(base, held_out)
+                logger.warning("%s", held_out_text(base, held_out))
             chosen = torch.from_numpy(np.flatnonzero(held_out == (split == "test")))
         if labels and split == "train":
             _say_missing(content.labels[chosen], classes, base)
@@ -134,59 +129,6 @@ def _required(root: str | Path | None) -> Path:
     return Path(root)
 
 
-def find_h5(root: Path) -> dict[str, list[Path]]:
-    """The files of each part that is there, of ``"train"``, ``"val"`` and ``"test"``, in order.
-
-    Raises:
-        DataError: if there is none to train on, or it is not clear which are meant.
-    """
-    if root.is_file() and root.suffix.lower() in SUFFIXES:
-        return {"train": [root]}
-    if not root.is_dir():
-        what = "is no HDF5 file (.h5, .hdf5)" if root.exists() else "does not exist"
-        raise DataError(f"{root}: {what}; set data.root to a folder with {EXPECTED}, or to one such file")
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    others = []
-    for path in files:
-        match = NAME.fullmatch(path.stem)
-        part = part_of(match[1]) if match else None
-        if match and part:
-            found[part][match[2]].append(path)
-        else:
-            others.append(path.name)
-    if "train" not in found:
-        listed = ", ".join(path.name for path in files[:SHOWN]) or "no HDF5 file"
-        raise DataError(
-            f"{root}: nothing to train on in it, only {listed}; expected {EXPECTED}, or one file as data.root"
-        )
-    if others:
-        logger.info("%s: HDF5 files of other names are left out (%s)", root, ", ".join(others[:SHOWN]))
-    return {part: _in_order(root, numbered) for part, numbered in found.items()}
-
-
-def _in_order(root: Path, numbered: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """Files of one part by their numbers.
-
-    Raises:
-        DataError: if two have the same, one has none, or one is missing.
-    """
-    names = [path.name for paths in numbered.values() for path in paths]
-    if any(len(paths) > 1 for paths in numbered.values()) or ("" in numbered and len(numbered) > 1):
-        raise DataError(f"{root}: {' and '.join(names[:SHOWN])} may each be meant; move all but the right ones away")
-    if "" in numbered:
-        return list(numbered[""])
-    order = sorted(numbered, key=int)
-    first = min(int(order[0]), 1)
-    missing = sorted(set(range(first, int(order[-1]) + 1)) - {int(number) for number in order})
-    if missing:
-        raise DataError(
-            f"{root}: of the files {names[0]} and so on, number {missing[0]} is missing, though "
-            f"{numbered[order[-1]][0].name} is there; obtain all of them"
-        )
-    return [numbered[number][0] for number in order]
-
-
 def read_classes(files: Mapping[str, Sequence[Path]]) -> list[str]:
     """Names of the classes, from the first file that has some; else ``class_0`` and so on for the labels of training.
 
@@ -210,8 +152,8 @@ def read_classes(files: Mapping[str, Sequence[Path]]) -> list[str]:
     if labels[0] != 0 or labels[-1] != len(labels) - 1 or len(labels) < 2:
         listed = ", ".join(map(str, labels[:SHOWN].tolist())) + ", ..." * (len(labels) > SHOWN)
         raise DataError(
-            f"{where}: the labels are {listed}, expected at least two, numbered from 0 without a gap; number them so, or "
-            "name all classes in the attribute 'classes'"
+            f"{where}: the labels are {listed}, expected at least two, numbered from 0 without a gap; number them so, "
+            "or name all classes in the attribute 'classes'"
         )
     return [f"class_{number}" for number in range(len(labels))]
 

@@ -2,6 +2,6 @@
 
 from pointadapterx.doctor.checks import Finding, diagnose
 from pointadapterx.doctor.examined import Entry, Examined
-from pointadapterx.doctor.reading import entries_of, read_entries
+from pointadapterx.doctor.reading import Options, entries_of, read_entries
 
-__all__ = ["Entry", "Examined", "Finding", "diagnose", "entries_of", "read_entries"]
+__all__ = ["Entry", "Examined", "Finding", "Options", "diagnose", "entries_of", "read_entries"]
