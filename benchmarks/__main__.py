@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, exactness, infer, memory, ops, predict, train
+from benchmarks import curves, exactness, fuzz, infer, memory, ops, predict, train
 from pointadapterx.allocator import keep_freed_memory
 
 KINDS = {
     "curves": curves.main,
     "exactness": exactness.main,
+    "fuzz": fuzz.main,
     "infer": infer.main,
     "memory": memory.main,
     "ops": ops.main,

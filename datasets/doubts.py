@@ -17,6 +17,7 @@ NO_DATA = frozenset(
     )
 )
 ZEROS = 3  # points at the origin before they are no chance
+PADDING = 0.01  # share of all points, more of which are no chance even within the cloud
 NEAR = 0.01  # of the largest distance from the origin: nearer than that, other points surround it
 SHARE = 0.99  # of the points, by which the size of the body is measured
 FAR = 5.0  # times that size
@@ -110,12 +111,11 @@ def _no_data(points: np.ndarray) -> tuple[np.ndarray, list[Doubt]]:
                 doubts.append(Doubt("values for no data", text, fix))
                 empty |= mask
     zeros = (points == 0).all(axis=1)
-    if ZEROS <= zeros.sum() < len(points):
-        distance = np.linalg.norm(points[~zeros & ~empty], axis=1)
-        if len(distance) and distance.min() > NEAR * distance.max():
-            text = (
-                f"{zeros.sum()} of {len(points)} points are (0, 0, 0) and no other is near, so they stand for no data"
-            )
+    others = points[~zeros & ~empty]
+    if zeros.sum() >= ZEROS and len(others):
+        distance = np.linalg.norm(others, axis=1)
+        if zeros.sum() > PADDING * len(points) or distance.min() > NEAR * distance.max():
+            text = f"{zeros.sum()} of {len(points)} points are exactly (0, 0, 0), as for no data or padding"
             doubts.append(Doubt("values for no data", text, fix))
             empty |= zeros
     return empty, doubts

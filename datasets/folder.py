@@ -33,8 +33,8 @@ from pointadapterx.datasets.listings import (
 from pointadapterx.datasets.point_files import (
     AS_FILES_SAY,
     KINDS,
-    MESH_SUFFIXES,
     MISSING_TRIMESH,
+    SURFACE_SUFFIXES,
     Cloud,
     Reading,
     load_cloud,
@@ -74,8 +74,9 @@ class Folder(PointClouds):
 
     A folder is searched with everything below it, through links too, except what begins with a dot. Meshes (glb,
     obj, off, ply, stl) are sampled uniformly over their surface, by a draw that depends on the file's path below
-    ``root`` alone; the parts of a scene are merged. Point files (csv, h5, npy, npz, ply, pts, txt, xyz; one cloud
-    each) are reduced by FPS. The result is cached. ``names`` are the paths below ``root``, in sorted order.
+    ``root`` alone; the parts of a scene are merged. Point files (asc, csv, h5, las, laz, npy, npz, pcd, ply, pts,
+    txt, xyz; one cloud each) are reduced by FPS. The result is cached. ``names`` are the paths below ``root``, in
+    sorted order.
 
     Args:
         split: ``"train"`` or ``"test"``, the latter where there are labels.
@@ -299,7 +300,7 @@ def _read_files(
     reader: CloudReader, names: Sequence[str], label: str, cache_dir: Path | None, workers: int | None
 ) -> tuple[torch.Tensor, Path]:
     """Clouds of files, and where they came from: their folder, or the cache, in whose name ``label`` stands."""
-    meshes = [name for name in names if Path(name).suffix.lower() in MESH_SUFFIXES]
+    meshes = [name for name in names if Path(name).suffix.lower() in SURFACE_SUFFIXES]
     if meshes and trimesh_version() is None:
         raise DataError(f"{reader.root / meshes[0]}: {MISSING_TRIMESH}")
     cache, made_from = cache_of(reader, names, label, cache_dir)

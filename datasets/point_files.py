@@ -21,6 +21,7 @@ __all__ = [
     "KINDS",
     "MESH_SUFFIXES",
     "MISSING_TRIMESH",
+    "SURFACE_SUFFIXES",
     "Cloud",
     "Reading",
     "checked_cloud",
@@ -55,7 +56,8 @@ READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
 KINDS = tuple(suffix[1:] for suffix in READERS)
 """Every kind of file that :func:`read_cloud` reads, by its suffix without the dot."""
 
-MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")  # a .ply may hold points instead
+MESH_SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")
+SURFACE_SUFFIXES = (".glb", ".obj", ".off", ".stl")  # a .ply is as often of points, which trimesh is not needed for
 MISSING_TRIMESH = f"{mesh.NEEDED}, which is not installed; pip install 'pointadapterx[mesh]'"
 
 

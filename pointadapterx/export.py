@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import sys
@@ -25,6 +24,7 @@ from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdap
 from pointadapterx.files import replacing
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
+from pointadapterx.optional import need
 
 FORMAT = "pointadapterx-export-1"
 METADATA = "pointadapterx.json"  # entry of a .pt2 file
@@ -83,9 +83,8 @@ def export_adapter(
     kind = FORMATS.get(output.suffix)
     if kind is None:
         raise ConfigError(f"{output}: ends in neither {' nor '.join(FORMATS)}; choose such a name")
-    missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f"{output}: needs {', '.join(missing)}; run: pip install 'pointadapterx[export]'")
+    for name in kind.needs:
+        need(name, f"{output}: needs {name}", "export", ExportError)
     info = read_adapter(adapter)
     model = restore_model(info, weights).eval()
     with suppress(MergeError):  # other methods stay beside the backbone

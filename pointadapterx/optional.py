@@ -9,12 +9,27 @@ from typing import Any
 from pointadapterx.errors import DataError, PointAdapterXError
 
 
-def import_problem(package: str, error: Exception) -> str:
-    """Why ``package`` could not be imported, in words that follow its name: not installed, or broken by what."""
-    if find_spec(package.partition(".")[0]) is None:
-        return "is not installed"
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return f"is installed and cannot be imported ({reason})"
+def missing(package: str, extra: str) -> str | None:
+    """Why ``package`` cannot be imported, in words that follow its name, and what to do; None where it can.
+
+    Args:
+        package: or one of its modules, for example ``"matplotlib.figure"``.
+        extra: of this project, which installs it.
+    """
+    name = package.partition(".")[0]
+    try:
+        importlib.import_module(name)
+        importlib.import_module(package)
+    except Exception as error:  # a package whose libraries are missing may raise anything
+        if find_spec(name) is None:
+            return f"is not installed; pip install 'pointadapterx[{extra}]'"
+        return f"is installed but cannot be imported ({reason_of(error)}); install what it lacks"
+    return None
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "").strip() or type(error).__name__
 
 
 def need(package: str, what: str, extra: str, error: type[PointAdapterXError] = DataError) -> Any:
@@ -23,13 +38,13 @@ def need(package: str, what: str, extra: str, error: type[PointAdapterXError] = 
     Args:
         package: what is imported, for example ``"trimesh"``.
         what: needs it, for the message, which goes on with "which is not installed".
-        extra: of this project that brings it.
+        extra: of this project, which installs it.
         error: the class of the message.
 
     Raises:
         PointAdapterXError: of the class ``error``, if it is not installed or cannot be imported; it says which.
     """
-    try:
-        return importlib.import_module(package)
-    except (ImportError, OSError) as reason:
-        raise error(f"{what}, which {import_problem(package, reason)}; pip install 'pointadapterx[{extra}]'") from None
+    reason = missing(package, extra)
+    if reason is not None:
+        raise error(f"{what}, which {reason}")
+    return importlib.import_module(package)

@@ -123,7 +123,7 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no echo": (
         lambda r: rewrite(r / "train/cup/1.npy", lambda p: np.concatenate([np.zeros((40, 3)), p + 9])),
-        "train/cup/1.npy: 40 of 2140 points are (0, 0, 0) and no other is near",
+        "train/cup/1.npy: 40 of 2140 points are exactly (0, 0, 0), as for no data or padding",
     ),
     "float32": (
         lambda r: rewrite(r / "train/cup/1.npy", lambda p: (3 * p + (5e5, 4.5e6, 100)).astype(np.float32)),

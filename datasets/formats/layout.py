@@ -38,6 +38,7 @@ _DIALECTS = (
     ("\t", "."),
     ("\t", ","),
     ("|", "."),
+    ("|", ","),
     (",", "."),
     (",", ","),
     (None, "."),
@@ -113,10 +114,13 @@ def split(line: str, separator: str | None) -> list[str]:
     """Cells of a line, without quotes and the spaces around them."""
     line = line.rstrip("\r\n")
     if '"' in line or "'" in line:
-        line = line.replace("'", '"').strip(" " if separator else SPACES)
-        mark = separator or " "
-        line = line if separator else line.replace("\t", " ")
-        return [cell.strip(SPACES) for cell in next(csv.reader([line], delimiter=mark, skipinitialspace=True), [""])]
+        quoted = line.replace("'", '"').strip(" " if separator else SPACES)
+        quoted = quoted if separator else quoted.replace("\t", " ")
+        try:
+            cells = next(csv.reader([quoted], delimiter=separator or " ", skipinitialspace=True), [""])
+        except csv.Error:  # a cell of more than 128 KiB, for one
+            raise ValueError(f"{shown(line)} cannot be split into columns") from None
+        return [cell.strip(SPACES) for cell in cells]
     return line.split() if separator is None else [cell.strip(SPACES) for cell in line.split(separator)]
 
 
@@ -179,13 +183,15 @@ def _before_rows(lines: Sequence[str]) -> tuple[int | None, str | None, list[str
     """Index of the first row, the line of names before it, the comments before it, and the count of points."""
     names, comments, count = None, list[str](), None
     for index, line in enumerate(lines):
+        if not line.strip(SPACES):
+            continue
         if is_comment(line):
             comments.append(line)
         elif is_count(line):
             count = (int(line), index + 1)
         elif _is_row(line):
             return index, names, comments, count
-        elif line.strip(SPACES) and not (names and _UNITS.fullmatch(line)):
+        elif not (names and _UNITS.fullmatch(line)):
             names = line
     return None, names, comments, count
 

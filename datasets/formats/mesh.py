@@ -10,7 +10,7 @@ import numpy as np
 
 from pointadapterx.optional import need
 
-NEEDED = "is a mesh, whose surface is sampled by trimesh (4.6 or newer)"
+NEEDED = "is a mesh, and its surface is sampled by trimesh (4.6 or newer)"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def _text_corners(lines: Iterable[bytes]) -> Iterator[np.ndarray]:
             continue
         facet = f"facet {done + len(words) // len(FACET) + 1}"
         if new[0] in (b"solid", b"endsolid"):  # a name may follow, of any words
+            if len(words) % len(FACET):
+                _corners(words[: len(words) // len(FACET) * len(FACET)], done)  # one before may be the wrong one
             if inside != (new[0] == b"endsolid") or len(words) % len(FACET):
                 raise ValueError(f"it has '{new[0].decode()}' where its {facet} is cut, or no solid begins or ends")
             inside = not inside

@@ -20,6 +20,7 @@ from pointadapterx.models.grouping import Groups
 from pointadapterx.models.masking import MASKINGS, hidden_groups
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.models.weights import save_backbone
+from pointadapterx.optional import missing
 from pointadapterx.visualize.reconstruction import reconstruction_sheet
 from pointadapterx.visualize.sheet import paint, save
 
@@ -151,4 +152,7 @@ class PretrainingTrainer(Trainer):
         try:
             save(paint(sheet), path)
         except ImportError:
-            log.warning("no reconstructions are drawn: pip install 'pointadapterx[viz]', or set pretrain.draw=0")
+            reason = missing("matplotlib.figure", "viz")
+            if reason is None:
+                raise
+            log.warning("no reconstructions are drawn: matplotlib %s, or set pretrain.draw=0", reason)

@@ -21,6 +21,7 @@ from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.models.adapted import count_parameters
+from pointadapterx.optional import missing
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
@@ -59,10 +60,11 @@ def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
+    except ImportError:
+        reason = missing("matplotlib.figure", "viz")
+        if reason is None:
             raise
-        print("error: a report needs matplotlib; pip install 'pointadapterx[viz]'", file=sys.stderr)
+        print(f"error: a report needs matplotlib, which {reason}", file=sys.stderr)
         return 2
     print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import replacing
+from pointadapterx.optional import missing
 from pointadapterx.study.summary import Column, Summary, Table
 
 
@@ -52,15 +53,14 @@ def draw_plots(tables: Sequence[Table], folder: Path) -> dict[str, list[str]]:
         Table name to the PNG files' names.
 
     Raises:
-        PointAdapterXError: if matplotlib is not installed.
+        PointAdapterXError: if matplotlib is not installed or cannot be imported.
     """
-    try:
-        from matplotlib import style
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise PointAdapterXError(
-            "plots need matplotlib: pip install 'pointadapterx[study]'; then write the report with --report"
-        ) from None
+    reason = missing("matplotlib.figure", "study")
+    if reason is not None:
+        raise PointAdapterXError(f"plots need matplotlib, which {reason}; then write the report with --report")
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
     written: dict[str, list[str]] = {}
     with style.context(["default", SETTINGS]):
         for table in tables:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.optional import missing
 from pointadapterx.visualize import open3d_view
 from pointadapterx.visualize.pictures import PICTURES
 from pointadapterx.visualize.pretraining import is_pretraining, reconstruction
@@ -82,10 +83,11 @@ def main(argv: Sequence[str], prog: str = "pointadapterx visualize") -> int:
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
+    except ImportError:
+        reason = missing("matplotlib.figure", "viz")
+        if reason is None:
             raise
-        print("error: pictures need matplotlib; pip install 'pointadapterx[viz]'", file=sys.stderr)
+        print(f"error: pictures need matplotlib, which {reason}", file=sys.stderr)
         return 2
     return 0
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.optional import reason_of
 from pointadapterx.visualize.sheet import MARK, DrawCloud, Sheet, View, projected, reach_of, shaded
 
 PIXELS = 400
@@ -19,10 +22,12 @@ renderer = open3d.visualization.rendering.OffscreenRenderer(8, 8)
 renderer.render_to_image()
 """
 MISSING = "Open3D is not installed; pip install 'pointadapterx[viz]'"
-NO_DRIVER = (
-    "Open3D cannot draw off screen here; it needs a Vulkan driver and some libraries, on Debian and Ubuntu: "
-    "apt-get install libvulkan1 mesa-vulkan-drivers libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6"
+NEEDED = (
+    "it needs a Vulkan driver and some libraries, on Debian and Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers "
+    "libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6"
 )
+NO_DRIVER = f"Open3D cannot draw off screen here; {NEEDED}"
+BROKEN = "Open3D is installed but cannot be imported ({reason}); " + NEEDED
 
 
 @lru_cache(maxsize=1)
@@ -34,7 +39,10 @@ def problem() -> str | None:
         return NO_DRIVER
     if tried.returncode == 0:
         return None
-    return MISSING if "No module named 'open3d'" in tried.stderr else NO_DRIVER
+    if find_spec("open3d") is None:
+        return MISSING
+    broken = re.search(r"^(?:ModuleNotFound|Import|OS)Error: (.*)$", tried.stderr, re.MULTILINE)
+    return BROKEN.format(reason=broken[1]) if broken else NO_DRIVER
 
 
 @lru_cache(maxsize=1)
@@ -96,8 +104,8 @@ def show(sheet: Sheet) -> None:
     try:
         import open3d
     except (ImportError, OSError) as error:
-        missing = getattr(error, "name", None) == "open3d"
-        raise PointAdapterXError(f"{MISSING if missing else NO_DRIVER}, or leave --window out") from None
+        reason = MISSING if find_spec("open3d") is None else BROKEN.format(reason=reason_of(error))
+        raise PointAdapterXError(f"{reason}, or leave --window out") from None
     views = [[view for view in row if view.points is not None] for row in sheet.rows]
     reach = reach_of(view for row in views for view in row)
     if not any(views):

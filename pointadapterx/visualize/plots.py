@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from pointadapterx.datasets import build_inputs
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
+from pointadapterx.optional import need
 from pointadapterx.peft.mixture import expert_load
 from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, drawing, of_kinds
 from pointadapterx.visualize.subject import Subject
@@ -118,11 +118,8 @@ def _embedded(subject: Subject, kind: str) -> np.ndarray:
         from sklearn.manifold import TSNE
 
         return TSNE(perplexity=max(neighbours, 1), init="pca", random_state=0).fit_transform(values)
-    if find_spec("umap") is None:
-        raise ConfigError("UMAP is not installed; pip install 'pointadapterx[umap]'")
-    from umap import UMAP
-
-    reducer: Any = UMAP(n_neighbors=max(min(15, len(values) - 1), 2), random_state=0)
+    umap_package = need("umap", "the picture needs UMAP", "umap", ConfigError)
+    reducer: Any = umap_package.UMAP(n_neighbors=max(min(15, len(values) - 1), 2), random_state=0)
     return np.asarray(reducer.fit_transform(values))
 
 

@@ -100,16 +100,11 @@ def test_laser_scans(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatc
         build(tmp_path, cache_dir=tmp_path / "other")
 
 
-def test_point_cloud_library_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_point_cloud_library_files(tmp_path: Path) -> None:
     fields = ["VERSION .7", "FIELDS x y z", "SIZE 4 4 4", "TYPE F F F", "COUNT 1 1 1", "WIDTH 40", "HEIGHT 1"]
     fields += ["VIEWPOINT 0 0 0 1 0 0 0", "POINTS 40", "DATA ascii"]
     rows = [" ".join(f"{value:.4f}" for value in row) for row in POINTS]
     (tmp_path / "cloud.pcd").write_text("\n".join(["# .PCD v.7", *fields, *rows, ""]))
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "open3d", None)
-        with pytest.raises(DataError, match=r"is read by open3d, which is not installed; pip install"):
-            build(tmp_path)
-    pytest.importorskip("open3d")
     assert torch.allclose(build(tmp_path).points[0], torch.from_numpy(POINTS).float(), atol=1e-6)
 
 
@@ -434,6 +429,33 @@ def test_bad_files(tmp_path: Path, kind: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before  # no cache
 
 
+def test_points_that_are_not_finite_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.insert(POINTS, (3, 7), (np.nan, 0, np.inf), axis=0))
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(build(tmp_path).points[1], torch.from_numpy(POINTS).float())
+    assert f"{tmp_path / 'a.npy'}: 2 of 42 points have NaN or infinite coordinates and are left out" in caplog.text
+    assert "and so 1 more" in caplog.text
+    with pytest.raises(DataError, match=r"a\.npy: point 4 has NaN .* as 2 of 42 have; .* \(2 of 2 files"):
+        build(tmp_path, nan="error")
+    with pytest.raises(ConfigError, match=r"data\.nan 'drp' is unknown; did you mean 'drop'\?"):
+        build(tmp_path, nan="drp")
+
+
+def test_columns_of_text_files(tmp_path: Path) -> None:
+    write_text(tmp_path / "cloud.csv", np.hstack([POINTS[:, ::-1], POINTS]), ",", "a,b,c,d,e,f")
+    with pytest.raises(DataError, match="of which no three are known as x, y and z"):
+        build(tmp_path)
+    for columns in (["d", "e", "f"], [3, 4, 5]):
+        assert torch.equal(build(tmp_path, columns=columns).points[0], torch.from_numpy(POINTS).float())
+    flipped = build(tmp_path, columns=["a", "b", "c"])  # the cache of other columns is stale
+    assert torch.equal(flipped.points[0], torch.from_numpy(POINTS[:, ::-1].copy()).float())
+    config = small_pretraining(tmp_path, data={"name": "folder", "root": str(tmp_path), "columns": ["d", "e", 5]})
+    assert config["data"]["columns"] == ["d", "e", 5]
+    with pytest.raises(ConfigError, match=r"data\.columns: x, y and z need three different columns"):
+        check_config(config, "test", ["data.columns=[d,e]"])
+
+
 def test_bad_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
     mixed(tmp_path)
     for name in ("b/a.off", "x.off", "y.off"):
@@ -485,7 +507,10 @@ def test_meshes_need_trimesh_and_points_do_not(tmp_path: Path, monkeypatch: pyte
     np.save(tmp_path / "a.npy", POINTS)
     assert len(build(tmp_path)) == 1
     BOX.export(tmp_path / "box.obj")
-    with pytest.raises(DataError, match=r"box\.obj: is read by trimesh .* pip install 'pointadapterx\[mesh\]'"):
+    with pytest.raises(
+        DataError,
+        match=r"box\.obj: is a mesh, and its surface is sampled by trimesh .* pip install 'pointadapterx\[mesh\]'",
+    ):
         build(tmp_path)
 
 

@@ -43,6 +43,7 @@ READ = {
     "decimal commas, semicolons": "0,5;1,5;2,5\n1;-2;3,25\n",
     "decimal commas, spaces": "0,5 1,5 2,5\n1 -2 3,25\n",
     "decimal commas, tabs": "0,5\t1,5\t2,5\n1\t-2\t3,25\n",
+    "decimal commas, bars": "0,5|1,5|2,5\n1|-2|3,25\n",
     "decimal commas, quoted": '"0,5","1,5","2,5"\n"1","-2","3,25"\n',
     "quoted": '"0.5","1.5","2.5"\n"1","-2","3.25"\n',
     "single quotes": "'0.5' '1.5' '2.5'\n'1' '-2' '3.25'\n",
@@ -139,6 +140,7 @@ DAMAGED = {
     "an underscore": ("1 2 3\n1_0 2 3\n", "line 2: '1_0' is no number"),
     "a grid of heights": ("ncols 3\nnrows 1\nxllcorner 0\n1 2 3\n", "it is an ESRI grid of heights"),
     "zero bytes": ("1 2 3\n\0\0\0\0", "it is binary, not text"),
+    "tabs alone": ("\t\t\t\n", "there is no row of three numbers in it"),
     "prose": ("read me\nbefore use\n", "there is no row of three numbers in it"),
     "no line end": ("1 " * 2**18, "its first line has no end"),
 }

@@ -172,8 +172,8 @@ def test_other_classes_do_not_stand_side_by_side(demo: Subject, digits: Subject)
 
 
 def test_a_missing_umap_is_told(demo: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"UMAP is not installed; pip install 'pointadapterx\[umap\]'"):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ConfigError, match=r"needs UMAP, which is not installed; pip install 'pointadapterx\[umap\]'"):
         plots.embedding([demo], "UMAP")
 
 
