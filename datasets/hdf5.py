@@ -194,7 +194,7 @@ def _check_size(entry: h5py.Dataset, where: str) -> None:
         chunks = math.prod(-(-length // part) for length, part in zip(declared, entry.chunks, strict=True))
         found = entry.id.get_num_chunks()
         if found != chunks:
-            raise DataError(f"{said} {found} of its {chunks} parts are in the file; obtain it again")
+            raise DataError(f"{said} {found} of its {chunks} chunks are in the file; obtain it again")
         filtered = entry.id.get_create_plist().get_nfilters() > 0
         least = chunks * math.prod(entry.chunks) * item / (MOST_COMPRESSED if filtered else 1)
     else:

@@ -67,11 +67,11 @@ BAD: dict[str, tuple[Write, str]] = {
     "huge and not there": (lambda f: f.create_dataset("data", HUGE, "f4"), "2,457,600,000,000 bytes, but 0 are stored"),
     "huge, in parts": (
         lambda f: f.create_dataset("data", HUGE, "f4", chunks=(16, 2048, 3)),
-        "but 0 of its 6250000 parts are in the file",
+        "but 0 of its 6250000 chunks are in the file",
     ),
     "some parts": (
         lambda f: f.create_dataset("data", CLOUDS.shape, "f4", chunks=(1, 64, 3)).__setitem__(0, CLOUDS[0]),
-        "but 1 of its 4 parts are in the file",
+        "but 1 of its 4 chunks are in the file",
     ),
     "wide part": (wide_chunk, "but 11 are stored for it"),
     "another filter": (other_filter, "(HDF5's number 32001), which is not installed"),
