@@ -52,11 +52,13 @@ class Target:
 
 def targets() -> dict[str, Target]:
     """Every target by name. Another reader is one more line at the end."""
-    from pointadapterx.datasets.point_files import READERS
+    from pointadapterx.datasets.point_files import READERS, TEXT_SUFFIXES
     from tests.datasets.odd_files import READ, content
+    from tests.datasets.test_text_files import READ as TEXTS
 
     def seeds(suffix: str) -> list[bytes]:
-        return [content(data) for name, (data, _) in READ.items() if f".{name.split()[0]}" == suffix]
+        found = [content(data) for name, (data, _) in READ.items() if f".{name.split()[0]}" == suffix]
+        return found + [text.encode() for text in TEXTS.values() if suffix in TEXT_SUFFIXES]
 
     found = {}
     for suffix in READERS:

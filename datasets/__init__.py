@@ -17,6 +17,7 @@ from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS
 from pointadapterx.datasets.imagefolder import ImageFolder
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.inputs import Inputs, build_inputs
+from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
@@ -38,6 +39,7 @@ __all__ = [
     "Images",
     "Inputs",
     "LDraw20",
+    "LabelledH5",
     "ModelNet40",
     "PointClouds",
     "Samples",

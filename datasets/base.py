@@ -20,6 +20,7 @@ from pointadapterx.registry import Registry, did_you_mean
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
+UNLABELLED = ["unlabelled"]  # classes of what has none
 
 SamplesT = TypeVar("SamplesT", bound="Samples")
 PointCloudsT = TypeVar("PointCloudsT", bound="PointClouds")
@@ -44,12 +45,14 @@ class Samples(Dataset[dict[str, Any]]):
         variants: names that ``data.variant`` may take.
         needs_variant: whether it must be given.
         num_classes: number of classes, where the name of the data set tells it; see :meth:`count_classes`.
+        labels_optional: whether there is an option ``labels``, whose False reads all samples for pre-training.
     """
 
     modality: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ()
     needs_variant: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
+    labels_optional: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -11,7 +11,8 @@ import h5py
 import torch
 
 from pointadapterx.datasets.hashing import content_hash
-from pointadapterx.errors import PointAdapterXError
+from pointadapterx.datasets.hdf5 import read_numbers
+from pointadapterx.errors import DataError, PointAdapterXError
 from pointadapterx.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,15 @@ def cached_points(cache: Path, made_from: str, make: Callable[[], torch.Tensor])
     return points, True
 
 
+def is_fresh(cache: Path, made_from: str) -> bool:
+    """Whether :func:`cached_points` would find points in it; what it holds is not looked at."""
+    try:
+        with h5py.File(cache, "r") as file:
+            return bool(file.attrs["made_from"] == made_from)
+    except (OSError, KeyError, RuntimeError, TypeError):
+        return False
+
+
 def _read(cache: Path, made_from: str) -> torch.Tensor | None:
     if not cache.is_file():
         return None
@@ -68,11 +78,11 @@ def _read(cache: Path, made_from: str) -> torch.Tensor | None:
             if file.attrs["made_from"] != made_from:
                 logger.warning("%s: the cache is stale (its files have changed); making it anew", cache)
                 return None
-            points = torch.from_numpy(file["points"][()])
+            points = torch.from_numpy(read_numbers(file, "points"))
             if content_hash(points) == file.attrs["content"]:
                 return points
             reason = "its content does not match its checksum"
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
+    except (DataError, OSError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
     logger.warning("%s: the cache is damaged (%s); making it anew", cache, reason)
     return None

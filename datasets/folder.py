@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +14,32 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from pointadapterx.datasets.base import DATASETS, PointClouds, check_choice, check_split
+from pointadapterx.datasets.base import DATASETS, UNLABELLED, PointClouds, check_choice, check_split
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
-from pointadapterx.datasets.files import walk_files
-from pointadapterx.datasets.h5 import read_unlabelled_h5
+from pointadapterx.datasets.doubts import Doubt
+from pointadapterx.datasets.h5 import find_h5, read_unlabelled_h5
 from pointadapterx.datasets.hashing import content_hash, derive_seed
+from pointadapterx.datasets.layouts import find_layout
 from pointadapterx.datasets.listings import (
+    CACHE_SUFFIX,
     TABLE_SUFFIX,
     Listing,
-    class_folders,
     count_table_classes,
-    has_class_folders,
-    list_folders,
+    find_clouds,
+    list_layout,
     list_table,
 )
-from pointadapterx.datasets.point_files import KINDS, MISSING_TRIMESH, SURFACE_SUFFIXES, read_cloud, trimesh_version
+from pointadapterx.datasets.point_files import (
+    AS_FILES_SAY,
+    KINDS,
+    MISSING_TRIMESH,
+    SURFACE_SUFFIXES,
+    Cloud,
+    Reading,
+    load_cloud,
+    trimesh_version,
+)
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import ConfigError, DataError
@@ -43,23 +53,30 @@ AXES = ("x", "y", "z")
 BLOCK = 64  # files handed to the processes at a time; fewer are read faster than a process starts
 SHOWN = 5  # files that a message lists
 MISSING = "does not exist; set data.root to a folder, a CSV or an HDF5 file"
-LABELLED = "put files into {base}/{{train,test}}/<class>/, or list them in a CSV file with the columns file,label,split"
-CACHE_FORMAT = "2"
-CACHE_SUFFIX = ".cache"  # of no point file: the cache lies in the folder that is searched
+LABELLED = (
+    "put files into {base}/{{train,test}}/<class>/ or {base}/<class>/, or list them in a CSV file with the columns "
+    "file,label,split"
+)
+CACHE_FORMAT = "3"
 
 
 @DATASETS.register("folder")
 class Folder(PointClouds):
     """Clouds of the user's own. What ``root`` is decides whether they have labels:
 
-    - a folder with ``train/<class>/...`` and ``test/<class>/...``: classes are the folders of training, sorted;
+    - a folder of folders for classes, which are sorted: ``train/<class>/...`` and ``test/<class>/...``, or
+      ``<class>/train/...`` and ``<class>/test/...``, or ``<class>/...`` alone, of which 20 % of each class are then
+      held out for the test. Clouds of ``val`` are the validation part of the training split; without ``test`` they are
+      the test split. ``training``, ``Test`` and ``valid`` are such names too (see
+      :func:`~pointadapterx.datasets.layouts.find_layout`);
     - a CSV file, see :func:`~pointadapterx.datasets.listings.list_table`;
     - any other folder, or an HDF5 file: no labels, for pre-training. Every label is 0, the only class ``unlabelled``.
 
     A folder is searched with everything below it, through links too, except what begins with a dot. Meshes (glb,
     obj, off, ply, stl) are sampled uniformly over their surface, by a draw that depends on the file's path below
-    ``root`` alone; the parts of a scene are merged. Point files (csv, h5, npy, npz, ply, pts, txt, xyz; one cloud
-    each) are reduced by FPS. The result is cached. ``names`` are the paths below ``root``, in sorted order.
+    ``root`` alone; the parts of a scene are merged. Point files (asc, csv, h5, las, laz, npy, npz, pcd, ply, pts,
+    txt, xyz; one cloud each) are reduced by FPS. The result is cached. ``names`` are the paths below ``root``, in
+    sorted order.
 
     Args:
         split: ``"train"`` or ``"test"``, the latter where there are labels.
@@ -72,24 +89,37 @@ class Folder(PointClouds):
         up: axis of the files that points up, ``"x"``, ``"y"`` or ``"z"``. Clouds are turned so that it becomes y.
         stored_points: points kept of a file of a folder, 2048 by default. An HDF5 file's clouds stay as they are.
         suffixes: kinds of files to read in a folder, for example ``["ply", "off"]``; all of the above by default.
+        columns: of x, y and z in text files, by name or by number from 0; by default as the files name them.
+        nan: ``"error"`` refuses files with NaN or infinite coordinates. By default such points are dropped, with a
+            warning that counts them.
         labels: False reads everything below a folder without labels, those of folders of classes too.
         workers: processes that read files; all CPU cores by default, one for few files.
 
     Raises:
         ConfigError: for split ``"test"`` without labels, a variant, a missing root, or an unknown suffix.
-        DataError: if there is no file, or files are damaged or have too few different points; how many is said.
+        DataError: if there is no file, if it is not clear what the folders mean, or if files are damaged or have too
+            few different points; how many is said.
     """
+
+    labels_optional = True
 
     @classmethod
     def has_labels(cls, root: str | Path | None = None) -> bool:
-        """Of a table, or folders for the splits; a root that is not there is not known to have none."""
-        return root is not None and (not Path(root).exists() or _is_table(Path(root)) or has_class_folders(Path(root)))
+        """Of a table, or folders of classes; a root that is not there, or not clear, is not known to have none."""
+        if root is None or not Path(root).exists():
+            return root is not None
+        try:
+            return _is_table(Path(root)) or (Path(root).is_dir() and find_layout(Path(root)).kind != "plain")
+        except DataError:
+            return True
 
     @classmethod
     def require_labels(cls, root: str | Path | None) -> None:
         """See :class:`~pointadapterx.datasets.base.Samples`."""
-        if not cls.has_labels(_required(root)):
-            raise ConfigError(f"{root}: has no labels, so it is for pre-training; {LABELLED.format(base=root)}")
+        base = _required(root)
+        if not cls.has_labels(base):
+            why = _why_unlabelled(base)
+            raise ConfigError(f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)} ({why})")
 
     @classmethod
     def classes_in(cls, root: str | Path | None) -> int:
@@ -98,7 +128,7 @@ class Folder(PointClouds):
         if not base.exists():
             raise DataError(f"{base}: {MISSING}")
         cls.require_labels(base)
-        return count_table_classes(base) if _is_table(base) else len(class_folders(base, "train"))
+        return count_table_classes(base) if _is_table(base) else len(find_layout(base).classes)
 
     def __init__(
         self,
@@ -111,6 +141,8 @@ class Folder(PointClouds):
         up: str = "y",
         stored_points: int | None = None,
         suffixes: Sequence[str] | None = None,
+        columns: Sequence[str | int] | None = None,
+        nan: str | None = None,
         labels: bool = True,
         workers: int | None = None,
     ) -> None:
@@ -123,24 +155,28 @@ class Folder(PointClouds):
         check_choice(up, AXES, "data.up")
         for suffix in suffixes or ():
             check_choice(suffix, KINDS, "data.suffixes")
-        listing = _list(base, split, suffixes, labels)
+        listing = list_files(base, split, suffixes, labels)
         if listing is None:
-            points, names = _read_file(base, normalize, {"stored_points": stored_points, "suffixes": suffixes})
-            labels, classes, groups, source = torch.zeros(len(points), dtype=torch.int64), ["unlabelled"], None, base
+            for_folders = {"stored_points": stored_points, "suffixes": suffixes, "columns": columns, "nan": nan}
+            points, names = _read_file(base, normalize, for_folders)
+            listing, source = _unlabelled(base, names, len(points)), base
         else:
-            _, names, labels, classes, groups = listing
-            reader = CloudReader(listing.root, stored_points or STORED_POINTS, normalize)
-            label = f"{base.stem}-{split}-" if _is_table(base) else ""
-            points, source = _read_files(reader, names, label, None if cache_dir is None else Path(cache_dir), workers)
+            if listing.said:
+                logger.warning("%s", listing.said)
+            reading = Reading.of(columns, nan)
+            reader = CloudReader(listing.root, stored_points or STORED_POINTS, normalize, reading=reading)
+            names, cache = listing.names, None if cache_dir is None else Path(cache_dir)
+            points, source = _read_files(reader, names, listing.label, cache, workers)
         super().__init__(
             points.roll(1 - AXES.index(up), dims=2),  # cyclic, so it is a rotation and mirrors nothing
-            labels,
-            classes,
+            listing.labels,
+            listing.classes,
             split,
             names=names,
-            groups=groups,
+            groups=listing.groups,
             source=[source],
             normalize=normalize,
+            validation=listing.validation,
         )
 
 
@@ -154,22 +190,42 @@ def _is_table(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == TABLE_SUFFIX
 
 
-def _list(base: Path, split: str, suffixes: Sequence[str] | None, labels: bool) -> Listing | None:
-    """The files to read and their labels; None for an HDF5 file."""
+def _why_unlabelled(base: Path) -> str:
+    try:
+        if find_h5(base):
+            return "the labels of HDF5 files are read by data.name=h5"
+    except DataError:
+        pass
+    return find_layout(base).why if base.is_dir() else "it is a single file"
+
+
+def list_files(base: Path, split: str, suffixes: Sequence[str] | None, labels: bool) -> Listing | None:
+    """The files to read and their labels; None for an HDF5 file.
+
+    Raises:
+        DataError: see :func:`~pointadapterx.datasets.listings.list_table` and
+            :func:`~pointadapterx.datasets.listings.list_layout`.
+    """
+    kinds = suffixes or KINDS
     if _is_table(base):
         listing = list_table(base, split)
-        unknown = [name for name in listing.names if Path(name).suffix.lower()[1:] not in (suffixes or KINDS)]
+        unknown = [name for name in listing.names if Path(name).suffix.lower()[1:] not in kinds]
         if unknown:
-            raise DataError(f"{base}: {unknown[0]} is of no kind that is read ({' '.join(suffixes or KINDS)})")
+            raise DataError(f"{base}: {unknown[0]} is of no kind that is read ({' '.join(kinds)})")
         return listing
     if not base.is_dir():
         return None
-    if labels and has_class_folders(base):
-        return list_folders(base, split, find_clouds(base / split, suffixes or KINDS))
-    names = find_clouds(base, suffixes or KINDS)
-    if has_class_folders(base):
-        logger.info("%s: clouds of train/ and test/ are read; set data.root=%s for the former", base, base / "train")
-    return Listing(base, names, torch.zeros(len(names), dtype=torch.int64), ["unlabelled"], None)
+    layout = find_layout(base) if labels else None
+    if layout is not None and layout.kind != "plain":
+        return list_layout(layout, split, kinds)
+    names = find_clouds(base, kinds)
+    if not labels and Folder.has_labels(base):
+        logger.info("%s: its clouds of all splits and classes are read, without labels", base)
+    return _unlabelled(base, names, len(names))
+
+
+def _unlabelled(base: Path, names: list[str] | None, count: int) -> Listing:
+    return Listing(base, names or [], torch.zeros(count, dtype=torch.int64), UNLABELLED, None)
 
 
 @dataclass(frozen=True)
@@ -181,24 +237,30 @@ class CloudReader:
         num_points: points of a cloud.
         centre: clouds will be normalised; see :func:`~pointadapterx.datasets.checks.moved_to_origin`.
         by_name: the draw of a mesh's points depends on its name; False: it is the same for every mesh.
+        reading: what the user says of the files.
     """
 
     root: Path
     num_points: int
     centre: bool
     by_name: bool = True
+    reading: Reading = AS_FILES_SAY
 
-    def __call__(self, name: str) -> np.ndarray | str:
+    def __call__(self, name: str) -> Cloud | str:
         """``(m, 3)`` float32, or what is wrong with the file; ``m`` is below ``num_points`` where it has too few."""
         path = self.root / name
+        seed = derive_seed("surface", name if self.by_name else "")
         try:
-            points = read_cloud(path, self.num_points, derive_seed("surface", name if self.by_name else ""))
+            return self.reduce(load_cloud(path, self.num_points, seed, self.reading), str(path))
         except DataError as error:
             return str(error)
-        return self.reduce(points, str(path))
 
-    def reduce(self, points: np.ndarray, where: str) -> np.ndarray | str:
+    def reduce(self, cloud: Cloud, where: str) -> Cloud | str:
         """Finite coordinates ``(n, 3)`` float64 -> as :meth:`__call__`; ``where`` they are from, for the message."""
+        points = self._reduced(cloud.points, where)
+        return points if isinstance(points, str) else Cloud(points, cloud.doubts)
+
+    def _reduced(self, points: np.ndarray, where: str) -> np.ndarray | str:
         if self.centre:
             points = moved_to_origin(points)
         if not (np.abs(points) < LARGEST).all():
@@ -214,35 +276,11 @@ class CloudReader:
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Hash of everything that determines the clouds of ``names``."""
-        parts = [CACHE_FORMAT, f"{self.num_points} {self.centre} {trimesh_version()}"]
+        parts = [CACHE_FORMAT, f"{self.num_points} {self.centre} {trimesh_version()} {self.reading}"]
         for name in names:
             stat = (self.root / name).stat()
             parts.append(f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
         return content_hash("\n".join(parts))
-
-
-def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
-    """Files of the kinds ``suffixes`` below ``root``, as sorted relative paths with ``/``; others are logged.
-
-    Raises:
-        DataError: if there is none, or a folder cannot be listed.
-    """
-    names, others = [], Counter[str]()
-    for path in walk_files(root):
-        suffix = path.suffix.lower()
-        if suffix[1:] in suffixes:
-            names.append(path.relative_to(root).as_posix())
-        elif suffix != CACHE_SUFFIX:
-            others[suffix or "without suffix"] += 1
-    left_out = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
-    if not names:
-        raise DataError(
-            f"{root}: no point file or mesh in it or below ({' '.join(suffixes)}), only {left_out or 'nothing'}; set "
-            "data.root to another folder"
-        )
-    if left_out:
-        logger.info("%s: %d files of other kinds are left out (%s)", root, others.total(), left_out)
-    return sorted(names)
 
 
 def _read_file(path: Path, centre: bool, folder_options: Mapping[str, Any]) -> tuple[torch.Tensor, list[str] | None]:
@@ -265,26 +303,41 @@ def _read_files(
     meshes = [name for name in names if Path(name).suffix.lower() in SURFACE_SUFFIXES]
     if meshes and trimesh_version() is None:
         raise DataError(f"{reader.root / meshes[0]}: {MISSING_TRIMESH}")
-    file_name = f"pointadapterx-{label}{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"
-    cache = cache_path(reader.root, file_name, cache_dir)
-    points, is_cached = cached_points(cache, reader.fingerprint(names), lambda: _read_clouds(reader, names, workers))
+    cache, made_from = cache_of(reader, names, label, cache_dir)
+    points, is_cached = cached_points(cache, made_from, lambda: _read_clouds(reader, names, workers))
     return points, cache if is_cached else reader.root
+
+
+def cache_of(reader: CloudReader, names: Sequence[str], label: str, cache_dir: Path | None) -> tuple[Path, str]:
+    """Cache of the clouds of files, in whose name ``label`` stands, and hash of what they are made from."""
+    name = f"pointadapterx-{label}{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"
+    return cache_path(reader.root, name, cache_dir), reader.fingerprint(names)
 
 
 def _read_clouds(reader: CloudReader, names: Sequence[str], workers: int | None) -> torch.Tensor:
     points = torch.empty(len(names), reader.num_points, 3)
     problems: dict[str, str] = {}
     short: dict[str, int] = {}
+    doubts: dict[str, list[tuple[str, Doubt]]] = defaultdict(list)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"Reading {len(names)} files", total=len(names))
         for name, out, cloud in zip(names, points, map_in_order(reader, names, BLOCK, workers), strict=True):
+            progress.advance(task)
             if isinstance(cloud, str):
                 problems[name] = cloud
-            elif len(cloud) < reader.num_points:
-                short[name] = len(cloud)
+                continue
+            for doubt in cloud.doubts:
+                doubts[doubt.kind].append((name, doubt))
+            if len(cloud.points) < reader.num_points:
+                short[name] = len(cloud.points)
             else:
-                out.copy_(torch.from_numpy(cloud))
-            progress.advance(task)
+                out.copy_(torch.from_numpy(cloud.points))
+    for found in doubts.values():
+        name, doubt = found[0]
+        others = f", and so {len(found) - 1} more" if len(found) > 1 else ""
+        logger.warning(
+            "%s: %s (%s%s); `pointadapterx doctor` lists them", reader.root / name, doubt.text, doubt.kind, others
+        )
     if problems:
         first = next(iter(problems.values()))
         raise DataError(

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import csv
+import logging
 import posixpath
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from pointadapterx.datasets.base import SPLITS
+from pointadapterx.datasets.files import walk_files
+from pointadapterx.datasets.layouts import Layout, held_out_text, hold_out, parts_of_split, subfolders
 from pointadapterx.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 TABLE_SUFFIX = ".csv"
+CACHE_SUFFIX = ".cache"  # of no point file: the cache lies in the folder that is searched
 COLUMNS = ("file", "label", "split", "group")
 
 
@@ -26,6 +34,9 @@ class Listing(NamedTuple):
         labels: (n,) int64, indices into ``classes``.
         classes: of the training split, sorted.
         groups: (n,) int64, files of one object share a number; None where nobody says.
+        validation: (n,) bool, the files of a validation part; None where there is none.
+        label: what tells its cache from that of the other split in the same folder.
+        said: what the user has to know of it.
     """
 
     root: Path
@@ -33,11 +44,9 @@ class Listing(NamedTuple):
     labels: torch.Tensor
     classes: list[str]
     groups: torch.Tensor | None
-
-
-def has_class_folders(root: Path) -> bool:
-    """Whether there is a folder for each split, and in that of training one for a class."""
-    return all((root / split).is_dir() for split in SPLITS) and bool(_folders(root / "train"))
+    validation: torch.Tensor | None = None
+    label: str = ""
+    said: str = ""
 
 
 def class_folders(root: Path, split: str) -> list[str]:
@@ -53,10 +62,10 @@ def class_folders(root: Path, split: str) -> list[str]:
     for part in SPLITS:
         if not (root / part).is_dir():
             raise DataError(f"{root / part}: no such folder; files lie in {root}/{{train,test}}/<class>/")
-    classes = _folders(root / "train")
+    classes = subfolders(root / "train")
     if len(classes) < 2:
         raise DataError(f"{root / 'train'}: {len(classes)} folders of classes; at least 2 are needed")
-    strange = sorted(set(_folders(root / split)) - set(classes))
+    strange = sorted(set(subfolders(root / split)) - set(classes))
     if strange:
         raise DataError(
             f"{root / split}: {', '.join(strange[:5])} are no classes of {root / 'train'}; remove or rename them"
@@ -64,33 +73,97 @@ def class_folders(root: Path, split: str) -> list[str]:
     return classes
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def list_folders(root: Path, split: str, names: Sequence[str]) -> Listing:
-    """Files of a split by the folders of their classes.
+def list_layout(layout: Layout, split: str, suffixes: Collection[str]) -> Listing:
+    """Files of a split by their folders.
 
     Args:
-        root: folder with one for each split.
+        layout: with labels.
         split: ``"train"`` or ``"test"``.
-        names: paths of the files below the split's folder.
+        suffixes: kinds of files to read.
 
     Raises:
-        DataError: as :func:`class_folders`, for a file in no class, and for a class without a file in training.
+        DataError: if there are fewer than two classes, or one that training does not have or has no file of; for a file
+            in no folder of a class, or of no part; or if a test split has to be cut but cannot be.
     """
-    classes, folder = class_folders(root, split), root / split
-    number = {name: index for index, name in enumerate(classes)}
-    labels = []
-    for name in names:
-        first, _, rest = name.partition("/")
-        if not rest:
-            raise DataError(f"{folder / name}: lies in no folder of a class; move it into one, or remove it")
-        labels.append(number[first])
-    empty = [name for name, index in number.items() if index not in labels]
-    if split == "train" and empty:
-        raise DataError(f"{folder}: no file that is read in {', '.join(empty[:5])}")
-    return Listing(folder, list(names), torch.tensor(labels), classes, None)
+    used = parts_of_split(split, layout.parts) if layout.parts else ()
+    folders = [layout.parts[part] for part in used or ("train",)] if layout.kind == "parts" else []
+    if layout.kind == "parts" and len(layout.classes) < 2:
+        number = len(layout.classes)
+        raise DataError(f"{layout.root / layout.parts['train']}: {number} folders of classes; at least 2 are needed")
+    root = layout.root / folders[0] if len(folders) == 1 else layout.root
+    names, found = list[str](), list[tuple[str, str | None]]()
+    for folder in folders or [""]:
+        for name in find_clouds(layout.root / folder, suffixes):
+            below = f"{folder}/{name}" if folder else name
+            part, label = layout.place(below) or ("", None)
+            if label is None:
+                raise DataError(
+                    f"{layout.root / below}: lies in no folder of a class; move it into one, remove it, or leave "
+                    "out its kind with data.suffixes"
+                )
+            if layout.kind == "parts of classes" and not part:
+                raise DataError(f"{layout.root / below}: lies in no folder of a split; move it into one, or remove it")
+            if not layout.parts or part in (used or ("train",)):
+                names.append(name if len(folders) == 1 else below)
+                found.append((part, label))
+    labels = [str(label) for _, label in found]
+    _check_labels(root, labels, layout, complete=split == "train" or not used)
+    listing = Listing(
+        root,
+        names,
+        torch.tensor([layout.classes.index(label) for label in labels]),
+        layout.classes,
+        None,
+        validation=torch.tensor([part == "val" for part, _ in found]) if len(used) > 1 else None,
+        label="" if len(folders) == 1 and used else f"{split}-",
+        said=f"{layout.root}: no test split, val is taken for it" if used == ("val",) else "",
+    )
+    return listing if parts_of_split("test", layout.parts) else _held_out(listing, split, layout.root)
+
+
+def _check_labels(root: Path, labels: Sequence[str], layout: Layout, *, complete: bool) -> None:
+    strange = sorted(set(labels) - set(layout.classes))
+    if strange:
+        of = layout.root / layout.parts.get("train", "")
+        raise DataError(f"{root}: {', '.join(strange[:5])} are no classes of {of}; remove or rename them")
+    empty = [name for name in layout.classes if name not in labels]
+    if complete and empty:
+        raise DataError(f"{root}: no file that is read in {', '.join(empty[:5])}")
+
+
+def _held_out(listing: Listing, split: str, where: Path) -> Listing:
+    """The part of a training listing that is of a split, where no other files are there for the test."""
+    held_out = hold_out(listing.labels.tolist(), listing.names)
+    index = np.flatnonzero(held_out == (split == "test"))
+    return listing._replace(
+        names=[listing.names[number] for number in index],
+        labels=listing.labels[index],
+        said=held_out_text(where, held_out) if split == "test" else "",
+    )
+
+
+def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
+    """Files of the kinds ``suffixes`` below ``root``, as sorted relative paths with ``/``; others are logged.
+
+    Raises:
+        DataError: if there is none, or a folder cannot be listed.
+    """
+    names, others = [], Counter[str]()
+    for path in walk_files(root):
+        suffix = path.suffix.lower()
+        if suffix[1:] in suffixes:
+            names.append(path.relative_to(root).as_posix())
+        elif suffix != CACHE_SUFFIX:
+            others[suffix or "without suffix"] += 1
+    left_out = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+    if not names:
+        raise DataError(
+            f"{root}: no point file or mesh in it or below ({' '.join(suffixes)}), only {left_out or 'nothing'}; set "
+            "data.root to another folder"
+        )
+    if left_out:
+        logger.info("%s: %d files of other kinds are left out (%s)", root, others.total(), left_out)
+    return sorted(names)
 
 
 def list_table(path: Path, split: str) -> Listing:
@@ -114,7 +187,8 @@ def list_table(path: Path, split: str) -> Listing:
     if strange:
         raise DataError(f"{path}: {', '.join(strange[:5])} are classes of split test alone; rename or remove them")
     labels = torch.tensor([number[row["label"]] for row in chosen])
-    return Listing(path.parent, [row["file"] for row in chosen], labels, classes, _groups(chosen))
+    names = [row["file"] for row in chosen]
+    return Listing(path.parent, names, labels, classes, _groups(chosen), label=f"{path.stem}-{split}-")
 
 
 def count_table_classes(path: Path) -> int:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from pointadapterx.datasets.base import check_choice
+from pointadapterx.datasets.doubts import Doubt, doubts_of, not_finite
 from pointadapterx.datasets.files import impostor
 from pointadapterx.datasets.formats import arrays, glb, las, mesh, obj, off, pcd, ply, stl, text
 from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
-from pointadapterx.errors import DataError
+from pointadapterx.errors import ConfigError, DataError
 
-__all__ = ["KINDS", "MESH_SUFFIXES", "MISSING_TRIMESH", "SURFACE_SUFFIXES", "read_cloud", "trimesh_version"]
+__all__ = [
+    "AS_FILES_SAY",
+    "KINDS",
+    "MESH_SUFFIXES",
+    "MISSING_TRIMESH",
+    "SURFACE_SUFFIXES",
+    "Cloud",
+    "Reading",
+    "checked_cloud",
+    "load_cloud",
+    "problem_of_columns",
+    "read_cloud",
+    "trimesh_version",
+]
+
+TEXT_SUFFIXES = (".asc", ".csv", ".pts", ".txt", ".xyz")
 
 READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
+    ".asc": text.read,
     ".csv": text.read,
     ".glb": glb.read,
     ".h5": arrays.read_hdf5,
@@ -41,7 +61,58 @@ SURFACE_SUFFIXES = (".glb", ".obj", ".off", ".stl")  # a .ply is as often of poi
 MISSING_TRIMESH = f"{mesh.NEEDED}, which is not installed; pip install trimesh"
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the user says of the files, the keys of the ``data`` section.
+
+    Attributes:
+        columns: of text files, those of x, y and z, by name or by number from 0; None: as the files name them.
+        nan: whether points with NaN or infinite coordinates are dropped or an error.
+    """
+
+    columns: tuple[str | int, ...] | None = None
+    nan: str = "drop"
+
+    @classmethod
+    def of(cls, columns: Sequence[str | int] | None, nan: str | None) -> Reading:
+        """From the keys of a config or a command; None is the default of each.
+
+        Raises:
+            ConfigError: if there are not three different columns, or ``nan`` is another word.
+        """
+        check_choice(nan or "drop", ("drop", "error"), "data.nan")
+        if columns is not None:
+            problem = problem_of_columns(columns)
+            if problem is not None:
+                raise ConfigError(f"data.columns={list(columns)}: {problem}")
+        return cls(None if columns is None else tuple(columns), nan or "drop")
+
+
+AS_FILES_SAY = Reading()
+
+
+def problem_of_columns(columns: Sequence[str | int]) -> str | None:
+    """What is wrong with ``data.columns``, if anything is."""
+    if len(columns) != 3 or len(set(columns)) != 3:
+        return "x, y and z need three different columns, by name or by number from 0"
+    if any(isinstance(column, int) and column < 0 for column in columns):
+        return "columns are counted from 0"
+    return None
+
+
+class Cloud(NamedTuple):
+    """Points ``(m, 3)`` of a file or an array, and what looks wrong with them."""
+
+    points: np.ndarray
+    doubts: tuple[Doubt, ...] = ()
+
+
 def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
+    """The points of :func:`load_cloud`, ``(m, 3)`` float64, where one that is not finite is an error."""
+    return load_cloud(path, num_samples, seed, Reading(nan="error")).points
+
+
+def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FILES_SAY) -> Cloud:
     """Coordinates of a file, ``(m, 3)`` float64, in its own units and axes.
 
     Args:
@@ -49,21 +120,27 @@ def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
             (normals, colours) are left out.
         num_samples: points to draw from a mesh, uniformly over its surface; a point file gives all of its own.
         seed: of that draw.
+        reading: what the user says of the files.
 
     Raises:
-        DataError: if the file is damaged, of another kind or empty, or holds coordinates that are not finite.
+        DataError: if the file is damaged, of another kind or empty, no coordinate is finite, or one is not and
+            ``reading.nan`` makes that an error.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
         raise DataError(f"{path}: is of no kind that is read ({' '.join(KINDS)})")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    stored = None
     try:
         what = impostor(path)
         if what is not None:
             raise DataError(f"{path}: {what}")
-        content = READERS[suffix](path)
-        points = mesh.sample(path, content, num_samples, seed) if isinstance(content, Mesh) else content
+        content = text.read(path, reading.columns) if suffix in TEXT_SUFFIXES else READERS[suffix](path)
+        if isinstance(content, Mesh):
+            stored, points = content.vertices, mesh.sample(path, content, num_samples, seed)
+        else:
+            points = content
         if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
             raise ValueError(f"it holds {points.dtype} of shape {points.shape}, expected numbers (points, 3 or more)")
     except DataError:
@@ -73,8 +150,33 @@ def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
         raise DataError(f"{path}: cannot be read as {suffix} ({reason}); obtain it again or remove it") from error
     if len(points) == 0:
         raise DataError(f"{path}: there is no point or face in it; obtain it again or remove it")
+    return checked_cloud(points, str(path), reading, stored)
+
+
+def checked_cloud(points: np.ndarray, where: str, reading: Reading, stored: np.ndarray | None = None) -> Cloud:
+    """The finite ones of points ``(n, 3 or more)``, n at least 1, as float64, and what looks wrong with them.
+
+    Args:
+        points: numbers.
+        where: they are from, for messages.
+        reading: whether points that are not finite are dropped.
+        stored: coordinates of the file, where ``points`` were drawn from a surface between them.
+
+    Raises:
+        DataError: if no point is finite, or one is not and that is an error.
+    """
     points = points[:, :3].astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
-    if len(bad):
-        raise DataError(f"{path}: point {bad[0] + 1} has NaN or infinite coordinates; obtain it again or remove it")
-    return points
+    if len(bad) == 0:
+        return Cloud(points, doubts_of(points, stored))
+    if len(bad) == len(points):
+        raise DataError(
+            f"{where}: all {len(points)} points have NaN or infinite coordinates; obtain it again or remove it"
+        )
+    if reading.nan == "error":
+        raise DataError(
+            f"{where}: point {bad[0] + 1} has NaN or infinite coordinates, as {len(bad)} of {len(points)} have; "
+            "obtain it again or remove it, or let such points be dropped (data.nan=drop, --nan drop)"
+        )
+    points = np.delete(points, bad, axis=0)
+    return Cloud(points, (not_finite(len(bad), len(bad) + len(points)), *doubts_of(points, stored)))

@@ -209,7 +209,7 @@ def _read_split(config: Mapping[str, Any], split: Literal["train", "test"], **op
 
 def reading_options(data: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a ``data`` section that decide what is read, where they are set."""
-    keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes")
+    keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes", "columns", "nan")
     return {key: data[key] for key in keys if data[key] is not None}
 
 
@@ -246,7 +246,7 @@ def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
         DataError: if files are missing or damaged, or there are too few clouds.
     """
     settings, probe = config["eval"], config["pretrain"]["probe"]
-    labels = {"labels": False} if config["data"]["name"] == "folder" else {}  # they are not used: read everything
+    labels = {"labels": False} if DATASETS[config["data"]["name"]].labels_optional else {}  # unused: read everything
     clouds = _clouds(config, _read_split(config, "train", **labels))
     held_out = _held_out(clouds, settings["val_fraction"], settings["split_seed"])
     if held_out.all():

@@ -16,7 +16,7 @@ from pointadapterx.errors import Interrupted, PointAdapterXError
 VERBS = ("train", "test", "vote", "count", "probe", "search")
 COMMANDS = {
     "compare": "study.command:main",
-    "doctor": "doctor:main",
+    "doctor": "doctor.command:main",
     "example": "example:main",
     "export": "export:main",
     "predict": "predict:main",

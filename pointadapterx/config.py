@@ -16,7 +16,7 @@ from easydict import EasyDict
 from pydantic import BaseModel, Field, ValidationError
 
 from pointadapterx.datasets import DATASETS, build_augment
-from pointadapterx.datasets.point_files import KINDS
+from pointadapterx.datasets.point_files import KINDS, problem_of_columns
 from pointadapterx.errors import ConfigError, DataError, shown
 from pointadapterx.hub import HUB
 from pointadapterx.models import BACKBONES, Backbone
@@ -86,6 +86,8 @@ class DataConfig(Section):
     up: Literal["x", "y", "z"] | None = None
     stored_points: Points | None = None
     suffixes: list[str] | None = Field(None, min_length=1)
+    columns: list[int | str] | None = None
+    nan: Literal["drop", "error"] | None = None
     few_shot: FewShotConfig | None = None
     train_size: int | None = Field(None, ge=2)
     mean: list[float] | None = Field(None, min_length=1)
@@ -564,6 +566,8 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
                 "data.suffixes",
                 f"unknown kind '{suffix}'{did_you_mean(suffix, list(KINDS))} Known: {', '.join(KINDS)}",
             )
+    if data.columns is not None and (problem := problem_of_columns(data.columns)) is not None:
+        yield Problem("data.columns", problem)
     try:
         build_augment(data.augment, DATASETS[data.name].modality if data.name in DATASETS else "points")
     except ConfigError as error:
@@ -651,7 +655,7 @@ def _check_modality(backbone: Backbone.Options, data: DataConfig) -> Iterator[Pr
                     f"{getattr(backbone, key)} exceeds data.num_points={data.num_points}; lower it",
                 )
         return
-    for key in ("num_points", "normalize", "up", "stored_points", "suffixes", "cache_dir"):
+    for key in ("num_points", "normalize", "up", "stored_points", "suffixes", "columns", "nan", "cache_dir"):
         if getattr(data, key) is not None:
             yield Problem(f"data.{key}", f"belongs to point clouds, but {data.name} holds images; remove it")
     channels = getattr(backbone, "channels", 0)

@@ -24,7 +24,7 @@ TASKS = {"points": "point-cloud-classification", "images": "image-classification
 ACCURACIES = {"overall_accuracy": "overall accuracy (OA)", "mean_class_accuracy": "mean-class accuracy (mAcc)"}
 
 
-OWN_DATA = ("folder", "imagefolder")
+OWN_DATA = ("folder", "h5", "imagefolder")
 
 
 class Needed(NamedTuple):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from pointadapterx.datasets.files import walk_files
+from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.endings import ends_in_one_line, explain
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.predictor import Failure, Prediction, Predictor
@@ -65,6 +66,18 @@ def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
     parser.add_argument(
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
     )
+    parser.add_argument(
+        "--columns",
+        type=columns_of_text,
+        metavar="X,Y,Z",
+        help="columns of text files that are x, y and z, names or numbers from 0 (default: as the files name them)",
+    )
+    parser.add_argument(
+        "--nan",
+        choices=["drop", "error"],
+        help="points with NaN or infinite coordinates: leave them out with a warning, or refuse the file "
+        "(default: the adapter's, or drop)",
+    )
     parser.add_argument("--weights", metavar="FILE", help="where the backbone's weights lie now")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: the adapter's")
@@ -108,6 +121,8 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         batch_size=options.batch_size,
         top=options.top,
         up=options.up,
+        columns=options.columns,
+        nan=options.nan,
         workers=options.workers,
     )
     files = find_files(paths, predictor.suffixes, leave_out=options.output)

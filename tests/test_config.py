@@ -17,7 +17,8 @@ Write = Callable[[str, str], Path]
 SHIPPED_NAMES = sorted(
     path.relative_to(ROOT / "cfgs").with_suffix("").as_posix()
     for path in (ROOT / "cfgs").rglob("*.yaml")
-    if path.parent.name not in ("base", "study") and path.stem != "folder"  # which needs the user's data.root
+    if path.parent.name not in ("base", "study")
+    and path.stem not in ("folder", "h5")  # which need the user's data.root
 )
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import IO
 from zipfile import ZipFile
 
-import h5py
 import numpy as np
 
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
-from pointadapterx.datasets.h5 import open_h5, stored
+from pointadapterx.datasets.hdf5 import open_h5, read_numbers
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -69,10 +68,7 @@ def read_hdf5(path: Path) -> np.ndarray:
         ValueError: if there is no such data set, or less is stored than it declares.
     """
     with open_h5(path) as file:
-        entry = file[_entry(file.keys())]
-        if not isinstance(entry, h5py.Dataset):
-            raise ValueError(f"'{entry.name}' is a group, expected an array")
-        return stored(entry)
+        return read_numbers(file, _entry(file.keys()))
 
 
 def _entry(names: Collection[str]) -> str:

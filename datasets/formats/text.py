@@ -1,34 +1,143 @@
-"""Text: csv, pts, txt, xyz."""
+"""Text: asc, csv, pts, txt, xyz."""
 
 from __future__ import annotations
 
-import warnings
-from itertools import islice
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
+from pointadapterx.datasets.formats.columns import WAY_OUT
+from pointadapterx.datasets.formats.layout import SPACES, Layout, find_layout, is_comment, is_count, number, shown
+from pointadapterx.errors import DataError
 
-def read(path: Path) -> np.ndarray:
-    """Rows of numbers between commas, semicolons or spaces, after at most one line of column names or a count."""
-    with path.open(encoding="utf-8-sig") as file:
-        head = list(islice(file, 2))
-    delimiter = next((mark for mark in ",;" if mark in "".join(head)), None)
-    columns, header = (0, 1, 2), not _is_row(head[0], delimiter)
-    if header:
-        names = [name.strip(' \t\n"').lower() for name in head[0].lstrip("/# ").split(delimiter)]
-        if {"x", "y", "z"} <= set(names):
-            columns = (names.index("x"), names.index("y"), names.index("z"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that there is no row; too few points are reported later
-        rows = np.loadtxt(
-            path, delimiter=delimiter, skiprows=int(header), usecols=columns, ndmin=2, encoding="utf-8-sig"
+BLOCK = 2**20  # characters read at a time
+ENOUGH = 10  # rows whose first column counts them before it is taken for an index
+
+
+def read(path: Path, columns: Sequence[str | int] | None = None) -> np.ndarray:
+    """Points ``(n, 3)`` float64 of rows of numbers; missing values are NaN.
+
+    Columns are separated by commas, semicolons, tabs, bars or spaces; fractions begin with a point, or with a comma
+    where that separates no columns. Before the rows there may be comments, names of the columns and the number of
+    points. In several scans after each other, each begins with its number of points.
+
+    Args:
+        path: the file.
+        columns: of x, y and z, by name or by number from 0. None: those with usual names, see
+            :func:`~pointadapterx.datasets.formats.columns.named`, and without names the first three.
+
+    Raises:
+        DataError: if the file does not say which columns are x, y and z, or has not those of ``columns``.
+        ValueError: if it is damaged; the message names the line.
+    """
+    layout = find_layout(path, columns)
+    if layout is None:
+        return np.empty((0, 3))
+    points = _by_numpy(path, layout)
+    if points is None:
+        points = np.array(array("d", _by_hand(path, layout))).reshape(-1, 3)
+    if not layout.named and layout.width > 3 and _is_index(points):
+        raise DataError(
+            f"{path}: its first column counts the rows, so it is no coordinate, and nothing names the others; {WAY_OUT}"
         )
+    return points
+
+
+class _DamagedError(ValueError):
+    """A line is wrong, whoever reads it."""
+
+
+def _by_numpy(path: Path, layout: Layout) -> np.ndarray | None:
+    """Fast; None for what only :func:`_by_hand` reads, or says what is wrong with."""
+    if layout.decimal != ".":
+        return None
+    lines = chain.from_iterable(lines for _, lines in _Rows(path, layout).blocks())
+    try:
+        rows = np.loadtxt(
+            lines, delimiter=layout.separator, usecols=layout.columns, ndmin=2, comments=None, quotechar='"'
+        )
+    except _DamagedError:
+        raise
+    except ValueError:
+        return None
     return rows.reshape(-1, 3)
 
 
-def _is_row(line: str, delimiter: str | None) -> bool:
-    try:
-        return len([float(value) for value in line.split(delimiter)[:3]]) == 3
-    except ValueError:
+def _by_hand(path: Path, layout: Layout) -> Iterator[float]:
+    """Coordinates one by one."""
+    for numbers, lines in _Rows(path, layout).blocks():
+        for line_number, line in zip(numbers, lines, strict=True):
+            cells = layout.split(line)
+            for column in layout.columns:
+                value = number(cells[column], layout.decimal)
+                if value is None:
+                    mixed = "; the fractions before it are written otherwise" if "," in cells[column] else ""
+                    raise _DamagedError(f"line {line_number}: {shown(cells[column])} is no number{mixed}")
+                yield value
+
+
+class _Rows:
+    """The lines of numbers of a file, which have to be as wide and as many as its beginning says."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path, self.layout = path, layout
+        self.declared, self.seen = layout.count, 0  # since that number of points
+
+    def blocks(self) -> Iterator[tuple[Sequence[int], list[str]]]:
+        """Many lines at a time, and their numbers in the file.
+
+        Raises:
+            ValueError: if a line has too many or too few columns, or there are not as many lines as was declared.
+        """
+        with self.path.open(encoding=self.layout.encoding, errors="replace") as file:
+            start = 1 + sum(1 for _ in islice(file, self.layout.skip))
+            while lines := file.readlines(BLOCK):
+                numbers = range(start, start + len(lines))
+                start += len(lines)
+                if self._are_plain(lines):
+                    self.seen += len(lines)
+                    yield numbers, lines
+                else:
+                    rows = list(self._rows(numbers, lines))
+                    yield [line_number for line_number, _ in rows], [row for _, row in rows]
+        self._check_count("")
+
+    def _are_plain(self, lines: Sequence[str]) -> bool:
+        """Whether there is nothing but rows: far faster than to look at each line."""
+        separator, width = self.layout.separator, self.layout.width
+        if separator is None:
+            widths = set(map(len, map(str.split, lines)))
+        else:
+            widths = {line.count(separator) + 1 for line in lines}
+        return widths == {width} and "#" not in "".join(lines)
+
+    def _rows(self, numbers: Sequence[int], lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+        for line_number, line in zip(numbers, lines, strict=True):
+            if not line.strip(SPACES) or is_comment(line):
+                continue
+            row = line.partition("#")[0]
+            width = len(self.layout.split(row))
+            if width == 1 and self.declared is not None and is_count(row):
+                self._check_count(f" before line {line_number}, where the next scan begins")
+                self.declared, self.seen = (int(row), line_number), 0
+            elif width == self.layout.width:
+                self.seen += 1
+                yield line_number, row
+            else:
+                raise _DamagedError(f"line {line_number} has {width} columns, the lines before it {self.layout.width}")
+
+    def _check_count(self, where: str) -> None:
+        if self.declared is not None and self.declared[0] != self.seen:
+            count, line_number = self.declared
+            raise _DamagedError(f"line {line_number} declares {count} points, and there are {self.seen}{where}")
+
+
+def _is_index(points: np.ndarray) -> bool:
+    """Whether the first column is 0, 1, 2, … or 1, 2, 3, … over many rows, and others have fractions."""
+    first = points[:, 0]
+    if len(points) < ENOUGH or first[0] not in (0, 1):
         return False
+    return bool((first == first[0] + np.arange(len(points))).all() and (points[:, 1:] % 1 != 0).any())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pointadapterx import ops
 from pointadapterx.datasets.folder import AXES, BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES, decode
 from pointadapterx.datasets.inputs import ImageInputs, PointInputs
-from pointadapterx.datasets.point_files import KINDS
+from pointadapterx.datasets.point_files import KINDS, Cloud, Reading, checked_cloud
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
@@ -48,7 +49,7 @@ class Prediction:
         novelty: share of the adapter's validation samples that are more like its training data; None where the adapter
             does not store it.
         unlike: whether it is far from all that the adapter has seen.
-        warnings: in what the input differs from the training data.
+        warnings: in what the input differs from the training data, and what looks wrong with its coordinates.
     """
 
     name: str
@@ -91,6 +92,9 @@ class Predictor:
         batch_size: samples at a time; by default the adapter's ``eval.batch_size``.
         top: classes that a prediction lists.
         up: axis of the inputs that points up; by default the adapter's ``data.up``, or y.
+        columns: of x, y and z in text files, by name or by number from 0; by default the adapter's ``data.columns``.
+        nan: ``"drop"`` leaves out points with NaN or infinite coordinates, with a warning, ``"error"`` refuses such
+            inputs; by default the adapter's ``data.nan``, or ``"drop"``.
         workers: processes that read files where one thread would take long; None: one a core. More than one need
             ``if __name__ == "__main__":`` around the caller's script, as all processes of Python do.
 
@@ -113,6 +117,8 @@ class Predictor:
         batch_size: int | None = None,
         top: int = 3,
         up: str | None = None,
+        columns: Sequence[str | int] | None = None,
+        nan: str | None = None,
         workers: int | None = 1,
     ) -> None:
         given = adapters if isinstance(adapters, Mapping) else {Path(adapters).stem: adapters}
@@ -125,14 +131,16 @@ class Predictor:
         self.batch_size = batch_size or first.config["eval"]["batch_size"]
         self.classes = {name: info.classes for name, info in self._infos.items()}
         self._bf16 = _is_bf16(precision, first.config["train"]["precision"], self.device)
-        self._form = _Form.of(first, up)
+        said = {"up": up, "columns": columns, "nan": nan}
+        self._form = _Form.of(first, said)
         for info in self._infos.values():
-            if _Form.of(info, up).key != self._form.key:
+            if _Form.of(info, said).key != self._form.key:
                 raise CheckpointError(
                     f"{info.path}: prepares its inputs otherwise than {first.path}; use a predictor for each"
                 )
         self._models = self._build(first, weights)
         self._extents, self._clouds = torch.zeros(3), 0  # sum and number of all so far
+        self._doubts = Counter[str]()  # clouds with each kind of doubt
 
     def _build(self, first: AdapterInfo, weights: File | None) -> Callable[[str], AdaptedModel]:
         if len(self._infos) > 1:
@@ -176,7 +184,11 @@ class Predictor:
             yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device)
 
     def doubts(self) -> list[str]:
-        """What the clouds so far have in common that the training clouds have not."""
+        """What looks wrong with some of the clouds so far, and what all have in common but not with training clouds."""
+        counted = [f"{count} of {self._clouds} clouds: {kind}" for kind, count in self._doubts.items()]
+        return counted + self._doubts_of_axes()
+
+    def _doubts_of_axes(self) -> list[str]:
         stored = self._form.stored
         if stored is None or self._clouds < ENOUGH_FOR_AXES:
             return []
@@ -201,11 +213,13 @@ class Predictor:
                 name, content = f"input {number}", _array(item, f"input {number}", reader)
             yield Failure(name, content) if isinstance(content, str) else self._prepare(name, content)
 
-    def _prepare(self, name: str, content: np.ndarray) -> _Ready | Failure:
-        if not self._form.points:
+    def _prepare(self, name: str, content: Cloud | np.ndarray) -> _Ready | Failure:
+        if not isinstance(content, Cloud):
             return _Ready(name, torch.from_numpy(content), [])
-        prepared = self._form.bring(name, torch.from_numpy(content))
+        prepared = self._form.bring(name, torch.from_numpy(content.points))
         if isinstance(prepared, _Ready):
+            prepared.warnings.extend(doubt.text for doubt in content.doubts)
+            self._doubts.update({doubt.kind for doubt in content.doubts})
             self._extents += mean_extents(prepared.values[None])
             self._clouds += 1
         return prepared
@@ -288,6 +302,7 @@ class _Form:
         stored: of the training clouds, where the adapter's file has it.
         up: axis of the inputs that points up.
         normalize: whether clouds are centred and scaled into the unit sphere.
+        reading: what the user, or else the adapter's config, says of files.
     """
 
     points: bool
@@ -295,13 +310,14 @@ class _Form:
     stored: Preparation | None
     up: str
     normalize: bool
+    reading: Reading
 
     @classmethod
-    def of(cls, info: AdapterInfo, up: str | None) -> _Form:
-        """As an adapter's training had it."""
+    def of(cls, info: AdapterInfo, said: Mapping[str, Any]) -> _Form:
+        """As an adapter's training had it, but for what the user says of ``up``, ``columns`` and ``nan``."""
         config, stored = info.config, Preparation.stored(info.metrics)
         data, backbone = config["data"], config["backbone"]
-        axis = up or data["up"] or "y"
+        axis = said["up"] or data["up"] or "y"
         if axis not in AXES:
             raise ConfigError(f"up={axis}: is no axis; choose x, y or z")
         section = {
@@ -312,12 +328,13 @@ class _Form:
                 if key in backbone
             },
         }
-        return cls("image_size" not in backbone, section, stored, axis, wants_unit_sphere(info.metrics, data))
+        reading = Reading.of(said["columns"] or data.get("columns"), said["nan"] or data.get("nan"))
+        return cls("image_size" not in backbone, section, stored, axis, wants_unit_sphere(info.metrics, data), reading)
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal where inputs are prepared alike."""
-        return (self.points, self.section, self.count, self.up, self.normalize)
+        return (self.points, self.section, self.count, self.up, self.normalize, self.reading)
 
     @property
     def count(self) -> int:
@@ -328,7 +345,7 @@ class _Form:
     def reader(self) -> CloudReader | _ImageReader:
         """Reads a file; returns what is wrong with it as text."""
         if self.points:
-            return CloudReader(Path(), self.count, self.normalize, by_name=False)
+            return CloudReader(Path(), self.count, self.normalize, by_name=False, reading=self.reading)
         return _ImageReader(self.section["backbone"]["image_size"], self.section["backbone"]["channels"])
 
     def bring(self, name: str, cloud: Tensor) -> _Ready | Failure:
@@ -390,7 +407,7 @@ def _is_bf16(wanted: str | None, trained: str, device: torch.device) -> bool:
     return possible and (wanted or trained) != "fp32"
 
 
-def _array(values: np.ndarray | Tensor, where: str, reader: CloudReader | _ImageReader) -> np.ndarray | str:
+def _array(values: np.ndarray | Tensor, where: str, reader: CloudReader | _ImageReader) -> Cloud | str:
     """Points of an array as a reader has those of a file; or what is wrong with it."""
     if not isinstance(reader, CloudReader):
         return f"{where} is an array; an adapter for pictures takes files"
@@ -399,7 +416,9 @@ def _array(values: np.ndarray | Tensor, where: str, reader: CloudReader | _Image
     points = np.asarray(values)
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
         return f"{where} is {points.dtype} of shape {points.shape}, not numbers (points, 3 or more)"
-    points = points[:, :3].astype(np.float64)
-    if len(points) == 0 or not bool(np.isfinite(points).all()):
-        return f"{where} holds no point, or values that are not finite"
-    return reader.reduce(points, where)
+    if len(points) == 0:
+        return f"{where} holds no point"
+    try:
+        return reader.reduce(checked_cloud(points, where, reader.reading), where)
+    except DataError as error:
+        return str(error)

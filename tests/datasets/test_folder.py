@@ -214,7 +214,8 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
     (root / "b" / "loop").symlink_to(root)
     (root / "a-copy").symlink_to(root / "b")  # sorts before b, which is read under its own name
     (root / "b" / "gone.npy").symlink_to(tmp_path / "nowhere")
-    assert build(root).names == ["a-link/e.npy", "a.npy", "b/box.off", "b/d.csv", "b/deep/c.XYZ", "box.obj"]
+    names = ["a-link/e.npy", "a.npy", "b/box.off", "b/d.csv", "b/deep/c.XYZ", "box.obj"]
+    assert build(root, labels=False).names == names
 
 
 def test_a_link_to_a_folder_that_a_dot_hides_is_followed(tmp_path: Path) -> None:
@@ -262,7 +263,7 @@ def test_the_kinds_of_a_config(tmp_path: Path) -> None:
     config = small_pretraining(tmp_path, data=data, pretrain={"probe": {"every": 0}})
     assert len(build_pretraining_data(config).train) == 1
     for suffixes, says in (
-        ("[plyy]", "unknown kind 'plyy'; did you mean 'ply'? Known: csv, "),
+        ("[plyy]", "unknown kind 'plyy'; did you mean 'ply'? Known: asc, csv, "),
         ("[]", "List should have at least 1 item"),
     ):
         with pytest.raises(ConfigError) as error:
@@ -394,7 +395,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "broken row": (write("x.csv", b"1,2,3\n1,?,3\n"), "x.csv: cannot be read as .csv"),
     "no row": (write("x.csv", b"x,y,z\n"), "x.csv: there is no point or face in it"),
     "binary text": (write("x.pts", b"\x89\xff\xfe\x00"), "x.pts: cannot be read as .pts"),
-    "NaN": (write("x.xyz", b"1 2 3\n1 nan 3\n"), "x.xyz: point 2 has NaN or infinite"),
+    "NaN": (write("x.xyz", b"1 nan 3\n1 nan 3\n"), "x.xyz: all 2 points have NaN or infinite"),
     "beyond float32": (write("x.xyz", b"1 2 3\n1 1e99 3\n"), "x.xyz: coordinates beyond 1e+18, whose distances"),
     "pickled array": (lambda root: np.save(root / "x.npy", np.array([{}])), "x.npy: cannot be read as .npy"),
     "text array": (lambda root: np.save(root / "x.npy", np.full((40, 3), "a")), "expected numbers (points, 3 or more)"),
@@ -424,6 +425,33 @@ def test_bad_files(tmp_path: Path, kind: str) -> None:
     assert f"(1 of 6 files below {tmp_path} cannot be read)" in str(error.value)
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before  # no cache
+
+
+def test_points_that_are_not_finite_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.insert(POINTS, (3, 7), (np.nan, 0, np.inf), axis=0))
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(build(tmp_path).points[1], torch.from_numpy(POINTS).float())
+    assert f"{tmp_path / 'a.npy'}: 2 of 42 points have NaN or infinite coordinates and are left out" in caplog.text
+    assert "and so 1 more" in caplog.text
+    with pytest.raises(DataError, match=r"a\.npy: point 4 has NaN .* as 2 of 42 have; .* \(2 of 2 files"):
+        build(tmp_path, nan="error")
+    with pytest.raises(ConfigError, match=r"data\.nan 'drp' is unknown; did you mean 'drop'\?"):
+        build(tmp_path, nan="drp")
+
+
+def test_columns_of_text_files(tmp_path: Path) -> None:
+    write_text(tmp_path / "cloud.csv", np.hstack([POINTS[:, ::-1], POINTS]), ",", "a,b,c,d,e,f")
+    with pytest.raises(DataError, match="of which no three are known as x, y and z"):
+        build(tmp_path)
+    for columns in (["d", "e", "f"], [3, 4, 5]):
+        assert torch.equal(build(tmp_path, columns=columns).points[0], torch.from_numpy(POINTS).float())
+    flipped = build(tmp_path, columns=["a", "b", "c"])  # the cache of other columns is stale
+    assert torch.equal(flipped.points[0], torch.from_numpy(POINTS[:, ::-1].copy()).float())
+    config = small_pretraining(tmp_path, data={"name": "folder", "root": str(tmp_path), "columns": ["d", "e", 5]})
+    assert config["data"]["columns"] == ["d", "e", 5]
+    with pytest.raises(ConfigError, match=r"data\.columns: x, y and z need three different columns"):
+        check_config(config, "test", ["data.columns=[d,e]"])
 
 
 def test_bad_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
@@ -489,7 +517,9 @@ def test_wrong_roots(tmp_path: Path) -> None:
         build_dataset("folder", "train")
     with pytest.raises(DataError, match=r"nowhere: does not exist; set data\.root"):
         build_dataset("folder", "train", root=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no point file or mesh in it or below \(csv glb .* xyz\), only nothing; set"):
+    with pytest.raises(
+        DataError, match=r"no point file or mesh in it or below \(asc csv glb .* xyz\), only nothing; set"
+    ):
         build(tmp_path)
     np.save(tmp_path / "a.npy", POINTS)
     with pytest.raises(DataError, match=r"a\.npy: data\.root is a folder, a CSV or an HDF5 file"):
@@ -511,7 +541,7 @@ def test_wrong_options(tmp_path: Path) -> None:
         build_dataset("folder", "test", root=tmp_path)
     with pytest.raises(ConfigError, match=r"data\.up 'w' is unknown\. Known: x, y, z"):
         build(tmp_path, up="w")
-    with pytest.raises(ConfigError, match=r"data\.suffixes '\.npy' is unknown; did you mean 'npy'\? Known: csv, "):
+    with pytest.raises(ConfigError, match=r"data\.suffixes '\.npy' is unknown; did you mean 'npy'\? Known: asc, csv, "):
         build(tmp_path, suffixes=[".npy"])
     with pytest.raises(ConfigError, match="folder has no variants"):
         build(tmp_path, variant="a")

@@ -45,6 +45,8 @@ COMMANDS: dict[str, list[str]] = {
     "make demo": FEW,
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
+    "pointadapterx doctor h5_clouds": [],
+    "pointadapterx train --config h5 data.root=h5_clouds": ONE_EPOCH,
     "pointadapterx train --config scan_obj_bg data.name=folder data.variant=null data.root=scans "
     "backbone.weights=weights/point_mae_pretrain.pth": [*SMALL, "method.rank=4"],
     "pointadapterx train --config demo train.seed=1": FEW,
@@ -177,6 +179,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_scanobjectnn(place / "data" / "ScanObjectNN", "pb_t50_rs")
         write_modelnet40_hdf5(place / "data" / "ModelNet40", train_per_class=10, num_points=1024)
         write_ldraw20(place / "ldraw20", num_points=1024)
+        write_ldraw20(place / "h5_clouds", train_per_class=5, test_per_class=1, num_points=1024)
         for name, config in (("point_mae_pretrain", "scan_pb_t50_rs"), ("dapt_checkpoint", "scan_pb_t50_rs_dapt")):
             model = build_model(load_config(config, SMALL))
             (place / "weights").mkdir(exist_ok=True)

@@ -125,10 +125,64 @@ def test_arrays_and_tensors(trained: Path, clouds: torch.Tensor) -> None:
     assert isinstance(bad[0], Failure)
     assert bad[0].reason == "input 0 is float64 of shape (5,), not numbers (points, 3 or more)"
     assert isinstance(bad[1], Failure)
-    assert "not finite" in bad[1].reason
+    assert "all 200 points have NaN or infinite coordinates" in bad[1].reason
     assert isinstance(bad[2], Prediction)
     (half,) = only_predictions(predictor([clouds[0].bfloat16()]))
     assert half.name == "input 0"
+
+
+def test_what_looks_wrong_with_coordinates_is_a_warning(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
+    cloud = clouds[0].double().numpy()
+    holes = np.concatenate([cloud, np.full((3, 3), np.nan)])
+    np.save(tmp_path / "holes.npy", holes)
+    np.save(tmp_path / "nodata.npy", np.concatenate([cloud, np.full((9, 3), -9999.0)]))
+    np.save(tmp_path / "map.npy", (5 * cloud + (5e5, 4.5e6, 0)).astype(np.float32))
+    predictor = Predictor(unit_sphere(trained, tmp_path))
+    whole, given, *read = only_predictions(predictor([cloud, holes, *sorted(tmp_path.glob("*.npy"))]))
+    dropped, spoilt, empty = read
+    assert whole.warnings == []
+    total = len(holes)
+    assert (
+        given.warnings == dropped.warnings == [f"3 of {total} points have NaN or infinite coordinates and are left out"]
+    )
+    assert given.probabilities == pytest.approx(whole.probabilities, abs=1e-5)
+    assert empty.warnings == [f"9 of {total + 6} points have x = -9999, which stands for no data"]
+    assert len(spoilt.warnings) == 1
+    assert "different values of y" in spoilt.warnings[0]
+    assert "float32, with steps of 0.5 at 45000" in spoilt.warnings[0]
+    assert predictor.doubts() == [
+        "2 of 5 clouds: NaN or infinite coordinates",
+        "1 of 5 clouds: coordinates spoilt by float32",
+        "1 of 5 clouds: values for no data",
+    ]
+    (refused,) = Predictor(trained, nan="error")([tmp_path / "holes.npy"])
+    assert isinstance(refused, Failure)
+    assert f"point {total - 2} has NaN or infinite coordinates, as 3 of {total} have" in refused.reason
+
+
+def test_columns_of_text_files_are_named(
+    trained: Path, clouds: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cloud.csv"
+    rows = np.concatenate([np.ones((len(clouds[0]), 1)), clouds[0].numpy()], axis=1)
+    np.savetxt(file, rows, delimiter=",", header="id,one,two,three", comments="", fmt="%.9g")
+    (expected,) = only_predictions(Predictor(trained)([clouds[0]]))
+    for columns in (["one", "two", "three"], [1, 2, 3]):
+        (found,) = only_predictions(Predictor(trained, columns=columns)([file]))
+        assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    info = read_adapter(trained / ADAPTER_FILE)
+    model = build_model(info.config)
+    load_adapter(model, info)
+    config = {**info.config, "data": {**info.config["data"], "columns": ["one", "two", "three"]}}
+    path = tmp_path / "knows.safetensors"
+    save_adapter(model, path, config=config, classes=info.classes, metrics=info.metrics)
+    (found,) = only_predictions(Predictor(path)([file]))
+    assert found.classes == expected.classes
+    with pytest.raises(ConfigError, match="need three different columns"):
+        Predictor(trained, columns=["one", "two"])
+    assert main(["predict", str(trained), str(file)]) == 3
+    assert "its columns are id, one, two, three, of which no three are known" in capsys.readouterr().err
+    assert main(["predict", str(trained), str(file), "--columns", "one, two, three"]) == 0
 
 
 def test_arrays_far_from_the_origin_keep_their_shape(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
@@ -362,7 +416,7 @@ def test_wrong_commands(arguments: list[str], message: str, trained: Path, capsy
 def test_a_folder_without_files_is_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(trained), str(tmp_path / "empty")]) == 2
-    assert "no file that is read in it (csv" in capsys.readouterr().err
+    assert "no file that is read in it (asc csv" in capsys.readouterr().err
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""What looks wrong with the coordinates of a cloud, though they can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+AXES = ("x", "y", "z")
+NO_DATA = frozenset(
+    float(np.float32(value))
+    for value in (
+        *(-9999, 9999, -99999, 99999, -999999, -32768, 32767, 65535),  # ESRI, SRTM, sensors of 16 bits
+        *(-(2**31), 2**31 - 1, -2147483.648, 2147483.647, -21474836.48, 21474836.47),  # int32, as LAS scales it
+        *(1e10, -1e10, 1e20, -1e20, 1e30, -1e30, 1.70141e38, -3.4028234663852886e38, 3.4028234663852886e38),  # GDAL
+    )
+)
+ZEROS = 3  # points at the origin before they are no chance
+PADDING = 0.01  # share of all points, more of which are no chance even within the cloud
+NEAR = 0.01  # of the largest distance from the origin: nearer than that, other points surround it
+SHARE = 0.99  # of the points, by which the size of the body is measured
+FAR = 5.0  # times that size
+ENOUGH = 100  # points before a share of them says anything
+STEPS = 256  # over the largest side: with fewer, rounding changes the shape
+FEW_VALUES = 64  # of a coordinate, in a cloud of many points
+MANY = 1024
+
+
+class Doubt(NamedTuple):
+    """Something that may be wrong.
+
+    Attributes:
+        kind: the same words for all clouds.
+        text: with the figures of this one.
+        fix: what to do.
+        note: whether nothing has to be done if it is meant.
+    """
+
+    kind: str
+    text: str
+    fix: str
+    note: bool = False
+
+
+def not_finite(bad: int, total: int) -> Doubt:
+    """Of points that were dropped."""
+    text = f"{bad} of {total} points have NaN or infinite coordinates and are left out"
+    return Doubt("NaN or infinite coordinates", text, "nothing, unless they should be there", note=True)
+
+
+def doubts_of(points: np.ndarray, stored: np.ndarray | None = None) -> tuple[Doubt, ...]:
+    """Everything of this module that is true of a cloud.
+
+    Args:
+        points: ``(n, 3)`` float64, finite, n at least 1.
+        stored: coordinates of the file, where ``points`` were drawn from a surface between them.
+    """
+    with np.errstate(over="ignore"):
+        empty, doubts = _no_data(points)
+        body = points if not empty.any() or empty.all() else points[~empty]
+        far = far_points(body)
+        if far.any():
+            text = f"{far.sum()} of {len(points)} points lie {FAR:g} times farther out than {100 * SHARE:g} % of them"
+            doubts.append(Doubt("lone far points", text, "remove them, if they do not belong to the object"))
+        return (*doubts, *_rounded(points if stored is None else stored))
+
+
+def outside(points: np.ndarray) -> np.ndarray:
+    """Whether each point ``(n, 3)`` stands for no data or lies far from the others: ``(n,)`` bool, not all of them."""
+    with np.errstate(over="ignore"):
+        left_out, _ = _no_data(points)
+        if left_out.all():
+            return np.zeros_like(left_out)
+        left_out[~left_out] = far_points(points[~left_out])
+    return left_out
+
+
+def far_points(points: np.ndarray) -> np.ndarray:
+    """Whether each point ``(n, 3)`` is a lone one, at most 1 % of all, far outside of the others: ``(n,)`` bool."""
+    if len(points) < ENOUGH:
+        return np.zeros(len(points), dtype=bool)
+    distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    body = np.quantile(distance, SHARE, method="lower")
+    return distance > FAR * body if body > 0 else np.zeros(len(points), dtype=bool)
+
+
+def few_values(points: np.ndarray) -> Doubt | None:
+    """Coordinates on a few planes, as of a coarse grid, in a cloud ``(n, 3)`` of many points that is not flat."""
+    if len(points) < MANY:
+        return None
+    for axis, values in zip(AXES, points.T, strict=True):
+        distinct = len(np.unique(values))
+        if 1 < distinct <= FEW_VALUES:
+            text = f"{distinct} different values of {axis} among {len(points)} points"
+            return Doubt("few different values", text, "nothing, if it is a grid; else they were rounded", note=True)
+    return None
+
+
+def _no_data(points: np.ndarray) -> tuple[np.ndarray, list[Doubt]]:
+    """Which points stand for no data, ``(n,)`` bool, and in what words."""
+    fix = "remove these points: they decide where the cloud's middle is and how large it is"
+    empty, doubts = np.zeros(len(points), dtype=bool), []
+    for axis, values in zip(AXES, points.T, strict=True):
+        for extreme in (values.min(), values.max()):
+            mask = values == extreme
+            if float(np.float32(extreme)) in NO_DATA and _is_outside(extreme, values[~mask]):
+                text = f"{mask.sum()} of {len(points)} points have {axis} = {extreme:.9g}, which stands for no data"
+                if not (mask & ~empty).any():
+                    continue
+                doubts.append(Doubt("values for no data", text, fix))
+                empty |= mask
+    zeros = (points == 0).all(axis=1)
+    others = points[~zeros & ~empty]
+    if zeros.sum() >= ZEROS and len(others):
+        distance = np.linalg.norm(others, axis=1)
+        if zeros.sum() > PADDING * len(points) or distance.min() > NEAR * distance.max():
+            text = f"{zeros.sum()} of {len(points)} points are exactly (0, 0, 0), as for no data or padding"
+            doubts.append(Doubt("values for no data", text, fix))
+            empty |= zeros
+    return empty, doubts
+
+
+def _is_outside(value: float, others: np.ndarray) -> bool:
+    """Whether a value is farther from all others than these are from each other."""
+    if len(others) == 0:
+        return False
+    low, high = others.min(), others.max()
+    return bool(max(low - value, value - high) > high - low)
+
+
+def _rounded(points: np.ndarray) -> Iterator[Doubt]:
+    """Coordinates so far from the origin that float32 has left a few steps of them.
+
+    The steps have to be float32's own at that distance: grids of whole numbers are none of that.
+    """
+    if len(points) < ENOUGH:
+        return
+    low, high = points.min(axis=0), points.max(axis=0)
+    size = float((high - low).max())
+    worst: tuple[float, str] | None = None
+    for axis, values in zip(AXES, points.T, strict=True):
+        largest = np.float32(np.abs(values).max())
+        step = float(np.spacing(largest)) if np.isfinite(largest) else 0.0
+        if step * STEPS <= size or (values.astype(np.float32) != values).any():
+            continue
+        distinct = np.unique(values)
+        if len(distinct) > 1 and step / 2 <= np.diff(distinct).min() <= step and (worst is None or step > worst[0]):
+            text = (
+                f"{len(distinct)} different values of {axis} among {len(points)} points: float32, with steps of "
+                f"{step:g} at {float(largest):.9g}, has spoilt the coordinates"
+            )
+            worst = step, text
+    if worst is not None:
+        fix = "export them again in double precision, or with the object moved to the origin"
+        yield Doubt("coordinates spoilt by float32", worst[1], fix)

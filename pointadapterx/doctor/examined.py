@@ -1,0 +1,76 @@
+"""What there is to say of one cloud of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pointadapterx.datasets.doubts import Doubt, few_values, outside
+from pointadapterx.datasets.hashing import content_hash
+from pointadapterx.datasets.point_files import Cloud
+
+FLAT = 1e-3  # of the largest side, that the smallest must have
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What there is to say of one cloud.
+
+    Attributes:
+        points: number of points, of a mesh those that were sampled.
+        distinct: different points among them.
+        radius: largest distance from the mean.
+        extents: share of x, y and z in the bounding box's sum of sides.
+        flat: whether the bounding box has no depth.
+        digest: equal for clouds with the same points in any order, up to rounding.
+        mesh: whether it was sampled from a surface.
+        doubts: what looks wrong with its coordinates.
+    """
+
+    points: int
+    distinct: int
+    radius: float
+    extents: tuple[float, float, float]
+    flat: bool
+    digest: str
+    mesh: bool
+    doubts: tuple[Doubt, ...] = ()
+
+
+class Entry(NamedTuple):
+    """A cloud of the set: where it is said to belong, and what it is, or why it cannot be read."""
+
+    name: str
+    split: str
+    label: str | None
+    found: Examined | str
+
+
+def examine(cloud: Cloud, *, mesh: bool = False) -> Examined:
+    """A cloud (n, 3), finite."""
+    points, few = cloud.points, None if mesh else few_values(cloud.points)
+    centred = points - points.mean(axis=0)
+    radius = float(np.sqrt(np.square(centred).sum(axis=1)).max())
+    sides = np.ptp(points, axis=0)
+    total = float(sides.sum()) or 1.0
+    shares = (sides / total).tolist()
+    return Examined(
+        points=len(points),
+        distinct=len(np.unique(points, axis=0)),
+        radius=radius,
+        extents=(shares[0], shares[1], shares[2]),
+        flat=bool(sides.min() < FLAT * sides.max()) or radius == 0.0,
+        digest=_digest(points),
+        mesh=mesh,
+        doubts=cloud.doubts if few is None or cloud.doubts else (few,),
+    )
+
+
+def _digest(points: np.ndarray) -> str:
+    """Without points far away, by whose distance all others would be the same up to rounding."""
+    body = points[~outside(points)]
+    body = body - body.mean(axis=0)
+    radius = float(np.sqrt(np.square(body).sum(axis=1)).max())
+    return content_hash(np.unique((body / (radius or 1.0)).round(4) + 0.0, axis=0))

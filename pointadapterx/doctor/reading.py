@@ -1,0 +1,307 @@
+"""Reads and examines every cloud of a data set, and leaves what training reads of it in training's cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.progress import Progress
+
+from pointadapterx.datasets import build_dataset
+from pointadapterx.datasets.base import SPLITS, UNLABELLED, PointClouds
+from pointadapterx.datasets.cache import cached_points, is_fresh
+from pointadapterx.datasets.doubts import doubts_of
+from pointadapterx.datasets.files import walk_files
+from pointadapterx.datasets.folder import BLOCK, STORED_POINTS, CloudReader, cache_of, list_files
+from pointadapterx.datasets.h5 import find_h5
+from pointadapterx.datasets.hashing import content_hash, derive_seed
+from pointadapterx.datasets.hdf5 import open_h5
+from pointadapterx.datasets.layouts import find_layout, parts_of_split
+from pointadapterx.datasets.listings import CACHE_SUFFIX, TABLE_SUFFIX
+from pointadapterx.datasets.point_files import AS_FILES_SAY, KINDS, MESH_SUFFIXES, Cloud, Reading, load_cloud
+from pointadapterx.datasets.workers import map_in_order
+from pointadapterx.doctor.examined import Entry, Examined, examine
+from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.files import replacing
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "1"  # of what is kept of examined clouds; another one where the same file is now said to be something else
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are read, as the keys of the ``data`` section say it to training.
+
+    Attributes:
+        suffixes: kinds of files; None: all.
+        labels: False reads everything below a folder without labels, as pre-training does.
+        stored_points: points kept of a file, and drawn from a mesh.
+        reading: what the user says of the files.
+        cache_dir: folder for caches; None: beside the data.
+        workers: processes that read; None: one a core.
+    """
+
+    suffixes: tuple[str, ...] | None = None
+    labels: bool = True
+    stored_points: int = STORED_POINTS
+    reading: Reading = AS_FILES_SAY
+    cache_dir: Path | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files of one folder.
+
+    Attributes:
+        reader: by which training reads them.
+        names: paths below its root.
+        shown: their names in what is printed.
+        splits: one a file.
+        labels: one a file, None for one in no folder of a class.
+        cache: what the name of their cache begins with; None where training would refuse them.
+    """
+
+    reader: CloudReader
+    names: list[str]
+    shown: list[str]
+    splits: list[str]
+    labels: list[str | None]
+    cache: str | None
+
+
+class Plan(NamedTuple):
+    """What there is to examine.
+
+    Attributes:
+        batches: all files.
+        said: what training says of them.
+        refused: why training would refuse them, or "".
+    """
+
+    batches: list[Batch]
+    said: list[str]
+    refused: str
+
+
+def plan_reading(path: Path, options: Options) -> Plan:
+    """The files that training would read of a folder or a table; all there are where it would refuse them.
+
+    Raises:
+        DataError: if there is nothing to examine, or it is not clear what the folders mean.
+    """
+    is_table = path.is_file() and path.suffix.lower() == TABLE_SUFFIX
+    if not is_table and not path.is_dir():
+        raise DataError(
+            f"{path}: is no folder, no table ({TABLE_SUFFIX}) of files and no HDF5 file (.h5, .hdf5); give one, or "
+            "--name for a data set"
+        )
+    labelled = is_table or (options.labels and find_layout(path).kind != "plain")
+    batches, said = [], []
+    try:
+        for split in SPLITS if labelled else SPLITS[:1]:
+            listing = list_files(path, split, options.suffixes, labelled)
+            assert listing is not None
+            below = "" if is_table or listing.root == path else f"{listing.root.relative_to(path).as_posix()}/"
+            labels = [listing.classes[label] if labelled else None for label in listing.labels.tolist()]
+            shown = [f"{below}{name}" for name in listing.names]
+            reader = _reader(listing.root, options)
+            batches.append(Batch(reader, listing.names, shown, [split] * len(labels), labels, listing.label))
+            said += [listing.said] * bool(listing.said)
+    except DataError as error:
+        if is_table:
+            raise
+        everything = _everything(path, options)
+        if not everything.names:
+            raise
+        return Plan([everything], [], str(error))
+    return Plan(batches, said, "")
+
+
+def _reader(root: Path, options: Options) -> CloudReader:
+    return CloudReader(root, options.stored_points, True, reading=options.reading)
+
+
+def _everything(path: Path, options: Options) -> Batch:
+    """The files that folders of classes hold, and those that lie beside."""
+    layout = find_layout(path)
+    of_test = parts_of_split("test", layout.parts) if layout.parts else ()
+    batch = Batch(_reader(path, options), [], [], [], [], None)
+    for file in sorted(walk_files(path)):
+        name = file.relative_to(path).as_posix()
+        place = layout.place(name)
+        if place is None or file.suffix.lower()[1:] not in (options.suffixes or KINDS):
+            continue
+        for column, value in (
+            (batch.names, name),
+            (batch.shown, name),
+            (batch.splits, "test" if place[0] in of_test else "train"),
+        ):
+            column.append(value)
+        batch.labels.append(place[1])
+    return batch
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Examines the file of a name, and brings it to what training keeps of it; picklable, for other processes.
+
+    Args:
+        keep: whether what training keeps is wanted.
+    """
+
+    reader: CloudReader
+    keep: bool
+
+    def __call__(self, name: str) -> tuple[Examined | str, np.ndarray | None]:
+        """What there is to say of a cloud, and ``(stored_points, 3)`` float32 or None."""
+        reader, path = self.reader, self.reader.root / name
+        mesh = path.suffix.lower() in MESH_SUFFIXES
+        try:  # one draw for all meshes, so that copies stay copies
+            cloud = load_cloud(path, reader.num_points, derive_seed("surface", ""), reader.reading)
+        except DataError as error:
+            return str(error), None
+        found = examine(cloud, mesh=mesh)
+        if not self.keep:
+            return found, None
+        drawn = mesh and len(cloud.points) == reader.num_points  # training draws by the file's name
+        kept = reader(name) if drawn else reader.reduce(cloud, str(path))
+        if isinstance(kept, str):
+            return kept, None
+        return found, kept.points if len(kept.points) == reader.num_points else None
+
+
+def read_entries(path: Path, options: Options | None = None) -> list[Entry]:
+    """Clouds of a folder or of a table of files, examined.
+
+    Raises:
+        DataError: see :func:`plan_reading`.
+    """
+    options = options or Options()
+    return examine_files(plan_reading(path, options), options)
+
+
+def examine_files(plan: Plan, options: Options) -> list[Entry]:
+    """Clouds of files, examined.
+
+    What training keeps of them goes into its cache where all of a split are fine, and what is said of them into one
+    beside it: the same files are read once, whichever command comes first to need them.
+    """
+    entries: list[Entry] = []
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("Examining files", total=sum(len(batch.names) for batch in plan.batches))
+        for batch in plan.batches:
+            examined = []
+            for found in _examine(batch, options):
+                examined.append(found)
+                progress.advance(task)
+            for row in zip(batch.shown, batch.splits, batch.labels, examined, strict=True):
+                entries.append(Entry(*row))
+    return entries
+
+
+def _examine(batch: Batch, options: Options) -> Iterator[Examined | str]:
+    if batch.cache is None:
+        for found, _ in map_in_order(_Reader(batch.reader, False), batch.names, BLOCK, options.workers):
+            yield found
+        return
+    cache, made_from = cache_of(batch.reader, batch.names, batch.cache, options.cache_dir)
+    beside = cache.with_name(f"{cache.stem}-examined{CACHE_SUFFIX}")
+    state = content_hash(FORMAT, *(field.name for field in fields(Examined)), made_from)
+    known = _load(beside, state, len(batch.names))
+    if known is not None:
+        yield from known
+        return
+    keep = not is_fresh(cache, made_from)
+    examined, kept = list[Examined](), list[np.ndarray]()
+    for found, points in map_in_order(_Reader(batch.reader, keep), batch.names, BLOCK, options.workers):
+        examined += [found] if isinstance(found, Examined) else []
+        kept += [points] if points is not None else []
+        yield found
+    if len(examined) == len(batch.names):
+        _save(beside, state, examined)
+        if len(kept) == len(batch.names):
+            cached_points(cache, made_from, lambda: torch.from_numpy(np.stack(kept)))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is kept of examined clouds, and hash of what they were made from."""
+
+    state: str
+    clouds: list[Examined]
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
+def _load(path: Path, state: str, count: int) -> list[Examined] | None:
+    try:
+        kept = _KEPT.validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return kept.clouds if kept.state == state and len(kept.clouds) == count else None
+
+
+def _save(path: Path, state: str, examined: list[Examined]) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(_KEPT.dump_json(_Kept(state, examined)))
+    except (PointAdapterXError, OSError) as error:
+        logger.warning("nothing kept of what was examined, the files will be read again next time (%s)", error)
+
+
+def is_h5(path: Path) -> bool:
+    """Whether clouds lie in HDF5 files of many each: a file, or a folder of ``train.h5`` and the like alone."""
+    try:
+        return bool(find_h5(path)) and (path.is_file() or find_layout(path).kind == "plain")
+    except DataError:
+        return False
+
+
+def read_set(name: str, root: Path | None, variant: str | None = None, *, labels: bool = True) -> list[Entry]:
+    """Clouds of a data set by its name, examined; of ``h5`` also without labels.
+
+    Raises:
+        ConfigError: if the set has no such variant, or needs a root.
+        DataError: if it cannot be read.
+    """
+    own: dict[str, bool] = {}
+    if name == "h5":
+        labels = labels and (root is None or _has_labels(root))
+        own = {"normalize": False, "labels": labels}
+    entries: list[Entry] = []
+    for split in SPLITS if labels else SPLITS[:1]:
+        data = build_dataset(name, split, root=root, variant=variant, **own)
+        assert isinstance(data, PointClouds)
+        entries += entries_of(data)
+    return entries
+
+
+def _has_labels(root: Path) -> bool:
+    with open_h5(find_h5(root)["train"][0]) as file:
+        return "label" in file
+
+
+def entries_of(data: PointClouds) -> Iterator[Entry]:
+    """Clouds of a data set that was read."""
+    unlabelled = data.classes == UNLABELLED
+    for number, (points, label) in enumerate(zip(data.points, data.labels.tolist(), strict=True)):
+        name = data.names[number] if data.names is not None else f"{data.split} {number}"
+        cloud = points.double().numpy()
+        bad = not bool(np.isfinite(cloud).all())
+        yield Entry(
+            name,
+            data.split,
+            None if unlabelled else data.classes[label],
+            "holds values that are not finite" if bad else examine(Cloud(cloud, doubts_of(cloud))),
+        )
