@@ -224,10 +224,10 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "npz cut": (npz(points=POINTS)[:-30], "cannot be read as .npz"),
     "npz a bomb": (lambda: npz(points=np.zeros((10**6, 3))), "compressed bytes are said to be 24000128"),
     "h5 cut": (h5(cut=8, data=POINTS), "truncated or damaged"),
-    "h5 nothing written": (h5(shape=(10**9, 3), dtype="f8"), "takes 24000000000 bytes, and 0 are in the file"),
+    "h5 nothing written": (h5(shape=(10**9, 3), dtype="f8"), "24,000,000,000 bytes, but"),
     "h5 half written": (
         h5(shape=(10**9, 3), dtype="f8", chunks=(10**5, 3)),
-        "takes 10000 chunks, and 0 are in the file",
+        "but 0 of its 10000 parts are in the file",
     ),
     "csv cut": ("x,y,z\n1,2,3\n4,5", "cannot be read as .csv"),
     "txt of prose": ("read me\nbefore use\n", "cannot be read as .txt"),
