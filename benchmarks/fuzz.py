@@ -1,9 +1,9 @@
 """Fuzzing of the readers, guided by coverage: damaged files end in an error of this project, soon and in little memory.
 
-A reader's inputs start from whole files of its format and are kept where they reach new lines, in
-``<output>/<reader>/corpus``. A file that ends in any exception but those expected, takes more than 10 seconds or more than
-1 GiB (which is a ``MemoryError``), or ends the process, is kept beside it as ``fault-*``. :func:`targets` is where to add
-a reader.
+A reader's inputs start from whole files of its format and are kept where they reach new code, in
+``<output>/<reader>/corpus``. A file that ends in any exception but those expected, takes more than 10 seconds or more
+than 1 GiB (which is a ``MemoryError``), or ends the process, is kept beside it as ``fault-*``. :func:`targets` is where
+to add a reader.
 """
 
 from __future__ import annotations
@@ -193,9 +193,8 @@ def main(arguments: list[str]) -> int:
         failed.append(name)
         culprit = next((options.output / name).glob("input.*"), None)  # whatever ended the process, it was reading this
         if culprit is not None:
-            culprit = culprit.rename(
-                culprit.with_name(f"fault-{sha256(culprit.read_bytes()).hexdigest()[:8]}{culprit.suffix}")
-            )
+            digest = sha256(culprit.read_bytes()).hexdigest()[:8]
+            culprit = culprit.rename(culprit.with_name(f"fault-{digest}{culprit.suffix}"))
         print(f"{name}: FAULT (exit status {status}) at {culprit}; see {log}", flush=True)
     return 1 if failed else 0
 

@@ -40,7 +40,7 @@ def read(path: Path) -> Mesh | np.ndarray:
     scene, binary = _chunks(data)
     try:
         return _read_scene(path, scene, binary, len(data))
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
+    except (AttributeError, KeyError, IndexError, OverflowError, TypeError) as error:
         raise ValueError(f"its JSON lacks or mistakes {error}") from error
 
 
