@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import resource
 import struct
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.optional import need
@@ -131,8 +131,10 @@ def mutated(data: bytes, random: Random, plain: Callable[[bytes, int], bytes]) -
     return plain(data, LONGEST)
 
 
-def fuzz_here(name: str, seconds: int, folder: Path) -> None:
-    """Fuzzes one target in this process, which it ends: with 0 if nothing went wrong."""
+def fuzz_here(name: str, seconds: int, folder: Path, path: Path) -> None:
+    """Fuzzes one target in this process, which it ends: with 0 if nothing went wrong. ``path`` holds the input."""
+    import resource
+
     import atheris
 
     with atheris.instrument_imports(include=["pointadapterx.datasets", "pointadapterx.engine", "pointadapterx.models"]):
@@ -141,7 +143,6 @@ def fuzz_here(name: str, seconds: int, folder: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed{number}").write_bytes(seed)
-    path = folder / f"input{target.suffix}"
 
     def once(data: bytes) -> None:
         path.write_bytes(data)
@@ -163,6 +164,26 @@ def fuzz_here(name: str, seconds: int, folder: Path) -> None:
     atheris.Fuzz()
 
 
+def fuzz(name: str, seconds: int, folder: Path) -> bool:
+    """Fuzzes one target in another process; what comes of it is printed. False for a fault."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.txt"
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as place, log.open("wb") as file:
+        path = Path(place, f"input{targets()[name].suffix}")
+        command = [sys.executable, "-m", "benchmarks.fuzz", name, str(seconds), str(folder), str(path)]
+        status = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+        last = path.read_bytes() if path.exists() else b""  # whatever ended the process, it was reading this
+    runs = re.search(r"number_of_executed_units: *(\d+)", log.read_text(encoding="utf-8", errors="replace"))
+    if status == 0 and runs:
+        print(f"{name}: {int(runs[1]):,} files in {seconds} s, no fault", flush=True)
+        return True
+    culprit = folder / f"fault-{sha256(last).hexdigest()[:8]}{path.suffix}"
+    culprit.write_bytes(last)
+    print(f"{name}: FAULT (exit status {status}) at {culprit}; see {log}", flush=True)
+    return False
+
+
 def main(arguments: list[str]) -> int:
     """Fuzzes readers, one after another; 1 if one failed."""
     parser = argparse.ArgumentParser(prog="benchmarks fuzz", description=__doc__)
@@ -179,25 +200,9 @@ def main(arguments: list[str]) -> int:
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    failed = []
-    for name in options.reader or known:
-        command = [sys.executable, "-m", "benchmarks.fuzz", name, str(options.seconds), str(options.output / name)]
-        (options.output / name).mkdir(parents=True, exist_ok=True)
-        log = options.output / name / "log.txt"
-        with log.open("wb") as file:
-            status = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
-        runs = re.search(r"number_of_executed_units: *(\d+)", log.read_text(encoding="utf-8", errors="replace"))
-        if status == 0 and runs:
-            print(f"{name}: {int(runs[1]):,} files in {options.seconds} s, no fault", flush=True)
-            continue
-        failed.append(name)
-        culprit = next((options.output / name).glob("input.*"), None)  # whatever ended the process, it was reading this
-        if culprit is not None:
-            digest = sha256(culprit.read_bytes()).hexdigest()[:8]
-            culprit = culprit.rename(culprit.with_name(f"fault-{digest}{culprit.suffix}"))
-        print(f"{name}: FAULT (exit status {status}) at {culprit}; see {log}", flush=True)
+    failed = [name for name in options.reader or known if not fuzz(name, options.seconds, options.output / name)]
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    fuzz_here(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    fuzz_here(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
