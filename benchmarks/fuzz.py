@@ -1,9 +1,9 @@
 """Fuzzing of the readers, guided by coverage: damaged files end in an error of this project, soon and in little memory.
 
-A reader's inputs start from whole files of its format and are kept where they reach new lines, in
-``<output>/<reader>/corpus``. What goes wrong is written beside it, with the file: any exception but those expected
-(``crash-*``), more than 10 seconds (``timeout-*``), or more than 1 GiB (a ``MemoryError``). See ``TARGETS`` for adding
-a reader.
+A reader's inputs start from whole files of its format and are kept where they reach new code, in
+``<output>/<reader>/corpus``. A file that ends in any exception but those expected, takes more than 10 seconds or more
+than 1 GiB (which is a ``MemoryError``), or ends the process, is kept beside it as ``fault-*``. :func:`targets` is where
+to add a reader.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import resource
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -133,8 +133,10 @@ def mutated(data: bytes, random: Random, plain: Callable[[bytes, int], bytes]) -
     return plain(data, LONGEST)
 
 
-def fuzz_here(name: str, seconds: int, folder: Path) -> None:
-    """Fuzzes one target in this process, which it ends: with 0 if nothing went wrong."""
+def fuzz_here(name: str, seconds: int, folder: Path, path: Path) -> None:
+    """Fuzzes one target in this process, which it ends: with 0 if nothing went wrong. ``path`` holds the input."""
+    import resource
+
     import atheris
 
     with atheris.instrument_imports(include=["pointadapterx.datasets", "pointadapterx.engine", "pointadapterx.models"]):
@@ -143,27 +145,45 @@ def fuzz_here(name: str, seconds: int, folder: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed{number}").write_bytes(seed)
-    with TemporaryDirectory(dir="/dev/shm") as place:
-        path = Path(place, f"input{target.suffix}")
 
-        def once(data: bytes) -> None:
-            path.write_bytes(data)
-            with suppress(PointAdapterXError, *target.expected):
-                target.read(path)
+    def once(data: bytes) -> None:
+        path.write_bytes(data)
+        with suppress(PointAdapterXError, *target.expected):
+            target.read(path)
 
-        def mutate(data: bytes, _: int, seed: int) -> bytes:
-            random = Random(seed)
-            result = mutated(data, random, atheris.Mutate)
-            return (target.mend(result) if random.random() < 0.8 else result)[:LONGEST]
+    def mutate(data: bytes, _: int, seed: int) -> bytes:
+        random = Random(seed)
+        result = mutated(data, random, atheris.Mutate)
+        return (target.mend(result) if random.random() < 0.8 else result)[:LONGEST]
 
-        for seed in target.seeds():  # imports what is imported late, before memory is bounded
-            once(seed)
-        room = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY
-        flags = [f"-max_total_time={seconds}", f"-timeout={HANG}", "-rss_limit_mb=0", f"-artifact_prefix={folder}/"]
-        flags += [f"-max_len={LONGEST}", "-print_final_stats=1", str(corpus)]
-        atheris.Setup([sys.argv[0], *flags], once, custom_mutator=mutate)
-        resource.setrlimit(resource.RLIMIT_AS, (room, room))
-        atheris.Fuzz()
+    for seed in target.seeds():  # imports what is imported late, before memory is bounded
+        once(seed)
+    flags = [f"-max_total_time={seconds}", f"-timeout={HANG}", "-rss_limit_mb=0", f"-artifact_prefix={folder}/"]
+    flags += [f"-max_len={LONGEST}", "-print_final_stats=1", str(corpus)]
+    atheris.Setup([sys.argv[0], *flags], once, custom_mutator=mutate)
+    room = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    atheris.Fuzz()
+
+
+def fuzz(name: str, seconds: int, folder: Path) -> bool:
+    """Fuzzes one target in another process; what comes of it is printed. False for a fault."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.txt"
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as place, log.open("wb") as file:
+        path = Path(place, f"input{targets()[name].suffix}")
+        command = [sys.executable, "-m", "benchmarks.fuzz", name, str(seconds), str(folder), str(path)]
+        status = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+        last = path.read_bytes() if path.exists() else b""  # whatever ended the process, it was reading this
+    runs = re.search(r"number_of_executed_units: *(\d+)", log.read_text(encoding="utf-8", errors="replace"))
+    if status == 0 and runs:
+        print(f"{name}: {int(runs[1]):,} files in {seconds} s, no fault", flush=True)
+        return True
+    culprit = folder / f"fault-{sha256(last).hexdigest()[:8]}{path.suffix}"
+    culprit.write_bytes(last)
+    print(f"{name}: FAULT (exit status {status}) at {culprit}; see {log}", flush=True)
+    return False
 
 
 def main(arguments: list[str]) -> int:
@@ -182,23 +202,9 @@ def main(arguments: list[str]) -> int:
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    failed = []
-    for name in options.reader or known:
-        command = [sys.executable, "-m", "benchmarks.fuzz", name, str(options.seconds), str(options.output / name)]
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        runs = re.search(r"number_of_executed_units: *(\d+)", ended.stderr)
-        if ended.returncode == 0 and runs:
-            print(f"{name}: {int(runs[1]):,} files in {options.seconds} s, no fault", flush=True)
-            continue
-        failed.append(name)
-        (options.output / name / "log.txt").write_text(ended.stderr)
-        written = re.search(r"Test unit written to (\S+)", ended.stderr)
-        print(
-            f"{name}: FAULT, {written[1] if written else 'no file'}; see {options.output / name / 'log.txt'}",
-            flush=True,
-        )
+    failed = [name for name in options.reader or known if not fuzz(name, options.seconds, options.output / name)]
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    fuzz_here(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    fuzz_here(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import curves, exactness, infer, memory, ops, published, train
+from benchmarks import curves, exactness, fuzz, infer, memory, ops, published, train
 from benchmarks.floor import _Recorder, product_floor
 from benchmarks.jobs import peak_bytes
 from pointadapterx.ops import reference
@@ -198,3 +198,25 @@ def test_exactness_is_counted_and_differences_are_told(
     monkeypatch.setattr(exactness.reference, "nearest", lambda query, points: (query[..., 0], points[..., 0].long()))
     assert exactness.main(["--cases", "20000"]) == 1
     assert "IN CALLS THAT DIFFER" in capsys.readouterr().out
+
+
+def test_fuzzing_knows_its_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("atheris")
+    assert fuzz.main(["--reader", "docx"]) == 2
+    assert "reader 'docx' is not known; choose from csv, glb, h5" in capsys.readouterr().err
+    assert all(list(target.seeds()) for target in fuzz.targets().values() if target.suffix not in (".hdf5", ".laz"))
+
+
+@pytest.mark.slow
+def test_fuzzing_finds_what_a_reader_does_not_expect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("atheris")
+    assert fuzz.main(["--reader", "npy", "--seconds", "2", "--output", str(tmp_path)]) == 0
+    assert "files in 2 s, no fault" in capsys.readouterr().out
+    (tmp_path / "sitecustomize.py").write_text(
+        "import numpy\nnumpy.lib.format.read_magic = lambda file: {}[file.read()]"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert fuzz.main(["--reader", "npy", "--seconds", "2", "--output", str(tmp_path)]) == 1
+    assert len(list((tmp_path / "npy").glob("fault-*.npy"))) == 1

@@ -13,6 +13,7 @@ import numpy as np
 
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
 from pointadapterx.datasets.hdf5 import open_h5, read_numbers
+from pointadapterx.optional import reason_of
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -47,7 +48,10 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
         raise ValueError(f"its format {version} is of structured arrays, expected numbers (points, 3 or more)")
-    shape, fortran, dtype = HEADERS[version](file)
+    try:
+        shape, fortran, dtype = HEADERS[version](file)
+    except Exception as error:  # it is a Python expression, and so are the errors
+        raise ValueError(f"its header cannot be read: {reason_of(error)}") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
     declared, there = prod(shape) * dtype.itemsize, size - file.tell()

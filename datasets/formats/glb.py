@@ -19,6 +19,7 @@ from pointadapterx.optional import need
 
 TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 SHAPES = {"SCALAR": 1, "VEC3": 3}  # of indices and positions
+WIDEST = 252  # bytes from one row to the next, by the specification
 POINTS, TRIANGLES, STRIP, FAN = 0, 4, 5, 6
 SIDELINES = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_xmp", "MSFT_texture_")  # no shapes
 READ = ("KHR_mesh_quantization",)
@@ -40,7 +41,7 @@ def read(path: Path) -> Mesh | np.ndarray:
     scene, binary = _chunks(data)
     try:
         return _read_scene(path, scene, binary, len(data))
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
+    except (AttributeError, KeyError, IndexError, OverflowError, TypeError) as error:
         raise ValueError(f"its JSON lacks or mistakes {error}") from error
 
 
@@ -219,8 +220,10 @@ class Buffers:
         start, length = described.get("byteOffset", 0), described["byteLength"]
         row = columns * dtype.itemsize
         stride = described.get("byteStride", row)
+        if not row <= stride <= WIDEST:
+            raise ValueError(f"buffer view {view} has rows of {row} bytes at every {stride}, expected at most {WIDEST}")
         needed = offset + (count - 1) * stride + row if count else 0
-        if min(start, length, offset, count, stride - row) < 0 or start + length > len(content) or needed > length:
+        if min(start, length, offset, count) < 0 or start + length > len(content) or needed > length:
             raise ValueError(
                 f"accessor {index} declares {count} entries in {needed} bytes of buffer view {view}, which declares "
                 f"{length} from byte {start} of {len(content)}"

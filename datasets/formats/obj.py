@@ -10,6 +10,7 @@ import numpy as np
 from pointadapterx.datasets.formats.mesh import Mesh, surface, triangulated
 from pointadapterx.datasets.formats.tables import number_of, shown, text_lines
 
+FARTHEST = 1 << 62  # vertices that a number can be of
 CURVED = (b"surf", b"curv", b"curv2", b"cstype")  # surfaces without a mesh
 
 
@@ -79,7 +80,7 @@ def _add_face(group: Group, words: list[bytes], num_vertices: int, number: int) 
         except ValueError:
             raise ValueError(f"line {number} has {shown(word)} in place of a vertex's number") from None
         corner = index - 1 if index > 0 else num_vertices + index
-        if index == 0 or corner < 0:
+        if index == 0 or not 0 <= corner < FARTHEST:
             raise ValueError(f"line {number} names vertex {index}, and there are {num_vertices} before it")
         group.corners.append(corner)
     group.counts.append(len(words))
