@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, exactness, infer, memory, ops, predict, train
+from benchmarks import curves, exactness, infer, memory, novelty, ops, predict, train
 from pointadapterx.allocator import keep_freed_memory
 
 KINDS = {
@@ -12,6 +12,7 @@ KINDS = {
     "exactness": exactness.main,
     "infer": infer.main,
     "memory": memory.main,
+    "novelty": novelty.main,
     "ops": ops.main,
     "predict": predict.main,
     "train": train.main,

@@ -45,8 +45,8 @@ class Prediction:
         classes: the likeliest first.
         probabilities: of these classes; calibrated where the adapter stores a temperature.
         novelty: share of the adapter's validation samples that are more like its training data; None where the adapter
-            does not store it.
-        unlike: whether it is far from all that the adapter has seen.
+            does not store it, or the logits are not finite.
+        known: whether that is usual for a sample of the adapter's classes: 95 % of them are. None as above.
         warnings: in what the input differs from the training data.
     """
 
@@ -55,7 +55,7 @@ class Prediction:
     classes: list[str]
     probabilities: list[float]
     novelty: float | None
-    unlike: bool
+    known: bool | None
     warnings: list[str]
 
 
@@ -141,6 +141,11 @@ class Predictor:
         return lambda name: model
 
     @property
+    def without_novelty(self) -> list[str]:
+        """Names of the adapters whose files do not say what their training data looked like."""
+        return [name for name, info in self._infos.items() if info.novelty is None]
+
+    @property
     def suffixes(self) -> tuple[str, ...]:
         """Kinds of files that are taken from a folder, without the dot: the adapter's ``data.suffixes``, or all."""
         if not self._form.points:
@@ -223,15 +228,16 @@ class Predictor:
         inputs = self._form.batch([item.values for item in ready], self.device)
         answers: list[list[Prediction]] = [[] for _ in ready]
         for name, info in self._infos.items():
-            logits, pooled = self._compute(name, inputs)
+            logits, hidden = self._compute(name, inputs)
             calibrated = info.calibration
             probabilities = logits.softmax(dim=-1) if calibrated is None else calibrated.probabilities(logits)
             best = probabilities.topk(min(self.top, len(info.classes)), dim=-1)
             seen = info.novelty
-            novelty = [None] * len(ready) if seen is None else seen.share_nearer(pooled).tolist()
-            unlike = [False] * len(ready) if seen is None else seen.is_unlike(pooled).tolist()
+            novelty = [None] * len(ready) if seen is None else seen.share_below(hidden, logits).tolist()
+            known = [None] * len(ready) if seen is None else seen.is_known(hidden, logits).tolist()
             for row, item in enumerate(ready):
-                if not bool(torch.isfinite(logits[row]).all()):
+                usable = bool(torch.isfinite(logits[row]).all())
+                if not usable:
                     item = replace(item, warnings=[*item.warnings, "the logits are not finite"])
                 answers[row].append(
                     Prediction(
@@ -239,8 +245,8 @@ class Predictor:
                         name,
                         [info.classes[index] for index in best.indices[row].tolist()],
                         best.values[row].tolist(),
-                        novelty[row],
-                        unlike[row],
+                        novelty[row] if usable else None,
+                        known[row] if usable else None,
                         item.warnings,
                     )
                 )
@@ -252,13 +258,12 @@ class Predictor:
 
     @torch.inference_mode()
     def _compute(self, name: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and what the head reads, float32, on the CPU."""
+        """Logits and what the head's last layer reads, float32, on the CPU."""
         model = self._models(name)
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
         with autocast, ops.unchecked():
-            pooled = model.pooled(inputs)
-            logits = model.head.mlp(pooled)
-        return logits.float().cpu(), pooled.float().cpu()
+            hidden, logits = model.head.classify(model.pooled(inputs))
+        return logits.float().cpu(), hidden.float().cpu()
 
 
 @dataclass(frozen=True)
