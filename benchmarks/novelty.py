@@ -23,12 +23,12 @@ FIRST = 10  # the score was chosen on the draws before
 MOST = 800  # training clouds of a data set
 
 NOTE = (
-    "Adapters learn some of a data set's classes, drawn at random, from its training clouds; then every test cloud gets "
-    "a score. *Held-out* compares test clouds of the classes that were learned with those of the classes that were not, "
+    "Adapters learn some of a data set's classes, drawn at random, from its training clouds; then every test cloud "
+    "gets a score. *Held-out* compares test clouds of the classes that were learned with those of the other classes, "
     "*other sets* with the test clouds of the other data sets. AUROC is the chance that an unknown cloud scores higher "
-    "than a known one: 0.5 is a coin toss, 1 is perfect. Means over the draws; in brackets 95 % intervals over draws and "
-    "objects (bootstrap; near-copies of an object are drawn together). Intervals from few draws are rough, and from one "
-    "draw they leave out which classes were held out."
+    "than a known one: 0.5 is a coin toss, 1 is perfect. Means over the draws; in brackets 95 % intervals over draws "
+    "and objects (bootstrap; near-copies of an object are drawn together). Intervals from few draws are rough, and one "
+    "draw says nothing about other choices of classes."
 )
 
 
