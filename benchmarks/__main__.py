@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, exactness, fuzz, infer, memory, ops, predict, train
+from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, predict, train
 from pointadapterx.allocator import keep_freed_memory
 
 KINDS = {
@@ -13,6 +13,7 @@ KINDS = {
     "fuzz": fuzz.main,
     "infer": infer.main,
     "memory": memory.main,
+    "novelty": novelty.main,
     "ops": ops.main,
     "predict": predict.main,
     "train": train.main,

@@ -182,7 +182,7 @@ def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
         "```python\nfrom pointadapterx import Predictor\n\n"
         f'predictor = Predictor("{place}"{argument})\n'
         f'for found in predictor(["{kind}"]):\n'
-        "    print(found.name, found.classes[0], found.probabilities[0], found.unlike)\n```\n\n"
+        "    print(found.name, found.classes[0], found.probabilities[0], found.known)\n```\n\n"
         "`config.yaml` is the complete config of the training, without the paths of its machine."
     )
 
@@ -191,11 +191,16 @@ def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     title = "## Calibration\n\n"
     if info.calibration is None:
         return f"{title}None was fitted: probabilities are those of a softmax over the logits, often too certain."
+    found = (report or {}).get("calibration")
+    if info.calibration.reason:
+        text = f"Probabilities are softmax(logits). No temperature: {_plain(info.calibration.reason)}."
+        if found is not None:
+            text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
+        return title + text
     text = (
         f"Probabilities are softmax(logits / {info.calibration.temperature:.4f}), fitted on {info.calibration.samples} "
         "validation samples."
     )
-    found = (report or {}).get("calibration")
     if found is not None:
         text += (
             f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
@@ -207,7 +212,10 @@ def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
 def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     lines = ["Every input gets one of the classes above, whatever it shows."]
     if info.novelty is not None:
-        lines[0] += " `unlike` and `novelty` of a prediction say how far it is from the training data."
+        lines[0] += (
+            " `novelty` and `known` of a prediction hint at what is unlike the training data; most objects of other "
+            "classes pass as known."
+        )
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
         if info.config["eval"]["protocol"] == "published":

@@ -24,6 +24,7 @@ from pointadapterx.errors import PointAdapterXError
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
 FORMATS = (".csv", ".jsonl")
+NOT_AVAILABLE = "not available"  # of an adapter's file that says nothing of its training data
 EPILOG = """examples:
   %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
@@ -140,6 +141,8 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
                 advance()
             last = found.name
     failed = {failure.name for failure in failures}  # of several adapters each may fail
+    for name in predictor.without_novelty:
+        print(f"note: {name}: novelty is not available; the adapter's file does not store it", file=sys.stderr)
     for doubt in predictor.doubts():
         print(f"note: {doubt}", file=sys.stderr)
     if options.output is not None:
@@ -207,15 +210,16 @@ def _print(found: Prediction | Failure, several: bool) -> None:
         f"{name} {100 * probability:.1f} %"
         for name, probability in zip(found.classes, found.probabilities, strict=True)
     )
-    notes = [*(["unlike the training data"] if found.unlike else []), *found.warnings]
+    notes = [*(["unfamiliar"] if found.known is False else []), *found.warnings]
+    novelty = "" if found.novelty is None else f"; novelty {found.novelty:.2f}"
     adapter = f"[{found.adapter}] " if several else ""
-    print(f"{found.name}: {adapter}{ranked}{''.join(f' ({note})' for note in notes)}", flush=True)
+    print(f"{found.name}: {adapter}{ranked}{novelty}{''.join(f' ({note})' for note in notes)}", flush=True)
 
 
 def _csv_sink(file: TextIO, top: int) -> Sink:
     writer = csv.writer(file)
     ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
-    writer.writerow(["file", "adapter", *ranks, "novelty", "unlike", "warnings", "error"])
+    writer.writerow(["file", "adapter", *ranks, "novelty", "known", "warnings", "error"])
 
     def write(found: Prediction | Failure) -> None:
         if isinstance(found, Failure):
@@ -224,8 +228,9 @@ def _csv_sink(file: TextIO, top: int) -> Sink:
         pairs = zip(found.classes, found.probabilities, strict=True)
         cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
         novelty = "" if found.novelty is None else f"{found.novelty:.3f}"
+        known = {True: "yes", False: "no", None: NOT_AVAILABLE}[found.known]
         padding = [""] * (2 * top - len(cells))
-        notes = (novelty, int(found.unlike), "; ".join(found.warnings), "")
+        notes = (novelty, known, "; ".join(found.warnings), "")
         writer.writerow([found.name, found.adapter, *cells, *padding, *notes])
 
     return write

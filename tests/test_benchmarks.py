@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import curves, exactness, fuzz, infer, memory, ops, published, train
+from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, published, train
 from benchmarks.floor import _Recorder, product_floor
 from benchmarks.jobs import peak_bytes
+from benchmarks.novelty_scores import measure
 from pointadapterx.ops import reference
 from pointadapterx.peft.base import ScaleShift
 from tests.conftest import ROOT
@@ -147,10 +150,69 @@ def test_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| experts, batch 2 |" in stem.with_suffix(".md").read_text(encoding="utf-8")
 
 
+def write_clouds(folder: Path, classes: int, shape: float) -> None:
+    """Boxes, each class with sides of its own."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 4)):
+        labels = np.arange(classes * count) % classes
+        sides = np.stack([1 + labels, np.full_like(labels, 2), np.full_like(labels, 3) * shape], axis=1)
+        data = (rng.random((len(labels), 64, 3)) - 0.5) * sides[:, None] / sides.max()
+        with h5py.File(folder / f"{split}.h5", "w") as file:
+            file["data"], file["label"], file["group"] = data.astype(np.float32), labels, np.arange(len(labels)) // 2
+            file.attrs["classes"] = [f"box_{number}" for number in range(classes)]
+
+
+def test_novelty_of_held_out_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clouds(tmp_path / "flat", 5, 0.1)
+    write_clouds(tmp_path / "tall", 4, 3.0)
+    monkeypatch.chdir(tmp_path)  # where features are kept
+    stem = tmp_path / "novelty"
+    sizes = ["backbone.weights=null", "backbone.depth=1", "backbone.num_groups=8", "backbone.group_size=8"]
+    sizes += ["data.num_points=64", "train.epochs=2", "train.warmup_epochs=1"]
+    data = [f"{name}={tmp_path / name}" for name in ("flat", "tall")]
+    arguments = ["--configs", "demo_linear=2", "--share", "0.4", "--first", "3", "--output", str(stem), "--data", *data]
+    assert novelty.main([*arguments, "--", *sizes]) == 0
+    result = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [(run["data"], run["split"]) for run in result["runs"]] == [
+        ("flat", 3),
+        ("tall", 3),
+        ("flat", 4),
+        ("tall", 4),
+    ]
+    for run in result["runs"]:
+        classes = 5 if run["data"] == "flat" else 4
+        assert len(run["held_out"]) == 2
+        assert run["clouds"]["train"] + run["clouds"]["val"] == 10 * (classes - 2)  # nothing of the others is seen
+        assert (run["clouds"]["known"], run["clouds"]["unknown"]) == (4 * (classes - 2), 8)
+        assert run["bytes"] < 50_000
+    kinds = [(row["data"], row["kind"], row["draws"]) for row in result["rows"]]
+    assert kinds == [(data, kind, 2) for data in ("flat", "tall") for kind in ("held-out", "other sets")]
+    row = result["rows"][0]
+    low, high = row["intervals"][novelty.OURS]["auroc"]
+    assert 0 <= low <= row["scores"][novelty.OURS]["auroc"] <= high <= 1
+    assert f"| {novelty.OURS} |" in stem.with_suffix(".md").read_text(encoding="utf-8")
+    (tmp_path / "tall" / "test.h5").unlink()
+    with pytest.raises(SystemExit) as stop:
+        novelty.main([*arguments, "--", *sizes])
+    assert stop.value.code == 2
+    assert "test.h5: cannot be read" in capsys.readouterr().err
+
+
+def test_the_measures_of_novelty_by_hand() -> None:
+    known, unknown = torch.arange(20.0), torch.tensor([-1.0, 10.0, 18.5, 30.0])
+    found = measure(known, unknown)
+    assert found.auroc == pytest.approx((0 + 10.5 + 19 + 20) / 80)
+    assert found.passing == 0.5  # the limit lies between 18 and 19
+    assert found.flagged == 0.5
+
+
 def test_the_command_names_its_kinds() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "usage: python -m benchmarks {curves,exactness,infer,memory,ops,predict,train}" in done.stderr
+    assert "usage: python -m benchmarks {curves,exactness,infer,memory,novelty,ops,predict,train}" in done.stderr
 
 
 def test_point_operations_side_by_side(

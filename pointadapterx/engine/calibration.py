@@ -1,21 +1,26 @@
-"""What a prediction is worth: calibrated confidence, and how unlike the training data a sample is.
+"""What a prediction is worth: calibrated confidence.
 
-Both are fitted on the validation part with the kept adapter, and stored in its file.
+Fitted on the validation part with the kept adapter, and stored in its file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from pointadapterx.engine.preparation import is_number
+from pointadapterx.errors import shown
+
 BINS = 15
 LOG_TEMPERATURES = (-3.0, 3.0)
-QUANTILES = 101
-FAR = 1.5
+TEMPERATURES = (0.01, 100.0)
+"""Least and largest temperature of a file: beyond what is ever fitted, and far from where logits overflow."""
+FOLDS = 5
+LEAST = 50  # validation samples that a temperature is judged by: ten a fold
 
 
 class Calibration(NamedTuple):
@@ -24,17 +29,71 @@ class Calibration(NamedTuple):
     Attributes:
         temperature: T of softmax(logits / T).
         samples: of the validation part that it was fitted on.
+        reason: why T is 1, where a fitted one was not kept.
     """
 
     temperature: float
     samples: int
+    reason: str = ""
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(..., classes) -> the same, rows sum to 1."""
-        return (logits / self.temperature).softmax(dim=-1)
+        return ((logits - logits.amax(dim=-1, keepdim=True)) / self.temperature).softmax(dim=-1)
+
+    def check(self) -> None:
+        """Whether this can be meant.
+
+        Raises:
+            ValueError: for a temperature that is no number, or beyond :data:`TEMPERATURES`, and other damage.
+        """
+        least, most = TEMPERATURES
+        if not is_number(self.temperature) or not least <= self.temperature <= most:
+            raise ValueError(f"temperature is {shown(self.temperature)}, not a number from {least} to {most}")
+        if not isinstance(self.samples, int) or not isinstance(self.reason, str):
+            raise ValueError(f"calibration is {self._asdict()!r}")
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> Calibration:
+    """The temperature with the least loss, kept where it lowers the calibration error of samples it was not fitted on.
+
+    These are the validation samples again, in five folds: each fold's error is measured with the temperature of the
+    other four.
+
+    Args:
+        logits: (n, classes) of samples that were not trained on.
+        labels: (n,).
+
+    Returns:
+        Temperature 1 and the reason where it does not, or where there are too few samples to tell.
+    """
+    count = len(labels)
+    if count < LEAST:
+        return Calibration(1.0, count, f"{count} validation samples are too few to judge one by; {LEAST} are enough")
+    plain = calibration_error(logits.softmax(dim=-1), labels)
+    scaled = calibration_error(_out_of_fold(logits, labels), labels)
+    if not scaled < plain:
+        return Calibration(
+            1.0,
+            count,
+            f"a fitted one does not lower the calibration error of validation samples ({plain:.2f} % without, "
+            f"{scaled:.2f} % with it)",
+        )
+    return Calibration(least_loss(logits, labels), count)
+
+
+def _out_of_fold(logits: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities (n, classes), each with the temperature of the folds that a sample is not in."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    found = torch.empty_like(logits)
+    for number in range(FOLDS):
+        fold = torch.zeros(len(labels), dtype=torch.bool)
+        fold[order[number::FOLDS]] = True
+        temperature = least_loss(logits[~fold], labels[~fold])
+        found[fold] = Calibration(temperature, len(labels)).probabilities(logits[fold])
+    return found
+
+
+def least_loss(logits: Tensor, labels: Tensor) -> float:
     """The temperature with the least negative log-likelihood (Guo et al., arXiv 1706.04599).
 
     As if one sample of n + 2 were wrong (the rule of succession): n right answers alone do not make one certain.
@@ -49,11 +108,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Calibration:
     smoothing = classes / (classes - 1) / (len(labels) + 2)  # torch's is shared by all classes, the right one too
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / torch.tensor(log_temperature).exp()
+        scaled = logits / math.exp(log_temperature)
         return torch.nn.functional.cross_entropy(scaled, labels, label_smoothing=min(smoothing, 1.0)).item()
 
     found = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
-    return Calibration(float(torch.tensor(found.x).exp()), len(labels))
+    return math.exp(found.x)
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
@@ -67,72 +126,12 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     return 100.0 * multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1").item()
 
 
-class Novelty:
-    """Distance to the nearest class of the training data in the features that the head reads.
-
-    The distance is the mean over features of (f - μ_c)² / σ², with σ² the variance within classes. It is told as the
-    share of validation samples that are nearer, 0.5 being usual; a sample is unlike them all where it is farther than
-    :data:`FAR` times the farthest.
-
-    Args:
-        means: (classes, D), μ.
-        scales: (D,), σ.
-        quantiles: (Q,) of the distances of validation samples, ascending, the least and the largest among them.
-    """
-
-    def __init__(self, means: Tensor, scales: Tensor, quantiles: Tensor) -> None:
-        self.means, self.scales, self.quantiles = means.float(), scales.float(), quantiles.float()
-
-    @classmethod
-    def fit(cls, features: Tensor, labels: Tensor, num_classes: int, held_out: Tensor) -> Novelty:
-        """From training samples and such as were not trained on.
-
-        Args:
-            features: (n, D).
-            labels: (n,).
-            num_classes: classes without a sample have no mean.
-            held_out: (m, D).
-        """
-        features = features.double()
-        present = [c for c in range(num_classes) if bool((labels == c).any())]
-        means = torch.stack([features[labels == c].mean(dim=0) for c in present])
-        own = means[torch.tensor([present.index(int(label)) for label in labels])]
-        scales = (features - own).square().mean(dim=0).sqrt()
-        means = means.half()  # as they are stored
-        fitted = cls(means, scales.clamp(min=1e-6 + 1e-3 * float(scales.mean())), torch.zeros(0))
-        distances = fitted.distance(held_out).double()
-        fitted.quantiles = distances.quantile(torch.linspace(0, 1, QUANTILES, dtype=torch.float64)).float()
-        return fitted
-
-    def distance(self, features: Tensor) -> Tensor:
-        """(b, D) -> (b,)."""
-        scaled, means = features.float().cpu() / self.scales, self.means / self.scales
-        exact = "donot_use_mm_for_euclid_dist"  # products cancel where a feature hardly varies
-        return torch.cdist(scaled, means, compute_mode=exact).square().amin(dim=1) / features.shape[1]
-
-    def share_nearer(self, features: Tensor) -> Tensor:
-        """(b, D) -> share in [0, 1] of the validation samples that are nearer to the training data."""
-        return torch.searchsorted(self.quantiles, self.distance(features)).float() / len(self.quantiles)
-
-    def is_unlike(self, features: Tensor) -> Tensor:
-        """(b, D) -> (b,) bool, whether a sample is unlike the training data."""
-        return self.distance(features) > FAR * self.quantiles[-1]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What :meth:`from_tensors` takes, in half precision where that is enough."""
-        return {"means": self.means.half(), "scales": self.scales, "quantiles": self.quantiles}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Novelty:
-        """Of a file."""
-        return cls(tensors["means"], tensors["scales"], tensors["quantiles"])
-
-
 def summary(calibration: Calibration, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Temperature, and the calibration error of other samples without and with it."""
+    """Temperature, why it is 1 if it is, and the calibration error of other samples without and with it."""
     return {
         "temperature": calibration.temperature,
         "fitted_on": calibration.samples,
+        "reason": calibration.reason,
         "calibration_error_before": calibration_error(logits.softmax(dim=-1), labels),
         "calibration_error": calibration_error(calibration.probabilities(logits), labels),
     }

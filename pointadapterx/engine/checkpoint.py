@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pointadapterx.build import build_model, model_recipe
 from pointadapterx.config import check_config
-from pointadapterx.engine.calibration import Calibration, Novelty
-from pointadapterx.engine.preparation import Preparation, is_number
+from pointadapterx.engine.calibration import Calibration
+from pointadapterx.engine.novelty import Novelty
+from pointadapterx.engine.preparation import Preparation
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
@@ -25,7 +26,6 @@ FORMAT = "pointadapterx-adapter-1"
 ADAPTER_FILE = "adapter.safetensors"
 """Name of the adapter's file in the folder of a run, and in a repository of the hub."""
 NOVELTY = "novelty/"  # before the names of tensors that are not the model's
-TEMPERATURES = (1e-3, 1e3)  # beyond them all classes or none are equally likely; those that are fitted are well within
 MOST_POINTS = 2**24  # of a cloud
 
 
@@ -137,7 +137,7 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             backbone_hash=metadata["backbone_hash"],
             tensors=tensors,
             calibration=Calibration(**json.loads(metadata["calibration"])) if "calibration" in metadata else None,
-            novelty=Novelty.from_tensors(reference) if reference else None,
+            novelty=Novelty.from_tensors(reference, len(stored["classes"]), _hidden_width(config)),
         )
         _require_consistent(info)
     except ConfigError as error:  # which is a ValueError
@@ -159,21 +159,17 @@ def _require_consistent(info: AdapterInfo) -> None:
         raise TypeError("classes are not strings")
     if len(classes) != head["num_classes"]:
         raise ValueError(f"{len(classes)} classes for a head of {head['num_classes']}")
-    if info.calibration is not None:
-        low, high = TEMPERATURES
-        temperature = info.calibration.temperature
-        if not is_number(temperature) or not low <= temperature <= high:
-            raise ValueError(f"temperature is {shown(temperature)}, not from {low} to {high}")
     prepared = Preparation.stored(info.metrics)
     if prepared is not None and not 1 <= prepared.points <= MOST_POINTS:
         raise ValueError(f"inputs of {shown(prepared.points)} points")
-    if info.novelty is not None:
-        means, scales, quantiles = info.novelty.means, info.novelty.scales, info.novelty.quantiles
-        width = info.config["backbone"]["dim"] * len(head["pools"])
-        fits = means.dim() == 2 and 1 <= len(means) <= len(classes) and means.shape[1] == width
-        if not fits or scales.shape != (width,) or quantiles.dim() != 1 or len(quantiles) == 0:
-            shapes = ", ".join(str(tuple(part.shape)) for part in (means, scales, quantiles))
-            raise ValueError(f"novelty has shapes {shapes} for {len(classes)} classes and {width} features")
+    if info.calibration is not None:
+        info.calibration.check()
+
+
+def _hidden_width(config: Mapping[str, Any]) -> int:
+    """What the last layer of a config's head reads."""
+    hidden = config["head"]["hidden"]
+    return hidden[-1] if hidden else config["backbone"]["dim"] * len(config["head"]["pools"])
 
 
 def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> AdapterInfo:

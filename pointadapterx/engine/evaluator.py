@@ -141,6 +141,24 @@ def evaluate_features(
     return rows
 
 
+def evaluate_hidden(
+    model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    """What the head's last layer reads of every sample, (n, H), and logits, prepared as :func:`evaluate` does."""
+    width = model.head.hidden_width
+    rows = collect(
+        model,
+        dataset,
+        accelerator,
+        batch_size=config["eval"]["batch_size"],
+        inputs=_for_test(dataset, config, accelerator),
+        compute=lambda given: torch.cat(model.head.classify(model.pooled(given)), dim=1),
+        width=width + model.head.num_classes,
+    )
+    hidden, logits = rows.split([width, model.head.num_classes], dim=1)
+    return hidden, logits
+
+
 def vote(
     model: AdaptedModel,
     dataset: Samples,

@@ -48,7 +48,7 @@ class Prediction:
         probabilities: of these classes; calibrated where the adapter stores a temperature.
         novelty: share of the adapter's validation samples that are more like its training data; None where the adapter
             does not store it.
-        unlike: whether it is far from all that the adapter has seen.
+        known: whether that is usual for a sample of the adapter's classes: 95 % of them are. None as above.
         warnings: in what the input differs from the training data, and what looks wrong with its coordinates.
     """
 
@@ -57,7 +57,7 @@ class Prediction:
     classes: list[str]
     probabilities: list[float]
     novelty: float | None
-    unlike: bool
+    known: bool | None
     warnings: list[str]
 
 
@@ -150,6 +150,11 @@ class Predictor:
         return lambda name: model
 
     @property
+    def without_novelty(self) -> list[str]:
+        """Names of the adapters whose files do not say what their training data looked like."""
+        return [name for name, info in self._infos.items() if info.novelty is None]
+
+    @property
     def suffixes(self) -> tuple[str, ...]:
         """Kinds of files that are taken from a folder, without the dot: the adapter's ``data.suffixes``, or all."""
         if not self._form.points:
@@ -238,15 +243,17 @@ class Predictor:
         inputs = self._form.batch([item.values for item in ready], self.device)
         answers: list[list[Prediction | Failure]] = [[] for _ in ready]
         for name, info in self._infos.items():
-            logits, pooled = self._compute(name, inputs)
+            logits, hidden = self._compute(name, inputs)
             calibrated = info.calibration
             probabilities = logits.softmax(dim=-1) if calibrated is None else calibrated.probabilities(logits)
             best = probabilities.topk(min(self.top, len(info.classes)), dim=-1)
             seen = info.novelty
-            novelty: list[float | None] = [None] * len(ready) if seen is None else seen.share_nearer(pooled).tolist()
-            unlike = [False] * len(ready) if seen is None else seen.is_unlike(pooled).tolist()
+            novelty: list[float | None] = [None] * len(ready)
+            known: list[bool | None] = [None] * len(ready)
+            if seen is not None:
+                novelty, known = seen.share_below(hidden, logits).tolist(), seen.is_known(hidden, logits).tolist()
             for row, item in enumerate(ready):
-                score, numbers = novelty[row], torch.cat([logits[row], pooled[row]])
+                score, numbers = novelty[row], torch.cat([logits[row], hidden[row]])
                 if not bool(numbers.isfinite().all()) or (score is not None and not math.isfinite(score)):
                     answers[row].append(Failure(item.name, _no_answer(item.name, name, len(self._infos))))
                     continue
@@ -257,7 +264,7 @@ class Predictor:
                         [info.classes[index] for index in best.indices[row].tolist()],
                         best.values[row].tolist(),
                         score,
-                        unlike[row],
+                        known[row],
                         item.warnings,
                     )
                 )
@@ -269,13 +276,12 @@ class Predictor:
 
     @torch.inference_mode()
     def _compute(self, name: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and what the head reads, float32, on the CPU."""
+        """Logits and what the head's last layer reads, float32, on the CPU."""
         model = self._models(name)
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
         with autocast, ops.unchecked():
-            pooled = model.pooled(inputs)
-            logits = model.head.mlp(pooled)
-        return logits.float().cpu(), pooled.float().cpu()
+            hidden, logits = model.head.classify(model.pooled(inputs))
+        return logits.float().cpu(), hidden.float().cpu()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
-from pointadapterx.engine.calibration import Novelty, fit_temperature, summary
+from pointadapterx.engine.calibration import fit_temperature, summary
 from pointadapterx.engine.checkpoint import (
     AdapterInfo,
     build_restored,
@@ -46,8 +46,9 @@ from pointadapterx.engine.checkpoint import (
     versions,
 )
 from pointadapterx.engine.console import console, log_to_file
-from pointadapterx.engine.evaluator import evaluate, evaluate_features, vote_over_seeds
+from pointadapterx.engine.evaluator import evaluate, evaluate_hidden, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
+from pointadapterx.engine.novelty import Novelty
 from pointadapterx.engine.precision import multiplies_bf16, precision_of
 from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
@@ -333,7 +334,7 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
 
 
 def _calibrate(trainer: AdaptationTrainer, info: AdapterInfo) -> AdapterInfo:
-    """Fits the reading of the logits on the validation part, and adds it to the adapter's file.
+    """Fits temperature and novelty on the validation part, and adds them to the adapter's file.
 
     Without a part that neither trained nor tests there is nothing to fit on, and the file stays as it is.
     """
@@ -341,13 +342,14 @@ def _calibrate(trainer: AdaptationTrainer, info: AdapterInfo) -> AdapterInfo:
     if val is None:
         return info
     model, train, config, accelerator = trainer.model, trainer.splits.train, trainer.config, trainer.accelerator
-    features = evaluate_features(model, train, config, accelerator)
+    hidden, _ = evaluate_hidden(model, train, config, accelerator)
+    val_hidden, logits = evaluate_hidden(model, val, config, accelerator)
     info = info._replace(
-        calibration=fit_temperature(*evaluate(model, val, config, accelerator)),
-        novelty=Novelty.fit(
-            features, train.labels, len(train.classes), evaluate_features(model, val, config, accelerator)
-        ),
+        calibration=fit_temperature(logits, val.labels),
+        novelty=Novelty.fit(hidden, train.labels, val_hidden, logits),
     )
+    if info.calibration is not None and info.calibration.reason:
+        log.info("temperature 1: %s", info.calibration.reason)
     if accelerator.is_main_process:
         save_adapter(
             model,

@@ -48,6 +48,13 @@ class ClassificationHead(nn.Module):
         assert isinstance(last, nn.Linear)
         return last.out_features
 
+    @property
+    def hidden_width(self) -> int:
+        """Width H of what the last layer reads."""
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        return last.in_features
+
     def prompt_pool_parameters(self) -> int:
         """Weights of the first layer that read pooled prompts, which a plain backbone does not have."""
         first = self.mlp[0]
@@ -58,6 +65,11 @@ class ClassificationHead(nn.Module):
     def pool(self, sequence: TokenSequence) -> Tensor:
         """Normalised tokens -> the concatenated pools (B, pools · C), which ``mlp`` reads."""
         return torch.cat([POOLS[name](sequence) for name in self.pools], dim=-1)
+
+    def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Pools (B, pools · C) -> what the last layer reads (B, H), and logits (B, num_classes)."""
+        hidden = self.mlp[:-1](pooled)
+        return hidden, self.mlp[-1](hidden)
 
     def forward(self, sequence: TokenSequence) -> Tensor:
         """Normalised tokens -> logits (B, num_classes)."""

@@ -203,6 +203,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         found["expected calibration error, as trained"] = f"{told['calibration_error_before']:.2f} %"
         found["the same with the stored temperature"] = (
             f"{told['calibration_error']:.2f} % (T = {told['temperature']:.2f}, {told['fitted_on']} validation samples)"
+            + (f": {told['reason']}" if told["reason"] else "")
         )
     if run:
         found |= {

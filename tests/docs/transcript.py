@@ -22,7 +22,8 @@ WIDTH = "100"  # columns of tables
 MASKS = (
     (r"\S*/(?=pointadapterx/)", ""),  # where it is installed
     (
-        r"(?<=\.ply): .* %$|(?<=\.ply,run),.*|(?<=\.ply) \w+ [\d.]+$|(?<=input 0) \w+ [\d.]+",
+        r"(?<=\.ply): .* %; novelty [\d.]+( \(unfamiliar\))?$|(?<=\.ply,run),.*|(?<=\.ply) \w+ [\d.]+$"
+        r"|(?<=input 0) \w+ [\d.]+",
         "",
     ),  # answers: see the test
     (r"precision (bf16|fp32)|point ops: .*", ""),  # what the machine has

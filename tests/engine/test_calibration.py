@@ -1,4 +1,4 @@
-"""Confidence that is calibrated, and samples that are unlike the training data."""
+"""Confidence that is calibrated, where that can be shown to help."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from pointadapterx.build import build_model
-from pointadapterx.engine import run
+from pointadapterx.engine import calibration, run
 from pointadapterx.engine.adaptation import ADAPTER_FILE
 from pointadapterx.engine.calibration import (
     Calibration,
-    Novelty,
     calibration_error,
     fit_temperature,
+    least_loss,
     summary,
 )
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
@@ -35,20 +35,22 @@ def draws(temperature: float, count: int = 4000) -> tuple[torch.Tensor, torch.Te
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_temperature_is_found_and_lowers_the_calibration_error(temperature: float) -> None:
     logits, labels = draws(temperature)
+    assert least_loss(logits, labels) == pytest.approx(temperature, rel=0.05)
+    if temperature == 1.0:
+        return
     found = fit_temperature(logits, labels)
     assert found.temperature == pytest.approx(temperature, rel=0.05)
     assert found.samples == 4000
     told = summary(found, logits, labels)
     assert told["calibration_error"] < 3.0
-    if temperature != 1.0:
-        assert told["calibration_error"] < 0.3 * told["calibration_error_before"]
+    assert told["calibration_error"] < 0.3 * told["calibration_error_before"]
 
 
 @pytest.mark.parametrize("count", [5, 30, 300])
 def test_right_answers_alone_do_not_make_certain(count: int) -> None:
     labels = torch.arange(count) % 5
     logits = torch.eye(5)[labels]
-    found = fit_temperature(logits, labels)
+    found = Calibration(least_loss(logits, labels), count)
     assert found.probabilities(logits).amax(dim=1).mean().item() == pytest.approx((count + 1) / (count + 2), abs=1e-3)
 
 
@@ -65,24 +67,40 @@ def test_probabilities_keep_the_order() -> None:
     assert torch.equal(probabilities.argsort(dim=-1), logits.argsort(dim=-1))
 
 
-def test_novelty_is_the_share_of_validation_samples_that_are_nearer() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.tensor([[0.0, 0.0, 5.0], [10.0, 0.0, 5.0]])  # of classes 0 and 2; there is none of 1
-    labels = torch.tensor([0, 2]).repeat(500)
-    spread = torch.tensor([1.0, 0.1, 0.0])  # the last feature never varies
+def test_a_temperature_is_kept_only_where_it_helps() -> None:
+    labels = torch.arange(400) % 5
+    said = labels.clone()
+    said[:80] = (labels[:80] + 1) % 5  # 80 % are right, and 80 % is what they say
+    logits = torch.full((400,), 16.0).log()[:, None] * torch.eye(5)[said]
+    logits[:8] *= 9  # but for some that are wrong and sure of it, which a loss weighs more than a calibration error
+    assert least_loss(logits, labels) > 1.1
+    found = fit_temperature(logits, labels)
+    assert found.temperature == 1.0
+    assert "does not lower the calibration error" in found.reason
+    assert fit_temperature(*draws(3.0, 400)).reason == ""
+    few = fit_temperature(*draws(3.0, 49))
+    assert few == Calibration(1.0, 49, "49 validation samples are too few to judge one by; 50 are enough")
 
-    def near() -> torch.Tensor:
-        return centres[labels // 2] + spread * torch.randn(1000, 3, generator=generator)
 
-    found = Novelty.fit(near(), labels, 3, near())
-    assert found.share_nearer(near()).mean().item() == pytest.approx(0.5, abs=0.05)
-    assert bool((found.share_nearer(centres) < 0.02).all())
-    unlike = torch.tensor([[5.0, 0.0, 5.0], [0.0, 3.0, 5.0], [0.0, 0.0, 6.0]])  # each in another feature
-    assert found.share_nearer(unlike).tolist() == [1.0, 1.0, 1.0]
-    assert found.is_unlike(unlike).tolist() == [True, True, True]
-    assert not bool(found.is_unlike(near()).any())
-    again, others = Novelty.from_tensors(found.tensors()), near()
-    assert torch.equal(again.share_nearer(others), found.share_nearer(others))
+def test_it_is_judged_on_samples_that_it_was_not_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fold gets the temperature of the others, so one that fits only its own samples is not kept."""
+    logits, labels = draws(3.0, 400)
+    seen: list[int] = []
+
+    def overfitted(logits: torch.Tensor, labels: torch.Tensor) -> float:
+        seen.append(len(labels))
+        return 3.0 if len(labels) == 400 else 0.3
+
+    monkeypatch.setattr(calibration, "least_loss", overfitted)
+    assert fit_temperature(logits, labels).temperature == 1.0
+    assert seen == [320] * 5
+
+
+@pytest.mark.parametrize("temperature", [0.01, 100.0])
+def test_probabilities_of_extreme_logits_are_numbers(temperature: float) -> None:
+    logits = torch.tensor([[3e38, -3e38, 0.0], [1e37, 2e37, -3e38]])
+    assert Calibration(temperature, 10).probabilities(logits).argmax(dim=-1).tolist() == [0, 1]
+    torch.testing.assert_close(Calibration(temperature, 10).probabilities(logits).sum(dim=-1), torch.ones(2))
 
 
 def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path) -> None:
@@ -93,14 +111,15 @@ def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path)
     assert info.calibration is not None
     assert info.novelty is not None
     assert info.calibration.temperature == report["temperature"]
-    assert set(report) == {"temperature", "fitted_on", "calibration_error_before", "calibration_error"}
+    assert set(report) == {"temperature", "fitted_on", "reason", "calibration_error_before", "calibration_error"}
     model = build_model(config).eval()
     load_adapter(model, info)  # what was stored besides is none of the model's tensors
     points = torch.randn(4, 128, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = model.pooled(points)
         assert features.shape == (4, 3 * 48)
-        torch.testing.assert_close(model.head.mlp(features), model(points).logits)
+        hidden, logits = model.head.classify(features)
+        torch.testing.assert_close(logits, model(points).logits)
     path = tmp_path / "again.safetensors"
     save_adapter(
         model, path, config=info.config, classes=info.classes, calibration=info.calibration, novelty=info.novelty
@@ -108,7 +127,7 @@ def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path)
     again = read_adapter(path)
     assert again.calibration == info.calibration
     assert again.novelty is not None
-    assert torch.equal(again.novelty.share_nearer(features), info.novelty.share_nearer(features))
+    assert torch.equal(again.novelty.share_below(hidden, logits), info.novelty.share_below(hidden, logits))
 
 
 @pytest.mark.parametrize("protocol", ["last", "published"])

@@ -15,6 +15,7 @@ from torch import Tensor
 from pointadapterx.build import build_model
 from pointadapterx.config import load_config
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
+from pointadapterx.engine.novelty import Novelty
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from pointadapterx.models.adapted import AdaptedModel
@@ -172,9 +173,10 @@ INPUTS = {"points": 128, "radius": [1.0, 1.0, 1.0], "offset": 0.0, "extents": [0
         ({"classes": json.dumps([*CLASSES[:19], 5])}, "classes are not strings"),
         *(
             ({"calibration": f'{{"temperature": {value}, "samples": 9}}'}, "temperature is ")
-            for value in ('"x"', "0", "-1", "NaN", "Infinity", "null", "true")
+            for value in ('"x"', "0", "-1", "1e-300", "1e9", "NaN", "Infinity", "null", "true")
         ),
         ({"calibration": '{"temperature": 1.0}'}, "samples"),
+        ({"calibration": '{"temperature": 1.0, "samples": 9, "reason": 3}'}, "calibration is "),
         ({"calibration": "[]"}, "damaged"),
         ({"metrics": json.dumps({"inputs": {**INPUTS, "radius": [1.0, 1.0]}})}, "inputs is "),
         ({"metrics": json.dumps({"inputs": {**INPUTS, "radius": 1.0}})}, "iterable"),
@@ -198,27 +200,22 @@ def test_stored_inputs_are_read(tmp_path: Path) -> None:
     assert read_adapter(path).metrics == {"inputs": INPUTS}
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("means", (20, 7)),
-        ("means", (21, 144)),
-        ("means", (0, 144)),
-        ("means", (144,)),
-        ("scales", (7,)),
-        ("quantiles", (0,)),
-    ],
-)
-def test_novelty_must_fit(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_novelty_must_fit(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    reference = {"means": torch.zeros(20, 144), "scales": torch.ones(144), "quantiles": torch.ones(5)}
+    width = read_adapter(path).config["head"]["hidden"][-1]
+    hidden, labels = torch.randn(60, width), torch.arange(60) % 20
+    fitted = Novelty.fit(hidden, labels, hidden, torch.randn(60, 20))
+    assert fitted is not None
+    reference = {f"novelty/{key}": tensor for key, tensor in fitted.tensors().items()}
     tensors = load_file(path)
-    rewrite(path, tensors | {f"novelty/{key}": tensor for key, tensor in reference.items()})
+    rewrite(path, tensors | reference)
     assert read_adapter(path).novelty is not None
-    reference[name] = torch.ones(shape)
-    rewrite(path, tensors | {f"novelty/{key}": tensor for key, tensor in reference.items()})
-    with pytest.raises(CheckpointError, match=r"damaged .*novelty has shapes .* for 20 classes and 144 features"):
+    rewrite(path, tensors | reference | {"novelty/limit": torch.full((1,), torch.nan)})
+    with pytest.raises(CheckpointError, match=r"damaged .*novelty: limit holds NaN .*copy the file again"):
         read_adapter(path)
+    earlier = {"novelty/means": torch.zeros(20, 144), "novelty/scales": torch.ones(144)}
+    rewrite(path, tensors | earlier | {"novelty/quantiles": torch.ones(5)})
+    assert read_adapter(path).novelty is None
 
 
 def test_a_stored_config_is_checked_as_a_file_is(tmp_path: Path) -> None:

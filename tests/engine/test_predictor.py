@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -256,6 +257,38 @@ def test_what_is_unlike_the_training_data_is_told(trained: Path, clouds: torch.T
     unusual = [one.novelty for one in only_predictions(predictor(list(noise)))]
     assert np.mean(usual) < np.mean(unusual)
     assert np.mean(unusual) > 0.9
+    for one in only_predictions(predictor(list(clouds))):
+        assert one.known is not None
+
+
+def test_an_adapter_without_novelty_says_so(
+    trained: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, output = unit_sphere(trained, tmp_path), tmp_path / "found.csv"
+    assert main(["predict", str(old), str(scans / "a.npy"), "--output", str(output)]) == 0
+    with output.open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["novelty"], row["known"]) == ("", "not available")
+    assert "note: unit: novelty is not available" in capsys.readouterr().err
+
+
+def test_logits_that_are_not_finite_are_neither_known_nor_new(
+    trained: Path, clouds: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(trained)
+    compute = predictor._compute
+
+    def broken(name: str, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, hidden = compute(name, inputs)
+        logits[0] = torch.nan
+        return logits, hidden
+
+    monkeypatch.setattr(predictor, "_compute", broken)
+    bad, good = predictor(list(clouds[:2]))
+    if isinstance(bad, Prediction):
+        assert (bad.novelty, bad.known) == (None, None)
+    assert isinstance(good, Prediction)
+    assert good.known is not None
 
 
 def test_another_unit_is_told_where_clouds_keep_theirs(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:
@@ -268,6 +301,7 @@ def test_another_unit_is_told_where_clouds_keep_theirs(trained: Path, clouds: to
     right, wrong = only_predictions(Predictor(path)([3 * clouds[0], 3000 * clouds[0]]))
     assert right.warnings == []
     assert right.novelty is None
+    assert right.known is None
     assert len(wrong.warnings) == 1
     assert wrong.warnings[0].endswith("e+03 from the origin, training clouds 3: another unit or place")
 
@@ -358,6 +392,8 @@ def test_the_command_lists_what_fails_and_goes_on(
     for name in ("a.npy", "b.ply", "c.xyz"):
         assert rows[name]["error"] == ""
         assert float(rows[name]["probability_1"]) >= float(rows[name]["probability_2"])
+        assert 0 <= float(rows[name]["novelty"]) <= 1
+        assert rows[name]["known"] in ("yes", "no")
     for name, reason in (
         ("d.ply", "cannot be read as .ply"),
         ("e.npy", "empty"),
@@ -379,13 +415,13 @@ def test_the_command_prints_lines_and_json(
     assert main(["predict", str(trained / ADAPTER_FILE), str(scans / "[ab].*")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [str(scans / "a.npy"), str(scans / "b.ply")]
-    assert "%" in lines[0]
+    assert re.search(r"%; novelty [01]\.\d\d( \(unfamiliar\))?$", lines[0])
     output = tmp_path / "found.jsonl"
     named = ["--adapter", f"parts={trained}", "--adapter", f"again={trained}"]
     assert main(["predict", *named, str(scans / "a.npy"), "--output", str(output)]) == 0
     found = [json.loads(line) for line in output.read_text().splitlines()]
     assert [one["adapter"] for one in found] == ["parts", "again"]
-    assert set(found[0]) == {"file", "adapter", "classes", "probabilities", "novelty", "unlike", "warnings"}
+    assert set(found[0]) == {"file", "adapter", "classes", "probabilities", "novelty", "known", "warnings"}
 
 
 def test_options_may_stand_between_and_the_output_is_no_input(trained: Path, scans: Path) -> None:
