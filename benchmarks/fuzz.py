@@ -56,7 +56,8 @@ def targets() -> dict[str, Target]:
     from tests.datasets.odd_files import READ, content
 
     def seeds(suffix: str) -> list[bytes]:
-        return [content(data) for name, (data, _) in READ.items() if f".{name.split()[0]}" == suffix]
+        same = [name for name in READ if READERS[f".{name.split()[0]}"] is READERS[suffix]]
+        return [content(READ[name][0]) for name in same]
 
     found = {}
     for suffix in READERS:

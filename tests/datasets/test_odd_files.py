@@ -197,7 +197,7 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "glb a circle": (glb({"nodes.0.children": [0]}), "its node 0 is the child of two nodes, or of itself"),
     "glb a stride beyond all bounds": (
         glb({"bufferViews.0.byteStride": 10**30, "accessors.0.count": 1}),
-        "its JSON lacks or mistakes",
+        "buffer view 0 has rows of 12 bytes at every 1000",
     ),
     "glb no mesh": (glb({"nodes.0.mesh": -1}), "it names number -1 of its 1 meshes"),
     "glb no position": (glb({"meshes.0.primitives.0.attributes": {}}), "its JSON lacks or mistakes 'POSITION'"),
