@@ -6,6 +6,7 @@ laspy believes a header, so its numbers are compared with the file before. Layou
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,12 +14,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
-from pointadapterx.optional import need
+from pointadapterx.optional import need, reason_of
 
 VLR, EVLR = 54, 60  # bytes before the content of a record of variable length
 HEADERS = {(1, minor): size for minor, size in enumerate((227, 227, 227, 235, 375))}
 RECORDS = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)  # smallest point of each format
 AT_ONCE = 1_000_000  # points
+LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # of a point, its colours, those with infrared, its waveform
+BYTES = 14  # further bytes, a layer each
 VARIABLE = 0xFFFFFFFF  # size of chunks that says that each has its own
 
 
@@ -43,25 +46,27 @@ def read(path: Path) -> np.ndarray:
         DataError: without laspy.
         ValueError: if the file has not what its header declares.
     """
-    laspy = need("laspy", f"{path}: is read by laspy", "scans")
+    laspy, lazrs = (need(name, f"{path}: is read by {name}", "scans") for name in ("laspy", "lazrs"))
     size = path.stat().st_size
     with path.open("rb") as file:
         header = _header(file.read(max(HEADERS.values())), size)
         file.seek(0)
         laszip = _laszip(file.read(header.offset), header)
-        if header.compressed:
-            _check_chunks(file, header, laszip, size)
-    if header.points == 0:
-        return np.empty((0, 3))
-    try:
-        with laspy.open(path, read_evlrs=False) as scan:
-            if not np.all(scan.header.scales):
-                raise ValueError(f"its scales are {scan.header.scales.tolist()}, which make all points one")
-            points = np.concatenate([_coordinates(part) for part in scan.chunk_iterator(AT_ONCE)])
-    except BaseException as error:  # a panic of the decompressor is no Exception
-        if type(error).__name__ != "PanicException":
+        try:
+            if header.compressed:
+                _check_chunks(lazrs, file, header, laszip, size)
+            if header.points == 0:
+                return np.empty((0, 3))
+            with laspy.open(path, read_evlrs=False) as scan:
+                if not np.all(scan.header.scales):
+                    raise ValueError(f"its scales are {scan.header.scales.tolist()}, which make all points one")
+                points = np.concatenate([_coordinates(part) for part in scan.chunk_iterator(AT_ONCE)])
+        except (ValueError, MemoryError):
             raise
-        raise ValueError(f"its compressed points are damaged: {error}") from error
+        except BaseException as error:  # a panic of the decompressor is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(f"its points are damaged: {reason_of(error)}") from error
     if len(points) != header.points:
         raise ValueError(f"its header declares {header.points} points, and {len(points)} are there")
     return points
@@ -116,20 +121,23 @@ def _laszip(head: bytes, header: Header) -> bytes | None:
         place += VLR
         if place + length > header.offset:
             raise ValueError(f"record {number + 1} of {header.num_vlrs} has {length} bytes, beyond the first point")
-        if (user.rstrip(b"\0"), kind) == (b"laszip encoded", 22204):
+        if found is None and (user.rstrip(b"\0"), kind) == (b"laszip encoded", 22204):
             found = head[place : place + length]
         place += length
     return found
 
 
-def _check_chunks(file: BinaryIO, header: Header, laszip: bytes | None, size: int) -> None:
-    """That the compressed data can be what they are said to be, before memory is taken for them."""
+def _check_chunks(lazrs: Any, file: BinaryIO, header: Header, laszip: bytes | None, size: int) -> None:
+    """That the compressed data can be what they are said to be: the decompressor takes memory for what it is told."""
     if laszip is None or len(laszip) < 34:
         raise ValueError("its points are compressed, and no record says how")
-    chunk, (items,) = struct.unpack_from("<I", laszip, 12)[0], struct.unpack_from("<H", laszip, 32)
-    sizes = [size for _, size, _ in struct.iter_unpack("<HHH", laszip[34 : 34 + (len(laszip) - 34) // 6 * 6])][:items]
-    if len(sizes) != items or sum(sizes) != header.record:
-        raise ValueError(f"its points have {header.record} bytes each, and are compressed from {sum(sizes)}")
+    compressor, chunk, count = struct.unpack_from("<H10xI16xH", laszip)
+    if compressor not in (2, 3):
+        raise ValueError(f"its points are compressed without chunks (kind {compressor}), which is not read")
+    items = list(struct.iter_unpack("<HHH", laszip[34 : 34 + (len(laszip) - 34) // 6 * 6]))[:count]
+    record = sum(width for _, width, _ in items)
+    if len(items) != count or record != header.record:
+        raise ValueError(f"its points have {header.record} bytes each, and are compressed from {record}")
     packed = header.end - header.offset
     if header.points * header.record > max(SMALL, EXPANSION * packed):
         raise ValueError(f"its header declares {header.points} points, which cannot be in {packed} bytes")
@@ -147,3 +155,24 @@ def _check_chunks(file: BinaryIO, header: Header, laszip: bytes | None, size: in
     fits = chunk == VARIABLE or (chunk > 0 and (header.points + chunk - 1) // chunk == chunks)
     if not fits or chunks > packed // header.record:
         raise ValueError(f"its header declares {header.points} points, and {chunks} chunks of {chunk} are there")
+    file.seek(header.offset)
+    sizes = [int(length) for _, length in lazrs.read_chunk_table(file, lazrs.LazVlr(laszip))]
+    if sum(sizes) != table - header.offset - 8:
+        raise ValueError(
+            f"its {chunks} chunks are said to have {sum(sizes)} bytes, and {table - header.offset - 8} are there"
+        )
+    layers = sum(width if kind == BYTES else LAYERS.get(kind, 0) for kind, width, _ in items)
+    if layers:
+        _check_layers(file, header, sizes, layers)
+
+
+def _check_layers(file: BinaryIO, header: Header, sizes: Sequence[int], layers: int) -> None:
+    """Of formats 6 and later: a chunk begins with its first point, its number of points and the sizes of its layers."""
+    start = header.offset + 8
+    for number, size in enumerate(sizes, 1):
+        file.seek(start + header.record + 4)
+        declared = sum(struct.unpack(f"<{layers}I", file.read(4 * layers).ljust(4 * layers, b"\0")))
+        there = size - header.record - 4 - 4 * layers
+        if declared != there:
+            raise ValueError(f"layers of chunk {number} of {len(sizes)} are said to have {declared} bytes, not {there}")
+        start += size

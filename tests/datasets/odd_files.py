@@ -95,11 +95,11 @@ def las(points: int = 4, *, cut: int = 0, minor: int = 2, kind: int = 0, head: d
     return bytes(header) + body[: len(body) - cut]
 
 
-def laz(count: int = 4) -> bytes:
-    """A LAZ file of that many points, ``POINTS`` again and again."""
+def laz(kind: int = 0, count: int = 4) -> bytes:
+    """A LAZ file of a format and number of points, ``POINTS`` again and again."""
     import laspy
 
-    scan = laspy.create(point_format=0, file_version="1.2")
+    scan = laspy.create(point_format=kind)
     scan.header.scales = [1e-3] * 3
     scan.x, scan.y, scan.z = np.resize(POINTS, (count, 3)).T
     file = io.BytesIO()
@@ -363,6 +363,7 @@ READ: dict[str, tuple[Content, np.ndarray]] = {
     "las": (las(), POINTS),
     "las 1.4": (las(minor=4), POINTS),
     "laz": (laz, POINTS),
+    "laz in layers": (lambda: laz(7), POINTS),
     "npy": (npy(), POINTS),
     "npy in columns, big endian": (npy(np.asfortranarray(POINTS.astype(">f4"))), POINTS),
     "npz": (npz(points=POINTS, normals=POINTS), POINTS),

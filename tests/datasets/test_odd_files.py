@@ -63,6 +63,13 @@ def test_read_exactly(name: str, tmp_path: Path) -> None:
         assert np.array_equal(read_cloud(path, 10, 0), found.astype(np.float64))
 
 
+def with_large_layers() -> bytes:
+    """A LAZ file whose first chunk says, behind its first point and number of points, that its layers are large."""
+    data = laz(7)
+    start = int.from_bytes(data[96:100], "little") + 8 + 36 + 4
+    return data[:start] + b"\xff" * 8 + data[start + 8 :]
+
+
 # Name: the file, and words of the message.
 REFUSED: dict[str, tuple[Content, str]] = {
     "pcd fewer rows": (pcd() + rows(POINTS[:3]).encode(), "declares 4 points, and 3 rows follow"),
@@ -197,7 +204,7 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "glb a circle": (glb({"nodes.0.children": [0]}), "its node 0 is the child of two nodes, or of itself"),
     "glb a stride beyond all bounds": (
         glb({"bufferViews.0.byteStride": 10**30, "accessors.0.count": 1}),
-        "its JSON lacks or mistakes",
+        "buffer view 0 has rows of 12 bytes at every 1000",
     ),
     "glb no mesh": (glb({"nodes.0.mesh": -1}), "it names number -1 of its 1 meshes"),
     "glb no position": (glb({"meshes.0.primitives.0.attributes": {}}), "its JSON lacks or mistakes 'POSITION'"),
@@ -222,6 +229,11 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "laz a billion": (
         lambda: laz()[:107] + struct.pack("<I", 10**9) + laz()[111:],
         "1000000000 points, which cannot be in",
+    ),
+    "laz another table of chunks": (lambda: laz()[:-4] + bytes(4), "its 1 chunks are said to have"),
+    "laz a layer of gigabytes": (
+        with_large_layers,
+        "layers of chunk 1 of 1 are said to have 85",
     ),
     "npy cut": (npy()[:-1], "declares float64 of shape (4, 3), 96 bytes, and 95 follow"),
     "npy two arrays": (npy() * 2, "declares float64 of shape (4, 3), 96 bytes, and 320 follow"),
