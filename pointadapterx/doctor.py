@@ -23,6 +23,7 @@ from pointadapterx.datasets.point_files import KINDS, MESH_SUFFIXES, read_cloud
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.engine.console import console
 from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.text import printable
 
 SICK = 1  # exit status where something has to be mended
 SHOWN = 4  # files that a line lists
@@ -337,7 +338,7 @@ def overview(entries: Sequence[Entry]) -> Table:
             "" if not sizes else f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         )
         counts = [str(sum(entry.split == split for entry in mine)) for split in splits]
-        table.add_row(label or "no label", *counts, span)
+        table.add_row(printable(label) or "no label", *counts, span)
     return table
 
 
@@ -376,7 +377,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
     findings = diagnose(entries, wanted=options.stored_points, groups=options.groups)
     for finding in findings:
         mark = "note" if finding.note else "TO MEND"
-        console.print(f"{mark}: {finding.text}; {finding.fix}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{mark}: {finding.text}; {finding.fix}"), highlight=False, soft_wrap=True)
     sick = sum(not finding.note for finding in findings)
     console.print("nothing to mend" if not sick else f"{sick} to mend", style="green" if not sick else "yellow")
     return SICK if sick else 0

@@ -25,6 +25,7 @@ from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdap
 from pointadapterx.files import replacing
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
+from pointadapterx.text import printable
 
 FORMAT = "pointadapterx-export-1"
 METADATA = "pointadapterx.json"  # entry of a .pt2 file
@@ -291,7 +292,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx export") -> int:
         print("stopped", file=sys.stderr)
         return 130
     given, made = exported.metadata["input"], exported.metadata["output"]
-    print(f"written: {exported.path} ({exported.path.stat().st_size / 1e6:.1f} MB)")
+    print(printable(f"written: {exported.path} ({exported.path.stat().st_size / 1e6:.1f} MB)"))
     for end, part in (("input", given), ("output", made)):
         print(f"{end}: {part['name']} ({', '.join(map(str, part['shape']))}) float32")
     print(f"checked: logits differ from torch's by at most {exported.difference:.1e}")

@@ -24,6 +24,7 @@ from pointadapterx.models.adapted import count_parameters
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
+from pointadapterx.text import printable
 from pointadapterx.visualize import lens, plots
 from pointadapterx.visualize.command import HUB, name_apart, split_overrides
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes
@@ -64,7 +65,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
             raise
         print("error: a report needs matplotlib; pip install 'pointadapterx[viz]'", file=sys.stderr)
         return 2
-    print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    print(printable(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)"))
     return 0
 
 

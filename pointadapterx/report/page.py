@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from pointadapterx.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 DPI, WIDEST, SHADES = 90, 1600, 128  # of pictures: at most so many pixels and colours, so that the page stays small
 # Nothing may be fetched: the page is one file.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def escape(text: object, keep: str = "") -> str:
+    """Text of which nothing is markup, and which a browser shows whole; see :func:`~pointadapterx.text.printable`."""
+    return html.escape(printable(text, keep))
 
 
 def page(title: str, sections: Sequence[tuple[str, str]], clouds: Sequence[Mapping[str, Any]]) -> str:
@@ -32,7 +39,7 @@ def page(title: str, sections: Sequence[tuple[str, str]], clouds: Sequence[Mappi
         f'<section id="part{i}"><h2>{escape(heading)}</h2>\n{body}</section>'
         for i, (heading, body) in enumerate(sections)
     )
-    data = json.dumps(list(clouds)).replace("</", "<\\/")
+    data = json.dumps(list(clouds)).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -58,8 +65,8 @@ def page(title: str, sections: Sequence[tuple[str, str]], clouds: Sequence[Mappi
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table; cells are text."""
-    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>\n'
 
 
@@ -81,7 +88,7 @@ def note(text: str) -> str:
 
 def code(text: str) -> str:
     """A command, or a file."""
-    return f"<pre>{escape(text)}</pre>\n"
+    return f"<pre>{escape(text, keep=chr(10))}</pre>\n"
 
 
 def image(figure: Figure, about: str) -> str:

@@ -34,6 +34,7 @@ PANELS_PER_ROW = 5
 SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
     "svg.hashsalt": "pointadapterx",
+    "text.parse_math": False,  # names are text
     "axes.grid": True,
     "grid.alpha": 0.3,
 }

@@ -11,6 +11,7 @@ from pointadapterx.study.records import Record
 from pointadapterx.study.schema import PublishedConfig
 from pointadapterx.study.statistics import RESAMPLES, Interval, Spread, spread
 from pointadapterx.study.summary import Column, Difference, Summary, Table, published_means
+from pointadapterx.text import markdown
 
 NONE = "–"
 FIT = {
@@ -31,9 +32,9 @@ def render_report(records: Sequence[Record], tables: Sequence[Table], plots: Map
         tables: of :func:`~pointadapterx.study.summary.summarise`.
         plots: table name to the image files to show, relative to the report.
     """
-    lines = [f"# {records[0].study}", "", *_legend()]
+    lines = [f"# {markdown(records[0].study)}", "", *_legend()]
     for table in tables:
-        lines += ["", f"## {table.title}", *_overview(table)]
+        lines += ["", f"## {markdown(table.title)}", *_overview(table)]
         for column in table.columns:
             lines += ["", *_column(column)]
         for plot in plots.get(table.name, ()):
@@ -95,10 +96,10 @@ def _overview(table: Table) -> Iterator[str]:
     if not header:
         return
     yield ""
-    yield from _markdown(header, rows)
+    yield from _markdown(map(markdown, header), [[markdown(cells[0]), *cells[1:]] for cells in rows])
     groups, published = table.context.groups, table.context.published
     if groups:
-        sizes = ", ".join(f"{name} of {len(members)}" for name, members in groups.items())
+        sizes = markdown(", ".join(f"{name} of {len(members)}" for name, members in groups.items()))
         yield ""
         yield (
             f"Groups of columns: {sizes}. Their means are taken replicate by replicate, of rows whose columns are all "
@@ -166,7 +167,7 @@ def _millions(summaries: Sequence[Summary]) -> str:
 
 
 def _column(column: Column) -> Iterator[str]:
-    yield f"### {column.name}"
+    yield f"### {markdown(column.name)}"
     yield ""
     facts = {
         "Regime": column.values("regime"),
@@ -179,11 +180,11 @@ def _column(column: Column) -> Iterator[str]:
     }
     for name, values in facts.items():
         if values:
-            yield f"- {name}: {'; '.join(values)}"
+            yield f"- {name}: {markdown('; '.join(values))}"
     if len(facts["Hardware"]) > 1:
         yield "- Runs of different hardware: their times and memory are not comparable."
     yield ""
-    baseline = next((s.label for s in column.summaries if s.row == column.baseline), None)
+    baseline = next((markdown(s.label) for s in column.summaries if s.row == column.baseline), None)
     header = [
         *("method", f"runs ({column.replicate_key})", "OA [95 %]", "mAcc"),
         *([f"Δ OA to {baseline} [95 %]"] if baseline is not None else []),
@@ -209,7 +210,7 @@ def _fit(column: Column) -> Iterator[str]:
         )
     yield from ("", " ".join(words), "")
     header = ["method", *shown.values()]
-    rows = [[summary.label, *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
+    rows = [[markdown(summary.label), *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
     yield from _markdown(header, rows)
 
 
@@ -224,7 +225,7 @@ def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
     difference = "baseline" if summary.row == column.baseline else _difference(summary.difference)
     size = summary.checkpoint_bytes
     return [
-        summary.label,
+        markdown(summary.label),
         str(summary.finished) if summary.finished == summary.planned else f"{summary.finished} of {summary.planned}",
         f"{_spread(summary.overall)}{_interval(summary.interval)}",
         _spread(summary.mean_class),
@@ -243,7 +244,7 @@ def _tuned(summary: Summary) -> str:
     if not summary.tuned:
         return NONE
     source = "" if summary.tuned_by is None else f" (of {summary.tuned_by})"
-    return f"{format_values(summary.tuned)}{source}"
+    return markdown(f"{format_values(summary.tuned)}{source}")
 
 
 def _tuning(table: Table) -> Iterator[str]:
@@ -263,10 +264,11 @@ def _tuning(table: Table) -> Iterator[str]:
         for runs in candidates:
             first = runs[0]
             mark = "chosen" if first.chosen and len(candidates) > 1 else ""
-            rows.append([first.label, first.column, format_values(first.tuned_values), _score(runs), mark])
+            words = map(markdown, (first.label, first.column, format_values(first.tuned_values)))
+            rows.append([*words, _score(runs), mark])
     yield from _markdown(["method", "column", "value", "validation %", ""], rows)
     for warning in edge_warnings([table]):
-        yield from ("", f"**Note:** {warning}.")
+        yield from ("", f"**Note:** {markdown(warning)}.")
 
 
 def _other_protocol(table: Table) -> str:
@@ -290,7 +292,10 @@ def _failures(records: Sequence[Record]) -> Iterator[str]:
     if not failed:
         return
     yield from ("", "## Failed runs", "")
-    rows = [[run or NONE, r.label, r.column, r.kind, r.status, r.error or NONE] for run, r in failed.items()]
+    rows = [
+        [run or NONE, markdown(r.label), markdown(r.column), r.kind, r.status, markdown(r.error or NONE)]
+        for run, r in failed.items()
+    ]
     yield from _markdown(["run", "method", "column", "kind", "status", "error"], rows)
 
 
@@ -314,9 +319,10 @@ def _by(records: Sequence[Record], *keys: str) -> list[list[Record]]:
     return list(groups.values())
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield _line(header)
-    yield _line(["---"] * len(header))
+def _markdown(header: Iterable[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    cells = list(header)
+    yield _line(cells)
+    yield _line(["---"] * len(cells))
     for row in rows:
         yield _line(row)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from pointadapterx.datasets import build_inputs
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry
+from pointadapterx.text import printable
 from pointadapterx.visualize import lens, plots
 from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, rgb
 from pointadapterx.visualize.sheet import Scale, Sheet, View
@@ -169,7 +170,7 @@ def mistakes(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     samples = subject.choose([index for index, _, _ in found])
     views = []
     for (index, answer, sure), value in zip(found, samples.inputs, strict=True):
-        label = subject.classes[int(subject.test.labels[index])]
+        label = printable(subject.classes[int(subject.test.labels[index])])
         views.append(plain_view(subject, f"{label}\nas {answer}, {100 * sure:.0f} %", value))
     wide = min(6, len(views))
     views += [View("")] * (-len(views) % wide)
@@ -182,7 +183,7 @@ def surest_mistakes(subject: Subject, count: int) -> list[tuple[int, str, float]
     best = subject.probabilities.max(dim=-1)
     wrong = (best.indices != subject.predictions.labels).nonzero().flatten()
     order = wrong[best.values[wrong].argsort(descending=True)][:count]
-    return [(i, subject.classes[int(best.indices[i])], float(best.values[i])) for i in order.tolist()]
+    return [(i, printable(subject.classes[int(best.indices[i])]), float(best.values[i])) for i in order.tolist()]
 
 
 def _answers(subject: Subject, chosen: Chosen) -> list[str]:

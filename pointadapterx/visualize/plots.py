@@ -14,6 +14,7 @@ from pointadapterx.datasets import build_inputs
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft.mixture import expert_load
+from pointadapterx.text import printable
 from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, drawing, of_kinds
 from pointadapterx.visualize.subject import Subject
 
@@ -100,7 +101,7 @@ def embedding(subjects: Sequence[Subject], kind: str) -> Figure:
         axes.set_title(f"{subject.name}, test OA {accuracy:.2f} %", fontsize=9)
         axes.set(xticks=[], yticks=[])
     columns = max(2, int(figure.get_size_inches()[0]))
-    names = [f" {name}" for name in classes]  # matplotlib leaves labels out that begin with _
+    names = [f" {printable(name)}" for name in classes]  # matplotlib leaves labels out that begin with _
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7, frameon=False, markerscale=1.5)
     figure.suptitle(f"{kind} of what the head reads", fontsize=10)
     return figure
@@ -135,6 +136,7 @@ def confusion(subjects: Sequence[Subject]) -> Figure:
     """
     require_same_classes(subjects)
     classes = subjects[0].classes
+    names = [printable(name) for name in classes]
     side = 2.0 + 0.24 * len(classes)
     figure = _figure(side * len(subjects) + 2.0, side + 1.4)
     panels = figure.subplots(1, len(subjects), squeeze=False)[0]
@@ -146,8 +148,8 @@ def confusion(subjects: Sequence[Subject]) -> Figure:
         for row, column in zip(*counts.nonzero(), strict=True):
             shade = "white" if shares[row, column] < 60 else "black"
             axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade)
-        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(classes)), classes if axes is panels[0] else [""] * len(classes), fontsize=7)
+        axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(classes)), names if axes is panels[0] else [""] * len(names), fontsize=7)
         axes.set_xlabel("taken for", fontsize=8)
         axes.set_title(f"{subject.name}, test OA {metrics['overall_accuracy']:.2f} %", fontsize=9)
     panels[0].set_ylabel("is", fontsize=8)

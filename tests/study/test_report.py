@@ -139,7 +139,7 @@ def test_unfinished_and_failed_runs_are_told() -> None:
     failed = make_record(row="x", label="X", replicate="3", status="failed", error="no | memory", run="x-1")
     text = report([*RECORDS, missing, failed])
     assert "| X | 2 of 4 |" in text
-    assert "| x-1 | X | rotation | final | failed | no \\| memory |" in text
+    assert "| x-1 | X | rotation | final | failed | no &#124; memory |" in text
     assert "| – | – |" in report([missing])
 
 
