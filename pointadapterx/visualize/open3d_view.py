@@ -99,7 +99,7 @@ def show(sheet: Sheet) -> None:
         missing = getattr(error, "name", None) == "open3d"
         raise PointAdapterXError(f"{MISSING if missing else NO_DRIVER}, or leave --window out") from None
     views = [[view for view in row if view.points is not None] for row in sheet.rows]
-    reach = reach_of(view for row in views for view in row)
+    reach = reach_of([view for row in views for view in row])
     if not any(views):
         raise PointAdapterXError("--window shows clouds, and this picture has none; leave --window out")
     clouds = []

@@ -35,7 +35,7 @@ def experts(subject: Subject) -> Figure:
     left, right = figure.subplots(1, 2)
     names = list(loads)
     table = 100 * np.stack([load.numpy() for load in loads.values()])  # (uses, E)
-    image = left.imshow(table.T, aspect="auto", cmap=AMOUNTS, vmin=0)
+    image = left.imshow(table.T, aspect="auto", cmap=AMOUNTS, vmin=0, vmax=max(100 / table.shape[1], table.max()))
     left.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     left.set_yticks(range(table.shape[1]), [f"expert {i + 1}" for i in range(table.shape[1])], fontsize=8)
     left.set_title(f"share of the sub-tokens of {len(subject.test)} test samples, %", fontsize=9)
@@ -44,12 +44,17 @@ def experts(subject: Subject) -> Figure:
             for expert, value in enumerate(row):
                 shade = "white" if value < 0.6 * table.max() else "black"
                 left.text(use, expert, f"{value:.0f}", ha="center", va="center", fontsize=6, color=shade)
-    figure.colorbar(image, ax=left)
+    uniform = 1 / table.shape[1]
+    bar = figure.colorbar(image, ax=left)
+    bar.ax.axhline(100 * uniform, color="white", linewidth=2.5)
+    bar.ax.axhline(100 * uniform, color="black", linestyle="--", linewidth=1.2)
+    bar.set_label(f"dashed: each as much, {100 * uniform:.3g} %", fontsize=8)
     through = np.stack([gate.numpy() for gate in gates.values()])  # (uses, E)
     for expert, colour in enumerate(of_kinds(through.shape[1])):
         marker = MARKERS[expert % len(MARKERS)]
         right.plot(through[:, expert], marker=marker, color=tuple(colour), label=f"expert {expert + 1}")
     right.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    right.axhline(uniform, color="black", linestyle="--", linewidth=1, label=f"each as much, {uniform:.3g}")
     right.set(ylim=(0, 1), ylabel="gate")
     right.set_title("gates of one sub-token through the blocks", fontsize=9)
     right.legend(fontsize=8 if through.shape[1] <= len(KINDS) else 5, frameon=False, ncols=1 + through.shape[1] // 17)
