@@ -275,10 +275,10 @@ def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[di
     captions = [caption for _, caption in items]
     stills = [page.data_url(paint(Sheet("", [[plain_view(subject, "", value)]])), 60) for value in chosen.inputs]
     numbers: list[int | None] = [None] * len(items)
-    modes: Sequence[str] = ()
+    modes: Mapping[str, str] = {}
     if subject.is_points:
-        packed = pack_clouds(subject, chosen.inputs)
-        numbers, modes = list(range(len(clouds), len(clouds) + len(packed))), list(packed[0]["modes"])
+        packed, modes = pack_clouds(subject, chosen.inputs)
+        numbers = list(range(len(clouds), len(clouds) + len(packed)))
         clouds += packed
     hint = page.note("Drag a cloud to turn it.") if subject.is_points else ""
     return hint + page.gallery(zip(numbers, stills, captions, strict=True), modes)

@@ -10,6 +10,7 @@ import numpy as np
 KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 GREY = "#8c8c8c"
 AMOUNTS = "cividis"
+HIGHEST = 0.85  # of the colours of amounts, for the top of a cloud: yellow is too light for many points
 SIGNED = ("#0072b2", "#c4c4c4", "#d55e00")  # least, zero, most
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 
@@ -52,4 +53,4 @@ def of_signed(values: np.ndarray) -> np.ndarray:
 def height_colours(points: np.ndarray) -> np.ndarray:
     """(N, 3) points, y up -> (N, 3)."""
     height = points[:, 1] - points[:, 1].min()
-    return of_amounts(0.85 * height / max(float(height.max()), 1e-12))
+    return of_amounts(HIGHEST * height / max(float(height.max()), 1e-12))

@@ -110,7 +110,7 @@ def attention(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     """How much the class token attends to each patch, block by block."""
     assert chosen is not None
     subject = subjects[0]
-    weights = subject.class_attention(chosen.inputs)  # (blocks, B, G)
+    weights = subject.class_attention(chosen.inputs).float()  # (blocks, B, G)
     most = float(weights.max())
     rows = [
         [
@@ -127,12 +127,12 @@ def saliency(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     """How much the probability of the answer falls without a patch, or rises."""
     assert chosen is not None
     subject = subjects[0]
-    falls = subject.saliency(chosen.inputs)  # (B, G)
+    falls = subject.saliency(chosen.inputs).float()  # (B, G)
     most = float(falls.abs().max()) or 1.0
     views = []
     for row, (answer, value) in enumerate(zip(_answers(subject, chosen), chosen.inputs, strict=True)):
         low, high = 100 * float(falls[row].min()), 100 * float(falls[row].max())
-        title = f"{answer}\n{low:+.1f} to {high:+.1f} points"
+        title = f"{answer}\n" + f"{low:+.1f} to {high:+.1f} points".replace("-", "−")
         views.append(_patch_view(subject, title, value, of_signed(falls[row].numpy() / most)))
     wide = 4
     empty = [View("")] * (-len(views) % wide if len(views) > wide else 0)
