@@ -22,7 +22,7 @@ from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
 from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
-from pointadapterx.files import replacing
+from pointadapterx.files import replacing, require_utf8
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
 from pointadapterx.text import printable
@@ -84,6 +84,7 @@ def export_adapter(
     kind = FORMATS.get(output.suffix)
     if kind is None:
         raise ConfigError(f"{output}: ends in neither {' nor '.join(FORMATS)}; choose such a name")
+    require_utf8(output)
     missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"{output}: needs {', '.join(missing)}; run: pip install 'pointadapterx[export]'")

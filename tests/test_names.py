@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,27 @@ def test_a_folder_is_examined_whatever_it_holds(data: Path, capsys: pytest.Captu
     assert r"\x1b[31mred" in captured.out
     assert main(["doctor", str(data / f"none {RED}")]) == 2
     require_plain(capsys.readouterr().err)
+
+
+@pytest.mark.skipif(not BYTES, reason="elsewhere every path is text")
+def test_where_tensors_cannot_lie_is_said_before_anything_is_trained(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "caf\udce9"
+    config = str(finished.parent / "config.yaml")
+    shutil.copytree(finished, folder / "copy")
+    for arguments in (
+        ["train", "--config", config, "--output", str(folder / "run")],
+        ["--resume", str(folder / "copy")],
+        ["predict", str(folder / "copy"), "x.ply"],
+        ["export", str(finished), str(folder / "x.onnx")],
+    ):
+        assert main(arguments) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith(f"error: {tmp_path}/caf\\xe9/")
+        assert error.endswith("the name is not UTF-8, and no file of tensors can be opened there; rename it, or "
+                              "choose another")  # fmt: skip
+    assert [path.name for path in folder.iterdir()] == ["copy"]
 
 
 @pytest.mark.slow
