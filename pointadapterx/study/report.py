@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pointadapterx.datasets import DATASETS
@@ -11,7 +11,7 @@ from pointadapterx.study.records import Record
 from pointadapterx.study.schema import PublishedConfig
 from pointadapterx.study.statistics import RESAMPLES, Interval, Spread, spread
 from pointadapterx.study.summary import Column, Difference, Summary, Table, published_means
-from pointadapterx.text import markdown
+from pointadapterx.text import markdown, printable
 
 NONE = "–"
 FIT = {
@@ -83,20 +83,20 @@ def _legend() -> list[str]:
 
 def render_overview(table: Table) -> list[str]:
     """Title and table of methods × columns for a terminal; empty where the report has none."""
-    header, rows = _overview_cells(table)
+    header, rows = _overview_cells(table, printable)
     if not header:
         return []
     widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-    return [table.title, *(line.rstrip() for line in lines)]
+    return [printable(table.title), *(line.rstrip() for line in lines)]
 
 
 def _overview(table: Table) -> Iterator[str]:
-    header, rows = _overview_cells(table)
+    header, rows = _overview_cells(table, markdown)
     if not header:
         return
     yield ""
-    yield from _markdown(map(markdown, header), [[markdown(cells[0]), *cells[1:]] for cells in rows])
+    yield from _markdown(header, rows)
     groups, published = table.context.groups, table.context.published
     if groups:
         sizes = markdown(", ".join(f"{name} of {len(members)}" for name, members in groups.items()))
@@ -118,41 +118,46 @@ def _overview(table: Table) -> Iterator[str]:
         yield "Trainable parameters are in million: this study's without the head, published ones as printed."
 
 
-def _overview_cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of methods × columns, means of groups and published rows; empty for one column by itself."""
+def _overview_cells(table: Table, shown: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of methods × columns, means of groups and published rows; empty for one column by itself.
+
+    Args:
+        table: of the study.
+        shown: how its names are shown.
+    """
     context = table.context
     if len(table.columns) < 2 and not context.given:
         return [], []
     header = [
         "OA %",
         *(["trainable, M"] if context.given else []),
-        *(column.name for column in table.columns),
-        *([*context.groups, "mean of groups"] if context.groups else []),
+        *(shown(column.name) for column in table.columns),
+        *([*map(shown, context.groups), "mean of groups"] if context.groups else []),
         *(["printed average"] if context.published is not None else []),
     ]
     names = dict.fromkeys(summary.row for column in table.columns for summary in column.summaries)
-    rows = [_own_cells(table, name) for name in names]
+    rows = [_own_cells(table, name, shown) for name in names]
     if context.published is not None:
-        rows += [_published_cells(table, context.published, label) for label in context.published.rows]
+        rows += [_published_cells(table, context.published, label, shown) for label in context.published.rows]
     return header, [[*cells, *[NONE] * (len(header) - len(cells))] for cells in rows]
 
 
-def _own_cells(table: Table, row: str) -> list[str]:
+def _own_cells(table: Table, row: str, shown: Callable[[str], str]) -> list[str]:
     summaries = [summary for column in table.columns for summary in column.summaries if summary.row == row]
     means = table.means.get(row)
     return [
-        summaries[0].label,
+        shown(summaries[0].label),
         *([_millions(summaries)] if table.context.given else []),
         *(_spread(summary.overall) for summary in summaries),
         *([] if means is None else map(_spread, (*means.groups, means.overall))),
     ]
 
 
-def _published_cells(table: Table, published: PublishedConfig, label: str) -> list[str]:
+def _published_cells(table: Table, published: PublishedConfig, label: str, shown: Callable[[str], str]) -> list[str]:
     row, groups = published.rows[label], table.context.groups
     means, overall = published_means(row, groups)
     return [
-        f"{label}, published [{published.sources[row.source]}]",
+        f"{shown(label)}, published [{published.sources[row.source]}]",
         _number(row.trainable, ".2f"),
         *(_number(row.values.get(column.name), "") for column in table.columns),
         *([_number(mean, ".2f") for mean in (*means, overall)] if groups else []),

@@ -259,3 +259,10 @@ def test_plots_hide_no_marker_and_their_names_are_text() -> None:
     assert np.diff(sorted(seen)).min() > GAP - 0.01
     assert len(figure.axes[0].texts) == 2 + 1  # lines to the true places of those that were moved, and the remark
     assert figure.legends[0].get_texts()[0].get_text() == r"\$linear\$\x1b"
+
+
+def test_names_write_nothing_into_the_report() -> None:
+    text = report([run("x", 0, 70, label="<b>|[l](u)", column="*y*", table_title="`z`", baseline=None)])
+    assert "| \\<b\\>&#124;\\[l\\](u) | 1 |" in text
+    assert "### \\*y\\*" in text
+    assert "## \\`z\\`" in text
