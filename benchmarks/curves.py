@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,13 @@ from pointadapterx.engine.checkpoint import save_adapter, versions
 from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import replacing, write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEAST_RANGE = 2.5  # of an axis, from its lowest to its highest value
+TICKS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # times a power of ten: two of them in any such range
 
 
 class Curve(NamedTuple):
@@ -129,7 +136,7 @@ def markdown(result: Mapping[str, Any], command: str, picture: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(result: Mapping[str, Any], path: Path) -> None:
+def draw(result: Mapping[str, Any]) -> Figure:
     """One panel a curve, time on the left axis and memory on the right."""
     from matplotlib.figure import Figure
 
@@ -142,14 +149,27 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         values = [row["value"] for row in curve["rows"]]
         left.plot(values, [median(row["seconds"]) for row in curve["rows"]], "o-", color="#0072B2", label="time")
         right.plot(values, [row["mib"] for row in curve["rows"]], "s--", color="#D55E00", label="memory")
-        left.set(xscale="log", yscale="log", xlabel=curve["title"])
-        right.set(yscale="log")
+        left.set(xscale="log", xlabel=curve["title"])
         left.set_ylabel("s", color="#0072B2")
         right.set_ylabel("MiB", color="#D55E00")
         left.set_xticks(values, [f"{value:,}" for value in values], rotation=30)
         left.minorticks_off()
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+        for axis in (left, right):
+            _use_log(axis)
+    return figure
+
+
+def _use_log(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers, of a range that has some of them: a hair's breadth is no slope."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    room = max(1.0, (LEAST_RANGE * low / high) ** 0.5)
+    axes.set_ylim(low / room, high * room)
+    axes.yaxis.set_major_locator(LogLocator(subs=TICKS))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_minor_locator(LogLocator(subs=()))
 
 
 def main(argv: list[str]) -> int:
@@ -173,6 +193,7 @@ def main(argv: list[str]) -> int:
     print(text)
     if stem is not None:
         write_json(stem.with_suffix(".json"), result)
-        draw(result, stem.with_suffix(".png"))
+        with replacing(stem.with_suffix(".png")) as file:
+            draw(result).savefig(file, format="png", dpi=100, metadata={"Software": None})
         write_text(stem.with_suffix(".md"), text)
     return 0

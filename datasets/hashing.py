@@ -24,7 +24,7 @@ def derive_seed(*parts: int | str) -> int:
     for part in parts:
         if not isinstance(part, int | str):
             raise TypeError(f"derive_seed takes whole numbers and strings, not {part!r} ({type(part).__name__})")
-        text = (f"i{int(part)}" if isinstance(part, int) else f"s{part}").encode()
+        text = (f"i{int(part)}" if isinstance(part, int) else f"s{part}").encode(errors="surrogatepass")
         digest.update(len(text).to_bytes(8, "little") + text)  # the length keeps ("ab", "c") and ("a", "bc") apart
     return int.from_bytes(digest.digest(), "little") >> 1
 
@@ -34,7 +34,7 @@ def content_hash(*parts: torch.Tensor | np.ndarray | str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, str):
-            header, body = b"str", memoryview(part.encode())
+            header, body = b"str", memoryview(part.encode(errors="surrogatepass"))
         else:
             array = np.ascontiguousarray(part.numpy() if isinstance(part, torch.Tensor) else part)
             header, body = f"{array.dtype.str}{array.shape}".encode(), array.reshape(-1).view(np.uint8).data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from pointadapterx.allocator import keep_freed_memory
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import Interrupted, PointAdapterXError
+from pointadapterx.text import printable
 
 VERBS = ("train", "test", "vote", "count", "probe", "search")
 COMMANDS = {
@@ -92,6 +94,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     """
     if argv is None:  # the process is a command's own
         keep_freed_memory()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or file that cannot show ü gets \xfc
+            sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in COMMANDS:
         module, function = COMMANDS[arguments[0]].split(":")
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
     try:
         return _run(options)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(printable(stop), file=sys.stderr)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         print("stopped before there was anything new to save", file=sys.stderr)

@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from reprlib import Repr
 
+from pointadapterx.text import printable
+
 _SHORT = Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100, 40
 
@@ -16,11 +18,22 @@ def shown(value: object) -> str:
 
 
 class PointAdapterXError(Exception):
-    """Base class: the command line prints it as one ``error:`` line, without a traceback."""
+    """Base class: the command line prints it as one ``error:`` line, without a traceback.
+
+    The names of files and classes in it cannot act on the terminal that shows it.
+    """
+
+    LINES = ""
+
+    def __str__(self) -> str:
+        """See :func:`~pointadapterx.text.printable`."""
+        return printable(super().__str__(), keep=self.LINES)
 
 
 class ConfigError(PointAdapterXError, ValueError):
-    """A configuration file or override is wrong; the message lists every problem found."""
+    """A configuration file or override is wrong; the message lists every problem found, each in a line."""
+
+    LINES = "\n"
 
 
 class DataError(PointAdapterXError, ValueError):

@@ -12,6 +12,7 @@ import numpy as np
 from pointadapterx.datasets import LDraw20
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.text import printable
 
 CLASSES = ("plate", "wheel", "window")  # easy to tell apart
 TRAIN, TEST, NEW = 16, 8, 2  # files a class; parts of test and new are others than those of training
@@ -50,7 +51,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx example") -> int:
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"written: {count} files in {options.folder}, classes {', '.join(CLASSES)}")
+    print(printable(f"written: {count} files in {options.folder}, classes {', '.join(CLASSES)}"))
     return 0
 
 

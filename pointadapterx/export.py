@@ -22,10 +22,11 @@ from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
 from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
-from pointadapterx.files import replacing
+from pointadapterx.files import replacing, require_utf8
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
 from pointadapterx.optional import need
+from pointadapterx.text import printable
 
 FORMAT = "pointadapterx-export-1"
 METADATA = "pointadapterx.json"  # entry of a .pt2 file
@@ -84,6 +85,7 @@ def export_adapter(
     kind = FORMATS.get(output.suffix)
     if kind is None:
         raise ConfigError(f"{output}: ends in neither {' nor '.join(FORMATS)}; choose such a name")
+    require_utf8(output)
     for name in kind.needs:
         need(name, f"{output}: needs {name}", "export", ExportError)
     info = read_adapter(adapter)
@@ -292,7 +294,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx export") -> int:
         print("stopped", file=sys.stderr)
         return 130
     given, made = exported.metadata["input"], exported.metadata["output"]
-    print(f"written: {exported.path} ({exported.path.stat().st_size / 1e6:.1f} MB)")
+    print(printable(f"written: {exported.path} ({exported.path.stat().st_size / 1e6:.1f} MB)"))
     for end, part in (("input", given), ("output", made)):
         print(f"{end}: {part['name']} ({', '.join(map(str, part['shape']))}) float32")
     print(f"checked: logits differ from torch's by at most {exported.difference:.1e}")

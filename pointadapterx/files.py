@@ -107,6 +107,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes tensors atomically: a failure leaves whatever ``path`` held before."""
+    require_utf8(path)
     with replacing(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
 
@@ -217,7 +218,22 @@ def _umask() -> int:
     return mask
 
 
+def require_utf8(path: Path) -> None:
+    """Makes sure that the libraries that read and write tensors can open a path.
+
+    Raises:
+        CheckpointError: if a byte of its name is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{path}: the name is not UTF-8, and no file of tensors can be opened there; rename it, or choose another"
+        ) from None
+
+
 def _require_file(path: Path) -> None:
     if not path.is_file():
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {kind}; give the path of a checkpoint file")
+    require_utf8(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from pointadapterx.hub import HUB, Address
 from pointadapterx.models.adapted import hash_backbone
 from pointadapterx.models.weights import shipped_licence, shipped_weights
 from pointadapterx.peft import METHODS
+from pointadapterx.text import markdown
 
 TASKS = {"points": "point-cloud-classification", "images": "image-classification"}
 ACCURACIES = {"overall_accuracy": "overall accuracy (OA)", "mean_class_accuracy": "mean-class accuracy (mAcc)"}
@@ -83,8 +83,8 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
     what = " ".join(filter(None, (_name(data), data["variant"])))
     parts = (
         f"# {address.name}",
-        f"`{method}` on {what}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what this task "
-        "changed of the backbone or added to it.",
+        f"`{method}` on {markdown(what)}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what "
+        "this task changed of the backbone or added to it.",
         _table(_facts(info, report, license, needed)),
         _results(info, report),
         _usage(info, address, needed),
@@ -193,7 +193,7 @@ def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
         return f"{title}None was fitted: probabilities are those of a softmax over the logits, often too certain."
     found = (report or {}).get("calibration")
     if info.calibration.reason:
-        text = f"Probabilities are softmax(logits). No temperature: {_plain(info.calibration.reason)}."
+        text = f"Probabilities are softmax(logits). No temperature: {markdown(info.calibration.reason)}."
         if found is not None:
             text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
         return title + text
@@ -252,13 +252,8 @@ def _licence_of_weights(weights: str | None) -> dict[str, str]:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    lines = (f"| {name} | {_plain(value)} |" for name, value in rows.items())
+    lines = (f"| {name} | {markdown(value)} |" for name, value in rows.items())
     return "\n".join(["| | |", "|---|---|", *lines])
-
-
-def _plain(text: str) -> str:
-    """In one line, and nothing of it markup."""
-    return " ".join(html.escape(text, quote=False).split()).replace("|", "&#124;").replace("`", "&#96;")
 
 
 def _modality(info: AdapterInfo) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import glob
-import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +15,10 @@ from typing import Protocol, TextIO
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.endings import ends_in_one_line, explain
-from pointadapterx.engine.console import progress_bar
+from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.predictor import Failure, Prediction, Predictor
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.text import cell, json_line, printable
 
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
@@ -104,10 +103,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
 
 
 def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    logger = logging.getLogger("pointadapterx")  # standard output is for what is found
-    logger.setLevel(logging.WARNING)
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
-    logger.propagate = False
+    log_warnings_to(sys.stderr)
     named = dict(text.partition("=")[::2] for text in options.adapter)
     if not all(named) or not all(named.values()) or len(named) < len(options.adapter):
         parser.error("--adapter takes NAME=FILE, each name once")
@@ -144,11 +140,11 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name in predictor.without_novelty:
         print(f"note: {name}: novelty is not available; the adapter's file does not store it", file=sys.stderr)
     for doubt in predictor.doubts():
-        print(f"note: {doubt}", file=sys.stderr)
+        print(printable(f"note: {doubt}"), file=sys.stderr)
     if options.output is not None:
-        print(f"written: {options.output}, {len(files) - len(failed)} files predicted")
+        print(printable(f"written: {options.output}, {len(files) - len(failed)} files predicted"))
     for failure in failures[:SHOWN]:
-        print(f"error: {failure.reason}", file=sys.stderr)
+        print(printable(f"error: {failure.reason}"), file=sys.stderr)
     if failures:
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
         print(f"{len(failed)} of {len(files)} files could not be predicted{more}", file=sys.stderr)
@@ -213,7 +209,8 @@ def _print(found: Prediction | Failure, several: bool) -> None:
     notes = [*(["unfamiliar"] if found.known is False else []), *found.warnings]
     novelty = "" if found.novelty is None else f"; novelty {found.novelty:.2f}"
     adapter = f"[{found.adapter}] " if several else ""
-    print(f"{found.name}: {adapter}{ranked}{novelty}{''.join(f' ({note})' for note in notes)}", flush=True)
+    shown = f"{found.name}: {adapter}{ranked}{novelty}{''.join(f' ({note})' for note in notes)}"
+    print(printable(shown), flush=True)
 
 
 def _csv_sink(file: TextIO, top: int) -> Sink:
@@ -223,15 +220,15 @@ def _csv_sink(file: TextIO, top: int) -> Sink:
 
     def write(found: Prediction | Failure) -> None:
         if isinstance(found, Failure):
-            writer.writerow([found.name, "", *[""] * (2 * top), "", "", "", found.reason])
+            writer.writerow([cell(found.name), "", *[""] * (2 * top), "", "", "", cell(found.reason)])
             return
         pairs = zip(found.classes, found.probabilities, strict=True)
-        cells = [cell for name, probability in pairs for cell in (name, f"{probability:.6f}")]
+        cells = [text for name, probability in pairs for text in (cell(name), f"{probability:.6f}")]
         novelty = "" if found.novelty is None else f"{found.novelty:.3f}"
         known = {True: "yes", False: "no", None: NOT_AVAILABLE}[found.known]
         padding = [""] * (2 * top - len(cells))
-        notes = (novelty, known, "; ".join(found.warnings), "")
-        writer.writerow([found.name, found.adapter, *cells, *padding, *notes])
+        notes = (novelty, known, cell("; ".join(found.warnings)), "")
+        writer.writerow([cell(found.name), cell(found.adapter), *cells, *padding, *notes])
 
     return write
 
@@ -242,6 +239,6 @@ def _json_sink(file: TextIO) -> Sink:
             content: dict[str, object] = {"file": found.name, "error": found.reason}
         else:
             content = {"file": found.name, **{k: v for k, v in asdict(found).items() if k != "name"}}
-        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+        file.write(json_line(content) + "\n")
 
     return write

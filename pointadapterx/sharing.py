@@ -24,6 +24,7 @@ from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
 from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
 from pointadapterx.model_card import needed_weights, write_card
+from pointadapterx.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def push(argv: Sequence[str], prog: str = "pointadapterx push") -> int:
             private=options.private,
             license=options.license,
         )
-        print(f"{'pushed' if options.folder is None else 'written'}: {place}")
+        print(printable(f"{'pushed' if options.folder is None else 'written'}: {place}"))
         return read_adapter(options.adapter)
 
     return _told(run)
@@ -201,7 +202,7 @@ def pull(argv: Sequence[str], prog: str = "pointadapterx pull") -> int:
 
     def run() -> AdapterInfo:
         info = pull_adapter(_revised(options), options.folder)
-        print(f"pulled: {info.path.parent}")
+        print(printable(f"pulled: {info.path.parent}"))
         return info
 
     return _told(run)
@@ -223,5 +224,5 @@ def _told(run: Callable[[], AdapterInfo]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    print(f"weights of the backbone: {needed_weights(info).text}")
+    print(printable(f"weights of the backbone: {needed_weights(info).text}"))
     return 0

@@ -209,6 +209,18 @@ def test_the_measures_of_novelty_by_hand() -> None:
     assert found.flagged == 0.5
 
 
+@pytest.mark.parametrize("values", [[170.935, 170.96], [0.11, 0.27], [0.9, 2000.0]])
+def test_every_axis_of_the_curves_can_be_read(values: list[float]) -> None:
+    rows = [{"value": i, "seconds": [value], "mib": value} for i, value in enumerate(values, 1)]
+    figure = curves.draw({"curves": [{"title": "blocks", "rows": rows}]})
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        assert len(ticks) >= 2
+        assert low <= min(values) < max(values) <= high
+
+
 def test_the_command_names_its_kinds() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2

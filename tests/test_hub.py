@@ -366,7 +366,7 @@ def test_a_class_name_cannot_write_into_the_card(tmp_path: Path) -> None:
     save_adapter(build_model(config), tmp_path / "a.safetensors", config=config, classes=classes)
     push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "layout")
     text = (tmp_path / "layout" / "README.md").read_text(encoding="utf-8")
-    assert "| classes | a&#124;b, &#96;c&#96;, &lt;img src=x&gt;, d # e, " in text
+    assert "| classes | a&#124;b, \\`c\\`, \\<img src=x\\>, d\\\\n\\\\n\\# e, " in text
     for license in ("cc by", "mit\ntags: x", "MIT", ""):
         with pytest.raises(HubError, match=r"^license .* is not an identifier of the hub"):
             push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "other", license=license)

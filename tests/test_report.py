@@ -150,8 +150,11 @@ def test_it_lives_in_a_browser(opened: tuple[str, Any, list[str], list[str]], re
         assert canvas.screenshot() != turned
         plain = canvas.screenshot()
         choices = page.locator("select.colours").first
-        choices.select_option("patches")
+        choices.select_option("groups")
         assert canvas.screenshot() != plain
+        section = page.locator("section", has=choices)
+        shown = [legend.get_attribute("data-mode") for legend in section.locator(".legend:visible").all()]
+        assert shown == ["groups"]
         modes = choices.locator("option").all_inner_texts()
         depth = load_config(ROOT / "cfgs" / "demo.yaml", [])["backbone"]["depth"]
         assert [name for name in modes if name.startswith("expert")] == [

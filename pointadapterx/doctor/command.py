@@ -20,6 +20,7 @@ from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_rea
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import console
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.text import printable
 
 SICK = 1  # exit status where something has to be mended
 
@@ -39,7 +40,7 @@ def overview(entries: Sequence[Entry]) -> Table:
             "" if not sizes else f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         )
         counts = [str(sum(entry.split == split for entry in mine)) for split in splits]
-        table.add_row(label or "no label", *counts, span)
+        table.add_row(printable(label) or "no label", *counts, span)
     return table
 
 
@@ -93,7 +94,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
     console.print(overview(entries))
     for finding in findings:
         mark = "note" if finding.note else "TO MEND"
-        console.print(f"{mark}: {finding.text}; {finding.fix}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{mark}: {finding.text}; {finding.fix}"), highlight=False, soft_wrap=True)
     sick = sum(not finding.note for finding in findings)
     console.print("nothing to mend" if not sick else f"{sick} to mend", style="green" if not sick else "yellow")
     return SICK if sick else 0

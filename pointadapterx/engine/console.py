@@ -1,4 +1,4 @@
-"""What a run shows: log lines, a progress bar where someone watches, tables."""
+"""What a run shows: log lines, a progress bar where someone watches, tables. Names in them are always text."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pointadapterx.endings import leave
+from pointadapterx.text import printable
 
 
-class _Console(Console):
-    """A terminal or file that may go away: a run does not end because nobody looks at it any more."""
+class PlainConsole(Console):
+    """A console for which ``[b]`` and ``:smile:`` are text, in tables and titles too, and ANSI escapes are shown.
+
+    Its terminal or file may go away: a run does not end because nobody looks at it any more.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string that is printed, or is part of what is printed, comes by here."""
+        return super().render_str(printable(text, keep="\n"), **options)
 
     def on_broken_pipe(self) -> None:
         """Prints nothing from here on; rich's own ends the process."""
@@ -23,7 +36,19 @@ class _Console(Console):
         leave(sys.stdout)
 
 
-console = _Console()
+console = PlainConsole()
+
+
+class PlainFormatter(logging.Formatter):
+    """Messages in one line each, whatever the names in them hold; only a traceback has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See :class:`logging.Formatter`."""
+        return printable(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See :class:`logging.Formatter`."""
+        return printable(super().format(record), keep="\n")
 
 
 def set_up_logging(main_process: bool) -> None:
@@ -31,13 +56,25 @@ def set_up_logging(main_process: bool) -> None:
     logger = logging.getLogger("pointadapterx")
     logger.setLevel(logging.INFO if main_process else logging.ERROR)
     logger.propagate = False
-    logger.handlers = [_ConsoleHandler()]
+    handler = _ConsoleHandler()
+    handler.setFormatter(PlainFormatter())
+    logger.handlers = [handler]
+
+
+def log_warnings_to(stream: TextIO) -> None:
+    """Warnings alone, where standard output is for what is found."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(PlainFormatter())
+    logger = logging.getLogger("pointadapterx")
+    logger.setLevel(logging.WARNING)
+    logger.handlers = [handler]
+    logger.propagate = False
 
 
 def log_to_file(path: Path) -> logging.Handler:
     """Appends log lines, with their time, to a file of the run."""
     handler = _FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("pointadapterx")
     if logger.getEffectiveLevel() > logging.INFO:  # called from Python, where nothing was set up
         logger.setLevel(logging.INFO)
@@ -64,7 +101,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else None
-        console.print(self.format(record), style=style, soft_wrap=True, markup=False, highlight=False)
+        console.print(self.format(record), style=style, soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -77,7 +114,7 @@ def progress_bar(title: str, total: int, done: int, visible: bool) -> Iterator[C
     if not (visible and console.is_terminal):
         yield lambda: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total, completed=done)
         yield lambda: progress.advance(task)

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from pointadapterx.errors import TrainingError
 from pointadapterx.files import write_text
+from pointadapterx.text import cell, printable
 
 
 class Predictions(NamedTuple):
@@ -88,7 +89,7 @@ def metrics_table(metrics: dict[str, Any], title: str) -> Table:
     table.add_column("accuracy %", justify="right")
     for name, entry in metrics["per_class"].items():
         accuracy = "–" if entry["accuracy"] is None else f"{entry['accuracy']:.1f}"
-        table.add_row(name, str(entry["count"]), accuracy)
+        table.add_row(printable(name), str(entry["count"]), accuracy)
     table.add_section()
     table.add_row("overall accuracy (OA)", str(metrics["count"]), f"{metrics['overall_accuracy']:.2f}", style="bold")
     table.add_row("mean-class accuracy (mAcc)", "", f"{metrics['mean_class_accuracy']:.2f}", style="bold")
@@ -123,8 +124,9 @@ def write_predictions(
     writer.writerow(["protocol", "index", "name", "label", "prediction", "probability", "correct", "group"])
     rows = zip(predictions.labels.tolist(), chosen.tolist(), probabilities.tolist(), strict=True)
     for index, (label, prediction, probability) in enumerate(rows):
-        name = names[index] if names is not None else ""
+        name = cell(names[index]) if names is not None else ""
         group = int(groups[index]) if groups is not None else ""
-        outcome = (classes[label], classes[prediction], f"{probability:.6f}", int(label == prediction), group)
+        names_of = cell(classes[label]), cell(classes[prediction])
+        outcome = (*names_of, f"{probability:.6f}", int(label == prediction), group)
         writer.writerow([protocol, index, name, *outcome])
     write_text(path, text.getvalue())

@@ -54,7 +54,7 @@ from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
 from pointadapterx.engine.trainer import STATE_FILE, Trainer, hardware, peak_memory_mib
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
-from pointadapterx.files import write_json, write_text
+from pointadapterx.files import require_utf8, write_json, write_text
 from pointadapterx.hub import HUB, Address
 from pointadapterx.models.adapted import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.models.point_mae import PointMAE
@@ -128,6 +128,7 @@ def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator
         PointAdapterXError: for wrong data, weights, or a folder that is taken.
     """
     folder = _agree(output or Path("runs") / name / time.strftime("%Y%m%d-%H%M%S"))
+    require_utf8(folder)
     if (folder / CONFIG_FILE).exists():
         raise PointAdapterXError(
             f"{folder}: already holds a run; continue it with --resume {folder}, or choose another --output"
@@ -170,6 +171,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
             )
     if not (folder / STATE_FILE).is_file() or not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
+    require_utf8(folder)
     config = load_config(folder / CONFIG_FILE, overrides)
     accelerator = make_accelerator(config["train"]["precision"])
     trainer = _trainer(config, folder, accelerator)

@@ -35,6 +35,7 @@ from pointadapterx.files import write_json
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
 from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.text import markdown
 
 try:
     import resource
@@ -400,7 +401,7 @@ def _read_or_empty(path: str) -> str:
 def _to_tensorboard(board: SummaryWriter, record: Mapping[str, Any]) -> None:
     for key, value in {**record, **routing_scalars(record)}.items():
         if isinstance(value, str):
-            board.add_text(key, value, record["epoch"])
+            board.add_text(key, markdown(value), record["epoch"])
         elif key != "epoch" and isinstance(value, int | float) and math.isfinite(value):
             board.add_scalar(key, value, record["epoch"])
     board.flush()

@@ -26,6 +26,7 @@ from pointadapterx.optional import missing
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
+from pointadapterx.text import printable
 from pointadapterx.visualize import lens, plots
 from pointadapterx.visualize.command import HUB, name_apart, split_overrides
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes
@@ -68,7 +69,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
             raise
         print(f"error: a report needs matplotlib, which {reason}", file=sys.stderr)
         return 2
-    print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    print(printable(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)"))
     return 0
 
 
@@ -293,10 +294,10 @@ def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[di
     captions = [caption for _, caption in items]
     stills = [page.data_url(paint(Sheet("", [[plain_view(subject, "", value)]])), 60) for value in chosen.inputs]
     numbers: list[int | None] = [None] * len(items)
-    modes: Sequence[str] = ()
+    modes: Mapping[str, str] = {}
     if subject.is_points:
-        packed = pack_clouds(subject, chosen.inputs)
-        numbers, modes = list(range(len(clouds), len(clouds) + len(packed))), list(packed[0]["modes"])
+        packed, modes = pack_clouds(subject, chosen.inputs)
+        numbers = list(range(len(clouds), len(clouds) + len(packed)))
         clouds += packed
     hint = page.note("Drag a cloud to turn it.") if subject.is_points else ""
     return hint + page.gallery(zip(numbers, stills, captions, strict=True), modes)

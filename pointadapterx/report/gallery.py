@@ -3,65 +3,98 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from pointadapterx.report import page
 from pointadapterx.visualize import lens
-from pointadapterx.visualize.colours import height_colours, of_amounts, of_kinds
+from pointadapterx.visualize.colours import GREY, HIGHEST, height_colours, of_amounts, of_kinds, of_signed, rgb
+from pointadapterx.visualize.groups import group_colours
 from pointadapterx.visualize.subject import Subject
 
 HEIGHT = "height"  # what the points are coloured by first
 LARGEST = 32767  # of the 16-bit integers that coordinates become
 
 
-def pack_clouds(subject: Subject, clouds: Tensor) -> list[dict[str, Any]]:
-    """What the viewer reads of clouds, (B, N, 3).
+class Mode(NamedTuple):
+    """One way to colour the clouds of a gallery.
+
+    Attributes:
+        colours: (B, N, 3) of points, or (B, G, 3) of the points whose nearest centre is that of a patch; in [0, 1].
+        legend: HTML that says what they mean.
+    """
+
+    colours: np.ndarray
+    legend: str
+
+
+def pack_clouds(subject: Subject, clouds: Tensor) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What the viewer reads of clouds, (B, N, 3), and the legends of its colours by their names.
 
     Returns:
-        For each: ``points`` (N, 3) int16, of which :data:`LARGEST` is the farthest point's distance; ``patches`` (N,)
-        uint16, the number of each point's patch; ``modes``, names to uint8 colours of points or patches. All base64.
+        For each cloud ``points`` (N, 3) int16, of which :data:`LARGEST` is the farthest point's distance; ``patches``
+        (N,) uint16, the number of each point's patch; ``modes``, names to uint8 colours of points or patches. All
+        base64. Amounts have one scale for all clouds.
     """
     _, nearest = lens.nearest_patch(subject.model, clouds)
-    attention = subject.class_attention(clouds)[-1]  # (B, G)
-    saliency = subject.saliency(clouds).clamp_min(0)
-    experts = _experts(subject, clouds)
+    modes = _modes(subject, clouds)
     packed = []
     for row, cloud in enumerate(clouds.cpu()):
         points = cloud.numpy()
-        modes = {
-            HEIGHT: height_colours(points),
-            "patches": of_kinds(8)[np.arange(subject.model.backbone.num_patches) % 8],
-            "attention of the class token, last block": _amounts(attention[row]),
-            "what the answer loses without the patch": _amounts(saliency[row]),
-            **{name: colours[row] for name, colours in experts.items()},
-        }
         reach = float(cloud.norm(dim=1).max()) or 1.0
         packed.append(
             {
                 "points": _text(np.round(points / reach * LARGEST).astype("<i2")),
                 "patches": _text(nearest[row].cpu().numpy().astype("<u2")),
-                "modes": {name: _text(np.round(255 * colours).astype(np.uint8)) for name, colours in modes.items()},
+                "modes": {
+                    name: _text(np.round(255 * mode.colours[row]).astype(np.uint8)) for name, mode in modes.items()
+                },
             }
         )
-    return packed
+    return packed, {name: mode.legend for name, mode in modes.items()}
 
 
-def _experts(subject: Subject, clouds: Tensor) -> dict[str, np.ndarray]:
-    """By use of the mixture: colours (B, G, 3) of the experts that the patches' first sub-tokens chose."""
-    if not lens.routes(subject.model):
-        return {}
-    uses = subject.routing(clouds)
-    patches = subject.model.backbone.num_patches
+def _modes(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
+    heights = np.stack([height_colours(cloud.numpy()) for cloud in clouds.cpu()])
+    groups = group_colours(subject.model, clouds)
+    none, several = (100 * float(np.mean([getattr(own, share) for own in groups])) for share in ("none", "several"))
+    kinds = [(f"in no group ({none:.1f} % of points; {several:.1f} % are in several)", rgb(GREY))]
+    attention = subject.class_attention(clouds)[-1].float().numpy()  # (B, G)
+    saliency = subject.saliency(clouds).float().numpy()
+    most, swing = float(attention.max()) or 1.0, float(np.abs(saliency).max()) or 1.0
     return {
-        f"expert of sub-token 1, {use}": of_kinds(found.gates.shape[-1])[found.chosen[:, -patches:, 0, 0].cpu().numpy()]
-        for use, found in uses.items()
+        HEIGHT: Mode(heights, page.scale("lowest", of_amounts(np.linspace(0, HIGHEST, 9)), "highest")),
+        "groups": Mode(np.stack([own.nearest for own in groups]), page.kinds(kinds)),
+        "attention of the class token, last block": Mode(
+            of_amounts(attention / most),
+            page.scale("0 %", of_amounts(np.linspace(0, 1, 9)), f"{100 * most:.1f} % of the attention"),
+        ),
+        "what the answer loses without the patch": Mode(
+            of_signed(saliency / swing),
+            page.scale(
+                f"gains {100 * swing:.1f} points of probability",
+                of_signed(np.linspace(-1, 1, 9)),
+                f"loses {100 * swing:.1f}",
+            ),
+        ),
+        **_experts(subject, clouds),
     }
 
 
-def _amounts(values: Tensor) -> np.ndarray:
-    return of_amounts((values / values.max().clamp_min(1e-12)).numpy())
+def _experts(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
+    """By use of the mixture: the experts that the patches' first sub-tokens chose."""
+    if not lens.routes(subject.model):
+        return {}
+    patches = subject.model.backbone.num_patches
+    modes = {}
+    for use, found in subject.routing(clouds).items():
+        colours = of_kinds(found.gates.shape[-1])
+        legend = page.kinds([(f"expert {number}", colour) for number, colour in enumerate(colours, 1)])
+        chosen = found.chosen[:, -patches:, 0, 0].cpu().numpy()
+        modes[f"expert of sub-token 1, {use}"] = Mode(colours[chosen], legend)
+    return modes
 
 
 def _text(values: np.ndarray) -> str:

@@ -118,9 +118,11 @@
 
   for (const select of document.querySelectorAll("select.colours")) {
     select.closest("label").hidden = false;
+    const section = select.closest("section");
     select.addEventListener("change", () => {
+      for (const legend of section.querySelectorAll(".legend")) legend.hidden = legend.dataset.mode !== select.value;
       for (const view of views) {
-        if (view.canvas.closest("section") !== select.closest("section")) continue;
+        if (view.canvas.closest("section") !== section) continue;
         view.colours = pointColours(view.cloud, select.value);
         draw(view);
       }

@@ -21,6 +21,7 @@ from pointadapterx.files import write_text
 from pointadapterx.study.comparability import selection_words, task_words
 from pointadapterx.study.plan import Cell, Plan, Run, Values
 from pointadapterx.study.schema import Percentage
+from pointadapterx.text import guarded, printable, unguarded
 
 OUTPUT = "run"
 """Folder of the training's own files inside the folder of a run."""
@@ -276,7 +277,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Record.model_fields), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(record.model_dump() for record in records)
+    writer.writerows(_each_text(guarded, record.model_dump()) for record in records)
     write_text(path, text.getvalue())
 
 
@@ -291,7 +292,7 @@ def read_records(path: Path) -> list[Record]:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             for row in reader:
-                records[reader.line_num] = Record.model_validate(row)
+                records[reader.line_num] = Record.model_validate(_each_text(unguarded, row))
     except ValidationError as error:
         raise _damaged(path, reader.line_num, _first_problem(error)) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -301,6 +302,11 @@ def read_records(path: Path) -> list[Record]:
     for number, problem in _disagreements(records):
         raise _damaged(path, number, problem)
     return list(records.values())
+
+
+def _each_text(change: Callable[[str], str], row: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A line of the CSV with its texts changed."""
+    return {key: change(value) if isinstance(value, str) else value for key, value in row.items()}
 
 
 def _disagreements(records: Mapping[int, Record]) -> Iterator[tuple[int, str]]:
@@ -386,7 +392,7 @@ def _outcome(run: Run, folder: Path, failures: Mapping[str, str], *, tested: boo
     if not is_finished(folder):
         diverged, failed = divergence(folder), failures.get(run.name)
         status = "diverged" if diverged is not None else "failed" if failed is not None else "missing"
-        return {"status": status, "error": diverged or failed, "run": run.name}
+        return {"status": status, "error": printable(diverged or failed or "") or None, "run": run.name}
     metrics = _read_metrics(folder)
     outcome = (
         _costs(metrics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pointadapterx.datasets import DATASETS
@@ -11,6 +11,7 @@ from pointadapterx.study.records import Record
 from pointadapterx.study.schema import PublishedConfig
 from pointadapterx.study.statistics import RESAMPLES, Interval, Spread, spread
 from pointadapterx.study.summary import Column, Difference, Summary, Table, published_means
+from pointadapterx.text import markdown, printable
 
 NONE = "–"
 FIT = {
@@ -31,9 +32,9 @@ def render_report(records: Sequence[Record], tables: Sequence[Table], plots: Map
         tables: of :func:`~pointadapterx.study.summary.summarise`.
         plots: table name to the image files to show, relative to the report.
     """
-    lines = [f"# {records[0].study}", "", *_legend()]
+    lines = [f"# {markdown(records[0].study)}", "", *_legend()]
     for table in tables:
-        lines += ["", f"## {table.title}", *_overview(table)]
+        lines += ["", f"## {markdown(table.title)}", *_overview(table)]
         for column in table.columns:
             lines += ["", *_column(column)]
         for plot in plots.get(table.name, ()):
@@ -82,23 +83,23 @@ def _legend() -> list[str]:
 
 def render_overview(table: Table) -> list[str]:
     """Title and table of methods × columns for a terminal; empty where the report has none."""
-    header, rows = _overview_cells(table)
+    header, rows = _overview_cells(table, printable)
     if not header:
         return []
     widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-    return [table.title, *(line.rstrip() for line in lines)]
+    return [printable(table.title), *(line.rstrip() for line in lines)]
 
 
 def _overview(table: Table) -> Iterator[str]:
-    header, rows = _overview_cells(table)
+    header, rows = _overview_cells(table, markdown)
     if not header:
         return
     yield ""
     yield from _markdown(header, rows)
     groups, published = table.context.groups, table.context.published
     if groups:
-        sizes = ", ".join(f"{name} of {len(members)}" for name, members in groups.items())
+        sizes = markdown(", ".join(f"{name} of {len(members)}" for name, members in groups.items()))
         yield ""
         yield (
             f"Groups of columns: {sizes}. Their means are taken replicate by replicate, of rows whose columns are all "
@@ -117,41 +118,46 @@ def _overview(table: Table) -> Iterator[str]:
         yield "Trainable parameters are in million: this study's without the head, published ones as printed."
 
 
-def _overview_cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of methods × columns, means of groups and published rows; empty for one column by itself."""
+def _overview_cells(table: Table, shown: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of methods × columns, means of groups and published rows; empty for one column by itself.
+
+    Args:
+        table: of the study.
+        shown: how its names are shown.
+    """
     context = table.context
     if len(table.columns) < 2 and not context.given:
         return [], []
     header = [
         "OA %",
         *(["trainable, M"] if context.given else []),
-        *(column.name for column in table.columns),
-        *([*context.groups, "mean of groups"] if context.groups else []),
+        *(shown(column.name) for column in table.columns),
+        *([*map(shown, context.groups), "mean of groups"] if context.groups else []),
         *(["printed average"] if context.published is not None else []),
     ]
     names = dict.fromkeys(summary.row for column in table.columns for summary in column.summaries)
-    rows = [_own_cells(table, name) for name in names]
+    rows = [_own_cells(table, name, shown) for name in names]
     if context.published is not None:
-        rows += [_published_cells(table, context.published, label) for label in context.published.rows]
+        rows += [_published_cells(table, context.published, label, shown) for label in context.published.rows]
     return header, [[*cells, *[NONE] * (len(header) - len(cells))] for cells in rows]
 
 
-def _own_cells(table: Table, row: str) -> list[str]:
+def _own_cells(table: Table, row: str, shown: Callable[[str], str]) -> list[str]:
     summaries = [summary for column in table.columns for summary in column.summaries if summary.row == row]
     means = table.means.get(row)
     return [
-        summaries[0].label,
+        shown(summaries[0].label),
         *([_millions(summaries)] if table.context.given else []),
         *(_spread(summary.overall) for summary in summaries),
         *([] if means is None else map(_spread, (*means.groups, means.overall))),
     ]
 
 
-def _published_cells(table: Table, published: PublishedConfig, label: str) -> list[str]:
+def _published_cells(table: Table, published: PublishedConfig, label: str, shown: Callable[[str], str]) -> list[str]:
     row, groups = published.rows[label], table.context.groups
     means, overall = published_means(row, groups)
     return [
-        f"{label}, published [{published.sources[row.source]}]",
+        f"{shown(label)}, published [{published.sources[row.source]}]",
         _number(row.trainable, ".2f"),
         *(_number(row.values.get(column.name), "") for column in table.columns),
         *([_number(mean, ".2f") for mean in (*means, overall)] if groups else []),
@@ -166,7 +172,7 @@ def _millions(summaries: Sequence[Summary]) -> str:
 
 
 def _column(column: Column) -> Iterator[str]:
-    yield f"### {column.name}"
+    yield f"### {markdown(column.name)}"
     yield ""
     facts = {
         "Regime": column.values("regime"),
@@ -179,11 +185,11 @@ def _column(column: Column) -> Iterator[str]:
     }
     for name, values in facts.items():
         if values:
-            yield f"- {name}: {'; '.join(values)}"
+            yield f"- {name}: {markdown('; '.join(values))}"
     if len(facts["Hardware"]) > 1:
         yield "- Runs of different hardware: their times and memory are not comparable."
     yield ""
-    baseline = next((s.label for s in column.summaries if s.row == column.baseline), None)
+    baseline = next((markdown(s.label) for s in column.summaries if s.row == column.baseline), None)
     header = [
         *("method", f"runs ({column.replicate_key})", "OA [95 %]", "mAcc"),
         *([f"Δ OA to {baseline} [95 %]"] if baseline is not None else []),
@@ -209,7 +215,7 @@ def _fit(column: Column) -> Iterator[str]:
         )
     yield from ("", " ".join(words), "")
     header = ["method", *shown.values()]
-    rows = [[summary.label, *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
+    rows = [[markdown(summary.label), *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
     yield from _markdown(header, rows)
 
 
@@ -224,7 +230,7 @@ def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
     difference = "baseline" if summary.row == column.baseline else _difference(summary.difference)
     size = summary.checkpoint_bytes
     return [
-        summary.label,
+        markdown(summary.label),
         str(summary.finished) if summary.finished == summary.planned else f"{summary.finished} of {summary.planned}",
         f"{_spread(summary.overall)}{_interval(summary.interval)}",
         _spread(summary.mean_class),
@@ -243,7 +249,7 @@ def _tuned(summary: Summary) -> str:
     if not summary.tuned:
         return NONE
     source = "" if summary.tuned_by is None else f" (of {summary.tuned_by})"
-    return f"{format_values(summary.tuned)}{source}"
+    return markdown(f"{format_values(summary.tuned)}{source}")
 
 
 def _tuning(table: Table) -> Iterator[str]:
@@ -263,10 +269,11 @@ def _tuning(table: Table) -> Iterator[str]:
         for runs in candidates:
             first = runs[0]
             mark = "chosen" if first.chosen and len(candidates) > 1 else ""
-            rows.append([first.label, first.column, format_values(first.tuned_values), _score(runs), mark])
+            words = map(markdown, (first.label, first.column, format_values(first.tuned_values)))
+            rows.append([*words, _score(runs), mark])
     yield from _markdown(["method", "column", "value", "validation %", ""], rows)
     for warning in edge_warnings([table]):
-        yield from ("", f"**Note:** {warning}.")
+        yield from ("", f"**Note:** {markdown(warning)}.")
 
 
 def _other_protocol(table: Table) -> str:
@@ -290,7 +297,10 @@ def _failures(records: Sequence[Record]) -> Iterator[str]:
     if not failed:
         return
     yield from ("", "## Failed runs", "")
-    rows = [[run or NONE, r.label, r.column, r.kind, r.status, r.error or NONE] for run, r in failed.items()]
+    rows = [
+        [run or NONE, markdown(r.label), markdown(r.column), r.kind, r.status, markdown(r.error or NONE)]
+        for run, r in failed.items()
+    ]
     yield from _markdown(["run", "method", "column", "kind", "status", "error"], rows)
 
 
@@ -314,9 +324,10 @@ def _by(records: Sequence[Record], *keys: str) -> list[list[Record]]:
     return list(groups.values())
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield _line(header)
-    yield _line(["---"] * len(header))
+def _markdown(header: Iterable[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    cells = list(header)
+    yield _line(cells)
+    yield _line(["---"] * len(cells))
     for row in rows:
         yield _line(row)
 

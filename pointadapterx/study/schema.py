@@ -11,6 +11,7 @@ from pointadapterx.config import Document, read_document
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Distinct, Many, Section
+from pointadapterx.text import printable
 
 
 def _dotted(key: str) -> str:
@@ -204,6 +205,9 @@ def check_study(document: Document) -> StudyConfig:
         ConfigError: listing every problem with file, line, key and the way out.
     """
     document = _with_published(document)
+    hidden = dict.fromkeys(_hidden_characters(document.content))
+    if hidden:
+        raise _problems(document, hidden)
     try:
         study = StudyConfig.model_validate(document.content)
     except ValidationError as error:
@@ -212,9 +216,26 @@ def check_study(document: Document) -> StudyConfig:
         problems = dict.fromkeys([*_unknown_names(study), *_context_problems(study)])
         if not problems:
             return study
+    raise _problems(document, problems) from None
+
+
+def _problems(document: Document, problems: Collection[tuple[str, str]]) -> ConfigError:
     lines = [f"  {document.origin(key)}: {key or 'study'}: {message}" for key, message in problems]
     many = "problem" if len(lines) == 1 else "problems"
-    raise ConfigError("\n".join([f"{document.path}: {len(lines)} {many} in the study", *lines])) from None
+    return ConfigError("\n".join([f"{document.path}: {len(lines)} {many} in the study", *lines]))
+
+
+def _hidden_characters(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Names and texts with control characters, which would not come back from the CSV as they are."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _hidden_characters(str(name), key)
+            yield from _hidden_characters(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(content, list):
+        for number, value in enumerate(content):
+            yield from _hidden_characters(value, f"{key}.{number}")
+    elif isinstance(content, str) and printable(content, keep="\n") != content:
+        yield key, f"'{content}' holds a control character; remove it"
 
 
 def _with_published(document: Document) -> Document:

@@ -1,4 +1,4 @@
-"""Colours that everyone tells apart: Okabe and Ito's for kinds, cividis for amounts."""
+"""Colours that everyone tells apart: Okabe and Ito's for kinds, cividis for amounts, blue to orange for signs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 GREY = "#8c8c8c"
 AMOUNTS = "cividis"
+HIGHEST = 0.85  # of the colours of amounts, for the top of a cloud: yellow is too light for many points
+SIGNED = ("#0072b2", "#c4c4c4", "#d55e00")  # least, zero, most
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 
 
@@ -41,7 +43,14 @@ def of_amounts(values: np.ndarray) -> np.ndarray:
     return colormaps[AMOUNTS](values)[..., :3]
 
 
+def of_signed(values: np.ndarray) -> np.ndarray:
+    """(...,) in [-1, 1] -> (..., 3): blue below zero, grey at it, orange above."""
+    least, zero, most = map(rgb, SIGNED)
+    share = np.clip(np.abs(values), 0, 1)[..., None]
+    return (1 - share) * zero + share * np.where(values[..., None] < 0, least, most)
+
+
 def height_colours(points: np.ndarray) -> np.ndarray:
     """(N, 3) points, y up -> (N, 3)."""
     height = points[:, 1] - points[:, 1].min()
-    return of_amounts(0.85 * height / max(float(height.max()), 1e-12))
+    return of_amounts(HIGHEST * height / max(float(height.max()), 1e-12))

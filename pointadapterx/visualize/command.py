@@ -14,6 +14,7 @@ from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.optional import missing
+from pointadapterx.text import printable
 from pointadapterx.visualize import open3d_view
 from pointadapterx.visualize.pictures import PICTURES
 from pointadapterx.visualize.pretraining import is_pretraining, reconstruction
@@ -139,7 +140,7 @@ def _shower(options: argparse.Namespace, run: str) -> Callable[[str, Sheet | Fig
         figure = paint(sheet, choose_renderer(options.renderer)) if isinstance(sheet, Sheet) else sheet
         for kind in options.format:
             save(figure, folder / f"{name}.{kind}", options.dpi)
-            print(f"written: {folder / name}.{kind}", flush=True)
+            print(printable(f"written: {folder / name}.{kind}"), flush=True)
 
     return write
 
@@ -183,7 +184,7 @@ def name_apart(subjects: Sequence[Subject]) -> None:
     for subject in subjects:
         if names.count(subject.name) > 1:
             path = subject.path.resolve()
-            subject.name += f" ({path.parent.name if path.stem == 'adapter' else path.stem})"
+            subject.name += f" ({printable(path.parent.name if path.stem == 'adapter' else path.stem)})"
     names = [subject.name for subject in subjects]
     for number, subject in enumerate(subjects, 1):
         if names.count(subject.name) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from pointadapterx.engine.metrics import require_finite
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
+from pointadapterx.models.grouping import Grouping
 from pointadapterx.peft.mixture import Routing
 from pointadapterx.peft.routed import RoutedMethod
 
@@ -126,6 +127,36 @@ def nearest_patch(model: AdaptedModel, points: Tensor) -> tuple[Tensor, Tensor]:
     centers = model.backbone.patches(points).centers
     _, nearest = ops.knn(points, centers, 1)
     return centers, nearest.squeeze(-1)
+
+
+class Members(NamedTuple):
+    """Which points the groups of clouds are made of.
+
+    Attributes:
+        centers: (B, G, 3).
+        points: (B, G, k), numbers of the points.
+    """
+
+    centers: Tensor
+    points: Tensor
+
+    def times(self, total: int) -> Tensor:
+        """In how many groups each of ``total`` points is, (B, total)."""
+        flat = self.points.flatten(1)
+        return torch.zeros(len(flat), total, dtype=torch.int64, device=flat.device).scatter_add(
+            1, flat, torch.ones_like(flat)
+        )
+
+
+def group_members(model: AdaptedModel, points: Tensor) -> Members:
+    """The groups that become tokens, of points (B, N, 3): each the nearest points of an FPS centre.
+
+    A point may be in several groups, or in none, which the model then does not see.
+    """
+    grouping = model.backbone.grouping
+    assert isinstance(grouping, Grouping)
+    centers = grouping(points).centers
+    return Members(centers, ops.knn(centers, points, grouping.group_size)[1])
 
 
 def _without(model: AdaptedModel, one: Tensor) -> Iterator[Tensor]:

@@ -107,7 +107,7 @@ def show(sheet: Sheet) -> None:
         reason = MISSING if find_spec("open3d") is None else BROKEN.format(reason=reason_of(error))
         raise PointAdapterXError(f"{reason}, or leave --window out") from None
     views = [[view for view in row if view.points is not None] for row in sheet.rows]
-    reach = reach_of(view for row in views for view in row)
+    reach = reach_of([view for row in views for view in row])
     if not any(views):
         raise PointAdapterXError("--window shows clouds, and this picture has none; leave --window out")
     clouds = []

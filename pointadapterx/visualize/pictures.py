@@ -13,8 +13,10 @@ from torch import Tensor
 from pointadapterx.datasets import build_inputs
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry
+from pointadapterx.text import printable
 from pointadapterx.visualize import lens, plots
-from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, rgb
+from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, of_signed, rgb
+from pointadapterx.visualize.groups import COUNTS, OF_COUNTS, group_colours
 from pointadapterx.visualize.sheet import Scale, Sheet, View
 from pointadapterx.visualize.subject import Chosen, Subject
 
@@ -55,22 +57,23 @@ PICTURES: Registry[Picture] = Registry("picture")
 
 
 def groups(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
-    """Cloud, FPS centres, and patches: every point in the colour of its nearest centre."""
+    """Cloud, FPS centres, and groups: a point has the colour of the nearest of its groups; in how many groups it is."""
     assert chosen is not None
-    subject, rows = subjects[0], []
-    centers, nearest = lens.nearest_patch(subject.model, chosen.inputs)
-    kinds = of_kinds(8)
-    for name, cloud, own, patch in zip(chosen.names, chosen.inputs, centers, nearest, strict=True):
-        points, spots = cloud.cpu().numpy(), own.cpu().numpy()
+    rows = []
+    found = group_colours(subjects[0].model, chosen.inputs)
+    for name, cloud, own in zip(chosen.names, chosen.inputs, found, strict=True):
+        points, count = cloud.cpu().numpy(), len(own.centers)
         plain = np.tile(rgb(GREY), (len(points), 1))
+        overlap = f"{100 * own.none:.1f} % of points in none,\n{100 * own.several:.1f} % in several"
         rows.append(
             [
-                View(f"{name}: {len(points)} points", points, plain),
-                View(f"{len(spots)} centres (FPS)", points, plain, marked=spots),
-                View("patches", points, kinds[patch.cpu().numpy() % len(kinds)]),
+                View(f"{name}:\n{len(points)} points", points, plain),
+                View(f"{count} centres (FPS)", points, plain, marked=own.centers),
+                View(f"the {own.size} points\nnearest to each centre", points, own.nearest),
+                View(overlap, points, own.counts),
             ]
         )
-    return Sheet("Groups that become tokens", rows)
+    return Sheet("Groups that become tokens", rows, legend=list(zip(COUNTS, OF_COUNTS, strict=True)))
 
 
 def augmentation(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
@@ -86,36 +89,56 @@ def augmentation(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
         versions = [("before", chosen.inputs[row]), *((f"draw {i}", copy[row]) for i, copy in enumerate(copies, 1))]
         rows.append([plain_view(subject, title, value) for title, value in versions])
         rows[-1][0] = rows[-1][0]._replace(title=f"{name}: before")
-    return Sheet(f"Augmentation: {inputs.augment.label}", rows)
+        if subject.is_points:
+            first = chosen.inputs[row].cpu().numpy()
+            rows[-1] = [view._replace(box=np.stack([first.min(axis=0), first.max(axis=0)])) for view in rows[-1]]
+    title = f"Augmentation: {inputs.augment.label}"
+    if not subject.is_points:
+        return Sheet(title, rows)
+    length = _round_length(float(chosen.inputs.norm(dim=-1).max()))
+    title += f"\ndashed: box of the cloud before; axes: from the origin, {length:g} long"
+    return Sheet(title, rows, axes=length)
+
+
+def _round_length(largest: float) -> float:
+    """1, 2 or 5 times a power of ten, not above ``largest`` by more than rounding."""
+    power = 10.0 ** np.floor(np.log10(max(1.01 * largest, 1e-12)))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= 1.01 * largest or step == 1))
 
 
 def attention(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     """How much the class token attends to each patch, block by block."""
     assert chosen is not None
     subject = subjects[0]
-    weights = subject.class_attention(chosen.inputs)  # (blocks, B, G)
+    weights = subject.class_attention(chosen.inputs).float()  # (blocks, B, G)
+    most = float(weights.max())
     rows = [
-        [_amount_view(subject, f"block {block}", value, of[row]) for block, of in enumerate(weights, 1)]
+        [
+            _patch_view(subject, f"block {block}", value, of_amounts(of[row].numpy() / most))
+            for block, of in enumerate(weights, 1)
+        ]
         for row, value in enumerate(chosen.inputs)
     ]
-    scale = Scale("attention of the class token, each view by itself", "none", "most")
+    scale = Scale("% of the class token's attention that a patch gets", 0.0, 100 * most)
     return Sheet("Where the class token looks", rows, _answers(subject, chosen), scale=scale)
 
 
 def saliency(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
-    """How much the probability of the answer falls without a patch."""
+    """How much the probability of the answer falls without a patch, or rises."""
     assert chosen is not None
     subject = subjects[0]
-    falls = subject.saliency(chosen.inputs)  # (B, G)
+    falls = subject.saliency(chosen.inputs).float()  # (B, G)
+    most = float(falls.abs().max()) or 1.0
     views = []
     for row, (answer, value) in enumerate(zip(_answers(subject, chosen), chosen.inputs, strict=True)):
-        most = 100 * float(falls[row].max())
-        views.append(_amount_view(subject, f"{answer}\nup to {most:.1f} points", value, falls[row].clamp_min(0)))
+        low, high = 100 * float(falls[row].min()), 100 * float(falls[row].max())
+        title = f"{answer}\n" + f"{low:+.1f} to {high:+.1f} points".replace("-", "−")
+        views.append(_patch_view(subject, title, value, of_signed(falls[row].numpy() / most)))
     wide = 4
     empty = [View("")] * (-len(views) % wide if len(views) > wide else 0)
     rows = [[*views, *empty][start : start + wide] for start in range(0, len(views), wide)]
-    scale = Scale("what the answer loses without the patch, each view by itself", "nothing", "most")
-    return Sheet("What the answer hangs on", rows, scale=scale)
+    label = "points of probability that the answer loses without the patch; below 0 it gains"
+    return Sheet("What the answer hangs on", rows, scale=Scale(label, -100 * most, 100 * most, signed=True))
 
 
 def routing(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
@@ -169,7 +192,7 @@ def mistakes(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     samples = subject.choose([index for index, _, _ in found])
     views = []
     for (index, answer, sure), value in zip(found, samples.inputs, strict=True):
-        label = subject.classes[int(subject.test.labels[index])]
+        label = printable(subject.classes[int(subject.test.labels[index])])
         views.append(plain_view(subject, f"{label}\nas {answer}, {100 * sure:.0f} %", value))
     wide = min(6, len(views))
     views += [View("")] * (-len(views) % wide)
@@ -182,7 +205,7 @@ def surest_mistakes(subject: Subject, count: int) -> list[tuple[int, str, float]
     best = subject.probabilities.max(dim=-1)
     wrong = (best.indices != subject.predictions.labels).nonzero().flatten()
     order = wrong[best.values[wrong].argsort(descending=True)][:count]
-    return [(i, subject.classes[int(best.indices[i])], float(best.values[i])) for i in order.tolist()]
+    return [(i, printable(subject.classes[int(best.indices[i])]), float(best.values[i])) for i in order.tolist()]
 
 
 def _answers(subject: Subject, chosen: Chosen) -> list[str]:
@@ -231,12 +254,6 @@ def plain_view(subject: Subject, title: str, value: Tensor) -> View:
     return View(title, points, height_colours(points))
 
 
-def _amount_view(subject: Subject, title: str, value: Tensor, amounts: Tensor) -> View:
-    """Patches (G,) coloured by amounts, from 0 to the largest."""
-    shares = (amounts / amounts.max().clamp_min(1e-12)).cpu().numpy()
-    return _patch_view(subject, title, value, of_amounts(shares))
-
-
 def _kind_view(subject: Subject, title: str, value: Tensor, kinds: Tensor, colours: np.ndarray) -> View:
     """Patches (G,) coloured by kind."""
     return _patch_view(subject, title, value, colours[kinds.cpu().numpy()])
@@ -260,7 +277,7 @@ def _of_patches(subject: Subject, tokens: Tensor) -> Tensor:
     return tokens[-subject.model.backbone.num_patches :]
 
 
-PICTURES.register("groups")(Picture(groups, "cloud, FPS centres, patches", samples=3, points_only=True))
+PICTURES.register("groups")(Picture(groups, "cloud, FPS centres, groups", samples=3, points_only=True))
 PICTURES.register("augmentation")(Picture(augmentation, "samples before and after augmentation", samples=3))
 PICTURES.register("attention")(Picture(attention, "attention of the class token, block by block", samples=3))
 PICTURES.register("saliency")(Picture(saliency, "what the answer loses without a patch", samples=8))

@@ -14,6 +14,7 @@ from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import need
 from pointadapterx.peft.mixture import expert_load
+from pointadapterx.text import printable
 from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, drawing, of_kinds
 from pointadapterx.visualize.subject import Subject
 
@@ -34,7 +35,7 @@ def experts(subject: Subject) -> Figure:
     left, right = figure.subplots(1, 2)
     names = list(loads)
     table = 100 * np.stack([load.numpy() for load in loads.values()])  # (uses, E)
-    image = left.imshow(table.T, aspect="auto", cmap=AMOUNTS, vmin=0)
+    image = left.imshow(table.T, aspect="auto", cmap=AMOUNTS, vmin=0, vmax=max(100 / table.shape[1], table.max()))
     left.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     left.set_yticks(range(table.shape[1]), [f"expert {i + 1}" for i in range(table.shape[1])], fontsize=8)
     left.set_title(f"share of the sub-tokens of {len(subject.test)} test samples, %", fontsize=9)
@@ -43,12 +44,17 @@ def experts(subject: Subject) -> Figure:
             for expert, value in enumerate(row):
                 shade = "white" if value < 0.6 * table.max() else "black"
                 left.text(use, expert, f"{value:.0f}", ha="center", va="center", fontsize=6, color=shade)
-    figure.colorbar(image, ax=left)
+    uniform = 1 / table.shape[1]
+    bar = figure.colorbar(image, ax=left)
+    bar.ax.axhline(100 * uniform, color="white", linewidth=2.5)
+    bar.ax.axhline(100 * uniform, color="black", linestyle="--", linewidth=1.2)
+    bar.set_label(f"dashed: each as much, {100 * uniform:.3g} %", fontsize=8)
     through = np.stack([gate.numpy() for gate in gates.values()])  # (uses, E)
     for expert, colour in enumerate(of_kinds(through.shape[1])):
         marker = MARKERS[expert % len(MARKERS)]
         right.plot(through[:, expert], marker=marker, color=tuple(colour), label=f"expert {expert + 1}")
     right.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+    right.axhline(uniform, color="black", linestyle="--", linewidth=1, label=f"each as much, {uniform:.3g}")
     right.set(ylim=(0, 1), ylabel="gate")
     right.set_title("gates of one sub-token through the blocks", fontsize=9)
     right.legend(fontsize=8 if through.shape[1] <= len(KINDS) else 5, frameon=False, ncols=1 + through.shape[1] // 17)
@@ -100,7 +106,7 @@ def embedding(subjects: Sequence[Subject], kind: str) -> Figure:
         axes.set_title(f"{subject.name}, test OA {accuracy:.2f} %", fontsize=9)
         axes.set(xticks=[], yticks=[])
     columns = max(2, int(figure.get_size_inches()[0]))
-    names = [f" {name}" for name in classes]  # matplotlib leaves labels out that begin with _
+    names = [f" {printable(name)}" for name in classes]  # matplotlib leaves labels out that begin with _
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7, frameon=False, markerscale=1.5)
     figure.suptitle(f"{kind} of what the head reads", fontsize=10)
     return figure
@@ -132,6 +138,7 @@ def confusion(subjects: Sequence[Subject]) -> Figure:
     """
     require_same_classes(subjects)
     classes = subjects[0].classes
+    names = [printable(name) for name in classes]
     side = 2.0 + 0.24 * len(classes)
     figure = _figure(side * len(subjects) + 2.0, side + 1.4)
     panels = figure.subplots(1, len(subjects), squeeze=False)[0]
@@ -143,8 +150,8 @@ def confusion(subjects: Sequence[Subject]) -> Figure:
         for row, column in zip(*counts.nonzero(), strict=True):
             shade = "white" if shares[row, column] < 60 else "black"
             axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=6, color=shade)
-        axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(classes)), classes if axes is panels[0] else [""] * len(classes), fontsize=7)
+        axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(classes)), names if axes is panels[0] else [""] * len(names), fontsize=7)
         axes.set_xlabel("taken for", fontsize=8)
         axes.set_title(f"{subject.name}, test OA {metrics['overall_accuracy']:.2f} %", fontsize=9)
     panels[0].set_ylabel("is", fontsize=8)

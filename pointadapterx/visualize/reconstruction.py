@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from pointadapterx.models.grouping import Groups
+from pointadapterx.text import printable
 from pointadapterx.visualize.colours import GREY, KINDS, rgb
 from pointadapterx.visualize.sheet import Sheet, View
 
@@ -28,7 +29,7 @@ def reconstruction_sheet(groups: Groups, mask: Tensor, predicted: Tensor, names:
     restored[mask] = predicted + groups.centers[mask].unsqueeze(1)
     rows = []
     for row, hidden in enumerate(mask):
-        name = "" if names is None else f"{names[row]}: "
+        name = "" if names is None else f"{printable(names[row])}: "
         visible = truth[row][~hidden].flatten(0, 1).numpy()
         views = [View(f"{name}visible", visible, _grey(len(visible)))]
         for title, cloud, colour in (("predicted", restored, PREDICTED), ("truth", truth, HIDDEN)):

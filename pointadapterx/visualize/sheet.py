@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pointadapterx.files import replacing
-from pointadapterx.visualize.colours import AMOUNTS, KINDS, drawing, rgb
+from pointadapterx.visualize.colours import AMOUNTS, GREY, KINDS, SIGNED, drawing, rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +31,7 @@ class View(NamedTuple):
         colours: (N, 3) in [0, 1], of the points.
         image: (H, W, 3) in [0, 1], or None.
         marked: (M, 3) points that are drawn larger, in :data:`MARK`.
+        box: (2, 3) lowest and highest corner of a box that is drawn dashed about a cloud, or None.
     """
 
     title: str
@@ -37,6 +39,7 @@ class View(NamedTuple):
     colours: np.ndarray | None = None
     image: np.ndarray | None = None
     marked: np.ndarray | None = None
+    box: np.ndarray | None = None
 
 
 # a view of points, radius that it shows -> an image (H, W, 3) in [0, 1]
@@ -44,11 +47,19 @@ DrawCloud = Callable[[View, float], np.ndarray]
 
 
 class Scale(NamedTuple):
-    """What the colours of amounts mean, from none to most."""
+    """What the colours of amounts mean, the same in every view.
+
+    Attributes:
+        label: of the colour bar.
+        low: amount of the first colour.
+        high: amount of the last.
+        signed: whether the colours are those of signs, about 0.
+    """
 
     label: str
-    low: str
-    high: str
+    low: float
+    high: float
+    signed: bool = False
 
 
 @dataclass
@@ -61,6 +72,7 @@ class Sheet:
         names: of the rows, or none.
         legend: meanings of colours, each with its (3,) colour.
         scale: where colours are amounts.
+        axes: length of axes that are drawn from the origin of clouds, 0 for none.
     """
 
     title: str
@@ -68,6 +80,7 @@ class Sheet:
     names: list[str] = field(default_factory=list)
     legend: list[tuple[str, np.ndarray]] = field(default_factory=list)
     scale: Scale | None = None
+    axes: float = 0.0
 
 
 def projected(points: np.ndarray, azimuth: float = AZIMUTH, elevation: float = ELEVATION) -> np.ndarray:
@@ -101,11 +114,13 @@ def paint(sheet: Sheet, draw: DrawCloud | None = None) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(sheet.title, fontsize=10)
     grid = figure.subplots(len(sheet.rows), columns, squeeze=False)
-    reach = 1.04 * reach_of(view for row in sheet.rows for view in row)
+    reach = 1.04 * max(reach_of([view for row in sheet.rows for view in row]), sheet.axes)
     same = all([view.title for view in row] == [view.title for view in sheet.rows[0]] for row in sheet.rows)
     for number, (axes, views) in enumerate(zip(grid, sheet.rows, strict=True)):
         for place, view in zip(axes, views, strict=True):
             _paint_view(place, view._replace(title="") if same and number else view, reach, draw)
+            if view.points is not None:
+                _paint_lines(place, view, sheet.axes)
         if sheet.names:
             axes[0].text(-0.04, 0.5, sheet.names[number], rotation=90, ha="right", va="center", fontsize=8,
                          transform=axes[0].transAxes)  # fmt: skip
@@ -120,7 +135,7 @@ def _paint_view(axes: Axes, view: View, reach: float, draw: DrawCloud | None) ->
         axes.imshow(view.image, interpolation="nearest")
     elif view.points is not None and view.colours is not None:
         if draw is not None:
-            axes.imshow(draw(view, reach))
+            axes.imshow(draw(view, reach), extent=(-reach, reach, -reach, reach))
             return
         seen = projected(view.points)
         order = seen[:, 2].argsort()  # the nearest last, above the others
@@ -133,9 +148,34 @@ def _paint_view(axes: Axes, view: View, reach: float, draw: DrawCloud | None) ->
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 
-def reach_of(views: Iterable[View]) -> float:
+def _paint_lines(axes: Axes, view: View, length: float) -> None:
+    """The view's box, and axes from the origin."""
+    if view.box is not None:
+        for edge in box_edges(view.box):
+            x, y, _ = projected(edge).T
+            axes.plot(x, y, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
+    for name, tip in zip("xyz", length * np.eye(3), strict=True) if length else ():
+        x, y, _ = projected(np.stack([np.zeros(3), tip])).T
+        axes.plot(x, y, color="black", linewidth=0.7)
+        axes.text(1.1 * x[1], 1.1 * y[1], name, fontsize=6, ha="center", va="center")
+
+
+def box_edges(box: np.ndarray) -> np.ndarray:
+    """The 12 edges (12, 2, 3) of a box, given as two corners (2, 3)."""
+    corners = list(product((0, 1), repeat=3))
+    edges = [
+        (one, other)
+        for one, other in combinations(corners, 2)
+        if sum(a != b for a, b in zip(one, other, strict=True)) == 1
+    ]
+    return np.array([[[box[end[axis], axis] for axis in range(3)] for end in edge] for edge in edges])
+
+
+def reach_of(views: Sequence[View]) -> float:
     """The largest coordinate of clouds as the eye sees them, which a view must show; 1 where there are none."""
-    return max((float(np.abs(projected(v.points)[:, :2]).max()) for v in views if v.points is not None), default=1.0)
+    shown = [view.points for view in views if view.points is not None]
+    shown += [box_edges(view.box).reshape(-1, 3) for view in views if view.box is not None]
+    return max((float(np.abs(projected(points)[:, :2]).max()) for points in shown), default=1.0)
 
 
 def _explain(figure: Figure, sheet: Sheet, axes: Sequence[Axes]) -> None:
@@ -149,12 +189,13 @@ def _explain(figure: Figure, sheet: Sheet, axes: Sequence[Axes]) -> None:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     if sheet.scale is not None:
         from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-        bar = figure.colorbar(
-            ScalarMappable(cmap=AMOUNTS), ax=list(axes), location="bottom", shrink=min(1.0, 3 / len(sheet.rows[0])),
-            aspect=40, pad=0.02,
-        )  # fmt: skip
-        bar.set_ticks([0, 1], labels=[sheet.scale.low, sheet.scale.high], fontsize=8)
+        colours = LinearSegmentedColormap.from_list("signed", SIGNED) if sheet.scale.signed else AMOUNTS
+        mapped = ScalarMappable(Normalize(sheet.scale.low, sheet.scale.high), colours)
+        shrink = min(1.0, 3 / len(sheet.rows[0]))
+        bar = figure.colorbar(mapped, ax=list(axes), location="bottom", shrink=shrink, aspect=40, pad=0.02)
+        bar.ax.tick_params(labelsize=8)
         bar.set_label(sheet.scale.label, fontsize=8)
 
 

@@ -20,6 +20,7 @@ from pointadapterx.engine.predictor import Failure, Predictor
 from pointadapterx.engine.run import make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.mixture import Routing
+from pointadapterx.text import printable
 from pointadapterx.visualize import lens
 
 
@@ -138,7 +139,7 @@ class Subject:
         """Class and name of a test sample."""
         names = self.test.names
         label = self.classes[int(self.test.labels[index])]
-        return f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}"
+        return printable(f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}")
 
     def read_files(self, files: Sequence[str | Path]) -> Chosen:
         """Files of one's own, prepared as ``predict`` does.
@@ -152,7 +153,7 @@ class Subject:
             if isinstance(item, Failure):
                 raise DataError(item.reason)
             values.append(item)
-        return Chosen(torch.cat(values), [Path(file).stem for file in files], None)
+        return Chosen(torch.cat(values), [printable(Path(file).stem) for file in files], None)
 
     def routing(self, inputs: Tensor) -> dict[str, Routing]:
         """See :func:`~pointadapterx.visualize.lens.routing`; in the run's precision, as all of these."""
@@ -184,4 +185,4 @@ class Subject:
             logits = self.model(inputs).logits.float().cpu()
         require_finite(logits, "logits")
         best = self.read(logits).max(dim=-1)
-        return [self.classes[i] for i in best.indices.tolist()], best.values.tolist()
+        return [printable(self.classes[i]) for i in best.indices.tolist()], best.values.tolist()

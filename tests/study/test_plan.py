@@ -171,6 +171,8 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
     ("changes", "says"),
     [
         ({"titel": 1}, r"study.yaml.*study: unknown key 'titel'; did you mean 'title'\?"),
+        ({"title": "red \x1b[31m"}, r"title: 'red \\x1b\[31m' holds a control character; remove it"),
+        ({"tables": table({"x\u202e": None})}, r"tables.main.rows: 'x\\u202e' holds a control character"),
         ({"processes": "2"}, "processes: Input should be a valid integer, not '2'"),
         ({"processes": 0}, "processes: Input should be greater than or equal to 1"),
         ({"tables": table({"x": {"overide": {}}})}, r"tables.main.rows.x: .*did you mean 'overrides'\?"),

@@ -248,3 +248,17 @@ def test_the_csv_tells_selection_task_and_divergence(plan: Plan, tmp_path: Path)
     assert first.selection is not None
     assert first.selection.startswith("eval.val_fraction=")
     assert (second.status, second.error) == ("diverged", "the loss is not finite")
+
+
+def test_no_cell_is_a_formula_and_all_come_back(tmp_path: Path) -> None:
+    records = [
+        make_record(label="=1+1", study="'=2", replicate="-3", error='a, "b"\n+c'),
+        make_record(row="-x", label="@x", replicate="1"),
+    ]
+    path = tmp_path / "results.csv"
+    write_records(path, records)
+    with path.open(newline="", encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    assert (first["label"], first["study"], first["replicate"]) == ("'=1+1", "''=2", "-3")
+    assert (second["row"], second["label"], second["overall_accuracy"]) == ("'-x", "'@x", "75.0")
+    assert read_records(path) == records

@@ -11,6 +11,7 @@ import pytest
 
 from pointadapterx.cli import main
 from pointadapterx.errors import ConfigError
+from pointadapterx.study.plots import COSTS, GAP, _draw, spread_apart
 from pointadapterx.study.records import Record, pack_correctness, write_records
 from pointadapterx.study.report import edge_warnings, render_report
 from pointadapterx.study.summary import summarise
@@ -139,7 +140,7 @@ def test_unfinished_and_failed_runs_are_told() -> None:
     failed = make_record(row="x", label="X", replicate="3", status="failed", error="no | memory", run="x-1")
     text = report([*RECORDS, missing, failed])
     assert "| X | 2 of 4 |" in text
-    assert "| x-1 | X | rotation | final | failed | no \\| memory |" in text
+    assert "| x-1 | X | rotation | final | failed | no &#124; memory |" in text
     assert "| – | – |" in report([missing])
 
 
@@ -233,3 +234,35 @@ def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         main(["compare", "--report", "a.csv", "train.lr=1"])
     assert "--report reads a CSV as it is" in capsys.readouterr().err
+
+
+def test_markers_that_would_hide_one_another_are_set_apart() -> None:
+    places, heights = np.array([100.0, 101.0, 99.0, 100.5, 50.0]), np.array([10.0, 11.0, 9.0, 40.0, 10.0])
+    found = spread_apart(places, heights)
+    assert found.tolist() == pytest.approx([100, 100 + GAP, 100 - GAP, 100.5, 50])  # the fourth is far above
+    rng = np.random.default_rng(0)
+    places, heights = rng.uniform(0, 60, 30), rng.uniform(0, 60, 30)
+    found = spread_apart(places, heights)
+    near = (np.abs(found[:, None] - found) < GAP - 1e-6) & (np.abs(heights[:, None] - heights) < GAP)
+    assert np.array_equal(near, np.eye(30, dtype=bool))
+
+
+def test_plots_hide_no_marker_and_their_names_are_text() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(5, 4))
+    same = [run(row, 0, 70, trainable=50_000 + i, label=f"${row}$\x1b") for i, row in enumerate(("linear", "x", "_y"))]
+    (table,) = summarise(same)
+    summaries = list(table.columns[0].summaries)
+    _draw(figure, [(table.columns[0], summaries)], COSTS[0], [summary.row for summary in summaries], "$a_b$")
+    figure.canvas.draw()
+    centres = [line for line in figure.axes[0].lines if line.get_linestyle() == "None" and line.get_marker() in "os^"]
+    seen = [line.get_transform().transform(line.get_xydata()[0])[0] * 72 / figure.dpi for line in centres]
+    assert np.diff(sorted(seen)).min() > GAP - 0.01
+    assert len(figure.axes[0].texts) == 2 + 1  # lines to the true places of those that were moved, and the remark
+    assert figure.legends[0].get_texts()[0].get_text() == r"\$linear\$\x1b"
+
+
+def test_names_write_nothing_into_the_report() -> None:
+    text = report([run("x", 0, 70, label="<b>|[l](u)", column="*y*", table_title="`z`", baseline=None)])
+    assert "| \\<b\\>&#124;\\[l\\](u) | 1 |" in text
+    assert "### \\*y\\*" in text
+    assert "## \\`z\\`" in text

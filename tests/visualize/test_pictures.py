@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import xml.etree.ElementTree
@@ -14,11 +15,14 @@ from PIL import Image
 
 from pointadapterx.cli import main
 from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.report import page
+from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.visualize import lens, open3d_view, pictures, plots
-from pointadapterx.visualize.colours import of_amounts, of_kinds
+from pointadapterx.visualize.colours import GREY, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.command import choose_renderer, name_apart
+from pointadapterx.visualize.groups import OF_COUNTS
 from pointadapterx.visualize.pictures import PICTURES
-from pointadapterx.visualize.sheet import Sheet, View, paint, projected, save
+from pointadapterx.visualize.sheet import Scale, Sheet, View, box_edges, paint, projected, save
 from pointadapterx.visualize.subject import Subject
 from tests.visualize.conftest import save_random
 
@@ -29,14 +33,29 @@ def sheet(name: str, subject: Subject, indices: list[int]) -> Sheet:
     return made
 
 
-def test_groups_show_centres_and_patches(demo: Subject) -> None:
-    (row,) = sheet("groups", demo, [3]).rows
+def test_groups_are_what_the_model_sees(demo: Subject) -> None:
+    found = sheet("groups", demo, [3])
+    ((_, centres, groups, counts),) = found.rows
     cloud = demo.choose([3]).inputs
-    centers, nearest = lens.nearest_patch(demo.model, cloud)
-    assert np.array_equal(row[1].marked, centers[0].numpy())
-    distances = (cloud[0][:, None] - centers[0][None]).norm(dim=2)
-    assert torch.equal(nearest[0], distances.argmin(dim=1))
-    assert np.array_equal(row[2].colours, of_kinds(8)[nearest[0].numpy() % 8])
+    seen = demo.model.backbone.grouping(cloud)
+    assert np.array_equal(centres.marked, seen.centers[0].numpy())
+    points = cloud[0]
+    times = torch.zeros(len(points), dtype=torch.int64)
+    for centre, relative in zip(seen.centers[0], seen.neighborhood[0], strict=True):
+        member = (points[:, None] - (relative + centre)[None]).abs().amax(dim=2) < 1e-6  # (N, k)
+        times += member.any(dim=1)
+    assert int(times.sum()) == seen.neighborhood[0].shape[0] * seen.neighborhood[0].shape[1]
+    grey = np.all(groups.colours == rgb(GREY), axis=1)
+    assert np.array_equal(grey, (times == 0).numpy())
+    assert 0 < grey.mean() < 0.5
+    assert np.array_equal(counts.colours, OF_COUNTS[times.clamp(max=3).numpy()])
+    assert f"{100 * grey.mean():.1f} % of points in none" in counts.title
+    assert f"{100 * float((times > 1).float().mean()):.1f} % in several" in counts.title
+    assert found.legend[0][0] == "in no group"
+    own = [int(((points - centre) ** 2).sum(dim=1).argmin()) for centre in seen.centers[0]]
+    colours = groups.colours[own]  # of the centres, each in its own group
+    near = torch.cdist(seen.centers[0], seen.centers[0]).fill_diagonal_(9).argmin(dim=1).numpy()
+    assert np.all(colours == colours[near], axis=1).mean() < 0.2  # neighbours differ
 
 
 def test_augmentation_leaves_the_first_view_alone(demo: Subject, digits: Subject) -> None:
@@ -49,14 +68,78 @@ def test_augmentation_leaves_the_first_view_alone(demo: Subject, digits: Subject
     assert row[0].image.shape == (*digits.choose([3]).inputs.shape[2:], 3)
 
 
-def test_attention_is_brightest_at_its_most(demo: Subject) -> None:
-    (row,) = sheet("attention", demo, [3]).rows
-    inputs = demo.choose([3]).inputs
+def test_boxes_and_axes_show_where_a_cloud_was(demo: Subject, digits: Subject) -> None:
+    found = sheet("augmentation", demo, [3])
+    (row,) = found.rows
+    corners = np.stack([row[0].points.min(axis=0), row[0].points.max(axis=0)])
+    assert all(np.array_equal(view.box, corners) for view in row)
+    assert found.axes == 1.0  # the clouds are in the unit sphere
+    edges = box_edges(corners)
+    assert edges.shape == (12, 2, 3)
+    assert sorted(np.ptp(edges, axis=1).sum(axis=1).round(5)) == sorted(4 * np.ptp(corners, axis=0).round(5).tolist())
+    lines = paint(found).axes[0].lines
+    assert len(lines) == 12 + 3
+    assert sheet("augmentation", digits, [3]).axes == 0
+    assert [pictures._round_length(value) for value in (0.9999, 7.3, 0.03, 1999.0)] == [1.0, 5.0, 0.02, 2000.0]
+
+
+def test_attention_has_one_scale(demo: Subject) -> None:
+    found = sheet("attention", demo, [3, 4])
+    inputs = demo.choose([3, 4]).inputs
     weights, (_, nearest) = lens.class_attention(demo.model, inputs), lens.nearest_patch(demo.model, inputs)
-    assert len(row) == len(weights)
-    for view, (of_patches,) in zip(row, weights, strict=True):
-        brightest = nearest[0] == of_patches.argmax()
-        assert np.allclose(view.colours[brightest.numpy()], of_amounts(np.ones(1)))
+    assert [len(row) for row in found.rows] == [len(weights)] * 2
+    assert found.scale == Scale(found.scale.label, 0.0, 100 * float(weights.max()))
+    for number, row in enumerate(found.rows):
+        for view, of_patches in zip(row, weights[:, number], strict=True):
+            shares = (of_patches / weights.max())[nearest[number]]
+            assert np.allclose(view.colours, of_amounts(shares.numpy()), atol=0.01)
+    bar = paint(found).axes[-1]
+    assert bar.get_xlim() == (found.scale.low, found.scale.high)
+
+
+@pytest.mark.parametrize("name", ["demo", "digits"])
+def test_saliency_has_two_signs_about_zero(name: str, request: pytest.FixtureRequest) -> None:
+    subject = request.getfixturevalue(name)
+    falls = torch.tensor([[0.2, -0.1, 0.0, 0.05]]).repeat(1, subject.model.backbone.num_patches)
+    falls = falls[:, : subject.model.backbone.num_patches]
+    subject.saliency = lambda inputs: falls
+    found = sheet("saliency", subject, [3])
+    ((view,),) = found.rows
+    assert (found.scale.low, found.scale.high, found.scale.signed) == (pytest.approx(-20), pytest.approx(20), True)
+    assert "−10.0 to +20.0 points" in view.title
+    if name == "demo":
+        _, nearest = lens.nearest_patch(subject.model, subject.choose([3]).inputs)
+        assert np.allclose(view.colours, of_signed(np.array([1.0, -0.5, 0.0, 0.25])[nearest[0].numpy() % 4]))
+        assert len(np.unique(view.colours.round(4), axis=0)) == 4
+
+
+def test_signs_are_apart_for_everyone() -> None:
+    least, zero, most = of_signed(np.array([-1.0, 0.0, 1.0]))
+    assert least[2] > least[0] + 0.3  # blue
+    assert most[0] > most[2] + 0.3  # orange
+    assert np.ptp(zero) < 0.01  # grey
+    lightness = np.array([least, zero, most]) @ [0.2126, 0.7152, 0.0722]
+    assert lightness[1] > lightness[[0, 2]].max() + 0.2  # and in greyscale what matters is darker than what does not
+
+
+def test_experts_have_the_line_of_equal_shares(demo: Subject) -> None:
+    _, right, bar = plots.experts(demo).axes
+    (line,) = [line for line in right.lines if line.get_linestyle() == "--"]
+    assert set(line.get_ydata()) == {0.25}
+    assert 25 in {float(line.get_ydata()[0]) for line in bar.lines}
+
+
+def test_colours_of_the_viewer_have_legends(demo: Subject) -> None:
+    packed, legends = pack_clouds(demo, demo.choose([3, 4]).inputs)
+    assert all(list(cloud["modes"]) == list(legends) for cloud in packed)
+    assert "in no group" in legends["groups"]
+    assert legends["height"].startswith("lowest ")
+    assert "expert 4" in legends["expert of sub-token 1, block 1"]
+    assert "loses" in legends["what the answer loses without the patch"]
+    text = page.gallery([(0, "data:,", "a")], legends)
+    assert re.findall(r'data-mode="([^"]+)"( hidden)?>', text) == [
+        (mode, " hidden" if number else "") for number, mode in enumerate(legends)
+    ]
 
 
 def test_routing_has_a_row_a_sub_token_and_a_view_a_block(demo: Subject) -> None:
