@@ -28,8 +28,8 @@ def tensorboard_events(folder: Path, first_epoch: int) -> Iterator[Callable[[Map
     Yields:
         A function that writes an epoch's record; where that fails it says so once, and writes no more.
     """
-    board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=first_epoch)
-    opened = board
+    opened = SummaryWriter(str(folder), purge_step=first_epoch)
+    board: SummaryWriter | None = opened
 
     def write(record: Mapping[str, Any]) -> None:
         nonlocal board
