@@ -58,7 +58,10 @@ def parse_yaml(text: str) -> Parsed:
     if node is None:
         return Parsed(None, None)
     _require_size(node)
-    return Parsed(yaml.load(text, Loader=_Loader), node)
+    try:
+        return Parsed(yaml.load(text, Loader=_Loader), node)
+    except (AttributeError, IndexError, KeyError, TypeError, OverflowError):  # PyYAML's, for a tag such as !!int
+        raise yaml.MarkedYAMLError(problem="a value that its tag (!!) does not fit") from None
 
 
 def _require_size(root: yaml.Node) -> None:

@@ -214,7 +214,9 @@ CASES = {
     "of another model": Case(
         torch_file(lambda f: {"conv1.weight": torch.zeros(3)}), PTH, ("encoder tensors are missing", "conv1.weight")
     ),
-    "wider weights": Case(torch_file(wide), PTH, ("has shape", "the model needs", "set backbone.dim")),
+    "wider weights": Case(
+        torch_file(wide), PTH, ("dim 96 (the backbone: 48)", "set backbone.dim=96 backbone.encoder_dim=96")
+    ),
     "NaN in the weights": Case(torch_file(nan_bias), PTH, ("weights.pth: norm.bias holds", "NaN")),
     "truncated weights": Case(
         truncate("weights.safetensors"), OWN, ("weights.safetensors: not a readable", "truncated")

@@ -43,6 +43,10 @@ MERGES = "\n".join(["a0: &a0 {k: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n
         ("a: [" + "1," * 50_000 + "]", "more than 20,000 values"),
         ("a: " + "x" * 2_000_000, "2,000,003 characters, of at most 1,048,576"),
         ("a: " + "9" * 100_000, "not valid YAML"),
+        ("a: !!timestamp x", "a value that its tag (!!) does not fit"),
+        ("a: !!int ''", "a value that its tag (!!) does not fit"),
+        ("a: !!bool x", "a value that its tag (!!) does not fit"),
+        ("a: \x00", "special characters are not allowed"),
     ],
 )
 def test_yaml_bombs(text: str, says: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from pointadapterx.cli import main
 from pointadapterx.config import load_config
 from pointadapterx.engine import run
 from pointadapterx.engine.checkpoint import read_adapter
+from pointadapterx.errors import CheckpointError
 from pointadapterx.report import page
-from pointadapterx.report.command import write_report
+from pointadapterx.report.command import _record, write_report
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
 
@@ -41,6 +43,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(finished: Path) -> Path:
     """Its report."""
     return write_report([finished])
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "history.json"])
+@pytest.mark.parametrize(
+    "content", ["null", "{}", "3", '{"test": null}', '[{"epoch": 1, "train_loss": null}]', "[" * 99_999]
+)
+def test_files_of_another_kind_are_named(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=f"{name}: is not .*; restore it or move it away"):
+        _record(SimpleNamespace(path=tmp_path / "adapter.safetensors"))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import platform
 import re
@@ -11,10 +10,9 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from pointadapterx.datasets import Samples, build_inputs, derive_seed, even_batches
 from pointadapterx.engine.console import progress_bar
-from pointadapterx.engine.health import routing_scalars
+from pointadapterx.engine.events import tensorboard_events
 from pointadapterx.engine.optim import build_optimizer, learning_rate
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
@@ -35,7 +32,6 @@ from pointadapterx.files import write_json
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
 from pointadapterx.models.point_mae import MaskedAutoencoder
-from pointadapterx.text import markdown
 
 try:
     import resource
@@ -175,16 +171,11 @@ class Trainer:
         if progress.epoch == 0 and progress.step == 0:
             self._save_state()
         self.prepare()
-        with stop_requests("finishing this step, then saving") as requests, self._tensorboard() as board:
+        with stop_requests("finishing this step, then saving") as requests, self._events() as write:
             while progress.epoch < self.settings["epochs"]:
                 self._train_epoch(requests)
                 record = self._finish_epoch()
-                if board is not None:
-                    try:
-                        _to_tensorboard(board, record)
-                    except OSError as error:
-                        log.warning("%s: no more events for TensorBoard (%s)", self.folder, error.strerror or error)
-                        board = None
+                write(record)
                 stop = self._agreed(requests)
                 if stop:
                     self._save_state()
@@ -338,22 +329,11 @@ class Trainer:
             write_json(self.folder / HISTORY_FILE, self.progress.history)
         self.accelerator.wait_for_everyone()
 
-    @contextmanager
-    def _tensorboard(self) -> Iterator[SummaryWriter | None]:
+    def _events(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
         if not self.accelerator.is_main_process:
-            yield None
-            return
+            return nullcontext(lambda record: None)
         # Events of epochs that are trained again after a kill are hidden.
-        board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.epoch + 1)
-        hook = threading.excepthook
-        # The thread that writes them raises its errors here once more; a traceback of its own would be one too many.
-        threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
-        try:
-            yield board
-        finally:
-            with suppress(OSError):
-                board.close()
-            threading.excepthook = hook
+        return tensorboard_events(self.folder / "tensorboard", self.progress.epoch + 1)
 
 
 def _require_compiler(device: torch.device) -> None:
@@ -396,12 +376,3 @@ def _read_or_empty(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
-
-
-def _to_tensorboard(board: SummaryWriter, record: Mapping[str, Any]) -> None:
-    for key, value in {**record, **routing_scalars(record)}.items():
-        if isinstance(value, str):
-            board.add_text(key, markdown(value), record["epoch"])
-        elif key != "epoch" and isinstance(value, int | float) and math.isfinite(value):
-            board.add_scalar(key, value, record["epoch"])
-    board.flush()

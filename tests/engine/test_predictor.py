@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
 import subprocess
@@ -91,6 +92,32 @@ def test_clouds_are_normalised_where_those_of_training_were(
     assert not any(one.warnings for one in found)
     for one, moved in zip(found[:3], found[3:], strict=True):
         assert one.probabilities == pytest.approx(moved.probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_disk_that_runs_full(
+    suffix: str,
+    trained: Path,
+    clouds: torch.Tensor,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    np.save(tmp_path / "cloud.npy", clouds[0].numpy())
+
+    def full(*arguments: object) -> Callable[[object], None]:
+        def write(found: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        return write
+
+    monkeypatch.setattr("pointadapterx.predict._csv_sink", full)
+    monkeypatch.setattr("pointadapterx.predict._json_sink", full)
+    output = tmp_path / f"found.{suffix}"
+    assert main(["predict", str(trained), str(tmp_path / "cloud.npy"), "--output", str(output)]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]  # before it a warning of random weights
+    assert line.startswith(f"error: {output}: cannot be written (No space left on device)")
+    assert not output.exists()
 
 
 def test_a_model_that_computes_nan_says_nothing(trained: Path, clouds: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.cli import main
@@ -241,6 +241,16 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
         state = train(config, tmp_path / f"{parts}")
         weights.append(state["model/head.mlp.0.weight"])
     torch.testing.assert_close(weights[0], weights[1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("progress", ["null", "[]", '{"epoch": null}', '{"history": {}}', '{"x": 1}', "[" * 99_999])
+def test_progress_of_another_kind_is_damaged(progress: str, run_config: Config, tmp_path: Path) -> None:
+    model = build_model(run_config("linear"))
+    optimizer = torch.optim.SGD(model.parameters())
+    path = tmp_path / STATE_FILE
+    save_file({"model/x": torch.zeros(1)}, path, {"format": "pointadapterx-state-2", "progress": progress})
+    with pytest.raises(CheckpointError, match=r"its metadata is damaged .*; start the run again"):
+        load_state(path, model, set(), optimizer, {})
 
 
 def test_a_folder_that_is_removed_ends_the_run(
