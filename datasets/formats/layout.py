@@ -117,11 +117,11 @@ def split(line: str, separator: str | None) -> list[str]:
         quoted = line.replace("'", '"').strip(" " if separator else SPACES)
         quoted = quoted if separator else quoted.replace("\t", " ")
         try:
-            cells = next(csv.reader([quoted], delimiter=separator or " ", skipinitialspace=True), [""])
+            cells = next(csv.reader([quoted], delimiter=separator or " ", skipinitialspace=True), ())
         except csv.Error:  # a cell of more than 128 KiB, for one
             raise ValueError(f"{shown(line)} cannot be split into columns") from None
-        return [cell.strip(SPACES) for cell in cells]
-    return line.split() if separator is None else [cell.strip(SPACES) for cell in line.split(separator)]
+        return [cell.strip(SPACES) for cell in cells] or [""]
+    return line.split() or [""] if separator is None else [cell.strip(SPACES) for cell in line.split(separator)]
 
 
 def is_comment(line: str) -> bool:
@@ -183,7 +183,7 @@ def _before_rows(lines: Sequence[str]) -> tuple[int | None, str | None, list[str
     """Index of the first row, the line of names before it, the comments before it, and the count of points."""
     names, comments, count = None, list[str](), None
     for index, line in enumerate(lines):
-        if not line.strip(SPACES):
+        if not line.strip():
             continue
         if is_comment(line):
             comments.append(line)
@@ -210,7 +210,7 @@ def _is_numeric(cells: Sequence[str], decimal: str) -> bool:
 def _rows(lines: Sequence[str]) -> Iterator[str]:
     """Lines but empty ones, comments, and counts of points."""
     for line in lines:
-        if line.strip(SPACES) and not is_comment(line) and not is_count(line):
+        if line.strip() and not is_comment(line) and not is_count(line):
             yield line.partition("#")[0]
 
 

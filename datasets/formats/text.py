@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pointadapterx.datasets.formats.columns import WAY_OUT
-from pointadapterx.datasets.formats.layout import SPACES, Layout, find_layout, is_comment, is_count, number, shown
+from pointadapterx.datasets.formats.layout import Layout, find_layout, is_comment, is_count, number, shown
 from pointadapterx.errors import DataError
 
 BLOCK = 2**20  # characters read at a time
@@ -116,7 +116,7 @@ class _Rows:
 
     def _rows(self, numbers: Sequence[int], lines: Sequence[str]) -> Iterator[tuple[int, str]]:
         for line_number, line in zip(numbers, lines, strict=True):
-            if not line.strip(SPACES) or is_comment(line):
+            if not line.strip() or is_comment(line):
                 continue
             row = line.partition("#")[0]
             width = len(self.layout.split(row))

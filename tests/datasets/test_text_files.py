@@ -55,6 +55,7 @@ READ = {
     "old line ends": SPACED.replace("\n", "\r"),
     "line ends of Windows": "x,y,z\r\n" + ROWS.replace("\n", "\r\n"),
     "no line end": SPACED.rstrip(),
+    "other blank lines": "x y z\n0.5 1.5 2.5\n\f\n\t \n1 -2 3.25\n",
     "comments and blank lines": "\n# one\n// two\n0.5 1.5 2.5\n\n% three\n1 -2 3.25 # four\n",
     "colours with a #": "x,y,z,c\n0.5,1.5,2.5,#ff0000\n1,-2,3.25,#00ff00\n",
     "count": "2\n" + SPACED,
