@@ -294,3 +294,19 @@ def test_fuzzing_finds_what_a_reader_does_not_expect(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert fuzz.main(["--reader", "npy", "--seconds", "2", "--output", str(tmp_path)]) == 1
     assert len(list((tmp_path / "npy").glob("fault-*.npy"))) == 1
+
+
+def test_what_the_guide_says_of_novelty_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "docs" / "results" / "novelty.json").read_text(encoding="utf-8"))["rows"]
+    text = (ROOT / "docs" / "predicting.md").read_text(encoding="utf-8")
+    measured = {(row["config"], row["data"], row["kind"]): row for row in rows}
+    for data in ("ldraw20", "home", "electronics"):
+        probe, adapted = (measured[config, data, "held-out"] for config in ("demo_linear", "demo"))
+        far = measured["demo_linear", data, "other sets"]
+        low, high = probe["intervals"][novelty.OURS]["auroc"]
+        first, second, third = (row["scores"][novelty.OURS]["auroc"] for row in (probe, adapted, far))
+        assert f"| {data} | {first:.2f} [{low:.2f}, {high:.2f}] | {second:.2f} | {third:.2f} |" in text
+    page = (ROOT / "docs" / "results" / "novelty.md").read_text(encoding="utf-8")
+    command = page.split("`")[1]
+    result = json.loads((ROOT / "docs" / "results" / "novelty.json").read_text(encoding="utf-8"))
+    assert novelty.markdown(result, command) == page

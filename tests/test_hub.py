@@ -28,6 +28,7 @@ from pointadapterx.cli import main
 from pointadapterx.config import check_config, load_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine import run
+from pointadapterx.engine.calibration import Calibration
 from pointadapterx.engine.checkpoint import read_adapter, save_adapter
 from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.export import describe
@@ -308,8 +309,9 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
         f"{report['parameters']['trainable']:,}, {report['parameters']['percent']:.2f} % of full fine-tuning",
         "vit_tiny, which come with the package",
         read_adapter(trained).backbone_hash,
-        f"softmax(logits / {calibration['temperature']:.4f}), fitted on {calibration['fitted_on']} validation samples",
-        f"{calibration['calibration_error']:.2f} %, without it {calibration['calibration_error_before']:.2f} %",
+        f"softmax(logits). No temperature: {calibration['reason']}. Expected calibration error on the test set: "
+        f"{calibration['calibration_error']:.2f} % (15 bins)",
+        "most objects of other classes pass as known",
         "| training set | 100 labelled training samples |",
         "pointadapterx predict hf://owner/digits picture.png\n",
         "The figures are of one seed and 797 test samples",
@@ -318,6 +320,12 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     assert str(trained) not in text
     assert "optimistic" not in text
     info = read_adapter(trained)
+    kept = info._replace(calibration=Calibration(1.5, 200))
+    text = write_card(kept, report, Address("owner/digits"), None)
+    assert "softmax(logits / 1.5000), fitted on 200 validation samples. Expected calibration error on" in text
+    assert (
+        f"{calibration['calibration_error']:.2f} %, without it {calibration['calibration_error_before']:.2f} %" in text
+    )
     info.config["eval"]["protocol"] = "published"
     assert "so the figures are optimistic" in write_card(info, report, Address("owner/digits"), None)
 
