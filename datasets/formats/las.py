@@ -139,8 +139,11 @@ def _check_chunks(lazrs: Any, file: BinaryIO, header: Header, laszip: bytes | No
     if len(items) != count or record != header.record:
         raise ValueError(f"its points have {header.record} bytes each, and are compressed from {record}")
     packed = header.end - header.offset
-    if header.points * header.record > max(SMALL, EXPANSION * packed):
+    most = max(SMALL, EXPANSION * packed) // header.record
+    if header.points > most:
         raise ValueError(f"its header declares {header.points} points, which cannot be in {packed} bytes")
+    if most < chunk < VARIABLE:
+        raise ValueError(f"its points are in chunks of {chunk}, which cannot be in {packed} bytes")
     if packed < 8:
         raise ValueError(f"its header declares {header.points} points, and {packed} bytes follow")
     file.seek(header.offset)
@@ -156,7 +159,12 @@ def _check_chunks(lazrs: Any, file: BinaryIO, header: Header, laszip: bytes | No
     if not fits or chunks > packed // header.record:
         raise ValueError(f"its header declares {header.points} points, and {chunks} chunks of {chunk} are there")
     file.seek(header.offset)
-    sizes = [int(length) for _, length in lazrs.read_chunk_table(file, lazrs.LazVlr(laszip))]
+    listed = [(int(points), int(length)) for points, length in lazrs.read_chunk_table(file, lazrs.LazVlr(laszip))]
+    sizes = [length for _, length in listed]
+    if chunk == VARIABLE and sum(points for points, _ in listed) != header.points:
+        raise ValueError(
+            f"its header declares {header.points} points, and {sum(points for points, _ in listed)} are listed"
+        )
     if sum(sizes) != table - header.offset - 8:
         raise ValueError(
             f"its {chunks} chunks are said to have {sum(sizes)} bytes, and {table - header.offset - 8} are there"

@@ -63,6 +63,12 @@ def test_read_exactly(name: str, tmp_path: Path) -> None:
         assert np.array_equal(read_cloud(path, 10, 0), found.astype(np.float64))
 
 
+def with_large_chunks() -> bytes:
+    """A LAZ file whose chunks are said to be of two billion points, though it has four."""
+    data = laz()
+    return data.replace((50_000).to_bytes(4, "little"), b"\xff\xff\xff\x7f", 1)
+
+
 def with_large_layers() -> bytes:
     """A LAZ file whose first chunk says, behind its first point and number of points, that its layers are large."""
     data = laz(7)
@@ -231,6 +237,7 @@ REFUSED: dict[str, tuple[Content, str]] = {
         "1000000000 points, which cannot be in",
     ),
     "laz another table of chunks": (lambda: laz()[:-4] + bytes(4), "its 1 chunks are said to have"),
+    "laz chunks of gigabytes": (with_large_chunks, "its points are in chunks of 2147483647, which cannot be in"),
     "laz a layer of gigabytes": (
         with_large_layers,
         "layers of chunk 1 of 1 are said to have 85",
