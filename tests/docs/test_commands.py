@@ -148,7 +148,7 @@ EXAMPLES: dict[str, Example] = {
     'clouds = build_dataset("folder", "train"': Example({"4096": "2048"}),
     'predictor = Predictor("runs/demo/<time>")': Example(needs={"points": "cloud"}),
     'info = read_adapter("runs/demo/<time>/adapter.safetensors")': Example(),
-    "logits = model(points).logits": Example(
+    "hidden, logits = model.head.classify(model.pooled(points))": Example(
         {"points": "points[None]"}, needs={"points": "cloud", "model": "adapted", "info": "info"}
     ),
     "merged = model.merge()": Example(needs={"model": "lora"}),
