@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pointadapterx.arrays import as_array
 from pointadapterx.visualize import lens
 from pointadapterx.visualize.colours import height_colours, of_amounts, of_kinds
 from pointadapterx.visualize.subject import Subject
@@ -61,7 +62,7 @@ def _experts(subject: Subject, clouds: Tensor) -> dict[str, np.ndarray]:
 
 
 def _amounts(values: Tensor) -> np.ndarray:
-    return of_amounts((values / values.max().clamp_min(1e-12)).numpy())
+    return of_amounts(as_array(values / values.max().clamp_min(1e-12)))
 
 
 def _text(values: np.ndarray) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pointadapterx.arrays import as_array
 from pointadapterx.datasets import build_inputs
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry
@@ -233,7 +234,7 @@ def plain_view(subject: Subject, title: str, value: Tensor) -> View:
 
 def _amount_view(subject: Subject, title: str, value: Tensor, amounts: Tensor) -> View:
     """Patches (G,) coloured by amounts, from 0 to the largest."""
-    shares = (amounts / amounts.max().clamp_min(1e-12)).cpu().numpy()
+    shares = as_array(amounts / amounts.max().clamp_min(1e-12))
     return _patch_view(subject, title, value, of_amounts(shares))
 
 
