@@ -179,10 +179,13 @@ def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
         "## How to use it\n\n"
         f"```sh\npointadapterx predict {place} {kind}{flag}\n"
         f"pointadapterx pull {place.removeprefix(HUB)}    # the files of this repository\n```\n\n"
-        "```python\nfrom pointadapterx import Predictor\n\n"
+        "```python\nfrom pointadapterx import Failure, Predictor\n\n"
         f'predictor = Predictor("{place}"{argument})\n'
         f'for found in predictor(["{kind}"]):\n'
-        "    print(found.name, found.classes[0], found.probabilities[0], found.unlike)\n```\n\n"
+        "    if isinstance(found, Failure):\n"
+        "        print(found.reason)\n"
+        "    else:\n"
+        "        print(found.name, found.classes[0], found.probabilities[0], found.unlike)\n```\n\n"
         "`config.yaml` is the complete config of the training, without the paths of its machine."
     )
 

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from pointadapterx.datasets.files import walk_files
 from pointadapterx.engine.console import progress_bar
+from pointadapterx.engine.given import files_of
 from pointadapterx.engine.predictor import Failure, Prediction, Predictor
 from pointadapterx.errors import PointAdapterXError
 
@@ -139,21 +139,19 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path
 
     In folders the file ``leave_out`` is none of them. A file that does not exist stays in the list, for the reader to
     say so. None is listed twice.
+
+    Raises:
+        DataError: for a folder without such a file.
     """
     found: list[str] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            own = None if leave_out is None else leave_out.resolve()
-            found += sorted(
-                str(file) for file in walk_files(path) if file.suffix.lower()[1:] in suffixes and file.resolve() != own
-            )
+            found += map(str, files_of(path, suffixes, leave_out=leave_out))
         elif not path.exists() and glob.has_magic(text):
             found += sorted(glob.glob(text, recursive=True)) or [text]
         else:
             found.append(text)
-    if not found:
-        raise PointAdapterXError(f"{', '.join(paths)}: no file that is read in it ({' '.join(suffixes)})")
     return list(dict.fromkeys(found))
 
 
