@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -18,6 +18,7 @@ from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.predictor import Failure, Prediction, Predictor
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.locks import alone
 
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
@@ -162,14 +163,19 @@ def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
         yield lambda found: _print(found, several)
         return
     part = output.with_name(f"{output.name}.part")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise PointAdapterXError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
-    with file:
-        yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
-    part.replace(output)
+    with ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            lock = output.with_name(f".{output.name}.lock")
+            stack.enter_context(alone(lock, output, "wait for it, or choose another --output"))
+            file = part.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise PointAdapterXError(
+                f"{output}: cannot be written ({error.strerror}); choose another --output"
+            ) from None
+        with file:
+            yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
+        part.replace(output)
 
 
 def _print(found: Prediction | Failure, several: bool) -> None:

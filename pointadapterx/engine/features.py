@@ -29,7 +29,8 @@ from pointadapterx import datasets, models, ops, peft
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
-from pointadapterx.files import locked, sync_folder, write_json
+from pointadapterx.files import sync_folder, write_json
+from pointadapterx.locks import in_turn
 from pointadapterx.models.adapted import AdaptedModel, hash_tensors
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 
@@ -129,7 +130,7 @@ def open_features(
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder.parent}: cannot be created ({error.strerror}); set train.cache_folder") from None
-    with accelerator.main_process_first(), locked(folder.with_name(f".{key}.lock")):
+    with accelerator.main_process_first(), in_turn(folder.with_name(f".{key}.lock"), folder):
         stored = _read(folder, len(dataset), views or 1)
         if stored is None:
             with _in_eval_mode(model):
