@@ -12,6 +12,7 @@ import yaml
 
 from pointadapterx.build import build_backbone
 from pointadapterx.datasets import DATASETS
+from pointadapterx.engine.adaptation import chooses
 from pointadapterx.engine.checkpoint import AdapterInfo
 from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
@@ -213,7 +214,7 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
         lines[0] += " `unlike` and `novelty` of a prediction say how far it is from the training data."
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
-        if info.config["eval"]["protocol"] == "published":
+        if info.config["eval"]["protocol"] == "published" and chooses(info.config):
             lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
     if not METHODS[info.config["method"]["name"]].trains_backbone:
         lines.append("On a backbone with another hash it is refused.")

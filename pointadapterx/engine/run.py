@@ -34,7 +34,7 @@ from pointadapterx.config import LOCATIONS, dump_config, load_config, without_lo
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
+from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses, protocol_words
 from pointadapterx.engine.calibration import Novelty, fit_temperature, summary
 from pointadapterx.engine.checkpoint import (
     AdapterInfo,
@@ -185,7 +185,7 @@ def _continue(config: Mapping[str, Any], folder: Path, accelerator: Accelerator)
     adapts = isinstance(trainer, AdaptationTrainer)
     if adapts and trainer.progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
-            f"{folder}: {ADAPTER_FILE}, the best epoch's adapter, is gone and cannot be made again from the state; "
+            f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
             "restore it, or start a new run"
         )
     if not adapts and trainer.progress.epoch >= config["train"]["epochs"] and not (folder / WEIGHTS_FILE).is_file():
@@ -331,7 +331,7 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
     """The kept adapter on the test set."""
     accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
     info = _calibrate(trainer, load_adapter(trainer.model, folder / ADAPTER_FILE))
-    protocol = PROTOCOLS[config["eval"]["protocol"]]
+    protocol = protocol_words(config)
     report = _evaluate_and_write(trainer.model, trainer.splits.test, config, accelerator, folder, info, protocol)
     if trainer.selection is not None:
         report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
@@ -339,7 +339,8 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
         "best_epoch": trainer.progress.best_epoch + 1,
         "adapter_bytes": (folder / ADAPTER_FILE).stat().st_size,
     }
-    log.info("best epoch %d; adapter: %s (%.2f MB)", report["best_epoch"], *_size(folder / ADAPTER_FILE))
+    kept = f"{'best' if chooses(config) else 'last'} epoch {report['best_epoch']} kept"
+    log.info("%s; adapter: %s (%.2f MB)", kept, *_size(folder / ADAPTER_FILE))
     return report
 
 

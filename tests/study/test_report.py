@@ -12,7 +12,7 @@ import pytest
 from pointadapterx.cli import main
 from pointadapterx.errors import ConfigError
 from pointadapterx.study.records import Record, pack_correctness, write_records
-from pointadapterx.study.report import edge_warnings, render_report
+from pointadapterx.study.report import edge_warnings, render_overview, render_report
 from pointadapterx.study.summary import summarise
 from tests.study.conftest import make_record
 
@@ -44,6 +44,14 @@ RECORDS = [
 
 def report(records: list[Record]) -> str:
     return render_report(records, summarise(records), {})
+
+
+def test_a_single_column_is_printed_as_well() -> None:
+    """In the report its own table says the same."""
+    (table,) = summarise(RECORDS)
+    assert render_overview(table) == ["Main", "OA %    rotation", "LINEAR  62.00 ± 2.83", "X       72.00 ± 2.83"]
+    assert "| OA % |" not in report(RECORDS)
+    assert render_overview(table._replace(columns=())) == []
 
 
 def test_means_spreads_and_differences(tmp_path: Path) -> None:
