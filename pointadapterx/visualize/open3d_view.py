@@ -18,7 +18,7 @@ import open3d
 renderer = open3d.visualization.rendering.OffscreenRenderer(8, 8)
 renderer.render_to_image()
 """
-MISSING = "Open3D is not installed; pip install 'pointadapterx[viz]'"
+MISSING = "Open3D is not installed; pip install 'pointadapterx[viz3d]' (1 GB)"
 NO_DRIVER = (
     "Open3D cannot draw off screen here; it needs a Vulkan driver and some libraries, on Debian and Ubuntu: "
     "apt-get install libvulkan1 mesa-vulkan-drivers libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6"
