@@ -89,8 +89,8 @@ def export_adapter(
     missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"{output}: needs {', '.join(missing)}; run: pip install 'pointadapterx[export]'")
-    progress("reading the adapter and its backbone")
     info = read_adapter(adapter)
+    progress("building the model")
     model = restore_model(info, weights).eval()
     with suppress(MergeError):  # other methods stay beside the backbone
         model = model.merge()

@@ -118,7 +118,7 @@ def test_visualizing(folder: Path, tmp_path: Path) -> None:
 def test_exporting(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(folder), str(tmp_path / "model.pt2"), "--batch-size", "1"]) == 0
     assert (tmp_path / "model.pt2").stat().st_size > 0
-    told = ("reading the adapter", "tracing the model", "writing model.pt2", "checking model.pt2")
+    told = ("building the model", "tracing the model", "writing model.pt2", "checking model.pt2")
     lines = capsys.readouterr().err.splitlines()[-4:]
     assert all(line.startswith(start) for line, start in zip(lines, told, strict=True)), lines
 
