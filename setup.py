@@ -31,6 +31,7 @@ except Exception as error:  # a torch that is broken must not stop the installat
 
 ROOT = Path(__file__).parent.resolve()
 NAME = "pointadapterx.extensions._C"
+PYTHON = "{python}"  # in the recorded command, for the loader to fill in
 CSRC = Path("extensions") / "csrc"
 CPU_SOURCES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / CSRC / "cpu").glob("*.cpp"))
 CUDA_SOURCES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / CSRC / "cuda").glob("*.cu"))
@@ -144,9 +145,10 @@ class BuildPointOps(BaseBuild):
         return ["sm_" + entry.replace(".", "") for entry in listed if entry]
 
     def _report(self, what: str, reason: str) -> None:
+        command = self.info["rebuild"].replace(PYTHON, f'"{sys.executable}"')
         print(
             f"\npointadapterx: {what}: {reason}\n"
-            f"The slower plain torch ops will serve instead. To try again: {self.info['rebuild']}\n",
+            f"The slower plain torch ops will serve instead. To try again: {command}\n",
             file=sys.stderr,
         )
 
@@ -154,12 +156,11 @@ class BuildPointOps(BaseBuild):
         """Builds, then leaves ``build_info.json`` where the loader will look for it."""
         super().run()
         library = Path(self.get_ext_fullpath(NAME))
+        self.info["source"] = str(ROOT)
         if self.inplace:
-            self.info["rebuild"] = f'cd "{ROOT}" && "{sys.executable}" setup.py build_ext --inplace'
+            self.info["rebuild"] = f'cd "{ROOT}" && {PYTHON} setup.py build_ext --inplace'
         else:
-            self.info["rebuild"] = (
-                f'"{sys.executable}" -m pip install --no-build-isolation --no-deps --force-reinstall "{ROOT}"'
-            )
+            self.info["rebuild"] = f'{PYTHON} -m pip install --no-build-isolation --no-deps --force-reinstall "{ROOT}"'
         if self.info["reason"] is not None:
             library.unlink(missing_ok=True)
             self._report("the point ops were NOT compiled", self.info["reason"])

@@ -7,11 +7,13 @@ records what was built, against which torch, and what went wrong.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parent
-_REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall . (in the source folder)"
+_PYTHON = "{python}"  # in a recorded command: the one that runs, which need not be the one that built
+_REBUILD = f"{_PYTHON} -m pip install --no-build-isolation --no-deps --force-reinstall . (in the source folder)"
 
 
 def build_info() -> dict[str, Any]:
@@ -19,7 +21,7 @@ def build_info() -> dict[str, Any]:
 
     Keys: ``torch`` (the version built against), ``cuda_architectures`` (``["sm_80", …]``),
     ``cuda_reason`` (why there are no CUDA kernels, or ``None``), ``reason`` (why there is no library, or
-    ``None``) and ``rebuild`` (the command to try again).
+    ``None``), ``source`` (the folder it was built from) and ``rebuild`` (the command to try again).
     """
     try:
         info = json.loads((_FOLDER / "build_info.json").read_text(encoding="utf-8"))
@@ -29,8 +31,11 @@ def build_info() -> dict[str, Any]:
 
 
 def rebuild_command() -> str:
-    """The shell command that builds the compiled ops for this installation."""
-    return str(build_info().get("rebuild") or _REBUILD)
+    """The shell command that builds the compiled ops for the Python that runs."""
+    info = build_info()
+    there = Path(str(info.get("source", _FOLDER))).is_dir()  # not where the wheel comes from another machine
+    recorded = info.get("rebuild") if there else None
+    return str(recorded or _REBUILD).replace(_PYTHON, f'"{sys.executable}"')
 
 
 def load() -> str | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pointadapterx.counting import count_costs, count_model
     from pointadapterx.engine.bank import AdapterBank
     from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
-    from pointadapterx.engine.predictor import Predictor
+    from pointadapterx.engine.predictor import Failure, Prediction, Predictor
     from pointadapterx.export import export_adapter
     from pointadapterx.models.adapted import AdaptedModel, count_parameters
     from pointadapterx.models.pretrained import load_pretrained
@@ -25,7 +25,9 @@ __version__ = "0.1.0"
 _HOME = {
     "AdaptedModel": "pointadapterx.models.adapted",
     "AdapterBank": "pointadapterx.engine.bank",
+    "Failure": "pointadapterx.engine.predictor",
     "METHODS": "pointadapterx.peft",
+    "Prediction": "pointadapterx.engine.predictor",
     "Predictor": "pointadapterx.engine.predictor",
     "build_model": "pointadapterx.build",
     "count_costs": "pointadapterx.counting",
@@ -47,6 +49,8 @@ __all__ = [
     "METHODS",
     "AdaptedModel",
     "AdapterBank",
+    "Failure",
+    "Prediction",
     "Predictor",
     "build_model",
     "count_costs",
@@ -69,3 +73,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pointadapterx' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """With the names that are imported on first use, which tab completion asks for."""
+    return sorted({*globals(), *__all__})

@@ -49,7 +49,7 @@ def build_model(config: Mapping[str, Any], *, restored: bool = False) -> Adapted
     with seeded(config["train"]["seed"]):
         head = ClassificationHead(backbone.dim, **config["head"])
         model = AdaptedModel(backbone, build_method(config["method"]), head, config["train"]["frozen_bn"])
-    model.recipe = model_recipe(config)
+    model.recipe, model.num_points = model_recipe(config), config["data"]["num_points"]
     return model
 
 

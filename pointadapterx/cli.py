@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pointadapterx import __version__
 from pointadapterx.allocator import keep_freed_memory
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import Interrupted, PointAdapterXError
@@ -53,6 +54,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"pointadapterx {__version__}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides, for example train.lr=1e-3")
     parser.add_argument("--config", metavar="FILE", help="YAML config, or the name of a shipped one (demo)")
     parser.add_argument("--output", metavar="DIR", type=Path, help="run folder (default: runs/<config>/<time>)")

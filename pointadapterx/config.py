@@ -51,9 +51,12 @@ AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
 
 
 class HeadConfig(Section):
-    """``head:``: pools are concatenated in the given order; ``num_classes`` null is that of the data set."""
+    """``head:``: pools are concatenated in the given order.
 
-    pools: list[str] = Field(default=["cls", "patch_max"], min_length=1, max_length=100)
+    Null stands for :func:`default_pools` of the method, and for the number of classes of the data set.
+    """
+
+    pools: list[str] | None = Field(None, min_length=1, max_length=100)
     num_classes: int | None = Field(None, ge=2, le=2**20)
     hidden: list[int] = Field(default=[256, 256], max_length=100)
     dropout: Rate = 0.5
@@ -194,7 +197,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     Args:
         path: YAML file; ``demo`` or ``cfgs/demo.yaml`` also finds a shipped config. ``_base_: other.yaml``
             (or a list), relative to the file, is read first and overridden by what follows. A ``method``
-            with another ``name`` than its base replaces the base's, whose keys belong to another method.
+            with another ``name`` than its base replaces the base's, whose keys belong to another method, and so do
+            the pools of its prompts in ``head.pools``.
         overrides: ``"train.lr=1e-3"``; the value is YAML.
 
     Returns:
@@ -315,6 +319,9 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
             problems += found
             if checked is not None:
                 sections[section] = checked
+    if "head" in sections and sections["head"].pools is None:
+        pools = default_pools(sections.get("method"))
+        sections["head"] = sections["head"].model_copy(update={"pools": pools})
     problems += _check_names(sections)
     problems += _check_combinations(sections)
     config = EasyDict({s: sections[s].model_dump() for s in wanted if s in sections})
@@ -337,6 +344,11 @@ def _count_classes(config: EasyDict, data: DataConfig) -> Iterator[Problem]:
         if found is None:
             yield Problem("head.num_classes", f"is required, as only the files of {data.name} tell it")
     config.head.num_classes = found
+
+
+def default_pools(method: Method.Options | None) -> list[str]:
+    """What the head reads where ``head.pools`` is null: class token and patches, and prompts where there are some."""
+    return ["cls", *(["prompt_mean"] if method is not None and method.makes_prompts else []), "patch_max"]
 
 
 def without_locations(config: Mapping[str, Any], keys: Sequence[str] = LOCATIONS) -> dict[str, Any]:
@@ -445,16 +457,45 @@ def _lines(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[tuple[str,
 
 
 def _merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
-    """Merges nested mappings; one that changes its ``name`` is replaced, as its other keys belong to the old name."""
+    """Merges nested mappings; a method of another ``name`` is replaced, as its other keys belong to the old one."""
+    replaces = _replaces_method(into.get("method"), update.get("method"))
+    if replaces:
+        _leave_pools(into, update["method"])
     for key, value in update.items():
         old = into.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
-            if "name" in value and "name" in old and value["name"] != old["name"] and key == "method":
+            if replaces and key == "method":
                 into[key] = dict(value)
             else:
                 _merge(old, value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _replaces_method(old: Any, new: Any) -> bool:
+    sections = isinstance(old, Mapping) and isinstance(new, Mapping)
+    return sections and "name" in old and "name" in new and old["name"] != new["name"]
+
+
+def _leave_pools(config: dict[str, Any], method: Mapping[str, Any]) -> None:
+    """Takes what belongs to the replaced method out of ``head.pools``: its default, or pools of prompts it made."""
+    head, old, new = config.get("head"), _options(config["method"]), _options(method)
+    if not isinstance(head, Mapping) or not isinstance(head.get("pools"), list):
+        return
+    pools = head["pools"]
+    if old is not None and pools == default_pools(old):
+        pools = None
+    elif new is not None and not new.makes_prompts:
+        pools = [pool for pool in pools if not str(pool).startswith("prompt_")] or None
+    config["head"] = {**head, "pools": pools}
+
+
+def _options(method: Mapping[str, Any]) -> Method.Options | None:
+    """Of a method's section, if it is right; what is wrong with it is found later."""
+    try:
+        return METHODS[method["name"]].Options.model_validate(dict(method))
+    except (ConfigError, KeyError, TypeError, ValidationError):
+        return None
 
 
 def _override(raw: dict[str, Any], text: str, origins: _Origins) -> Problem | None:
@@ -624,7 +665,7 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _check_pools(method: Method.Options, head: HeadConfig) -> Iterator[Problem]:
     """Pools of prompts that there are not, and prompts that no pool reads."""
-    of_prompts = [pool for pool in head.pools if pool.startswith("prompt_")]
+    of_prompts = [pool for pool in head.pools or () if pool.startswith("prompt_")]
     if not method.makes_prompts:
         for pool in of_prompts:
             yield Problem(

@@ -60,6 +60,10 @@ class HubError(CheckpointError):
     """The Hugging Face hub cannot be reached, or does not have or accept what it was asked for."""
 
 
+class InUseError(PointAdapterXError, RuntimeError):
+    """Another process is writing there; the message names it."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop (ctrl-C or SIGTERM) and has saved its state.
 

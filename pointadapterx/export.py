@@ -20,6 +20,7 @@ from pointadapterx.config import without_locations
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
+from pointadapterx.engine.console import steps
 from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
 from pointadapterx.files import replacing, require_utf8
@@ -63,6 +64,7 @@ def export_adapter(
     batch_size: int | None = None,
     weights: str | Path | None = None,
     tolerance: float = TOLERANCE,
+    progress: Callable[[str], object] = lambda step: None,
 ) -> Exported:
     """Writes the whole model of an adapter, backbone included, in float32.
 
@@ -75,6 +77,7 @@ def export_adapter(
         batch_size: B; None is any.
         weights: where the backbone's weights lie now, if not where the adapter's config says.
         tolerance: the largest difference between logits that passes.
+        progress: is told what is done next, which may take a minute.
 
     Raises:
         ConfigError: for an output of another kind.
@@ -89,6 +92,7 @@ def export_adapter(
     for name in kind.needs:
         need(name, f"{output}: needs {name}", "export", ExportError)
     info = read_adapter(adapter)
+    progress("building the model")
     model = restore_model(info, weights).eval()
     with suppress(MergeError):  # other methods stay beside the backbone
         model = model.merge()
@@ -97,7 +101,11 @@ def export_adapter(
     inputs = [random_inputs(info, size, seed) for seed, size in enumerate(sizes)]
     with replacing(output) as temporary, _quiet(), torch.no_grad():
         try:
-            kind.write(trace(model, inputs[-1], batch_size, kind.decompositions), metadata, temporary)
+            progress("tracing the model")
+            program = trace(model, inputs[-1], batch_size, kind.decompositions)
+            progress(f"writing {output.name}")
+            kind.write(program, metadata, temporary)
+            progress(f"checking {output.name} against torch")
             run = kind.open(temporary)
             difference = float(torch.stack([(run(part) - model(part).logits).abs().max() for part in inputs]).max())
         except (OSError, PointAdapterXError):
@@ -280,13 +288,15 @@ def main(argv: Sequence[str], prog: str = "pointadapterx export") -> int:
     if options.batch_size is not None and options.batch_size < 1:
         parser.error(f"--batch-size {options.batch_size}: at least 1")
     try:
-        exported = export_adapter(
-            options.adapter,
-            options.output,
-            batch_size=options.batch_size,
-            weights=options.weights,
-            tolerance=options.tolerance,
-        )
+        with steps() as progress:
+            exported = export_adapter(
+                options.adapter,
+                options.output,
+                batch_size=options.batch_size,
+                weights=options.weights,
+                tolerance=options.tolerance,
+                progress=progress,
+            )
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

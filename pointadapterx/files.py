@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +23,6 @@ from torch import Tensor
 
 from pointadapterx.errors import CheckpointError
 from pointadapterx.inert import NOT_PLAIN, SAFE_GLOBALS
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
-HAS_LOCKS = fcntl is not None
-"""Whether the system has POSIX file locks."""
-
 
 READ = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -181,27 +172,6 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock on a file, which is made and stays; waits for the process that has it. Windows has no such lock."""
-    with path.open("a") as file:
-        if HAS_LOCKS:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def try_lock(file: IO[str]) -> bool:
-    """Locks an open file, unless another process has it, until its last descriptor is closed, here and in children.
-
-    Only where :data:`HAS_LOCKS`.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def sync_folder(folder: Path) -> None:

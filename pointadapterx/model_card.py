@@ -11,6 +11,7 @@ import yaml
 
 from pointadapterx.build import build_backbone
 from pointadapterx.datasets import DATASETS
+from pointadapterx.engine.adaptation import chooses
 from pointadapterx.engine.checkpoint import AdapterInfo
 from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
@@ -179,10 +180,13 @@ def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
         "## How to use it\n\n"
         f"```sh\npointadapterx predict {place} {kind}{flag}\n"
         f"pointadapterx pull {place.removeprefix(HUB)}    # the files of this repository\n```\n\n"
-        "```python\nfrom pointadapterx import Predictor\n\n"
+        "```python\nfrom pointadapterx import Failure, Predictor\n\n"
         f'predictor = Predictor("{place}"{argument})\n'
         f'for found in predictor(["{kind}"]):\n'
-        "    print(found.name, found.classes[0], found.probabilities[0], found.known)\n```\n\n"
+        "    if isinstance(found, Failure):\n"
+        "        print(found.reason)\n"
+        "    else:\n"
+        "        print(found.name, found.classes[0], found.probabilities[0], found.known)\n```\n\n"
         "`config.yaml` is the complete config of the training, without the paths of its machine."
     )
 
@@ -218,7 +222,7 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
         )
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
-        if info.config["eval"]["protocol"] == "published":
+        if info.config["eval"]["protocol"] == "published" and chooses(info.config):
             lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
     if not METHODS[info.config["method"]["name"]].trains_backbone:
         lines.append("On a backbone with another hash it is refused.")

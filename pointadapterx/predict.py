@@ -7,17 +7,18 @@ import csv
 import glob
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.endings import ends_in_one_line, explain
 from pointadapterx.engine.console import log_warnings_to, progress_bar
+from pointadapterx.engine.given import files_of
 from pointadapterx.engine.predictor import Failure, Prediction, Predictor
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.locks import alone
 from pointadapterx.text import cell, json_line, printable
 
 FAILED = 3  # exit status where some files could not be read
@@ -156,21 +157,19 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path
 
     In folders the file ``leave_out`` is none of them. A file that does not exist stays in the list, for the reader to
     say so. None is listed twice.
+
+    Raises:
+        DataError: for a folder without such a file.
     """
     found: list[str] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            own = None if leave_out is None else leave_out.resolve()
-            found += sorted(
-                str(file) for file in walk_files(path) if file.suffix.lower()[1:] in suffixes and file.resolve() != own
-            )
+            found += map(str, files_of(path, suffixes, leave_out=leave_out))
         elif not path.exists() and glob.has_magic(text):
             found += sorted(glob.glob(text, recursive=True)) or [text]
         else:
             found.append(text)
-    if not found:
-        raise PointAdapterXError(f"{', '.join(paths)}: no file that is read in it ({' '.join(suffixes)})")
     return list(dict.fromkeys(found))
 
 
@@ -181,22 +180,26 @@ def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
         yield lambda found: _print(found, several)
         return
     part = output.with_name(f"{output.name}.part")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise PointAdapterXError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
-    try:
-        with file:
-            yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
-        part.replace(output)
-    except OSError as error:
-        told = explain(error)
-        if told is None:
-            raise
-        raise PointAdapterXError(
-            f"{output}: cannot be written ({error.strerror}); what was found is in {part}"
-        ) from None
+    with ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            lock = output.with_name(f".{output.name}.lock")
+            stack.enter_context(alone(lock, output, "wait for it, or choose another --output"))
+            file = part.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise PointAdapterXError(
+                f"{output}: cannot be written ({error.strerror}); choose another --output"
+            ) from None
+        try:
+            with file:
+                yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
+            part.replace(output)
+        except OSError as error:
+            if explain(error) is None:
+                raise
+            raise PointAdapterXError(
+                f"{output}: cannot be written ({error.strerror}); what was found is in {part}"
+            ) from None
 
 
 def _print(found: Prediction | Failure, several: bool) -> None:

@@ -201,7 +201,9 @@ CASES = {
     "malformed override": Case(nothing, f"{TRAIN} epochs", ("override 'epochs' is not of the form section.key=value",)),
     "heads do not divide": Case(nothing, f"{TRAIN} backbone.num_heads=5", ("5 heads do not divide dim=48",)),
     "unknown augmentation": Case(nothing, f"{TRAIN} data.augment=rotate", ("data.augment", "did you mean 'rotation'?")),
-    "prompts of no one": Case(nothing, f"{TRAIN} method.name=linear", ("prompt_mean needs prompt tokens", "remove it")),
+    "prompts of no one": Case(
+        nothing, f"{TRAIN} method.prompts=false", ("prompt_mean needs prompt tokens", "remove it")
+    ),
     "fp16 without a GPU": Case(nothing, f"{TRAIN} train.precision=fp16", ("fp16 needs a CUDA device", "bf16 or fp32")),
     # checkpoints
     "no such weights": Case(nothing, PTH, ("{}/weights.pth: does not exist",)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import pointadapterx
 from pointadapterx.build import build_model
 from pointadapterx.cli import COMMANDS, _expand_verb, build_parser, main
 from pointadapterx.config import dump_config
@@ -98,6 +99,23 @@ def test_help_shows_examples_without_importing_torch() -> None:
     assert ":data:" not in done.stdout
     for command in COMMANDS:
         assert f"  pointadapterx {command} " in done.stdout
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"pointadapterx {pointadapterx.__version__}\n"
+
+
+def test_tab_completion_finds_what_is_imported_on_first_use() -> None:
+    """And every name leads somewhere, and nothing is imported to list them."""
+    assert set(pointadapterx.__all__) <= set(dir(pointadapterx))
+    assert set(pointadapterx._HOME) == set(pointadapterx.__all__)
+    for name in pointadapterx.__all__:
+        assert getattr(pointadapterx, name) is not None
+    script = "import sys, pointadapterx\nassert 'Predictor' in dir(pointadapterx)\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 def test_count_prints_the_budget_and_needs_neither_data_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:

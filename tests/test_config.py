@@ -11,6 +11,7 @@ import pytest
 from pointadapterx.cli import main
 from pointadapterx.config import SHIPPED, check_config, dump_config, load_config
 from pointadapterx.errors import ConfigError
+from pointadapterx.peft import METHODS
 from tests.conftest import ROOT, small_config
 
 Write = Callable[[str, str], Path]
@@ -139,7 +140,7 @@ def test_overriding_the_method_replaces_its_section(write: Write) -> None:
     path = write("c.yaml", "_base_: base.yaml\n")
     assert load_config(path, ["method.name=dapt"]).method.rank == 64
     assert load_config(path, ["method.name=dapt", "method.rank=8"]).method.rank == 8
-    assert "rank" not in load_config(path, ["method.name=linear", "head.pools=[cls]"]).method
+    assert "rank" not in load_config(path, ["method.name=linear"]).method
 
 
 @pytest.mark.parametrize(
@@ -257,10 +258,49 @@ def test_impossible_combinations_are_listed_together(write: Write) -> None:
 
 def test_prompt_pools_need_a_method_that_makes_prompts(write: Write) -> None:
     path = write("c.yaml", "_base_: base.yaml\n")
-    (line,) = problems_of(path, "method.name=linear")
+    (line,) = problems_of(path, "method.name=linear", "head.pools=[cls, prompt_mean]")
     assert "prompt_mean needs prompt tokens, which method linear does not make" in line
     (line,) = problems_of(path, "method.prompts=false")
     assert "prompt_mean" in line
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("base", ["demo", "demo_linear", "scan_pb_t50_rs", "vtab/digits", "dumped"])
+def test_the_method_alone_may_change(name: str, base: str, tmp_path: Path) -> None:
+    """The head reads the prompts of a method that makes some, whatever the method of the config was."""
+    if base == "dumped":  # every key is set, as in the folder of a run
+        base = str(tmp_path / "config.yaml")
+        Path(base).write_text(dump_config(load_config("demo")))
+    with_prompts = METHODS[name].Options(name=name).makes_prompts
+    expected = ["cls", "prompt_mean", "patch_max"] if with_prompts else ["cls", "patch_max"]
+    assert load_config(base, [f"method.name={name}"]).head.pools == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "pools", "overrides", "expected"),
+    [
+        ("dapt_x", None, [], ["cls", "prompt_mean", "patch_max"]),
+        ("dapt_x", None, ["method.prompts=false"], ["cls", "patch_max"]),
+        ("e3va", None, ["method.prompts=true"], ["cls", "prompt_mean", "patch_max"]),
+        ("dapt_x", "[cls, patch_max]", ["method.name=dapt"], ["cls", "patch_max"]),  # chosen, and still possible
+        ("dapt_x", "[cls]", ["method.name=linear"], ["cls"]),
+        ("dapt_x", "[patch_mean, prompt_max]", ["method.name=lora"], ["patch_mean"]),
+        ("dapt_x", "[prompt_max]", ["method.name=lora"], ["cls", "patch_max"]),
+        ("dapt_x", None, ["method.name=linear", "head.pools=[patch_max]"], ["patch_max"]),
+        ("dapt_x", None, ["head.pools=[patch_max]", "method.name=linear"], ["patch_max"]),
+    ],
+)
+def test_pools_follow_the_method(
+    write: Write, method: str, pools: str | None, overrides: list[str], expected: list[str]
+) -> None:
+    head = f"head: {{pools: {pools or 'null'}}}\n"
+    write("one.yaml", f"_base_: base.yaml\nmethod: {{name: {method}}}\n{head}")
+    path = write("two.yaml", "_base_: one.yaml\n")
+    assert load_config(path, overrides).head.pools == expected
+    names = [text.removeprefix("method.name=") for text in overrides if text.startswith("method.name=")]
+    if names == overrides and names:  # in a file of its own as well
+        other = write("three.yaml", f"_base_: one.yaml\nmethod: {{name: {names[0]}}}\n")
+        assert load_config(other).head.pools == expected
 
 
 def test_the_number_of_classes_is_that_of_the_data(write: Write) -> None:

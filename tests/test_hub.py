@@ -327,6 +327,8 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
         f"{calibration['calibration_error']:.2f} %, without it {calibration['calibration_error_before']:.2f} %" in text
     )
     info.config["eval"]["protocol"] = "published"
+    assert "optimistic" not in write_card(info, report, Address("owner/digits"), None)  # one epoch: no choice
+    info.config["train"]["epochs"] = 2
     assert "so the figures are optimistic" in write_card(info, report, Address("owner/digits"), None)
 
 

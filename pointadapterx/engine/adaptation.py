@@ -33,7 +33,24 @@ PROTOCOLS = {
     "last": "last: the last epoch of the whole training set, nothing selected, test set used once",
     "published": "published: best epoch selected on the TEST set, optimistic",
 }
-"""How the kept epoch was chosen, in words that stand beside every figure."""
+LAST_KEPT = {
+    "validation": "validation: the last epoch kept, the only one scored on a part of the training set, test set used "
+    "once",
+    "published": "published: the last epoch kept, the only one scored on the TEST set",
+}
+"""The same where ``eval.every`` leaves a single epoch to choose from."""
+
+
+def chooses(config: Mapping[str, Any]) -> bool:
+    """Whether a run of this config has several epochs to choose from."""
+    settings = config["eval"]
+    return settings["protocol"] != "last" and settings["every"] < config["train"]["epochs"]
+
+
+def protocol_words(config: Mapping[str, Any]) -> str:
+    """How the kept epoch is chosen, in words that stand beside every figure."""
+    protocol = config["eval"]["protocol"]
+    return PROTOCOLS[protocol] if chooses(config) else LAST_KEPT.get(protocol, PROTOCOLS[protocol])
 
 
 class AdaptationTrainer(Trainer):
@@ -105,7 +122,7 @@ class AdaptationTrainer(Trainer):
         """Evaluates on the selection part and keeps the adapter if it is the best so far."""
         progress, settings = self.progress, self.config["eval"]
         record["train_accuracy"] = 100.0 * means["correct"].item()
-        record["protocol"] = PROTOCOLS[self.protocol]
+        record["protocol"] = protocol_words(self.config)
         record |= routing_record(means)
         for warning in starved_experts([*progress.history, record]):
             log.warning(warning)
@@ -146,9 +163,10 @@ class AdaptationTrainer(Trainer):
             line += (
                 f"  {name} OA {record[f'{name}_overall_accuracy']:.2f}"
                 f" mAcc {record[f'{name}_mean_class_accuracy']:.2f}"
-                f"{' (selects on TEST)' if name == 'test' else ''}"
-                f"  best {self.progress.best_score:.2f} (epoch {self.progress.best_epoch + 1})"
+                f"{' (selects on TEST)' if name == 'test' and chooses(self.config) else ''}"
             )
+            if chooses(self.config):
+                line += f"  best {self.progress.best_score:.2f} (epoch {self.progress.best_epoch + 1})"
         routing = routing_line(record)
         return f"{line}  {routing}" if routing else line
 
@@ -161,7 +179,7 @@ class AdaptationTrainer(Trainer):
     def _save_adapter(self, selected: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
             story = {
-                "protocol": PROTOCOLS[self.protocol],
+                "protocol": protocol_words(self.config),
                 "regime": regime(self.config["data"]),
                 "epoch": self.progress.epoch + 1,
                 **self._form_of_inputs,

@@ -104,7 +104,7 @@ class AdapterBank(nn.Module):
             )
         head = ClassificationHead(self.backbone.dim, **info.config["head"])
         model = AdaptedModel(self.backbone, method, head, info.config["train"]["frozen_bn"])
-        model.recipe = model_recipe(info.config)
+        model.recipe, model.num_points = model_recipe(info.config), info.config["data"]["num_points"]
         before = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
         load_adapter(model, info)
         own = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}

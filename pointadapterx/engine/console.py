@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -102,6 +103,20 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno == logging.WARNING else "red" if record.levelno > logging.WARNING else None
         console.print(self.format(record), style=style, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """For work whose length nobody knows: a line that changes and disappears, or lines on standard error.
+
+    Yields:
+        A function to call with what is done next.
+    """
+    if not console.is_terminal:
+        yield lambda text: print(f"{text} …", file=sys.stderr, flush=True)
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(f"{escape(text)} …")
 
 
 @contextmanager

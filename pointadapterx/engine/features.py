@@ -29,7 +29,8 @@ from pointadapterx import datasets, models, ops, peft
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
-from pointadapterx.files import locked, sync_folder, write_json
+from pointadapterx.files import sync_folder, write_json
+from pointadapterx.locks import in_turn
 from pointadapterx.models.adapted import AdaptedModel, hash_tensors
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 
@@ -130,7 +131,7 @@ def open_features(
         if stored is None:
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                with locked(folder.with_name(f".{key}.lock")):
+                with in_turn(folder.with_name(f".{key}.lock"), folder):
                     if _read(folder, len(dataset), views or 1) is None:  # which another process may have written
                         with _in_eval_mode(model):
                             _compute(model, dataset, config, accelerator, views, folder, description)

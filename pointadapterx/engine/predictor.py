@@ -19,11 +19,12 @@ from pointadapterx import ops
 from pointadapterx.datasets.folder import AXES, BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES, decode
 from pointadapterx.datasets.inputs import ImageInputs, PointInputs
-from pointadapterx.datasets.point_files import KINDS, Cloud, Reading, checked_cloud
+from pointadapterx.datasets.point_files import KINDS, Cloud, Reading
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model
+from pointadapterx.engine.given import File, Given, Item, listed, points_of
 from pointadapterx.engine.precision import multiplies_bf16
 from pointadapterx.engine.preparation import Preparation, mean_extents, wants_unit_sphere
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
@@ -31,7 +32,6 @@ from pointadapterx.models.adapted import AdaptedModel
 
 log = logging.getLogger(__name__)
 
-File = str | Path
 MOST_WAITING = 4  # times the batch size, of files that wait for their turn, those that failed among them
 ENOUGH_FOR_AXES = 8  # clouds before anything is said of which axis points up
 BETTER = 0.5  # of the deviation from the training set's extents, that another axis must leave
@@ -63,7 +63,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """An input of which nothing can be said, and why."""
+    """An input of which nothing can be said; it stands where its prediction would be, and the others go on.
+
+    Attributes:
+        name: of the input.
+        reason: what is wrong with it, in a line that names it.
+    """
 
     name: str
     reason: str
@@ -162,18 +167,26 @@ class Predictor:
         chosen = next(iter(self._infos.values())).config["data"]["suffixes"]
         return tuple(chosen) if chosen else KINDS
 
-    def __call__(self, inputs: Sequence[File | np.ndarray | Tensor]) -> list[Prediction | Failure]:
-        """All predictions, in the order of the inputs; see :meth:`stream`."""
+    def __call__(self, inputs: Given) -> list[Prediction | Failure]:
+        """All predictions, in the order of the inputs, a failure where there is none; see :meth:`stream`."""
         return list(self.stream(inputs))
 
-    def stream(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[Prediction | Failure]:
+    def stream(self, inputs: Given) -> Iterator[Prediction | Failure]:
         """Predictions as they are made, in the order of the inputs, one an adapter; a failure takes their place.
 
         Files are read while the model computes, and a bounded number is in memory.
 
         Args:
-            inputs: files; or points (N, 3 or more) as arrays or tensors, named by their number.
+            inputs: a file; a folder, for the files in it and below; points (N, 3 or more) as an array or tensor, or a
+                batch of such; or a list of these. Arrays are named by their number.
+
+        Raises:
+            DataError: for a folder without a file that can be read.
+            TypeError: for anything else.
         """
+        return self._stream(listed(inputs, self.suffixes))
+
+    def _stream(self, inputs: Sequence[Item]) -> Iterator[Prediction | Failure]:
         waiting: list[_Ready | Failure] = []
         for item in self._read(inputs):
             waiting.append(item)
@@ -183,9 +196,9 @@ class Predictor:
                 waiting = []
         yield from self._answer(waiting)
 
-    def prepared(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[Tensor | Failure]:
+    def prepared(self, inputs: Given) -> Iterator[Tensor | Failure]:
         """Each input as the model takes it, (1, N, 3) or (1, channels, S, S) on its device; or why it cannot be."""
-        for item in self._read(inputs):
+        for item in self._read(listed(inputs, self.suffixes)):
             yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device)
 
     def doubts(self) -> list[str]:
@@ -207,15 +220,18 @@ class Predictor:
             f"the clouds are shaped as if {axis} pointed up, not {self._form.up}; if so, give it as up (--up {axis})",
         ]
 
-    def _read(self, inputs: Sequence[File | np.ndarray | Tensor]) -> Iterator[_Ready | Failure]:
-        files = [str(item) for item in inputs if isinstance(item, str | Path)]
+    def _read(self, inputs: Sequence[Item]) -> Iterator[_Ready | Failure]:
+        files = [item for item in inputs if isinstance(item, str)]
         reader = self._form.reader()
         contents = read_ahead(reader, files, BLOCK, self.workers)
         for number, item in enumerate(inputs):
-            if isinstance(item, str | Path):
-                name, content = str(item), next(contents)
+            name = item if isinstance(item, str) else f"input {number}"
+            if isinstance(item, str):
+                content = next(contents)
+            elif isinstance(reader, CloudReader):
+                content = points_of(item, name, reader)
             else:
-                name, content = f"input {number}", _array(item, f"input {number}", reader)
+                content = f"{name} is an array; an adapter for pictures takes files"
             yield Failure(name, content) if isinstance(content, str) else self._prepare(name, content)
 
     def _prepare(self, name: str, content: Cloud | np.ndarray) -> _Ready | Failure:
@@ -411,20 +427,3 @@ def _is_bf16(wanted: str | None, trained: str, device: torch.device) -> bool:
     if wanted == "bf16" and not possible:
         log.warning("%s has no bf16: predicting in fp32, in which nothing is lost", device)
     return possible and (wanted or trained) != "fp32"
-
-
-def _array(values: np.ndarray | Tensor, where: str, reader: CloudReader | _ImageReader) -> Cloud | str:
-    """Points of an array as a reader has those of a file; or what is wrong with it."""
-    if not isinstance(reader, CloudReader):
-        return f"{where} is an array; an adapter for pictures takes files"
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()
-    points = np.asarray(values)
-    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
-        return f"{where} is {points.dtype} of shape {points.shape}, not numbers (points, 3 or more)"
-    if len(points) == 0:
-        return f"{where} holds no point"
-    try:
-        return reader.reduce(checked_cloud(points, where, reader.reading), where)
-    except DataError as error:
-        return str(error)

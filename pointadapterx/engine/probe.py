@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch.optim.swa_utils import update_bn
 
+from pointadapterx.arrays import as_array
 from pointadapterx.datasets import PointClouds, resample_test
 from pointadapterx.engine.metrics import require_finite
 from pointadapterx.models.backbone import Backbone
@@ -48,7 +49,7 @@ def frozen_features(
             patches = backbone(points, plain).sequence.patches
         rows.append(torch.cat([patches.amax(dim=1), patches.mean(dim=1)], dim=-1).float().cpu())
     backbone.train(was_training)
-    return torch.cat(rows).numpy()
+    return as_array(torch.cat(rows))
 
 
 def calibrate_batch_norm(backbone: PointMAE, dataset: PointClouds, config: Mapping[str, Any]) -> None:

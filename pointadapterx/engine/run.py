@@ -34,7 +34,7 @@ from pointadapterx.config import LOCATIONS, dump_config, load_config, without_lo
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.adaptation import ADAPTER_FILE, PROTOCOLS, AdaptationTrainer
+from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses, protocol_words
 from pointadapterx.engine.calibration import fit_temperature, summary
 from pointadapterx.engine.checkpoint import (
     AdapterInfo,
@@ -45,6 +45,7 @@ from pointadapterx.engine.checkpoint import (
     save_adapter,
     versions,
 )
+from pointadapterx.engine.claim import claimed, refuse_if_claimed
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.evaluator import evaluate, evaluate_hidden, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
@@ -65,6 +66,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 PROBE_SEEDS = (0, 1, 2)  # initialisations of the random backbones
+ANOTHER_OUTPUT = "choose another --output"
 PUBLISHED_VOTES = 299  # the number of test-set votes whose maximum the published tables print
 
 
@@ -126,26 +128,27 @@ def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator
 
     Raises:
         PointAdapterXError: for wrong data, weights, or a folder that is taken.
+        InUseError: if another process is training into it.
     """
     folder = _agree(output or Path("runs") / name / time.strftime("%Y%m%d-%H%M%S"))
     require_utf8(folder)
+    refuse_if_claimed(folder, ANOTHER_OUTPUT)
+    _require_no_run(folder)
+    # What is stored names the precision, so a run is resumed and tested as it was trained, whatever the machine.
+    config = {**config, "train": {**config["train"], "precision": precision_of(accelerator)}}
+    trainer = _trainer(config, folder, accelerator)
+    with claimed(folder, accelerator, ANOTHER_OUTPUT, lambda: _require_no_run(folder)):
+        if accelerator.is_main_process:
+            write_text(folder / CONFIG_FILE, dump_config(config))
+        accelerator.wait_for_everyone()
+        return _fit(trainer)
+
+
+def _require_no_run(folder: Path) -> None:
     if (folder / CONFIG_FILE).exists():
         raise PointAdapterXError(
             f"{folder}: already holds a run; continue it with --resume {folder}, or choose another --output"
         )
-    # What is stored names the precision, so a run is resumed and tested as it was trained, whatever the machine.
-    config = {**config, "train": {**config["train"], "precision": precision_of(accelerator)}}
-    trainer = _trainer(config, folder, accelerator)
-    if accelerator.is_main_process:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PointAdapterXError(
-                f"{folder}: cannot be created ({error.strerror}); choose another --output"
-            ) from None
-        write_text(folder / CONFIG_FILE, dump_config(config))
-    accelerator.wait_for_everyone()
-    return _fit(trainer)
 
 
 def resume(folder: Path, overrides: list[str]) -> Path:
@@ -161,6 +164,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     Raises:
         CheckpointError: if there is no state to continue from.
         ConfigError: for an override that would make it another run.
+        InUseError: if the run is still running.
     """
     folder = folder.parent if folder.is_file() else folder
     for text in overrides:
@@ -174,12 +178,17 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     require_utf8(folder)
     config = load_config(folder / CONFIG_FILE, overrides)
     accelerator = make_accelerator(config["train"]["precision"])
+    with claimed(folder, accelerator, "wait for it, or stop it first"):
+        return _continue(config, folder, accelerator)
+
+
+def _continue(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> Path:
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
     adapts = isinstance(trainer, AdaptationTrainer)
     if adapts and trainer.progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
-            f"{folder}: {ADAPTER_FILE}, the best epoch's adapter, is gone and cannot be made again from the state; "
+            f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
             "restore it, or start a new run"
         )
     if not adapts and trainer.progress.epoch >= config["train"]["epochs"] and not (folder / WEIGHTS_FILE).is_file():
@@ -210,6 +219,7 @@ def test(
     Raises:
         ConfigError: for an override that would make it another model.
         CheckpointError: if the adapter does not fit backbone or data.
+        InUseError: if another process is writing into the folder.
     """
     for text in overrides:
         if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=")):
@@ -238,28 +248,29 @@ def test(
         console.print(_parameter_table(config, count_parameters(model)))
     beside = Path("runs") / Address.parse(str(adapter)).name if on_hub else info.path.parent
     folder = _agree(output or beside / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
-    report = _evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))
-    report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
-    if copies is not None or published:
-        seeds = list(range(PUBLISHED_VOTES)) if published else config["eval"]["vote"]["seeds"]
-        votes, first = vote_over_seeds(
-            model,
-            dataset,
-            config,
-            accelerator,
-            copies=copies or config["eval"]["vote"]["copies"],
-            seeds=seeds,
-            published=published,
-        )
-        report["vote"] = votes | {"first_vote": compute_metrics(first, dataset.classes)}
+    with claimed(folder, accelerator, ANOTHER_OUTPUT):
+        report = _evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))
+        report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
+        if copies is not None or published:
+            seeds = list(range(PUBLISHED_VOTES)) if published else config["eval"]["vote"]["seeds"]
+            votes, first = vote_over_seeds(
+                model,
+                dataset,
+                config,
+                accelerator,
+                copies=copies or config["eval"]["vote"]["copies"],
+                seeds=seeds,
+                published=published,
+            )
+            report["vote"] = votes | {"first_vote": compute_metrics(first, dataset.classes)}
+            if accelerator.is_main_process:
+                protocol = votes.get("label", info.metrics.get("protocol"))
+                path = folder / f"vote_{PREDICTIONS_FILE}"
+                write_predictions(path, first, dataset.classes, dataset.names, protocol, dataset.groups)
+                console.print(_vote_line(votes))
         if accelerator.is_main_process:
-            protocol = votes.get("label", info.metrics.get("protocol"))
-            path = folder / f"vote_{PREDICTIONS_FILE}"
-            write_predictions(path, first, dataset.classes, dataset.names, protocol, dataset.groups)
-            console.print(_vote_line(votes))
-    if accelerator.is_main_process:
-        write_json(folder / "test.json", report)
-        log.info("written: %s", folder / "test.json")
+            write_json(folder / "test.json", report)
+            log.info("written: %s", folder / "test.json")
     return report
 
 
@@ -323,7 +334,7 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
     """The kept adapter on the test set."""
     accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
     info = _calibrate(trainer, load_adapter(trainer.model, folder / ADAPTER_FILE))
-    protocol = PROTOCOLS[config["eval"]["protocol"]]
+    protocol = protocol_words(config)
     report = _evaluate_and_write(trainer.model, trainer.splits.test, config, accelerator, folder, info, protocol)
     if trainer.selection is not None:
         report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
@@ -331,7 +342,8 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
         "best_epoch": trainer.progress.best_epoch + 1,
         "adapter_bytes": (folder / ADAPTER_FILE).stat().st_size,
     }
-    log.info("best epoch %d; adapter: %s (%.2f MB)", report["best_epoch"], *_size(folder / ADAPTER_FILE))
+    kept = f"{'best' if chooses(config) else 'last'} epoch {report['best_epoch']} kept"
+    log.info("%s; adapter: %s (%.2f MB)", kept, *_size(folder / ADAPTER_FILE))
     return report
 
 

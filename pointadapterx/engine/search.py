@@ -21,6 +21,7 @@ from pointadapterx.config import LOCATIONS, load_config
 from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.adaptation import ADAPTER_FILE
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter
+from pointadapterx.engine.claim import claimed
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.engine.run import CONFIG_FILE, METRICS_FILE, make_accelerator
@@ -62,10 +63,16 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
         ConfigError: for another method, a run of one architecture, one without a validation part, or an override that
             is not of the search.
         CheckpointError: if the folder holds no trained supernet.
+        InUseError: if the run or another search is still running.
     """
     config = _config(folder, overrides)
-    info = read_adapter(folder / ADAPTER_FILE)
     accelerator = make_accelerator(config["train"]["precision"])
+    with claimed(folder, accelerator, "wait for it, or stop it first"):
+        return _search(folder, config, accelerator)
+
+
+def _search(folder: Path, config: Mapping[str, Any], accelerator: Accelerator) -> Candidate:
+    info = read_adapter(folder / ADAPTER_FILE)
     with accelerator.main_process_first():
         train, validation, _ = build_splits(config)
     assert validation is not None

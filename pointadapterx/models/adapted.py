@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pointadapterx.errors import MergeError
+from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.models.head import ClassificationHead
+from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.linear import Linear
 
@@ -48,9 +50,12 @@ class AdaptedModel(nn.Module):
     Attributes:
         backbone_hash: see :func:`hash_backbone`, of the backbone as it came.
         recipe: the sections of the config that decide what the model computes, where it was built from one.
+        num_points: of the clouds that it is trained on and tested with, where it was built from a config of clouds.
     """
 
     recipe: dict[str, Any] | None = None
+    num_points: int | None = None
+    _warned_of_number = False
 
     def __init__(
         self,
@@ -121,14 +126,48 @@ class AdaptedModel(nn.Module):
         self.eval()
 
     def forward(self, inputs: Tensor | Frozen) -> ModelOutput:
-        """Inputs of the backbone, for example points (B, N, 3), or what is kept of them -> :class:`ModelOutput`."""
+        """Inputs of the backbone, for example points (B, N, 3), or what is kept of them -> :class:`ModelOutput`.
+
+        Clouds are taken as they come: one of another number of points than :attr:`num_points` costs accuracy, of which
+        a warning is given once. :meth:`resample` brings them to that number.
+        """
+        self._check_number(inputs)
         features = self.method.run(self.backbone, inputs)
         auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
         return ModelOutput(self.head(features.sequence), auxiliary)
 
     def pooled(self, inputs: Tensor) -> Tensor:
         """Inputs of the backbone -> what the head's ``mlp`` reads, (B, pools · C)."""
+        self._check_number(inputs)
         return self.head.pool(self.method.run(self.backbone, inputs).sequence)
+
+    def resample(self, points: Tensor) -> Tensor:
+        """Clouds (B, N, 3) with the number of points of a test, as it chooses them: (B, ``num_points``, 3).
+
+        The farthest points from the first one on; of a cloud with fewer some are repeated.
+
+        Raises:
+            ConfigError: if the model is of images, or was not built from a config.
+        """
+        grouping = getattr(self.backbone, "grouping", None)
+        if self.num_points is None or grouping is None:
+            raise ConfigError("resample: the model takes no clouds, or was not built from a config of clouds")
+        found, wanted = points.shape[1], self.num_points
+        if found <= wanted:
+            return points[:, torch.arange(wanted, device=points.device) % found]
+        chosen = farthest_point_sample(points, wanted, skip_origin=grouping.skip_origin)
+        return points.take_along_dim(chosen.unsqueeze(-1), dim=1)
+
+    def _check_number(self, inputs: Tensor | Frozen) -> None:
+        if torch.compiler.is_compiling() or self.num_points is None or self._warned_of_number:
+            return
+        if isinstance(inputs, Tensor) and inputs.ndim == 3 and inputs.shape[1] != self.num_points:
+            self._warned_of_number = True
+            warnings.warn(
+                f"clouds of {inputs.shape[1]} points, but the model is of {self.num_points} (data.num_points), and "
+                "accuracy suffers; give it model.resample(points), or use Predictor, which resamples (said once)",
+                stacklevel=5,  # whoever calls the module
+            )
 
     def train(self, mode: bool = True) -> AdaptedModel:
         """Training mode for everything except frozen BatchNorm (see ``frozen_bn``)."""

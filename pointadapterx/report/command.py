@@ -209,7 +209,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
     if run:
         found |= {
             "OA as the run recorded it": f"{run['test']['overall_accuracy']:.2f}",
-            "epochs, best": f"{run['epochs']}, {run['best_epoch']}",
+            "epochs, kept": f"{run['epochs']}, {run['best_epoch']}",
             "seconds an epoch": f"{run['seconds_per_epoch']:.2f}",
             "peak memory": "–" if run["peak_memory_mib"] is None else f"{run['peak_memory_mib']:,.0f} MiB",
             "hardware": str(run["hardware"]),

@@ -82,9 +82,9 @@ def _legend() -> list[str]:
 
 
 def render_overview(table: Table) -> list[str]:
-    """Title and table of methods × columns for a terminal; empty where the report has none."""
+    """Title and table of methods × columns for a terminal; empty where there is no result."""
     header, rows = _overview_cells(table, printable)
-    if not header:
+    if not rows:
         return []
     widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
@@ -92,9 +92,9 @@ def render_overview(table: Table) -> list[str]:
 
 
 def _overview(table: Table) -> Iterator[str]:
-    header, rows = _overview_cells(table, markdown)
-    if not header:
+    if len(table.columns) < 2 and not table.context.given:  # its own table says the same
         return
+    header, rows = _overview_cells(table, markdown)
     yield ""
     yield from _markdown(header, rows)
     groups, published = table.context.groups, table.context.published
@@ -119,15 +119,13 @@ def _overview(table: Table) -> Iterator[str]:
 
 
 def _overview_cells(table: Table, shown: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of methods × columns, means of groups and published rows; empty for one column by itself.
+    """Header and rows of methods × columns, means of groups and published rows.
 
     Args:
         table: of the study.
         shown: how its names are shown.
     """
     context = table.context
-    if len(table.columns) < 2 and not context.given:
-        return [], []
     header = [
         "OA %",
         *(["trainable, M"] if context.given else []),

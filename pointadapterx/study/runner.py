@@ -1,7 +1,7 @@
 """Trains the runs of a study: several at a time, each once, whatever is killed in between.
 
-Every run is a process of its own. It inherits a lock on a file of its folder, so a run whose study was killed is
-waited for by the next one, not trained twice.
+Every run is a process of its own, and is locked twice: its folder by the study that waits for it, and its output by its
+own process. So a run of another study, or of one that was killed, is waited for, not trained twice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import torch
 
 from pointadapterx.config import LOCATIONS, dump_config
 from pointadapterx.datasets.workers import available_cores
+from pointadapterx.engine import claim
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.run import CONFIG_FILE
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.trainer import STATE_FILE
-from pointadapterx.errors import PointAdapterXError
-from pointadapterx.files import HAS_LOCKS, try_lock, write_text
+from pointadapterx.files import write_text
+from pointadapterx.locks import Hold, holder, is_held, try_hold
 from pointadapterx.study.plan import Plan, Run, Use
 from pointadapterx.study.records import (
     DIVERGED,
@@ -71,12 +72,13 @@ class Outcome:
 
 @dataclass
 class _Job:
-    """A run in progress; ``process`` is None where another study, maybe a killed one, started it."""
+    """A run in progress; without ``process`` and ``hold`` where another study, maybe a killed one, started it."""
 
     use: Use
     slot: int
-    process: subprocess.Popen[bytes] | None
-    log_start: int
+    process: subprocess.Popen[bytes] | None = None
+    hold: Hold | None = None
+    log_start: int = 0
     started: float = field(default_factory=time.monotonic)
 
 
@@ -88,9 +90,6 @@ class Runner:
         command: arguments after ``python`` for a run and its folder; for tests.
         after_run: called with what is known each time runs have ended.
         known: lines of earlier studies, for runs that have not ended in the folder of the runs.
-
-    Raises:
-        PointAdapterXError: on a system without POSIX file locks.
     """
 
     def __init__(
@@ -100,10 +99,6 @@ class Runner:
         after_run: Callable[[Outcome], object] = lambda outcome: None,
         known: Known | None = None,
     ) -> None:
-        if not HAS_LOCKS:
-            raise PointAdapterXError(
-                "studies need POSIX file locks, which this system does not have; use Linux or macOS"
-            )
         self.plan = plan
         self.folder = Path(plan.study.runs)
         self.processes = plan.study.processes
@@ -202,39 +197,48 @@ class Runner:
         run, folder = use.run, self.folder / use.run.name
         folder.mkdir(parents=True, exist_ok=True)
         slot = min(set(range(self.processes)) - {job.slot for job in self._jobs.values()})
-        with (folder / LOCK).open("a") as lock:
-            if not try_lock(lock):
-                log.info("%s: a process is still at it, waiting for it", folder)
-                self._jobs[run.name] = _Job(use, slot, None, 0)
-                return
-            if self._remember(run):  # finished by a process that ended a moment ago
-                return
-            write_text(folder / CONFIG, dump_config(run.config))
-            output = folder / OUTPUT
-            if output.exists() and not _is_resumable(output):
-                shutil.rmtree(output)  # killed before its first state; a run starts in a folder of its own
-            arguments = self.command(run, folder)
-            with (folder / LOG).open("ab") as text:
-                text.write(f"$ {' '.join(arguments)}\n".encode())
-                text.flush()
-                process = subprocess.Popen(
-                    [sys.executable, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=text,
-                    stderr=subprocess.STDOUT,
-                    env=environment(slot, self.processes),
-                    pass_fds=[lock.fileno()],
-                    start_new_session=True,  # ctrl-C reaches it once, from here
-                )
-                self._jobs[run.name] = _Job(use, slot, process, text.tell())
+        hold = None if is_held(folder / OUTPUT / claim.LOCK) else try_hold(folder / LOCK)
+        if hold is None:
+            self._wait_for_another(use, slot)
+            return
+        if self._remember(run):  # finished by a process that ended a moment ago
+            hold.release()
+            return
+        write_text(folder / CONFIG, dump_config(run.config))
+        output = folder / OUTPUT
+        if output.exists() and not _is_resumable(output):
+            shutil.rmtree(output)  # killed before its first state; a run starts in a folder of its own
+        arguments = self.command(run, folder)
+        with (folder / LOG).open("ab") as text:
+            text.write(f"$ {' '.join(arguments)}\n".encode())
+            text.flush()
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=text,
+                stderr=subprocess.STDOUT,
+                env=environment(slot, self.processes),
+                start_new_session=True,  # ctrl-C reaches it once, from here
+            )
+            self._jobs[run.name] = _Job(use, slot, process, hold, text.tell())
+
+    def _wait_for_another(self, use: Use, slot: int) -> None:
+        folder = self.folder / use.run.name
+        locks = (folder / OUTPUT / claim.LOCK, folder / LOCK)
+        log.info("%s: %s is still at it, waiting for it", folder, holder(next(filter(is_held, locks), locks[0])))
+        self._jobs[use.run.name] = _Job(use, slot)
 
     def _collect(self) -> int:
         """Takes in the runs that have ended and returns how many."""
         ended = [job for job in self._jobs.values() if self._has_ended(job)]
         for job in ended:
             del self._jobs[job.use.run.name]
+            if job.hold is not None:
+                job.hold.release()
             if self._remember(job.use.run):
                 self._report(job)
+            elif is_held(self.folder / job.use.run.name / OUTPUT / claim.LOCK):  # it was refused, being a second one
+                self._wait_for_another(job.use, job.slot)
             elif job.process is not None:
                 self._take_in_failure(job, job.process.returncode)
         if ended:
@@ -258,8 +262,8 @@ class Runner:
     def _has_ended(self, job: _Job) -> bool:
         if job.process is not None:
             return job.process.poll() is not None
-        with (self.folder / job.use.run.name / LOCK).open("a") as lock:
-            return try_lock(lock)
+        folder = self.folder / job.use.run.name
+        return not is_held(folder / LOCK) and not is_held(folder / OUTPUT / claim.LOCK)
 
     def _report(self, job: _Job) -> None:
         """Logs the result of a finished run."""
@@ -281,6 +285,8 @@ class Runner:
         for process in own:
             process.wait()
         for job in self._jobs.values():
+            if job.hold is not None:
+                job.hold.release()
             self._remember(job.use.run)
 
 

@@ -176,7 +176,7 @@ def _conditions(record: Record) -> Conditions:
         row=record.row,
         replicate=record.replicate if draws_data(record.replicate_key) else "",
         regime=record.regime or "not told",
-        protocol=record.protocol or "not told",
+        protocol=(record.protocol or "not told").partition(":")[0],  # ``selection`` says which epochs it chose from
         selection=record.selection or "not told",
         test_set=f"{record.data} {(record.test_checksum or '')[:12]}",
     )

@@ -36,8 +36,10 @@ def class_attention(model: AdaptedModel, inputs: Tensor) -> Tensor:
         def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             heads = block.attn.num_heads
             query, key, _ = output.float().unflatten(-1, (3, heads, -1)).unbind(dim=2)  # each (B, L, heads, d)
-            scores = torch.einsum("bhd,blhd->bhl", query[:, 0] * query.shape[-1] ** -0.5, key)
-            found.append(scores.softmax(dim=-1).mean(dim=1)[:, -model.backbone.num_patches :].cpu())
+            with torch.autocast(output.device.type, enabled=False):  # which would take the product in bf16
+                scores = torch.einsum("bhd,blhd->bhl", query[:, 0] * query.shape[-1] ** -0.5, key)
+                weights = scores.softmax(dim=-1).mean(dim=1)
+            found.append(weights[:, -model.backbone.num_patches :].cpu())
 
         return hook
 

@@ -21,7 +21,7 @@ import open3d
 renderer = open3d.visualization.rendering.OffscreenRenderer(8, 8)
 renderer.render_to_image()
 """
-MISSING = "Open3D is not installed; pip install open3d"
+MISSING = "Open3D is not installed; pip install open3d (1 GB)"
 NEEDED = (
     "it needs a Vulkan driver and some libraries, on Debian and Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers "
     "libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6"

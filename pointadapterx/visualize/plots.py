@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pointadapterx.arrays import as_array
 from pointadapterx.datasets import build_inputs
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
@@ -34,7 +35,7 @@ def experts(subject: Subject) -> Figure:
     figure = _figure(11, 4)
     left, right = figure.subplots(1, 2)
     names = list(loads)
-    table = 100 * np.stack([load.numpy() for load in loads.values()])  # (uses, E)
+    table = 100 * np.stack([as_array(load) for load in loads.values()])  # (uses, E)
     image = left.imshow(table.T, aspect="auto", cmap=AMOUNTS, vmin=0, vmax=max(100 / table.shape[1], table.max()))
     left.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     left.set_yticks(range(table.shape[1]), [f"expert {i + 1}" for i in range(table.shape[1])], fontsize=8)
@@ -49,7 +50,7 @@ def experts(subject: Subject) -> Figure:
     bar.ax.axhline(100 * uniform, color="white", linewidth=2.5)
     bar.ax.axhline(100 * uniform, color="black", linestyle="--", linewidth=1.2)
     bar.set_label(f"dashed: each as much, {100 * uniform:.3g} %", fontsize=8)
-    through = np.stack([gate.numpy() for gate in gates.values()])  # (uses, E)
+    through = np.stack([as_array(gate) for gate in gates.values()])  # (uses, E)
     for expert, colour in enumerate(of_kinds(through.shape[1])):
         marker = MARKERS[expert % len(MARKERS)]
         right.plot(through[:, expert], marker=marker, color=tuple(colour), label=f"expert {expert + 1}")
@@ -114,7 +115,7 @@ def embedding(subjects: Sequence[Subject], kind: str) -> Figure:
 
 def _embedded(subject: Subject, kind: str) -> np.ndarray:
     """Features of the test split, (n, width) -> (n, 2)."""
-    values = subject.features.numpy()
+    values = as_array(subject.features)
     if len(values) < FEWEST:
         raise ConfigError(f"{kind} of {len(values)} test samples shows nothing; it needs {FEWEST}")
     if not np.isfinite(values).all() or not np.ptp(values, axis=0).any():

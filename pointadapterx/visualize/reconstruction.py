@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from pointadapterx.arrays import as_array
 from pointadapterx.models.grouping import Groups
 from pointadapterx.text import printable
 from pointadapterx.visualize.colours import GREY, KINDS, rgb
@@ -30,10 +31,10 @@ def reconstruction_sheet(groups: Groups, mask: Tensor, predicted: Tensor, names:
     rows = []
     for row, hidden in enumerate(mask):
         name = "" if names is None else f"{printable(names[row])}: "
-        visible = truth[row][~hidden].flatten(0, 1).numpy()
+        visible = as_array(truth[row][~hidden].flatten(0, 1))
         views = [View(f"{name}visible", visible, _grey(len(visible)))]
         for title, cloud, colour in (("predicted", restored, PREDICTED), ("truth", truth, HIDDEN)):
-            others = cloud[row][hidden].flatten(0, 1).numpy()
+            others = as_array(cloud[row][hidden].flatten(0, 1))
             colours = np.concatenate([_grey(len(visible)), np.tile(colour, (len(others), 1))])
             views.append(View(title, np.concatenate([visible, others]), colours))
         rows.append(views)

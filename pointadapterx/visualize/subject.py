@@ -15,6 +15,7 @@ from pointadapterx.build import build_splits, build_test_split
 from pointadapterx.datasets import Samples, build_inputs
 from pointadapterx.engine.checkpoint import build_restored, model_config, read_adapter
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
+from pointadapterx.engine.given import listed
 from pointadapterx.engine.metrics import Predictions, require_finite
 from pointadapterx.engine.predictor import Failure, Predictor
 from pointadapterx.engine.run import make_accelerator
@@ -142,12 +143,13 @@ class Subject:
         return printable(f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}")
 
     def read_files(self, files: Sequence[str | Path]) -> Chosen:
-        """Files of one's own, prepared as ``predict`` does.
+        """Files of one's own, or those in folders, prepared as ``predict`` does.
 
         Raises:
             DataError: if one cannot be read.
         """
         predictor = Predictor(self.path, weights=self.config["backbone"]["weights"], device=self.device)
+        files = [str(file) for file in listed(files, predictor.suffixes)]
         values = []
         for item in predictor.prepared(files):
             if isinstance(item, Failure):

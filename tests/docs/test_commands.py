@@ -146,10 +146,12 @@ EXAMPLES: dict[str, Example] = {
         {'"cfgs/scan_pb_t50_rs_dapt.yaml"': f'"cfgs/scan_pb_t50_rs_dapt.yaml", {WIDE}'}
     ),
     'clouds = build_dataset("folder", "train"': Example({"4096": "2048"}),
-    'predictor = Predictor("runs/demo/<time>")': Example(needs={"points": "cloud"}),
+    'predictor = Predictor("runs/demo/<time>")': Example(
+        {'"scan.ply"': '"missing.ply", "scan.ply"'}, {"points": "cloud"}
+    ),
     'info = read_adapter("runs/demo/<time>/adapter.safetensors")': Example(),
-    "hidden, logits = model.head.classify(model.pooled(points))": Example(
-        {"points": "points[None]"}, needs={"points": "cloud", "model": "adapted", "info": "info"}
+    "inputs = model.resample(points)": Example(
+        {"resample(points)": "resample(points[None])"}, needs={"points": "cloud", "model": "adapted", "info": "info"}
     ),
     "merged = model.merge()": Example(needs={"model": "lora"}),
     "bank = AdapterBank(": Example({"points": "points.repeat(3, 1, 1)"}, needs={"points": "cloud"}),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import errno
 import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +21,16 @@ import torch
 import trimesh
 from PIL import Image
 
-from pointadapterx import Predictor
+from pointadapterx import AdapterBank, Predictor
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.cli import main
 from pointadapterx.datasets.resample import resample_test
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine import run
 from pointadapterx.engine.adaptation import ADAPTER_FILE
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
+from pointadapterx.engine.checkpoint import load_adapter, read_adapter, restore_model, save_adapter
 from pointadapterx.engine.predictor import Failure, Prediction
-from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import small_config
 
 Config = Callable[..., dict[str, Any]]
@@ -211,6 +213,85 @@ def test_columns_of_text_files_are_named(
     assert main(["predict", str(trained), str(file)]) == 3
     assert "its columns are id, one, two, three, of which no three are known" in capsys.readouterr().err
     assert main(["predict", str(trained), str(file), "--columns", "one, two, three"]) == 0
+
+
+@pytest.fixture(scope="module")
+def folder(clouds: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clouds as files, one of them below, and a file of another kind."""
+    root = tmp_path_factory.mktemp("folder")
+    (root / "below").mkdir()
+    for number, name in enumerate(("a.npy", "b.npy", "below/c.npy")):
+        np.save(root / name, clouds[number].numpy())
+    (root / "notes.md").write_text("of no kind that is read")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "folder", "array", "tensor", "batch", "iterator", "mixed"])
+def test_one_or_several_of_anything(kind: str, trained: Path, clouds: torch.Tensor, folder: Path) -> None:
+    first, names = clouds[0].numpy(), [str(folder / name) for name in ("a.npy", "b.npy", "below/c.npy")]
+    given, expected = {
+        "path": (folder / "a.npy", names[:1]),
+        "text": (names[0], names[:1]),
+        "folder": (str(folder), names),
+        "array": (first, ["input 0"]),
+        "tensor": (clouds[0], ["input 0"]),
+        "batch": (clouds[:3], ["input 0", "input 1", "input 2"]),
+        "iterator": (iter([names[0], folder / "b.npy"]), names[:2]),
+        "mixed": ([first, folder, clouds[1:3]], ["input 0", *names, "input 4", "input 5"]),
+    }[kind]
+    predictor = Predictor(trained)
+    found = only_predictions(predictor(given))
+    assert [one.name for one in found] == expected
+    (alone,) = only_predictions(predictor([names[0]]))
+    assert found[0].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (3, "inputs of type int: give a file, a folder, points"),
+        (None, "inputs of type NoneType: give"),
+        (b"scan.ply", "inputs of type bytes: give"),
+        ({"a": "scan.ply"}, "inputs of type dict: give"),
+        ({"scan.ply"}, "inputs of type set: give"),  # in no order
+        (["scan.ply", 3], r"inputs\[1\] of type int: give"),
+        ([[[0.0, 0.0, 0.0]]], r"inputs\[0\] of type list: give"),
+    ],
+)
+def test_anything_else_is_refused(given: Any, says: str, trained: Path) -> None:
+    with pytest.raises(TypeError, match=says):
+        Predictor(trained).stream(given)
+
+
+def test_a_folder_without_a_cloud(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file that is read in it"):
+        Predictor(trained)(tmp_path)
+
+
+def test_another_number_of_points_is_told_once(trained: Path, clouds: torch.Tensor) -> None:
+    """It computes something else without a word from the shapes; ``resample`` gives what a test has."""
+    model = restore_model(read_adapter(trained / ADAPTER_FILE)).eval()
+    assert model.num_points == 128
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resampled = model(model.resample(clouds)).logits
+        assert torch.equal(resampled, model(resample_test(clouds, 128)).logits)
+        with pytest.raises(UserWarning, match=r"clouds of 256 points, but the model is of 128 .*model\.resample"):
+            model(clouds)
+        other = model(clouds).logits  # told once
+        copy.deepcopy(model).pooled(clouds[:, :100])
+    assert not torch.allclose(resampled, other)
+    assert model.resample(clouds[:, :100]).shape == (len(clouds), 128, 3)
+    bank = AdapterBank({"one": trained / ADAPTER_FILE})
+    with pytest.warns(UserWarning, match="clouds of 256 points"):
+        bank(clouds)
+
+
+def test_images_have_no_number_of_points() -> None:
+    model = build_model(small_config("linear", kind="vit"))
+    assert model.num_points is None
+    with pytest.raises(ConfigError, match="resample: the model takes no clouds"):
+        model.resample(torch.zeros(1, 3, 16, 16))
 
 
 def test_arrays_far_from_the_origin_keep_their_shape(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:

@@ -302,6 +302,30 @@ def test_published_protocol_marks_every_output(run_config: Config, tmp_path: Pat
     assert label in report["protocol"]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "every", "says"),
+    [
+        ("validation", 1, "validation: best epoch selected on a part of the training set"),
+        ("validation", 2, "validation: the last epoch kept, the only one scored on a part of the training set"),
+        ("published", 3, "published: the last epoch kept, the only one scored on the TEST set"),
+        ("last", 1, "last: the last epoch of the whole training set, nothing selected"),
+    ],
+)
+def test_an_epoch_is_called_best_where_there_was_a_choice(
+    protocol: str, every: int, says: str, run_config: Config, tmp_path: Path
+) -> None:
+    config = run_config("linear", eval={"protocol": protocol, "every": every}, train={"epochs": 2})
+    train(config, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["protocol"].startswith(says)
+    assert read_adapter(tmp_path / "run" / ADAPTER_FILE).metrics["protocol"] == metrics["protocol"]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    chosen = "best epoch selected" in says
+    assert f"{'best' if chosen else 'last'} epoch {metrics['best_epoch']} kept; adapter: " in log
+    assert ("  best " in log) == chosen
+    assert chosen or metrics["best_epoch"] == 2
+
+
 def test_testing_again_leaves_the_run_as_it_is(run_config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(run_config(), folder)

@@ -56,7 +56,7 @@ def test_nothing_was_built(loader):
     module = loader()
     assert module.load() == "the compiled ops were not built"
     assert module.build_info() == {}
-    assert module.rebuild_command().startswith("pip install --no-build-isolation")
+    assert module.rebuild_command().startswith(f'"{sys.executable}" -m pip install --no-build-isolation')
 
 
 @pytest.mark.parametrize("info", ["{", "[]", ""])
@@ -68,6 +68,16 @@ def test_reason_and_command_of_a_failed_build_are_repeated(loader):
     module = loader(info={"torch": "2.13.0", "reason": "no compiler", "rebuild": "make it so"})
     assert module.load() == "no compiler"
     assert module.rebuild_command() == "make it so"
+
+
+def test_the_command_is_of_the_python_that_runs(loader, tmp_path):
+    info = {"torch": "2.13.0", "reason": "no compiler", "rebuild": 'cd "here" && {python} setup.py build_ext'}
+    module = loader(info=info | {"source": str(tmp_path)})
+    assert module.rebuild_command() == f'cd "here" && "{sys.executable}" setup.py build_ext'
+    module = loader(info=info | {"source": str(tmp_path / "of another machine")})
+    assert module.rebuild_command() == (
+        f'"{sys.executable}" -m pip install --no-build-isolation --no-deps --force-reinstall . (in the source folder)'
+    )
 
 
 def test_library_of_another_torch_is_not_loaded(loader):
@@ -98,8 +108,8 @@ def test_a_failing_compiler_does_not_fail_the_build(tmp_path):
     assert "/bin/false" in info["reason"]
     assert list(folder.iterdir()) == [folder / "build_info.json"]
     assert f"the point ops were NOT compiled: {info['reason']}" in output
-    assert info["rebuild"] in output
-    assert "pip install --no-build-isolation --no-deps --force-reinstall" in info["rebuild"]
+    assert info["rebuild"].replace("{python}", f'"{sys.executable}"') in output
+    assert "{python} -m pip install --no-build-isolation --no-deps --force-reinstall" in info["rebuild"]
 
 
 @needs_sources

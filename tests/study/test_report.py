@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pointadapterx.cli import main
 from pointadapterx.errors import ConfigError
 from pointadapterx.study.plots import COSTS, GAP, _draw, spread_apart
 from pointadapterx.study.records import Record, pack_correctness, write_records
-from pointadapterx.study.report import edge_warnings, render_report
+from pointadapterx.study.report import edge_warnings, render_overview, render_report
 from pointadapterx.study.summary import summarise
 from tests.study.conftest import make_record
 
@@ -45,6 +46,14 @@ RECORDS = [
 
 def report(records: list[Record]) -> str:
     return render_report(records, summarise(records), {})
+
+
+def test_a_single_column_is_printed_as_well() -> None:
+    """In the report its own table says the same."""
+    (table,) = summarise(RECORDS)
+    assert render_overview(table) == ["Main", "OA %    rotation", "LINEAR  62.00 ± 2.83", "X       72.00 ± 2.83"]
+    assert "| OA % |" not in report(RECORDS)
+    assert render_overview(replace(table, columns=())) == []
 
 
 def test_means_spreads_and_differences(tmp_path: Path) -> None:

@@ -238,6 +238,52 @@ def test_a_run_that_another_process_is_at_is_waited_for(plan: Plan) -> None:
     assert set(starts(plan).values()) == {1}
 
 
+# Has the output alone while it trains, as a run's own process does.
+ORPHAN = f"""
+import pathlib, sys, time
+from pointadapterx.locks import alone
+output = pathlib.Path(sys.argv[1]) / "run"
+output.mkdir(exist_ok=True)
+with alone(output / ".lock", output, "wait"):
+    print("started", flush=True)
+    time.sleep(1)
+    exec({TRAIN!r})
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_of_a_killed_study_is_waited_for(plan: Plan, late: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where it takes the lock so late that a second process has been started, which is refused."""
+    caplog.set_level("INFO", "pointadapterx")
+    (use, *_) = plan.due({})[0].values()
+    folder = Path(plan.study.runs) / use.run.name
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(json.dumps(use.run.config))
+    orphans = []
+
+    def start_orphan() -> None:
+        orphans.append(subprocess.Popen([sys.executable, "-c", ORPHAN, str(folder)], stdout=subprocess.PIPE))
+        assert orphans[0].stdout is not None
+        assert orphans[0].stdout.readline() == b"started\n"
+
+    def command(run: Run, folder: Path) -> list[str]:
+        if run.name == use.run.name and not orphans:
+            start_orphan()
+            return ["-c", "print('error: is in use by process 1'); raise SystemExit(2)"]
+        return fake(run, folder)
+
+    if not late:
+        start_orphan()
+    outcome = Runner(plan, command).run()
+    orphans[0].communicate()
+    assert orphans[0].returncode == 0
+    assert outcome.failures == {}
+    assert use.run.name in outcome.finished
+    assert set(starts(plan).values()) == {1}
+    assert f"process {orphans[0].pid} on " in caplog.text
+    assert "is still at it, waiting for it" in caplog.text
+
+
 def test_leftovers_without_a_state_are_cleared(plan: Plan) -> None:
     (use, *_) = plan.due({})[0].values()
     output = Path(plan.study.runs) / use.run.name / OUTPUT

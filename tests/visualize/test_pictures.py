@@ -353,5 +353,5 @@ def test_a_missing_open3d_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open3d_view, "problem", lambda: open3d_view.MISSING)
     open3d_view.off_screen.cache_clear()
     assert choose_renderer("auto") is None
-    with pytest.raises(PointAdapterXError, match=r"pip install open3d, or choose --renderer"):
+    with pytest.raises(PointAdapterXError, match=r"pip install open3d \(1 GB\), or choose --renderer"):
         choose_renderer("open3d")

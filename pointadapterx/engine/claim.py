@@ -1,0 +1,59 @@
+"""The folder of a run belongs to one training at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from pointadapterx.errors import InUseError, PointAdapterXError
+from pointadapterx.locks import alone, holder, is_held
+
+LOCK = ".lock"
+"""File in the folder of a run, while something writes there."""
+
+
+@contextmanager
+def claimed(
+    folder: Path, accelerator: Accelerator, way_out: str, check: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Has a run's folder, which is made, alone; the main process locks it for all of them.
+
+    Args:
+        folder: of the run.
+        accelerator: says which process is the main one.
+        way_out: for the message, where another process has it.
+        check: what else the main process makes sure of once it has the folder.
+
+    Raises:
+        InUseError: on every process, if another training has it.
+        PointAdapterXError: if it cannot be written, or of ``check``.
+    """
+    problem: list[PointAdapterXError | None] = [None]
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(alone(folder / LOCK, folder, way_out))
+                check()
+            except OSError as error:
+                problem[0] = PointAdapterXError(f"{folder}: cannot be created ({error.strerror}); {way_out}")
+            except PointAdapterXError as error:
+                problem[0] = error
+        broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise problem[0]
+        yield
+
+
+def refuse_if_claimed(folder: Path, way_out: str) -> None:
+    """Says at once that a folder is in use, before anything is read or built for it.
+
+    Raises:
+        InUseError: if it is.
+    """
+    if is_held(folder / LOCK):
+        raise InUseError(f"{folder}: is in use by {holder(folder / LOCK)}; {way_out}")

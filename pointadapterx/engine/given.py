@@ -1,0 +1,83 @@
+"""What a predictor is given: files, folders, arrays, or lists of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointadapterx.datasets.files import walk_files
+from pointadapterx.datasets.folder import CloudReader
+from pointadapterx.datasets.point_files import Cloud, checked_cloud
+from pointadapterx.errors import DataError
+
+File = str | Path
+Item = str | np.ndarray | Tensor
+"""One input: a file's path, or the points of a cloud (N, 3 or more)."""
+Given = File | np.ndarray | Tensor | Iterable[File | np.ndarray | Tensor]
+"""One file, folder, cloud (N, 3 or more) or batch of clouds (B, N, 3 or more), or several of these."""
+
+EXPECTED = "give a file, a folder, points (N, 3) as an array or tensor, or a list of these"
+
+
+def listed(given: Given, suffixes: Sequence[str]) -> list[Item]:
+    """The single inputs of what was given, in order; folders by their files, batches by their clouds.
+
+    Args:
+        given: see :data:`Given`.
+        suffixes: kinds of files that are taken from a folder, without the dot.
+
+    Raises:
+        DataError: for a folder without such a file.
+        TypeError: for anything else, naming its type and place.
+    """
+    if isinstance(given, str | os.PathLike | np.ndarray | Tensor):
+        return _expanded(given, suffixes)
+    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | Mapping | AbstractSet):
+        raise TypeError(f"inputs of type {type(given).__name__}: {EXPECTED}")
+    found: list[Item] = []
+    for place, one in enumerate(given):
+        if not isinstance(one, str | os.PathLike | np.ndarray | Tensor):
+            raise TypeError(f"inputs[{place}] of type {type(one).__name__}: {EXPECTED}")
+        found += _expanded(one, suffixes)
+    return found
+
+
+def _expanded(one: str | os.PathLike[str] | np.ndarray | Tensor, suffixes: Sequence[str]) -> list[Item]:
+    if isinstance(one, np.ndarray | Tensor):
+        return list(one) if one.ndim == 3 else [one]
+    return files_of(Path(one), suffixes) if os.path.isdir(one) else [os.fspath(one)]
+
+
+def files_of(folder: Path, suffixes: Sequence[str], *, leave_out: Path | None = None) -> list[Item]:
+    """Files of the kinds ``suffixes`` in a folder and below, sorted, but the file ``leave_out``.
+
+    Raises:
+        DataError: if there are none.
+    """
+    own = None if leave_out is None else leave_out.resolve()
+    files = (path for path in walk_files(folder) if path.suffix.lower()[1:] in suffixes and path.resolve() != own)
+    found: list[Item] = [*sorted(map(str, files))]
+    if not found:
+        raise DataError(f"{folder}: no file that is read in it ({' '.join(suffixes)}); choose another folder")
+    return found
+
+
+def points_of(values: np.ndarray | Tensor, where: str, reader: CloudReader) -> Cloud | str:
+    """Points of an array as a reader has those of a file; or what is wrong with it."""
+    if isinstance(values, Tensor):
+        values = values.detach().to("cpu", torch.float64).numpy()
+    points = np.asarray(values)
+    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+        return f"{where} is {points.dtype} of shape {points.shape}, not numbers (points, 3 or more)"
+    if len(points) == 0:
+        return f"{where} holds no point"
+    try:
+        return reader.reduce(checked_cloud(points, where, reader.reading), where)
+    except DataError as error:
+        return str(error)
