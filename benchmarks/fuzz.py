@@ -52,6 +52,7 @@ class Target:
 
 def targets() -> dict[str, Target]:
     """Every target by name. Another reader is one more line at the end."""
+    from benchmarks.fuzz_stored import stored_targets
     from pointadapterx.datasets.point_files import READERS, TEXT_SUFFIXES
     from tests.datasets.odd_files import READ, content
     from tests.datasets.test_text_files import READ as TEXTS
@@ -65,7 +66,7 @@ def targets() -> dict[str, Target]:
     for suffix in READERS:
         mend = mend_glb if suffix == ".glb" else bytes
         found[suffix[1:]] = Target(suffix, lambda of=suffix: seeds(of), read_both(suffix), mend=mend)
-    return found
+    return found | stored_targets(Target)
 
 
 def read_both(suffix: str) -> Callable[[Path], object]:

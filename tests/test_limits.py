@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.fuzz_stored import stored_targets
 from pointadapterx import build
 from pointadapterx.build import build_backbone, build_model
 from pointadapterx.config import MOST_FILES, MOST_LINES, check_config, dump_config, load_config, read_document
@@ -194,3 +196,13 @@ def test_a_study_within_limits(tmp_path: Path) -> None:
     path.write_text("title: t\nconfig: demo\nruns: r\nresults: r\nprocesses: 1000000000\ntables: {}\n")
     with pytest.raises(ConfigError, match="processes: Input should be less than or equal to 1024"):
         check_study(read_document(path))
+
+
+def test_seeds_of_the_fuzzed_files_are_whole(tmp_path: Path) -> None:
+    """Else changes of them would all end at the first check."""
+    for suffix, seeds, read in stored_targets(lambda *parts: parts).values():
+        *_, last = seeds()
+        path = tmp_path / f"seed{suffix}"
+        path.write_bytes(last)
+        with pytest.raises(ConfigError, match="b: unknown section") if suffix == ".yaml" else nullcontext():
+            (load_config if suffix == ".yaml" else read)(path)
