@@ -19,7 +19,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python tools/main.py --config cfgs/demo.yaml
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: test
 	$(BIN)/python tests/absent

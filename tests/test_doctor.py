@@ -9,12 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import trimesh
 
 from pointadapterx.cli import main
 from pointadapterx.datasets import build_dataset
 from pointadapterx.datasets import folder as folder_module
 from pointadapterx.doctor import Options, diagnose, read_entries, reading
+
+trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
 SIDES = {"cup": (1.0, 1.5, 1.0), "plate": (2.0, 0.8, 2.0)}
 COUNTS = {"train": 8, "test": 5}

@@ -14,19 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = ("tests/visualize", "tests/test_report.py")
-FILES = ("tests/datasets/test_folder.py", "tests/engine/test_predictor.py", "tests/test_example.py")
+FILES = ("tests/datasets/test_odd_files.py", "tests/test_optional.py")
+PICTURES = ("tests/visualize/test_pictures.py", "tests/test_report.py")
 CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "open3d": (("open3d",), (), (*PICTURES, *FILES)),
-    "matplotlib": (("matplotlib",), (), (*PICTURES, "tests/study")),
+    "open3d": (("open3d",), (), (*FILES, PICTURES[0])),
+    "matplotlib": (("matplotlib",), (), (*PICTURES, "tests/study/test_report.py")),
     "laspy": (("laspy", "lazrs"), (), FILES),
-    "trimesh": (("trimesh",), (), FILES),
+    "trimesh": (("trimesh",), (), (*FILES, "tests/test_example.py", "tests/datasets/test_folder.py")),
     "compiler": ((), ("c++", "g++", "clang++", "cc", "gcc", "clang", "nvcc", "ninja"), ("tests/ops/test_build.py",)),
-    "browser": (
-        ("playwright",),
-        ("chromium", "chromium-browser", "google-chrome", "chrome"),
-        ("tests/test_report.py",),
-    ),
+    "browser": (("playwright",), ("chromium", "chromium-browser", "google-chrome", "chrome"), (PICTURES[1],)),
 }
 """What is hidden by name: packages of Python, programs, and the tests that are run without them."""
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import MethodType
 from typing import Any
 
 _ABSENT = frozenset(filter(None, os.environ.get("POINTADAPTERX_ABSENT", "").split(",")))
+_found = PathFinder.find_spec
 _from_name = importlib.metadata.Distribution.from_name
 
 
-class _Absent:
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
-        package = name.partition(".")[0]
-        if package in _ABSENT:
-            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+def _find_spec(
+    _: type[PathFinder], name: str, path: Sequence[str] | None = None, target: Any = None
+) -> ModuleSpec | None:
+    return None if name.partition(".")[0] in _ABSENT else _found(name, path, target)
 
 
 def _distribution(name: str) -> importlib.metadata.Distribution:
@@ -27,5 +27,5 @@ def _distribution(name: str) -> importlib.metadata.Distribution:
 
 
 if _ABSENT:
-    sys.meta_path.insert(0, _Absent)
+    PathFinder.find_spec = MethodType(_find_spec, PathFinder)  # type: ignore[method-assign, assignment]
     importlib.metadata.Distribution.from_name = _distribution  # type: ignore[method-assign, assignment]

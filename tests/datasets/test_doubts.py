@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trimesh
 
 from pointadapterx.datasets.doubts import doubts_of, far_points, outside
 from pointadapterx.datasets.point_files import load_cloud
+
+trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
 RNG = np.random.default_rng(0)
 BOX = RNG.uniform(-1, 1, (2000, 3))

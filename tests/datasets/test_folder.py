@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import trimesh
 
 from pointadapterx.build import build_pretraining_data, build_splits
 from pointadapterx.config import check_config
@@ -23,6 +22,8 @@ from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
 from tests.conftest import small_config, small_pretraining
+
+trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
 POINTS = np.random.default_rng(5).normal(size=(40, 3)).round(4)
 BOX = trimesh.creation.box((1, 2, 4))

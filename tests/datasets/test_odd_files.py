@@ -229,7 +229,7 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "las version": (las(head={25: b"\x09"}), "its version is 1.9"),
     "laz cut": (lambda: laz()[:-20], "its table of chunks is said to be at byte"),
     "laz fewer": (
-        laz()[:107] + struct.pack("<I", 60_000) + laz()[111:],
+        lambda: laz()[:107] + struct.pack("<I", 60_000) + laz()[111:],
         "declares 60000 points, and 1 chunks of 50000",
     ),
     "laz a billion": (

@@ -18,7 +18,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import trimesh
 from accelerate.state import AcceleratorState
 
 from pointadapterx import build_model, load_adapter, load_config, read_adapter
@@ -30,6 +29,8 @@ from pointadapterx.study.command import main as compare
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
 from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn
+
+trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
 # Sizes of models that are not shipped: they learn nothing in the time that a test has.
 SIZES = {

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import trimesh
 from PIL import Image
 
 from pointadapterx import AdapterBank, Predictor
@@ -32,6 +31,8 @@ from pointadapterx.engine.checkpoint import load_adapter, read_adapter, restore_
 from pointadapterx.engine.predictor import Failure, Prediction
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import small_config
+
+trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
 Config = Callable[..., dict[str, Any]]
 
