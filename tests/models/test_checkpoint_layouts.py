@@ -299,6 +299,12 @@ def test_values_that_would_take_any_memory(value: Any, reason: str, tmp_path: Pa
     assert reason in refused(encoder(), save(tmp_path, {"model": inner(1), "x": value}))
 
 
+def test_a_tensor_of_more_values_than_are_stored(tmp_path: Path) -> None:
+    state = inner(1) | {"blocks.x": torch.zeros(1).expand(10**5, 10**6)}
+    message = refused(encoder(), save(tmp_path, {"model": state}))
+    assert "blocks.x is said to have the shape (100000, 1000000), and fewer values are stored" in message
+
+
 def test_names_in_very_many_wrappers() -> None:
     tensor = torch.zeros(1)
     name = "module._orig_mod." * 100_000 + "blocks." + "_orig_mod." * 100_000 + "0.module.weight"
