@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from pointadapterx.datasets.files import impostor
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
 from pointadapterx.errors import DataError
 
 LINKS = 16  # soft links that one name may lead through
@@ -199,6 +200,8 @@ def _check_size(entry: h5py.Dataset, where: str) -> None:
         least = chunks * math.prod(entry.chunks) * item / (MOST_COMPRESSED if filtered else 1)
     else:
         least = needed
+    if needed > max(SMALL, EXPANSION * stored):
+        raise DataError(f"{said} {stored:,} are stored for it, which no cloud is compressed to; write it uncompressed")
     size = os.path.getsize(entry.file.filename)
     if stored < least or stored > size:
         of = f"of {size:,} in the file " if stored > size else ""

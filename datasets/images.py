@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from pointadapterx.datasets.base import Samples
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
 from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.errors import DataError
 
@@ -119,8 +120,11 @@ def decode(path: Path, size: int | None, channels: int | None) -> torch.Tensor:
     """
     from PIL import Image, ImageOps  # slow to import, and point clouds do without
 
+    data = _read(path)
     try:
-        with Image.open(io.BytesIO(_read(path)), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if opened.width * opened.height > max(SMALL, EXPANSION * len(data)):
+                raise ValueError(f"its {len(data)} bytes are said to be {opened.width} x {opened.height} pixels")
             image = ImageOps.exif_transpose(opened)  # as the camera was held
             if image.mode in ("I", "F"):
                 raise ValueError(f"pixels of mode {image.mode}, whose range is not known; save it with 8 or 16 bits")

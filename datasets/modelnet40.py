@@ -14,7 +14,7 @@ from pointadapterx.datasets.files import require_files
 from pointadapterx.datasets.h5 import read_h5
 from pointadapterx.datasets.modelnet40_text import TextLayout, read_lines, read_split_list, read_text_layout
 from pointadapterx.datasets.unpickle import read_pickled_arrays
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, shown
 
 MODELNET40_CLASSES = (
     *("airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone"),
@@ -176,7 +176,7 @@ def _read_dat(path: Path) -> Content:
         raise DataError(f"{path}: {len(clouds)} clouds of {clouds[0].nbytes} bytes in a file of {stored} bytes")
     for i, label in enumerate(labels):
         if not isinstance(label, np.ndarray) or label.size != 1 or label.dtype.kind not in "iu":
-            raise DataError(f"{path}: label {i} is {label!r}, expected an array of one whole number")
+            raise DataError(f"{path}: label {i} is {shown(label)}, expected an array of one whole number")
     points = checked_points(np.stack([cloud[:, :3] for cloud in clouds]), str(path))
     flat = np.concatenate([label.reshape(1) for label in labels])
     return points, checked_labels(flat, len(points), len(MODELNET40_CLASSES), str(path)), None, [path]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pointadapterx.datasets.files import impostor
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, shown
 
 DEEPEST = 16  # lists within lists; a data set has two
 _NUMBER = re.compile(r"[<>=|]?(?:f[248]|[iu][1248]|b1)")
@@ -41,14 +41,14 @@ class _Dtype:
     def __init__(self, code: Any) -> None:
         text = code.decode("latin1") if isinstance(code, bytes) else code
         if not (isinstance(text, str) and _NUMBER.fullmatch(text)):
-            raise _Refused(f"numpy.dtype({code!r:.40})")
+            raise _Refused(f"numpy.dtype({shown(code)})")
         self.value = np.dtype(text)
 
     def build(self, state: Any) -> None:
         order = state[1] if isinstance(state, tuple) and len(state) >= 2 else None
         order = order.decode("latin1") if isinstance(order, bytes) else order
         if order not in ("<", ">", "|", "=") or len(state) != 8 or state[2:] != _PLAIN_STATE:
-            raise _Refused(f"numpy.dtype of the state {state!r:.60}")
+            raise _Refused(f"numpy.dtype of the state {shown(state)}")
         self.value = self.value.newbyteorder(order)
 
 
@@ -59,7 +59,7 @@ class _Array:
 
     def build(self, state: Any) -> None:
         if not (isinstance(state, tuple) and len(state) in (4, 5)):
-            raise _Refused(f"numpy.ndarray of the state {state!r:.60}")
+            raise _Refused(f"numpy.ndarray of the state {shown(state)}")
         shape, dtype, fortran, raw = state[-4:]
         self.value = _array(raw, dtype, shape, "F" if fortran else "C")
 
@@ -70,7 +70,7 @@ def _array(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
         raise _Refused(f"numpy.ndarray of {type(raw).__name__}")
     if not (isinstance(shape, tuple) and len(shape) <= 4 and all(type(n) is int and 0 <= n < 2**40 for n in shape)):
-        raise ValueError(f"an array of shape {shape!r:.60}")
+        raise ValueError(f"an array of shape {shown(shape)}")
     wanted = dtype.value.itemsize
     for n in shape:
         wanted *= n
@@ -98,7 +98,7 @@ def _dtype(code: Any, align: Any = False, copy: Any = True) -> _Dtype:
 def _encode(text: Any, encoding: Any) -> bytes:
     """Bytes of protocols 0 to 2, which write them as text; the codec registry itself stays out of reach."""
     if encoding != "latin1" or not isinstance(text, str):
-        raise _Refused(f"codec {encoding!r:.40}")
+        raise _Refused(f"codec {shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -122,9 +122,11 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.room = 0  # bytes that texts and arrays may take: a file may name one of its texts any number of times
 
     def run(self, data: mmap.mmap) -> Any:
         """The object that the pickle describes."""
+        self.room = 2 * len(data)  # each number once as bytes, of which some are first a text
         for code, argument, _ in pickletools.genops(data):
             name = code.name
             if name == "STOP":
@@ -145,6 +147,11 @@ class _Machine:
         taken = self.stack[position + 1 :]
         del self.stack[position:]
         return taken
+
+    def _use(self, made: Any) -> None:
+        self.room -= made.nbytes if isinstance(made, np.ndarray) else len(made) if isinstance(made, bytes) else 0
+        if self.room < 0:
+            raise ValueError("its arrays need more bytes than it has")
 
     def do_proto(self, _: Any) -> None:
         """A header, as FRAME is; both say nothing of the content."""
@@ -227,7 +234,7 @@ class _Machine:
         raise _Refused(argument.replace(" ", "."))
 
     def _push_name(self, module: Any, name: Any) -> None:
-        found = f"{module}.{name}"
+        found = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else shown((module, name))
         if found not in _NAMES:
             raise _Refused(found)
         self.stack.append(_Function(found))
@@ -236,13 +243,18 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, _Function) or function.name not in _CALLABLE or type(arguments) is not tuple:
             raise _Refused("a call of something else than numpy's functions for arrays")
-        self.stack.append(_CALLABLE[function.name](*arguments))
+        made = _CALLABLE[function.name](*arguments)
+        self._use(made)
+        self.stack.append(made)
 
     def do_build(self, _: Any) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _Dtype | _Array):
             raise _Refused(f"a state of {type(self.stack[-1]).__name__}")
-        self.stack[-1].build(state)
+        built = self.stack[-1]
+        built.build(state)
+        if isinstance(built, _Array):
+            self._use(built.value)
 
 
 _VALUES = {

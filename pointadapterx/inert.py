@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from pointadapterx.errors import shown
+
 NOT_PLAIN = "which is not a plain number"
 """How the reasons end for which values of numpy are refused."""
 
+MOST_AXES = 64  # of a numpy array
 _PLAIN = re.compile(r"[?bhilqpBHILQPefdFD]|[biufc]\d{1,2}|[US]\d{1,4}")  # numbers, and short texts
 
 
@@ -28,11 +31,11 @@ class _Dtype:
 
     def __init__(self, name: object, align: object = False, copy: object = True) -> None:
         if not isinstance(name, str) or _PLAIN.fullmatch(name) is None:
-            raise UnpicklingError(f"a numpy value of type {name!r}, {NOT_PLAIN}")
+            raise UnpicklingError(f"a numpy value of type {shown(name)}, {NOT_PLAIN}")
         try:
             self.dtype = np.dtype(name)
         except TypeError:
-            raise UnpicklingError(f"a numpy value of type {name!r}, {NOT_PLAIN}") from None
+            raise UnpicklingError(f"a numpy value of type {shown(name)}, {NOT_PLAIN}") from None
 
     def __setstate__(self, state: object) -> None:
         """Takes the byte order alone; of plain types there is nothing else to set."""
@@ -59,7 +62,8 @@ class Array:
             raise UnpicklingError("a damaged numpy array")
         _, shape, dtype, _, raw = state
         plain = isinstance(dtype, _Dtype) and isinstance(raw, bytes) and isinstance(shape, tuple)
-        if not plain or math.prod(shape) * dtype.dtype.itemsize != len(raw):
+        plain = plain and all(type(length) is int and 0 <= length < 2**63 for length in shape)
+        if not plain or len(shape) > MOST_AXES or math.prod(shape) * dtype.dtype.itemsize != len(raw):
             raise UnpicklingError("a damaged numpy array")
 
 
@@ -84,6 +88,9 @@ class _Mapping:
 
 def _path(*parts: object) -> str:
     """``pathlib.Path``."""
+    for part in parts:  # the text of anything else may be without end: lists may name one list twice each
+        if not isinstance(part, str):
+            raise UnpicklingError(f"a path of {type(part).__name__}")
     return str(PurePath(*map(str, parts)))
 
 

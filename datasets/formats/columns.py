@@ -14,6 +14,7 @@ WAY_OUT = (
 )
 SHOWN = 12  # names that a message lists
 LONGEST = 40  # characters of each
+USUAL = 200  # characters that a usual name has at most; patterns take long for very long ones
 
 _PLACES = "points?|pos|positions?|coords?|coordinates?|vertex|vertices|loc|location|world|global|xyz|pt|p"
 _UNITS = "m|mm|cm|km|ft|met(?:er|re)s?|utm|world|coord|coordinates?|pos|position"
@@ -29,7 +30,7 @@ _OTHERS = (
     *("id", "index", "time", "timestamp", "gpstime", "t", "intensity", "reflectance", "range", "label", "class"),
     *("r", "g", "b", "red", "green", "blue", "nx", "ny", "nz", "lat", "lon", "latitude", "longitude", "azimuth"),
 )
-_UNIT = re.compile(r"\s*[\[(](?!\d+[\])])[^\])]*[\])]")  # [m], (mm), but not the [0] of Points[0]
+_UNIT = re.compile(r"\s{0,9}[\[(](?!\d{1,9}[\])])[^\])]{0,100}[\])]")  # [m], (mm), but not the [0] of Points[0]
 _NUMBERED = re.compile(r"(?P<stem>.*?)[\W_]*(?P<number>\d+)[\W_]*")
 
 
@@ -53,7 +54,7 @@ def named(names: Sequence[str]) -> Columns:
     Raises:
         ValueError: if there are no three such columns, or more than three.
     """
-    plain = [_plain(name) for name in names]
+    plain = [_plain(name) if len(name) <= USUAL else "" for name in names]
     groups: dict[tuple[str, str], list[list[int]]] = defaultdict(lambda: [[], [], []])
     for index, name in enumerate(plain):
         if axis := _AXIS.fullmatch(name):
@@ -88,6 +89,8 @@ def knows(names: Sequence[str]) -> bool:
 
 def is_usual(name: str) -> bool:
     """Whether a word is a usual name of a column of points, x, y and z or another."""
+    if len(name) > USUAL:
+        return False
     plain = _plain(name)
     words = (*_OTHERS, *(word for words in _MAP for word in words))
     return plain in words or bool(_AXIS.fullmatch(plain) or _COMPONENT.fullmatch(plain))
@@ -128,6 +131,8 @@ def chosen(columns: Sequence[str | int], names: Sequence[str] | None, width: int
 
 def count_up(names: Sequence[str]) -> bool:
     """Whether names only number the columns: ``0, 1, 2`` or ``V1, V2, V3``."""
+    if any(len(name) > USUAL for name in names):
+        return False
     parts = [_NUMBERED.fullmatch(name.strip()) for name in names]
     stems = {part["stem"] for part in parts if part}
     numbers = [int(part["number"]) for part in parts if part]
@@ -147,4 +152,4 @@ def _show(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return without_units(name).strip(" \t\"'").lower()
+    return without_units(name).strip(" \t\"'").lower() if len(name) <= USUAL else name

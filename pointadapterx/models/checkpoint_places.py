@@ -11,7 +11,8 @@ from torch import Tensor
 from pointadapterx.errors import CheckpointError
 
 # Wrappers of torch put these into names, DistributedDataParallel in front, the others at any depth.
-_WRAPPERS = re.compile(r"^module\.|(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_INNER = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+_WRAPPERS = re.compile(rf"^(?:(?:module|{_INNER})\.)+|(\.)(?:(?:{_INNER})\.)+")
 # Copies that follow the trained weights; by themselves they may be what is wanted.
 _COPY = re.compile(r"(^|[._])(ema|momentum|teacher|target|transformer_k|encoder_k|shadow|swa|averaged?)[._]")
 _DECODED = re.compile(r"(MAE_encoder|ACT_encoder|transformer_q|transformer_k)\..*$")
@@ -47,9 +48,7 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     plain: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        short = name
-        while (shorter := _WRAPPERS.sub(lambda match: match[1] or "", short)) != short:
-            short = shorter
+        short = _WRAPPERS.sub(lambda match: match[1] or "", name)
         if short in plain:
             raise CheckpointError(f"{short} is there with and without a wrapper's name ({name}); keep one of them")
         plain[short] = tensor

@@ -176,6 +176,12 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[str
                 content = content[key]
                 break
     tensors = _tensors_only(content)
+    for name, tensor in tensors.items():
+        if tensor.layout == torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name} is said to have the shape {tuple(tensor.shape)}, and fewer values are stored for it; "
+                "save it with .contiguous()"
+            )
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(

@@ -37,6 +37,13 @@ for _name, _schema in SCHEMAS.items():
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 
 
+def _require_one_device(first: Tensor, *others: Tensor) -> None:
+    """Where one input is a meta tensor, the dispatcher takes shape kernels, which leave memory as it was."""
+    for other in others:
+        if other.device != first.device:
+            raise RuntimeError(f"inputs are on {first.device} and on {other.device}; move one")
+
+
 def _index_like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor.new_empty(shape, dtype=torch.int64)
 
@@ -48,29 +55,34 @@ def _(points: Tensor, num_samples: int, start: int, skip_origin: bool) -> Tensor
 
 @torch.library.register_fake(f"{NAMESPACE}::knn", lib=_library)
 def _(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    _require_one_device(query, points)
     shape = (query.shape[0], query.shape[1], k)
     return query.new_empty(shape), _index_like(query, shape)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::nearest", lib=_library)
 def _(query: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    _require_one_device(query, points)
     shape = (query.shape[0], query.shape[1])
     return query.new_empty(shape), _index_like(query, shape)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::ball_query", lib=_library)
 def _(query: Tensor, points: Tensor, radius: float, num_samples: int) -> tuple[Tensor, Tensor]:
+    _require_one_device(query, points)
     shape = (query.shape[0], query.shape[1])
     return _index_like(query, (*shape, num_samples)), _index_like(query, shape)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::gather_points", lib=_library)
 def _(points: Tensor, indices: Tensor) -> Tensor:
+    _require_one_device(points, indices)
     return points.new_empty((points.shape[0], indices.shape[1], points.shape[2]))
 
 
 @torch.library.register_fake(f"{NAMESPACE}::interpolate", lib=_library)
 def _(points: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    _require_one_device(points, indices, weights)
     return points.new_empty((points.shape[0], indices.shape[1], points.shape[2]))
 
 

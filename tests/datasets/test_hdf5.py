@@ -156,3 +156,13 @@ def test_one_text_that_is_counted_often(tmp_path: Path) -> None:
     with open_h5(path) as file, pytest.raises(DataError, match="the texts of 'name' are longer than the file"):
         read_text(file, "name")
     assert os.path.getsize(path) < 4e6
+
+
+def test_a_small_file_that_expands_to_much(tmp_path: Path) -> None:
+    path = tmp_path / "clouds.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", data=np.zeros((2_000_000, 3), np.float32), compression="gzip", compression_opts=9)
+    with pytest.raises(
+        DataError, match=r"24,000,000 bytes, but [\d,]+ are stored for it, which no cloud is compressed"
+    ):
+        read_cloud(path, 1, 0)

@@ -315,3 +315,10 @@ def test_a_picture_is_turned_as_the_camera_was_held(tmp_path: Path) -> None:
     found = Images([tmp_path / "x.png"], torch.tensor([0]), ["a"], "train")[0]["image"]
     assert found[0, 1, 3] == 255
     assert found.sum() == 3 * 255
+
+
+def test_a_small_file_of_very_many_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.new("1", (5000, 5000)).save(path)
+    with pytest.raises(DataError, match=r"x\.png: .*its \d+ bytes are said to be 5000 x 5000 pixels"):
+        Images([path], torch.tensor([0]), ["a"], "train").fetch(torch.tensor([0]), 8, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -388,6 +389,34 @@ def test_dat_cannot_corrupt_memory_or_exhaust_it(tmp_path: Path, content: bytes,
     with pytest.raises(DataError) as error:
         read_pickled_arrays(path)
     assert reason in str(error.value)
+
+
+DOUBLED = b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(60))  # each list twice in the next: 2**60 in the last
+NESTED = b"]q\x00" + DOUBLED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NESTED + b"cnumpy\ndtype\nh\x3c\x85R",
+        NESTED + b"cnumpy\ndtype\nU\x02f4\x85Rh\x3cb",
+        NESTED + b"c_codecs\nencode\nVa\nh\x3c\x86R",
+        NESTED + b"cnumpy.core.numeric\n_frombuffer\n(U\x04abcdcnumpy\ndtype\nU\x02f4\x85Rh\x3cU\x01CtR",
+        NESTED + b"h\x3ch\x3c\x93",
+        b"c_codecs\nencode\nq\x00V" + b"a" * 10_000 + b"\nVlatin1\n\x86q\x01](" + b"h\x00h\x01R" * 5_000 + b"e",
+    ],
+    ids=["dtype", "state", "codec", "shape", "name", "one text often"],
+)
+def test_dat_that_names_one_thing_often_takes_little(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.dat"
+    path.write_bytes(_frames(content))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"refused|an array of shape|more bytes than it has"):
+            read_pickled_arrays(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_large_memo_index_and_a_list_in_itself_are_harmless(tmp_path: Path) -> None:

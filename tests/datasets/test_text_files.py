@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,17 @@ def test_missing_values_are_dropped_and_counted(tmp_path: Path) -> None:
         read_cloud(path, 1, 0)
     with pytest.raises(DataError, match="all 1 points have NaN or infinite coordinates"):
         load_cloud(write(tmp_path, "x,y,z\n1,,3\n"), 1, 0)
+
+
+@pytest.mark.parametrize("names", ["a,_{}b,c", "a,b,[{}", "a1,a2,1{}x", "a,b,-{}é", "#a,b,[{}", "x [{}"])
+def test_names_without_end_are_refused_soon(names: str, tmp_path: Path) -> None:
+    before = names.partition("{")[0]
+    long = names.format(before[-1] * 120_000)
+    path = write(tmp_path, f"{long}\n" + "1.5,2.5,3.5\n" * 3)
+    start = time.monotonic()
+    with pytest.raises(DataError):
+        load_cloud(path, 1, 0)
+    assert time.monotonic() - start < 5
 
 
 CELL = st.one_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pointadapterx.build import build_backbone
 from pointadapterx.errors import CheckpointError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.checkpoint_kinds import recognise
+from pointadapterx.models.checkpoint_places import unwrapped
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
 from pointadapterx.models.pretrained import load_pretrained
 from pointadapterx.models.vit import ViT
@@ -253,6 +255,62 @@ class _FlaggedDtype:
 )
 def test_a_file_sets_no_flags_of_a_dtype(state: tuple[Any, ...], tmp_path: Path) -> None:
     assert "of several fields" in refused(encoder(), save(tmp_path, {"model": inner(1), "x": _FlaggedDtype(state)}))
+
+
+class _Asks:
+    """Pickles as a call."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+class _Array:
+    """Pickles as an array of a state."""
+
+    def __init__(self, shape: tuple[Any, ...]) -> None:
+        self.shape = shape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        function, arguments, _ = np.zeros(1).__reduce__()  # type: ignore[misc]
+        return function, arguments, (1, self.shape, np.dtype("f4"), False, b"abcd")
+
+
+def _doubled() -> list[Any]:
+    """A short pickle whose text has 2**60 letters."""
+    nested: list[Any] = ["a"]
+    for _ in range(60):
+        nested = [nested, nested]
+    return nested
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (_Asks(Path, _doubled()), "a path of list"),
+        (_Asks(np.dtype, _doubled()), "which is not a plain number"),
+        (_Array(("a", 10**12)), "a damaged numpy array"),
+    ],
+    ids=["path", "dtype", "shape"],
+)
+def test_values_that_would_take_any_memory(value: Any, reason: str, tmp_path: Path) -> None:
+    assert reason in refused(encoder(), save(tmp_path, {"model": inner(1), "x": value}))
+
+
+def test_a_tensor_of_more_values_than_are_stored(tmp_path: Path) -> None:
+    state = inner(1) | {"blocks.x": torch.zeros(1).expand(10**5, 10**6)}
+    message = refused(encoder(), save(tmp_path, {"model": state}))
+    assert "blocks.x is said to have the shape (100000, 1000000), and fewer values are stored" in message
+
+
+def test_names_in_very_many_wrappers() -> None:
+    tensor = torch.zeros(1)
+    name = "module._orig_mod." * 100_000 + "blocks." + "_orig_mod." * 100_000 + "0.module.weight"
+    start = time.monotonic()
+    assert unwrapped({name: tensor}) == {"blocks.0.module.weight": tensor}
+    assert time.monotonic() - start < 5
 
 
 def test_unknown_places_are_as_before(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pointadapterx.errors import CheckpointError
+from pointadapterx.files import read_npz
 from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.head import ClassificationHead
 from pointadapterx.models.pretrained import load_pretrained
@@ -207,3 +208,9 @@ def test_another_architecture_is_refused(name: str, state: dict[str, Tensor], tm
     state[name] = torch.ones(24)
     with pytest.raises(CheckpointError, match=r"belongs to a layer that this backbone does not have"):
         load_pretrained(vit(), saved(state, tmp_path))
+
+
+def test_a_small_npz_that_expands_to_much(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "vit.npz", a=np.zeros(2_000_000, np.float32))
+    with pytest.raises(CheckpointError, match=r"vit\.npz: not a readable \.npz .*bytes are said to be 8000128"):
+        read_npz(tmp_path / "vit.npz")

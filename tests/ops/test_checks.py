@@ -251,3 +251,18 @@ def test_direct_calls_stay_inside_memory(call):
 def test_direct_calls_with_half_precision_name_the_way_out(call, dtype, compiled):
     with pytest.raises(RuntimeError, match="the compiled ops take float32 and float64, so convert it first"):
         call(P.to(compiled, dtype))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: RAW.knn(P, P.to("meta"), 2),
+        lambda: RAW.nearest(P, P.to("meta")),
+        lambda: RAW.ball_query(P, P.to("meta"), 1.0, 2),
+        lambda: RAW.gather_points(P, I2.to("meta")),
+        lambda: RAW.interpolate(P, I3, torch.zeros(2, 4, 3, device="meta")),
+    ],
+)
+def test_direct_calls_on_two_devices_return_no_stale_memory(call):
+    with pytest.raises(RuntimeError, match="inputs are on cpu and on meta"):
+        call()
