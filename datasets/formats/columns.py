@@ -15,7 +15,7 @@ WAY_OUT = (
 SHOWN = 12  # names that a message lists
 LONGEST = 40  # characters of each
 
-_PLACES = "points?|pos|positions?|coords?|coordinates?|vertex|vertices|loc|location|world|global|xyz|pt|p"
+_PLACES = "points?(?:_m_xyz)?|pos|positions?|coords?|coordinates?|vertex|vertices|loc|location|world|global|xyz|pt|p"
 _UNITS = "m|mm|cm|km|ft|met(?:er|re)s?|utm|world|coord|coordinates?|pos|position"
 _AXIS = re.compile(rf"(?:(?P<place>{_PLACES})[\W_]*)?(?P<axis>[xyz])(?:[\W_]*(?:{_UNITS}))?")
 _COMPONENT = re.compile(rf"(?P<place>{_PLACES})[\W_]*(?P<axis>[0-3])\W*")
