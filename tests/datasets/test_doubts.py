@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trimesh
 
 from pointadapterx.datasets.doubts import doubts_of, far_points, outside
 from pointadapterx.datasets.point_files import load_cloud
@@ -78,7 +77,7 @@ def test_points_outside_are_found() -> None:
 
 
 def test_vertices_of_a_mesh_are_judged_and_not_its_samples(tmp_path: Path) -> None:
-    ball = trimesh.creation.icosphere(3)
+    ball = pytest.importorskip("trimesh").creation.icosphere(3)
     ball.export(tmp_path / "near.ply")
     ball.apply_translation(MAP)
     ball.export(tmp_path / "far.ply")  # in float32
