@@ -30,7 +30,10 @@ CUDA_INCLUDE = next(
 )
 
 needs_sources = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="not run from a source folder")
-needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc was not found on the PATH or in /usr/local/cuda/bin")
+needs_nvcc = pytest.mark.skipif(
+    NVCC is None or shutil.which("gcc") is None,
+    reason="nvcc was not found on the PATH or in /usr/local/cuda/bin, or no gcc, which it calls, on the PATH",
+)
 
 
 @pytest.fixture
