@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import h5py
 import torch
 
 from pointadapterx.datasets.hashing import content_hash
-from pointadapterx.datasets.hdf5 import read_numbers
+from pointadapterx.datasets.hdf5 import read_numbers, read_text
 from pointadapterx.errors import DataError, PointAdapterXError
 from pointadapterx.files import replacing
 
@@ -35,7 +36,9 @@ def cache_path(folder: Path, name: str, cache_dir: Path | None) -> Path:
     return cache_dir / f"{stem}-{content_hash(str(folder.resolve()))[:12]}{suffix}"
 
 
-def cached_points(cache: Path, made_from: str, make: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, bool]:
+def cached_points(
+    cache: Path, made_from: str, make: Callable[[], torch.Tensor], said: list[str] | None = None
+) -> tuple[torch.Tensor, bool]:
     """Points of the cache, or, where it is missing, stale or damaged, of ``make``, which are then written to it.
 
     It is written atomically, so several processes may do so at once. If it cannot be written, that is a warning.
@@ -44,17 +47,20 @@ def cached_points(cache: Path, made_from: str, make: Callable[[], torch.Tensor])
         cache: the file, HDF5.
         made_from: hash of everything that determines the points; another one makes the cache stale.
         make: reads the points, ``(n, N, 3)`` float32.
+        said: where ``make`` puts what the user has to know of the points, which is kept in the cache, and comes from
+            there the next time.
 
     Returns:
         The points, and whether they are in the cache now.
     """
-    points = _read(cache, made_from)
+    said = [] if said is None else said
+    points = _read(cache, made_from, said)
     if points is not None:
         return points, True
     points = make()
     try:
         with replacing(cache) as temporary:
-            _write(temporary, points, made_from)
+            _write(temporary, points, made_from, said)
     except (PointAdapterXError, OSError) as error:
         logger.warning("no cache written, the files will be read again next time (%s)", error)
         return points, False
@@ -70,7 +76,7 @@ def is_fresh(cache: Path, made_from: str) -> bool:
         return False
 
 
-def _read(cache: Path, made_from: str) -> torch.Tensor | None:
+def _read(cache: Path, made_from: str, said: list[str]) -> torch.Tensor | None:
     if not cache.is_file():
         return None
     try:
@@ -80,16 +86,19 @@ def _read(cache: Path, made_from: str) -> torch.Tensor | None:
                 return None
             points = torch.from_numpy(read_numbers(file, "points"))
             if content_hash(points) == file.attrs["content"]:
+                said += json.loads(read_text(file, "said")[0]) if "said" in file else []
                 return points
             reason = "its content does not match its checksum"
-    except (DataError, OSError, KeyError, RuntimeError, TypeError) as error:
+    except (DataError, OSError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
     logger.warning("%s: the cache is damaged (%s); making it anew", cache, reason)
     return None
 
 
-def _write(path: Path, points: torch.Tensor, made_from: str) -> None:
+def _write(path: Path, points: torch.Tensor, made_from: str, said: list[str]) -> None:
     with h5py.File(path, "w") as file:
         file["points"] = points.numpy()
+        if said:  # as JSON, which has no trouble with names that are not UTF-8
+            file["said"] = [json.dumps(said)]
         file.attrs["made_from"] = made_from
         file.attrs["content"] = content_hash(points)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 AXES = ("x", "y", "z")
+FEW = "few different values"
 NO_DATA = frozenset(
     float(np.float32(value))
     for value in (
@@ -93,7 +94,7 @@ def few_values(points: np.ndarray) -> Doubt | None:
         distinct = len(np.unique(values))
         if 1 < distinct <= FEW_VALUES:
             text = f"{distinct} different values of {axis} among {len(points)} points"
-            return Doubt("few different values", text, "nothing, if it is a grid; else they were rounded", note=True)
+            return Doubt(FEW, text, "nothing, if it is a grid; else they were rounded", note=True)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,7 +304,10 @@ def _read_files(
     if meshes and trimesh_version() is None:
         raise DataError(f"{reader.root / meshes[0]}: {MISSING_TRIMESH}")
     cache, made_from = cache_of(reader, names, label, cache_dir)
-    points, is_cached = cached_points(cache, made_from, lambda: _read_clouds(reader, names, workers))
+    said: list[str] = []
+    points, is_cached = cached_points(cache, made_from, lambda: _read_clouds(reader, names, workers, said), said)
+    for text in said:
+        logger.warning("%s", text)
     return points, cache if is_cached else reader.root
 
 
@@ -314,11 +317,25 @@ def cache_of(reader: CloudReader, names: Sequence[str], label: str, cache_dir: P
     return cache_path(reader.root, name, cache_dir), reader.fingerprint(names)
 
 
-def _read_clouds(reader: CloudReader, names: Sequence[str], workers: int | None) -> torch.Tensor:
+def doubts_said(root: Path, doubts: Iterable[tuple[str, Sequence[Doubt]]]) -> list[str]:
+    """A line for each kind of doubt about files below ``root``, of the first such file."""
+    by_kind: dict[str, list[tuple[str, Doubt]]] = defaultdict(list)
+    for name, found in doubts:
+        for doubt in found:
+            by_kind[doubt.kind].append((name, doubt))
+    lines = []
+    for kind, (first, *more) in by_kind.items():
+        name, doubt = first
+        others = f", and so {len(more)} more" if more else ""
+        lines.append(f"{root / name}: {doubt.text} ({kind}{others}); `pointadapterx doctor` lists them")
+    return lines
+
+
+def _read_clouds(reader: CloudReader, names: Sequence[str], workers: int | None, said: list[str]) -> torch.Tensor:
     points = torch.empty(len(names), reader.num_points, 3)
     problems: dict[str, str] = {}
     short: dict[str, int] = {}
-    doubts: dict[str, list[tuple[str, Doubt]]] = defaultdict(list)
+    doubts: list[tuple[str, Sequence[Doubt]]] = []
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"Reading {len(names)} files", total=len(names))
         for name, out, cloud in zip(names, points, map_in_order(reader, names, BLOCK, workers), strict=True):
@@ -326,18 +343,12 @@ def _read_clouds(reader: CloudReader, names: Sequence[str], workers: int | None)
             if isinstance(cloud, str):
                 problems[name] = cloud
                 continue
-            for doubt in cloud.doubts:
-                doubts[doubt.kind].append((name, doubt))
+            doubts.append((name, cloud.doubts))
             if len(cloud.points) < reader.num_points:
                 short[name] = len(cloud.points)
             else:
                 out.copy_(torch.from_numpy(cloud.points))
-    for found in doubts.values():
-        name, doubt = found[0]
-        others = f", and so {len(found) - 1} more" if len(found) > 1 else ""
-        logger.warning(
-            "%s: %s (%s%s); `pointadapterx doctor` lists them", reader.root / name, doubt.text, doubt.kind, others
-        )
+    said += doubts_said(reader.root, doubts)
     if problems:
         first = next(iter(problems.values()))
         raise DataError(

@@ -72,6 +72,11 @@ def _array(*_: object) -> Array:
     return Array()
 
 
+def _no_bytes() -> bytes:
+    """``bytes``, which empty arrays call."""
+    return b""
+
+
 class Namespace:
     """``argparse.Namespace`` and its like: read over, and not kept."""
 
@@ -100,6 +105,7 @@ SAFE_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     # numpy 2 moved its constructors, so files name either place.
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((_no_bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")),
     *((Namespace, name) for name in ("argparse.Namespace", "types.SimpleNamespace")),
     *(
         (_Mapping, name)

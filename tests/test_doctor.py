@@ -211,21 +211,27 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def test_files_are_read_once_by_the_doctor_and_training(
-    healthy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    healthy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     trimesh.creation.icosphere(2).export(healthy / "train" / "cup" / "mesh.stl")
+    rewrite(healthy / "train/cup/1.npy", with_nan)
     assert main(["doctor", str(healthy), "--workers", "1"]) == 0
     first = capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setattr(folder_module, "load_cloud", refuse)
+        caplog.clear()
         shared = [build_dataset("folder", split, root=healthy) for split in ("train", "test")]
+        warned = caplog.messages.copy()
+        assert "1 of 2100 points have NaN or infinite coordinates" in "".join(warned)
         patch.setattr(reading, "load_cloud", refuse)
         assert main(["doctor", str(healthy), "--workers", "1"]) == 0
     assert capsys.readouterr().out == first
     for path in healthy.rglob("*.cache"):
         path.unlink()
+    caplog.clear()
     alone = [build_dataset("folder", split, root=healthy) for split in ("train", "test")]
     assert [data.checksum for data in shared] == [data.checksum for data in alone]
+    assert caplog.messages == warned
 
 
 def test_after_training_the_doctor_reads_but_does_not_reduce(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ SHOWN = 12  # names that a message lists
 LONGEST = 40  # characters of each
 USUAL = 200  # characters that a usual name has at most; patterns take long for very long ones
 
-_PLACES = "points?|pos|positions?|coords?|coordinates?|vertex|vertices|loc|location|world|global|xyz|pt|p"
+_PLACES = "points?(?:_m_xyz)?|pos|positions?|coords?|coordinates?|vertex|vertices|loc|location|world|global|xyz|pt|p"
 _UNITS = "m|mm|cm|km|ft|met(?:er|re)s?|utm|world|coord|coordinates?|pos|position"
 _AXIS = re.compile(rf"(?:(?P<place>{_PLACES})[\W_]*)?(?P<axis>[xyz])(?:[\W_]*(?:{_UNITS}))?")
 _COMPONENT = re.compile(rf"(?P<place>{_PLACES})[\W_]*(?P<axis>[0-3])\W*")

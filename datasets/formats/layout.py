@@ -21,6 +21,7 @@ from pointadapterx.datasets.formats.columns import (
     named,
     without_units,
 )
+from pointadapterx.datasets.formats.tables import is_nan_of_windows
 from pointadapterx.errors import DataError
 
 HEAD = 2**18  # bytes in which the rows begin
@@ -137,7 +138,7 @@ def is_count(line: str) -> bool:
 
 def number(cell: str, decimal: str) -> float | None:
     """Value of a cell, NaN for a missing one; None if it is no number."""
-    if cell.lower() in MISSING:
+    if cell.lower() in MISSING or is_nan_of_windows(cell):
         return float("nan")
     if "_" in cell or (decimal == "," and ("." in cell or cell.endswith(","))):
         return None

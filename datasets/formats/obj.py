@@ -27,15 +27,18 @@ class Group:
         counts, corners = np.array(self.counts), np.array(self.corners)
         if len(self.columns) == 1:
             return triangulated(counts, corners)
-        parts = np.split(corners, np.cumsum(counts)[:-1])
-        return np.concatenate([_in_order(part) for part in parts])
+        return _in_order(counts, corners)
 
 
-def _in_order(polygon: np.ndarray) -> np.ndarray:
-    if len(polygon) == 4:
-        return polygon[[[0, 1, 2], [2, 3, 0]]]
-    last = np.arange(2, len(polygon))
-    return np.stack([np.full(len(last), polygon[0]), polygon[last - 1], polygon[last]], axis=1)
+def _in_order(counts: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Polygons of three corners or more as fans ``(f, 3)``, one after another; a quad's second triangle is 2, 3, 0."""
+    sizes = counts - 2
+    first = np.repeat(np.cumsum(counts) - counts, sizes)
+    step = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    triangles = corners[np.stack([first, first + step + 1, first + step + 2], axis=1)]
+    turned = (np.repeat(counts, sizes) == 4) & (step == 1)
+    triangles[turned] = np.roll(triangles[turned], -1, axis=1)
+    return triangles
 
 
 def read(path: Path) -> Mesh | np.ndarray:

@@ -40,7 +40,8 @@ def read(path: Path) -> Mesh | np.ndarray:
         raise ValueError(f"its elements are {', '.join(wanted) or 'none'}, expected vertex")
     read_body = read_text if kind == "ascii" else read_binary
     columns = read_body(data[start:], elements, wanted)
-    vertices = np.stack([_coordinates(columns["vertex"][axis]) for axis in "xyz"], axis=1)
+    named = {name.lower(): values for name, values in columns["vertex"].items()}
+    vertices = np.stack([_coordinates(named[axis]) for axis in "xyz"], axis=1)
     faces = [np.empty((0, 3), np.int64)]
     for name, to_triangles in (("face", triangulated), ("tristrips", _strips)):
         for lists in columns.get(name, {}).values():
@@ -94,12 +95,13 @@ def _dtype(kind: str, name: str) -> np.dtype:
 def _wanted(element: Element) -> list[int]:
     """Places of the properties to read of an element."""
     names = [one.name for one in element.properties]
-    if len(set(names)) != len(names):
-        raise ValueError(f"its element {element.name} has two properties of one name")
     if element.name == "vertex":
-        if any(axis not in names or element.properties[names.index(axis)].count is not None for axis in "xyz"):
-            raise ValueError(f"its vertices have the properties {', '.join(names) or 'none'}, expected x, y and z")
-        return [names.index(axis) for axis in "xyz"]
+        plain = [name.lower() for name in names]
+        if any(plain.count(axis) != 1 or element.properties[plain.index(axis)].count is not None for axis in "xyz"):
+            raise ValueError(
+                f"its vertices have the properties {', '.join(names) or 'none'}, expected one x, y and z each"
+            )
+        return [plain.index(axis) for axis in "xyz"]
     if element.name in ("face", "tristrips") and element.rows:
         lists = [place for place, one in enumerate(element.properties) if one.count is not None]
         named = [place for place in lists if names[place] in CORNERS] or (lists if len(lists) == 1 else [])

@@ -33,7 +33,7 @@ def read(path: Path) -> Mesh | np.ndarray:
         declared = struct.unpack_from("<I", head, HEAD - 4)[0] if len(head) == HEAD else None
         if declared is not None and size == HEAD + declared * RECORD.itemsize:
             corners = np.frombuffer(file.read(), RECORD, declared)["corners"].reshape(-1, 3)
-        elif head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(b"solid"):
+        elif head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(b"solid") and b"\0" not in head:
             file.seek(0)
             corners = np.concatenate([np.empty((0, 3)), *_text_corners(file)])
         elif declared is None:

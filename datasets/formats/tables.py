@@ -40,13 +40,19 @@ def table(lines: Sequence[bytes], columns: Sequence[int] | None, what: str) -> n
     except (ValueError, IndexError):
         pass
     expected = len(lines[0].split()) if columns is None else max(columns) + 1
+    rows = []
     for number, line in enumerate(lines, 1):
         words = line.split()
         if len(words) != expected and (columns is None or len(words) < expected):
             raise ValueError(f"{what} {number} of {len(lines)} has {len(words)} numbers, expected {expected}")
-        for word in words:
-            number_of(word, f"{what} {number} of {len(lines)}")
-    raise ValueError(f"its {len(lines)} rows of {what} are no table of numbers")
+        wanted = words if columns is None else [words[column] for column in columns]
+        rows.append([number_of(word, f"{what} {number} of {len(lines)}") for word in wanted])
+    return np.array(rows, np.float64).reshape(len(lines), -1)
+
+
+def is_nan_of_windows(word: str) -> bool:
+    """Whether a word is what programs of Windows write for NaN: ``nan(ind)``, ``-nan(ind)`` or ``nan(snan)``."""
+    return word.lower().lstrip("+-") in ("nan(ind)", "nan(snan)")
 
 
 def number_of(word: bytes, where: str) -> float:
@@ -59,7 +65,8 @@ def number_of(word: bytes, where: str) -> float:
         if b"_" not in word:
             return float(word)
     except ValueError:
-        pass
+        if is_nan_of_windows(word.decode("latin-1")):
+            return float("nan")
     raise ValueError(f"{where} has {shown(word)} in place of a number")
 
 

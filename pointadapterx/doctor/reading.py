@@ -17,9 +17,9 @@ from rich.progress import Progress
 from pointadapterx.datasets import build_dataset
 from pointadapterx.datasets.base import SPLITS, UNLABELLED, PointClouds
 from pointadapterx.datasets.cache import cached_points, is_fresh
-from pointadapterx.datasets.doubts import doubts_of
+from pointadapterx.datasets.doubts import FEW, doubts_of
 from pointadapterx.datasets.files import walk_files
-from pointadapterx.datasets.folder import BLOCK, STORED_POINTS, CloudReader, cache_of, list_files
+from pointadapterx.datasets.folder import BLOCK, STORED_POINTS, CloudReader, cache_of, doubts_said, list_files
 from pointadapterx.datasets.h5 import find_h5
 from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.hdf5 import open_h5
@@ -230,7 +230,11 @@ def _examine(batch: Batch, options: Options) -> Iterator[Examined | str]:
     if len(examined) == len(batch.names):
         _save(beside, state, examined)
         if len(kept) == len(batch.names):
-            cached_points(cache, made_from, lambda: torch.from_numpy(np.stack(kept)))
+            doubts = (
+                [doubt for doubt in found.doubts if doubt.kind != FEW] for found in examined
+            )  # as training has them
+            said = doubts_said(batch.reader.root, zip(batch.names, doubts, strict=True))
+            cached_points(cache, made_from, lambda: torch.from_numpy(np.stack(kept)), said)
 
 
 @dataclass(frozen=True)

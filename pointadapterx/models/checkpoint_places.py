@@ -75,7 +75,7 @@ def find_encoder(names: Iterable[str], layout: Layout) -> Place | None:
     if len(prefixes) > 1:
         named = " and ".join(one or "names without a prefix" for one in prefixes)
         raise CheckpointError(
-            f"holds {len(prefixes)} encoders ({named}), and which of them is meant it does not tell; keep one, with "
+            f"holds {len(prefixes)} encoders ({named}), and does not say which of them is meant; keep one, with "
             f"torch.save({{n: t for n, t in state.items() if n.startswith('{prefixes[-1]}')}}, FILE)"
         )
     only = prefixes[0]
@@ -95,7 +95,7 @@ def find_state(content: Mapping[object, object]) -> Place | None:
     ]
     if len(keys) > 1:
         raise CheckpointError(
-            f"holds {len(keys)} models ({' and '.join(keys)}), and which of them is meant it does not tell; keep one, "
+            f"holds {len(keys)} models ({' and '.join(keys)}), and does not say which of them is meant; keep one, "
             f"with torch.save(content['{keys[-1]}'], FILE)"
         )
     if not keys:

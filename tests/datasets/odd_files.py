@@ -227,6 +227,10 @@ READ: dict[str, tuple[Content, np.ndarray]] = {
         ply(rows(POINTS[:, [2, 0, 1]], "9 ", " 8"), points="uchar red,double z,double x,double y,int16 s"),
         POINTS,
     ),
+    "ply text, X Y Z, and two properties of one name": (
+        ply(rows(POINTS, after=" 7 7"), points="float X,float Y,float Z,float scalar,float scalar"),
+        POINTS,
+    ),
     "ply text, a list in its vertices": (
         ply(
             "".join(f"{n} {'5 ' * n}{row}" for n, row in enumerate(rows(POINTS).splitlines(True))),

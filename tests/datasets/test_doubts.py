@@ -79,7 +79,7 @@ def test_points_outside_are_found() -> None:
 
 
 def test_vertices_of_a_mesh_are_judged_and_not_its_samples(tmp_path: Path) -> None:
-    ball = trimesh.creation.icosphere(3)
+    ball = pytest.importorskip("trimesh").creation.icosphere(3)
     ball.export(tmp_path / "near.ply")
     ball.apply_translation(MAP)
     ball.export(tmp_path / "far.ply")  # in float32

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pointadapterx.datasets.formats.mesh import Mesh
-from pointadapterx.datasets.point_files import READERS, read_cloud
+from pointadapterx.datasets.point_files import READERS, load_cloud, read_cloud
 from pointadapterx.errors import DataError
 from pointadapterx.optional import missing
 from tests.datasets.odd_files import (
@@ -61,6 +61,17 @@ def test_read_exactly(name: str, tmp_path: Path) -> None:
     assert np.array_equal(found, expected) or (suffix in ("las", "laz") and np.allclose(found, expected, atol=1e-9))
     if expected.ndim == 2:
         assert np.array_equal(read_cloud(path, 10, 0), found.astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "before"), [("pcd", pcd().decode()), ("ply", ply("").decode()), ("off", "OFF\n4 0 0\n"), ("xyz", "")]
+)
+def test_nan_as_programs_of_windows_write_it(suffix: str, before: str, tmp_path: Path) -> None:
+    path = tmp_path / f"cloud.{suffix}"
+    path.write_text(before + rows(POINTS[:3]) + "-nan(ind) nan(ind) 1\n", encoding="utf-8")
+    cloud = load_cloud(path, 10, 0)
+    assert np.array_equal(cloud.points, POINTS[:3])
+    assert [doubt.text for doubt in cloud.doubts] == ["1 of 4 points have NaN or infinite coordinates and are left out"]
 
 
 def with_large_chunks() -> bytes:
@@ -171,6 +182,7 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "obj utf-16": (OBJ.encode("utf-16"), "it is UTF-16 text; save it as UTF-8"),
     "stl cut": (stl()[:-1], "declares 4 triangles in 284 bytes, and has 283 bytes"),
     "stl longer": (stl() + b"\0", "declares 4 triangles in 284 bytes, and has 285 bytes"),
+    "stl longer, named like text": (stl(head=b"solid") + b"\0", "declares 4 triangles in 284 bytes, and has 285"),
     "stl a billion": (stl(declared=10**9), "declares 1000000000 triangles"),
     "stl text, cut": (stl_text()[:-30], "it ends without 'endsolid'"),
     "stl text, a facet cut": (stl_text().replace(" endloop\nendfacet\nendsolid", "endsolid"), "facet 4 is cut"),

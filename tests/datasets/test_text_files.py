@@ -206,6 +206,7 @@ def test_columns_without_names_and_against_them(tmp_path: Path) -> None:
         ("t,xcoord,ycoord,zcoord", (1, 2, 3)),
         ("P,Northing (m),Easting (m),Z", (2, 1, 3)),
         ("Rechtswert,Hochwert,Höhe", (0, 1, 2)),
+        ("intensity,Points_m_XYZ:0,Points_m_XYZ:1,Points_m_XYZ:2", (1, 2, 3)),
         ("Normals:0,Normals:1,Normals:2,Points:0,Points:1,Points:2", (3, 4, 5)),
     ],
 )

@@ -26,6 +26,8 @@ from pointadapterx.visualize.sheet import Scale, Sheet, View, box_edges, paint, 
 from pointadapterx.visualize.subject import Subject
 from tests.visualize.conftest import save_random
 
+pytest.importorskip("matplotlib", reason="pictures are drawn by matplotlib")
+
 
 def sheet(name: str, subject: Subject, indices: list[int]) -> Sheet:
     made = PICTURES[name].make([subject], subject.choose(indices))
