@@ -54,7 +54,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("path", type=Path, nargs="?", help="folder, table of files, HDF5, or where --name lies")
     names = sorted(name for name, kind in DATASETS.items() if kind.modality == "points" and name != "folder")
-    parser.add_argument("--name", choices=names, help="a data set, checked as its reader does besides")
+    parser.add_argument("--name", choices=names, help="a data set by its name, whose reader checks it as well")
     parser.add_argument("--variant", help="of the data set")
     parser.add_argument(
         "--stored-points",
