@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pointadapterx.counting import count_costs, count_model
     from pointadapterx.engine.bank import AdapterBank
     from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
-    from pointadapterx.engine.predictor import Failure, Prediction, Predictor
+    from pointadapterx.engine.input_form import Failure
+    from pointadapterx.engine.predictor import Prediction, Predictor
     from pointadapterx.export import export_adapter
     from pointadapterx.models.adapted import AdaptedModel, count_parameters
     from pointadapterx.models.pretrained import load_pretrained
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AdaptedModel": "pointadapterx.models.adapted",
     "AdapterBank": "pointadapterx.engine.bank",
-    "Failure": "pointadapterx.engine.predictor",
+    "Failure": "pointadapterx.engine.input_form",
     "METHODS": "pointadapterx.peft",
     "Prediction": "pointadapterx.engine.predictor",
     "Predictor": "pointadapterx.engine.predictor",

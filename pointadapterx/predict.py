@@ -16,7 +16,8 @@ from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.endings import ends_in_one_line, explain
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
-from pointadapterx.engine.predictor import Failure, Prediction, Predictor
+from pointadapterx.engine.input_form import Failure
+from pointadapterx.engine.predictor import Prediction, Predictor
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.locks import alone
 from pointadapterx.text import cell, json_line, printable

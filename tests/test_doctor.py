@@ -267,6 +267,14 @@ def test_what_training_says_the_doctor_says(healthy: Path, capsys: pytest.Captur
     assert "no label" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--suffixes=ply", "--columns=0,1,2", "--nan=error"])
+def test_options_of_files_are_refused_for_a_set_by_its_name(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--name", "ldraw20", option]) == 2
+    key = option.partition("=")[0]
+    line = f"error: {key}: belongs to files of one cloud each, but this is data.name=ldraw20; remove it"
+    assert capsys.readouterr().err.strip() == line
+
+
 def test_hdf5_files_of_many_clouds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = np.arange(16) % 2
     for split, seed in (("train", 0), ("test", 100)):

@@ -21,13 +21,15 @@ FILES = [
 ]
 
 
+NAMED = re.compile(r"""pointadapterx\[([\w,]+)\]|\.\[([\w,]+)\]['"`]|\b(?:missing|need)\([^)]*?, "(\w+)"[,)]""")
+
+
 def test_every_extra_that_is_named_exists() -> None:
+    """In a requirement, in a checkout's, or in the words of a message."""
     texts = [path.read_text(encoding="utf-8") for path in FILES if path.suffix in (".py", ".md", ".ipynb")]
-    named = {
-        name for text in texts for found in re.findall(r"pointadapterx\[([\w,]+)\]", text) for name in found.split(",")
-    }
-    assert named <= set(EXTRAS)
-    assert {"viz", "viz3d"} <= named
+    found = [name for text in texts for groups in NAMED.findall(text) for name in ",".join(groups).split(",") if name]
+    assert set(found) <= set(EXTRAS)
+    assert {"viz", "study", "scans", "umap", "mesh", "export"} <= set(found)
 
 
 def test_the_page_lists_every_extra() -> None:

@@ -19,7 +19,7 @@ from pointadapterx.doctor.examined import Entry, Examined
 from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_reading, read_set
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import console
-from pointadapterx.errors import PointAdapterXError
+from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.text import printable
 
 SICK = 1  # exit status where something has to be mended
@@ -54,7 +54,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("path", type=Path, nargs="?", help="folder, table of files, HDF5, or where --name lies")
     names = sorted(name for name, kind in DATASETS.items() if kind.modality == "points" and name != "folder")
-    parser.add_argument("--name", choices=names, help="a data set, checked as its reader does besides")
+    parser.add_argument("--name", choices=names, help="a data set by its name, whose reader checks it as well")
     parser.add_argument("--variant", help="of the data set")
     parser.add_argument(
         "--stored-points",
@@ -105,6 +105,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
     if options.name is not None or is_h5(options.path):
         if options.name is None:
             said.append(f"{options.path}: read as data.name=h5")
+        _require_no_options_of_files(options, options.name or "h5")
         entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled)
         wanted = max((entry.found.points for entry in entries if isinstance(entry.found, Examined)), default=wanted)
     else:
@@ -124,3 +125,10 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
     if refused and all(finding.note for finding in findings):
         findings.append(Finding(refused, "training would stop at it"))
     return entries, [*findings, *(Finding(text, "nothing to do, if it is meant so", note=True) for text in said)]
+
+
+def _require_no_options_of_files(options: argparse.Namespace, name: str) -> None:
+    """As training refuses them, instead of leaving them out of account."""
+    for key in ("suffixes", "columns", "nan"):
+        if getattr(options, key) is not None:
+            raise ConfigError(f"--{key}: belongs to files of one cloud each, but this is data.name={name}; remove it")

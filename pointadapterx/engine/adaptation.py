@@ -48,7 +48,7 @@ def chooses(config: Mapping[str, Any]) -> bool:
 
 
 def protocol_words(config: Mapping[str, Any]) -> str:
-    """How the kept epoch is chosen, in words that stand beside every figure."""
+    """How the kept epoch is chosen, in words that are printed with every figure."""
     protocol = config["eval"]["protocol"]
     return PROTOCOLS[protocol] if chooses(config) else LAST_KEPT.get(protocol, PROTOCOLS[protocol])
 

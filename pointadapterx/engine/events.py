@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ def tensorboard_events(folder: Path, first_epoch: int) -> Iterator[Callable[[Map
     Yields:
         A function that writes an epoch's record; where that fails it says so once, and writes no more.
     """
-    opened = SummaryWriter(str(folder), purge_step=first_epoch)
-    board: SummaryWriter | None = opened
+    board: SummaryWriter | None = None
 
     def write(record: Mapping[str, Any]) -> None:
         nonlocal board
@@ -39,17 +38,42 @@ def tensorboard_events(folder: Path, first_epoch: int) -> Iterator[Callable[[Map
         try:
             _add(board, record)
         except OSError as error:
-            log.warning("%s: no more events for TensorBoard (%s)", folder, error.strerror or error)
+            _give_up(folder, error)
             board = None
 
-    hook = threading.excepthook
-    # The thread that writes them raises its errors here once more; a traceback of its own would be one too many.
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_writer())
+        try:
+            board = opened = SummaryWriter(str(folder), purge_step=first_epoch)
+            stack.callback(_close, opened)
+        except OSError as error:
+            _give_up(folder, error)
         yield write
+
+
+def _give_up(folder: Path, error: OSError) -> None:
+    log.warning("%s: no more events for TensorBoard (%s)", folder, error.strerror or error)
+
+
+def _close(board: SummaryWriter) -> None:
+    with suppress(OSError):
+        board.close()
+
+
+@contextmanager
+def _quiet_writer() -> Iterator[None]:
+    """Without the traceback of TensorBoard's own thread, whose errors are raised once more where it is written to."""
+    hook = threading.excepthook
+
+    def quiet(args: threading.ExceptHookArgs) -> None:
+        of_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (of_writer and isinstance(args.exc_value, OSError)):
+            hook(args)
+
+    threading.excepthook = quiet
+    try:
+        yield
     finally:
-        with suppress(OSError):
-            opened.close()
         threading.excepthook = hook
 
 

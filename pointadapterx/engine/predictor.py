@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +16,16 @@ from torch import Tensor
 
 from pointadapterx import ops
 from pointadapterx.datasets.folder import AXES, BLOCK, CloudReader
-from pointadapterx.datasets.images import SUFFIXES, decode
-from pointadapterx.datasets.inputs import ImageInputs, PointInputs
-from pointadapterx.datasets.point_files import KINDS, Cloud, Reading
-from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.datasets.images import SUFFIXES
+from pointadapterx.datasets.point_files import KINDS, Cloud
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model
 from pointadapterx.engine.given import File, Given, Item, listed, points_of
+from pointadapterx.engine.input_form import Failure, Form, Ready
 from pointadapterx.engine.precision import multiplies_bf16
-from pointadapterx.engine.preparation import Preparation, mean_extents, wants_unit_sphere
-from pointadapterx.errors import CheckpointError, ConfigError, DataError
+from pointadapterx.engine.preparation import mean_extents
+from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.models.adapted import AdaptedModel
 
 log = logging.getLogger(__name__)
@@ -58,28 +56,6 @@ class Prediction:
     probabilities: list[float]
     novelty: float | None
     known: bool | None
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An input of which nothing can be said; it stands where its prediction would be, and the others go on.
-
-    Attributes:
-        name: of the input.
-        reason: what is wrong with it, in a line that names it.
-    """
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """An input (N, 3) or (channels, S, S) on its way to the model."""
-
-    name: str
-    values: Tensor
     warnings: list[str]
 
 
@@ -137,9 +113,9 @@ class Predictor:
         self.classes = {name: info.classes for name, info in self._infos.items()}
         self._bf16 = _is_bf16(precision, first.config["train"]["precision"], self.device)
         said = {"up": up, "columns": columns, "nan": nan}
-        self._form = _Form.of(first, said)
+        self._form = Form.of(first, said)
         for info in self._infos.values():
-            if _Form.of(info, said).key != self._form.key:
+            if Form.of(info, said).key != self._form.key:
                 raise CheckpointError(
                     f"{info.path}: prepares its inputs otherwise than {first.path}; use a predictor for each"
                 )
@@ -187,10 +163,10 @@ class Predictor:
         return self._stream(listed(inputs, self.suffixes))
 
     def _stream(self, inputs: Sequence[Item]) -> Iterator[Prediction | Failure]:
-        waiting: list[_Ready | Failure] = []
+        waiting: list[Ready | Failure] = []
         for item in self._read(inputs):
             waiting.append(item)
-            ready = sum(isinstance(one, _Ready) for one in waiting)
+            ready = sum(isinstance(one, Ready) for one in waiting)
             if ready == self.batch_size or len(waiting) == MOST_WAITING * self.batch_size:
                 yield from self._answer(waiting)
                 waiting = []
@@ -220,7 +196,7 @@ class Predictor:
             f"the clouds are shaped as if {axis} pointed up, not {self._form.up}; if so, give it as up (--up {axis})",
         ]
 
-    def _read(self, inputs: Sequence[Item]) -> Iterator[_Ready | Failure]:
+    def _read(self, inputs: Sequence[Item]) -> Iterator[Ready | Failure]:
         files = [item for item in inputs if isinstance(item, str)]
         reader = self._form.reader()
         contents = read_ahead(reader, files, BLOCK, self.workers)
@@ -234,19 +210,19 @@ class Predictor:
                 content = f"{name} is an array; an adapter for pictures takes files"
             yield Failure(name, content) if isinstance(content, str) else self._prepare(name, content)
 
-    def _prepare(self, name: str, content: Cloud | np.ndarray) -> _Ready | Failure:
+    def _prepare(self, name: str, content: Cloud | np.ndarray) -> Ready | Failure:
         if not isinstance(content, Cloud):
-            return _Ready(name, torch.from_numpy(content), [])
+            return Ready(name, torch.from_numpy(content), [])
         prepared = self._form.bring(name, torch.from_numpy(content.points))
-        if isinstance(prepared, _Ready):
+        if isinstance(prepared, Ready):
             prepared.warnings.extend(doubt.text for doubt in content.doubts)
             self._doubts.update({doubt.kind for doubt in content.doubts})
             self._extents += mean_extents(prepared.values[None])
             self._clouds += 1
         return prepared
 
-    def _answer(self, waiting: list[_Ready | Failure]) -> Iterator[Prediction | Failure]:
-        ready = [item for item in waiting if isinstance(item, _Ready)]
+    def _answer(self, waiting: list[Ready | Failure]) -> Iterator[Prediction | Failure]:
+        ready = [item for item in waiting if isinstance(item, Ready)]
         answers = self._predict(ready) if ready else iter(())
         for item in waiting:
             if isinstance(item, Failure):
@@ -255,7 +231,7 @@ class Predictor:
                 yield from next(answers)
 
     @torch.inference_mode()
-    def _predict(self, ready: list[_Ready]) -> Iterator[list[Prediction | Failure]]:
+    def _predict(self, ready: list[Ready]) -> Iterator[list[Prediction | Failure]]:
         inputs = self._form.batch([item.values for item in ready], self.device)
         answers: list[list[Prediction | Failure]] = [[] for _ in ready]
         for name, info in self._infos.items():
@@ -298,109 +274,6 @@ class Predictor:
         with autocast, ops.unchecked():
             hidden, logits = model.head.classify(model.pooled(inputs))
         return logits.float().cpu(), hidden.float().cpu()
-
-
-@dataclass(frozen=True)
-class _ImageReader:
-    """Decodes a picture; picklable, for other processes."""
-
-    size: int
-    channels: int
-
-    def __call__(self, name: str) -> np.ndarray | str:
-        try:
-            return decode(Path(name), self.size, self.channels).numpy()
-        except DataError as error:
-            return str(error)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How inputs have to come to a model.
-
-    Attributes:
-        points: whether they are clouds.
-        section: the config's parts that decide it.
-        stored: of the training clouds, where the adapter's file has it.
-        up: axis of the inputs that points up.
-        normalize: whether clouds are centred and scaled into the unit sphere.
-        reading: what the user, or else the adapter's config, says of files.
-    """
-
-    points: bool
-    section: Mapping[str, Any]
-    stored: Preparation | None
-    up: str
-    normalize: bool
-    reading: Reading
-
-    @classmethod
-    def of(cls, info: AdapterInfo, said: Mapping[str, Any]) -> _Form:
-        """As an adapter's training had it, but for what the user says of ``up``, ``columns`` and ``nan``."""
-        config, stored = info.config, Preparation.stored(info.metrics)
-        data, backbone = config["data"], config["backbone"]
-        axis = said["up"] or data["up"] or "y"
-        if axis not in AXES:
-            raise ConfigError(f"up={axis}: is no axis; choose x, y or z")
-        section = {
-            "data": {key: data[key] for key in ("num_points", "mean", "std")} | {"augment": "none"},
-            "backbone": {
-                key: backbone[key]
-                for key in ("skip_origin", "num_groups", "group_size", "image_size", "channels")
-                if key in backbone
-            },
-        }
-        reading = Reading.of(said["columns"] or data.get("columns"), said["nan"] or data.get("nan"))
-        return cls("image_size" not in backbone, section, stored, axis, wants_unit_sphere(info.metrics, data), reading)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Equal where inputs are prepared alike."""
-        return (self.points, self.section, self.count, self.up, self.normalize, self.reading)
-
-    @property
-    def count(self) -> int:
-        """Points of a cloud before it is resampled for the model."""
-        wanted = self.section["data"]["num_points"]
-        return wanted if self.stored is None else max(wanted, self.stored.points)
-
-    def reader(self) -> CloudReader | _ImageReader:
-        """Reads a file; returns what is wrong with it as text."""
-        if self.points:
-            return CloudReader(Path(), self.count, self.normalize, by_name=False, reading=self.reading)
-        return _ImageReader(self.section["backbone"]["image_size"], self.section["backbone"]["channels"])
-
-    def bring(self, name: str, cloud: Tensor) -> _Ready | Failure:
-        """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes."""
-        wanted, found, warnings = self.section["data"]["num_points"], len(cloud), []
-        backbone = self.section["backbone"]
-        least = max(backbone["num_groups"], backbone["group_size"])
-        if found < least:
-            return Failure(name, f"{name}: {found} different points; the model's groups need {least}")
-        if found < wanted:
-            warnings.append(
-                f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
-            )
-            cloud = cloud[torch.arange(wanted) % found]
-        cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
-        if self.normalize:
-            cloud = NormalizeUnitSphere()(cloud[None])[0]
-        elif self.stored is not None:
-            low, median, high = self.stored.radius
-            radius = float(cloud.norm(dim=1).max())
-            if not low / 2 <= radius <= 2 * high:
-                warnings.append(
-                    f"reaches {radius:.3g} from the origin, training clouds {median:.3g}: another unit or place"
-                )
-        return _Ready(name, cloud, warnings)
-
-    def batch(self, values: list[Tensor], device: torch.device) -> Tensor:
-        """Prepared inputs as the model's, (b, ...)."""
-        inputs = (PointInputs if self.points else ImageInputs)(self.section)
-        sizes = {tuple(value.shape) for value in values}
-        if len(sizes) == 1:
-            return inputs.for_test(torch.stack(values).to(device))
-        return torch.cat([inputs.for_test(value[None].to(device)) for value in values])
 
 
 def _no_answer(name: str, adapter: str, adapters: int) -> str:

@@ -16,8 +16,9 @@ from pointadapterx.datasets import Samples, build_inputs
 from pointadapterx.engine.checkpoint import build_restored, model_config, read_adapter
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.given import listed
+from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.metrics import Predictions, require_finite
-from pointadapterx.engine.predictor import Failure, Predictor
+from pointadapterx.engine.predictor import Predictor
 from pointadapterx.engine.run import make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.mixture import Routing

@@ -87,7 +87,6 @@ EXPORT = "takes the better part of a minute; see tests/test_export.py"
 PICTURES = "takes long; see tests/visualize"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
 NOT_EXECUTED: dict[str, str] = {
-    "pip install matplotlib open3d": "loads packages from the network",
     "pointadapterx visualize runs/demo/<time>": PICTURES,
     "pointadapterx visualize runs/demo/<time> --picture routing attention --samples 2 --format png svg": PICTURES,
     "pointadapterx visualize runs/demo_linear/<time> runs/demo/<time> --picture tsne confusion": PICTURES,

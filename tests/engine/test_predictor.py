@@ -28,7 +28,8 @@ from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine import run
 from pointadapterx.engine.adaptation import ADAPTER_FILE
 from pointadapterx.engine.checkpoint import load_adapter, read_adapter, restore_model, save_adapter
-from pointadapterx.engine.predictor import Failure, Prediction
+from pointadapterx.engine.input_form import Failure
+from pointadapterx.engine.predictor import Prediction
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import small_config
 
@@ -379,25 +380,6 @@ def test_an_adapter_without_novelty_says_so(
         (row,) = csv.DictReader(file)
     assert (row["novelty"], row["known"]) == ("", "not available")
     assert "note: unit: novelty is not available" in capsys.readouterr().err
-
-
-def test_logits_that_are_not_finite_are_neither_known_nor_new(
-    trained: Path, clouds: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predictor = Predictor(trained)
-    compute = predictor._compute
-
-    def broken(name: str, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, hidden = compute(name, inputs)
-        logits[0] = torch.nan
-        return logits, hidden
-
-    monkeypatch.setattr(predictor, "_compute", broken)
-    bad, good = predictor(list(clouds[:2]))
-    if isinstance(bad, Prediction):
-        assert (bad.novelty, bad.known) == (None, None)
-    assert isinstance(good, Prediction)
-    assert good.known is not None
 
 
 def test_another_unit_is_told_where_clouds_keep_theirs(trained: Path, clouds: torch.Tensor, tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""How inputs have to come to an adapter's model: read, turned, normalised and resampled as in its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pointadapterx.datasets.folder import AXES, CloudReader
+from pointadapterx.datasets.images import decode
+from pointadapterx.datasets.inputs import ImageInputs, PointInputs
+from pointadapterx.datasets.point_files import Reading
+from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.engine.checkpoint import AdapterInfo
+from pointadapterx.engine.preparation import Preparation, wants_unit_sphere
+from pointadapterx.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that cannot be predicted; it takes the place of its prediction, and the others go on.
+
+    Attributes:
+        name: of the input.
+        reason: what is wrong with it, in a line that names it.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An input (N, 3) or (channels, S, S) on its way to the model."""
+
+    name: str
+    values: Tensor
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Decodes a picture; picklable, for other processes."""
+
+    size: int
+    channels: int
+
+    def __call__(self, name: str) -> np.ndarray | str:
+        """A picture (channels, size, size), or what is wrong with its file."""
+        try:
+            return decode(Path(name), self.size, self.channels).numpy()
+        except DataError as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How inputs have to come to a model.
+
+    Attributes:
+        points: whether they are clouds.
+        section: the config's parts that decide it.
+        stored: of the training clouds, where the adapter's file has it.
+        up: axis of the inputs that points up.
+        normalize: whether clouds are centred and scaled into the unit sphere.
+        reading: what the user, or else the adapter's config, says of files.
+    """
+
+    points: bool
+    section: Mapping[str, Any]
+    stored: Preparation | None
+    up: str
+    normalize: bool
+    reading: Reading
+
+    @classmethod
+    def of(cls, info: AdapterInfo, said: Mapping[str, Any]) -> Form:
+        """As an adapter's training had it, but for what the user says of ``up``, ``columns`` and ``nan``."""
+        config, stored = info.config, Preparation.stored(info.metrics)
+        data, backbone = config["data"], config["backbone"]
+        axis = said["up"] or data["up"] or "y"
+        if axis not in AXES:
+            raise ConfigError(f"up={axis}: is no axis; choose x, y or z")
+        section = {
+            "data": {key: data[key] for key in ("num_points", "mean", "std")} | {"augment": "none"},
+            "backbone": {
+                key: backbone[key]
+                for key in ("skip_origin", "num_groups", "group_size", "image_size", "channels")
+                if key in backbone
+            },
+        }
+        reading = Reading.of(said["columns"] or data.get("columns"), said["nan"] or data.get("nan"))
+        return cls("image_size" not in backbone, section, stored, axis, wants_unit_sphere(info.metrics, data), reading)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal where inputs are prepared alike."""
+        return (self.points, self.section, self.count, self.up, self.normalize, self.reading)
+
+    @property
+    def count(self) -> int:
+        """Points of a cloud before it is resampled for the model."""
+        wanted = self.section["data"]["num_points"]
+        return wanted if self.stored is None else max(wanted, self.stored.points)
+
+    def reader(self) -> CloudReader | ImageReader:
+        """Reads a file; returns what is wrong with it as text."""
+        if self.points:
+            return CloudReader(Path(), self.count, self.normalize, by_name=False, reading=self.reading)
+        return ImageReader(self.section["backbone"]["image_size"], self.section["backbone"]["channels"])
+
+    def bring(self, name: str, cloud: Tensor) -> Ready | Failure:
+        """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes."""
+        wanted, found, warnings = self.section["data"]["num_points"], len(cloud), []
+        backbone = self.section["backbone"]
+        least = max(backbone["num_groups"], backbone["group_size"])
+        if found < least:
+            return Failure(name, f"{name}: {found} different points; the model's groups need {least}")
+        if found < wanted:
+            warnings.append(
+                f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
+            )
+            cloud = cloud[torch.arange(wanted) % found]
+        cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
+        if self.normalize:
+            cloud = NormalizeUnitSphere()(cloud[None])[0]
+        elif self.stored is not None:
+            low, median, high = self.stored.radius
+            radius = float(cloud.norm(dim=1).max())
+            if not low / 2 <= radius <= 2 * high:
+                warnings.append(
+                    f"reaches {radius:.3g} from the origin, training clouds {median:.3g}: another unit or place"
+                )
+        return Ready(name, cloud, warnings)
+
+    def batch(self, values: list[Tensor], device: torch.device) -> Tensor:
+        """Prepared inputs as the model's, (b, ...)."""
+        inputs = (PointInputs if self.points else ImageInputs)(self.section)
+        sizes = {tuple(value.shape) for value in values}
+        if len(sizes) == 1:
+            return inputs.for_test(torch.stack(values).to(device))
+        return torch.cat([inputs.for_test(value[None].to(device)) for value in values])
