@@ -152,7 +152,7 @@ def test_meshes_are_sampled_on_their_surface(tmp_path: Path, suffix: str) -> Non
 
 
 def test_scenes_are_merged_with_their_transforms(tmp_path: Path) -> None:
-    trimesh = pytest.importorskip("trimesh")
+
     box = trimesh.creation.box(SIDES)
     scene = trimesh.Scene([box])
     scene.add_geometry(box, transform=trimesh.transformations.translation_matrix([0, 100, 0]))
