@@ -64,10 +64,10 @@ def measure(name: str, overrides: list[str], batch_size: int, count: int, rounds
         for suffix in FORMATS:
             Path(folder, suffix).mkdir()
             files[suffix] = write_files(Path(folder, suffix), clouds, count, suffix)
-        inputs = torch.cat([one for one in predictor.prepared(files["npy"][:batch_size]) if torch.is_tensor(one)])
+        inputs = torch.cat([one for one in predictor.prepared(files["npy"]) if torch.is_tensor(one)])
         times: dict[str, list[float]] = {"model": [], **{suffix: [] for suffix in FORMATS}}
         for _ in range(rounds):
-            times["model"].append(_seconds_alone(predictor, inputs, count))
+            times["model"].append(_seconds_alone(predictor, inputs, batch_size))
             for suffix in FORMATS:
                 started = perf_counter()
                 found = predictor(files[suffix])
@@ -77,14 +77,14 @@ def measure(name: str, overrides: list[str], batch_size: int, count: int, rounds
     return {**kept, "points": clouds.shape[1], "seconds": times}
 
 
-def _seconds_alone(predictor: Predictor, inputs: torch.Tensor, count: int) -> float:
-    """Of as many batches as ``count`` clouds make."""
-    with torch.inference_mode():
-        predictor.logits(inputs)
-        started = perf_counter()
-        for start in range(0, count, len(inputs)):
-            predictor.logits(inputs[: count - start])
-        return perf_counter() - started
+def _seconds_alone(predictor: Predictor, inputs: torch.Tensor, batch_size: int) -> float:
+    """Of all inputs, (n, N, 3)."""
+    batches = inputs.split(batch_size)
+    predictor.logits(batches[0])
+    started = perf_counter()
+    for batch in batches:
+        predictor.logits(batch)
+    return perf_counter() - started
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:

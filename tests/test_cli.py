@@ -170,3 +170,8 @@ def test_the_published_vote_is_the_maximum_of_299(
     assert "published protocol: maximum of 3 votes on the test set, optimistic" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_the_package_is_a_command() -> None:
+    command = [sys.executable, "-m", "pointadapterx", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("pointadapterx ")

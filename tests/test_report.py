@@ -42,6 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(finished: Path) -> Path:
     """Its report."""
+    pytest.importorskip("matplotlib", exc_type=ImportError)
     return write_report([finished])
 
 

@@ -22,7 +22,7 @@ from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.models.adapted import count_parameters
-from pointadapterx.optional import missing
+from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
@@ -63,12 +63,6 @@ def main(argv: Sequence[str], prog: str = "pointadapterx report") -> int:
     except PointAdapterXError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ImportError:
-        reason = missing("matplotlib.figure", "viz")
-        if reason is None:
-            raise
-        print(f"error: a report needs matplotlib, which {reason}", file=sys.stderr)
-        return 2
     print(printable(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)"))
     return 0
 
@@ -85,8 +79,9 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
         The file.
 
     Raises:
-        PointAdapterXError: if adapters or data cannot be read, or know different classes.
+        PointAdapterXError: without matplotlib, or if adapters or data cannot be read, or know different classes.
     """
+    need("matplotlib.figure", "a report needs matplotlib", "viz", ConfigError)
     if output is None and str(runs[0]).startswith(HUB):
         raise ConfigError(f"{runs[0]}: lies on the hub; add --output FILE for the report")
     subjects = [Subject(run, overrides) for run in runs]

@@ -1,0 +1,8 @@
+"""``python -m pointadapterx``: the same as the command ``pointadapterx``."""
+
+import sys
+
+from pointadapterx.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
