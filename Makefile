@@ -18,8 +18,9 @@ demo: $(VENV)/.ready
 	$(BIN)/python tools/main.py --config cfgs/demo_linear.yaml
 	$(BIN)/python tools/main.py --config cfgs/demo.yaml
 
+# One thread a process: idle threads of two processes on two cores would spin against each other.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: test
 	$(BIN)/python tests/absent

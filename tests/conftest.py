@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,6 +105,15 @@ def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> dict[str, Any
 def _fresh_accelerator() -> None:
     """No test inherits the precision of another's accelerator."""
     AcceleratorState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logging() -> Iterator[None]:
+    """No test inherits what a command of another has made of the package's logger."""
+    logger = logging.getLogger("pointadapterx")
+    kept = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = kept
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +218,7 @@ def test_files_are_read_once_by_the_doctor_and_training(
     rewrite(healthy / "train/cup/1.npy", with_nan)
     assert main(["doctor", str(healthy), "--workers", "1"]) == 0
     first = capsys.readouterr().out
+    monkeypatch.setattr(logging.getLogger("pointadapterx"), "propagate", True)  # the command has its own handler
     with monkeypatch.context() as patch:
         patch.setattr(folder_module, "load_cloud", refuse)
         caplog.clear()

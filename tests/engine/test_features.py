@@ -154,15 +154,15 @@ def test_a_damaged_description_is_made_anew(content: str, cached: Config, tmp_pa
 
 
 def test_a_cache_that_cannot_be_written(cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_only(path: Path) -> None:
+    def read_only(path: Path, what: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(features, "locked", read_only)
+    monkeypatch.setattr(features, "in_turn", read_only)
     with pytest.raises(ConfigError, match=r"features: cannot be written \(Read-only file system\); set train"):
         opened(cached())
     monkeypatch.undo()
     before = opened(cached()).fetch(torch.tensor([0]), torch.tensor([2]))
-    monkeypatch.setattr(features, "locked", read_only)  # but what lies there is read
+    monkeypatch.setattr(features, "in_turn", read_only)  # but what lies there is read
     assert torch.equal(opened(cached()).fetch(torch.tensor([0]), torch.tensor([2])).tokens, before.tokens)
 
 
