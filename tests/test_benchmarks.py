@@ -224,7 +224,7 @@ def test_every_axis_of_the_curves_can_be_read(values: list[float]) -> None:
 def test_the_command_names_its_kinds() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "usage: python -m benchmarks {curves,exactness,infer,memory,novelty,ops,predict,train}" in done.stderr
+    assert "usage: python -m benchmarks {curves,exactness,fuzz,infer,memory,novelty,ops,predict,train}" in done.stderr
 
 
 def test_point_operations_side_by_side(
@@ -277,7 +277,7 @@ def test_exactness_is_counted_and_differences_are_told(
 def test_fuzzing_knows_its_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("atheris")
     assert fuzz.main(["--reader", "docx"]) == 2
-    assert "reader 'docx' is not known; choose from csv, glb, h5" in capsys.readouterr().err
+    assert "reader 'docx' is not known; choose from asc, csv, glb, h5" in capsys.readouterr().err
     assert all(list(target.seeds()) for target in fuzz.targets().values())
 
 
