@@ -91,7 +91,6 @@ def test_a_broken_matplotlib_says_why(
     def draw(*_: object) -> None:
         import matplotlib  # noqa: F401
 
-    monkeypatch.setattr("pointadapterx.report.command.write_report", draw)
     monkeypatch.setattr("pointadapterx.visualize.command._run", draw)
     assert command(["run"]) == 2
     assert f"error: {what} matplotlib, which is installed but cannot be imported ({LACKS})" in capsys.readouterr().err
