@@ -32,7 +32,8 @@ BROWSER = os.environ.get("POINTADAPTERX_BROWSER") or shutil.which("chromium") or
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run on the embedded clouds."""
+    """The folder of a short run on the embedded clouds, for reports, which need matplotlib."""
+    pytest.importorskip("matplotlib", exc_type=ImportError)
     folder = tmp_path_factory.mktemp("report") / "run"
     overrides = ["train.epochs=2", "train.warmup_epochs=0", "data.train_size=100"]
     run.train(load_config(ROOT / "cfgs" / "demo.yaml", overrides), "demo", folder, run.make_accelerator("fp32"))
@@ -42,7 +43,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(finished: Path) -> Path:
     """Its report."""
-    pytest.importorskip("matplotlib", exc_type=ImportError)
     return write_report([finished])
 
 
@@ -190,6 +190,7 @@ def test_an_adapter_without_its_run_is_reported_too(finished: Path, tmp_path: Pa
 
 
 def test_a_large_picture_takes_little_room() -> None:
+    pytest.importorskip("matplotlib", exc_type=ImportError)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(26, 8))
