@@ -166,7 +166,7 @@ def test_it_lives_in_a_browser(opened: tuple[str, Any, list[str], list[str]], re
         choices = page.locator("select.colours").first
         choices.select_option("groups")
         assert canvas.screenshot() != plain
-        section = page.locator("section", has=choices)
+        section = choices.locator("xpath=ancestor::section")
         shown = [legend.get_attribute("data-mode") for legend in section.locator(".legend:visible").all()]
         assert shown == ["groups"]
         modes = choices.locator("option").all_inner_texts()
