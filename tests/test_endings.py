@@ -137,6 +137,7 @@ def test_a_log_that_cannot_be_written_is_told_once(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("pointadapterx"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("pointadapterx"), "handlers", [])  # those of earlier tests would say it too
     handler, log = log_to_file(FULL), logging.getLogger("pointadapterx.test")
     try:
         for number in range(3):
