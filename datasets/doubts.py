@@ -44,6 +44,13 @@ class Doubt(NamedTuple):
     note: bool = False
 
 
+class Cloud(NamedTuple):
+    """Points ``(m, 3)`` of a file or an array, and what looks wrong with them."""
+
+    points: np.ndarray
+    doubts: tuple[Doubt, ...] = ()
+
+
 def not_finite(bad: int, total: int) -> Doubt:
     """Of points that were dropped."""
     text = f"{bad} of {total} points have NaN or infinite coordinates and are left out"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from pointadapterx.datasets.base import check_choice
-from pointadapterx.datasets.doubts import Doubt, doubts_of, not_finite
+from pointadapterx.datasets.doubts import Cloud, Doubt, doubts_of, not_finite
 from pointadapterx.datasets.files import impostor
 from pointadapterx.datasets.formats import arrays, glb, las, mesh, obj, off, pcd, ply, stl, text
 from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
@@ -33,7 +32,7 @@ __all__ = [
 
 TEXT_SUFFIXES = (".asc", ".csv", ".pts", ".txt", ".xyz")
 
-READERS: dict[str, Callable[[Path], np.ndarray | Mesh]] = {
+READERS: dict[str, Callable[[Path], np.ndarray | Mesh | Cloud]] = {
     ".asc": text.read,
     ".csv": text.read,
     ".glb": glb.read,
@@ -100,13 +99,6 @@ def problem_of_columns(columns: Sequence[str | int]) -> str | None:
     return None
 
 
-class Cloud(NamedTuple):
-    """Points ``(m, 3)`` of a file or an array, and what looks wrong with them."""
-
-    points: np.ndarray
-    doubts: tuple[Doubt, ...] = ()
-
-
 def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
     """The points of :func:`load_cloud`, ``(m, 3)`` float64, where one that is not finite is an error."""
     return load_cloud(path, num_samples, seed, Reading(nan="error")).points
@@ -131,7 +123,7 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
         raise DataError(f"{path}: is of no kind that is read ({' '.join(KINDS)})")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    stored = None
+    stored, doubts = None, tuple[Doubt, ...]()
     try:
         what = impostor(path)
         if what is not None:
@@ -140,7 +132,7 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
         if isinstance(content, Mesh):
             stored, points = content.vertices, mesh.sample(path, content, num_samples, seed)
         else:
-            points = content
+            points, doubts = content if isinstance(content, Cloud) else Cloud(content)
         if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
             raise ValueError(f"it holds {points.dtype} of shape {points.shape}, expected numbers (points, 3 or more)")
     except DataError:
@@ -150,7 +142,8 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
         raise DataError(f"{path}: cannot be read as {suffix} ({reason}); obtain it again or remove it") from error
     if len(points) == 0:
         raise DataError(f"{path}: there is no point or face in it; obtain it again or remove it")
-    return checked_cloud(points, str(path), reading, stored)
+    cloud = checked_cloud(points, str(path), reading, stored)
+    return cloud._replace(doubts=(*doubts, *cloud.doubts))
 
 
 def checked_cloud(points: np.ndarray, where: str, reading: Reading, stored: np.ndarray | None = None) -> Cloud:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from pointadapterx.datasets.doubts import Doubt
 from pointadapterx.datasets.formats.columns import (
     WAY_OUT,
     Columns,
@@ -60,6 +61,7 @@ class Layout:
         columns: those of x, y and z.
         count: of the points, as a line before the rows declares it, and the number of that line.
         named: whether names or the user say which columns these are.
+        doubts: what may be another way.
     """
 
     encoding: str
@@ -70,6 +72,7 @@ class Layout:
     columns: Columns
     count: tuple[int, int] | None
     named: bool
+    doubts: tuple[Doubt, ...] = ()
 
     def split(self, line: str) -> list[str]:
         """Cells of a row, without quotes."""
@@ -98,8 +101,12 @@ def find_layout(path: Path, columns: Sequence[str | int] | None) -> Layout | Non
     sample = list(islice(_rows(lines[start:]), SAMPLE))
     separator, decimal = _dialect(sample)
     cells = [split(line, separator) for line in sample]
+    doubts = tuple[Doubt, ...]()
     if names_line is None and _numbers_columns(cells, separator):
-        names_line, start, cells = lines[start], start + 1, cells[1:]
+        may_be_point = all(cell.isdecimal() for cell in cells[0]) and _is_whole(cells[1])
+        if not may_be_point or columns is None or tuple(columns) != (0, 1, 2):
+            names_line, start, cells = lines[start], start + 1, cells[1:]
+            doubts = (_no_point(names_line),) if may_be_point else ()
     by_number = columns is not None and all(isinstance(column, int) for column in columns)
     try:
         names = _names(names_line, comments, separator, cells, lenient=by_number)
@@ -108,7 +115,7 @@ def find_layout(path: Path, columns: Sequence[str | int] | None) -> Layout | Non
             raise ValueError(f"it names no columns, and of {shown(sample[0])} the cells {which} are not all numbers")
     except ValueError as error:
         raise DataError(f"{path}: {error}; {WAY_OUT}") from None
-    return Layout(encoding, start, separator, decimal, len(cells[0]), which, count, are_named)
+    return Layout(encoding, start, separator, decimal, len(cells[0]), which, count, are_named, doubts)
 
 
 def split(line: str, separator: str | None) -> list[str]:
@@ -236,16 +243,30 @@ def _dialect(sample: Sequence[str]) -> tuple[str | None, str]:
 def _numbers_columns(cells: Sequence[Sequence[str]], separator: str | None) -> bool:
     """Whether the first row only numbers the columns, as pandas writes it: ``0,1,2`` or ``,0,1,2``.
 
-    A point of whole numbers can look like that. It is taken for one where spaces separate the numbers and the next
-    row is whole, too, as in lists of voxels.
+    A point of whole numbers can look like that. It is read as one where spaces separate the numbers and the next row
+    is whole, too, as in lists of voxels.
     """
     first, following = cells[0], cells[1:2]
     offset = 0 if first[0].isdecimal() else 1
     counted = {index: cell for index, cell in enumerate(first) if cell.lower() not in MISSING and number(cell, ".")}
     if not following or any(cell != str(index - offset) for index, cell in counted.items()):
         return False
-    whole = all(cell.lstrip("+-").isdecimal() for cell in following[0] if number(cell, ".") is not None)
-    return first[offset : offset + 3] == ["0", "1", "2"] and (separator is not None or not whole)
+    return first[offset : offset + 3] == ["0", "1", "2"] and (separator is not None or not _is_whole(following[0]))
+
+
+def _is_whole(cells: Sequence[str]) -> bool:
+    return all(cell.lstrip("+-").isdecimal() for cell in cells if number(cell, ".") is not None)
+
+
+def _no_point(line: str) -> Doubt:
+    """Of a first row ``0,1,2`` before rows of whole numbers, which may be a point."""
+    return Doubt(
+        "a first row 0,1,2 that may be a point",
+        f"its first row, {shown(line)}, is read as numbers of columns, as pandas writes them, and not as a point; to "
+        "keep it, give data.columns=[0,1,2] or --columns 0,1,2",
+        "nothing, if pandas wrote it",
+        note=True,
+    )
 
 
 def _names(

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pointadapterx.datasets.formats.columns import WAY_OUT
+from pointadapterx.datasets.doubts import Cloud
+from pointadapterx.datasets.formats import headless
 from pointadapterx.datasets.formats.layout import Layout, find_layout, is_comment, is_count, number, shown
-from pointadapterx.errors import DataError
 
 BLOCK = 2**20  # characters read at a time
-ENOUGH = 10  # rows whose first column counts them before it is taken for an index
 
 
-def read(path: Path, columns: Sequence[str | int] | None = None) -> np.ndarray:
+def read(path: Path, columns: Sequence[str | int] | None = None) -> Cloud:
     """Points ``(n, 3)`` float64 of rows of numbers; missing values are NaN.
 
     Columns are separated by commas, semicolons, tabs, bars or spaces; fractions begin with a point, or with a comma
@@ -27,7 +26,8 @@ def read(path: Path, columns: Sequence[str | int] | None = None) -> np.ndarray:
     Args:
         path: the file.
         columns: of x, y and z, by name or by number from 0. None: those with usual names, see
-            :func:`~pointadapterx.datasets.formats.columns.named`, and without names the first three.
+            :func:`~pointadapterx.datasets.formats.columns.named`, and without names the first three, where
+            :func:`~pointadapterx.datasets.formats.headless.check` has nothing against them.
 
     Raises:
         DataError: if the file does not say which columns are x, y and z, or has not those of ``columns``.
@@ -35,15 +35,14 @@ def read(path: Path, columns: Sequence[str | int] | None = None) -> np.ndarray:
     """
     layout = find_layout(path, columns)
     if layout is None:
-        return np.empty((0, 3))
+        return Cloud(np.empty((0, 3)))
     points = _by_numpy(path, layout)
     if points is None:
         points = np.array(array("d", _by_hand(path, layout))).reshape(-1, 3)
-    if not layout.named and layout.width > 3 and _is_index(points):
-        raise DataError(
-            f"{path}: its first column counts the rows, so it is no coordinate, and nothing names the others; {WAY_OUT}"
-        )
-    return points
+    doubts = layout.doubts
+    if not layout.named:
+        doubts += headless.check(path, points, layout.width, lambda: _first_columns(path, layout))
+    return Cloud(points, doubts)
 
 
 class _DamagedError(ValueError):
@@ -77,6 +76,14 @@ def _by_hand(path: Path, layout: Layout) -> Iterator[float]:
                     mixed = "; the fractions before it are written otherwise" if "," in cells[column] else ""
                     raise _DamagedError(f"line {line_number}: {shown(cells[column])} is no number{mixed}")
                 yield value
+
+
+def _first_columns(path: Path, layout: Layout) -> np.ndarray:
+    """Up to six columns of the first rows, ``(m, 3 to 6)``; NaN for what is no number."""
+    _, lines = next(_Rows(path, layout).blocks())
+    rows = [layout.split(line)[:6] for line in lines[: headless.ROWS]]
+    values = [[number(cell, layout.decimal) for cell in row] for row in rows]
+    return np.array(values, dtype=np.float64)  # where None becomes NaN
 
 
 class _Rows:
@@ -133,11 +140,3 @@ class _Rows:
         if self.declared is not None and self.declared[0] != self.seen:
             count, line_number = self.declared
             raise _DamagedError(f"line {line_number} declares {count} points, and there are {self.seen}{where}")
-
-
-def _is_index(points: np.ndarray) -> bool:
-    """Whether the first column is 0, 1, 2, … or 1, 2, 3, … over many rows, and others have fractions."""
-    first = points[:, 0]
-    if len(points) < ENOUGH or first[0] not in (0, 1):
-        return False
-    return bool((first == first[0] + np.arange(len(points))).all() and (points[:, 1:] % 1 != 0).any())

@@ -91,7 +91,14 @@ def test_suffixes(suffix: str, tmp_path: Path) -> None:
 def test_whole_numbers(tmp_path: Path) -> None:
     """What may be a point or the numbers of the columns is a point between spaces alone."""
     assert len(read_cloud(write(tmp_path, "0 1 2\n3 4 5\n"), 1, 0)) == 2
-    assert len(read_cloud(write(tmp_path, "0,1,2\n3,4,5\n"), 1, 0)) == 1
+    pandas = load_cloud(write(tmp_path, "0,1,2\n3,4,5\n"), 1, 0)
+    assert pandas.points.tolist() == [[3, 4, 5]]
+    (doubt,) = pandas.doubts
+    assert doubt.text.startswith("its first row, '0,1,2', is read as numbers of columns, as pandas writes them")
+    assert doubt.text.endswith("to keep it, give data.columns=[0,1,2] or --columns 0,1,2")
+    assert len(load_cloud(write(tmp_path, "0,1,2\n3,4,5\n"), 1, 0, Reading((0, 1, 2))).points) == 2
+    for surely_names in (",0,1,2\n0,3,4,5\n", "0,1,2\n3.5,4,5\n"):
+        assert load_cloud(write(tmp_path, surely_names), 1, 0).doubts == ()
     assert len(read_cloud(write(tmp_path, "0,1,2\n"), 1, 0)) == 1
 
 
@@ -104,7 +111,7 @@ REFUSED = {
     "two kinds of x": ("pos_x,pos_y,pos_z,world_x,world_y,world_z\n1,2,3,4,5,6\n", "of which more than three may be"),
     "x twice": ("x,x,y,z\n1,2,3,4\n", "its columns are x, x, y, z, of which more than three may be"),
     "fewer names": ("x y z\n1 2 3 4 5\n2 3 4 5 6\n", "it names 3 columns (x, y, z), but its rows have 5"),
-    "an index": (INDEX, "its first column counts the rows, so it is no coordinate, and nothing names the others"),
+    "an index": (INDEX, "its first column counts the rows, so x, y and z lie elsewhere, and nothing names them"),
     "time first": ("12:00:00,1,2,3\n", "it names no columns, and of '12:00:00,1,2,3' the cells (0, 1, 2) are not all"),
 }
 
