@@ -11,7 +11,7 @@ import numpy as np
 from pointadapterx.datasets.base import check_choice
 from pointadapterx.datasets.doubts import Cloud, Doubt, doubts_of, not_finite
 from pointadapterx.datasets.files import impostor
-from pointadapterx.datasets.formats import arrays, glb, las, mesh, obj, off, pcd, ply, stl, text
+from pointadapterx.datasets.formats import arrays, cut, glb, las, mesh, obj, off, pcd, ply, stl, text
 from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
 from pointadapterx.errors import ConfigError, DataError
 
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 TEXT_SUFFIXES = (".asc", ".csv", ".pts", ".txt", ".xyz")
+MAY_BE_TEXT = (*TEXT_SUFFIXES, ".obj", ".off", ".pcd", ".ply")  # where nothing marks the end
 
 READERS: dict[str, Callable[[Path], np.ndarray | Mesh | Cloud]] = {
     ".asc": text.read,
@@ -133,6 +134,8 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
             stored, points = content.vertices, mesh.sample(path, content, num_samples, seed)
         else:
             points, doubts = content if isinstance(content, Cloud) else Cloud(content)
+        if suffix in MAY_BE_TEXT and (doubt := cut.ends_in_a_number(path)) is not None:
+            doubts = (*doubts, doubt)
         if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
             raise ValueError(f"it holds {points.dtype} of shape {points.shape}, expected numbers (points, 3 or more)")
     except DataError:
