@@ -20,6 +20,7 @@ from pointadapterx.registry import Registry, did_you_mean
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
+AXES = ("x", "y", "z")
 UNLABELLED = ["unlabelled"]  # classes of what has none
 
 SamplesT = TypeVar("SamplesT", bound="Samples")

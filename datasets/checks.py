@@ -9,6 +9,8 @@ import torch
 
 from pointadapterx.errors import DataError
 
+MOST_COLUMNS = 16  # x, y, z, and normals, colours and the like; more are points in the place of columns
+
 
 def moved_to_origin(points: np.ndarray) -> np.ndarray:
     """Float64 ``points (..., N, 3)`` of clouds that will be normalised, ready to be rounded to float32.

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-AXES = ("x", "y", "z")
+from pointadapterx.datasets.base import AXES
+
 FEW = "few different values"
 NO_DATA = frozenset(
     float(np.float32(value))

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from pointadapterx.datasets.base import DATASETS, UNLABELLED, PointClouds, check_choice, check_split
+from pointadapterx.datasets.base import AXES, DATASETS, UNLABELLED, PointClouds, check_choice, check_split
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
 from pointadapterx.datasets.doubts import Doubt
@@ -49,7 +49,6 @@ logger = logging.getLogger(__name__)
 STORED_POINTS = 2048
 DISTINCT = 0.9  # of a cloud's points: scans hold a few points twice, while padding holds one many times
 LARGEST = 1e18  # coordinate whose squared distances float32 holds
-AXES = ("x", "y", "z")
 BLOCK = 64  # files handed to the processes at a time; fewer are read faster than a process starts
 SHOWN = 5  # files that a message lists
 MISSING = "does not exist; set data.root to a folder, a CSV or an HDF5 file"

@@ -11,9 +11,8 @@ import h5py
 import numpy as np
 import torch
 
-from pointadapterx.datasets.base import DATASETS, UNLABELLED, PointClouds, check_choice, check_split
-from pointadapterx.datasets.checks import check_classes, checked_labels
-from pointadapterx.datasets.folder import AXES
+from pointadapterx.datasets.base import AXES, DATASETS, UNLABELLED, PointClouds, check_choice, check_split
+from pointadapterx.datasets.checks import MOST_COLUMNS, check_classes, checked_labels
 from pointadapterx.datasets.h5 import EXPECTED, find_h5, own_clouds
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers, read_text, read_text_attribute
 from pointadapterx.datasets.layouts import held_out_text, hold_out, parts_of_split
@@ -21,7 +20,6 @@ from pointadapterx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-MOST_COLUMNS = 16  # x, y, z, and normals, colours and the like; more are points in the place of columns
 SHOWN = 5  # classes or labels that a message lists
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pointadapterx.datasets.base import check_choice
+from pointadapterx.datasets.checks import MOST_COLUMNS
 from pointadapterx.datasets.doubts import Cloud, Doubt, doubts_of, not_finite
 from pointadapterx.datasets.files import impostor
 from pointadapterx.datasets.formats import arrays, cut, glb, las, mesh, obj, off, pcd, ply, stl, text
 from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
+from pointadapterx.datasets.formats.tables import NotReadError
 from pointadapterx.errors import ConfigError, DataError
 
 __all__ = [
@@ -100,6 +102,16 @@ def problem_of_columns(columns: Sequence[str | int]) -> str | None:
     return None
 
 
+def problem_of_array(points: np.ndarray) -> str | None:
+    """Why an array cannot be the points of one cloud, ``(n, 3 or more)``: its type and shape and what is expected."""
+    given = f"{points.dtype} of shape {points.shape}"
+    if points.ndim == 2 and 3 <= points.shape[0] <= MOST_COLUMNS < points.shape[1]:
+        return f"{given}, as if transposed; give a row to each point"
+    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+        return f"{given}, not numbers (points, 3 or more)"
+    return None
+
+
 def read_cloud(path: Path, num_samples: int, seed: int) -> np.ndarray:
     """The points of :func:`load_cloud`, ``(m, 3)`` float64, where one that is not finite is an error."""
     return load_cloud(path, num_samples, seed, Reading(nan="error")).points
@@ -116,8 +128,8 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
         reading: what the user says of the files.
 
     Raises:
-        DataError: if the file is damaged, of another kind or empty, no coordinate is finite, or one is not and
-            ``reading.nan`` makes that an error.
+        DataError: if the file is damaged, of another kind or empty, holds something else than a cloud, no coordinate is
+            finite, or one is not and ``reading.nan`` makes that an error.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
@@ -136,10 +148,12 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
             points, doubts = content if isinstance(content, Cloud) else Cloud(content)
         if suffix in MAY_BE_TEXT and (doubt := cut.ends_in_a_number(path)) is not None:
             doubts = (*doubts, doubt)
-        if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
-            raise ValueError(f"it holds {points.dtype} of shape {points.shape}, expected numbers (points, 3 or more)")
+        if (problem := problem_of_array(points)) is not None:
+            raise NotReadError(f"it holds {problem}")
     except DataError:
         raise
+    except NotReadError as error:
+        raise DataError(f"{path}: {error}") from None
     except Exception as error:  # numpy, h5py and trimesh raise many types for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: cannot be read as {suffix} ({reason}); obtain it again or remove it") from error

@@ -11,28 +11,37 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
-from pointadapterx.datasets.hdf5 import open_h5, read_numbers
+from pointadapterx.datasets.base import AXES
+from pointadapterx.datasets.checks import MOST_COLUMNS
+from pointadapterx.datasets.doubts import Cloud, Doubt
+from pointadapterx.datasets.formats.columns import listed
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
+from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers
+from pointadapterx.errors import DataError
 from pointadapterx.optional import reason_of
 
+SURE = ("points", "data")  # names of the entry that holds the points, the first first
+LIKELY = ("coord", "coords", "pos", "positions", "vertices", "xyz")  # where one of them is there
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """The array of a file.
+def read_npy(path: Path) -> Cloud:
+    """Points ``(n, columns)`` of an array of numbers, or of records with x, y and z; see :func:`_points`.
 
     Raises:
-        ValueError: if it is no array of numbers, or has another size than it declares.
+        NotReadError: if it holds something else.
+        ValueError: if it has another size than it declares.
     """
     with path.open("rb") as file:
-        return _array(file, os.fstat(file.fileno()).st_size)
+        return _points(_array(file, os.fstat(file.fileno()).st_size))
 
 
-def read_npz(path: Path) -> np.ndarray:
-    """The entry that holds the points.
+def read_npz(path: Path) -> Cloud:
+    """As :func:`read_npy`, of the entry that holds the points.
 
     Raises:
-        ValueError: if there is no such entry, or it is not what it declares.
+        NotReadError: if there is no such entry.
+        ValueError: if it is not what it declares.
     """
     with ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -40,20 +49,20 @@ def read_npz(path: Path) -> np.ndarray:
         if entry.file_size > max(SMALL, EXPANSION * entry.compress_size):
             raise ValueError(f"its {entry.compress_size} compressed bytes are said to be {entry.file_size}")
         with archive.open(entry) as file:
-            return _array(file, entry.file_size)
+            return _points(_array(file, entry.file_size))
 
 
 def _array(file: IO[bytes], size: int) -> np.ndarray:
     """An array of ``size`` bytes with its header; numpy would take memory for whatever the header declares."""
     version = np.lib.format.read_magic(file)
     if version not in HEADERS:
-        raise ValueError(f"its format {version} is of structured arrays, expected numbers (points, 3 or more)")
+        raise NotReadError("names of its fields are not Latin-1; save x, y and z alone")
     try:
         shape, fortran, dtype = HEADERS[version](file)
     except Exception as error:  # it is a Python expression, and so are the errors
         raise ValueError(f"its header cannot be read: {reason_of(error)}") from error
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not read")
+        raise NotReadError("it holds Python objects, which are not read; save numbers (points, 3 or more)")
     declared, there = prod(shape) * dtype.itemsize, size - file.tell()
     if declared != there:
         raise ValueError(f"its header declares {dtype} of shape {shape}, {declared} bytes, and {there} follow")
@@ -64,19 +73,48 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
     return values.reshape(shape, order="F" if fortran else "C")
 
 
+def _points(values: np.ndarray) -> Cloud:
+    """Records as their x, y, z; organised points ``(height, width, columns)`` as one cloud, which is said."""
+    doubts = ()
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    elif (values.ndim == 3 and 3 <= values.shape[2] <= MOST_COLUMNS) or (values.ndim == 2 and values.dtype.names):
+        text = f"its array of shape {values.shape} is read as one organised cloud"
+        doubts = (Doubt("one cloud or several", text, "if it holds several clouds, save each in a file", note=True),)
+        values = values.reshape(-1, *values.shape[2:])
+    if values.dtype.names is None:
+        return Cloud(values, doubts)
+    names = [name.lower() for name in values.dtype.names]
+    if any(names.count(axis) != 1 for axis in AXES):
+        raise NotReadError(f"its fields are {listed(values.dtype.names)}, expected one x, y and z each; name them so")
+    columns = [values[values.dtype.names[names.index(axis)]] for axis in AXES]
+    if any(column.ndim != 1 or column.dtype.kind not in "fiu" for column in columns):
+        raise NotReadError("its fields x, y and z are no numbers, one each; save them as such")
+    return Cloud(np.stack(columns, axis=1).astype(np.float64), doubts)
+
+
 def read_hdf5(path: Path) -> np.ndarray:
-    """The data set that holds the points.
+    """Points ``(n, columns)`` of the data set that holds them.
 
     Raises:
-        DataError: if the file is damaged.
-        ValueError: if there is no such data set, or less is stored than it declares.
+        DataError: if the file is damaged, less is stored than it declares, or it holds several clouds.
+        NotReadError: if there is no such data set.
     """
     with open_h5(path) as file:
-        return read_numbers(file, _entry(file.keys()))
+        key = _entry(file.keys())
+        shape = find_array(file, key).shape
+        if len(shape) == 3 and shape[0] > 1:
+            raise DataError(
+                f"{path}: '{key}' holds {shape[0]} clouds, expected one in each file; read them by data.name=h5 (train, "
+                "test, doctor), or give their array to Predictor"
+            )
+        values = read_numbers(file, key)
+    return values[0] if len(shape) == 3 and shape[0] == 1 else values
 
 
 def _entry(names: Collection[str]) -> str:
-    for name in ("points", "data", *(names if len(names) == 1 else ())):
+    likely = [name for name in names if name.lower() in LIKELY]
+    for name in (*SURE, *(names if len(names) == 1 else likely if len(likely) == 1 else ())):
         if name in names:
             return name
-    raise ValueError(f"its entries are {', '.join(names) or 'none'}, expected one called 'points' or 'data'")
+    raise NotReadError(f"its entries are {listed(tuple(names)) or 'none'}, expected one called 'points'; name it so")

@@ -25,8 +25,8 @@ def ends_in_a_number(path: Path) -> Doubt | None:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))
-        lines = file.read().split(b"\n")
-    last, *before = ([word for word in _MARKS.split(line) if word] for line in reversed(lines[size > TAIL :]))
+        lines = file.read().split(b"\n")[size > TAIL :]  # of which the first may be part of one
+    last, *before = ([word for word in _MARKS.split(line) if word] for line in reversed(lines or [b""]))
     if not last or not lines[-1].endswith(last[-1]):
         return None
     rows = takewhile(lambda words: len(words) == len(last) and _digits(words[-1]) > 0, before)  # not into the header

@@ -13,7 +13,7 @@ import numpy as np
 
 from pointadapterx.datasets.formats.glb_scene import entry, instances
 from pointadapterx.datasets.formats.mesh import NEEDED, Mesh, surface
-from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
 from pointadapterx.errors import DataError
 from pointadapterx.optional import need
 
@@ -51,7 +51,7 @@ def _chunks(data: bytes) -> tuple[dict[str, Any], bytes | None]:
         raise ValueError("it does not begin with glTF")
     version, length = struct.unpack_from("<II", data, 4)
     if version != 2:
-        raise ValueError(f"its version is {version}, expected 2")
+        raise NotReadError(f"it is glTF of version {version}; save it as version 2")
     if length != len(data):
         raise ValueError(f"it declares {length} bytes, and has {len(data)}")
     chunks: dict[bytes, bytes] = {}
@@ -78,7 +78,7 @@ def _read_scene(path: Path, scene: Mapping[str, Any], binary: bytes | None, size
         if name in COMPRESSION:
             raise DataError(f"{path}: {_compressed(name)}")
         if name not in READ and not name.startswith(SIDELINES):
-            raise ValueError(f"it requires the extension {name[:60]!r}, which is not read")
+            raise NotReadError(f"it requires the extension {name[:60]!r}, which is not read; save it without")
     trimesh = need("trimesh", f"{path}: {NEEDED}", "mesh")
     buffers = Buffers(path, scene, binary, max(SMALL, EXPANSION * size))
     meshes: dict[int, list[Mesh | np.ndarray]] = {}
@@ -129,7 +129,7 @@ class Buffers:
         elif uri.startswith("data:"):
             content = b64decode(uri.partition(",")[2])
         else:
-            raise ValueError(f"its data are in another file ({uri[:60]!r}); save it as one file")
+            raise NotReadError(f"its data are in another file ({uri[:60]!r}); save it as one file")
         if content is not None and len(content) < buffer["byteLength"]:
             raise ValueError(f"its buffer {number} declares {buffer['byteLength']} bytes, and {len(content)} are there")
         return content

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pointadapterx.datasets.formats.tables import NotReadError
+
 
 def entry(scene: Mapping[str, Any], key: str, index: Any) -> Any:
     """One of a file's ``meshes``, ``accessors`` and so on, which name each other by number.
@@ -30,7 +32,8 @@ def instances(trimesh: Any, scene: Mapping[str, Any]) -> Iterator[tuple[int, np.
         scene: JSON of the file.
 
     Raises:
-        ValueError: if a node is another's child twice, or has more copies of its mesh in an extension.
+        NotReadError: if a node has more copies of its mesh in an extension.
+        ValueError: if a node is another's child twice.
     """
     nodes = scene.get("nodes", [])
     scenes = scene.get("scenes")
@@ -48,7 +51,9 @@ def instances(trimesh: Any, scene: Mapping[str, Any]) -> Iterator[tuple[int, np.
             raise ValueError(f"its node {number} is the child of two nodes, or of itself")
         seen.add(number)
         if "EXT_mesh_gpu_instancing" in node.get("extensions", {}):
-            raise ValueError("it shows copies of a mesh by EXT_mesh_gpu_instancing, which is not read")
+            raise NotReadError(
+                "it shows copies of a mesh by EXT_mesh_gpu_instancing, which is not read; save it without"
+            )
         own = _matrix(trimesh, node)
         path = above if np.abs(own - np.eye(4)).max() <= 1e-8 else [*above, own]
         waiting += [(child, path) for child in node.get("children", ())]

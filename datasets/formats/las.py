@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
 from pointadapterx.optional import need, reason_of
 
 VLR, EVLR = 54, 60  # bytes before the content of a record of variable length
@@ -133,7 +133,9 @@ def _check_chunks(lazrs: Any, file: BinaryIO, header: Header, laszip: bytes | No
         raise ValueError("its points are compressed, and no record says how")
     compressor, chunk, count = struct.unpack_from("<H10xI16xH", laszip)
     if compressor not in (2, 3):
-        raise ValueError(f"its points are compressed without chunks (kind {compressor}), which is not read")
+        raise NotReadError(
+            f"its points are compressed without chunks (kind {compressor}), not read here; save it as las"
+        )
     items = list(struct.iter_unpack("<HHH", laszip[34 : 34 + (len(laszip) - 34) // 6 * 6]))[:count]
     record = sum(width for _, width, _ in items)
     if len(items) != count or record != header.record:

@@ -22,7 +22,7 @@ from pointadapterx.datasets.formats.columns import (
     named,
     without_units,
 )
-from pointadapterx.datasets.formats.tables import is_nan_of_windows
+from pointadapterx.datasets.formats.tables import NotReadError, is_nan_of_windows
 from pointadapterx.errors import DataError
 
 HEAD = 2**18  # bytes in which the rows begin
@@ -33,6 +33,9 @@ SPACES = " \t\r\n"
 
 _NUMBER = re.compile(r"[\s\"']*[+-]?[.,]?\d")
 _UNITS = re.compile(r"(?:[\W_]|\b(?:m|mm|cm|km|ft|met(?:er|re)s?|deg|rad|s|ms|ns)\b)+", re.IGNORECASE)
+_THOUSANDS = re.compile(  # 1,234.5 or 1.234,5 or 1'234 or 1,234,567 or 1.234.567
+    r"(?<![\d.,'])\d{1,3}(?:(?:,\d{3})+\.\d|(?:\.\d{3})+,\d|(?:'\d{3})+|(?:,\d{3}){2,}|(?:\.\d{3}){2,})\d*"
+)
 _COMMENT = re.compile(r"\s*(?:#|//|%)+")
 _DIALECTS = (
     (";", "."),
@@ -92,12 +95,12 @@ def find_layout(path: Path, columns: Sequence[str | int] | None) -> Layout | Non
     """
     encoding, lines = _head(path)
     if lines and lines[0].lower().startswith("ncols"):
-        raise ValueError("it is an ESRI grid of heights, not a list of points")
+        raise NotReadError("it is an ESRI grid of heights, not a list of points; write it as rows of x, y, z")
     start, names_line, comments, count = _before_rows(lines)
     if start is None:
         return _without_rows(names_line, count)
     if names_line is not None and not any(character.isalpha() for character in names_line):
-        raise ValueError(f"{shown(names_line)} is no row of three numbers; separators may be mixed")
+        raise _no_row(names_line, "; separators may be mixed")
     sample = list(islice(_rows(lines[start:]), SAMPLE))
     separator, decimal = _dialect(sample)
     cells = [split(line, separator) for line in sample]
@@ -159,6 +162,18 @@ def shown(line: str) -> str:
     """A line for a message."""
     text = "".join(character if character.isprintable() else " " for character in line.strip(SPACES))
     return f"'{text if len(text) <= QUOTED else text[:QUOTED] + '…'}'"
+
+
+def thousands(text: str) -> NotReadError | None:
+    """An error for a number such as ``1,234.5``, ``1.234,5`` or ``1'234``, if one is in a text."""
+    found = _THOUSANDS.search(text)
+    if found is None:
+        return None
+    return NotReadError(f"it has thousands separators, as in {found[0]}; write the numbers without")
+
+
+def _no_row(line: str, perhaps: str = "") -> ValueError:
+    return thousands(line) or ValueError(f"{shown(line)} is no row of three numbers{perhaps}")
 
 
 def _head(path: Path) -> tuple[str, list[str]]:
@@ -237,7 +252,7 @@ def _dialect(sample: Sequence[str]) -> tuple[str | None, str]:
                     best, most = (separator, decimal), numbers
         if best is not None:
             return best
-    raise ValueError(f"{shown(sample[0])} is no row of three numbers")
+    raise _no_row(sample[0])
 
 
 def _numbers_columns(cells: Sequence[Sequence[str]], separator: str | None) -> bool:
@@ -337,7 +352,7 @@ def _which(names: Sequence[str] | None, columns: Sequence[str | int] | None, wid
 def _without_rows(names_line: str | None, count: tuple[int, int] | None) -> None:
     """Raises unless a file without rows says that it is one of points."""
     if names_line is not None and _NUMBER.match(names_line):
-        raise ValueError(f"{shown(names_line)} is no row of three numbers; separators or decimal marks may be mixed")
+        raise _no_row(names_line, "; separators or decimal marks may be mixed")
     if names_line is not None and not any(knows(split(names_line, mark)) for mark in (",", ";", "\t", None)):
         raise ValueError("there is no row of three numbers in it")
     if names_line is None and count is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pointadapterx.datasets.formats.mesh import Mesh, surface, triangulated
-from pointadapterx.datasets.formats.tables import number_of, shown, text_lines
+from pointadapterx.datasets.formats.tables import NotReadError, number_of, shown, text_lines
 
 FARTHEST = 1 << 62  # vertices that a number can be of
 CURVED = (b"surf", b"curv", b"curv2", b"cstype")  # surfaces without a mesh
@@ -45,6 +45,7 @@ def read(path: Path) -> Mesh | np.ndarray:
     """All faces of all objects as one mesh, or the vertices if there is no face.
 
     Raises:
+        NotReadError: if it holds curved surfaces.
         ValueError: with the line that is no vertex or face, or names a vertex that is not there.
     """
     data = path.read_bytes().replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
@@ -62,7 +63,7 @@ def read(path: Path) -> Mesh | np.ndarray:
         elif words[0] == b"usemtl":
             group = groups.setdefault(b" ".join(words[1:]), Group())
         elif words[0] in CURVED:
-            raise ValueError(f"line {number} is part of a curved surface ({words[0].decode()}); save it as a mesh")
+            raise NotReadError(f"line {number} is part of a curved surface ({words[0].decode()}); save it as a mesh")
     faces = [one.triangles() for one in reversed(groups.values()) if one.counts]
     return surface(np.array(vertices).reshape(-1, 3), np.concatenate(faces) if faces else np.empty((0, 3), np.int64))
 

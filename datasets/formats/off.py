@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pointadapterx.datasets.formats.mesh import Mesh, surface, triangulated
-from pointadapterx.datasets.formats.tables import number_of, shown, table, text_lines, whole
+from pointadapterx.datasets.formats.tables import NotReadError, number_of, shown, table, text_lines, whole
 
 # Prefixes say that texture coordinates, colours or normals follow a vertex. ModelNet's counts may touch the word.
 HEAD = re.compile(rb"(ST)?C?N?(4?n?)OFF(?![A-Za-z])[ \t]*(.*)", re.DOTALL)
@@ -19,6 +19,7 @@ def read(path: Path) -> Mesh | np.ndarray:
     """The mesh, or the vertices if it has no face; normals and colours are left out.
 
     Raises:
+        NotReadError: if it is binary, or its points have other coordinates than x, y and z.
         ValueError: if rows are more or fewer than the header declares, or a row is no vertex or face.
     """
     lines = [line for raw in text_lines(path.read_bytes()) if (line := raw.partition(b"#")[0].strip())]
@@ -26,9 +27,9 @@ def read(path: Path) -> Mesh | np.ndarray:
     if head is None:
         raise ValueError("its first line is not OFF")
     if head[2]:
-        raise ValueError("its points have four or more coordinates (4OFF, nOFF), which is no cloud")
+        raise NotReadError("its points have four or more coordinates (4OFF, nOFF); write x, y and z alone")
     if head[3].upper().startswith(b"BINARY"):
-        raise ValueError("it is binary OFF, which is not read; save it as text")
+        raise NotReadError("it is binary OFF, which is not read; save it as text")
     rest = [head[3], *lines[1:]] if head[3] else lines[1:]
     if not rest:
         raise ValueError("it ends before its numbers of vertices and faces")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pointadapterx.datasets.formats.tables import table, text_lines
+from pointadapterx.datasets.formats.tables import NotReadError, table, text_lines
 
 PADDING = "_"  # name of fields that hold nothing
 EXPANDS = 88  # LZF: three bytes stand for at most 264
@@ -33,6 +33,7 @@ def read(path: Path) -> np.ndarray:
     """All points ``(n, 3)``; other fields and the viewpoint are left out, as everywhere in this format.
 
     Raises:
+        NotReadError: if its fields are not x, y and z.
         ValueError: if the header contradicts itself, or the data are more or fewer than it declares.
     """
     data = path.read_bytes()
@@ -41,7 +42,8 @@ def read(path: Path) -> np.ndarray:
     names = [field.name.lower() for field in fields]
     for axis in "xyz":
         if names.count(axis) != 1 or fields[names.index(axis)].count != 1:
-            raise ValueError(f"its fields are {' '.join(field.name for field in fields)}, expected one x, y and z each")
+            listed = " ".join(field.name for field in fields)
+            raise NotReadError(f"its fields are {listed}, expected one x, y and z each; name them so")
     axes = [names.index(axis) for axis in "xyz"]
     kind = " ".join(header["DATA"]).lower()
     if kind == "ascii":

@@ -8,7 +8,7 @@ import numpy as np
 
 from pointadapterx.datasets.formats.mesh import Mesh, surface, triangulated
 from pointadapterx.datasets.formats.ply_body import Element, Lists, Property, read_binary, read_text
-from pointadapterx.datasets.formats.tables import whole
+from pointadapterx.datasets.formats.tables import NotReadError, whole
 
 TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -31,13 +31,14 @@ def read(path: Path) -> Mesh | np.ndarray:
     """The mesh of the elements vertex and face, or the vertices if it has no face; other elements are left out.
 
     Raises:
+        NotReadError: if no element is called vertex, or its properties not x, y and z.
         ValueError: if the header is damaged, or rows are more or fewer than it declares.
     """
     data = path.read_bytes()
     kind, elements, start = _header(data)
     wanted = {element.name: _wanted(element) for element in elements}
     if "vertex" not in wanted:
-        raise ValueError(f"its elements are {', '.join(wanted) or 'none'}, expected vertex")
+        raise NotReadError(f"its elements are {', '.join(wanted) or 'none'}, expected vertex; name that of points so")
     read_body = read_text if kind == "ascii" else read_binary
     columns = read_body(data[start:], elements, wanted)
     named = {name.lower(): values for name, values in columns["vertex"].items()}
@@ -98,8 +99,9 @@ def _wanted(element: Element) -> list[int]:
     if element.name == "vertex":
         plain = [name.lower() for name in names]
         if any(plain.count(axis) != 1 or element.properties[plain.index(axis)].count is not None for axis in "xyz"):
-            raise ValueError(
-                f"its vertices have the properties {', '.join(names) or 'none'}, expected one x, y and z each"
+            raise NotReadError(
+                f"its vertices have the properties {', '.join(names) or 'none'}, expected one x, y and z each; name "
+                "them so"
             )
         return [plain.index(axis) for axis in "xyz"]
     if element.name in ("face", "tristrips") and element.rows:

@@ -11,14 +11,18 @@ EXPANSION = 256  # bytes of memory for a byte of a compressed file; real clouds 
 SMALL = 1 << 24  # bytes that any file may expand to
 
 
+class NotReadError(ValueError):
+    """A file may be whole, but what it holds is not read; the message says what to do about it."""
+
+
 def text_lines(data: bytes) -> list[bytes]:
     """Lines without their ends.
 
     Raises:
-        ValueError: for UTF-16, whose bytes look like binary data.
+        NotReadError: for UTF-16, whose bytes look like binary data.
     """
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError("it is UTF-16 text; save it as UTF-8")
+        raise NotReadError("it is UTF-16 text; save it as UTF-8")
     return data.removeprefix(b"\xef\xbb\xbf").splitlines()
 
 

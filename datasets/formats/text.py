@@ -11,7 +11,7 @@ import numpy as np
 
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.formats import headless
-from pointadapterx.datasets.formats.layout import Layout, find_layout, is_comment, is_count, number, shown
+from pointadapterx.datasets.formats.layout import Layout, find_layout, is_comment, is_count, number, shown, thousands
 
 BLOCK = 2**20  # characters read at a time
 
@@ -73,6 +73,8 @@ def _by_hand(path: Path, layout: Layout) -> Iterator[float]:
             for column in layout.columns:
                 value = number(cells[column], layout.decimal)
                 if value is None:
+                    if (error := thousands(cells[column])) is not None:
+                        raise error
                     mixed = "; the fractions before it are written otherwise" if "," in cells[column] else ""
                     raise _DamagedError(f"line {line_number}: {shown(cells[column])} is no number{mixed}")
                 yield value

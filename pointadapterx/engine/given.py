@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import CloudReader
-from pointadapterx.datasets.point_files import Cloud, checked_cloud
+from pointadapterx.datasets.point_files import Cloud, checked_cloud, problem_of_array
 from pointadapterx.errors import DataError
 
 File = str | Path
@@ -73,8 +73,8 @@ def points_of(values: np.ndarray | Tensor, where: str, reader: CloudReader) -> C
     if isinstance(values, Tensor):
         values = values.detach().to("cpu", torch.float64).numpy()
     points = np.asarray(values)
-    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
-        return f"{where} is {points.dtype} of shape {points.shape}, not numbers (points, 3 or more)"
+    if (problem := problem_of_array(points)) is not None:
+        return f"{where} is {problem}"
     if len(points) == 0:
         return f"{where} holds no point"
     try:

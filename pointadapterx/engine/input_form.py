@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointadapterx.datasets.folder import AXES, CloudReader
+from pointadapterx.datasets.base import AXES
+from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.images import decode
 from pointadapterx.datasets.inputs import ImageInputs, PointInputs
 from pointadapterx.datasets.point_files import Reading

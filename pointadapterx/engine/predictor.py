@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pointadapterx import ops
-from pointadapterx.datasets.folder import AXES, BLOCK, CloudReader
+from pointadapterx.datasets.base import AXES
+from pointadapterx.datasets.folder import BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES
 from pointadapterx.datasets.point_files import KINDS, Cloud
 from pointadapterx.datasets.workers import read_ahead

@@ -48,9 +48,10 @@ def test_a_shortened_last_number_is_doubted(suffix: str, count: int, tmp_path: P
         text("xyz", ROWS[:200], ".6f")[:-3] + " ",
         text("xyz", ROWS[:50], ".6f")[:-3],
         text("xyz", ROWS[:200].round(2), "g"),
+        text("xyz", ROWS, ".6f").replace("\n", "\r")[:-3],
         text("xyz", (1000 * ROWS[:200]).round(), "g"),
     ],
-    ids=["line end", "space", "few rows", "digits of any number", "whole numbers"],
+    ids=["line end", "space", "few rows", "digits of any number", "old line ends", "whole numbers"],
 )
 def test_files_without_a_line_end_are_no_news(content: str, tmp_path: Path) -> None:
     (tmp_path / "cloud.xyz").write_text(content, encoding="utf-8")

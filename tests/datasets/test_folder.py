@@ -405,7 +405,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "binary text": (write("x.pts", b"\x89\xff\xfe\x00"), "x.pts: cannot be read as .pts"),
     "NaN": (write("x.xyz", b"1 nan 3\n1 nan 3\n"), "x.xyz: all 2 points have NaN or infinite"),
     "beyond float32": (write("x.xyz", b"1 2 3\n1 1e99 3\n"), "x.xyz: coordinates beyond 1e+18, whose distances"),
-    "pickled array": (lambda root: np.save(root / "x.npy", np.array([{}])), "x.npy: cannot be read as .npy"),
+    "pickled array": (lambda root: np.save(root / "x.npy", np.array([{}])), "x.npy: it holds Python objects"),
     "text array": (lambda root: np.save(root / "x.npy", np.full((40, 3), "a")), "expected numbers (points, 3 or more)"),
     "several clouds": (
         lambda root: np.save(root / "x.npy", np.zeros((2, 40, 3))),

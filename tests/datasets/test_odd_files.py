@@ -98,7 +98,6 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "pcd other columns": (pcd() + rows(POINTS, after=" 1").encode(), "3 numbers for a point, and its rows have 4"),
     "pcd contradiction": (pcd(WIDTH=2, HEIGHT=3), "WIDTH 2 and HEIGHT 3 and POINTS 4, which contradict"),
     "pcd fewer sizes": (pcd(size="4 4"), "3 FIELDS and 2 of SIZE"),
-    "pcd no z": (pcd(fields="x y w"), "its fields are x y w, expected one x, y and z each"),
     "pcd two x": (pcd(fields="x x z"), "its fields are x x z"),
     "pcd half floats": (pcd(size="2 4 4"), "field x has TYPE F and SIZE 2"),
     "pcd negative": (pcd(points="-4"), "its WIDTH is '-4', expected a number"),
@@ -152,12 +151,10 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "ply a face beyond": (ply(rows(POINTS) + "3 0 1 4\n", face=1), "a face names vertex 4, and its 4 vertices"),
     "ply a negative face": (ply(rows(POINTS) + "3 0 1 -1\n", face=1), "a face names vertex -1"),
     "ply half a vertex": (ply(rows(POINTS) + "3 0 1 1.5\n", face=1), "vertex_indices 1.5 is no whole number"),
-    "ply no z": (ply(rows(POINTS), points="float x,float y,float w"), "its vertices have the properties x, y, w"),
     "ply an unknown type": (
         ply(rows(POINTS), points="quad x,float y,float z"),
         "its header has the line 'property quad x'",
     ),
-    "ply no vertex": (ply("").replace(b"vertex 4", b"corner 0"), "its elements are corner, expected vertex"),
     "ply no end": (ply(rows(POINTS)).replace(b"end_header", b"end_head"), "its header has the line 'end_head'"),
     "ply two formats": (ply("").replace(b"comment made by hand", b"format ascii 1.0"), "the line 'format ascii 1.0'"),
     "off fewer rows": (OFF[:-8], "declares 4 vertices and 4 faces, and 7 rows follow"),
@@ -168,8 +165,6 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "off a vertex cut": (OFF.replace("0 2 0\n", "0 2\n"), "vertex 3 of 4 has 2 numbers, expected 3"),
     "off no counts": ("OFF\n", "ends before its numbers of vertices and faces"),
     "off other counts": ("OFF\n4 four 6\n" + rows(POINTS), "it has '4 four 6' in place of its numbers"),
-    "off four dimensions": ("4OFF\n1 0 0\n1 2 3 4\n", "four or more coordinates"),
-    "off binary": ("OFF BINARY\n" + "\0" * 40, "it is binary OFF"),
     "obj a face beyond": (OBJ + "f 1 2 5\n", "a face names vertex 4, and its 4 vertices count from 0"),
     "obj before the first": ("v 0 0 0\nf -1 -2 -3\n", "line 2 names vertex -2, and there are 1 before it"),
     "obj vertex 0": (OBJ + "f 0 1 2\n", "line 9 names vertex 0"),
@@ -181,7 +176,6 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "obj a vertex cut": ("v 1 2\n", "line 1 is a vertex of 2 coordinates"),
     "obj a word": ("v 1 2 x\n", "line 1 has 'x' in place of a number"),
     "obj a curved surface": (rows(POINTS, "v ") + "cstype bspline\nsurf 0 1 0 1 1 2 3 4\n", "part of a curved surface"),
-    "obj utf-16": (OBJ.encode("utf-16"), "it is UTF-16 text; save it as UTF-8"),
     "stl cut": (stl()[:-1], "declares 4 triangles in 284 bytes, and has 283 bytes"),
     "stl longer": (stl() + b"\0", "declares 4 triangles in 284 bytes, and has 285 bytes"),
     "stl longer, named like text": (stl(head=b"solid") + b"\0", "declares 4 triangles in 284 bytes, and has 285"),
@@ -220,7 +214,6 @@ REFUSED: dict[str, tuple[Content, str]] = {
         "compressed with meshopt (EXT_meshopt_compression), and there is no decoder",
     ),
     "glb an unknown extension": (glb({"extensionsRequired": ["EXT_voxels"]}), "requires the extension 'EXT_voxels'"),
-    "glb another file": (glb({"buffers.0.uri": "mesh.bin"}), "in another file ('mesh.bin'); save it as one file"),
     "glb a circle": (glb({"nodes.0.children": [0]}), "its node 0 is the child of two nodes, or of itself"),
     "glb a stride beyond all bounds": (
         glb({"bufferViews.0.byteStride": 10**30, "accessors.0.count": 1}),
@@ -263,6 +256,7 @@ REFUSED: dict[str, tuple[Content, str]] = {
         "24000000000000 bytes, and 96 follow",
     ),
     "npy a header cut": (npy(header="{'descr': '<f8', ("), "its header cannot be read"),
+    "npz two that may be": (npz(xyz=POINTS, pos=POINTS), "its entries are xyz, pos, expected one called 'points'"),
     "npz cut": (npz(points=POINTS)[:-30], "cannot be read as .npz"),
     "npz a bomb": (lambda: npz(points=np.zeros((10**6, 3))), "compressed bytes are said to be 24000128"),
     "h5 cut": (h5(cut=8, data=POINTS), "truncated or damaged"),
@@ -289,6 +283,64 @@ def test_refused_for_the_right_reason(name: str, tmp_path: Path) -> None:
     assert says in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+WIDE = np.ones((3, 100))
+RECORDS = np.frombuffer(records(XYZ), XYZ)
+NOT_READ: dict[str, tuple[Content, str]] = {
+    "npy transposed": (npy(WIDE), "it holds float64 of shape (3, 100), as if transposed; give a row to each point"),
+    "npz transposed, six rows": (npz(points=np.ones((6, 17))), "it holds float64 of shape (6, 17), as if transposed"),
+    "h5 transposed": (h5(data=WIDE), "it holds float64 of shape (3, 100), as if transposed"),
+    "npy of two columns": (npy(POINTS[:, :2]), "it holds float64 of shape (4, 2), not numbers (points, 3 or more)"),
+    "npy of four axes": (npy(np.ones((1, 2, 3, 3))), "it holds float64 of shape (1, 2, 3, 3), not numbers"),
+    "npy of objects": (npy(np.array([{}])), "it holds Python objects, which are not read; save numbers"),
+    "npy of other records": (
+        npy(np.ones(3, [("x", "f4"), ("y", "f4")])),
+        "its fields are x, y, expected one x, y and z",
+    ),
+    "npy of records of rows": (npy(np.ones(3, [(axis, "f4", 2) for axis in "xyz"])), "x, y and z are no numbers, one"),
+    "npz of other names": (npz(a=POINTS, b=POINTS), "its entries are a, b, expected one called 'points'; name it so"),
+    "h5 of several clouds": (
+        h5(data=np.ones((5, 4, 3))),
+        "'points' holds 5 clouds, expected one in each file; read them by data.name=h5 (train, test, doctor), or give",
+    ),
+    "obj utf-16": (OBJ.encode("utf-16"), "it is UTF-16 text; save it as UTF-8"),
+    "off four dimensions": ("4OFF\n1 0 0\n1 2 3 4\n", "four or more coordinates"),
+    "off binary": ("OFF BINARY\n" + "\0" * 40, "it is binary OFF"),
+    "pcd no z": (pcd(fields="x y w"), "its fields are x y w, expected one x, y and z each; name them so"),
+    "ply no z": (ply("", points="float x,float y,float w"), "its vertices have the properties x, y, w, expected one x"),
+    "ply no vertex": (ply("").replace(b"vertex 4", b"corner 0"), "its elements are corner, expected vertex"),
+    "glb another file": (glb({"buffers.0.uri": "mesh.bin"}), "in another file ('mesh.bin'); save it as one file"),
+    "asc a grid of heights": ("ncols 3\nnrows 1\nxllcorner 0\n1 2 3\n", "it is an ESRI grid of heights, not a list"),
+    "csv thousands": ("1.234,5;2;3\n", "it has thousands separators, as in 1.234,5; write the numbers without"),
+    "csv thousands, quoted": ('x,y,z\n"1,234.5","2","3"\n', "it has thousands separators, as in 1,234.5; write"),
+    "csv thousands, later": ("2,5;2;3\n1.234,5;2;3\n", "it has thousands separators, as in 1.234,5; write"),
+    "txt thousands, apostrophes": ("1'234.5 2 3\n", "it has thousands separators, as in 1'234"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_whole_files_are_not_to_be_obtained_again(name: str, tmp_path: Path) -> None:
+    data, says = NOT_READ[name]
+    skip_without_packages(name.split()[0])
+    path = tmp_path / f"cloud.{name.split()[0]}"
+    path.write_bytes(content(data))
+    with pytest.raises(DataError) as error:
+        read_cloud(path, 10, 0)
+    assert str(error.value).startswith(f"{path}: ")
+    assert says in str(error.value)
+    assert "obtain" not in str(error.value)
+
+
+@pytest.mark.parametrize("values", [POINTS.reshape(2, 2, 3), RECORDS.reshape(2, 2)], ids=["numbers", "records"])
+def test_organised_arrays_are_one_cloud_and_said_to_be(values: np.ndarray, tmp_path: Path) -> None:
+    for suffix, data in ((".npy", npy(values)), (".npz", npz(points=values))):
+        path = tmp_path / f"cloud{suffix}"
+        path.write_bytes(data)
+        cloud = load_cloud(path, 10, 0)
+        assert np.array_equal(cloud.points, POINTS)
+        (doubt,) = cloud.doubts
+        assert doubt.text == f"its array of shape {values.shape} is read as one organised cloud"
 
 
 @pytest.mark.parametrize(
