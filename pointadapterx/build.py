@@ -125,11 +125,19 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Splits(NamedTuple):
-    """Data of one run; ``val`` is None unless ``protocol: validation`` takes it from the training set."""
+    """Data of one run.
+
+    Attributes:
+        train: to learn from.
+        val: None unless the protocol is ``validation``.
+        test: the test split.
+        own_validation: whether ``val`` is the data set's own validation part, and not drawn from the training set.
+    """
 
     train: Samples
     val: Samples | None
     test: Samples
+    own_validation: bool = False
 
 
 def build_splits(config: Mapping[str, Any]) -> Splits:
@@ -157,7 +165,7 @@ def cut_splits(config: Mapping[str, Any], train: Samples, test: Samples) -> Spli
     if config["eval"]["protocol"] != "validation":
         return Splits(train, None, test)
     kept, held_out = _validation_split(train, config["eval"])
-    return Splits(train.subset(kept), train.subset(held_out), test)
+    return Splits(train.subset(kept), train.subset(held_out), test, train.validation is not None)
 
 
 def _validation_split(train: Samples, settings: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

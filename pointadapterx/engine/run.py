@@ -34,7 +34,7 @@ from pointadapterx.config import LOCATIONS, dump_config, load_config, without_lo
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses, protocol_words
+from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses
 from pointadapterx.engine.calibration import fit_temperature, summary
 from pointadapterx.engine.checkpoint import (
     AdapterInfo,
@@ -334,8 +334,8 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
     """The kept adapter on the test set."""
     accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
     info = _calibrate(trainer, load_adapter(trainer.model, folder / ADAPTER_FILE))
-    protocol = protocol_words(config)
-    report = _evaluate_and_write(trainer.model, trainer.splits.test, config, accelerator, folder, info, protocol)
+    test = trainer.splits.test
+    report = _evaluate_and_write(trainer.model, test, config, accelerator, folder, info, trainer.protocol_words)
     if trainer.selection is not None:
         report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
     report |= {
