@@ -131,13 +131,16 @@ class Splits(NamedTuple):
         train: to learn from.
         val: None unless the protocol is ``validation``.
         test: the test split.
-        own_validation: whether ``val`` is the data set's own validation part, and not drawn from the training set.
     """
 
     train: Samples
     val: Samples | None
     test: Samples
-    own_validation: bool = False
+
+    @property
+    def own_validation(self) -> bool:
+        """Whether ``val`` is the data set's own validation part, and not drawn from the training set."""
+        return self.val is not None and self.val.validation is not None
 
 
 def build_splits(config: Mapping[str, Any]) -> Splits:
@@ -165,7 +168,7 @@ def cut_splits(config: Mapping[str, Any], train: Samples, test: Samples) -> Spli
     if config["eval"]["protocol"] != "validation":
         return Splits(train, None, test)
     kept, held_out = _validation_split(train, config["eval"])
-    return Splits(train.subset(kept), train.subset(held_out), test, train.validation is not None)
+    return Splits(train.subset(kept), train.subset(held_out), test)
 
 
 def _validation_split(train: Samples, settings: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
