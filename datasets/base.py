@@ -198,7 +198,7 @@ def check_choice(value: str, known: Sequence[str], key: str, hint: str = "") -> 
     """
     if value in known:
         return value
-    near = did_you_mean(str(value), list(known)) or "."
+    near = did_you_mean(str(value), known)
     raise ConfigError(f"{key} '{value}' is unknown{near} Known: {', '.join(known)}.{hint}")
 
 

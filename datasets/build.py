@@ -32,6 +32,6 @@ def build_dataset(
     known = [key for key, p in inspect.signature(data_set).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for key in options:
         if key not in known:
-            near = did_you_mean(key, known) or "."
+            near = did_you_mean(key, known)
             raise ConfigError(f"data.{key} is not an option of {name}{near} Options: {', '.join(known)}.")
     return data_set(split, root=root, variant=variant, **options)

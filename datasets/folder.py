@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,7 @@ class Folder(PointClouds):
         """See :class:`~pointadapterx.datasets.base.Samples`."""
         base = _required(root)
         if not cls.has_labels(base):
-            why = _why_unlabelled(base)
-            raise ConfigError(f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)} ({why})")
+            raise ConfigError(unlabelled_text(base))
 
     @classmethod
     def classes_in(cls, root: str | Path | None) -> int:
@@ -189,13 +189,13 @@ def _is_table(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() == TABLE_SUFFIX
 
 
-def _why_unlabelled(base: Path) -> str:
-    try:
+def unlabelled_text(base: Path) -> str:
+    """What to say of a root without labels, and how to give it some."""
+    why = find_layout(base).why if base.is_dir() else "it is a single file"
+    with suppress(DataError):
         if find_h5(base):
-            return "the labels of HDF5 files are read by data.name=h5"
-    except DataError:
-        pass
-    return find_layout(base).why if base.is_dir() else "it is a single file"
+            why = "the labels of HDF5 files are read by data.name=h5"
+    return f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)} ({why})"
 
 
 def list_files(base: Path, split: str, suffixes: Sequence[str] | None, labels: bool) -> Listing | None:

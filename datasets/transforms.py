@@ -280,7 +280,7 @@ def _build_one(name: Any, parameters: Any, modality: str) -> Transform | ImageTr
     known = [field.name for field in dataclasses.fields(cls)]
     for key, value in parameters.items():
         if key not in known:
-            near = did_you_mean(str(key), known) or "."
+            near = did_you_mean(str(key), known)
             raise ConfigError(f"augment {name} has no parameter '{key}'{near} Known: {', '.join(known) or 'none'}.")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(f"augment {name}: {key} is {value!r}, expected a finite number")

@@ -125,11 +125,22 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Splits(NamedTuple):
-    """Data of one run; ``val`` is None unless ``protocol: validation`` takes it from the training set."""
+    """Data of one run.
+
+    Attributes:
+        train: to learn from.
+        val: None unless the protocol is ``validation``.
+        test: the test split.
+    """
 
     train: Samples
     val: Samples | None
     test: Samples
+
+    @property
+    def own_validation(self) -> bool:
+        """Whether ``val`` is the data set's own validation part, and not drawn from the training set."""
+        return self.val is not None and self.val.validation is not None
 
 
 def build_splits(config: Mapping[str, Any]) -> Splits:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pointadapterx import __version__
 from pointadapterx.allocator import keep_freed_memory
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import Interrupted, PointAdapterXError
+from pointadapterx.registry import did_you_mean
 from pointadapterx.text import printable
 
 VERBS = ("train", "test", "vote", "count", "probe", "search")
@@ -29,6 +31,7 @@ COMMANDS = {
     "visualize": "visualize.command:main",
 }
 """Verbs with arguments of their own, and the functions that run them."""
+WORD = re.compile(r"[^\W\d][\w-]*")  # an override has a =, and a path belongs to an option
 EPILOG = """examples:
   %(prog)s --config cfgs/demo.yaml                             train on the embedded data
   %(prog)s --config cfgs/scan_pb_t50_rs.yaml train.lr=1e-3     override any key
@@ -104,6 +107,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         run = getattr(importlib.import_module(f"pointadapterx.{module}"), function)
         return int(run(arguments[1:], f"{prog} {arguments[0]}"))
     parser = build_parser(prog)
+    if arguments and WORD.fullmatch(arguments[0]) and arguments[0] not in VERBS:
+        parser.error(f"unknown command '{arguments[0]}'{did_you_mean(arguments[0], (*VERBS, *COMMANDS))}")
     options = parser.parse_intermixed_args(_expand_verb(arguments, parser))
     jobs = [name for name in ("resume", "test", "search") if getattr(options, name) is not None]
     if len(jobs) > 1 or (options.config is not None and jobs and options.test is None):

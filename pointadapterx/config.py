@@ -307,7 +307,7 @@ def check(raw: dict[str, Any]) -> tuple[EasyDict, list[Problem]]:
             problems.append(Problem(key, "belongs to adaptation, but there is a section 'pretrain'; remove one"))
         else:
             known = dict.fromkeys(section for sections in JOBS.values() for section in sections)
-            near = did_you_mean(key, list(known)) or ";"
+            near = did_you_mean(key, known)
             problems.append(Problem(key, f"unknown section{near} Known: {', '.join(known)}"))
 
     sections: dict[str, Any] = {}
@@ -388,7 +388,7 @@ def _find(path: str | Path) -> Path:
     known = sorted(p.relative_to(SHIPPED).with_suffix("").as_posix() for p in SHIPPED.rglob("*.yaml"))
     known = [name for name in known if not name.startswith("base/")]  # parts of configs
     name = path.relative_to("cfgs") if path.parts[:1] == ("cfgs",) else path
-    near = did_you_mean(name.as_posix().removesuffix(".yaml"), known) or did_you_mean(path.stem, known) or ";"
+    near = did_you_mean(name.as_posix().removesuffix(".yaml"), known, path.stem)
     raise ConfigError(f"{path}: no such config{near} Shipped: {', '.join(known)} (in {SHIPPED})")
 
 
@@ -585,7 +585,7 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
         if pool not in POOLS:
             yield Problem(
                 "head.pools",
-                f"unknown pool '{pool}'{did_you_mean(pool, list(POOLS))} Known: {', '.join(POOLS)}",
+                f"unknown pool '{pool}'{did_you_mean(pool, POOLS)} Known: {', '.join(POOLS)}",
             )
     if data is None:
         return
@@ -599,13 +599,13 @@ def _check_names(sections: Mapping[str, Any]) -> Iterator[Problem]:
             options = ", ".join(variants) or "none: leave it out"
             yield Problem(
                 "data.variant",
-                f"unknown variant '{data.variant}'{did_you_mean(data.variant, list(variants))} Known: {options}",
+                f"unknown variant '{data.variant}'{did_you_mean(data.variant, variants)} Known: {options}",
             )
     for suffix in data.suffixes or ():
         if suffix not in KINDS:
             yield Problem(
                 "data.suffixes",
-                f"unknown kind '{suffix}'{did_you_mean(suffix, list(KINDS))} Known: {', '.join(KINDS)}",
+                f"unknown kind '{suffix}'{did_you_mean(suffix, KINDS)} Known: {', '.join(KINDS)}",
             )
     if data.columns is not None and (problem := problem_of_columns(data.columns)) is not None:
         yield Problem("data.columns", problem)
@@ -639,12 +639,13 @@ def _check_combinations(sections: Mapping[str, Any]) -> Iterator[Problem]:
         if train.warmup_epochs >= train.epochs and train.warmup_epochs > 0:
             yield Problem(
                 "train.warmup_epochs",
-                f"{train.warmup_epochs} leaves nothing of train.epochs={train.epochs}; lower it",
+                f"{train.warmup_epochs} leaves nothing of train.epochs={train.epochs}; lower it, for example with "
+                f"train.warmup_epochs={train.epochs // 10}",
             )
-        if train.min_lr > train.lr:
-            yield Problem("train.min_lr", f"{train.min_lr} exceeds train.lr={train.lr}")
-        if train.warmup_lr > train.lr:
-            yield Problem("train.warmup_lr", f"{train.warmup_lr} exceeds train.lr={train.lr}")
+        for key in ("min_lr", "warmup_lr"):
+            if getattr(train, key) > train.lr:
+                text = f"{getattr(train, key)} exceeds train.lr={train.lr}; lower it, for example with train.{key}=0"
+                yield Problem(f"train.{key}", text)
         if train.cached_views is not None and (train.frozen_bn == "batch" or "pretrain" in sections):
             why = (
                 "pre-training freezes nothing"

@@ -14,6 +14,7 @@ from typing import Protocol, TextIO
 
 from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.endings import ends_in_one_line, explain
+from pointadapterx.engine.checkpoint import ADAPTERS
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
@@ -54,7 +55,7 @@ def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="adapter file, run folder or hf://owner/repository, unless --adapter; then files",
+        help="first the adapter (its file, its run's folder or hf://owner/repository), unless --adapter; then files",
     )
     parser.add_argument(
         "--adapter",
@@ -111,7 +112,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("--adapter takes NAME=FILE, each name once")
     adapter, paths = (named, options.paths) if named else (options.paths[0], options.paths[1:])
     if not paths:
-        parser.error("give files, folders or globs after the adapter")
+        parser.error(f"nothing to predict: first {ADAPTERS}, then files, folders or globs")
     predictor = Predictor(
         adapter,
         weights=options.weights,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from pointadapterx.errors import ConfigError
@@ -11,10 +11,20 @@ from pointadapterx.errors import ConfigError
 T = TypeVar("T")
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """``'; did you mean 'x'?'`` for the closest of ``known``, or an empty string."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def did_you_mean(name: str, known: Iterable[str], *others: str) -> str:
+    """``; did you mean 'x'?`` for the known name that is closest, whatever its case, or a full stop.
+
+    Args:
+        name: an unknown one.
+        known: names to choose from.
+        others: what may have been meant instead, if nothing is close to ``name``.
+    """
+    by_lower = {text.lower(): text for text in reversed([*known])}
+    for text in (name, *others):
+        close = difflib.get_close_matches(text.lower(), by_lower, n=1, cutoff=0.6)
+        if close:
+            return f"; did you mean '{by_lower[close[0]]}'?"
+    return "."
 
 
 class Registry(Mapping[str, T]):
@@ -47,7 +57,7 @@ class Registry(Mapping[str, T]):
             return self._entries[name]
         except KeyError:
             raise ConfigError(
-                f"unknown {self.kind} '{name}'{did_you_mean(name, list(self._entries))} "
+                f"unknown {self.kind} '{name}'{did_you_mean(name, self._entries)} "
                 f"Known: {', '.join(sorted(self._entries))}."
             ) from None
 

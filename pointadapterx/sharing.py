@@ -19,7 +19,7 @@ from typing import Any
 
 from pointadapterx.config import dump_config, without_locations
 from pointadapterx.endings import ends_in_one_line
-from pointadapterx.engine.checkpoint import ADAPTER_FILE, AdapterInfo, read_adapter
+from pointadapterx.engine.checkpoint import ADAPTER_FILE, METRICS_FILE, AdapterInfo, read_adapter
 from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
 from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
@@ -28,7 +28,7 @@ from pointadapterx.text import printable
 
 log = logging.getLogger(__name__)
 
-CARD_FILE, CONFIG_FILE, METRICS_FILE = "README.md", "config.yaml", "metrics.json"
+CARD_FILE, CONFIG_FILE = "README.md", "config.yaml"
 LICENSE = re.compile(r"[a-z0-9.-]+")
 
 

@@ -197,6 +197,10 @@ CASES = {
     "unknown method": Case(config("method: {name: dabt}\n"), BAD, ("'dabt'", "did you mean 'dapt'?")),
     "list as a name": Case(config("method: {name: [dapt]}\n"), BAD, ("unknown name ['dapt']", "Known: adapter, ")),
     "wrong type": Case(nothing, f"{TRAIN} train.epochs=many", ("override train.epochs=many", "not 'many'")),
+    "method in capitals": Case(
+        nothing, f"{TRAIN} method.name=LoRA", ("unknown name 'LoRA'; did you mean 'lora'? Known",)
+    ),
+    "method like no other": Case(nothing, f"{TRAIN} method.name=xyz", ("unknown name 'xyz'. Known: adapter_x",)),
     "out of range": Case(nothing, f"{TRAIN} train.lr=-1", ("train.lr", "greater than 0, not -1")),
     "malformed override": Case(nothing, f"{TRAIN} epochs", ("override 'epochs' is not of the form section.key=value",)),
     "heads do not divide": Case(nothing, f"{TRAIN} backbone.num_heads=5", ("5 heads do not divide dim=48",)),
@@ -229,8 +233,8 @@ CASES = {
         ("1 encoder tensors are missing, first norm.bias",),
     ),
     # adapters
-    "no such adapter": Case(nothing, "--test {}/none.safetensors", ("{}/none.safetensors: does not exist",)),
-    "folder without adapter": Case(nothing, "--test {}/data", ("data/adapter.safetensors: does not exist",)),
+    "no such adapter": Case(nothing, "--test {}/none.safetensors", ("{}/none.safetensors: no such run or file",)),
+    "folder without adapter": Case(nothing, "--test {}/data", ("/data: holds no adapter", "a run's folder")),
     "weights as an adapter": Case(
         nothing, "--test {}/weights.safetensors", ("is not an adapter file", "belong in backbone.weights")
     ),

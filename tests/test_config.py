@@ -80,7 +80,7 @@ def test_a_file_of_the_user_comes_before_a_shipped_one(write: Write, monkeypatch
         ("study/qick", "did you mean 'study/quick'?"),
         ("cfgs/pretrain/point_mae_tin.yaml", "did you mean 'pretrain/point_mae_tiny'?"),
         ("elsewhere/dmeo.yaml", "did you mean 'demo'?"),
-        ("nothing_like_it", "no such config; Shipped: demo, "),
+        ("nothing_like_it", "no such config. Shipped: demo, "),
         ("/", "/"),
     ],
 )
@@ -248,8 +248,8 @@ def test_impossible_combinations_are_listed_together(write: Write) -> None:
         "method.top_k: 9 exceeds num_experts=4",
         "head.pools: a pool is named twice",
         "head.num_classes: 3, but ldraw20 has 20 classes",
-        "train.warmup_epochs: 2 leaves nothing of train.epochs=2",
-        "train.min_lr: 1.0 exceeds train.lr=0.001",
+        "train.warmup_epochs: 2 leaves nothing of train.epochs=2; lower it, for example with train.warmup_epochs=0",
+        "train.min_lr: 1.0 exceeds train.lr=0.001; lower it, for example with train.min_lr=0",
         "train.accumulate: 8 parts of train.batch_size=8",
     ):
         assert any(says in line for line in lines), (says, lines)

@@ -172,6 +172,34 @@ def test_clouds_with_far_points_are_not_taken_for_the_same(healthy: Path) -> Non
     assert "22 more clouds with lone far points" in found
 
 
+def test_every_file_is_listed_if_wanted(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = sorted((healthy / "train" / "cup").iterdir())
+    for path in bad:
+        path.write_bytes(b"")
+    command = ["doctor", str(healthy), "--workers", "1"]
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert "TO MEND: 4 more files cannot be read; list them with --all" in printed
+    assert main([*command, "--all"]) == 1
+    printed = capsys.readouterr().out
+    for path in bad:
+        line = f"TO MEND: {path}: the file is empty (0 bytes); download it again"
+        assert line in printed.splitlines()  # and nothing after it
+
+
+def test_a_validation_part_is_a_column_of_its_own(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in SIDES:
+        (healthy / "val" / label).mkdir(parents=True)
+        for number in range(4):
+            np.save(healthy / "val" / label / f"{number}.npy", cloud(label, 1000 + number + ord(label[0])))
+    command = ["doctor", str(healthy), "--workers", "1"]
+    assert main(command) == 0
+    assert "cup │ 8 │ 4 │ 5 │ 2,100" in " ".join(capsys.readouterr().out.split())
+    shutil.copy(healthy / "train" / "cup" / "3.npy", healthy / "val" / "cup" / "9.npy")
+    assert main(command) == 1
+    assert "the same cloud in training and validation: train/cup/3.npy, val/cup/9.npy" in capsys.readouterr().out
+
+
 def test_columns_are_named(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in sorted(healthy.rglob("*.npy")):
         np.savetxt(path.with_suffix(".csv"), np.load(path), delimiter=",", header="a,b,c", comments="")
@@ -191,6 +219,13 @@ def test_a_table_and_a_folder_without_labels(healthy: Path, capsys: pytest.Captu
     (healthy / "clouds.csv").write_text("\n".join(lines))
     assert findings(healthy / "clouds.csv") == []
     assert findings(healthy / "train" / "cup") == []
+    flat = healthy / "train" / "cup"
+    assert main(["doctor", str(flat), "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"note: {flat}: has no labels, so it is for pre-training; put files into {flat}/{{train,test}}/" in printed
+    assert "y is taken as up; where z is, train with data.up=z" in printed
+    assert main(["doctor", str(flat), "--workers", "1", "--unlabelled"]) == 0
+    assert "pre-training" not in capsys.readouterr().out
     assert main(["doctor", str(healthy / "nowhere")]) == 2
     assert "is no folder, no table" in capsys.readouterr().err
 
@@ -297,4 +332,6 @@ def test_hdf5_files_of_many_clouds(tmp_path: Path, capsys: pytest.CaptureFixture
     with h5py.File(tmp_path / "train.h5", "r+") as file:
         del file["label"]
     assert main(["doctor", str(tmp_path / "train.h5")]) == 0
-    assert "no label" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no label" in printed
+    assert "train.h5: has no entry label (n,), so it is for pre-training; add it to adapt to it" in printed

@@ -115,7 +115,7 @@ def test_what_cannot_be_reported(finished: Path, tmp_path: Path, capsys: pytest.
     assert "history.json: is not of a finished run" in capsys.readouterr().err
     (tmp_path / "history.json").replace(finished / "history.json")
     assert main(["report", str(tmp_path / "a=b")]) == 2
-    assert "a=b: does not exist" in capsys.readouterr().err
+    assert "a=b: no such run or file" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module", params=["webgl", "still"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -13,61 +13,82 @@ from pointadapterx.datasets.doubts import Doubt
 from pointadapterx.datasets.folder import DISTINCT
 from pointadapterx.doctor.examined import Entry, Examined
 
-SHOWN = 4  # files that a line lists
+SHOWN = 4  # files that a line lists, and lines of one kind
 ENOUGH = 4  # clouds of a split or class before its means say anything
 ODD = 30.0  # times the median radius of its split
 SAME_SCALE = 3.0  # ratio of median radii that passes
 ANOTHER_AXIS = 0.5  # of the deviation of extents, that a turn must leave
 DEVIATION = 0.1  # of extents, that is worth a word
+PARTS = {"train": "training", "val": "validation", "test": "test"}
 REPEATED = 0.5  # share of points that are copies of another
 RARE = 5  # samples of a class in training, below which a validation part and a mean say little
 
 
 class Finding(NamedTuple):
-    """Something to mend (or, as a note, to know), and how."""
+    """Something to mend (or, as a note, to know), and how, unless the text says that, too."""
 
     text: str
-    fix: str
+    fix: str = ""
     note: bool = False
 
 
-def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int) -> list[Finding]:
+class Subject(NamedTuple):
+    """What is checked.
+
+    Attributes:
+        entries: all clouds.
+        good: those that could be read.
+        wanted: points that are kept of a cloud.
+        groups: different points that the model's groups need at least.
+        shown: files that a line lists, and lines of one kind; None: all.
+    """
+
+    entries: Sequence[Entry]
+    good: Sequence[tuple[Entry, Examined]]
+    wanted: int
+    groups: int
+    shown: int | None
+
+    def rest(self, items: Sized) -> int:
+        """Number of the items that are not listed."""
+        return 0 if self.shown is None else max(0, len(items) - self.shown)
+
+    def names(self, entries: Sequence[Entry]) -> str:
+        """The first of them, and how many more there are."""
+        more = f" and {self.rest(entries)} more" if self.rest(entries) else ""
+        return ", ".join(entry.name for entry in entries[: self.shown]) + more
+
+
+def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int, shown: int | None = SHOWN) -> list[Finding]:
     """What is wrong with a set.
 
     Args:
         entries: all of its clouds.
         wanted: points that are kept of a cloud, data.stored_points.
         groups: distinct points that its groups need at least.
+        shown: files that a line lists, and lines of one kind; None: all.
     """
     good = [(entry, entry.found) for entry in entries if isinstance(entry.found, Examined)]
-    findings: list[Finding] = []
-    for check in (_unreadable, _labels, _doubts, _points, _shapes, _duplicates, _splits):
-        findings += check(entries, good, wanted, groups)
-    return findings
+    subject = Subject(entries, good, wanted, groups, shown)
+    checks = (_unreadable, _labels, _doubts, _points, _shapes, _duplicates, _splits)
+    return [finding for check in checks for finding in check(subject)]
 
 
-Good = Sequence[tuple[Entry, Examined]]
+def _unreadable(of: Subject) -> Iterator[Finding]:
+    bad = [entry.found for entry in of.entries if isinstance(entry.found, str)]
+    for reason in bad[: of.shown]:
+        yield Finding(reason, "" if "; " in reason else "replace or remove the file")
+    if of.rest(bad):
+        yield Finding(f"{of.rest(bad)} more files cannot be read", "list them with --all")
 
 
-def _names(entries: Sequence[Entry]) -> str:
-    more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
-    return ", ".join(entry.name for entry in entries[:SHOWN]) + more
-
-
-def _unreadable(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
-    bad = [entry for entry in entries if isinstance(entry.found, str)]
-    for entry in bad[:SHOWN]:
-        yield Finding(str(entry.found), "replace or remove the file")
-    if len(bad) > SHOWN:
-        yield Finding(f"{len(bad) - SHOWN} more files cannot be read", "replace or remove them")
-
-
-def _labels(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
+def _labels(of: Subject) -> Iterator[Finding]:
+    entries, good = of.entries, of.good
     if all(entry.label is None for entry in entries):
         return
     outside = [entry for entry in entries if entry.label is None]
     if outside:
-        yield Finding(f"in no folder of a class: {_names(outside)}", "move the files into one, or remove them")
+        yield Finding(f"in no folder of a class: {of.names(outside)}", "move the files into one, or remove them")
     count = {split: Counter(e.label for e, _ in good if e.split == split and e.label) for split in SPLITS}
     for split in SPLITS:
         if not count[split]:
@@ -92,24 +113,25 @@ def _labels(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> I
             yield Finding(f"classes that may be one: {', '.join(sorted(names))}", "name them alike, if they are")
 
 
-def _doubts(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
+def _doubts(of: Subject) -> Iterator[Finding]:
     by_kind: dict[str, list[tuple[Entry, Doubt]]] = defaultdict(list)
-    for entry, found in good:
+    for entry, found in of.good:
         for doubt in found.doubts:
             by_kind[doubt.kind].append((entry, doubt))
     for kind, doubts in by_kind.items():
-        for entry, doubt in doubts[:SHOWN]:
+        for entry, doubt in doubts[: of.shown]:
             yield Finding(f"{entry.name}: {doubt.text}", doubt.fix, doubt.note)
-        if len(doubts) > SHOWN:
+        if of.rest(doubts):
             _, last = doubts[-1]
-            yield Finding(f"{len(doubts) - SHOWN} more clouds with {kind}", last.fix, last.note)
+            yield Finding(f"{of.rest(doubts)} more clouds with {kind}", f"{last.fix} (--all lists them)", last.note)
 
 
-def _points(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
+def _points(of: Subject) -> Iterator[Finding]:
+    good, wanted, groups = of.good, of.wanted, of.groups
     few = [entry for entry, found in good if found.distinct < groups]
     if few:
         yield Finding(
-            f"fewer than {groups} different points, too few for the model's groups: {_names(few)}", "remove them"
+            f"fewer than {groups} different points, too few for the model's groups: {of.names(few)}", "remove them"
         )
     sparse = [
         (entry, found.distinct)
@@ -119,7 +141,7 @@ def _points(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> I
     if sparse:
         least = min(distinct for _, distinct in sparse)
         yield Finding(
-            f"fewer than {wanted} different points: {_names([entry for entry, _ in sparse])}",
+            f"fewer than {wanted} different points: {of.names([entry for entry, _ in sparse])}",
             f"scan more densely, or set data.stored_points={least} (and data.num_points to no more)",
         )
     repeated = [
@@ -128,44 +150,53 @@ def _points(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> I
         if found.distinct >= DISTINCT * wanted and found.distinct < (1 - REPEATED) * found.points
     ]
     if repeated:
-        yield Finding(f"most points are copies of others: {_names(repeated)}", "remove the copies, if they are padding")
+        text = f"most points are copies of others: {of.names(repeated)}"
+        yield Finding(text, "remove the copies, if they are padding")
 
 
-def _shapes(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
+def _shapes(of: Subject) -> Iterator[Finding]:
+    good = of.good
     flat = [entry for entry, found in good if found.flat]
     if flat:
-        yield Finding(f"flat in one direction: {_names(flat)}", "look whether a column is missing or constant")
+        yield Finding(f"flat in one direction: {of.names(flat)}", "look whether a column is missing or constant")
     for split in SPLITS:
         sizes = [(entry, found.radius) for entry, found in good if entry.split == split and found.radius > 0]
         middle = float(np.median([radius for _, radius in sizes])) if len(sizes) >= ENOUGH else None
         far = [e for e, radius in sizes if middle is not None and not middle / ODD < radius < middle * ODD]
         if far:
             yield Finding(
-                f"more than {ODD:g} times larger or smaller than the others: {_names(far)}",
+                f"more than {ODD:g} times larger or smaller than the others: {of.names(far)}",
                 "look for another unit, or points far away from the object",
             )
 
 
-def _duplicates(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
+def _duplicates(of: Subject) -> Iterator[Finding]:
     same: dict[str, list[Entry]] = defaultdict(list)
-    for entry, found in good:
+    for entry, found in of.good:
         if not found.flat:
             same[found.digest].append(entry)
     copies = [group for group in same.values() if len(group) > 1]
-    leaks = [group for group in copies if len({entry.split for entry in group}) > 1]
-    for group in leaks[:SHOWN]:
-        yield Finding(f"the same cloud in training and test: {_names(group)}", "remove it from one of them")
-    if len(leaks) > SHOWN:
-        yield Finding(f"{len(leaks) - SHOWN} more clouds are in training and test", "remove them from one of the two")
+    leaks = [(group, parts) for group in copies if len(parts := {entry.part for entry in group}) > 1]
+    for group, parts in leaks[: of.shown]:
+        where = " and ".join(name for part, name in PARTS.items() if part in parts)
+        yield Finding(f"the same cloud in {where}: {of.names(group)}", "keep it in one of them")
+    if of.rest(leaks):
+        yield Finding(f"{of.rest(leaks)} more clouds are in several parts", "list them with --all")
     for group in copies:
         if len({entry.label for entry in group}) > 1:
-            yield Finding(f"the same cloud in two classes: {_names(group)}", "decide for one")
-    within = [e for group in copies if group not in leaks and len({e.label for e in group}) == 1 for e in group[1:]]
+            yield Finding(f"the same cloud in two classes: {of.names(group)}", "decide for one")
+    within = [
+        entry
+        for group in copies
+        if len({entry.part for entry in group}) == 1 and len({entry.label for entry in group}) == 1
+        for entry in group[1:]
+    ]
     if within:
-        yield Finding(f"copies within a split: {_names(within)}", "remove them, or give them one group in a table")
+        yield Finding(f"copies within a split: {of.names(within)}", "remove them, or give them one group in a table")
 
 
-def _splits(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> Iterator[Finding]:
+def _splits(of: Subject) -> Iterator[Finding]:
+    good = of.good
     parts = {split: [found for entry, found in good if entry.split == split] for split in SPLITS}
     if min(len(part) for part in parts.values()) < ENOUGH:
         return
@@ -180,11 +211,11 @@ def _splits(entries: Sequence[Entry], good: Good, wanted: int, groups: int) -> I
     if turn:
         yield Finding(
             f"test clouds are shaped as training clouds with {AXES[1 - turn]} in place of y up",
-            "turn the clouds of one split",
+            "turn the clouds of one split (y is taken as up; where z is, train with data.up=z)",
         )
 
 
-def _extents(good: Good, split: str) -> dict[str | None, np.ndarray]:
+def _extents(good: Sequence[tuple[Entry, Examined]], split: str) -> dict[str | None, np.ndarray]:
     """Mean extents (3,) of a split by class."""
     by_class: dict[str | None, list[tuple[float, float, float]]] = defaultdict(list)
     for entry, found in good:

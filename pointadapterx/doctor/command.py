@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.table import Table
 
 from pointadapterx.datasets import DATASETS
-from pointadapterx.datasets.base import SPLITS, check_choice
+from pointadapterx.datasets.base import check_choice
 from pointadapterx.datasets.folder import STORED_POINTS
 from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.datasets.point_files import KINDS, Reading
-from pointadapterx.doctor.checks import Finding, diagnose
+from pointadapterx.doctor.checks import PARTS, SHOWN, Finding, diagnose
 from pointadapterx.doctor.examined import Entry, Examined
 from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_reading, read_set
 from pointadapterx.endings import ends_in_one_line
@@ -22,16 +22,17 @@ from pointadapterx.engine.console import console
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.text import printable
 
+UP = "y is taken as up; where z is, train with data.up=z"
 SICK = 1  # exit status where something has to be mended
 
 
 def overview(entries: Sequence[Entry]) -> Table:
-    """Clouds per class and split, and the range of their points."""
+    """Clouds per class and part, and the range of their points."""
     table = Table(title="clouds", title_justify="left")
     table.add_column("class")
-    splits = [split for split in SPLITS if any(entry.split == split for entry in entries)]
-    for split in splits:
-        table.add_column(split, justify="right")
+    parts = [part for part in PARTS if any(entry.part == part for entry in entries)]
+    for part in parts:
+        table.add_column(part, justify="right")
     table.add_column("points", justify="right")
     for label in sorted({entry.label or "" for entry in entries}):
         mine = [entry for entry in entries if (entry.label or "") == label]
@@ -39,7 +40,7 @@ def overview(entries: Sequence[Entry]) -> Table:
         span = (
             "" if not sizes else f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         )
-        counts = [str(sum(entry.split == split for entry in mine)) for split in splits]
+        counts = [str(sum(entry.part == part for entry in mine)) for part in parts]
         table.add_row(printable(label) or "no label", *counts, span)
     return table
 
@@ -81,6 +82,9 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
         help="data.suffixes: kinds of files to read",
     )
     parser.add_argument("--unlabelled", action="store_true", help="as pre-training reads it, whatever its folders")
+    parser.add_argument(
+        "--all", action="store_true", help=f"list every file and cloud, instead of the first {SHOWN} of each kind"
+    )
     parser.add_argument("--cache-dir", type=Path, help="data.cache_dir, a folder for what training reads again")
     parser.add_argument("--workers", type=int, help="processes that read files (default: all cores)")
     options = parser.parse_args(argv)
@@ -92,9 +96,12 @@ def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console.print(overview(entries))
+    if options.name in (None, "h5"):
+        console.print(UP)
     for finding in findings:
         mark = "note" if finding.note else "TO MEND"
-        console.print(printable(f"{mark}: {finding.text}; {finding.fix}"), highlight=False, soft_wrap=True)
+        line = "; ".join(filter(None, (f"{mark}: {finding.text}", finding.fix)))
+        console.print(printable(line), highlight=False, soft_wrap=True)
     sick = sum(not finding.note for finding in findings)
     console.print("nothing to mend" if not sick else f"{sick} to mend", style="green" if not sick else "yellow")
     return SICK if sick else 0
@@ -107,6 +114,8 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
             said.append(f"{options.path}: read as data.name=h5")
         _require_no_options_of_files(options, options.name or "h5")
         entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled)
+        if not options.unlabelled and all(entry.label is None for entry in entries):
+            said.append(f"{options.path}: has no entry label (n,), so it is for pre-training; add it to adapt to it")
         wanted = max((entry.found.points for entry in entries if isinstance(entry.found, Examined)), default=wanted)
     else:
         for suffix in options.suffixes or ():
@@ -121,7 +130,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
         )
         plan = plan_reading(options.path, how)
         entries, said, refused = examine_files(plan, how), plan.said, plan.refused
-    findings = diagnose(entries, wanted=wanted, groups=options.groups)
+    findings = diagnose(entries, wanted=wanted, groups=options.groups, shown=None if options.all else SHOWN)
     if refused and all(finding.note for finding in findings):
         findings.append(Finding(refused, "training would stop at it"))
     return entries, [*findings, *(Finding(text, "nothing to do, if it is meant so", note=True) for text in said)]

@@ -40,12 +40,26 @@ class Examined:
 
 
 class Entry(NamedTuple):
-    """A cloud of the set: where it is said to belong, and what it is, or why it cannot be read."""
+    """A cloud of the set.
+
+    Attributes:
+        name: in what is printed.
+        split: ``"train"`` or ``"test"``.
+        label: its class, or None.
+        found: what it is, or why it cannot be read.
+        validation: whether it is of a validation part, which belongs to the training split.
+    """
 
     name: str
     split: str
     label: str | None
     found: Examined | str
+    validation: bool = False
+
+    @property
+    def part(self) -> str:
+        """``"train"``, ``"val"`` or ``"test"``."""
+        return "val" if self.validation else self.split
 
 
 def examine(cloud: Cloud, *, mesh: bool = False) -> Examined:

@@ -19,7 +19,15 @@ from pointadapterx.datasets.base import SPLITS, UNLABELLED, PointClouds
 from pointadapterx.datasets.cache import cached_points, is_fresh
 from pointadapterx.datasets.doubts import FEW, doubts_of
 from pointadapterx.datasets.files import walk_files
-from pointadapterx.datasets.folder import BLOCK, STORED_POINTS, CloudReader, cache_of, doubts_said, list_files
+from pointadapterx.datasets.folder import (
+    BLOCK,
+    STORED_POINTS,
+    CloudReader,
+    cache_of,
+    doubts_said,
+    list_files,
+    unlabelled_text,
+)
 from pointadapterx.datasets.h5 import find_h5
 from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.hdf5 import open_h5
@@ -67,6 +75,7 @@ class Batch:
         shown: their names in what is printed.
         splits: one a file.
         labels: one a file, None for one in no folder of a class.
+        validation: for each file, whether it is of a validation part.
         cache: what the name of their cache begins with; None where training would refuse them.
     """
 
@@ -75,6 +84,7 @@ class Batch:
     shown: list[str]
     splits: list[str]
     labels: list[str | None]
+    validation: list[bool]
     cache: str | None
 
 
@@ -105,7 +115,7 @@ def plan_reading(path: Path, options: Options) -> Plan:
             "--name for a data set"
         )
     labelled = is_table or (options.labels and find_layout(path).kind != "plain")
-    batches, said = [], []
+    batches, said = [], [unlabelled_text(path)] * (options.labels and not labelled)
     try:
         for split in SPLITS if labelled else SPLITS[:1]:
             listing = list_files(path, split, options.suffixes, labelled)
@@ -114,7 +124,9 @@ def plan_reading(path: Path, options: Options) -> Plan:
             labels = [listing.classes[label] if labelled else None for label in listing.labels.tolist()]
             shown = [f"{below}{name}" for name in listing.names]
             reader = _reader(listing.root, options)
-            batches.append(Batch(reader, listing.names, shown, [split] * len(labels), labels, listing.label))
+            validation = [False] * len(labels) if listing.validation is None else listing.validation.tolist()
+            splits = [split] * len(labels)
+            batches.append(Batch(reader, listing.names, shown, splits, labels, validation, listing.label))
             said += [listing.said] * bool(listing.said)
     except DataError as error:
         if is_table:
@@ -134,19 +146,18 @@ def _everything(path: Path, options: Options) -> Batch:
     """The files that folders of classes hold, and those that lie beside."""
     layout = find_layout(path)
     of_test = parts_of_split("test", layout.parts) if layout.parts else ()
-    batch = Batch(_reader(path, options), [], [], [], [], None)
+    batch = Batch(_reader(path, options), [], [], [], [], [], None)
     for file in sorted(walk_files(path)):
         name = file.relative_to(path).as_posix()
         place = layout.place(name)
         if place is None or file.suffix.lower()[1:] not in (options.suffixes or KINDS):
             continue
-        for column, value in (
-            (batch.names, name),
-            (batch.shown, name),
-            (batch.splits, "test" if place[0] in of_test else "train"),
-        ):
-            column.append(value)
-        batch.labels.append(place[1])
+        part, label = place
+        batch.names.append(name)
+        batch.shown.append(name)
+        batch.splits.append("test" if part in of_test else "train")
+        batch.labels.append(label)
+        batch.validation.append(part == "val" and part not in of_test)
     return batch
 
 
@@ -204,7 +215,7 @@ def examine_files(plan: Plan, options: Options) -> list[Entry]:
             for found in _examine(batch, options):
                 examined.append(found)
                 progress.advance(task)
-            for row in zip(batch.shown, batch.splits, batch.labels, examined, strict=True):
+            for row in zip(batch.shown, batch.splits, batch.labels, examined, batch.validation, strict=True):
                 entries.append(Entry(*row))
     return entries
 
@@ -299,6 +310,7 @@ def _has_labels(root: Path) -> bool:
 def entries_of(data: PointClouds) -> Iterator[Entry]:
     """Clouds of a data set that was read."""
     unlabelled = data.classes == UNLABELLED
+    validation = [False] * len(data) if data.validation is None else data.validation.tolist()
     for number, (points, label) in enumerate(zip(data.points, data.labels.tolist(), strict=True)):
         name = data.names[number] if data.names is not None else f"{data.split} {number}"
         cloud = points.double().numpy()
@@ -308,4 +320,5 @@ def entries_of(data: PointClouds) -> Iterator[Entry]:
             data.split,
             None if unlabelled else data.classes[label],
             "holds values that are not finite" if bad else examine(Cloud(cloud, doubts_of(cloud))),
+            validation[number],
         )

@@ -29,13 +29,12 @@ from pointadapterx.models.frozen import Frozen
 log = logging.getLogger(__name__)
 
 PROTOCOLS = {
-    "validation": "validation: best epoch selected on a part of the training set, test set used once",
+    "validation": "validation: best epoch selected on {part}, test set used once",
     "last": "last: the last epoch of the whole training set, nothing selected, test set used once",
     "published": "published: best epoch selected on the TEST set, optimistic",
 }
 LAST_KEPT = {
-    "validation": "validation: the last epoch kept, the only one scored on a part of the training set, test set used "
-    "once",
+    "validation": "validation: the last epoch kept, the only one scored on {part}, test set used once",
     "published": "published: the last epoch kept, the only one scored on the TEST set",
 }
 """The same where ``eval.every`` leaves a single epoch to choose from."""
@@ -47,10 +46,16 @@ def chooses(config: Mapping[str, Any]) -> bool:
     return settings["protocol"] != "last" and settings["every"] < config["train"]["epochs"]
 
 
-def protocol_words(config: Mapping[str, Any]) -> str:
-    """How the kept epoch is chosen, in words that are printed with every figure."""
+def protocol_words(config: Mapping[str, Any], own_validation: bool) -> str:
+    """How the kept epoch is chosen, in words that are printed with every figure.
+
+    Args:
+        config: complete config.
+        own_validation: whether the data set has a validation part, which is then not drawn from the training set.
+    """
     protocol = config["eval"]["protocol"]
-    return PROTOCOLS[protocol] if chooses(config) else LAST_KEPT.get(protocol, PROTOCOLS[protocol])
+    words = PROTOCOLS[protocol] if chooses(config) else LAST_KEPT.get(protocol, PROTOCOLS[protocol])
+    return words.format(part="the data set's validation part" if own_validation else "a part of the training set")
 
 
 class AdaptationTrainer(Trainer):
@@ -76,6 +81,7 @@ class AdaptationTrainer(Trainer):
         self.model = model
         self.splits = splits
         self.protocol = config["eval"]["protocol"]
+        self.protocol_words = protocol_words(config, splits.own_validation)
         self.selection = {"validation": splits.val, "published": splits.test, "last": None}[self.protocol]
         if config["train"]["cached_views"] is not None:
             model.method.frozen_state(model.backbone)  # refuses what cannot be kept before anything is written
@@ -122,7 +128,7 @@ class AdaptationTrainer(Trainer):
         """Evaluates on the selection part and keeps the adapter if it is the best so far."""
         progress, settings = self.progress, self.config["eval"]
         record["train_accuracy"] = 100.0 * means["correct"].item()
-        record["protocol"] = protocol_words(self.config)
+        record["protocol"] = self.protocol_words
         record |= routing_record(means)
         for warning in starved_experts([*progress.history, record]):
             log.warning(warning)
@@ -179,7 +185,7 @@ class AdaptationTrainer(Trainer):
     def _save_adapter(self, selected: Mapping[str, Any]) -> None:
         if self.accelerator.is_main_process:
             story = {
-                "protocol": protocol_words(self.config),
+                "protocol": self.protocol_words,
                 "regime": regime(self.config["data"]),
                 "epoch": self.progress.epoch + 1,
                 **self._form_of_inputs,

@@ -16,6 +16,7 @@ from pointadapterx.config import check_config
 from pointadapterx.engine.calibration import Calibration
 from pointadapterx.engine.novelty import Novelty
 from pointadapterx.engine.preparation import Preparation
+from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
@@ -25,6 +26,9 @@ from pointadapterx.peft import METHODS
 FORMAT = "pointadapterx-adapter-1"
 ADAPTER_FILE = "adapter.safetensors"
 """Name of the adapter's file in the folder of a run, and in a repository of the hub."""
+METRICS_FILE = "metrics.json"
+"""Name of the report of a finished run."""
+ADAPTERS = "give a run's folder, an adapter file or hf://owner/repository"
 NOVELTY = "novelty/"  # before the names of tensors that are not the model's
 MOST_POINTS = 2**24  # of a cloud
 
@@ -287,7 +291,20 @@ def _find_adapter(path: str | Path) -> Path:
         address = Address.parse(str(path))
         return fetch(address._replace(file=address.file or ADAPTER_FILE))
     path = Path(path)
-    return path / ADAPTER_FILE if path.is_dir() else path
+    file = path / ADAPTER_FILE if path.is_dir() else path
+    if not file.exists():
+        raise CheckpointError(_why_no_adapter(path, file.parent))
+    return file
+
+
+def _why_no_adapter(path: Path, folder: Path) -> str:
+    """What to say of a path without an adapter, and of the folder where it would be."""
+    if not (folder / STATE_FILE).is_file():
+        what = "holds no adapter" if path.is_dir() else "no such run or file"
+        return f"{path}: {what}; {ADAPTERS}"
+    if (folder / METRICS_FILE).is_file():
+        return f"{folder}: is a run without an adapter; weights of a pre-training run belong in backbone.weights"
+    return f"{folder}: the run is not finished and has kept no adapter yet; continue it with --resume {folder}"
 
 
 def _require_same_recipe(info: AdapterInfo, model: AdaptedModel) -> None:

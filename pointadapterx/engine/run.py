@@ -34,9 +34,10 @@ from pointadapterx.config import LOCATIONS, dump_config, load_config, without_lo
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses, protocol_words
+from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses
 from pointadapterx.engine.calibration import fit_temperature, summary
 from pointadapterx.engine.checkpoint import (
+    METRICS_FILE,
     AdapterInfo,
     build_restored,
     load_adapter,
@@ -53,7 +54,8 @@ from pointadapterx.engine.novelty import Novelty
 from pointadapterx.engine.precision import multiplies_bf16, precision_of
 from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
-from pointadapterx.engine.trainer import STATE_FILE, Trainer, hardware, peak_memory_mib
+from pointadapterx.engine.state import STATE_FILE
+from pointadapterx.engine.trainer import Trainer, hardware, peak_memory_mib
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import require_utf8, write_json, write_text
 from pointadapterx.hub import HUB, Address
@@ -63,7 +65,6 @@ from pointadapterx.models.point_mae import PointMAE
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 PROBE_SEEDS = (0, 1, 2)  # initialisations of the random backbones
 ANOTHER_OUTPUT = "choose another --output"
@@ -334,8 +335,8 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
     """The kept adapter on the test set."""
     accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
     info = _calibrate(trainer, load_adapter(trainer.model, folder / ADAPTER_FILE))
-    protocol = protocol_words(config)
-    report = _evaluate_and_write(trainer.model, trainer.splits.test, config, accelerator, folder, info, protocol)
+    test = trainer.splits.test
+    report = _evaluate_and_write(trainer.model, test, config, accelerator, folder, info, trainer.protocol_words)
     if trainer.selection is not None:
         report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
     report |= {

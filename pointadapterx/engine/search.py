@@ -20,11 +20,11 @@ from pointadapterx.build import build_model, build_splits, seeded
 from pointadapterx.config import LOCATIONS, load_config
 from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.adaptation import ADAPTER_FILE
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter
+from pointadapterx.engine.checkpoint import METRICS_FILE, load_adapter, read_adapter
 from pointadapterx.engine.claim import claimed
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.engine.run import CONFIG_FILE, METRICS_FILE, make_accelerator
+from pointadapterx.engine.run import CONFIG_FILE, make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.adapted import AdaptedModel

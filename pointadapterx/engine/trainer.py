@@ -26,7 +26,7 @@ from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.events import tensorboard_events
 from pointadapterx.engine.optim import build_optimizer, learning_rate
 from pointadapterx.engine.signals import stop_requests
-from pointadapterx.engine.state import Progress, load_state, save_state
+from pointadapterx.engine.state import STATE_FILE, Progress, load_state, save_state
 from pointadapterx.errors import ConfigError, Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.adapted import AdaptedModel
@@ -40,7 +40,6 @@ except ImportError:  # not on Windows
 
 log = logging.getLogger(__name__)
 
-STATE_FILE = "state.safetensors"
 HISTORY_FILE = "history.json"
 
 

@@ -42,7 +42,7 @@ def find_weights(weights: str | Path) -> Path:
     if not path.is_file():
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
         known = shipped_weights()
-        near = (did_you_mean(text, known) if path.name == text else "") or ";"
+        near = did_you_mean(text, known) if path.name == text else "."
         raise CheckpointError(
             f"{text}: {kind}; give the path of a checkpoint, {HUB}owner/repository/file, or shipped weights"
             f"{near} Shipped: {', '.join(known)}"

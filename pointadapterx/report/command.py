@@ -15,9 +15,10 @@ from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.calibration import summary
+from pointadapterx.engine.checkpoint import METRICS_FILE
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.engine.run import CONFIG_FILE, METRICS_FILE
+from pointadapterx.engine.run import CONFIG_FILE
 from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_text

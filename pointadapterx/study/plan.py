@@ -243,7 +243,7 @@ def _override(content: dict[str, Any], text: str) -> None:
     replaceable = ("title", "runs", "results", "known", "processes")
     section, dot, _ = key.partition(".")
     if not equals or (key not in replaceable and not (dot and section in JOBS["adaptation"])):
-        near = did_you_mean(key, list(replaceable)) or ";"
+        near = did_you_mean(key, replaceable)
         raise ConfigError(
             f"override '{text}' is not of the form key=value with a config key (train.epochs=1) or a key of the "
             f"study{near} Known: {', '.join(replaceable)}"

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pointadapterx.engine.checkpoint import METRICS_FILE
 from pointadapterx.engine.health import routing_summary
-from pointadapterx.engine.run import METRICS_FILE, PREDICTIONS_FILE
+from pointadapterx.engine.run import PREDICTIONS_FILE
 from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_text

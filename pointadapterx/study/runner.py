@@ -27,7 +27,7 @@ from pointadapterx.engine import claim
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.run import CONFIG_FILE
 from pointadapterx.engine.signals import stop_requests
-from pointadapterx.engine.trainer import STATE_FILE
+from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.files import write_text
 from pointadapterx.locks import Hold, holder, is_held, try_hold
 from pointadapterx.study.plan import Plan, Run, Use

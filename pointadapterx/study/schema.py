@@ -49,7 +49,7 @@ class StudySection(Section):
         known = list(cls.model_fields)
         unknown = [f"'{key}'{did_you_mean(str(key), known)}" for key in values if key not in known]
         if unknown:
-            raise ValueError(f"unknown key {', '.join(unknown)} Known: {', '.join(known)}")
+            raise ValueError(f"unknown key {' '.join(unknown)} Known: {', '.join(known)}")
         return values
 
 
@@ -307,5 +307,5 @@ def _context_problems(study: StudyConfig) -> Iterator[tuple[str, str]]:
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:
-    near = did_you_mean(name, list(known)) or ";"
+    near = did_you_mean(name, known)
     return f"there is no {kind} '{name}'{near} Known: {', '.join(known) or 'none'}"

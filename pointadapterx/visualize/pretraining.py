@@ -11,7 +11,7 @@ from pointadapterx.build import build_autoencoder, build_pretraining_data
 from pointadapterx.config import load_config
 from pointadapterx.datasets import derive_seed, resample_test
 from pointadapterx.engine.run import CONFIG_FILE
-from pointadapterx.engine.trainer import STATE_FILE
+from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from pointadapterx.models.grouping import Groups

@@ -80,7 +80,10 @@ def test_layouts(
     assert (read(root).checksum, read(root, "test").checksum) == (train.checksum, test.checksum)  # from caches
     assert main(["doctor", str(root), "--stored-points", "40", "--groups", "16", "--workers", "1"]) in (0, 1)
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"{train.classes[0]} │ {train.labels.bincount()[0]} │ {test.labels.bincount()[0]} │" in printed
+    validation = [] if train.validation is None else [train.labels[train.validation]]
+    trained = train.labels if train.validation is None else train.labels[~train.validation]
+    counts = [str(int((labels == 0).sum())) for labels in (trained, *validation, test.labels)]
+    assert f"{train.classes[0]} │ {' │ '.join(counts)} │" in printed
 
 
 AMBIGUOUS: dict[str, tuple[tuple[str, ...], str]] = {

@@ -526,7 +526,10 @@ def test_options_may_stand_between_and_the_output_is_no_input(trained: Path, sca
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN"], "give files, folders or globs"),
+        (
+            ["RUN"],
+            "nothing to predict: first give a run's folder, an adapter file or hf://owner/repository, then files",
+        ),
         (["RUN", "a.npy", "--output", "found.txt"], "ends in .csv or .jsonl"),
         (["RUN", "a.npy", "--top", "0"], "--top 0: at least 1"),
         (["--adapter", "parts", "a.npy"], "--adapter takes NAME=FILE"),
@@ -562,10 +565,29 @@ def test_pictures(tmp_path: Path) -> None:
     assert array.reason == "input 0 is an array; an adapter for pictures takes files"
 
 
-def test_the_error_of_a_wrong_adapter_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.safetensors").write_bytes(b"nothing")
-    assert main(["predict", str(tmp_path / "a.safetensors"), "x.npy"]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+@pytest.mark.parametrize(
+    ("path", "holds", "reason"),
+    [
+        ("a.safetensors", ("a.safetensors",), "{}: not a readable"),
+        ("nope", (), "{}: no such run or file; give a run's folder, an adapter file or hf://owner/repository"),
+        ("scans", ("scans/a.npy",), "{}: holds no adapter; give a run's folder, an adapter file or hf://"),
+        (
+            "run",
+            ("run/state.safetensors",),
+            "{}: the run is not finished and has kept no adapter yet; continue it with",
+        ),
+        ("run", ("run/state.safetensors", "run/metrics.json"), "{}: is a run without an adapter; weights of a pre-"),
+    ],
+)
+def test_the_error_of_a_wrong_adapter_is_one_line(
+    path: str, holds: tuple[str, ...], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in holds:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"nothing")
+    assert main(["predict", str(tmp_path / path), "x.npy"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {reason.format(tmp_path / path)}")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -324,6 +325,21 @@ def test_an_epoch_is_called_best_where_there_was_a_choice(
     assert f"{'best' if chosen else 'last'} epoch {metrics['best_epoch']} kept; adapter: " in log
     assert ("  best " in log) == chosen
     assert chosen or metrics["best_epoch"] == 2
+
+
+def test_a_validation_part_of_the_data_set_is_named(run_config: Config, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        for label, sides in (("rod", (9, 1, 1)), ("plate", (9, 9, 1))):
+            (tmp_path / "data" / part / label).mkdir(parents=True)
+            for number in range(8):
+                np.save(tmp_path / "data" / part / label / f"{number}.npy", draw.normal(size=(256, 3)) * sides)
+    data = {"name": "folder", "root": str(tmp_path / "data"), "stored_points": 256}
+    train(run_config("linear", data=data, head={"num_classes": 2}), tmp_path / "run")
+    says = "validation: best epoch selected on the data set's validation part, test set used once"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"] == says
+    assert says in (tmp_path / "run" / "predictions.csv").read_text()
+    assert read_adapter(tmp_path / "run" / ADAPTER_FILE).metrics["protocol"] == says
 
 
 def test_testing_again_leaves_the_run_as_it_is(run_config: Config, tmp_path: Path) -> None:
