@@ -105,8 +105,8 @@ def read_hdf5(path: Path) -> np.ndarray:
         shape = find_array(file, key).shape
         if len(shape) == 3 and shape[0] > 1:
             raise DataError(
-                f"{path}: '{key}' holds {shape[0]} clouds, expected one in each file; read them by data.name=h5 (train, "
-                "test, doctor), or give their array to Predictor"
+                f"{path}: '{key}' holds {shape[0]} clouds, expected one in each file; read them by data.name=h5 "
+                "(train, test, doctor), or give their array to Predictor"
             )
         values = read_numbers(file, key)
     return values[0] if len(shape) == 3 and shape[0] == 1 else values

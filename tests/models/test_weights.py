@@ -38,7 +38,7 @@ def test_shipped_weights_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
     assert find_weights("some_backbone") == tmp_path / "some_backbone.safetensors"
     with pytest.raises(CheckpointError, match=r"some_bakbone: does not exist.*did you mean 'some_backbone'"):
         find_weights("some_bakbone")
-    with pytest.raises(CheckpointError, match="or shipped weights. Shipped: some_backbone"):
+    with pytest.raises(CheckpointError, match=r"or shipped weights\. Shipped: some_backbone"):
         find_weights("nothing_like_it")
 
 
