@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, predict, train
-from pointadapterx.allocator import keep_freed_memory
+from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
     "curves": curves.main,

@@ -15,9 +15,9 @@ import torch
 from benchmarks.jobs import MIB, Job, Spec, make_training, peak_bytes, random_batch, spread, take_turns
 from pointadapterx import ops
 from pointadapterx.build import build_model
+from pointadapterx.checkpoints.adapter_file import save_adapter, versions
 from pointadapterx.config import load_config
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.engine.checkpoint import save_adapter, versions
 from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import replacing, write_json, write_text

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from pointadapterx.build import build_model
+from pointadapterx.checkpoints.adapter_file import read_adapter, restore_model, save_adapter
 from pointadapterx.config import SHIPPED, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.datasets.unpickle import read_pickled_arrays
-from pointadapterx.engine.calibration import Calibration
-from pointadapterx.engine.checkpoint import read_adapter, restore_model, save_adapter
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import read_torch_file
 from pointadapterx.study.schema import check_study
+from pointadapterx.tasks.calibration import Calibration
 
 T = TypeVar("T")
 NARROW = ["backbone.dim=12", "backbone.depth=1", "backbone.encoder_width=4", "head.hidden=[4]", "data.num_points=32"]

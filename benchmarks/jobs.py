@@ -17,12 +17,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import published_form
 from pointadapterx import build, build_model, load_config, ops
-from pointadapterx.engine.checkpoint import versions
+from pointadapterx.adapted_model import AdaptedModel, count_parameters
+from pointadapterx.checkpoints.adapter_file import versions
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_json, write_text
-from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 
 MIB = 2**20

@@ -14,15 +14,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx import ops
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import Splits, build_model
 from pointadapterx.config import load_config
 from pointadapterx.datasets import PointClouds, derive_seed, stratified_draw, stratified_split
 from pointadapterx.datasets.h5 import read_h5
 from pointadapterx.datasets.ldraw20 import LDraw20
-from pointadapterx.engine.adaptation import AdaptationTrainer
 from pointadapterx.engine.features import FeatureCache, open_features
 from pointadapterx.errors import DataError
-from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.jobs.adaptation import AdaptationTrainer
 from pointadapterx.models.frozen import Frozen
 
 EMBEDDED = "ldraw20"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.novelty_runs import Run, Seen
-from pointadapterx.engine.novelty import Novelty, energy
+from pointadapterx.tasks.novelty import Novelty, energy
 
 Score = Callable[[Seen], Tensor]
 OURS, EARLIER, PLAIN = "energy + Mahalanobis, last layer", "deviations from the nearest class", "softmax probability"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.peers import FPS_PEERS, KNN_PEERS, PACKAGES
 from pointadapterx import ops
-from pointadapterx.engine.checkpoint import versions
+from pointadapterx.checkpoints.adapter_file import versions
 from pointadapterx.engine.trainer import hardware
 from pointadapterx.files import write_json, write_text
 from pointadapterx.ops import reference

@@ -15,9 +15,9 @@ import torch
 from benchmarks.jobs import about, make_parser, publish, spread
 from pointadapterx import Predictor
 from pointadapterx.build import build_model, build_test_split
+from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.config import load_config
 from pointadapterx.datasets import PointClouds
-from pointadapterx.engine.checkpoint import save_adapter
 from pointadapterx.errors import ConfigError, PointAdapterXError
 
 JOBS = ["demo"]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.models.block import Attention
 from pointadapterx.models.patch_encoder import PatchEncoder
 from pointadapterx.peft.base import ScaleShift

@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pointadapterx.adapted_model import AdaptedModel, count_parameters
     from pointadapterx.build import build_model
+    from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
+    from pointadapterx.checkpoints.published import load_pretrained
     from pointadapterx.config import load_config
     from pointadapterx.counting import count_costs, count_model
     from pointadapterx.engine.bank import AdapterBank
-    from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
     from pointadapterx.engine.input_form import Failure
     from pointadapterx.engine.predictor import Prediction, Predictor
     from pointadapterx.export import export_adapter
-    from pointadapterx.models.adapted import AdaptedModel, count_parameters
-    from pointadapterx.models.pretrained import load_pretrained
     from pointadapterx.ops import farthest_point_sample, knn
     from pointadapterx.peft import METHODS
     from pointadapterx.sharing import pull_adapter, push_adapter
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 # Imported on first use, so that `pointadapterx --help` and `pointadapterx.ops` do not wait for everything.
 _HOME = {
-    "AdaptedModel": "pointadapterx.models.adapted",
+    "AdaptedModel": "pointadapterx.adapted_model",
     "AdapterBank": "pointadapterx.engine.bank",
     "Failure": "pointadapterx.engine.input_form",
     "METHODS": "pointadapterx.peft",
@@ -33,17 +33,17 @@ _HOME = {
     "build_model": "pointadapterx.build",
     "count_costs": "pointadapterx.counting",
     "count_model": "pointadapterx.counting",
-    "count_parameters": "pointadapterx.models.adapted",
+    "count_parameters": "pointadapterx.adapted_model",
     "export_adapter": "pointadapterx.export",
     "farthest_point_sample": "pointadapterx.ops",
     "knn": "pointadapterx.ops",
-    "load_adapter": "pointadapterx.engine.checkpoint",
+    "load_adapter": "pointadapterx.checkpoints.adapter_file",
     "load_config": "pointadapterx.config",
-    "load_pretrained": "pointadapterx.models.pretrained",
+    "load_pretrained": "pointadapterx.checkpoints.published",
     "pull_adapter": "pointadapterx.sharing",
     "push_adapter": "pointadapterx.sharing",
-    "read_adapter": "pointadapterx.engine.checkpoint",
-    "save_adapter": "pointadapterx.engine.checkpoint",
+    "read_adapter": "pointadapterx.checkpoints.adapter_file",
+    "save_adapter": "pointadapterx.checkpoints.adapter_file",
 }
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from pointadapterx.allocator import total_memory
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.datasets import (
     DATASETS,
     PointClouds,
@@ -22,12 +23,11 @@ from pointadapterx.datasets import (
     stratified_split,
 )
 from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.malloc_tuning import total_memory
 from pointadapterx.models import BACKBONES, Backbone
-from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.models.head import ClassificationHead
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
-from pointadapterx.models.pretrained import load_pretrained
 from pointadapterx.peft import METHODS, Method
+from pointadapterx.tasks.heads import ClassificationHead
 
 log = logging.getLogger(__name__)
 

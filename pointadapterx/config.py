@@ -15,6 +15,7 @@ import yaml
 from easydict import EasyDict
 from pydantic import BaseModel, Field, ValidationError
 
+from pointadapterx.checkpoints.shipped import shipped_weights
 from pointadapterx.datasets import DATASETS, build_augment
 from pointadapterx.datasets.point_files import KINDS, problem_of_columns
 from pointadapterx.errors import ConfigError, DataError, shown
@@ -22,7 +23,6 @@ from pointadapterx.hub import HUB
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.masking import hidden_groups
 from pointadapterx.models.tokens import POOLS
-from pointadapterx.models.weights import shipped_weights
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Blocks, Many, Points, Rate, Section, Times

@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pointadapterx import ops
+from pointadapterx.adapted_model import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.build import build_model
 from pointadapterx.errors import ConfigError
 from pointadapterx.models import BACKBONES, Backbone
-from pointadapterx.models.adapted import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 
 BATCH_SIZE = 32  # the published one of Point-MAE; what a batch costs once, whatever its size, is shared by so many
 
@@ -39,7 +39,7 @@ class ModelCount(NamedTuple):
     """What a config's model costs.
 
     Attributes:
-        parameters: of the whole, see :class:`~pointadapterx.models.adapted.ParameterReport`.
+        parameters: of the whole, see :class:`~pointadapterx.adapted_model.ParameterReport`.
         parts: of the parts of each component, see :func:`count_parts`.
         costs: of a training step in float32.
     """

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model, versions
 from pointadapterx.config import without_locations
+from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.endings import ends_in_one_line
-from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, versions
 from pointadapterx.engine.console import steps
-from pointadapterx.engine.preparation import wants_unit_sphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
 from pointadapterx.files import replacing, require_utf8
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
 from pointadapterx.optional import need
 from pointadapterx.text import printable
@@ -72,7 +72,7 @@ def export_adapter(
     (B, classes). What can be merged is. It is read again and checked against torch on random inputs.
 
     Args:
-        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes.
+        adapter: what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` takes.
         output: ``FILE.onnx``; or ``FILE.pt2``, which :func:`torch.export.load` reads.
         batch_size: B; None is any.
         weights: where the backbone's weights lie now, if not where the adapter's config says.

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pointadapterx.adapted_model import hash_backbone
 from pointadapterx.build import build_backbone
+from pointadapterx.checkpoints.adapter_file import AdapterInfo
+from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
-from pointadapterx.engine.adaptation import chooses
-from pointadapterx.engine.checkpoint import AdapterInfo
-from pointadapterx.engine.preparation import wants_unit_sphere
+from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.hub import HUB, Address
-from pointadapterx.models.adapted import hash_backbone
-from pointadapterx.models.weights import shipped_licence, shipped_weights
+from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
 from pointadapterx.text import markdown
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pointadapterx.checkpoints.adapter_file import ADAPTER_FILE, METRICS_FILE, AdapterInfo, read_adapter
 from pointadapterx.config import dump_config, without_locations
 from pointadapterx.endings import ends_in_one_line
-from pointadapterx.engine.checkpoint import ADAPTER_FILE, METRICS_FILE, AdapterInfo, read_adapter
 from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
 from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
@@ -43,8 +43,8 @@ def push_adapter(
     """Sends an adapter with its model card to the hub.
 
     Args:
-        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes. In the folder of a run its metrics
-            go along.
+        adapter: what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` takes. In the folder of a run its
+            metrics go along.
         repository: ``owner/repository``, optionally ``@branch``; made where it does not exist.
         folder: writes the files there instead, and sends nothing; must not exist, or be empty.
         private: whether a new repository is.

@@ -15,9 +15,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.config import check_config
 from pointadapterx.datasets import DATASETS
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.peft import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent

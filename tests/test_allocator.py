@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from pointadapterx.allocator import VARIABLES
+from pointadapterx.malloc_tuning import VARIABLES
 
 SCRIPT = """
 import resource, sys
 import torch
-from pointadapterx.allocator import keep_freed_memory
+from pointadapterx.malloc_tuning import keep_freed_memory
 torch.set_num_threads(1)
 done = keep_freed_memory() if sys.argv[1] == "keep" else False
 inputs, faults = torch.randn(2048, 512, requires_grad=True), []

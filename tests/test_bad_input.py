@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pointadapterx.build import build_backbone, build_model
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.datasets.scanobjectnn import SCANOBJECTNN_CLASSES
-from pointadapterx.engine.checkpoint import save_adapter
 from pointadapterx.files import read_safetensors
 from tests.conftest import small_config
 from tests.synthetic import clouds, write_ldraw20

@@ -12,10 +12,10 @@ import pytest
 
 import pointadapterx
 from pointadapterx.build import build_model
-from pointadapterx.cli import COMMANDS, _expand_verb, build_parser, main
+from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.commands.main import COMMANDS, _expand_verb, build_parser, main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
-from pointadapterx.engine.checkpoint import save_adapter
 from tests.conftest import ROOT, small_config
 from tests.synthetic import write_ldraw20
 
@@ -91,7 +91,7 @@ def test_wrong_arguments_say_what_to_give(arguments: str, says: str, capsys: pyt
 
 def test_help_shows_examples_without_importing_torch() -> None:
     script = (
-        "import sys\nfrom pointadapterx.cli import main\n"
+        "import sys\nfrom pointadapterx.commands.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
         "assert 'torch' not in sys.modules"
     )
@@ -163,7 +163,7 @@ def test_test_and_vote_write_beside_the_adapter_or_to_output(folder: Path) -> No
 def test_the_published_vote_is_the_maximum_of_299(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pointadapterx.engine import run
+    from pointadapterx.jobs import run
 
     monkeypatch.setattr(run, "PUBLISHED_VOTES", 3 if run.PUBLISHED_VOTES == 299 else 0)  # 299 would take minutes
     assert main(["--test", str(folder), "--vote", "1", "--vote-published", "--output", str(folder / "out")]) == 0

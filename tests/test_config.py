@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.config import SHIPPED, check_config, dump_config, load_config
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft import METHODS

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from pointadapterx.adapted_model import count_parameters
 from pointadapterx.build import build_model
-from pointadapterx.models.adapted import count_parameters
 from tests.conftest import ROOT, load_tool
 
 PAGE = ROOT / "docs" / "results" / "parameters.md"

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_model
 from pointadapterx.config import load_config
 from pointadapterx.counting import (
@@ -22,10 +23,9 @@ from pointadapterx.counting import (
     input_shape,
 )
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.peft import METHODS
-from pointadapterx.peft.mixture import group_sizes
-from pointadapterx.peft.thin_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.mixture import group_sizes
 from tests.conftest import BACKBONES, ROOT, small_config, small_pretraining
 
 KINDS = list(BACKBONES)

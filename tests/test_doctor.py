@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.datasets import build_dataset
 from pointadapterx.datasets import folder as folder_module
 from pointadapterx.doctor import Options, diagnose, read_entries, reading

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pointadapterx import cli
+from pointadapterx.commands import main as cli
 from pointadapterx.endings import BROKEN_PIPE, ends_in_one_line, explain
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.errors import DataError

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from pointadapterx.arrays import as_array
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
-from pointadapterx.engine import run
+from pointadapterx.jobs import run
 from pointadapterx.study.plan import CellKey, read_plan
 from pointadapterx.study.records import OUTPUT
 from tests.conftest import small_config, small_pretraining

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pointadapterx.cli import main
+from pointadapterx.commands.example import CLASSES, NEW, TEST, TRAIN
+from pointadapterx.commands.main import main
 from pointadapterx.config import load_config
 from pointadapterx.datasets import build_dataset
 from pointadapterx.datasets.point_files import read_cloud
-from pointadapterx.example import CLASSES, NEW, TEST, TRAIN
 
 
 def test_it_writes_the_layout_that_folder_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from pointadapterx import export_adapter
 from pointadapterx.build import build_model
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import read_adapter, restore_model, save_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.config import load_config
-from pointadapterx.engine.calibration import Calibration
-from pointadapterx.engine.checkpoint import read_adapter, restore_model, save_adapter
 from pointadapterx.errors import CheckpointError, ConfigError, ExportError
 from pointadapterx.export import METADATA, TOLERANCE, trace
 from pointadapterx.ops import decomposed, reference
+from pointadapterx.tasks.calibration import Calibration
 from tests.conftest import randomise, small_config
 
 SMALL = {"num_groups": 8, "depth": 1}

@@ -24,17 +24,17 @@ from safetensors.torch import load_file, save_file
 
 from pointadapterx import Predictor, pull_adapter, push_adapter, sharing
 from pointadapterx.build import build_model
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
+from pointadapterx.checkpoints.shipped import SHIPPED
+from pointadapterx.commands.main import main
 from pointadapterx.config import check_config, load_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
-from pointadapterx.engine import run
-from pointadapterx.engine.calibration import Calibration
-from pointadapterx.engine.checkpoint import read_adapter, save_adapter
 from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.export import describe
 from pointadapterx.hub import Address, fetch
+from pointadapterx.jobs import run
 from pointadapterx.model_card import needed_weights, write_card
-from pointadapterx.models.weights import SHIPPED
+from pointadapterx.tasks.calibration import Calibration
 from tests.conftest import randomise, small_config
 from tests.synthetic import write_ldraw20
 

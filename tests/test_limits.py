@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.fuzz_stored import stored_targets
 from pointadapterx import build
 from pointadapterx.build import build_backbone, build_model
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model, save_adapter
 from pointadapterx.config import MOST_FILES, MOST_LINES, check_config, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
-from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model, save_adapter
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors
 from pointadapterx.study.schema import check_study

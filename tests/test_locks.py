@@ -18,12 +18,13 @@ import filelock
 import numpy as np
 import pytest
 
-from pointadapterx import predict
-from pointadapterx.cli import main
+from pointadapterx.commands import predict
+from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
-from pointadapterx.engine import run, search
 from pointadapterx.engine.claim import LOCK
 from pointadapterx.errors import InUseError, PointAdapterXError
+from pointadapterx.jobs import noah_search as search
+from pointadapterx.jobs import run
 from pointadapterx.locks import alone, holder, in_turn, is_held
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20

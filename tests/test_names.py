@@ -18,13 +18,13 @@ import pytest
 from rich.table import Table
 
 from pointadapterx import text
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config, load_config
-from pointadapterx.engine import run
-from pointadapterx.engine.checkpoint import read_adapter
 from pointadapterx.engine.console import PlainConsole, PlainFormatter
 from pointadapterx.engine.metrics import metrics_table
 from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.jobs import run
 from tests.conftest import small_config
 from tests.synthetic import shape
 

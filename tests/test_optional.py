@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pointadapterx.commands.report import main as report
+from pointadapterx.commands.visualize import main as visualize
 from pointadapterx.datasets.point_files import read_cloud
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.optional import missing, need
-from pointadapterx.report.command import main as report
 from pointadapterx.visualize import open3d_view
-from pointadapterx.visualize.command import main as visualize
 from tests.datasets.odd_files import READ, content
 
 LACKS = "libusb-1.0.so.0: cannot open shared object file"
@@ -91,6 +91,6 @@ def test_a_broken_matplotlib_says_why(
     def draw(*_: object) -> None:
         import matplotlib  # noqa: F401
 
-    monkeypatch.setattr("pointadapterx.visualize.command._run", draw)
+    monkeypatch.setattr("pointadapterx.commands.visualize._run", draw)
     assert command(["run"]) == 2
     assert f"error: {what} matplotlib, which is installed but cannot be imported ({LACKS})" in capsys.readouterr().err

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.commands.main import main
+from pointadapterx.commands.report import _record, write_report
 from pointadapterx.config import load_config
-from pointadapterx.engine import run
-from pointadapterx.engine.checkpoint import read_adapter
 from pointadapterx.errors import CheckpointError
+from pointadapterx.jobs import run
 from pointadapterx.report import page
-from pointadapterx.report.command import _record, write_report
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
 

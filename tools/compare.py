@@ -2,7 +2,7 @@
 
 import sys
 
-from pointadapterx.study.command import main
+from pointadapterx.commands.compare import main
 
 if __name__ == "__main__":
     sys.exit(main(prog="python tools/compare.py"))

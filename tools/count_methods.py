@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pointadapterx.adapted_model import ParameterReport
 from pointadapterx.config import load_config
 from pointadapterx.counting import Costs, count_model
-from pointadapterx.models.adapted import ParameterReport
 from pointadapterx.peft import METHODS
 
 CFGS = Path(__file__).resolve().parent.parent / "cfgs"

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from pointadapterx import read_adapter
+from pointadapterx.checkpoints.adapter_file import restore_model
+from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.endings import ends_in_one_line
-from pointadapterx.engine.checkpoint import restore_model
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
-from pointadapterx.models.weights import save_backbone
 
 
 def export_backbone(adapter: Path, output: Path) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main(prog="python tools/main.py"))

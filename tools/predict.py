@@ -2,7 +2,7 @@
 
 import sys
 
-from pointadapterx.predict import main
+from pointadapterx.commands.predict import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], prog="python tools/predict.py"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from pointadapterx.visualize.command import main
+from pointadapterx.commands.visualize import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], prog="python tools/visualize.py"))

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_backbone, build_method, model_recipe
-from pointadapterx.engine.checkpoint import AdapterInfo, load_adapter, read_adapter
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, read_adapter
 from pointadapterx.errors import CheckpointError
-from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.models.head import ClassificationHead
+from pointadapterx.tasks.heads import ClassificationHead
 
 
 class _Adapter(NamedTuple):
@@ -31,8 +31,8 @@ class AdapterBank(nn.Module):
     its hooks act. The logits are those of separate models, bit for bit.
 
     Args:
-        adapters: adapter files, or what :func:`~pointadapterx.engine.checkpoint.read_adapter` returned, by name. They
-            must belong to one backbone, which is built from the first one's config.
+        adapters: adapter files, or what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` returned, by name.
+            They must belong to one backbone, which is built from the first one's config.
         weights: where the backbone's weights lie now, if not where the first adapter's config says.
 
     Attributes:
@@ -201,12 +201,12 @@ def average_adapters(adapters: Sequence[AdapterInfo], weights: Sequence[float] |
     and experts that two runs have numbered differently do not match. Use it for runs with a common beginning.
 
     Args:
-        adapters: from :func:`~pointadapterx.engine.checkpoint.read_adapter`.
+        adapters: from :func:`~pointadapterx.checkpoints.adapter_file.read_adapter`.
         weights: one an adapter, normalised to sum 1; equal by default.
 
     Returns:
-        The first adapter with the mean tensors, for :func:`~pointadapterx.engine.checkpoint.load_adapter` or a bank;
-        whole numbers, such as BatchNorm's counters, are its own.
+        The first adapter with the mean tensors, for :func:`~pointadapterx.checkpoints.adapter_file.load_adapter` or a
+        bank; whole numbers, such as BatchNorm's counters, are its own.
 
     Raises:
         CheckpointError: without adapters, if they differ in recipe, backbone or classes, or for weights that do not

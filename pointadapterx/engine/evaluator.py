@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import (
     EvalBatches,
     Samples,
@@ -21,7 +22,6 @@ from pointadapterx.datasets import (
     derive_seed,
 )
 from pointadapterx.engine.metrics import Predictions, compute_metrics, require_finite
-from pointadapterx.models.adapted import AdaptedModel
 
 log = logging.getLogger(__name__)
 

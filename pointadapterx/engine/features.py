@@ -26,12 +26,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx import datasets, models, ops, peft
+from pointadapterx.adapted_model import AdaptedModel, hash_tensors
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import sync_folder, write_json
 from pointadapterx.locks import in_turn
-from pointadapterx.models.adapted import AdaptedModel, hash_tensors
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 
 log = logging.getLogger(__name__)

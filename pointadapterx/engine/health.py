@@ -20,7 +20,7 @@ def routing_record(means: Mapping[str, Tensor]) -> dict[str, Any]:
 
     Returns:
         ``routing_load`` (blocks, E), ``routing_entropy`` (blocks,), ``routing_switched`` (blocks - 1,), see
-        :func:`~pointadapterx.peft.mixture.routing_statistics`; empty for a method that does not route.
+        :func:`~pointadapterx.peft.parts.mixture.routing_statistics`; empty for a method that does not route.
     """
     return {
         name.replace("/", "_"): values.cpu().double().round(decimals=4).tolist()

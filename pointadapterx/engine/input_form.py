@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pointadapterx.checkpoints.adapter_file import AdapterInfo
 from pointadapterx.datasets.base import AXES
 from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.images import decode
 from pointadapterx.datasets.inputs import ImageInputs, PointInputs
 from pointadapterx.datasets.point_files import Reading
+from pointadapterx.datasets.preparation import Preparation, wants_unit_sphere
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
-from pointadapterx.engine.checkpoint import AdapterInfo
-from pointadapterx.engine.preparation import Preparation, wants_unit_sphere
 from pointadapterx.errors import ConfigError, DataError
 
 

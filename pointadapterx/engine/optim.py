@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.models.point_mae import MaskedAutoencoder
 
 

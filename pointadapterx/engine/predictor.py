@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 from pointadapterx import ops
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model
 from pointadapterx.datasets.base import AXES
 from pointadapterx.datasets.folder import BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES
 from pointadapterx.datasets.point_files import KINDS, Cloud
+from pointadapterx.datasets.preparation import mean_extents
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.engine.checkpoint import AdapterInfo, read_adapter, restore_model
 from pointadapterx.engine.given import File, Given, Item, listed, points_of
 from pointadapterx.engine.input_form import Failure, Form, Ready
 from pointadapterx.engine.precision import multiplies_bf16
-from pointadapterx.engine.preparation import mean_extents
 from pointadapterx.errors import CheckpointError, ConfigError
-from pointadapterx.models.adapted import AdaptedModel
 
 log = logging.getLogger(__name__)
 

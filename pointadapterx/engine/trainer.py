@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples, build_inputs, derive_seed, even_batches
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.events import tensorboard_events
@@ -29,7 +30,6 @@ from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import STATE_FILE, Progress, load_state, save_state
 from pointadapterx.errors import ConfigError, Interrupted, TrainingError
 from pointadapterx.files import write_json
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
 from pointadapterx.models.point_mae import MaskedAutoencoder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pointadapterx.peft.base import METHODS
-from pointadapterx.peft.block_adapters import BlockAdapters
+from pointadapterx.peft.parts.per_block import BlockAdapters
 
 
 @METHODS.register("adapter")
@@ -17,7 +17,7 @@ class Adapter(BlockAdapters):
     """
 
     class Options(BlockAdapters.Options):
-        """``method: {name: adapter, ...}``, see :class:`~pointadapterx.peft.block_adapters.BlockAdapters.Options`."""
+        """``method: {name: adapter, ...}``, see :class:`~pointadapterx.peft.parts.per_block.BlockAdapters.Options`."""
 
         name: Literal["adapter"] = "adapter"
 

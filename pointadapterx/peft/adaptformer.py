@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pointadapterx.peft.base import METHODS
-from pointadapterx.peft.block_adapters import BlockAdapters
+from pointadapterx.peft.parts.per_block import BlockAdapters
 
 
 @METHODS.register("adaptformer")
@@ -16,7 +16,7 @@ class AdaptFormer(BlockAdapters):
     """
 
     class Options(BlockAdapters.Options):
-        """``method: {name: adaptformer, ...}``, see :class:`~pointadapterx.peft.block_adapters.BlockAdapters.Options`.
+        """``method: {name: adaptformer, ...}``, see :class:`~pointadapterx.peft.parts.per_block.BlockAdapters.Options`.
 
         ``scale`` is 0.1 in the paper; VTAB-1K chooses it on its validation part.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pointadapterx.peft.base import METHODS
-from pointadapterx.peft.shared_adapters import SharedAdapters
+from pointadapterx.peft.parts.shared_mixture import SharedAdapters
 
 
 @METHODS.register("adaptformer_x")

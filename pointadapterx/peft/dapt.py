@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation, Block
-from pointadapterx.peft.adapters import DynamicAdapter
 from pointadapterx.peft.base import METHODS, Method, ScaleShift
+from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
 from pointadapterx.schema import Rate, Width
 
 
@@ -58,7 +58,8 @@ class Dapt(Method):
             prompts: whether each block generates a prompt token.
             tfts_std: spread of the initial γ and β; the published code draws them with 0.02, the default 0
                 starts at the plain backbone.
-            scale_bias: initial bias of the token scale, see :class:`~pointadapterx.peft.adapters.DynamicAdapter`.
+            scale_bias: initial bias of the token scale, see
+            :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
         """
 
         name: Literal["dapt"] = "dapt"

@@ -10,9 +10,9 @@ from torch import nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
-from pointadapterx.peft.adapters import DynamicAdapter
 from pointadapterx.peft.base import METHODS, ScaleShift
-from pointadapterx.peft.shared_adapters import SharedAdapters
+from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
+from pointadapterx.peft.parts.shared_mixture import SharedAdapters
 from pointadapterx.schema import Distinct, Width
 
 TftsPlace = Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"]
@@ -23,8 +23,8 @@ TftsPlace = Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"]
 class DaptX(SharedAdapters):
     """One shared mixture of dynamic adapters beside the FFNs; per block a trainable norm2 and a prompt generator.
 
-    Trains what every :class:`~pointadapterx.peft.shared_adapters.SharedAdapters` does, with vectors γ_i and β_i, and
-    the final norm: 415,699 parameters for ScanObjectNN with the head, 49,860 without, at rank 24 (table 2 of the
+    Trains what every :class:`~pointadapterx.peft.parts.shared_mixture.SharedAdapters` does, with vectors γ_i and β_i,
+    and the final norm: 415,699 parameters for ScanObjectNN with the head, 49,860 without, at rank 24 (table 2 of the
     paper); 564,243 with the head at rank 64 with TFTS everywhere (table 3b).
     """
 
@@ -32,7 +32,8 @@ class DaptX(SharedAdapters):
         """``method: {name: dapt_x, ...}``.
 
         Attributes:
-            scale_bias: initial bias of the token scale, see :class:`~pointadapterx.peft.adapters.DynamicAdapter`.
+            scale_bias: initial bias of the token scale, see
+            :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
             tfts: places that get a TFTS, γ ⊙ x + β, as DAPT has there. It starts as the identity. After norm2 it adds
                 no function to a norm2 that is trained, only parameters. None: nowhere, which trains nothing inside the
                 attention branch.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import Backbone, Features, FrozenStep
 from pointadapterx.models.frozen import Frozen, Steps
 from pointadapterx.models.tokens import TokenSequence, insert_after_cls
-from pointadapterx.peft.adapters import start_as_zero
 from pointadapterx.peft.base import METHODS, Method, ScaleShift
+from pointadapterx.peft.parts.bottlenecks import start_as_zero
 from pointadapterx.schema import Distinct, Rate, Width
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.peft.base import METHODS
 from pointadapterx.peft.e3va import Highway
-from pointadapterx.peft.mixture import mixture_problems
-from pointadapterx.peft.routed import RoutedMethod
-from pointadapterx.peft.thin_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.mixture import mixture_problems
+from pointadapterx.peft.parts.routed import RoutedMethod
 from pointadapterx.schema import Many
 
 
@@ -32,7 +32,7 @@ class E3vaX(RoutedMethod, Highway):
             num_heads: h, sub-tokens a token is split into.
             top_k: experts per sub-token.
             balance_weight: α of Adapter-X's equation 7.
-            soft_balance: as in :class:`~pointadapterx.peft.shared_adapters.SharedAdapters.Options`.
+            soft_balance: as in :class:`~pointadapterx.peft.parts.shared_mixture.SharedAdapters.Options`.
         """
 
         name: Literal["e3va_x"] = "e3va_x"

@@ -16,9 +16,9 @@ from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.block import Adaptation, Block
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.models.tokens import insert_after_cls
-from pointadapterx.peft.adapters import Bottleneck
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.lora import LowRank, LowRankQkv
+from pointadapterx.peft.parts.bottlenecks import Bottleneck
 from pointadapterx.schema import Distinct, Rate, Section, Times, Width
 
 OptionalWidth = Annotated[int, Field(ge=0, le=2**16)]

@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from pointadapterx.report import page
-from pointadapterx.visualize import lens
+from pointadapterx.visualize import introspection
 from pointadapterx.visualize.colours import GREY, HIGHEST, height_colours, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.groups import group_colours
-from pointadapterx.visualize.subject import Subject
+from pointadapterx.visualize.loaded_run import Subject
 
 HEIGHT = "height"  # what the points are coloured by first
 LARGEST = 32767  # of the 16-bit integers that coordinates become
@@ -38,7 +38,7 @@ def pack_clouds(subject: Subject, clouds: Tensor) -> tuple[list[dict[str, Any]],
         (N,) uint16, the number of each point's patch; ``modes``, names to uint8 colours of points or patches. All
         base64. Amounts have one scale for all clouds.
     """
-    _, nearest = lens.nearest_patch(subject.model, clouds)
+    _, nearest = introspection.nearest_patch(subject.model, clouds)
     modes = _modes(subject, clouds)
     packed = []
     for row, cloud in enumerate(clouds.cpu()):
@@ -85,7 +85,7 @@ def _modes(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
 
 def _experts(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
     """By use of the mixture: the experts that the patches' first sub-tokens chose."""
-    if not lens.routes(subject.model):
+    if not introspection.routes(subject.model):
         return {}
     patches = subject.model.backbone.num_patches
     modes = {}

@@ -9,10 +9,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from pointadapterx.build import cut_splits, reading_options
+from pointadapterx.checkpoints.shipped import find_weights
 from pointadapterx.config import LOCATIONS
 from pointadapterx.datasets import Samples, build_dataset
 from pointadapterx.errors import CheckpointError
-from pointadapterx.models.weights import find_weights
 
 
 class Outline(NamedTuple):

@@ -25,10 +25,10 @@ from pointadapterx.config import LOCATIONS, dump_config
 from pointadapterx.datasets.workers import available_cores
 from pointadapterx.engine import claim
 from pointadapterx.engine.console import progress_bar
-from pointadapterx.engine.run import CONFIG_FILE
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.files import write_text
+from pointadapterx.jobs.run import CONFIG_FILE
 from pointadapterx.locks import Hold, holder, is_held, try_hold
 from pointadapterx.study.plan import Plan, Run, Use
 from pointadapterx.study.records import (
@@ -293,7 +293,7 @@ class Runner:
 def training_command(run: Run, folder: Path) -> list[str]:
     """Arguments that train the run, or continue it from its state."""
     output = folder / OUTPUT
-    module = ["-m", "pointadapterx.cli"]
+    module = ["-m", "pointadapterx.commands.main"]
     if _is_resumable(output):
         values = {key: run.config[key.split(".")[0]][key.split(".")[1]] for key in LOCATIONS}
         return [*module, "--resume", str(output), *(f"{key}={json.dumps(value)}" for key, value in values.items())]

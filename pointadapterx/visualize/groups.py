@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.visualize import lens
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.visualize import introspection
 from pointadapterx.visualize.colours import GREY, KINDS, rgb
 
 OF_GROUPS = np.stack([rgb(colour) for colour in KINDS[:-1]])  # black, seen from afar, is the grey of no group
@@ -39,7 +39,7 @@ class GroupColours(NamedTuple):
 
 def group_colours(model: AdaptedModel, points: Tensor) -> list[GroupColours]:
     """Of each cloud of points (B, N, 3)."""
-    members = lens.group_members(model, points)
+    members = introspection.group_members(model, points)
     counts = members.times(points.shape[1]).cpu().numpy()
     found = []
     for cloud, centers, numbers, count in zip(points, members.centers, members.points, counts, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.optional import reason_of
-from pointadapterx.visualize.sheet import MARK, DrawCloud, Sheet, View, projected, reach_of, shaded
+from pointadapterx.visualize.drawing import MARK, DrawCloud, Sheet, View, projected, reach_of, shaded
 
 PIXELS = 400
 PROBE = """

@@ -14,11 +14,11 @@ from pointadapterx.datasets import build_inputs
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry
 from pointadapterx.text import printable
-from pointadapterx.visualize import lens, plots
+from pointadapterx.visualize import introspection, plots
 from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, of_signed, rgb
+from pointadapterx.visualize.drawing import Scale, Sheet, View
 from pointadapterx.visualize.groups import COUNTS, OF_COUNTS, group_colours
-from pointadapterx.visualize.sheet import Scale, Sheet, View
-from pointadapterx.visualize.subject import Chosen, Subject
+from pointadapterx.visualize.loaded_run import Chosen, Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ class Picture:
         """Why it cannot be made of an adapter, or None."""
         if self.points_only and not subject.is_points:
             return "is of point clouds"
-        if self.routed and not lens.routes(subject.model):
+        if self.routed and not introspection.routes(subject.model):
             return f"shows routing, and {subject.name} routes nothing"
         return None
 
@@ -262,7 +262,7 @@ def _kind_view(subject: Subject, title: str, value: Tensor, kinds: Tensor, colou
 def _patch_view(subject: Subject, title: str, value: Tensor, colours: np.ndarray) -> View:
     """One sample with the colours (G, 3) of its patches."""
     if subject.is_points:
-        _, nearest = lens.nearest_patch(subject.model, value[None])
+        _, nearest = introspection.nearest_patch(subject.model, value[None])
         return View(title, value.cpu().numpy(), colours[nearest[0].cpu().numpy()])
     grid = subject.model.backbone.grid
     assert grid is not None

@@ -14,10 +14,10 @@ from pointadapterx.datasets import build_inputs
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import need
-from pointadapterx.peft.mixture import expert_load
+from pointadapterx.peft.parts.mixture import expert_load
 from pointadapterx.text import printable
 from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, drawing, of_kinds
-from pointadapterx.visualize.subject import Subject
+from pointadapterx.visualize.loaded_run import Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from pointadapterx.arrays import as_array
 from pointadapterx.models.grouping import Groups
 from pointadapterx.text import printable
 from pointadapterx.visualize.colours import GREY, KINDS, rgb
-from pointadapterx.visualize.sheet import Sheet, View
+from pointadapterx.visualize.drawing import Sheet, View
 
 HIDDEN, PREDICTED = rgb(KINDS[0]), rgb(KINDS[5])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pointadapterx.build import build_splits
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.config import check_config
 from pointadapterx.datasets import PointClouds, build_dataset
 from pointadapterx.datasets.layouts import hold_out

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_backbone, build_model
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
+from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.engine.bank import AdapterBank, average_adapters, compare_adapters
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
 from pointadapterx.errors import CheckpointError
-from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.models.weights import save_backbone
 from tests.conftest import randomise, small_config
 
 Made = dict[str, tuple[Path, AdaptedModel]]

@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from pointadapterx.build import build_model
-from pointadapterx.engine import calibration, run
-from pointadapterx.engine.adaptation import ADAPTER_FILE
-from pointadapterx.engine.calibration import (
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
+from pointadapterx.jobs import run
+from pointadapterx.jobs.adaptation import ADAPTER_FILE
+from pointadapterx.tasks import calibration
+from pointadapterx.tasks.calibration import (
     Calibration,
     calibration_error,
     fit_temperature,
     least_loss,
     summary,
 )
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
 
 Config = Callable[..., dict[str, Any]]
 

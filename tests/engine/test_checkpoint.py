@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.config import load_config
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter, save_adapter
-from pointadapterx.engine.novelty import Novelty
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.peft import METHODS
+from pointadapterx.tasks.novelty import Novelty
 from tests.conftest import randomise, small_config
 
 CLASSES = [f"class {index}" for index in range(20)]

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from pointadapterx.build import build_model, build_splits
+from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.config import dump_config
 from pointadapterx.datasets import build_dataset
-from pointadapterx.engine.checkpoint import read_adapter, save_adapter
 from tests.conftest import ROOT, randomise, small_config
 from tests.synthetic import write_ldraw20
 
@@ -117,8 +117,8 @@ def test_the_threads_of_the_process_group_end_with_the_command(tmp_path: Path, c
 import time
 from contextlib import suppress
 from pathlib import Path
-from pointadapterx.cli import main
-from pointadapterx.engine import adaptation, run
+from pointadapterx.commands.main import main
+from pointadapterx.jobs import adaptation, run
 from pointadapterx.errors import PointAdapterXError
 def threads():
     names = set()
@@ -153,8 +153,8 @@ def test_processes_hold_the_same_model_after_an_epoch(tmp_path: Path) -> None:
         f"""
 from pathlib import Path
 from safetensors.torch import save_file
-from pointadapterx.engine import adaptation
-from pointadapterx.cli import main
+from pointadapterx.jobs import adaptation
+from pointadapterx.commands.main import main
 evaluate = adaptation.evaluate
 def keep(model, dataset, config, accelerator):
     state = {{name: tensor.clone() for name, tensor in model.state_dict().items()}}

@@ -14,16 +14,16 @@ from accelerate import Accelerator
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, recall_score
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_test_split
 from pointadapterx.datasets import PointClouds, resample_test, resample_train
 from pointadapterx.engine import evaluator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features, predict, vote, vote_over_seeds
 from pointadapterx.engine.metrics import Predictions, compute_metrics, write_predictions
-from pointadapterx.engine.probe import probe_accuracy
-from pointadapterx.engine.run import make_accelerator
 from pointadapterx.errors import TrainingError
-from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.visualize.lens import saliency
+from pointadapterx.jobs.probe import probe_accuracy
+from pointadapterx.jobs.run import make_accelerator
+from pointadapterx.visualize.introspection import saliency
 from tests.conftest import randomise
 
 Config = Callable[..., dict[str, Any]]

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pointadapterx.engine import run
 from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
+from pointadapterx.jobs import run
 from pointadapterx.peft import METHODS
 from tests.conftest import small_config
 from tests.engine.test_distributed import launch
@@ -86,7 +86,7 @@ EVERY = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-from pointadapterx.engine import run
+from pointadapterx.jobs import run
 from pointadapterx.peft import METHODS
 from tests.engine.test_every_method import KINDS, config_of
 root, output, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

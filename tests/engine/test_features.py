@@ -20,13 +20,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from pointadapterx.build import build_model, build_splits
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.config import check_config
 from pointadapterx.datasets import build_inputs
-from pointadapterx.engine import features, run
+from pointadapterx.engine import features
 from pointadapterx.engine.features import FeatureCache, open_features
 from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
 from pointadapterx.errors import ConfigError
+from pointadapterx.jobs import run
 from pointadapterx.models.frozen import Steps, restore
 
 Config = Callable[..., dict[str, Any]]

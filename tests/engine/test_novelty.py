@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pointadapterx.engine.novelty import PASS, RANK, Novelty, energy
+from pointadapterx.tasks.novelty import PASS, RANK, Novelty, energy
 
 CLASSES, WIDTH = 3, 5
 

@@ -22,15 +22,15 @@ from PIL import Image
 
 from pointadapterx import AdapterBank, Predictor
 from pointadapterx.build import build_model, build_splits
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, restore_model, save_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.datasets.resample import resample_test
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
-from pointadapterx.engine import run
-from pointadapterx.engine.adaptation import ADAPTER_FILE
-from pointadapterx.engine.checkpoint import load_adapter, read_adapter, restore_model, save_adapter
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Prediction
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
+from pointadapterx.jobs import run
+from pointadapterx.jobs.adaptation import ADAPTER_FILE
 from tests.conftest import small_config
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
@@ -115,8 +115,8 @@ def test_a_disk_that_runs_full(
 
         return write
 
-    monkeypatch.setattr("pointadapterx.predict._csv_sink", full)
-    monkeypatch.setattr("pointadapterx.predict._json_sink", full)
+    monkeypatch.setattr("pointadapterx.commands.predict._csv_sink", full)
+    monkeypatch.setattr("pointadapterx.commands.predict._json_sink", full)
     output = tmp_path / f"found.{suffix}"
     assert main(["predict", str(trained), str(tmp_path / "cloud.npy"), "--output", str(output)]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]  # before it a warning of random weights

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from sklearn.model_selection import check_cv
 
 from pointadapterx.build import build_autoencoder, build_backbone, build_pretraining_data, build_probe_data
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets import PointClouds
-from pointadapterx.engine import probe as probe_module
-from pointadapterx.engine import run
-from pointadapterx.engine.pretraining import BEST_WEIGHTS_FILE, WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.files import read_safetensors
+from pointadapterx.jobs import probe as probe_module
+from pointadapterx.jobs import run
+from pointadapterx.jobs.pretraining import BEST_WEIGHTS_FILE, WEIGHTS_FILE, PretrainingTrainer
 from pointadapterx.models.grouping import Groups
 from tests.conftest import small_pretraining
 from tests.engine.test_distributed import launch
@@ -111,7 +111,7 @@ def test_two_processes_validate_like_one(small_data: Path, tmp_path: Path) -> No
         f"""
 from pathlib import Path
 from pointadapterx.config import load_config
-from pointadapterx.engine import run
+from pointadapterx.jobs import run
 def validate():
     accelerator = run.make_accelerator("fp32")
     trainer = run._trainer(load_config({str(tmp_path / "config.yaml")!r}), Path({str(tmp_path / "run")!r}), accelerator)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.config import load_config
 from pointadapterx.datasets.modelnet40 import MODELNET40_CLASSES
 from pointadapterx.datasets.scanobjectnn import SCANOBJECTNN_CLASSES
-from pointadapterx.engine.checkpoint import read_adapter
 from tests.synthetic import write_modelnet40_hdf5, write_modelnet40_text, write_scanobjectnn
 
 # Sizes only: points per cloud, head, augmentation and protocol stay as published.

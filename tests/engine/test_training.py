@@ -21,15 +21,15 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from pointadapterx.build import build_model, build_splits
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.counting import SavedStorages
-from pointadapterx.engine import run
-from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer
-from pointadapterx.engine.checkpoint import read_adapter
 from pointadapterx.engine.optim import learning_rate
 from pointadapterx.engine.state import load_state
 from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError, TrainingError
+from pointadapterx.jobs import run
+from pointadapterx.jobs.adaptation import ADAPTER_FILE, AdaptationTrainer
 from tests.conftest import ROOT
 
 Config = Callable[..., dict[str, Any]]
@@ -89,7 +89,7 @@ def test_killed_mid_epoch_and_resumed_is_bit_identical(config_file: Callable[...
     killer.write_text(
         f"""
 import os, signal, sys
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.engine.trainer import Trainer
 step = Trainer._train_step
 def kill_in_third_epoch(self, number, *rest):

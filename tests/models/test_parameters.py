@@ -9,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_method, build_model
 from pointadapterx.config import load_config
-from pointadapterx.engine.run import _parameter_table
-from pointadapterx.models.adapted import AdaptedModel, count_parameters
-from pointadapterx.models.head import ClassificationHead
+from pointadapterx.jobs.run import _parameter_table
 from pointadapterx.models.vit import ViT
 from pointadapterx.peft import METHODS
+from pointadapterx.tasks.heads import ClassificationHead
 from tests.conftest import ROOT
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from pointadapterx.build import build_backbone
 from pointadapterx.models.backbone import Embedded
 from pointadapterx.models.grouping import Grouping, Groups
-from pointadapterx.models.head import ClassificationHead
 from pointadapterx.models.patch_encoder import PatchEncoder
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
 from pointadapterx.models.tokens import POOLS, TokenSequence, insert_after_cls, pad_position
 from pointadapterx.peft.base import Method
+from pointadapterx.tasks.heads import ClassificationHead
 from tests.conftest import small_config
 
 

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import hash_backbone
 from pointadapterx.build import build_backbone, build_model
-from pointadapterx.engine.checkpoint import save_adapter
+from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.errors import CheckpointError
-from pointadapterx.models.adapted import hash_backbone
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
-from pointadapterx.models.pretrained import load_pretrained
 from tests.conftest import small_config
 from tests.parity.oracle import State, random_state
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.published import load_pretrained
+from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz
-from pointadapterx.models.adapted import AdaptedModel
-from pointadapterx.models.head import ClassificationHead
-from pointadapterx.models.pretrained import load_pretrained
 from pointadapterx.models.vit import ViT, interpolate_positions
-from pointadapterx.models.weights import save_backbone
 from pointadapterx.peft import METHODS
+from pointadapterx.tasks.heads import ClassificationHead
 from tests.parity.oracle import classify_vit, random_vit_state
 
 SIZES = {"dim": 24, "depth": 2, "num_heads": 3, "patch_size": 4, "image_size": 16}

@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 
 from pointadapterx.build import build_backbone, build_model
+from pointadapterx.checkpoints import shipped as weights_module
+from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.checkpoints.published import load_pretrained
+from pointadapterx.checkpoints.shipped import SHIPPED, find_weights, save_backbone, shipped_weights
 from pointadapterx.config import load_config
-from pointadapterx.engine.checkpoint import save_adapter
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
-from pointadapterx.models import weights as weights_module
-from pointadapterx.models.pretrained import load_pretrained
-from pointadapterx.models.weights import SHIPPED, find_weights, save_backbone, shipped_weights
 from tests.conftest import ROOT, load_tool, randomise, small_config
 
 OPTIONS = small_config("linear")["backbone"]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.models.grouping import Grouping, Groups
-from pointadapterx.models.head import ClassificationHead
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
-from pointadapterx.models.pretrained import load_pretrained
 from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft import METHODS
+from pointadapterx.tasks.heads import ClassificationHead
 from tests.parity import oracle
 
 POOLS = {"mean": ["cls", "prompt_mean", "patch_max"], "None": ["cls", "patch_max"]}

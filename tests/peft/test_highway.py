@@ -12,12 +12,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model
 from pointadapterx.counting import count_costs
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
-from pointadapterx.peft.thin_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
 from tests.conftest import randomise, small_config
 
 METHODS = ["e3va", "e3va_x"]
@@ -153,7 +153,7 @@ def test_what_is_computed_again_is_the_same(dropout: float, monkeypatch: pytest.
         model = randomise(build_model(small_config("e3va_x", method={"dropout": dropout}))).train()
         if not again:
             monkeypatch.setattr(
-                "pointadapterx.peft.thin_mixture.checkpoint", lambda part, tokens, use_reentrant: part(tokens)
+                "pointadapterx.peft.parts.low_rank_mixture.checkpoint", lambda part, tokens, use_reentrant: part(tokens)
             )
         torch.manual_seed(0)
         logits, auxiliary = model(batch())

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_backbone, build_model
-from pointadapterx.engine.checkpoint import save_adapter
+from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.errors import CheckpointError, MergeError
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.peft import METHODS, Method
 from tests.conftest import randomise, small_config
 from tests.peft.test_methods import FORMS, steps

@@ -14,15 +14,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_model
-from pointadapterx.engine.checkpoint import load_adapter, save_adapter
+from pointadapterx.checkpoints.adapter_file import load_adapter, save_adapter
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.adapted import AdaptedModel, count_parameters
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft import METHODS
-from pointadapterx.peft.adapters import DynamicAdapter
 from pointadapterx.peft.base import Method
+from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
 from tests.conftest import randomise, small_config
 
 Config = Callable[..., dict[str, Any]]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.peft.adapters import ADAPTERS, Bottleneck, DynamicAdapter
-from pointadapterx.peft.mixture import Routing, SharedMixture, balance_loss, routing_statistics
+from pointadapterx.peft.parts.bottlenecks import ADAPTERS, Bottleneck, DynamicAdapter
+from pointadapterx.peft.parts.mixture import Routing, SharedMixture, balance_loss, routing_statistics
 
 
 def mixture(top_k: int = 1, experts: int = 4) -> SharedMixture:

@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_splits
-from pointadapterx.cli import main
+from pointadapterx.checkpoints.adapter_file import load_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config, load_config
 from pointadapterx.datasets import build_inputs
-from pointadapterx.engine import search
-from pointadapterx.engine.checkpoint import load_adapter
 from pointadapterx.engine.evaluator import evaluate
-from pointadapterx.engine.run import make_accelerator
-from pointadapterx.engine.search import ARCHITECTURE_FILE, SEARCH_FILE, evolve
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.jobs import noah_search as search
+from pointadapterx.jobs.noah_search import ARCHITECTURE_FILE, SEARCH_FILE, evolve
+from pointadapterx.jobs.run import make_accelerator
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
 from tests.conftest import randomise, small_config
 

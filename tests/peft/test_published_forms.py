@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import count_parameters
 from pointadapterx.build import build_model
 from pointadapterx.config import load_config
-from pointadapterx.models.adapted import count_parameters
-from pointadapterx.peft.mixture import SharedMixture
-from pointadapterx.peft.thin_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.mixture import SharedMixture
 from tests.conftest import randomise, small_config
 
 Config = Callable[..., dict[str, Any]]

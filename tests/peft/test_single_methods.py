@@ -14,10 +14,10 @@ from pointadapterx.build import build_model
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
 from pointadapterx.peft import Method
-from pointadapterx.peft.adapters import ADAPTERS, DynamicAdapter
 from pointadapterx.peft.base import ScaleShift
 from pointadapterx.peft.idpt import EdgeConv
 from pointadapterx.peft.lora import Lora
+from pointadapterx.peft.parts.bottlenecks import ADAPTERS, DynamicAdapter
 from tests.conftest import randomise, small_config
 
 Config = Callable[..., dict[str, Any]]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pointadapterx import ops
-from pointadapterx.peft.mixture import MixtureOutput, SharedMixture
-from pointadapterx.peft.thin_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.mixture import MixtureOutput, SharedMixture
 from tests.conftest import randomise
 
 compiled = pytest.mark.skipif(

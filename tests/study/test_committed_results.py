@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "docs" / "results"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
 from pointadapterx.errors import ConfigError
 from pointadapterx.study.plots import COSTS, GAP, _draw, spread_apart
 from pointadapterx.study.records import Record, pack_correctness, write_records

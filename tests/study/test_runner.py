@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pointadapterx.commands.compare import main
 from pointadapterx.study import runner
-from pointadapterx.study.command import main
 from pointadapterx.study.plan import Plan, Run, read_plan
 from pointadapterx.study.records import OUTPUT
 from pointadapterx.study.runner import Runner, training_command

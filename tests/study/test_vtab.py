@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from pointadapterx.build import build_splits
+from pointadapterx.commands.compare import main
 from pointadapterx.config import dump_config, load_config, read_document
 from pointadapterx.datasets.vtab import GROUPS, TASKS
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.study import runner
-from pointadapterx.study.command import main
 from pointadapterx.study.context import CONTEXT_FILE, read_contexts, write_contexts
 from pointadapterx.study.plan import CellKey, Plan, Run, read_plan
 from pointadapterx.study.records import read_records

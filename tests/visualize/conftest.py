@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pointadapterx.build import build_model, build_test_split
+from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.config import load_config
 from pointadapterx.datasets import Samples
-from pointadapterx.engine.calibration import Calibration
-from pointadapterx.engine.checkpoint import save_adapter
-from pointadapterx.visualize import subject
-from pointadapterx.visualize.subject import Subject
+from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.visualize import loaded_run
+from pointadapterx.visualize.loaded_run import Subject
 from tests.conftest import ROOT, randomise
 
 
@@ -37,7 +37,7 @@ def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         whole = build_test_split(config)
         return whole.subset(torch.linspace(0, len(whole) - 1, 48).long())
 
-    monkeypatch.setattr(subject, "build_test_split", build)
+    monkeypatch.setattr(loaded_run, "build_test_split", build)
 
 
 @pytest.fixture(scope="session")

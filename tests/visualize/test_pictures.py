@@ -13,17 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pointadapterx.cli import main
+from pointadapterx.commands.main import main
+from pointadapterx.commands.visualize import choose_renderer, name_apart
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
-from pointadapterx.visualize import lens, open3d_view, pictures, plots
+from pointadapterx.visualize import introspection, open3d_view, pictures, plots
 from pointadapterx.visualize.colours import GREY, of_amounts, of_kinds, of_signed, rgb
-from pointadapterx.visualize.command import choose_renderer, name_apart
+from pointadapterx.visualize.drawing import Scale, Sheet, View, box_edges, paint, projected, save
 from pointadapterx.visualize.groups import OF_COUNTS
+from pointadapterx.visualize.loaded_run import Subject
 from pointadapterx.visualize.pictures import PICTURES
-from pointadapterx.visualize.sheet import Scale, Sheet, View, box_edges, paint, projected, save
-from pointadapterx.visualize.subject import Subject
 from tests.visualize.conftest import save_random
 
 pytest.importorskip("matplotlib", reason="pictures are drawn by matplotlib")
@@ -88,7 +88,10 @@ def test_boxes_and_axes_show_where_a_cloud_was(demo: Subject, digits: Subject) -
 def test_attention_has_one_scale(demo: Subject) -> None:
     found = sheet("attention", demo, [3, 4])
     inputs = demo.choose([3, 4]).inputs
-    weights, (_, nearest) = lens.class_attention(demo.model, inputs), lens.nearest_patch(demo.model, inputs)
+    weights, (_, nearest) = (
+        introspection.class_attention(demo.model, inputs),
+        introspection.nearest_patch(demo.model, inputs),
+    )
     assert [len(row) for row in found.rows] == [len(weights)] * 2
     assert found.scale == Scale(found.scale.label, 0.0, 100 * float(weights.max()))
     for number, row in enumerate(found.rows):
@@ -110,7 +113,7 @@ def test_saliency_has_two_signs_about_zero(name: str, request: pytest.FixtureReq
     assert (found.scale.low, found.scale.high, found.scale.signed) == (pytest.approx(-20), pytest.approx(20), True)
     assert "−10.0 to +20.0 points" in view.title
     if name == "demo":
-        _, nearest = lens.nearest_patch(subject.model, subject.choose([3]).inputs)
+        _, nearest = introspection.nearest_patch(subject.model, subject.choose([3]).inputs)
         assert np.allclose(view.colours, of_signed(np.array([1.0, -0.5, 0.0, 0.25])[nearest[0].numpy() % 4]))
         assert len(np.unique(view.colours.round(4), axis=0)) == 4
 
@@ -147,7 +150,7 @@ def test_colours_of_the_viewer_have_legends(demo: Subject) -> None:
 def test_routing_has_a_row_a_sub_token_and_a_view_a_block(demo: Subject) -> None:
     found = sheet("routing", demo, [3, 4])
     inputs = demo.choose([3, 4]).inputs
-    uses, (_, nearest) = lens.routing(demo.model, inputs), lens.nearest_patch(demo.model, inputs)
+    uses, (_, nearest) = introspection.routing(demo.model, inputs), introspection.nearest_patch(demo.model, inputs)
     assert [len(found.rows), len(found.rows[0])] == [2 * 3, len(uses)]
     experts = uses["block 2"].chosen[1, -demo.model.backbone.num_patches :, 2, 0]
     assert np.array_equal(found.rows[5][1].colours, of_kinds(4)[experts[nearest[1]].numpy()])
@@ -160,7 +163,7 @@ def test_loads_are_shares_of_the_whole_split(demo: Subject) -> None:
         assert float(loads[name].sum()) == pytest.approx(1, abs=1e-5)
         assert float(gates[name].sum()) == pytest.approx(1, abs=1e-5)
     everything = demo.choose(range(len(demo.test))).inputs
-    chosen = lens.routing(demo.model, everything)["block 3"].chosen
+    chosen = introspection.routing(demo.model, everything)["block 3"].chosen
     wanted = torch.bincount(chosen.flatten(), minlength=4) / chosen.numel()
     torch.testing.assert_close(loads["block 3"], wanted, atol=1e-4, rtol=0)
 
@@ -273,7 +276,9 @@ def test_what_shows_nothing_is_left_out_of_all_pictures(
     demo_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pictures, "surest_mistakes", lambda subject, count: [])
-    monkeypatch.setattr("pointadapterx.visualize.command.PICTURES", {k: PICTURES[k] for k in ("mistakes", "confusion")})
+    monkeypatch.setattr(
+        "pointadapterx.commands.visualize.PICTURES", {k: PICTURES[k] for k in ("mistakes", "confusion")}
+    )
     assert main(["visualize", str(demo_adapter), "--output", str(tmp_path)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["confusion.png"]
     assert "picture mistakes left out: " in capsys.readouterr().out
@@ -311,7 +316,7 @@ def test_saliency_is_of_the_probability_that_is_told(demo: Subject) -> None:
     _, sure = demo.prediction(chosen.inputs)
     falls = demo.saliency(chosen.inputs).amax(dim=1)
     assert all(float(fall) <= probability for fall, probability in zip(falls, sure, strict=True))
-    assert not torch.allclose(falls, lens.saliency(demo.model, chosen.inputs).amax(dim=1))  # T is 2
+    assert not torch.allclose(falls, introspection.saliency(demo.model, chosen.inputs).amax(dim=1))  # T is 2
 
 
 def test_adapters_of_one_method_are_told_apart(demo_adapter: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointadapterx.peft.grouped import Groups, grouped_linear, stacked
+from pointadapterx.peft.parts.expert_batching import Groups, grouped_linear, stacked
 from pointadapterx.registry import Registry
 
 
@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
 
     @staticmethod
     def grouped(experts: Sequence[Bottleneck], tokens: Tensor, groups: Groups) -> Tensor:
-        """Many of the same kind, each on its group, see :class:`~pointadapterx.peft.grouped.Groupable`."""
+        """Many of the same kind, each on its group: :class:`~pointadapterx.peft.parts.expert_batching.Groupable`."""
         first = experts[0]
         hidden = first.dropout(first.activation(_grouped_layer([expert.down for expert in experts], tokens, groups)))
         return _grouped_layer([expert.up for expert in experts], hidden, groups)

@@ -16,10 +16,10 @@ from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.optional import missing
 from pointadapterx.text import printable
 from pointadapterx.visualize import open3d_view
+from pointadapterx.visualize.drawing import DrawCloud, Sheet, paint, save
+from pointadapterx.visualize.loaded_run import Chosen, Subject
 from pointadapterx.visualize.pictures import PICTURES
 from pointadapterx.visualize.pretraining import is_pretraining, reconstruction
-from pointadapterx.visualize.sheet import DrawCloud, Sheet, paint, save
-from pointadapterx.visualize.subject import Chosen, Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,18 +16,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from pointadapterx import ops
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_splits, seeded
+from pointadapterx.checkpoints.adapter_file import METRICS_FILE, load_adapter, read_adapter
 from pointadapterx.config import LOCATIONS, load_config
 from pointadapterx.datasets import Samples, build_inputs, stratified_draw
-from pointadapterx.engine.adaptation import ADAPTER_FILE
-from pointadapterx.engine.checkpoint import METRICS_FILE, load_adapter, read_adapter
 from pointadapterx.engine.claim import claimed
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.engine.run import CONFIG_FILE, make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
-from pointadapterx.models.adapted import AdaptedModel
+from pointadapterx.jobs.adaptation import ADAPTER_FILE
+from pointadapterx.jobs.run import CONFIG_FILE, make_accelerator
 from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
 

@@ -21,6 +21,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from rich.table import Table
 
 from pointadapterx import ops
+from pointadapterx.adapted_model import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.build import (
     build_autoencoder,
     build_backbone,
@@ -30,13 +31,7 @@ from pointadapterx.build import (
     build_splits,
     build_test_split,
 )
-from pointadapterx.config import LOCATIONS, dump_config, load_config, without_locations
-from pointadapterx.counting import count_model
-from pointadapterx.datasets import Samples
-from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses
-from pointadapterx.engine.calibration import fit_temperature, summary
-from pointadapterx.engine.checkpoint import (
+from pointadapterx.checkpoints.adapter_file import (
     METRICS_FILE,
     AdapterInfo,
     build_restored,
@@ -46,21 +41,26 @@ from pointadapterx.engine.checkpoint import (
     save_adapter,
     versions,
 )
+from pointadapterx.config import LOCATIONS, dump_config, load_config, without_locations
+from pointadapterx.counting import count_model
+from pointadapterx.datasets import Samples
+from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.claim import claimed, refuse_if_claimed
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.evaluator import evaluate, evaluate_hidden, vote_over_seeds
 from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
-from pointadapterx.engine.novelty import Novelty
 from pointadapterx.engine.precision import multiplies_bf16, precision_of
-from pointadapterx.engine.pretraining import WEIGHTS_FILE, PretrainingTrainer
-from pointadapterx.engine.probe import calibrate_batch_norm, probe_accuracy
 from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.engine.trainer import Trainer, hardware, peak_memory_mib
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import require_utf8, write_json, write_text
 from pointadapterx.hub import HUB, Address
-from pointadapterx.models.adapted import AdaptedModel, ParameterCount, ParameterReport, count_parameters
+from pointadapterx.jobs.adaptation import ADAPTER_FILE, AdaptationTrainer, chooses
+from pointadapterx.jobs.pretraining import WEIGHTS_FILE, PretrainingTrainer
+from pointadapterx.jobs.probe import calibrate_batch_norm, probe_accuracy
 from pointadapterx.models.point_mae import PointMAE
+from pointadapterx.tasks.calibration import fit_temperature, summary
+from pointadapterx.tasks.novelty import Novelty
 
 log = logging.getLogger(__name__)
 
@@ -206,8 +206,8 @@ def test(
     """Tests an adapter, and votes if asked.
 
     Args:
-        adapter: what :func:`~pointadapterx.engine.checkpoint.read_adapter` takes. For one of the hub, ``data.root`` and
-            ``data.cache_dir`` are null unless an override sets them.
+        adapter: what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` takes. For one of the hub,
+            ``data.root`` and ``data.cache_dir`` are null unless an override sets them.
         overrides: of the adapter's stored config, as long as they leave the model what it is: ``data.…``,
             ``eval.…``, ``backbone.weights``, ``train.precision``.
         copies: K copies per vote, or None for no vote.

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pointadapterx.peft.e3va import DoublyLowRank
-from pointadapterx.peft.mixture import MixtureOutput, SharedMixture, at_least_float32_on_cpu, float32_on_cpu
+from pointadapterx.peft.parts.mixture import MixtureOutput, SharedMixture, at_least_float32_on_cpu, float32_on_cpu
 
 
 class Bank(NamedTuple):
@@ -32,7 +32,8 @@ class Bank(NamedTuple):
 
 
 class ThinMixture(SharedMixture):
-    """A :class:`~pointadapterx.peft.mixture.SharedMixture` of :class:`~pointadapterx.peft.e3va.DoublyLowRank` experts.
+    """A :class:`~pointadapterx.peft.parts.mixture.SharedMixture` of :class:`~pointadapterx.peft.e3va.DoublyLowRank`
+    experts.
 
     Computes the same in two parts. :meth:`encode` ends before the experts' last layer; :meth:`decode` is that layer of
     all experts, one product with a matrix of E (k + 1) rows. It is linear: a sum over many uses of the mixture is
@@ -50,7 +51,7 @@ class ThinMixture(SharedMixture):
         num_experts: E.
         num_heads: h, sub-tokens per token.
         top_k: experts a sub-token is sent to.
-        soft_balance: see :class:`~pointadapterx.peft.mixture.SharedMixture`.
+        soft_balance: see :class:`~pointadapterx.peft.parts.mixture.SharedMixture`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ThinMixture(SharedMixture):
         self.dropout = dropout
 
     def forward(self, tokens: Tensor) -> MixtureOutput:
-        """(B, L, C) -> :class:`~pointadapterx.peft.mixture.MixtureOutput`."""
+        """(B, L, C) -> :class:`~pointadapterx.peft.parts.mixture.MixtureOutput`."""
         output = self.encode(tokens)
         return output._replace(tokens=self.decode(output.tokens))
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pointadapterx.peft.grouped import run_grouped
+from pointadapterx.peft.parts.expert_batching import run_grouped
 
 
 class Routing(NamedTuple):

@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pointadapterx.adapted_model import count_parameters
+from pointadapterx.checkpoints.adapter_file import METRICS_FILE
+from pointadapterx.commands.visualize import HUB, name_apart, split_overrides
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.endings import ends_in_one_line
-from pointadapterx.engine.calibration import summary
-from pointadapterx.engine.checkpoint import METRICS_FILE
 from pointadapterx.engine.console import set_up_logging
 from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.engine.run import CONFIG_FILE
 from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
-from pointadapterx.models.adapted import count_parameters
+from pointadapterx.jobs.run import CONFIG_FILE
 from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
+from pointadapterx.tasks.calibration import summary
 from pointadapterx.text import printable
-from pointadapterx.visualize import lens, plots
-from pointadapterx.visualize.command import HUB, name_apart, split_overrides
+from pointadapterx.visualize import introspection, plots
+from pointadapterx.visualize.drawing import Sheet, paint
+from pointadapterx.visualize.loaded_run import Subject
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes
-from pointadapterx.visualize.sheet import Sheet, paint
-from pointadapterx.visualize.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -303,7 +303,7 @@ def _looking(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
     """Routing of every run that routes; attention of the first."""
     parts = []
     for subject in subjects:
-        if lens.routes(subject.model):
+        if introspection.routes(subject.model):
             strip = _drawn("routing", subject, 1)
             body = page.image(plots.experts(subject), "load of the experts") + page.image(strip, "routing of a sample")
             parts.append((f"Routing of {subject.name}" if len(subjects) > 1 else "Routing", body))

@@ -12,23 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pointadapterx import __version__
-from pointadapterx.allocator import keep_freed_memory
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import Interrupted, PointAdapterXError
+from pointadapterx.malloc_tuning import keep_freed_memory
 from pointadapterx.registry import did_you_mean
 from pointadapterx.text import printable
 
 VERBS = ("train", "test", "vote", "count", "probe", "search")
 COMMANDS = {
-    "compare": "study.command:main",
-    "doctor": "doctor.command:main",
-    "example": "example:main",
+    "compare": "commands.compare:main",
+    "doctor": "commands.doctor:main",
+    "example": "commands.example:main",
     "export": "export:main",
-    "predict": "predict:main",
+    "predict": "commands.predict:main",
     "pull": "sharing:pull",
     "push": "sharing:push",
-    "report": "report.command:main",
-    "visualize": "visualize.command:main",
+    "report": "commands.report:main",
+    "visualize": "commands.visualize:main",
 }
 """Verbs with arguments of their own, and the functions that run them."""
 WORD = re.compile(r"[^\W\d][\w-]*")  # an override has a =, and a path belongs to an option
@@ -138,15 +138,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:  # of this function: an exception holds what refers to the group
-        from pointadapterx.engine.run import leave_process_group
+        from pointadapterx.jobs.run import leave_process_group
 
         leave_process_group()
 
 
 def _run(options: argparse.Namespace) -> int:
     from pointadapterx.config import load_config
-    from pointadapterx.engine import run
     from pointadapterx.engine.console import set_up_logging
+    from pointadapterx.jobs import run
 
     set_up_logging(main_process=int(os.environ.get("RANK", "0")) == 0)
     if options.test is not None:
@@ -154,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.resume is not None:
         run.resume(options.resume, options.overrides)
     elif options.search is not None:
-        from pointadapterx.engine.search import search
+        from pointadapterx.jobs.noah_search import search
 
         search(options.search, options.overrides)
     else:

@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import Splits
+from pointadapterx.checkpoints.adapter_file import ADAPTER_FILE, save_adapter
 from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.checkpoint import ADAPTER_FILE, save_adapter
+from pointadapterx.datasets.preparation import Preparation
 from pointadapterx.engine.evaluator import evaluate, predict
 from pointadapterx.engine.features import open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
 from pointadapterx.engine.metrics import Predictions, compute_metrics
-from pointadapterx.engine.preparation import Preparation
 from pointadapterx.engine.trainer import Trainer
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.frozen import Frozen
 
 log = logging.getLogger(__name__)

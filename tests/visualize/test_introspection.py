@@ -9,15 +9,15 @@ from pointadapterx.build import build_model
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Attention
 from pointadapterx.peft import METHODS
-from pointadapterx.visualize import lens
-from pointadapterx.visualize.subject import Subject
+from pointadapterx.visualize import introspection
+from pointadapterx.visualize.loaded_run import Subject
 from tests.conftest import randomise, small_config
 
 
 def test_attention_is_that_of_the_class_token(demo: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against an attention that is computed as it is written down."""
     inputs = demo.choose([0, 1]).inputs
-    found = lens.class_attention(demo.model, inputs)
+    found = introspection.class_attention(demo.model, inputs)
     count = demo.model.backbone.num_patches
     seen = []
 
@@ -40,7 +40,7 @@ def test_attention_is_that_of_the_class_token(demo: Subject, monkeypatch: pytest
 def test_attention_can_be_seen_with_every_method(name: str, kind: str) -> None:
     model = randomise(build_model(small_config(name, kind))).eval()
     inputs = torch.randn(2, 128, 3) if kind == "point_mae" else torch.randn(2, *model.backbone.image_shape)
-    found = lens.class_attention(model, inputs)
+    found = introspection.class_attention(model, inputs)
     assert found.shape == (len(model.backbone.blocks), 2, model.backbone.num_patches)
     total = found.sum(dim=2)
     assert bool(((total > 0) & (total < 1)).all())
@@ -50,7 +50,7 @@ def test_attention_can_be_seen_with_every_method(name: str, kind: str) -> None:
 def test_routing_is_what_the_mixture_chose_and_nothing_stays(name: str) -> None:
     model = randomise(build_model(small_config(name))).eval()
     points = torch.randn(2, 128, 3)
-    uses = lens.routing(model, points)
+    uses = introspection.routing(model, points)
     expected = [f"block {i} {branch}" for i in (1, 2) for branch in ("attention", "FFN")]
     assert list(uses) == (expected if name == "e3va_x" else ["block 1", "block 2"])
     for found in uses.values():
@@ -63,17 +63,17 @@ def test_routing_is_what_the_mixture_chose_and_nothing_stays(name: str) -> None:
 
 def test_a_method_without_router_says_so() -> None:
     model = build_model(small_config("dapt"))
-    assert not lens.routes(model)
+    assert not introspection.routes(model)
     with pytest.raises(ConfigError, match="method dapt routes nothing"):
-        lens.routing(model, torch.randn(2, 128, 3))
-    assert not lens.routes(build_model(small_config("dapt_x", method={"mixture": False})))
-    assert lens.routes(build_model(small_config("dapt_x", method={"shared": False})))
+        introspection.routing(model, torch.randn(2, 128, 3))
+    assert not introspection.routes(build_model(small_config("dapt_x", method={"mixture": False})))
+    assert introspection.routes(build_model(small_config("dapt_x", method={"shared": False})))
 
 
 def test_saliency_is_what_is_lost_without_the_patch(demo: Subject) -> None:
     cloud = demo.choose([0]).inputs
-    (found,) = lens.saliency(demo.model, cloud)
-    _, nearest = lens.nearest_patch(demo.model, cloud)
+    (found,) = introspection.saliency(demo.model, cloud)
+    _, nearest = introspection.nearest_patch(demo.model, cloud)
     probability = lambda points: demo.model(points).logits.softmax(dim=-1)[0]  # noqa: E731
     with torch.inference_mode():
         before = probability(cloud)
@@ -101,11 +101,11 @@ def test_saliency_of_images_finds_the_patch_that_decides() -> None:
 
     images = torch.zeros(1, *model.backbone.image_shape)
     images[0, :, :side, -side:] = 3.0
-    (found,) = lens.saliency(Corner(), images)  # type: ignore[arg-type]
+    (found,) = introspection.saliency(Corner(), images)  # type: ignore[arg-type]
     assert int(found.argmax()) == model.backbone.grid - 1
     assert int((found.abs() > 1e-6).sum()) == 1
 
 
 def test_a_cloud_of_one_spot_has_nothing_to_take_away(demo: Subject) -> None:
-    found = lens.saliency(demo.model, torch.zeros(1, 1024, 3))
+    found = introspection.saliency(demo.model, torch.zeros(1, 1024, 3))
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-5, rtol=0)

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.kinds import Kind, recognise
+from pointadapterx.checkpoints.places import find_state, unwrapped
+from pointadapterx.checkpoints.shipped import backbone_sizes, find_weights
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz, read_safetensors, read_torch_file
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Block
-from pointadapterx.models.checkpoint_kinds import Kind, recognise
-from pointadapterx.models.checkpoint_places import find_state, unwrapped
 from pointadapterx.models.point_mae import MaskedAutoencoder
-from pointadapterx.models.weights import backbone_sizes, find_weights
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     Args:
         model: a :class:`Backbone`, an :class:`AdaptedModel` (head and DAPT parts are loaded where the file
             has them) or a :class:`MaskedAutoencoder`.
-        path: what :func:`~pointadapterx.models.weights.find_weights` takes: shipped weights by name, or a path:
+        path: what :func:`~pointadapterx.checkpoints.shipped.find_weights` takes: shipped weights by name, or a path:
             ``.safetensors``, Google's ``.npz`` (ViT), or a ``torch.save`` file (``{'base_model': state_dict}``,
             ``{'model': …}``, ``{'state_dict': …}`` or a bare state dict). Never runs code from the file.
 

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from pointadapterx.checkpoints.adapter_file import ADAPTERS
 from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.endings import ends_in_one_line, explain
-from pointadapterx.engine.checkpoint import ADAPTERS
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation, Block
-from pointadapterx.peft.adapters import ADAPTERS
 from pointadapterx.peft.base import Method, ScaleShift
-from pointadapterx.peft.mixture import SharedMixture, mixture_problems
-from pointadapterx.peft.routed import RoutedMethod
+from pointadapterx.peft.parts.bottlenecks import ADAPTERS
+from pointadapterx.peft.parts.mixture import SharedMixture, mixture_problems
+from pointadapterx.peft.parts.routed import RoutedMethod
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Many, Rate, Width
 
@@ -36,7 +36,8 @@ class SharedAdapters(RoutedMethod):
     start in every variant.
 
     Attributes:
-        kind: the expert, one of :data:`~pointadapterx.peft.adapters.ADAPTERS`, unless ``method.expert`` names another.
+        kind: the expert, one of :data:`~pointadapterx.peft.parts.bottlenecks.ADAPTERS`, unless ``method.expert`` names
+        another.
         scalar_prompts: whether γ_i and β_i are one number each instead of C, unless ``method.prompt_vectors`` says so.
         trains_final_norm: whether the final norm is trained, unless ``method.final_norm`` says so.
         mixture: the shared mixture, or None without it.
@@ -67,8 +68,8 @@ class SharedAdapters(RoutedMethod):
             prompt_gelu: GELU before the mean of the prompt generator, as DAPT has it.
             prompt_vectors: γ_i and β_i as vectors, or False: one number each. None: the method's own.
             final_norm: whether the final norm is trained. None: the method's own.
-            soft_balance: the balance loss on soft loads, see :func:`~pointadapterx.peft.mixture.balance_loss`. None: on
-                the sub-tokens sent, as published, which is constant for a dense mixture.
+            soft_balance: the balance loss on soft loads, see :func:`~pointadapterx.peft.parts.mixture.balance_loss`.
+                None: on the sub-tokens sent, as published, which is constant for a dense mixture.
         """
 
         rank: Width = 64

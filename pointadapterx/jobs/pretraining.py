@@ -12,17 +12,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx.build import PretrainingData
+from pointadapterx.checkpoints.adapter_file import versions
+from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.datasets import EvalBatches, derive_seed, resample_test
-from pointadapterx.engine.checkpoint import versions
-from pointadapterx.engine.probe import probe_accuracy
 from pointadapterx.engine.trainer import Trainer
+from pointadapterx.jobs.probe import probe_accuracy
 from pointadapterx.models.grouping import Groups
 from pointadapterx.models.masking import MASKINGS, hidden_groups
 from pointadapterx.models.point_mae import MaskedAutoencoder
-from pointadapterx.models.weights import save_backbone
 from pointadapterx.optional import missing
+from pointadapterx.visualize.drawing import paint, save
 from pointadapterx.visualize.reconstruction import reconstruction_sheet
-from pointadapterx.visualize.sheet import paint, save
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class PretrainingTrainer(Trainer):
         return self.accelerator.reduce(total).item() / len(self.data.val)
 
     def probe_accuracy(self) -> float:
-        """See :func:`~pointadapterx.engine.probe.probe_accuracy`."""
+        """See :func:`~pointadapterx.jobs.probe.probe_accuracy`."""
         assert self.data.probe is not None
         return probe_accuracy(self.model.encoder, *self.data.probe, self.config, self.accelerator)
 

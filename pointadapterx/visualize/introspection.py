@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx import ops
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.engine.metrics import require_finite
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.models.block import Block
 from pointadapterx.models.grouping import Grouping
-from pointadapterx.peft.mixture import Routing
-from pointadapterx.peft.routed import RoutedMethod
+from pointadapterx.peft.parts.mixture import Routing
+from pointadapterx.peft.parts.routed import RoutedMethod
 
 AT_ONCE = 64  # inputs of a pass
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from pointadapterx.engine.preparation import is_number
+from pointadapterx.datasets.preparation import is_number
 from pointadapterx.errors import shown
 
 BINS = 15

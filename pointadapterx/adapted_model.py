@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.frozen import Frozen
-from pointadapterx.models.head import ClassificationHead
 from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.linear import Linear
+from pointadapterx.tasks.heads import ClassificationHead
 
 
 class ModelOutput(NamedTuple):

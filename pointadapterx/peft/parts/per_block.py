@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import Adaptation
-from pointadapterx.peft.adapters import ADAPTERS, without_biases
 from pointadapterx.peft.base import Method
+from pointadapterx.peft.parts.bottlenecks import ADAPTERS, without_biases
 from pointadapterx.schema import Rate, Width
 
 
@@ -20,7 +20,7 @@ class BlockAdapters(Method):
     adapters' two products, 2 · r / (12 · C) of a block's linear layers.
 
     Attributes:
-        kind: which of :data:`~pointadapterx.peft.adapters.ADAPTERS`.
+        kind: which of :data:`~pointadapterx.peft.parts.bottlenecks.ADAPTERS`.
     """
 
     kind: ClassVar[str]

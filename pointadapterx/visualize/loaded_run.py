@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx.build import build_splits, build_test_split
+from pointadapterx.checkpoints.adapter_file import build_restored, model_config, read_adapter
 from pointadapterx.datasets import Samples, build_inputs
-from pointadapterx.engine.checkpoint import build_restored, model_config, read_adapter
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.given import listed
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.metrics import Predictions, require_finite
 from pointadapterx.engine.predictor import Predictor
-from pointadapterx.engine.run import make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
-from pointadapterx.peft.mixture import Routing
+from pointadapterx.jobs.run import make_accelerator
+from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.text import printable
-from pointadapterx.visualize import lens
+from pointadapterx.visualize import introspection
 
 
 class Chosen(NamedTuple):
@@ -159,19 +159,19 @@ class Subject:
         return Chosen(torch.cat(values), [printable(Path(file).stem) for file in files], None)
 
     def routing(self, inputs: Tensor) -> dict[str, Routing]:
-        """See :func:`~pointadapterx.visualize.lens.routing`; in the run's precision, as all of these."""
+        """See :func:`~pointadapterx.visualize.introspection.routing`; in the run's precision, as all of these."""
         with self.accelerator.autocast():
-            return lens.routing(self.model, inputs)
+            return introspection.routing(self.model, inputs)
 
     def class_attention(self, inputs: Tensor) -> Tensor:
-        """See :func:`~pointadapterx.visualize.lens.class_attention`."""
+        """See :func:`~pointadapterx.visualize.introspection.class_attention`."""
         with self.accelerator.autocast():
-            return lens.class_attention(self.model, inputs)
+            return introspection.class_attention(self.model, inputs)
 
     def saliency(self, inputs: Tensor) -> Tensor:
-        """See :func:`~pointadapterx.visualize.lens.saliency`; of the probabilities that :meth:`prediction` tells."""
+        """Of the probabilities of :meth:`prediction`, see :func:`~pointadapterx.visualize.introspection.saliency`."""
         with self.accelerator.autocast():
-            return lens.saliency(self.model, inputs, self.read)
+            return introspection.saliency(self.model, inputs, self.read)
 
     def read(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> probabilities, calibrated where the adapter stores a temperature."""

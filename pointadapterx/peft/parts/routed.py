@@ -12,7 +12,7 @@ from torch import Tensor
 from pointadapterx.models.backbone import Backbone, Features
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.peft.base import Method
-from pointadapterx.peft.mixture import Routing, routing_statistics
+from pointadapterx.peft.parts.mixture import Routing, routing_statistics
 from pointadapterx.schema import Section
 
 
@@ -66,6 +66,6 @@ class RoutedMethod(Method):
         return self.options.balance_weight * torch.stack(losses).mean()
 
     def statistics(self) -> dict[str, Tensor]:
-        """Health of the routing, see :func:`~pointadapterx.peft.mixture.routing_statistics`; a row a use."""
+        """Health of the routing, see :func:`~pointadapterx.peft.parts.mixture.routing_statistics`; a row a use."""
         routings, self._routings = self._routings, []
         return routing_statistics(routings, self.num_patches) if routings else {}

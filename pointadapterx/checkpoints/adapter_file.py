@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, model_recipe
 from pointadapterx.config import check_config
-from pointadapterx.engine.calibration import Calibration
-from pointadapterx.engine.novelty import Novelty
-from pointadapterx.engine.preparation import Preparation
+from pointadapterx.datasets.preparation import Preparation
 from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
-from pointadapterx.models.adapted import AdaptedModel
 from pointadapterx.peft import METHODS
+from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks.novelty import Novelty
 
 FORMAT = "pointadapterx-adapter-1"
 ADAPTER_FILE = "adapter.safetensors"

@@ -1,0 +1,1 @@
+"""Files of weights: published checkpoints in, adapter files in and out."""

@@ -1,0 +1,1 @@
+"""What is asked of a backbone's features: targets, head, loss, metrics, answers."""
