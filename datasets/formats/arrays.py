@@ -13,7 +13,7 @@ import numpy as np
 
 from pointadapterx.datasets.base import AXES
 from pointadapterx.datasets.checks import MOST_COLUMNS
-from pointadapterx.datasets.doubts import Cloud, Doubt
+from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.formats.columns import listed
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers
@@ -55,8 +55,10 @@ def read_npz(path: Path) -> Cloud:
 def _array(file: IO[bytes], size: int) -> np.ndarray:
     """An array of ``size`` bytes with its header; numpy would take memory for whatever the header declares."""
     version = np.lib.format.read_magic(file)
-    if version not in HEADERS:
+    if version == (3, 0):
         raise NotReadError("names of its fields are not Latin-1; save x, y and z alone")
+    if version not in HEADERS:
+        raise ValueError(f"its format version is {version}, expected (1, 0) or (2, 0)")
     try:
         shape, fortran, dtype = HEADERS[version](file)
     except Exception as error:  # it is a Python expression, and so are the errors
@@ -74,23 +76,24 @@ def _array(file: IO[bytes], size: int) -> np.ndarray:
 
 
 def _points(values: np.ndarray) -> Cloud:
-    """Records as their x, y, z; organised points ``(height, width, columns)`` as one cloud, which is said."""
-    doubts = ()
-    if values.ndim == 3 and values.shape[0] == 1:
+    """Numbers ``(n, columns)`` or ``(1, n, columns)`` as they are, and records as their x, y, z."""
+    records = values.dtype.names is not None
+    if values.ndim == 2 + (not records) and values.shape[0] == 1:
         values = values[0]
-    elif (values.ndim == 3 and 3 <= values.shape[2] <= MOST_COLUMNS) or (values.ndim == 2 and values.dtype.names):
-        text = f"its array of shape {values.shape} is read as one organised cloud"
-        doubts = (Doubt("one cloud or several", text, "if it holds several clouds, save each in a file", note=True),)
-        values = values.reshape(-1, *values.shape[2:])
+    if (records and values.ndim == 2) or (values.ndim == 3 and 3 <= values.shape[2] <= MOST_COLUMNS):
+        raise NotReadError(
+            f"its shape {values.shape} may be one organised cloud or several clouds; save rows of points, one cloud in "
+            "each file"
+        )
     if values.dtype.names is None:
-        return Cloud(values, doubts)
+        return Cloud(values)
     names = [name.lower() for name in values.dtype.names]
     if any(names.count(axis) != 1 for axis in AXES):
         raise NotReadError(f"its fields are {listed(values.dtype.names)}, expected one x, y and z each; name them so")
     columns = [values[values.dtype.names[names.index(axis)]] for axis in AXES]
     if any(column.ndim != 1 or column.dtype.kind not in "fiu" for column in columns):
         raise NotReadError("its fields x, y and z are no numbers, one each; save them as such")
-    return Cloud(np.stack(columns, axis=1).astype(np.float64), doubts)
+    return Cloud(np.stack(columns, axis=1).astype(np.float64))
 
 
 def read_hdf5(path: Path) -> np.ndarray:

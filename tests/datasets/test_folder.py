@@ -406,10 +406,13 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (write("x.xyz", b"1 nan 3\n1 nan 3\n"), "x.xyz: all 2 points have NaN or infinite"),
     "beyond float32": (write("x.xyz", b"1 2 3\n1 1e99 3\n"), "x.xyz: coordinates beyond 1e+18, whose distances"),
     "pickled array": (lambda root: np.save(root / "x.npy", np.array([{}])), "x.npy: it holds Python objects"),
-    "text array": (lambda root: np.save(root / "x.npy", np.full((40, 3), "a")), "expected numbers (points, 3 or more)"),
+    "text array": (
+        lambda root: np.save(root / "x.npy", np.full((40, 3), "a")),
+        "it holds <U1 of shape (40, 3), not numbers",
+    ),
     "several clouds": (
         lambda root: np.save(root / "x.npy", np.zeros((2, 40, 3))),
-        "it holds float64 of shape (2, 40, 3)",
+        "its shape (2, 40, 3) may be one organised cloud or several clouds",
     ),
     "which entry": (lambda root: np.savez(root / "x.npz", a=POINTS, b=POINTS), "its entries are a, b, expected one"),
     "not HDF5": (write("x.h5", b"nothing"), "x.h5: this is not an HDF5 file"),

@@ -299,6 +299,8 @@ NOT_READ: dict[str, tuple[Content, str]] = {
         "its fields are x, y, expected one x, y and z",
     ),
     "npy of records of rows": (npy(np.ones(3, [(axis, "f4", 2) for axis in "xyz"])), "x, y and z are no numbers, one"),
+    "npy organised": (npy(POINTS.reshape(2, 2, 3)), "its shape (2, 2, 3) may be one organised cloud or several clouds"),
+    "npz of organised records": (npz(points=RECORDS.reshape(2, 2)), "its shape (2, 2) may be one organised cloud or"),
     "npz of other names": (npz(a=POINTS, b=POINTS), "its entries are a, b, expected one called 'points'; name it so"),
     "h5 of several clouds": (
         h5(data=np.ones((5, 4, 3))),
@@ -330,17 +332,6 @@ def test_whole_files_are_not_to_be_obtained_again(name: str, tmp_path: Path) -> 
     assert str(error.value).startswith(f"{path}: ")
     assert says in str(error.value)
     assert "obtain" not in str(error.value)
-
-
-@pytest.mark.parametrize("values", [POINTS.reshape(2, 2, 3), RECORDS.reshape(2, 2)], ids=["numbers", "records"])
-def test_organised_arrays_are_one_cloud_and_said_to_be(values: np.ndarray, tmp_path: Path) -> None:
-    for suffix, data in ((".npy", npy(values)), (".npz", npz(points=values))):
-        path = tmp_path / f"cloud{suffix}"
-        path.write_bytes(data)
-        cloud = load_cloud(path, 10, 0)
-        assert np.array_equal(cloud.points, POINTS)
-        (doubt,) = cloud.doubts
-        assert doubt.text == f"its array of shape {values.shape} is read as one organised cloud"
 
 
 @pytest.mark.parametrize(
