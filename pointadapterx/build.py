@@ -27,7 +27,7 @@ from pointadapterx.malloc_tuning import total_memory
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
 from pointadapterx.peft import METHODS, Method
-from pointadapterx.tasks.heads import ClassificationHead
+from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def build_model(config: Mapping[str, Any], *, restored: bool = False) -> Adapted
     if config["backbone"]["weights"] is None and not restored and not next(backbone.parameters()).is_meta:
         log.warning("backbone.weights is not set: the backbone keeps random weights, results only test the pipeline")
     with seeded(config["train"]["seed"]):
-        head = ClassificationHead(backbone.dim, **config["head"])
+        head = ClassificationHead(backbone.feature_info, HeadConfig(**config["head"]))
         model = AdaptedModel(backbone, build_method(config["method"]), head, config["train"]["frozen_bn"])
     model.recipe, model.num_points = model_recipe(config), config["data"]["num_points"]
     return model
@@ -76,21 +76,23 @@ def build_backbone(options: Mapping[str, Any]) -> Backbone:
         CheckpointError: if its weights cannot be loaded.
     """
     kind = BACKBONES[options["name"]]
-    _require_memory(options)
+    sizes = kind.Options(**options)
+    _require_memory(sizes)
     with seeded(options["init_seed"]):
-        backbone = kind(kind.Options(**options))
+        backbone = kind(sizes)
     if options["weights"] is not None:
         log.info(load_pretrained(backbone, options["weights"]).summary())
     return backbone
 
 
-def _require_memory(options: Mapping[str, Any]) -> None:
+def _require_memory(options: Backbone.Options) -> None:
     """Refuses blocks that could never be held, as the system would end the process without a word."""
     memory = total_memory()
-    needed = 4 * 12 * options["depth"] * options["dim"] ** 2  # bytes of attention (4 C²) and FFN (8 C²) in fp32
+    # bytes of attention (4 C²) and FFN (8 C²) in fp32
+    needed = sum(4 * 12 * stage.depth * stage.width**2 for stage in options.stages())
     if memory is not None and needed > memory and torch.get_default_device().type != "meta":
         raise ConfigError(
-            f"backbone.depth={options['depth']} and dim={options['dim']}: the blocks take {needed / 1e9:,.0f} GB, but "
+            f"backbone.depth={options.depth} and dim={options.dim}: the blocks take {needed / 1e9:,.0f} GB, but "
             f"this machine has {memory / 1e9:,.0f} GB of memory; lower them"
         )
 

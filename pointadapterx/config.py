@@ -26,6 +26,7 @@ from pointadapterx.models.tokens import POOLS
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Blocks, Many, Points, Rate, Section, Times
+from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.yaml_text import MOST_CHARACTERS, parse_yaml
 
 SHIPPED = Path(str(importlib.resources.files("pointadapterx.cfgs")))
@@ -48,18 +49,6 @@ MOST_LINES = 50
 MOST_WIDE = 2_000  # characters of a line of it
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
-
-
-class HeadConfig(Section):
-    """``head:``: pools are concatenated in the given order.
-
-    Null stands for :func:`default_pools` of the method, and for the number of classes of the data set.
-    """
-
-    pools: list[str] | None = Field(None, min_length=1, max_length=100)
-    num_classes: int | None = Field(None, ge=2, le=2**20)
-    hidden: list[int] = Field(default=[256, 256], max_length=100)
-    dropout: Rate = 0.5
 
 
 class FewShotConfig(Section):

@@ -13,7 +13,7 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_backbone, build_method, model_recipe
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, read_adapter
 from pointadapterx.errors import CheckpointError
-from pointadapterx.tasks.heads import ClassificationHead
+from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
 
 
 class _Adapter(NamedTuple):
@@ -102,7 +102,7 @@ class AdapterBank(nn.Module):
             raise CheckpointError(
                 f"{info.path}: is of full fine-tuning, a backbone of its own; a bank shares one, load it by itself"
             )
-        head = ClassificationHead(self.backbone.dim, **info.config["head"])
+        head = ClassificationHead(self.backbone.feature_info, HeadConfig(**info.config["head"]))
         model = AdaptedModel(self.backbone, method, head, info.config["train"]["frozen_bn"])
         model.recipe, model.num_points = model_recipe(info.config), info.config["data"]["num_points"]
         before = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}

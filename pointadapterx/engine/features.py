@@ -171,7 +171,7 @@ def _code() -> str:
     """Hash of the sources that decide features."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for package in (datasets, models, ops, peft):
-        for path in sorted(Path(next(iter(package.__path__))).glob("*.py")):
+        for path in sorted(Path(next(iter(package.__path__))).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -217,7 +217,7 @@ def _compute(
             seed = derive_seed(config["train"]["seed"], "view", view, int(batch[0]))
             prepared = inputs.for_training(raw, torch.Generator(device).manual_seed(seed))
         with accelerator.autocast():
-            return model.method.precompute(model.backbone, prepared)
+            return model.method.precompute(model.backbone, prepared, model.head.blocks)
 
     half = torch.bfloat16 if config["train"]["precision"] == "bf16" else torch.float16
     batches = EvalBatches(len(dataset), BATCH)

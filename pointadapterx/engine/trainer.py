@@ -30,7 +30,7 @@ from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import STATE_FILE, Progress, load_state, save_state
 from pointadapterx.errors import ConfigError, Interrupted, TrainingError
 from pointadapterx.files import write_json
-from pointadapterx.models.block import Block
+from pointadapterx.models.block import recompute_activations
 from pointadapterx.models.point_mae import MaskedAutoencoder
 
 try:
@@ -76,9 +76,7 @@ class Trainer:
         if self.settings["compile"]:
             _require_compiler(accelerator.device)
             model.compile()
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.recomputed = bool(self.settings["gradient_checkpointing"])
+        recompute_activations(model, bool(self.settings["gradient_checkpointing"]))
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)

@@ -21,8 +21,6 @@ from pointadapterx.datasets import PointClouds, resample_test
 from pointadapterx.engine.metrics import require_finite
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.point_mae import PointMAE
-from pointadapterx.peft import Method
-from pointadapterx.schema import Section
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -38,7 +36,7 @@ def frozen_features(
     """
     was_training = backbone.training
     backbone.eval()
-    plain, rows = Method(Section()), []
+    rows = []
     for points in dataset.points.split(config["eval"]["batch_size"]):
         points = resample_test(
             points.to(accelerator.device),
@@ -46,7 +44,7 @@ def frozen_features(
             skip_origin=config["backbone"]["skip_origin"],
         )
         with accelerator.autocast():
-            patches = backbone(points, plain).sequence.patches
+            patches = backbone(points).sequence.patches
         rows.append(torch.cat([patches.amax(dim=1), patches.mean(dim=1)], dim=-1).float().cpu())
     backbone.train(was_training)
     return as_array(torch.cat(rows))
