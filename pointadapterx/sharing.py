@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pointadapterx.checkpoints.adapter_file import ADAPTER_FILE, METRICS_FILE, AdapterInfo, read_adapter
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.config import dump_config, without_locations
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
 from pointadapterx.files import new_folder, write_text
 from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
 from pointadapterx.model_card import needed_weights, write_card
+from pointadapterx.run_folder import ADAPTER_FILE, METRICS_FILE
 from pointadapterx.text import printable
 
 log = logging.getLogger(__name__)
