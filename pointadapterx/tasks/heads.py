@@ -59,7 +59,7 @@ class HeadConfig(Section):
     def problems(
         self, method: Method.Options | None, data: DataConfig | None, backbone: Backbone.Options | None = None
     ) -> Iterator[tuple[str, str]]:
-        """(dotted key, message) for each unknown pool, and what does not fit the other sections, where they are right."""
+        """(dotted key, message) for each unknown pool, and for what does not fit other sections that are right."""
         pools = self.pools or []
         for pool in pools:
             if pool not in POOLS:
