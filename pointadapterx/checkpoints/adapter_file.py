@@ -151,7 +151,9 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             backbone_hash=metadata["backbone_hash"],
             tensors=tensors,
             calibration=Calibration(**json.loads(metadata["calibration"])) if "calibration" in metadata else None,
-            novelty=Novelty.from_tensors(reference, len(stored["classes"]), _hidden_width(config.head, config.backbone)),
+            novelty=Novelty.from_tensors(
+                reference, len(stored["classes"]), _hidden_width(config.head, config.backbone)
+            ),
         )
         _require_consistent(info)
     except ConfigError as error:  # which is a ValueError
