@@ -44,6 +44,7 @@ def build_model(config: Config | Mapping[str, Any], *, restored: bool = False) -
         The model on the CPU, in training mode. Its initial values depend on ``backbone.init_seed`` and
         ``train.seed`` alone; torch's global random state is left as it was.
     """
+    config = Config.of(config)
     backbone = build_backbone(config["backbone"])
     if config["backbone"]["weights"] is None and not restored and not next(backbone.parameters()).is_meta:
         log.warning("backbone.weights is not set: the backbone keeps random weights, results only test the pipeline")
