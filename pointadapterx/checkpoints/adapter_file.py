@@ -184,7 +184,7 @@ def _require_consistent(info: AdapterInfo) -> None:
 
 def _hidden_width(head: HeadConfig, backbone: Backbone.Options) -> int:
     """What the last layer of a head reads."""
-    return head.hidden[-1] if head.hidden else backbone.dim * len(head.pools or ())
+    return head.hidden[-1] if head.hidden else backbone.stages()[-1].width * len(head.pools or ())
 
 
 def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> AdapterInfo:

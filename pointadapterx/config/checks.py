@@ -9,7 +9,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from pointadapterx.config.problems import Problem, problems_of
-from pointadapterx.config.sections import COMMON, MODELS, NAMED, OPTIONAL, ORDER, TASKS, TaskOptions, default_task
+from pointadapterx.config.sections import (
+    COMMON,
+    MODELS,
+    NAMED,
+    OPTIONAL,
+    ORDER,
+    TASKS,
+    TaskOptions,
+    default_task,
+    options_of,
+)
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import shown
@@ -89,7 +99,7 @@ def _check_section(section: str, values: Any) -> tuple[Section | None, list[Prob
             return None, [Problem(f"{section}.name", unknown_name(name, NAMED[section]))]
     if not isinstance(values, Mapping):
         return None, [Problem(section, f"must be a mapping of keys, not {shown(values)}")]
-    model = NAMED[section][values["name"]] if section in NAMED else MODELS[section]
+    model = options_of(section, values["name"]) if section in NAMED else MODELS[section]
     try:
         return model.model_validate(dict(values)), []
     except ValidationError as error:

@@ -65,12 +65,14 @@ TASKS = {
     "reconstruction": TaskKind(Reconstruction, ("pretrain",)),
 }
 
-NAMED: dict[str, dict[str, type[Section]]] = {
-    "task": {name: kind.options for name, kind in TASKS.items()},
-    "backbone": {name: kind.Options for name, kind in BACKBONES.items()},
-    "method": {name: kind.Options for name, kind in METHODS.items()},
-}
-"""What reads a section whose keys depend on its ``name``."""
+NAMED: dict[str, Mapping[str, Any]] = {"task": TASKS, "backbone": BACKBONES, "method": METHODS}
+"""Where the ``name`` of a section is looked up, on which its other keys depend."""
+
+
+def options_of(section: str, name: str) -> type[Section]:
+    """What reads a section of :data:`NAMED` with that name."""
+    found: type[Section] = TASKS[name].options if section == "task" else NAMED[section][name].Options
+    return found
 
 
 def default_task(sections: Mapping[str, Any]) -> TaskKind:

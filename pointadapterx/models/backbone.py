@@ -133,6 +133,11 @@ class Backbone(nn.Module):
             """Width and depth of each stage."""
             return [StageSize(*sizes) for sizes in zip(_listed(self.dim), _listed(self.depth), strict=False)]
 
+        def input_shape(self, num_points: int | None) -> tuple[int, ...]:
+            """Shape of one input: a cloud (``num_points``, 3), or an image (channels, S, S)."""
+            assert num_points is not None
+            return num_points, 3
+
         def problems(self) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination of sizes."""
             dims, heads = _listed(self.dim), _listed(self.num_heads)
