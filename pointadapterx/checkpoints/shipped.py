@@ -83,7 +83,7 @@ def shipped_licence(name: str) -> tuple[str, str]:
 
 
 def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], story: Mapping[str, Any]) -> None:
-    """Writes a backbone in half precision, without the class token, which every task learns anew.
+    """Writes a backbone in half precision, without the class token, which every task learns itself.
 
     Args:
         backbone: with its pre-trained weights.
