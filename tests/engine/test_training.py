@@ -235,7 +235,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
     run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without random draws and BatchNorm, two parts are one batch."""
-    monkeypatch.setattr("pointadapterx.datasets.inputs.resample_train", lambda points, *_, **__: points)
+    monkeypatch.setattr("pointadapterx.datasets.inputs.drawn_index", lambda *_, **__: None)
     plain = {"backbone": {"drop_path": 0.0}, "head": {"hidden": []}, "data": {"augment": "none", "num_points": 256}}
     weights = []
     for parts in (1, 2):
