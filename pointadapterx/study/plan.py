@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from easydict import EasyDict
 
-from pointadapterx.config import JOBS, load_config, parse_value, read_document
+from pointadapterx.config import ORDER, load_config, parse_value, read_document
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.registry import did_you_mean
@@ -242,7 +242,7 @@ def _override(content: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     replaceable = ("title", "runs", "results", "known", "processes")
     section, dot, _ = key.partition(".")
-    if not equals or (key not in replaceable and not (dot and section in JOBS["adaptation"])):
+    if not equals or (key not in replaceable and not (dot and section in ORDER)):
         near = did_you_mean(key, replaceable)
         raise ConfigError(
             f"override '{text}' is not of the form key=value with a config key (train.epochs=1) or a key of the "
