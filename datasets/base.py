@@ -23,12 +23,13 @@ SPLITS = ("train", "test")
 AXES = ("x", "y", "z")
 UNLABELLED = ["unlabelled"]  # classes of what has none
 
+
 class Targets(NamedTuple):
     """What a task predicts of samples, a row a sample.
 
     Attributes:
         sample: ``(n, ...)``, of a whole sample, such as its class; None where a task has nothing of the kind.
-        points: ``(n, N, ...)``, of every point of a cloud; resampling and augmentation carry them along with the points.
+        points: ``(n, N, ...)``, of every point of a cloud; they follow the points through resampling and augmentation.
     """
 
     sample: torch.Tensor | None = None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from pointadapterx.datasets.base import DATASETS, PointClouds, Samples, Targets
 from pointadapterx.datasets.images import Images
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.resample import drawn_index, fps_stage, fps_stage_index, spread_index, taken
-from pointadapterx.datasets.transforms import augment_label, build_augment, follow
+from pointadapterx.datasets.transforms import AugmentSpec, augment_label, build_augment, follow
 
 # indices (b,) int64 -> their raw inputs on the CPU
 Fetch = Callable[[torch.Tensor], torch.Tensor]
@@ -72,12 +73,17 @@ class Inputs(ABC):
 
 
 class PointInputs(Inputs):
-    """Clouds (B, N, 3): FPS to ``data.num_points``; in training a random subset of more, then augmentation."""
+    """Clouds (B, N, 3): FPS to a number of points; in training a random subset of more, then augmentation.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.count = config["data"]["num_points"]
-        self.skip_origin = config["backbone"]["skip_origin"]
-        self.augment = build_augment(config["data"]["augment"])
+    Args:
+        count: ``data.num_points``.
+        skip_origin: ``backbone.skip_origin``.
+        augment: ``data.augment``.
+    """
+
+    def __init__(self, count: int, *, skip_origin: bool = False, augment: AugmentSpec = "none") -> None:
+        self.count, self.skip_origin = count, skip_origin
+        self.augment = build_augment(augment)
 
     def source(self, dataset: Samples) -> Fetch:
         """The clouds."""
@@ -113,16 +119,30 @@ class PointInputs(Inputs):
 
 
 class ImageInputs(Inputs):
-    """Images (B, channels, S, S) uint8: to [0, 1], augmented in training, then ``(x - mean) / std``."""
+    """Images (B, channels, S, S) uint8: to [0, 1], augmented in training, then ``(x - mean) / std``.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        backbone, data = config["backbone"], config["data"]
-        self.size, self.channels = backbone["image_size"], backbone["channels"]
+    Args:
+        size: ``backbone.image_size``, S.
+        channels: ``backbone.channels``.
+        mean: ``data.mean``, one a channel; None for 0.5.
+        std: ``data.std``, likewise.
+        augment: ``data.augment``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: AugmentSpec = "none",
+    ) -> None:
+        self.size, self.channels = size, channels
         self.mean, self.std = (
-            torch.tensor(data[key] if data[key] is not None else [0.5] * self.channels).view(1, -1, 1, 1)
-            for key in ("mean", "std")
+            torch.tensor(values if values is not None else [0.5] * channels).view(1, -1, 1, 1) for values in (mean, std)
         )
-        self.augment = build_augment(data["augment"], "images")
+        self.augment = build_augment(augment, "images")
 
     def source(self, dataset: Samples) -> Fetch:
         """The images, decoded and resized when they are asked for."""
@@ -173,12 +193,27 @@ class Batches:
         return Batch(inputs, self._targets.of(indices).to(self._device).at(index), index)
 
 
-def build_inputs(config: Mapping[str, Any]) -> Inputs:
+class Sections(Protocol):
+    """The sections of a config that decide how inputs are prepared."""
+
+    @property
+    def data(self) -> DataConfig:
+        """What the inputs are."""
+
+    @property
+    def backbone(self) -> Any:
+        """Who takes them."""
+
+
+def build_inputs(config: Sections) -> Inputs:
     """What a config's data set and backbone need between them."""
-    kind = PointInputs if DATASETS[config["data"]["name"]].modality == "points" else ImageInputs
-    return kind(config)
+    data, backbone = config.data, config.backbone
+    if DATASETS[data.name].modality == "points":
+        assert data.num_points is not None
+        return PointInputs(data.num_points, skip_origin=backbone.skip_origin, augment=data.augment)
+    return ImageInputs(backbone.image_size, backbone.channels, mean=data.mean, std=data.std, augment=data.augment)
 
 
-def regime(data: Mapping[str, Any]) -> str:
+def regime(data: DataConfig) -> str:
     """The augmentation regime of a config's ``data`` section, one label for one meaning, for results."""
-    return augment_label(data["augment"], DATASETS[data["name"]].modality)
+    return augment_label(data.augment, DATASETS[data.name].modality)

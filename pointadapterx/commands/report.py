@@ -17,7 +17,6 @@ from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import set_up_logging
-from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.optional import need
@@ -26,6 +25,7 @@ from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
 from pointadapterx.tasks.calibration import summary
+from pointadapterx.tasks.classification import compute_metrics
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection, plots
 from pointadapterx.visualize.drawing import Sheet, paint
@@ -148,7 +148,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _right(subject: Subject) -> np.ndarray:
-    logits, labels = subject.predictions
+    logits, labels = subject.predictions.logits, subject.predictions.labels
     return (logits.argmax(dim=-1) == labels).numpy()
 
 
@@ -194,7 +194,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
     }
     if subject.info.calibration is not None:
-        told = summary(subject.info.calibration, *subject.predictions)
+        told = summary(subject.info.calibration, subject.predictions.logits, subject.predictions.labels)
         found["expected calibration error, as trained"] = f"{told['calibration_error_before']:.2f} %"
         found["the same with the stored temperature"] = (
             f"{told['calibration_error']:.2f} % (T = {told['temperature']:.2f}, {told['fitted_on']} validation samples)"

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pointadapterx.config.problems import Problem, problems_of
-from pointadapterx.config.sections import COMMON, MODELS, NAMED, OPTIONAL, ORDER, TASKS, TaskOptions, default_task
+from pointadapterx.config.sections import COMMON, MODELS, NAMED, OPTIONAL, ORDER, TASKS, default_task
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import shown
@@ -19,6 +19,7 @@ from pointadapterx.peft.base import Method
 from pointadapterx.registry import did_you_mean, unknown_name
 from pointadapterx.schema import Section
 from pointadapterx.sections import EvalConfig, TrainConfig
+from pointadapterx.tasks.exchange import TaskOptions
 from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks.reconstruction import PretrainConfig
 
@@ -61,7 +62,7 @@ def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
 
 def _named_task(raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The task's name, and the sections with that name in ``task``, where the other sections imply it."""
-    implied: str = default_task(raw).options().name
+    implied: str = default_task(raw).Options().name
     given = raw.get("task", {})
     if isinstance(given, Mapping):
         given = {"name": implied, **given}

@@ -18,10 +18,10 @@ from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.given import listed
 from pointadapterx.engine.input_form import Failure
-from pointadapterx.engine.metrics import Predictions, require_finite
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.parts.mixture import Routing
+from pointadapterx.tasks.exchange import Predictions, require_finite
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pointadapterx.arrays import as_array
 from pointadapterx.datasets import build_inputs
-from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import need
 from pointadapterx.peft.parts.mixture import expert_load
+from pointadapterx.tasks.classification import compute_metrics
 from pointadapterx.text import printable
 from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, drawing, of_kinds
 from pointadapterx.visualize.loaded_run import Subject
