@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pointadapterx.build import build_model
-from pointadapterx.checkpoints.adapter_file import read_adapter, restore_model, save_adapter
+from pointadapterx.build import restore_model
+from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.config import SHIPPED, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.datasets.unpickle import read_pickled_arrays

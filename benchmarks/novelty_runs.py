@@ -219,7 +219,7 @@ def _part(clouds: PointClouds, index: Tensor, new: Tensor, kept: list[int]) -> P
     return part
 
 
-def adapter_config(name: str, overrides: list[str]) -> dict[str, Any]:
+def model_config(name: str, overrides: list[str]) -> dict[str, Any]:
     """A config whose last epoch counts."""
     config = load_config(name, [f"train.cached_views={VIEWS}", "train.precision=fp32", *overrides])
     config["eval"]["every"] = config["train"]["epochs"]

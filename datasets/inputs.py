@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from pointadapterx.datasets.base import DATASETS, PointClouds, Samples, Targets
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.resample import drawn_index, fps_stage, fps_stage_index, spread_index, taken
-from pointadapterx.datasets.transforms import AugmentSpec, augment_label, build_augment, follow
+from pointadapterx.datasets.transforms import augment_label, build_augment, follow
 
 # indices (b,) int64 -> their raw inputs on the CPU
 Fetch = Callable[[torch.Tensor], torch.Tensor]
@@ -73,17 +73,13 @@ class Inputs(ABC):
 
 
 class PointInputs(Inputs):
-    """Clouds (B, N, 3): FPS to a number of points; in training a random subset of more, then augmentation.
+    """Clouds (B, N, 3): FPS to ``data.num_points``; in training a random subset of more, then augmentation."""
 
-    Args:
-        count: ``data.num_points``.
-        skip_origin: ``backbone.skip_origin``.
-        augment: ``data.augment``.
-    """
-
-    def __init__(self, count: int, *, skip_origin: bool = False, augment: AugmentSpec = "none") -> None:
-        self.count, self.skip_origin = count, skip_origin
-        self.augment = build_augment(augment)
+    def __init__(self, data: DataConfig, *, skip_origin: bool) -> None:
+        assert data.num_points is not None
+        self.count = data.num_points
+        self.skip_origin = skip_origin
+        self.augment = build_augment(data.augment)
 
     def source(self, dataset: Samples) -> Fetch:
         """The clouds."""
@@ -119,30 +115,12 @@ class PointInputs(Inputs):
 
 
 class ImageInputs(Inputs):
-    """Images (B, channels, S, S) uint8: to [0, 1], augmented in training, then ``(x - mean) / std``.
+    """Images (B, channels, S, S) uint8: to [0, 1], augmented in training, then ``(x - mean) / std``."""
 
-    Args:
-        size: ``backbone.image_size``, S.
-        channels: ``backbone.channels``.
-        mean: ``data.mean``, one a channel; None for 0.5.
-        std: ``data.std``, likewise.
-        augment: ``data.augment``.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        channels: int,
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        augment: AugmentSpec = "none",
-    ) -> None:
+    def __init__(self, data: DataConfig, channels: int, size: int) -> None:
         self.size, self.channels = size, channels
-        self.mean, self.std = (
-            torch.tensor(values if values is not None else [0.5] * channels).view(1, -1, 1, 1) for values in (mean, std)
-        )
-        self.augment = build_augment(augment, "images")
+        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in data.statistics(channels))
+        self.augment = build_augment(data.augment, "images")
 
     def source(self, dataset: Samples) -> Fetch:
         """The images, decoded and resized when they are asked for."""
@@ -193,25 +171,32 @@ class Batches:
         return Batch(inputs, self._targets.of(indices).to(self._device).at(index), index)
 
 
-class Sections(Protocol):
-    """The sections of a config that decide how inputs are prepared."""
+class Shaped(Protocol):
+    """The ``backbone`` section of a config, as far as its inputs are concerned."""
+
+    def input_shape(self, num_points: int | None) -> tuple[int, ...]:
+        """(num_points, 3), or (channels, S, S)."""
+
+
+class Fed(Protocol):
+    """A config, as far as the inputs of its backbone are concerned."""
 
     @property
     def data(self) -> DataConfig:
-        """What the inputs are."""
+        """Where they come from."""
 
     @property
-    def backbone(self) -> Any:
-        """Who takes them."""
+    def backbone(self) -> Shaped:
+        """What takes them."""
 
 
-def build_inputs(config: Sections) -> Inputs:
+def build_inputs(config: Fed) -> Inputs:
     """What a config's data set and backbone need between them."""
     data, backbone = config.data, config.backbone
     if DATASETS[data.name].modality == "points":
-        assert data.num_points is not None
-        return PointInputs(data.num_points, skip_origin=backbone.skip_origin, augment=data.augment)
-    return ImageInputs(backbone.image_size, backbone.channels, mean=data.mean, std=data.std, augment=data.augment)
+        return PointInputs(data, skip_origin=getattr(backbone, "skip_origin", False))
+    channels, size, _ = backbone.input_shape(None)
+    return ImageInputs(data, channels, size)
 
 
 def regime(data: DataConfig) -> str:

@@ -56,6 +56,15 @@ class DataConfig(Section):
     mean: list[float] | None = Field(None, min_length=1)
     std: list[Annotated[float, Field(gt=0.0)]] | None = Field(None, min_length=1)
 
+    def reading_options(self) -> dict[str, Any]:
+        """The keys that decide what is read, where they are set."""
+        keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes", "columns", "nan")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+    def statistics(self, channels: int) -> tuple[list[float], list[float]]:
+        """``mean`` and ``std`` of images in [0, 1], a number a channel."""
+        return self.mean or [0.5] * channels, self.std or [0.5] * channels
+
     def count_classes(self) -> int | None:
         """Number of classes of the few-shot task or the data set; None where only the files tell it."""
         return self.few_shot.ways if self.few_shot is not None else DATASETS[self.name].count_classes(self.variant)

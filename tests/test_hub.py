@@ -28,7 +28,7 @@ from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.checkpoints.shipped import SHIPPED
 from pointadapterx.commands.main import main
-from pointadapterx.config import check_config, load_config
+from pointadapterx.config import Config, load_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError, HubError
@@ -212,7 +212,7 @@ def test_full_fine_tuning_needs_nothing_else(
     weights = tmp_path / "weights.safetensors"
     shutil.copy(SHIPPED / "vit_tiny.safetensors", weights)
     config = load_config("vtab/digits", [f"backbone.weights={weights}"])
-    config = check_config({**config, "method": {"name": "full"}, "head": {**config["head"], "pools": ["cls"]}}, "test")
+    config = Config.of({**config, "method": {"name": "full"}, "head": {**config["head"], "pools": ["cls"]}}, "test")
     adapter = save(config, tmp_path / "adapter.safetensors")
     picture = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from benchmarks.fuzz_stored import stored_targets
 from pointadapterx import build
 from pointadapterx.build import build_backbone, build_model
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model, save_adapter
-from pointadapterx.config import MOST_FILES, MOST_LINES, check_config, dump_config, load_config, read_document
+from pointadapterx.build import restore_model
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, save_adapter
+from pointadapterx.config import MOST_FILES, MOST_LINES, Config, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors
@@ -103,7 +104,7 @@ def test_bases_that_double_at_each_step(tmp_path: Path) -> None:
 )
 def test_numbers_beyond_all_use(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as error:
-        check_config(small_config(), "config", [f"{key}={value}"])
+        Config.of(small_config(), "config", [f"{key}={value}"])
     assert key in str(error.value)
     assert "1 problem" in str(error.value)
 
@@ -113,7 +114,7 @@ def test_messages_stay_short() -> None:
     config["train"]["lr"] = "x" * 10**6
     config |= {f"section{number}": 1 for number in range(1000)}
     with pytest.raises(ConfigError) as error:
-        check_config(config, "config")
+        Config.of(config, "config")
     lines = str(error.value).splitlines()
     assert len(lines) == MOST_LINES + 2
     assert lines[-1].startswith("  … and ")

@@ -115,10 +115,10 @@ def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> Adapt
         CheckpointError: if these are others, or cannot be read.
     """
     overrides = [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"]
-    return build_restored(info, adapter_config(info, overrides))
+    return build_restored(info, model_config(info, overrides))
 
 
-def adapter_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
+def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
     """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
 
     Args:
@@ -133,7 +133,7 @@ def adapter_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
 
 
 def build_restored(info: AdapterInfo, config: Config) -> AdaptedModel:
-    """The model of an adapter, built from what :func:`adapter_config` returned.
+    """The model of an adapter, built from what :func:`model_config` returned.
 
     Raises:
         CheckpointError: if the file does not fit its own config, or its backbone's weights cannot be loaded.

@@ -17,7 +17,9 @@ from pointadapterx.datasets.preparation import Preparation
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
+from pointadapterx.peft import Method
 from pointadapterx.run_folder import ADAPTER_FILE, METRICS_FILE, STATE_FILE
+from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks import TASKS, Facts, Task, build_task
 
 FORMAT = "pointadapterx-adapter-1"
@@ -46,6 +48,18 @@ class AdapterInfo(NamedTuple):
     versions: dict[str, str]
     backbone_hash: str
     tensors: dict[str, Tensor]
+
+    @property
+    def method(self) -> Method.Options:
+        """The ``method`` section, which the config of every adapter has."""
+        assert self.config.method is not None
+        return self.config.method
+
+    @property
+    def head(self) -> HeadConfig:
+        """The ``head`` section, likewise."""
+        assert self.config.head is not None
+        return self.config.head
 
     @property
     def classes(self) -> list[str]:
@@ -128,6 +142,8 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             if not isinstance(stored[key], dict):
                 raise TypeError(f"{key} is {stored[key]!r}")
         config = Config.of(stored["config"], str(path))
+        if not TASKS[config.task.name].adapts:
+            raise TypeError(f"its task is {config.task.name}, which has no adapters")
         values = {key: json.loads(text) for key, text in metadata.items() if key not in OWN}
         of_facts = {name: tensors.pop(name) for name in list(tensors) if "/" in name}
         info = AdapterInfo(
@@ -154,8 +170,6 @@ def _brief(error: Exception) -> str:
 
 def _require_consistent(info: AdapterInfo) -> None:
     """Raises a ValueError for what reads well and cannot be meant."""
-    if not info.task.adapts:
-        raise ValueError(f"the task is {info.config.task.name}, which has no adapters")
     prepared = Preparation.stored(info.metrics)
     if prepared is not None and not 1 <= prepared.points <= MOST_POINTS:
         raise ValueError(f"inputs of {shown(prepared.points)} points")
@@ -191,7 +205,7 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
     if missing or unexpected:
         which = f"lacks {missing[0]}" if missing else f"has {unexpected[0]}, which the model does not train"
         raise CheckpointError(
-            f"{info.path}: was made with method '{info.config.method.name}' and {which}; "
+            f"{info.path}: was made with method '{info.method.name}' and {which}; "
             "build the model from the adapter's own config"
         )
     for name, tensor in info.tensors.items():

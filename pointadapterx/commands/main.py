@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from pointadapterx import jobs
-    from pointadapterx.config import load_config
+    from pointadapterx.config import read_config
     from pointadapterx.engine.console import set_up_logging
     from pointadapterx.engine.devices import make_accelerator
 
@@ -157,11 +157,11 @@ def _run(options: argparse.Namespace) -> int:
     elif options.search is not None:
         jobs.search(options.search, options.overrides)
     else:
-        config = load_config(options.config, options.overrides)
+        config = read_config(options.config, options.overrides)
         if options.count:
             jobs.count(config)
             return 0
-        precision = config["train"]["precision"]
+        precision = config.train.precision
         if options.probe:
             jobs.probe(config, make_accelerator(precision))
         else:

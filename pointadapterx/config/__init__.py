@@ -17,7 +17,6 @@ from pointadapterx.config.overrides import parse_value
 from pointadapterx.config.problems import MOST_LINES
 from pointadapterx.config.sections import LOCATIONS, ORDER
 from pointadapterx.config.typed import Config, checked
-from pointadapterx.hub import HUB
 
 __all__ = [
     "LOCATIONS",
@@ -27,13 +26,11 @@ __all__ = [
     "SHIPPED",
     "Config",
     "Document",
-    "check_config",
     "dump_config",
     "load_config",
     "parse_value",
     "read_config",
     "read_document",
-    "without_locations",
 ]
 
 
@@ -66,37 +63,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return checked(read_file(find(path), origins), overrides, origins, str(path))
 
 
-def check_config(config: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> EasyDict:
-    """Checks a config that was stored with an adapter, as :func:`load_config` checks a file.
-
-    Args:
-        config: complete config.
-        source: where it was stored, for messages.
-        overrides: as in :func:`load_config`.
-
-    Raises:
-        ConfigError: listing every problem.
-    """
-    return EasyDict(Config.of(config, source, overrides).dump())
-
-
-def without_locations(config: Mapping[str, Any], keys: Sequence[str] = LOCATIONS) -> dict[str, Any]:
-    """A complete config with null for paths of this machine; weights that are found everywhere stay.
-
-    Args:
-        config: from :func:`load_config`.
-        keys: which of :data:`LOCATIONS`.
-    """
-    from pointadapterx.checkpoints.shipped import shipped_weights
-
-    found: dict[str, Any] = plain(config)
-    for section, key in (name.split(".") for name in keys):
-        value = found[section][key]
-        if section != "backbone" or value is None or not (value.startswith(HUB) or value in shipped_weights()):
-            found[section][key] = None
-    return found
-
-
-def dump_config(config: Mapping[str, Any]) -> str:
+def dump_config(config: Config | Mapping[str, Any]) -> str:
     """The config as YAML that :func:`load_config` reads back to an equal config."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    content = config.dump() if isinstance(config, Config) else plain(config)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

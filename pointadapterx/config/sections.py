@@ -8,6 +8,7 @@ from typing import Any
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.models import BACKBONES
 from pointadapterx.peft import METHODS
+from pointadapterx.registry import Registry
 from pointadapterx.schema import Section
 from pointadapterx.sections import EvalConfig, TrainConfig
 from pointadapterx.tasks import TASKS, Task
@@ -36,12 +37,8 @@ MODELS: dict[str, type[Section]] = {
 """What reads a section of fixed keys."""
 
 
-NAMED: dict[str, dict[str, type[Section]]] = {
-    "task": {name: kind.Options for name, kind in TASKS.items()},
-    "backbone": {name: kind.Options for name, kind in BACKBONES.items()},
-    "method": {name: kind.Options for name, kind in METHODS.items()},
-}
-"""What reads a section whose keys depend on its ``name``."""
+NAMED: dict[str, Registry[Any]] = {"task": TASKS, "backbone": BACKBONES, "method": METHODS}
+"""Registries of what reads a section whose keys depend on its ``name``, by its class ``Options``."""
 
 
 def default_task(sections: Mapping[str, Any]) -> type[Task]:

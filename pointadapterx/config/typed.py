@@ -87,7 +87,9 @@ class Config(Mapping[str, Any]):  # a mapping for the code that still looks up s
         return Config.of(sections)
 
     def __getitem__(self, section: str) -> Any:
-        return self.dump()[section]
+        if section not in self.dump():
+            raise KeyError(section)
+        return getattr(self, section)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.dump())

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model
+from pointadapterx.build import restore_model
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.datasets.base import AXES
 from pointadapterx.datasets.folder import BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES

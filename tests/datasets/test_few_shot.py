@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pointadapterx.build import build_splits, build_test_split
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, build_dataset, few_shot_task
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.errors import ConfigError
@@ -186,7 +186,7 @@ def test_the_test_split_alone_is_the_same_task(tmp_path: Path) -> None:
 )
 def test_a_config_is_checked(tmp_path: Path, overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as error:
-        check_config(few_shot_config(tmp_path), "test", overrides)
+        Config.of(few_shot_config(tmp_path), "test", overrides)
     assert "1 problem" in str(error.value)
     assert says in str(error.value)
 
@@ -196,7 +196,7 @@ def test_a_task_is_no_pre_training_data(tmp_path: Path) -> None:
     sections = {key: config[key] for key in ("backbone", "data", "train", "eval")}
     pretrain = {"decoder_heads": 3, "probe": {"name": "folder"}}
     with pytest.raises(ConfigError) as error:
-        check_config(sections | {"pretrain": pretrain}, "test")
+        Config.of(sections | {"pretrain": pretrain}, "test")
     assert "2 problems" in str(error.value)
     assert "data.few_shot: belongs to adaptation" in str(error.value)
     assert "pretrain.probe.name: folder has no labels for a probe" in str(error.value)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from pointadapterx import jobs as run
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.commands.main import main
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import build_inputs
 from pointadapterx.engine import devices, features
 from pointadapterx.engine.features import FeatureCache, open_features
@@ -262,7 +262,7 @@ def test_statistics_that_change_cannot_be_kept(run_config: Config) -> None:
     config = run_config(train={"cached_views": 2, "frozen_bn": "eval"})
     config["train"]["frozen_bn"] = "batch"
     with pytest.raises(ConfigError, match=r"train.cached_views: train.frozen_bn=batch changes frozen layers"):
-        check_config(config, "test")
+        Config.of(config, "test")
 
 
 @pytest.mark.parametrize("name", ["e3va", "e3va_x"])

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.model_selection import check_cv
 
 from pointadapterx import jobs as run
-from pointadapterx.build import build_autoencoder, build_backbone, build_pretraining_data, build_probe_data
+from pointadapterx.build import build_trained, build_backbone, build_pretraining_data, build_probe_data
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets import PointClouds
@@ -135,7 +135,7 @@ devices.leave_process_group()
 def test_hidden_groups_take_no_part_in_the_embedding() -> None:
     """In eval mode, where BatchNorm looks at no batch, embedding the visible groups alone changes nothing."""
     config = small_pretraining(Path())
-    model = build_autoencoder(config).eval()
+    model = build_trained(config).eval()
     generator = torch.Generator().manual_seed(0)
     groups = Groups(torch.randn(3, 16, 8, 3, generator=generator) * 0.1, torch.randn(3, 16, 3, generator=generator))
     mask = torch.zeros(3, 16, dtype=torch.bool)
@@ -262,6 +262,6 @@ def test_weights_start_the_autoencoder(small_data: Path, tmp_path: Path) -> None
     config = small_pretraining(small_data, train={"epochs": 1}, pretrain={"probe": {"every": 0}})
     train(config, tmp_path / "run")
     weights = {**config["backbone"], "weights": str(tmp_path / "run" / WEIGHTS_FILE)}
-    continued = build_autoencoder({**config, "backbone": weights}).encoder
+    continued = build_trained({**config, "backbone": weights}).encoder
     assert torch.equal(continued.norm.weight, build_backbone(weights).norm.weight)
     assert not torch.equal(continued.norm.weight, build_backbone(config["backbone"]).norm.weight)
