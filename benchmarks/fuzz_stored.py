@@ -14,8 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pointadapterx.build import build_model
-from pointadapterx.build import restore_model
+from pointadapterx.build import build_model, restore_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.config import SHIPPED, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from pointadapterx import export_adapter
-from pointadapterx.build import build_model
-from pointadapterx.build import restore_model
+from pointadapterx.build import build_model, restore_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import load_config

@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.fuzz_stored import stored_targets
 from pointadapterx import build
-from pointadapterx.build import build_backbone, build_model
-from pointadapterx.build import restore_model
+from pointadapterx.build import build_backbone, build_model, restore_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, save_adapter
 from pointadapterx.config import MOST_FILES, MOST_LINES, Config, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, other_shape
 from pointadapterx.checkpoints.published import load_pretrained
@@ -19,6 +17,7 @@ from pointadapterx.config import Config
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.malloc_tuning import total_memory
 from pointadapterx.models import BACKBONES, Backbone
+from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.tasks import build_task
 
@@ -53,7 +52,7 @@ def adapt_backbone(backbone: Backbone, config: Config) -> AdaptedModel:
     return model
 
 
-def build_trained(config: Config | Mapping[str, Any]) -> nn.Module:
+def build_trained(config: Config | Mapping[str, Any]) -> AdaptedModel | MaskedAutoencoder:
     """What a config trains, on the CPU, in training mode: an adapted model, or what its task makes of a backbone."""
     config = Config.of(config)
     task = build_task(config)

@@ -19,8 +19,8 @@ from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
 from pointadapterx.peft import Method
 from pointadapterx.run_folder import ADAPTER_FILE, METRICS_FILE, STATE_FILE
-from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks import TASKS, Facts, Task, build_task
+from pointadapterx.tasks.heads import HeadConfig
 
 FORMAT = "pointadapterx-adapter-1"
 ADAPTERS = "give a run's folder, an adapter file or hf://owner/repository"
@@ -43,7 +43,7 @@ class AdapterInfo(NamedTuple):
 
     path: Path
     config: Config
-    facts: Any  # of the task's class Facts
+    facts: Any  # of the class that the task stores
     metrics: dict[str, Any]
     versions: dict[str, str]
     backbone_hash: str
@@ -96,7 +96,7 @@ def save_adapter(
     """
     config = Config.of(config)
     task = build_task(config)
-    task.facts = facts if facts is not None else task.Facts(list(classes))
+    task.facts = facts if facts is not None else task.stores(list(classes))
     if task.predicts_classes and len(task.facts.classes) != model.head.num_classes:
         raise CheckpointError(
             f"{path}: {len(task.facts.classes)} class names for a head of {model.head.num_classes} classes"
@@ -149,7 +149,7 @@ def read_adapter(path: str | Path) -> AdapterInfo:
         info = AdapterInfo(
             path=path,
             config=config,
-            facts=TASKS[config.task.name].Facts.restored(config, values, of_facts),
+            facts=TASKS[config.task.name].stores.restored(config, values, of_facts),
             metrics=stored["metrics"],
             versions=stored["versions"],
             backbone_hash=metadata["backbone_hash"],

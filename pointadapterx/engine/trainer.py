@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +21,7 @@ from pointadapterx.config import Config
 from pointadapterx.datasets import Samples, build_inputs, derive_seed, even_batches
 from pointadapterx.datasets.inputs import Batch, Batches
 from pointadapterx.engine.console import progress_bar
+from pointadapterx.engine.devices import require_compiler
 from pointadapterx.engine.evaluator import evaluate, predict
 from pointadapterx.engine.events import tensorboard_events
 from pointadapterx.engine.features import open_features
@@ -33,7 +31,7 @@ from pointadapterx.engine.optim import build_optimizer, learning_rate
 from pointadapterx.engine.protocol import chooses, protocol_words
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
-from pointadapterx.errors import ConfigError, Interrupted, TrainingError
+from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.block import Block
 from pointadapterx.models.point_mae import MaskedAutoencoder
@@ -86,9 +84,10 @@ class Trainer:
         self.selection = {"validation": splits.val, "published": splits.test, "last": None}[protocol]
         self.selection_name = "test" if protocol == "published" else "val"
         if self.settings.cached_views is not None:
-            self._adapted(model).method.frozen_state(model.backbone)  # refuses before anything is written
+            adapted = self._adapted(model)
+            adapted.method.frozen_state(adapted.backbone)  # refuses before anything is written
         if self.settings.compile:
-            _require_compiler(accelerator.device)
+            require_compiler(accelerator.device)
             model.compile()
         for module in model.modules():
             if isinstance(module, Block):
@@ -170,7 +169,7 @@ class Trainer:
             record[f"{self.selection_name}_{key}"] = metrics[key]
         if not self.task.scores:
             return
-        score = self.task.scores[self.select].goodness(metrics[self.select])
+        score = self.task.scores[self.task.select].goodness(metrics[self.task.select])
         if score > self.progress.best_score:
             self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
             self._call_best({self.selection_name: metrics})
@@ -180,14 +179,9 @@ class Trainer:
             hook.best(self, selected)
 
     @property
-    def select(self) -> str:
-        """The score that selects the epoch."""
-        return self.config.eval.select
-
-    @property
     def best(self) -> float:
         """That score of the best epoch so far."""
-        return self.task.scores[self.select].goodness(self.progress.best_score)
+        return self.task.scores[self.task.select].goodness(self.progress.best_score)
 
     def _predict(self, dataset: Samples) -> Predictions:
         if self.settings.cached_views is None:
@@ -413,13 +407,3 @@ class Trainer:
             return nullcontext(lambda record: None)
         # Events of epochs that are trained again after a kill are hidden.
         return tensorboard_events(self.folder / EVENTS_FOLDER, self.progress.epoch + 1)
-
-
-def _require_compiler(device: torch.device) -> None:
-    """torch.compile writes C++ for a CPU, and needs a compiler from the first step on."""
-    candidates = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++", "cl"]
-    if device.type == "cpu" and not any(map(shutil.which, candidates)):
-        raise ConfigError(
-            f"train.compile needs a C++ compiler on a CPU ({', '.join(candidates)} not found); install one, or remove "
-            "the key"
-        )

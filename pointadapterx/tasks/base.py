@@ -18,6 +18,7 @@ from pointadapterx.datasets import Samples, stratified_split
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.models import Backbone
+from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.registry import Registry
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
 from pointadapterx.tasks.heads import ClassificationHead
@@ -35,7 +36,7 @@ class Task:
 
     Attributes:
         Options: of the config's ``task`` section.
-        Facts: what is stored with an adapter.
+        stores: what is stored with an adapter.
         sections: of a config besides ``backbone``, ``data``, ``train`` and ``eval``.
         adapts: whether a method and a head are trained, and kept in an adapter's file with a test at the end; otherwise
             a whole model is trained for its backbone's weights.
@@ -49,7 +50,7 @@ class Task:
     """
 
     Options: ClassVar[type[TaskOptions]]
-    Facts: ClassVar[type[Facts]] = Facts
+    stores: ClassVar[type[Facts]] = Facts
     sections: ClassVar[tuple[str, ...]] = ("method", "head")
     adapts: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
@@ -61,7 +62,13 @@ class Task:
 
     def __init__(self, config: Sections, facts: Facts | None = None) -> None:
         self.config = config
-        self.facts: Any = facts if facts is not None else self.Facts()
+        self.facts: Any = facts if facts is not None else self.stores()
+
+    @property
+    def select(self) -> str:
+        """The score that selects an epoch, ``eval.select``."""
+        assert self.config.eval.select is not None
+        return self.config.eval.select
 
     # Data.
 
@@ -91,15 +98,15 @@ class Task:
 
     def learn(self, train: Samples) -> Facts:
         """What is to be known of the training part before the training."""
-        return self.Facts(classes=list(train.classes) if self.predicts_classes else [])
+        return self.stores(classes=list(train.classes) if self.predicts_classes else [])
 
     # Model.
 
-    def build_head(self, backbone: Backbone) -> nn.Module:
+    def build_head(self, backbone: Backbone) -> ClassificationHead:
         """The head of a backbone, with random weights."""
         raise NotImplementedError(f"{type(self).__name__} must build its head")
 
-    def build_whole(self, backbone: Backbone) -> nn.Module:
+    def build_whole(self, backbone: Backbone) -> MaskedAutoencoder:
         """What a task that adapts nothing trains, with ``undecayed_parameters()``.
 
         Raises:
@@ -202,6 +209,10 @@ class Task:
         """What a report says of a test besides the metrics, such as calibration; JSON-able."""
         return {}
 
+    def sample_scores(self, found: Predictions) -> Tensor | None:
+        """(n,) the value of each sample whose mean is the first score, for intervals; None where it is no such mean."""
+        return None
+
     # Predictions for single inputs.
 
     def columns(self, top: int) -> list[str]:
@@ -212,9 +223,7 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} must name its columns")
 
-    def answers(
-        self, model: nn.Module, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int
-    ) -> list[Answer | None]:
+    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
         """What a model in eval mode says of some inputs; None where that is not finite.
 
         Args:
@@ -226,10 +235,27 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} must answer")
 
+    @property
+    def lacks_novelty(self) -> bool:
+        """Whether answers could say how unlike the training data an input is, but the adapter's file does not."""
+        return False
+
     # Presentation.
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """Metrics in tables for a report, besides the scores."""
+        return []
+
+    def reading(self) -> dict[str, Any]:
+        """What an exported file says of how to read its outputs; JSON-able."""
+        return {"classes": self.facts.classes}
+
+    def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """Sections of a model card on what the answers are worth: title and Markdown.
+
+        Args:
+            report: of the run, where there is one.
+        """
         return []
 
     def limits(self) -> list[str]:

@@ -36,7 +36,7 @@ from pointadapterx.tasks.exchange import (
     require_finite,
 )
 from pointadapterx.tasks.novelty import Novelty
-from pointadapterx.text import cell, printable
+from pointadapterx.text import cell, markdown, printable
 
 NOVELTY = "novelty/"  # before the names of its tensors in an adapter's file
 NOT_AVAILABLE = "not available"  # of an adapter's file that says nothing of its training data
@@ -137,7 +137,7 @@ class Classification(PooledTask):
     """One of the data set's classes for every sample."""
 
     Options = ClassificationOptions
-    Facts = ClassFacts
+    stores = ClassFacts
     needs_labels = True
     predicts_classes = True
     scores: ClassVar[Mapping[str, Score]] = {
@@ -211,14 +211,16 @@ class Classification(PooledTask):
         calibration = self.facts.calibration
         return {} if calibration is None else {"calibration": summary(calibration, found.logits, found.labels)}
 
+    def sample_scores(self, found: Predictions) -> Tensor:
+        """100 where the answer is right."""
+        return 100.0 * (found.logits.argmax(dim=-1) == found.labels).double()
+
     def columns(self, top: int) -> list[str]:
         """Ranked classes and probabilities, novelty, and whether that is usual."""
         ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
         return [*ranks, "novelty", "known"]
 
-    def answers(
-        self, model: nn.Module, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int
-    ) -> list[Answer | None]:
+    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
         """The likeliest classes of each input, and how unlike the training data it is."""
         hidden, logits = (part.float().cpu() for part in model.head.classify(model.pooled(batch.inputs)))
         calibration, seen = self.facts.calibration, self.facts.novelty
@@ -240,6 +242,11 @@ class Classification(PooledTask):
             answers.append(Prediction(item.name, adapter, names, ranked, score, known[row], item.warnings))
         return answers
 
+    @property
+    def lacks_novelty(self) -> bool:
+        """Where no validation part was there to fit it on."""
+        return self.facts.novelty is None
+
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """Accuracy by class."""
         rows = [
@@ -247,6 +254,32 @@ class Classification(PooledTask):
             for name, entry in metrics["per_class"].items()
         ]
         return [Tabular("Classes", ("class", "samples", "accuracy %"), rows)]
+
+    def reading(self) -> dict[str, Any]:
+        """Classes and the temperature of the softmax."""
+        calibration = self.facts.calibration
+        return {"classes": self.facts.classes, "temperature": None if calibration is None else calibration.temperature}
+
+    def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """What the probabilities are worth."""
+        calibration, found = self.facts.calibration, (report or {}).get("calibration")
+        if calibration is None:
+            text = "None was fitted: probabilities are those of a softmax over the logits, often too certain."
+        elif calibration.reason:
+            text = f"Probabilities are softmax(logits). No temperature: {markdown(calibration.reason)}."
+            if found is not None:
+                text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
+        else:
+            text = (
+                f"Probabilities are softmax(logits / {calibration.temperature:.4f}), fitted on {calibration.samples} "
+                "validation samples."
+            )
+            if found is not None:
+                text += (
+                    f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
+                    f"{found['calibration_error_before']:.2f} % (15 bins)."
+                )
+        return [("Calibration", text)]
 
     def limits(self) -> list[str]:
         """What a class says, and what novelty does not."""

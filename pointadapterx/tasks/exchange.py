@@ -56,9 +56,9 @@ class Sections(Protocol):
 
 
 class TaskOptions(Section):
-    """``task:`` of a config; a task adds its own keys."""
+    """``task:`` of a config; a task gives ``name`` its own and adds keys."""
 
-    name: str
+    name: str = ""
 
 
 class Score(NamedTuple):

@@ -20,11 +20,10 @@ from pointadapterx.datasets import PointClouds, resample_test, resample_train
 from pointadapterx.engine import evaluator
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features, predict, vote, vote_over_seeds
-from pointadapterx.datasets.base import Targets
-from pointadapterx.tasks.exchange import Predictions
-from pointadapterx.tasks.classification import compute_metrics, write_predictions
 from pointadapterx.errors import TrainingError
 from pointadapterx.jobs.linear_probe import probe_accuracy
+from pointadapterx.tasks.classification import compute_metrics, write_predictions
+from pointadapterx.tasks.exchange import Predictions
 from pointadapterx.visualize.introspection import saliency
 from tests.conftest import randomise
 

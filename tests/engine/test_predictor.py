@@ -22,8 +22,7 @@ from PIL import Image
 
 from pointadapterx import AdapterBank, Predictor
 from pointadapterx import jobs as run
-from pointadapterx.build import build_model, build_splits
-from pointadapterx.build import restore_model
+from pointadapterx.build import build_model, build_splits, restore_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.resample import resample_test

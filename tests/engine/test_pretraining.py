@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.model_selection import check_cv
 
 from pointadapterx import jobs as run
-from pointadapterx.build import build_trained, build_backbone, build_pretraining_data, build_probe_data
+from pointadapterx.build import build_backbone, build_pretraining_data, build_probe_data, build_trained
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets import PointClouds
