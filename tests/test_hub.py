@@ -233,12 +233,8 @@ def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
     def card(**changes: Any) -> str:
         few_shot = changes["few_shot"] and FewShotConfig(**changes["few_shot"])
         data = info.config.data.model_copy(update=changes | {"few_shot": few_shot})
-        return write_card(
-            info._replace(config=replace(info.config, data=data)),
-            {**report, "data": report["data"] | changes},
-            Address("owner/a"),
-            None,
-        )
+        changed = info._replace(config=replace(info.config, data=data))
+        return write_card(changed, {**report, "data": report["data"] | changes}, Address("owner/a"), None)
 
     task = {"ways": 5, "shots": 10, "fold": 2, "queries": None}
     text = card(few_shot=task, train_size=None)
