@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -27,6 +26,7 @@ from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
+from pointadapterx.hashing import hash_file
 from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
 from pointadapterx.run_folder import ADAPTER_FILE, ARCHITECTURE_FILE, CONFIG_FILE, METRICS_FILE, SEARCH_FILE
@@ -79,7 +79,7 @@ def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate
     model.to(accelerator.device).eval()
     method = model.method
     assert isinstance(method, Noah)
-    identity = hashlib.sha256(info.path.read_bytes()).hexdigest() + validation.checksum
+    identity = hash_file(info.path) + validation.checksum
     known = _known_scores(folder / SEARCH_FILE, identity)
     found: list[Candidate] = []
 

@@ -123,7 +123,7 @@ class PretrainingTrainer(Trainer):
             "record": dict(record),
             "versions": versions(),
         }
-        save_backbone(self.model.encoder, self.folder / name, sections["backbone"], story)
+        save_backbone(self.model.encoder, self.folder / name, config.backbone, story)
 
     def _validation_batches(self) -> Iterator[tuple[Groups, Tensor]]:
         accelerator, count = self.accelerator, self.config["data"]["num_points"]

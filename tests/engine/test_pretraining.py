@@ -261,5 +261,5 @@ def test_weights_start_the_autoencoder(small_data: Path, tmp_path: Path) -> None
     train(config, tmp_path / "run")
     weights = {"weights": str(tmp_path / "run" / WEIGHTS_FILE)}
     continued = build_autoencoder(config.replaced(backbone=weights)).encoder
-    assert torch.equal(continued.norm.weight, build_backbone(weights).norm.weight)
+    assert torch.equal(continued.norm.weight, build_backbone(config.replaced(backbone=weights).backbone).norm.weight)
     assert not torch.equal(continued.norm.weight, build_backbone(config.backbone).norm.weight)
