@@ -12,9 +12,9 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch.utils.data import Dataset
 
-from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError
+from pointadapterx.hashing import content_hash
 from pointadapterx.registry import Registry, did_you_mean
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.hashing import hash_file
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
@@ -56,7 +56,7 @@ def needed_weights(info: AdapterInfo) -> Needed:
     if weights in shipped_weights():
         return Needed(f"{weights}, which come with the package", True)
     file = Path(weights)
-    digest = f" with SHA-256 {_sha256(file)}" if _is_of(file, info) else ""
+    digest = f" with SHA-256 {hash_file(file)}" if _is_of(file, info) else ""
     return Needed(f"{file.name}, a file{digest} that does not come along: give yours as --weights FILE", False)
 
 
@@ -150,7 +150,7 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
     return {
         **facts,
-        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {_sha256(info.path)}",
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {hash_file(info.path)}",
         "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "licence": license or "not stated; ask the owner of the repository",
     }
@@ -236,7 +236,3 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def _modality(info: AdapterInfo) -> str:
     return DATASETS[info.config.data.name].modality
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -109,7 +109,7 @@ def test_numbers_beyond_all_use(key: str, value: Any) -> None:
 
 
 def test_messages_stay_short() -> None:
-    config: dict[str, Any] = small_config()
+    config = small_config().dump()
     config["train"]["lr"] = "x" * 10**6
     config |= {f"section{number}": 1 for number in range(1000)}
     with pytest.raises(ConfigError) as error:
@@ -127,13 +127,13 @@ def test_experts_of_all_blocks_together() -> None:
 
 
 def test_a_backbone_beyond_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = small_config(backbone={"dim": 48, "depth": 2})["backbone"]
+    options = small_config(backbone={"dim": 48, "depth": 2}).backbone
     monkeypatch.setattr(build, "total_memory", lambda: 4 * 12 * 2 * 48**2)
     build_backbone(options)
     with pytest.raises(ConfigError, match=r"depth=3 and dim=48: the blocks take 0 GB, but this machine has 0 GB"):
-        build_backbone({**options, "depth": 3})
+        build_backbone(options.model_copy(update={"depth": 3}))
     with torch.device("meta"):  # which takes none
-        build_backbone({**options, "depth": 3})
+        build_backbone(options.model_copy(update={"depth": 3}))
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def export_backbone(adapter: Path, output: Path) -> None:
     model = restore_model(info)
     config = info.config.dump()
     story = {"data": config["data"], "train": config["train"], "metrics": info.metrics}
-    save_backbone(model.backbone, output, config["backbone"], story)
+    save_backbone(model.backbone, output, info.config.backbone, story)
     print(f"{output}: {output.stat().st_size:,} bytes")
 
 

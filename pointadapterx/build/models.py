@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, other_shape
 from pointadapterx.checkpoints.published import load_pretrained

@@ -8,7 +8,6 @@ folder that fits is never out of date.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -26,7 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx import datasets, models, ops, peft
-from pointadapterx.adapted_model import AdaptedModel, hash_tensors
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.config import Config
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.datasets.base import Targets
@@ -34,6 +33,7 @@ from pointadapterx.datasets.inputs import Batches
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import sync_folder, write_json
+from pointadapterx.hashing import hash_file, hash_json, hash_tensors
 from pointadapterx.locks import in_turn
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 
@@ -127,7 +127,7 @@ def open_features(
         ConfigError: if the method trains what would be kept, or the disk is too small.
     """
     description = _describe(model, dataset, config, accelerator, views)
-    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    key = hash_json(description)[:16]
     folder = Path(config.train.cache_folder or FOLDER) / key
     with accelerator.main_process_first():
         stored = _read(folder, len(dataset), views or 1)  # first, as a cache may lie where nothing can be written
@@ -172,11 +172,8 @@ def _in_eval_mode(model: AdaptedModel) -> Iterator[None]:
 @cache
 def _code() -> str:
     """Hash of the sources that decide features."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for package in (datasets, models, ops, peft):
-        for path in sorted(Path(next(iter(package.__path__))).glob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    folders = (Path(next(iter(package.__path__))) for package in (datasets, models, ops, peft))
+    return hash_file(Path(__file__), *(path for folder in folders for path in sorted(folder.rglob("*.py"))))
 
 
 def _describe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -26,6 +25,7 @@ from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
+from pointadapterx.hashing import hash_file
 from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
 from pointadapterx.run_folder import ADAPTER_FILE, ARCHITECTURE_FILE, CONFIG_FILE, METRICS_FILE, SEARCH_FILE
@@ -79,7 +79,7 @@ def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate
     model.to(accelerator.device).eval()
     method, task = model.method, build_task(config, info.facts)
     assert isinstance(method, Noah)
-    identity = hashlib.sha256(info.path.read_bytes()).hexdigest() + validation.checksum
+    identity = hash_file(info.path) + validation.checksum
     known = _known_scores(folder / SEARCH_FILE, identity)
     found: list[Candidate] = []
 
@@ -185,8 +185,8 @@ def _config(folder: Path, overrides: list[str]) -> Config:
     config = read_config(folder / CONFIG_FILE, overrides)
     method = config.method
     if not isinstance(method, Noah.Options):
-        name = None if method is None else method.name
-        raise ConfigError(f"{folder}: method.name={name} has no supernet to search; noah has")
+        other = None if method is None else method.name
+        raise ConfigError(f"{folder}: method.name={other} has no supernet to search; noah has")
     if method.architecture is not None:
         raise ConfigError(f"{folder}: trained one architecture, not the supernet (method.architecture is set)")
     if config.eval.protocol != "validation":

@@ -91,7 +91,7 @@ class KeepWeights(Hook):
             "record": dict(record),
             "versions": versions(),
         }
-        save_backbone(trainer.plain_model.encoder, trainer.folder / name, sections["backbone"], story)
+        save_backbone(trainer.plain_model.encoder, trainer.folder / name, config.backbone, story)
 
 
 class DrawReconstructions(Hook):

@@ -459,7 +459,7 @@ def test_columns_of_text_files(tmp_path: Path) -> None:
     flipped = build(tmp_path, columns=["a", "b", "c"])  # the cache of other columns is stale
     assert torch.equal(flipped.points[0], torch.from_numpy(POINTS[:, ::-1].copy()).float())
     config = small_pretraining(tmp_path, data={"name": "folder", "root": str(tmp_path), "columns": ["d", "e", 5]})
-    assert config["data"]["columns"] == ["d", "e", 5]
+    assert config.data.columns == ["d", "e", 5]
     with pytest.raises(ConfigError, match=r"data\.columns: x, y and z need three different columns"):
         Config.of(config, "test", ["data.columns=[d,e]"])
 
@@ -568,8 +568,8 @@ def test_no_adaptation_to_a_folder_without_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["folder", "imagefolder"])
 def test_a_root_that_is_not_there_is_said(name: str, tmp_path: Path) -> None:
     kind = "vit" if name == "imagefolder" else "point_mae"
-    config = {**small_config("linear", kind=kind), "head": {"pools": ["cls"]}}
-    config["data"] = {**config["data"], "name": name, "root": None}
+    config = {**small_config("linear", kind=kind).dump(), "head": {"pools": ["cls"]}}
+    config["data"] |= {"name": name, "root": None}
     with pytest.raises(ConfigError, match=rf"data\.root: data\.root is required for data\.name={name}"):
         Config.of(config, "test")
     with pytest.raises(ConfigError, match=r"data\.root: .*nowhere"):

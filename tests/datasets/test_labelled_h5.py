@@ -190,7 +190,7 @@ def test_training_and_pretraining_read_it(tmp_path: Path, caplog: pytest.LogCapt
     write(tmp_path / "test.h5", "test", 2, 160, classes=None)
     overrides = ["data.name=h5", f"data.root={tmp_path}", "head.num_classes=null"]
     config = Config.of(small_config(), "test", overrides)
-    assert config["head"]["num_classes"] == 4
+    assert config.head.num_classes == 4
     assert [len(part) for part in build_splits(config) if part is not None][-1] == 6
     assert "no training cloud of vase" in caplog.text
     pretraining = small_pretraining(

@@ -151,7 +151,7 @@ def test_a_run_on_classes_alone(tmp_path: Path) -> None:
     overrides = ["data.name=folder", f"data.root={tmp_path}", "head.num_classes=null", "data.num_points=40"]
     overrides += ["backbone.num_groups=4", "backbone.group_size=4", "data.stored_points=40"]
     config = Config.of(small_config(), "test", overrides)
-    assert config["head"]["num_classes"] == 2
+    assert config.head.num_classes == 2
     train, val, test = build_splits(config)
     assert val is not None
     assert (len(train) + len(val), len(test)) == (16, 4)
