@@ -89,7 +89,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         _table(_facts(info, report, license, needed)),
         _results(info, report),
         _usage(info, address, needed),
-        _reading(info, report),
+        *(f"## {title}\n\n{text}" for title, text in info.task.card(report)),
         _limits(info, report),
     )
     return f"---\n{_front_matter(info, report, address, license, needed)}---\n\n" + "\n\n".join(parts) + "\n"
@@ -192,35 +192,8 @@ def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
     )
 
 
-def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    title = "## Calibration\n\n"
-    if info.calibration is None:
-        return f"{title}None was fitted: probabilities are those of a softmax over the logits, often too certain."
-    found = (report or {}).get("calibration")
-    if info.calibration.reason:
-        text = f"Probabilities are softmax(logits). No temperature: {markdown(info.calibration.reason)}."
-        if found is not None:
-            text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
-        return title + text
-    text = (
-        f"Probabilities are softmax(logits / {info.calibration.temperature:.4f}), fitted on {info.calibration.samples} "
-        "validation samples."
-    )
-    if found is not None:
-        text += (
-            f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
-            f"{found['calibration_error_before']:.2f} % (15 bins)."
-        )
-    return title + text
-
-
 def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    lines = ["Every input gets one of the classes above, whatever it shows."]
-    if info.novelty is not None:
-        lines[0] += (
-            " `novelty` and `known` of a prediction hint at what is unlike the training data; most objects of other "
-            "classes pass as known."
-        )
+    lines = info.task.limits()
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
         if info.config.eval.protocol == "published" and chooses(info.config):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pointadapterx import read_adapter
-from pointadapterx.checkpoints.adapter_file import restore_model
+from pointadapterx.build import restore_model
 from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
