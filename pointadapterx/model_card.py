@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.hashing import hash_file
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
@@ -56,7 +56,7 @@ def needed_weights(info: AdapterInfo) -> Needed:
     if weights in shipped_weights():
         return Needed(f"{weights}, which come with the package", True)
     file = Path(weights)
-    digest = f" with SHA-256 {_sha256(file)}" if _is_of(file, info) else ""
+    digest = f" with SHA-256 {hash_file(file)}" if _is_of(file, info) else ""
     return Needed(f"{file.name}, a file{digest} that does not come along: give yours as --weights FILE", False)
 
 
@@ -89,7 +89,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         _table(_facts(info, report, license, needed)),
         _results(info, report),
         _usage(info, address, needed),
-        _reading(info, report),
+        *(f"## {title}\n\n{text}" for title, text in info.task.card(report)),
         _limits(info, report),
     )
     return f"---\n{_front_matter(info, report, address, license, needed)}---\n\n" + "\n\n".join(parts) + "\n"
@@ -150,7 +150,7 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
     return {
         **facts,
-        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {_sha256(info.path)}",
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {hash_file(info.path)}",
         "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "licence": license or "not stated; ask the owner of the repository",
     }
@@ -192,35 +192,8 @@ def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
     )
 
 
-def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    title = "## Calibration\n\n"
-    if info.calibration is None:
-        return f"{title}None was fitted: probabilities are those of a softmax over the logits, often too certain."
-    found = (report or {}).get("calibration")
-    if info.calibration.reason:
-        text = f"Probabilities are softmax(logits). No temperature: {markdown(info.calibration.reason)}."
-        if found is not None:
-            text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
-        return title + text
-    text = (
-        f"Probabilities are softmax(logits / {info.calibration.temperature:.4f}), fitted on {info.calibration.samples} "
-        "validation samples."
-    )
-    if found is not None:
-        text += (
-            f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
-            f"{found['calibration_error_before']:.2f} % (15 bins)."
-        )
-    return title + text
-
-
 def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    lines = ["Every input gets one of the classes above, whatever it shows."]
-    if info.novelty is not None:
-        lines[0] += (
-            " `novelty` and `known` of a prediction hint at what is unlike the training data; most objects of other "
-            "classes pass as known."
-        )
+    lines = info.task.limits()
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
         if info.config.eval.protocol == "published" and chooses(info.config):
@@ -263,7 +236,3 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def _modality(info: AdapterInfo) -> str:
     return DATASETS[info.config.data.name].modality
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
