@@ -41,8 +41,7 @@ def frozen_features(backbone: Backbone, dataset: PointClouds, config: Config, ac
     """
     was_training = backbone.training
     backbone.eval()
-    rows = []
-    inputs = build_inputs(config)
+    rows, inputs = [], build_inputs(config)
     for points in dataset.points.split(config.eval.batch_size):
         points = inputs.for_test(points.to(accelerator.device))
         with accelerator.autocast():
