@@ -96,7 +96,7 @@ def test_every_method_adapts_four_stages(
     load_adapter(fresh, path)
     assert torch.equal(fresh.eval()(points).logits, model.eval()(points).logits)
     if not METHODS[name].trains_backbone:
-        plain = build_backbone(config["backbone"]).eval().requires_grad_(False)  # which decides on the fused kernel
+        plain = build_backbone(config.backbone).eval().requires_grad_(False)  # which decides on the fused kernel
         assert torch.equal(model.unload()(points).sequence.tokens, plain(points).sequence.tokens)
         with torch.no_grad():
             kept = model.method.precompute(model.backbone, points)
@@ -231,7 +231,7 @@ def test_parts_and_costs_of_stages_are_counted(points: Tensor) -> None:
 
 def test_every_own_block_has_every_site() -> None:
     for kind in ("point_mae", "vit"):
-        backbone = build_backbone(small_config("linear", kind=kind)["backbone"])
+        backbone = build_backbone(small_config("linear", kind=kind).backbone)
         for number, block in enumerate(backbone.every_block()):
             assert (block.index, block.stage, list(block.sites)) == (number, 0, list(SITES))
             assert [site.name for site in block.layers()] == list(LAYERS)
