@@ -119,7 +119,7 @@ def test_prompts_need_a_class_token(name: str) -> None:
     backbone = Pyramid(Pyramid.Options())
     head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=3, pools=["patch_max"]))
     with pytest.raises(ConfigError, match=rf"^method {name} .*class token, which backbone Pyramid does not have; "):
-        AdaptedModel(backbone, build_method({"name": name}), head)
+        AdaptedModel(backbone, build_method(METHODS[name].Options()), head)
 
 
 def test_a_pool_of_a_class_token_needs_one() -> None:
@@ -146,7 +146,7 @@ def test_a_missing_site_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block, "sites", lambda: left)
     head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=3, pools=["patch_max"]))
     with pytest.raises(ConfigError, match="method lora acts at qkv, which block 1 of backbone Pyramid does not have"):
-        AdaptedModel(backbone, build_method({"name": "lora"}), head)
+        AdaptedModel(backbone, build_method(METHODS["lora"].Options()), head)
     with pytest.raises(ConfigError, match="block 1 has no site 'qkv', only norm1, attention"):
         backbone.every_block()[1].site("qkv")
 
