@@ -118,7 +118,7 @@ def _complete(parts: Parts) -> list[Problem]:
         problems += problem
     if parts.head is not None and parts.task is not None:
         classes = TASKS[parts.task.name].predicts_classes
-        parts.head, found = parts.head.completed(parts.method, parts.data if classes else None)
+        parts.head, found = parts.head.completed(parts.method, parts.data if classes else None, parts.backbone)
         problems += [Problem(*problem) for problem in found]
     return problems
 
@@ -145,7 +145,7 @@ def _check_alone(parts: Parts) -> Iterator[Problem]:
         yield from Problem.of("method", parts.method.problems(parts.backbone))
     if parts.head is not None:
         classes = parts.task is not None and TASKS[parts.task.name].predicts_classes
-        found = parts.head.problems(parts.method, parts.data if classes else None)
+        found = parts.head.problems(parts.method, parts.data if classes else None, parts.backbone)
         yield from (Problem(*problem) for problem in found)
     if parts.pretrain is not None:
         found = parts.pretrain.problems(parts.backbone, parts.data, parts.train)

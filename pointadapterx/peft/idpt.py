@@ -79,8 +79,14 @@ class Idpt(Method):
             """One, for the last block."""
             return True
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The whole block, before which the prompt comes."""
+            return ("block",)
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            """A grid that there is not."""
+            """A grid that the backbone does not have."""
+            yield from super().problems(backbone)
             if self.graph == "grid" and not backbone.has_grid:
                 yield "graph", f"the patches of {backbone.name} lie on no grid; use features, or leave it out"
 
@@ -90,11 +96,12 @@ class Idpt(Method):
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the prompt generator."""
-        options, dim = self.options, backbone.dim
-        self.last = len(backbone.blocks) - 1
-        self.num_patches = backbone.num_patches
-        self.neighbours = min(options.neighbours, backbone.num_patches)
-        grid = None if options.graph == "features" else backbone.grid
+        options, stage = self.options, backbone.stages[-1]
+        dim = stage.width
+        self.last = stage.blocks[-1].index
+        self.num_patches = stage.num_patches
+        self.neighbours = min(options.neighbours, stage.num_patches)
+        grid = None if options.graph == "features" else stage.grid
         self.register_buffer("grid_neighbours", None if grid is None else grid_neighbours(grid), persistent=False)
         self.layers = nn.ModuleList(EdgeConv(dim, options.slope) for _ in range(options.layers))
         self.joint = nn.Linear(options.layers * dim, dim, bias=False)

@@ -126,9 +126,10 @@ def test_a_method_that_acts_inside_the_patch_encoder_keeps_nothing(
 ) -> None:
     model = build_model(make_config("linear")).eval()
     method = Method(model.method.options)
-    layer = model.backbone.patch_encoder.first
-    for act, leaf in ((method.tap, layer), (method.branch, model.backbone.patch_module)):
-        act(leaf, torch.nn.Identity())
+    patch = model.backbone.site("patch")
+    inside = patch._replace(module=model.backbone.patch_encoder.first)
+    for act, site in ((method.tap, inside), (method.branch, patch)):
+        act(site, torch.nn.Identity())
         with pytest.raises(ConfigError, match="trains the patch embedding"):
             method.frozen_state(model.backbone)
         method.hooks.pop().remove()
