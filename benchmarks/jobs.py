@@ -143,7 +143,7 @@ def make_training(spec: Spec, overrides: list[str], batch_size: int, device: tor
 
 def make_inference(spec: Spec, overrides: list[str], batch_size: int, device: torch.device) -> Job:
     """Logits of a random batch."""
-    config, model, inputs = _prepare(spec, overrides, batch_size, device)
+    _, model, inputs = _prepare(spec, overrides, batch_size, device)
     model.eval()
 
     def step() -> None:
