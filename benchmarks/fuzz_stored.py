@@ -14,15 +14,16 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pointadapterx.build import build_model
-from pointadapterx.checkpoints.adapter_file import read_adapter, restore_model, save_adapter
-from pointadapterx.config import SHIPPED, dump_config, load_config, read_document
+from pointadapterx.build import build_model, restore_model
+from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
+from pointadapterx.config import SHIPPED, dump_config, read_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.datasets.unpickle import read_pickled_arrays
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import read_torch_file
 from pointadapterx.study.schema import check_study
 from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks.classification import ClassFacts
 
 T = TypeVar("T")
 NARROW = ["backbone.dim=12", "backbone.depth=1", "backbone.encoder_width=4", "head.hidden=[4]", "data.num_points=32"]
@@ -47,25 +48,25 @@ def stored_targets(make: Callable[..., T]) -> dict[str, T]:
 def adapters() -> Iterable[bytes]:
     """Small ones of several methods, of which the header is the larger part."""
     for overrides in (["method.rank=1"], ["method.name=linear", "head.pools=[cls]"]):
-        config = load_config("demo", [*NARROW, *overrides])
+        config = read_config("demo", [*NARROW, *overrides])
         with TemporaryDirectory() as folder:
             path = Path(folder, "adapter.safetensors")
             temperature = Calibration(1.5, 9)
-            save_adapter(build_model(config), path, config=config, classes=LDRAW20_CLASSES, calibration=temperature)
+            save_adapter(build_model(config), path, config=config, facts=ClassFacts(LDRAW20_CLASSES, temperature))
             yield path.read_bytes()
 
 
 def configs() -> Iterable[bytes]:
     """The shipped ones, without what they include, and two that include nothing."""
     yield from (path.read_bytes() for path in sorted(SHIPPED.rglob("*.yaml")) if path.parent.name != "base")
-    yield dump_config(load_config("demo")).encode()
+    yield dump_config(read_config("demo")).encode()
     yield b"a: &a [1, 2.5e-3, 2026-01-01]\nb: &b {<<: {c: *a}, d: !!int 3}\ntrain: *b\n"
 
 
 def read_yaml(path: Path) -> None:
     """As a config, and as a study."""
     with suppress(PointAdapterXError):
-        load_config(path)
+        read_config(path)
     check_study(read_document(path))
 
 

@@ -15,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.build import build_model
+from pointadapterx.config import Config
 from pointadapterx.errors import ConfigError
-from pointadapterx.models import BACKBONES, Backbone
+from pointadapterx.models import Backbone
+from pointadapterx.tasks import TASKS
 
 BATCH_SIZE = 32  # the published one of Point-MAE; what a batch costs once, whatever its size, is shared by so many
 
@@ -49,7 +51,7 @@ class ModelCount(NamedTuple):
     costs: Costs
 
 
-def count_model(config: Mapping[str, Any]) -> ModelCount:
+def count_model(config: Config | Mapping[str, Any]) -> ModelCount:
     """Counts a config's model; needs no data and no weights, and takes seconds whatever the model's size.
 
     Args:
@@ -58,20 +60,13 @@ def count_model(config: Mapping[str, Any]) -> ModelCount:
     Raises:
         ConfigError: for a pre-training config, which adapts nothing.
     """
-    if "pretrain" in config:
+    config = Config.of(config)
+    if not TASKS[config.task.name].adapts:
         raise ConfigError("a pre-training config adapts nothing to be counted; give an adaptation config")
     with torch.device("meta"):  # shapes without values
-        model = build_model({**config, "backbone": {**config["backbone"], "weights": None}})
-        inputs = torch.empty(BATCH_SIZE, *input_shape(config))
+        model = build_model(config.replaced(backbone={"weights": None}))
+        inputs = torch.empty(BATCH_SIZE, *config.backbone.input_shape(config.data.num_points))
     return ModelCount(count_parameters(model), count_parts(model), count_costs(model, inputs))
-
-
-def input_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Shape of one input: a cloud (N, 3), or an image (channels, S, S)."""
-    backbone = config["backbone"]
-    if BACKBONES[backbone["name"]].modality == "points":
-        return config["data"]["num_points"], 3
-    return backbone["channels"], backbone["image_size"], backbone["image_size"]
 
 
 def count_parts(model: AdaptedModel) -> dict[str, dict[str, ParameterCount]]:
@@ -89,12 +84,19 @@ def count_parts(model: AdaptedModel) -> dict[str, dict[str, ParameterCount]]:
 
 
 def _backbone_parts(backbone: Backbone) -> dict[str, list[nn.Parameter]]:
-    tokens = "class token and positions"
-    parts: dict[str, list[nn.Parameter]] = {"patch embedding": [], tokens: list(backbone.parameters(recurse=False))}
-    part_of = {"position_embed": tokens, "blocks": "blocks", "norm": "final norm"}
-    for name, module in backbone.named_children():
-        parts.setdefault(part_of.get(name, "patch embedding"), []).extend(module.parameters())
-    return parts
+    tokens, stages = list(backbone.parameters(recurse=False)), backbone.stages
+    named = {
+        "class token and positions": [*tokens, *_parameters(backbone.position_layers())],
+        "blocks": _parameters(stage.modules for stage in stages),
+        "between stages": _parameters(stage.transition for stage in stages if stage.transition is not None),
+        "final norm": list(backbone.norm.parameters()),
+    }
+    known = {id(parameter) for parameters in named.values() for parameter in parameters}
+    return {"patch embedding": [p for p in backbone.parameters() if id(p) not in known], **named}
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _count(parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, ParameterCount]:
@@ -148,7 +150,8 @@ def _count_step(model: AdaptedModel, inputs: Tensor) -> tuple[int, int, int]:
 def _loss(model: AdaptedModel, inputs: Tensor) -> Tensor:
     """What training minimises, for labels that do not matter."""
     logits, auxiliary = model(inputs)
-    loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+    rows = logits.flatten(0, -2)  # of any task: its loss is as good as nothing beside the model
+    loss = F.cross_entropy(rows, rows.new_zeros(len(rows), dtype=torch.long))
     return loss if auxiliary is None else loss + auxiliary
 
 

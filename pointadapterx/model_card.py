@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.hashing import hash_file
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
@@ -44,19 +44,19 @@ class Needed(NamedTuple):
 
 def needed_weights(info: AdapterInfo) -> Needed:
     """What an adapter needs besides its file, with the SHA-256 of a local file as long as the right one is there."""
-    weights = info.config["backbone"]["weights"]
+    weights = info.config.backbone.weights
     base = Address.parse(weights).repository if weights is not None and weights.startswith(HUB) else None
-    if METHODS[info.config["method"]["name"]].trains_backbone:
+    if METHODS[info.method.name].trains_backbone:
         return Needed("none: the file brings the whole backbone", True, base)
     if weights is None:
-        seed = info.config["backbone"]["init_seed"]
+        seed = info.config.backbone.init_seed
         return Needed(f"random ones of backbone.init_seed={seed}, which the same version of torch draws again", True)
     if base is not None:
         return Needed(f"{weights}, fetched when they are needed", True, base)
     if weights in shipped_weights():
         return Needed(f"{weights}, which come with the package", True)
     file = Path(weights)
-    digest = f" with SHA-256 {_sha256(file)}" if _is_of(file, info) else ""
+    digest = f" with SHA-256 {hash_file(file)}" if _is_of(file, info) else ""
     return Needed(f"{file.name}, a file{digest} that does not come along: give yours as --weights FILE", False)
 
 
@@ -65,7 +65,7 @@ def _is_of(file: Path, info: AdapterInfo) -> bool:
     if not file.is_file():
         return False
     try:
-        backbone = build_backbone({**info.config["backbone"], "weights": str(file)})
+        backbone = build_backbone(info.config.backbone.model_copy(update={"weights": str(file)}))
     except PointAdapterXError:
         return False
     return hash_backbone(backbone) == info.backbone_hash
@@ -80,8 +80,8 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         address: where it will be.
         license: identifier of the hub, such as ``cc-by-4.0``, or None.
     """
-    data, method, needed = info.config["data"], info.config["method"]["name"], needed_weights(info)
-    what = " ".join(filter(None, (_name(data), data["variant"])))
+    data, method, needed = info.config.data, info.method.name, needed_weights(info)
+    what = " ".join(filter(None, (_name(data.name), data.variant)))
     parts = (
         f"# {address.name}",
         f"`{method}` on {markdown(what)}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what "
@@ -89,7 +89,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         _table(_facts(info, report, license, needed)),
         _results(info, report),
         _usage(info, address, needed),
-        _reading(info, report),
+        *(f"## {title}\n\n{text}" for title, text in info.task.card(report)),
         _limits(info, report),
     )
     return f"---\n{_front_matter(info, report, address, license, needed)}---\n\n" + "\n\n".join(parts) + "\n"
@@ -98,7 +98,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
 def _front_matter(
     info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None, needed: Needed
 ) -> str:
-    data, backbone = info.config["data"], info.config["backbone"]["name"]
+    data, backbone = info.config.data, info.config.backbone.name
     task = TASKS[_modality(info)]
     content: dict[str, Any] = {"library_name": "pointadapterx"}
     if license is not None:
@@ -107,14 +107,15 @@ def _front_matter(
         content["base_model"] = needed.base
     if _modality(info) == "images":  # the hub has no such task for point clouds
         content["pipeline_tag"] = task
-    content["tags"] = ["pointadapterx", "adapter", task, backbone, info.config["method"]["name"]]
+    content["tags"] = ["pointadapterx", "adapter", task, backbone, info.method.name]
     if report is not None:
-        under = f"protocol {info.config['eval']['protocol']}, regime {report['regime']}, seed {report['seed']}"
-        drawn = ", ".join(_drawn(data).values())
-        name = f"{_name(data)}, {drawn}" if drawn else _name(data)
-        dataset = {"type": _name(data).replace(" ", "-"), "name": name, "split": "test"}
-        if drawn or data["variant"] is not None:
-            dataset["config"] = ", ".join(filter(None, (data["variant"], drawn)))
+        under = f"protocol {info.config.eval.protocol}, regime {report['regime']}, seed {report['seed']}"
+        drawn = ", ".join(_drawn(data.model_dump()).values())
+        own = _name(data.name)
+        name = f"{own}, {drawn}" if drawn else own
+        dataset = {"type": own.replace(" ", "-"), "name": name, "split": "test"}
+        if drawn or data.variant is not None:
+            dataset["config"] = ", ".join(filter(None, (data.variant, drawn)))
         metrics = [
             {"type": "accuracy", "name": f"{name} in %, {under}", "value": round(report["test"][key], 2)}
             for key, name in ACCURACIES.items()
@@ -125,21 +126,21 @@ def _front_matter(
 
 
 def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | None, needed: Needed) -> dict[str, str]:
-    config = info.config
-    backbone, data = config["backbone"], config["data"]
+    backbone, data = info.config.backbone, info.config.data
+    shape = backbone.input_shape(data.num_points)
     if _modality(info) == "images":
-        scale = (f"{key} {data[key] or [0.5] * backbone['channels']}" for key in ("mean", "std"))
-        size, kind = backbone["image_size"], "grey" if backbone["channels"] == 1 else "RGB"
-        form = f"{kind} images of {size} × {size} pixels, {', '.join(scale)}"
+        channels, size, _ = shape
+        mean, std = data.statistics(channels)
+        kind = "grey" if channels == 1 else "RGB"
+        form = f"{kind} images of {size} × {size} pixels, mean {mean}, std {std}"
     else:
         frame = "unit sphere" if wants_unit_sphere(info.metrics, data) else "in the unit of the training clouds"
-        form = f"{data['num_points']:,} points by FPS, {frame}, y up"
-        form += f" (files: {data['up']} up)" if data["up"] not in (None, "y") else ""
+        form = f"{shape[0]:,} points by FPS, {frame}, y up"
+        form += f" (files: {data.up} up)" if data.up not in (None, "y") else ""
     facts = {
-        "backbone": f"{backbone['name']}, {backbone['dim']} wide, {backbone['depth']} blocks, "
-        f"{backbone['num_heads']} heads",
+        "backbone": f"{backbone.name}, {backbone.dim} wide, {backbone.depth} blocks, {backbone.num_heads} heads",
         "weights of the backbone": needed.text,
-        **_licence_of_weights(backbone["weights"]),
+        **_licence_of_weights(backbone.weights),
         "hash of the backbone's tensors": f"{info.backbone_hash}",
         "input": form,
         "classes": ", ".join(info.classes),
@@ -149,7 +150,7 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
     return {
         **facts,
-        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {_sha256(info.path)}",
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {hash_file(info.path)}",
         "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "licence": license or "not stated; ask the owner of the repository",
     }
@@ -160,14 +161,14 @@ def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
     if report is None:
         return f"{title}Its run's metrics are not here: no test result is known."
     data, test = report["data"], report["test"]
+    what = " ".join(filter(None, (_name(data["name"]), data["variant"])))
     rows = {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
-        "test set": f"{' '.join(filter(None, (_name(data), data['variant'])))}, {test['count']:,} samples, checksum "
-        f"{data['checksum']}",
+        "test set": f"{what}, {test['count']:,} samples, checksum {data['checksum']}",
         **_drawn(data),
         "protocol": report["protocol"],
         "regime of augmentation": report["regime"],
         "seed": f"{report['seed']}; one run",
-        "precision, hardware": f"{info.config['train']['precision']}, {report['hardware']}",
+        "precision, hardware": f"{info.config.train.precision}, {report['hardware']}",
     }
     return title + _table(rows)
 
@@ -191,49 +192,22 @@ def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
     )
 
 
-def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    title = "## Calibration\n\n"
-    if info.calibration is None:
-        return f"{title}None was fitted: probabilities are those of a softmax over the logits, often too certain."
-    found = (report or {}).get("calibration")
-    if info.calibration.reason:
-        text = f"Probabilities are softmax(logits). No temperature: {markdown(info.calibration.reason)}."
-        if found is not None:
-            text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
-        return title + text
-    text = (
-        f"Probabilities are softmax(logits / {info.calibration.temperature:.4f}), fitted on {info.calibration.samples} "
-        "validation samples."
-    )
-    if found is not None:
-        text += (
-            f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
-            f"{found['calibration_error_before']:.2f} % (15 bins)."
-        )
-    return title + text
-
-
 def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    lines = ["Every input gets one of the classes above, whatever it shows."]
-    if info.novelty is not None:
-        lines[0] += (
-            " `novelty` and `known` of a prediction hint at what is unlike the training data; most objects of other "
-            "classes pass as known."
-        )
+    lines = info.task.limits()
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
-        if info.config["eval"]["protocol"] == "published" and chooses(info.config):
+        if info.config.eval.protocol == "published" and chooses(info.config):
             lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
-    if not METHODS[info.config["method"]["name"]].trains_backbone:
+    if not METHODS[info.method.name].trains_backbone:
         lines.append("On a backbone with another hash it is refused.")
-        if info.config["backbone"]["weights"] is None:
+        if info.config.backbone.weights is None:
             lines.append("The backbone has random weights: its results only test the pipeline.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _name(data: Mapping[str, Any]) -> str:
+def _name(data: str) -> str:
     """Of a data set; a folder's is nobody else's."""
-    return "own data" if data["name"] in OWN_DATA else str(data["name"])
+    return "own data" if data in OWN_DATA else data
 
 
 def _drawn(data: Mapping[str, Any]) -> dict[str, str]:
@@ -261,8 +235,4 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _modality(info: AdapterInfo) -> str:
-    return DATASETS[info.config["data"]["name"]].modality
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return DATASETS[info.config.data.name].modality

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pointadapterx.config import LOCATIONS, Config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
@@ -20,7 +21,7 @@ from pointadapterx.registry import did_you_mean
 SHIPPED = Path(str(importlib.resources.files("pointadapterx"))) / "weights"
 """Folder of the shipped weights, each with a model card of the same name."""
 
-FORMAT = "pointadapterx-backbone-1"
+BACKBONE_FORMAT = "pointadapterx-backbone-1"
 
 
 def find_weights(weights: str | Path) -> Path:
@@ -55,6 +56,22 @@ def shipped_weights() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
+def without_locations(config: Config, keys: Sequence[str] = LOCATIONS) -> Config:
+    """A config with null for paths of this machine; weights that are found everywhere stay.
+
+    Args:
+        config: complete config.
+        keys: which of :data:`~pointadapterx.config.LOCATIONS`.
+    """
+    weights = config.backbone.weights
+    everywhere = weights is not None and (weights.startswith(HUB) or weights in shipped_weights())
+    changes: dict[str, dict[str, None]] = {}
+    for section, key in (name.split(".") for name in keys):
+        if section != "backbone" or not everywhere:
+            changes.setdefault(section, {})[key] = None
+    return config.replaced(**changes)
+
+
 def shipped_licence(name: str) -> tuple[str, str]:
     """Licence and attribution of shipped weights, as their model card states them."""
     text = (SHIPPED / f"{name}.md").read_text(encoding="utf-8")
@@ -65,8 +82,8 @@ def shipped_licence(name: str) -> tuple[str, str]:
     return licence[1], " ".join(attribution[1].replace("`", "").split())
 
 
-def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], story: Mapping[str, Any]) -> None:
-    """Writes a backbone in half precision, without the class token, which every task learns anew.
+def save_backbone(backbone: Backbone, path: Path, options: Backbone.Options, story: Mapping[str, Any]) -> None:
+    """Writes a backbone in half precision, without the class token, which every task learns itself.
 
     Args:
         backbone: with its pre-trained weights.
@@ -83,8 +100,9 @@ def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], st
     for name, tensor in halves.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {name} is not finite in half precision; the weights have diverged")
-    sizes = {key: value for key, value in options.items() if key not in ("weights", "init_seed", "drop_path")}
-    write_safetensors(path, halves, {"format": FORMAT, "backbone": json.dumps(sizes), "story": json.dumps(dict(story))})
+    sizes = options.model_dump(exclude={"weights", "init_seed", "drop_path"})
+    metadata = {"format": BACKBONE_FORMAT, "backbone": json.dumps(sizes), "story": json.dumps(dict(story))}
+    write_safetensors(path, halves, metadata)
 
 
 def backbone_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -93,7 +111,7 @@ def backbone_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged.
     """
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != BACKBONE_FORMAT:
         return {}
     try:
         return dict(json.loads(metadata["backbone"]))

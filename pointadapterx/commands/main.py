@@ -138,35 +138,34 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx") -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:  # of this function: an exception holds what refers to the group
-        from pointadapterx.jobs.run import leave_process_group
+        from pointadapterx.engine.devices import leave_process_group
 
         leave_process_group()
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pointadapterx.config import load_config
+    from pointadapterx import jobs
+    from pointadapterx.config import read_config
     from pointadapterx.engine.console import set_up_logging
-    from pointadapterx.jobs import run
+    from pointadapterx.engine.devices import make_accelerator
 
     set_up_logging(main_process=int(os.environ.get("RANK", "0")) == 0)
     if options.test is not None:
-        run.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
+        jobs.test(options.test, options.overrides, options.vote, options.vote_published, options.output)
     elif options.resume is not None:
-        run.resume(options.resume, options.overrides)
+        jobs.resume(options.resume, options.overrides)
     elif options.search is not None:
-        from pointadapterx.jobs.noah_search import search
-
-        search(options.search, options.overrides)
+        jobs.search(options.search, options.overrides)
     else:
-        config = load_config(options.config, options.overrides)
+        config = read_config(options.config, options.overrides)
         if options.count:
-            run.count(config)
+            jobs.count(config)
             return 0
-        precision = config["train"]["precision"]
+        precision = config.train.precision
         if options.probe:
-            run.probe(config, run.make_accelerator(precision))
+            jobs.probe(config, make_accelerator(precision))
         else:
-            run.train(config, Path(options.config).stem, options.output, run.make_accelerator(precision))
+            jobs.train(config, Path(options.config).stem, options.output, make_accelerator(precision))
     return 0
 
 

@@ -5,29 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pointadapterx.adapted_model import count_parameters
-from pointadapterx.checkpoints.adapter_file import METRICS_FILE
 from pointadapterx.commands.visualize import HUB, name_apart, split_overrides
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import set_up_logging
-from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
-from pointadapterx.jobs.run import CONFIG_FILE
 from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
+from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
-from pointadapterx.tasks.calibration import summary
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection, plots
 from pointadapterx.visualize.drawing import Sheet, paint
@@ -97,19 +93,36 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
     sections = [
         ("Result", _result(subjects, records)),
         ("Data", _data(first)),
+        *(_of_classes(subjects, clouds) if first.task.predicts_classes else _of_task(subjects)),
+        *_looking(subjects),
+        ("Course of training", _course(subjects, records)),
+        ("How to repeat it", _recipe(subjects)),
+    ]
+    title = f"{' and '.join(subject.name for subject in subjects)} on {first.config.data.name}"
+    output = output or first.path.parent / "report.html"
+    write_text(output, page.page(title, [(heading, body) for heading, body in sections if body], clouds))
+    return output
+
+
+def _of_classes(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What there is to show where every sample gets a class; clouds are added to those that the viewer turns."""
+    first = subjects[0]
+    return [
         ("Classes", _classes(subjects)),
         ("Confusion", page.image(plots.confusion(subjects), "confusion matrix")),
         ("Features", _features(subjects)),
         ("Surest mistakes", _gallery(first, _surest(first), clouds)),
         ("Samples", _gallery(first, _samples(first), clouds)),
-        *_looking(subjects),
-        ("Course of training", _course(subjects, records)),
-        ("How to repeat it", _recipe(subjects)),
     ]
-    title = f"{' and '.join(subject.name for subject in subjects)} on {first.config['data']['name']}"
-    output = output or first.path.parent / "report.html"
-    write_text(output, page.page(title, [(heading, body) for heading, body in sections if body], clouds))
-    return output
+
+
+def _of_task(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
+    """The tables of any other task."""
+    tables = [(subject, table) for subject in subjects for table in subject.task.tables(subject.metrics)]
+    return [
+        (table.title if len(subjects) == 1 else f"{table.title}, {subject.name}", page.table(table.header, table.rows))
+        for subject, table in tables
+    ]
 
 
 def _record(subject: Subject) -> dict[str, Any]:
@@ -122,7 +135,8 @@ def _record(subject: Subject) -> dict[str, Any]:
                 found[key] = json.loads(path.read_text(encoding="utf-8"))
             except (ValueError, RecursionError):
                 raise CheckpointError(f"{path}: is not JSON; restore it or move it away") from None
-            if not (_is_metrics if key == "metrics" else _is_history)(found[key]):
+            scores = subject.task.scores
+            if not (_is_metrics(found[key], scores) if key == "metrics" else _is_history(found[key])):
                 raise CheckpointError(f"{path}: is not of a finished run; restore it or move it away")
     return found
 
@@ -135,11 +149,11 @@ def _is_history(content: Any) -> bool:
     )
 
 
-def _is_metrics(content: Any) -> bool:
+def _is_metrics(content: Any, scores: Iterable[str]) -> bool:
     """Whether metrics have what is read of them."""
     if not isinstance(content, dict) or not isinstance(content.get("test"), dict):
         return False
-    numbers = [content["test"].get("overall_accuracy"), content.get("seconds_per_epoch"), content.get("epochs")]
+    numbers = [content.get("seconds_per_epoch"), content.get("epochs"), *map(content["test"].get, scores)]
     memory = content.get("peak_memory_mib", "")
     known = {"best_epoch", "hardware", "versions"} <= content.keys() and (memory is None or _is_number(memory))
     return known and all(map(_is_number, numbers))
@@ -150,7 +164,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _right(subject: Subject) -> np.ndarray:
-    logits, labels = subject.predictions
+    logits, labels = subject.predictions.logits, subject.predictions.labels
     return (logits.argmax(dim=-1) == labels).numpy()
 
 
@@ -159,7 +173,8 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
     groups = subjects[0].test.groups
     of_objects = None if groups is None else groups.numpy()
     columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
-    if len(subjects) > 1:
+    classifies = subjects[0].task.predicts_classes
+    if len(subjects) > 1 and classifies:
         base = _right(subjects[0])
         for subject, column in zip(subjects, columns, strict=True):
             right = _right(subject)
@@ -170,33 +185,33 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
             )
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
-    count, largest = len(subjects[0].test), int(subjects[0].test.labels.bincount().max())
+    table = page.table(["", *(subject.name for subject in subjects)], rows)
+    count = len(subjects[0].test)
+    if not classifies:
+        return table + page.note(f"Test set of {count} samples, evaluated for this report, for one seed.")
+    largest = int(subjects[0].test.labels.bincount().max())
     told = (
         f"Test set of {count} samples, evaluated for this report; intervals are of the samples drawn anew (bootstrap) "
         "for one seed: another seed differs besides. Always answering the largest class gives "
         f"{100 * largest / count:.2f} %."
     )
-    return page.table(["", *(subject.name for subject in subjects)], rows) + page.note(told)
+    return table + page.note(told)
 
 
 def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | None) -> dict[str, str]:
     """Names to numbers of one run."""
-    metrics, run = compute_metrics(subject.predictions, subject.classes), record.get("metrics", {})
-    low, high = accuracy_interval([_right(subject)], groups=groups)
-    mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
-    parameters = count_parameters(subject.model)
+    run, parameters = record.get("metrics", {}), count_parameters(subject.model)
     found = {
-        "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
-        "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
+        **(_accuracies(subject, groups) if subject.task.predicts_classes else _scores(subject)),
         "selection": str(subject.info.metrics.get("protocol", "–")),
-        "augmentation regime": regime(subject.config["data"]),
-        "seed": str(subject.config["train"]["seed"]),
+        "augmentation regime": regime(subject.config.data),
+        "seed": str(subject.config.train.seed),
         "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning)",
         "versions": ", ".join(f"{name} {version}" for name, version in subject.info.versions.items()),
         "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
     }
-    if subject.info.calibration is not None:
-        told = summary(subject.info.calibration, *subject.predictions)
+    told = subject.task.judge(subject.predictions).get("calibration")
+    if told is not None:
         found["expected calibration error, as trained"] = f"{told['calibration_error_before']:.2f} %"
         found["the same with the stored temperature"] = (
             f"{told['calibration_error']:.2f} % (T = {told['temperature']:.2f}, {told['fitted_on']} validation samples)"
@@ -204,13 +219,37 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         )
     if run:
         found |= {
-            "OA as the run recorded it": f"{run['test']['overall_accuracy']:.2f}",
+            **_recorded(subject, run),
             "epochs, kept": f"{run['epochs']}, {run['best_epoch']}",
             "seconds an epoch": f"{run['seconds_per_epoch']:.2f}",
             "peak memory": "–" if run["peak_memory_mib"] is None else f"{run['peak_memory_mib']:,.0f} MiB",
             "hardware": str(run["hardware"]),
         }
     return found
+
+
+def _accuracies(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
+    """OA and mAcc with their intervals."""
+    low, high = accuracy_interval([_right(subject)], groups=groups)
+    mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
+    metrics = subject.metrics
+    return {
+        "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
+        "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
+    }
+
+
+def _scores(subject: Subject) -> dict[str, str]:
+    """The scores of any task."""
+    return {
+        score.long: f"{subject.metrics[key]:.4g} {score.unit}".rstrip() for key, score in subject.task.scores.items()
+    }
+
+
+def _recorded(subject: Subject, run: Mapping[str, Any]) -> dict[str, str]:
+    """The first score as the run wrote it."""
+    key, score = next(iter(subject.task.scores.items()))
+    return {f"{score.short} as the run recorded it": f"{run['test'][key]:.2f}"}
 
 
 def _mean_class_interval(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -235,17 +274,21 @@ def _features(subjects: Sequence[Subject]) -> str:
 
 
 def _data(subject: Subject) -> str:
-    data, test = subject.config["data"], subject.test
+    data, test = subject.config.data, subject.test
     rows = [
-        ("name", data["name"]),
-        *((key, data[key]) for key in ("variant", "few_shot", "train_size") if data[key] is not None),
+        ("name", data.name),
+        *(
+            (key, value)
+            for key in ("variant", "few_shot", "train_size")
+            if (value := data.model_dump()[key]) is not None
+        ),
         ("classes", len(subject.classes)),
         ("training samples", _count_training(subject)),
         ("test samples", len(test)),
         ("checksum of the test part", test.checksum),
     ]
     if subject.is_points:
-        rows.append(("points of a cloud", data["num_points"]))
+        rows.append(("points of a cloud", data.num_points))
     return page.table(["", ""], rows)
 
 
@@ -259,7 +302,7 @@ def _count_training(subject: Subject) -> str:
 def _classes(subjects: Sequence[Subject]) -> str:
     parts = []
     for subject in subjects:
-        classes = compute_metrics(subject.predictions, subject.classes)["per_class"]
+        classes = subject.metrics["per_class"]
         rows = [(name, entry["count"], entry["accuracy"]) for name, entry in classes.items()]
         parts.append(page.shares([subject.name, "samples", "accuracy %"], rows))
     return "\n".join(parts)
@@ -318,7 +361,7 @@ def _drawn(name: str, subject: Subject, samples: int) -> Figure:
 
 def _course(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> str:
     named = [(s.name, r["history"]) for s, r in zip(subjects, records, strict=True) if r.get("history")]
-    return page.image(plots.curves(named), "loss and accuracy by epoch") if named else ""
+    return page.image(plots.curves(named, subjects[0].task.scores), "loss and scores by epoch") if named else ""
 
 
 def _recipe(subjects: Sequence[Subject]) -> str:

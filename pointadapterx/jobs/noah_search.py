@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,23 +17,22 @@ from torch.optim.swa_utils import update_bn
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_splits, seeded
-from pointadapterx.checkpoints.adapter_file import METRICS_FILE, load_adapter, read_adapter
-from pointadapterx.config import LOCATIONS, load_config
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter
+from pointadapterx.config import LOCATIONS, Config, read_config
 from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.claim import claimed
+from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate
-from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
-from pointadapterx.jobs.adaptation import ADAPTER_FILE
-from pointadapterx.jobs.run import CONFIG_FILE, make_accelerator
-from pointadapterx.models.tokens import TokenSequence
-from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.hashing import hash_file
+from pointadapterx.models.features import Features
+from pointadapterx.peft.noah import COMPONENTS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.run_folder import ADAPTER_FILE, ARCHITECTURE_FILE, CONFIG_FILE, METRICS_FILE, SEARCH_FILE
+from pointadapterx.tasks import build_task
 
 log = logging.getLogger(__name__)
 
-SEARCH_FILE = "search.json"
-ARCHITECTURE_FILE = "architecture.yaml"
 TRIES = 200  # draws for each architecture wanted, as many exceed the budget
 SETTLING = 256  # training samples that give the head's BatchNorm its statistics
 
@@ -66,12 +64,12 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
         InUseError: if the run or another search is still running.
     """
     config = _config(folder, overrides)
-    accelerator = make_accelerator(config["train"]["precision"])
+    accelerator = make_accelerator(config.train.precision)
     with claimed(folder, accelerator, "wait for it, or stop it first"):
         return _search(folder, config, accelerator)
 
 
-def _search(folder: Path, config: Mapping[str, Any], accelerator: Accelerator) -> Candidate:
+def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate:
     info = read_adapter(folder / ADAPTER_FILE)
     with accelerator.main_process_first():
         train, validation, _ = build_splits(config)
@@ -79,9 +77,9 @@ def _search(folder: Path, config: Mapping[str, Any], accelerator: Accelerator) -
     model = build_model(config)
     load_adapter(model, info)
     model.to(accelerator.device).eval()
-    method = model.method
+    method, task = model.method, build_task(config, info.facts)
     assert isinstance(method, Noah)
-    identity = hashlib.sha256(info.path.read_bytes()).hexdigest() + validation.checksum
+    identity = hash_file(info.path) + validation.checksum
     known = _known_scores(folder / SEARCH_FILE, identity)
     found: list[Candidate] = []
 
@@ -90,15 +88,15 @@ def _search(folder: Path, config: Mapping[str, Any], accelerator: Accelerator) -
         if key not in known:
             method.use(architecture)
             settle_head(model, train, config, accelerator)
-            metrics = compute_metrics(evaluate(model, validation, config, accelerator), validation.classes)
-            known[key] = metrics[config["eval"]["select"]]
+            metrics = task.metrics(evaluate(model, validation, task, accelerator))
+            known[key] = task.scores[task.select].goodness(metrics[task.select])
             if accelerator.is_main_process:
                 write_json(folder / SEARCH_FILE, {"of": identity, "scores": known})
         return known[key]
 
-    options = SearchConfig.model_validate(config["method"]["search"])
+    options = method.options.search
     with ops.unchecked():
-        for number, found in enumerate(evolve(method.space, options, judge, config["train"]["seed"]), 1):
+        for number, found in enumerate(evolve(method.space, options, judge, config.train.seed), 1):
             log.info(
                 "generation %d/%d: %d architectures, best %.2f with %s parameters",
                 *(number, options.generations, len(found), found[0].score, f"{found[0].parameters:,}"),
@@ -109,7 +107,7 @@ def _search(folder: Path, config: Mapping[str, Any], accelerator: Accelerator) -
     return found[0]
 
 
-def settle_head(model: AdaptedModel, train: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> None:
+def settle_head(model: AdaptedModel, train: Samples, config: Config, accelerator: Accelerator) -> None:
     """Gives the head's BatchNorm, if any, the statistics of the model as it is, from a fixed part of the training set.
 
     Those of training are means over all the architectures that were drawn, which fit none of them.
@@ -117,17 +115,18 @@ def settle_head(model: AdaptedModel, train: Samples, config: Mapping[str, Any], 
     if not any(isinstance(module, _BatchNorm) for module in model.head.modules()):
         return
     size = max(min(SETTLING, len(train)), len(train.labels.unique()))
-    count = max(1, size // max(2, config["eval"]["batch_size"]))  # of even batches: one sample has no statistics
+    count = max(1, size // max(2, config.eval.batch_size))  # of even batches: one sample has no statistics
     batches = stratified_draw(train.labels, size, 0).tensor_split(count)
     inputs = build_inputs(config)
     fetch = inputs.source(train)
 
-    def sequences() -> Iterator[TokenSequence]:
+    def features() -> Iterator[list[Features]]:
         for batch in batches:
-            yield model.method.run(model.backbone, inputs.for_test(fetch(batch).to(accelerator.device))).sequence
+            prepared = inputs.for_test(fetch(batch).to(accelerator.device))
+            yield [model.method.run(model.backbone, prepared)]  # of a tuple only the first field would be passed on
 
     with seeded(0), accelerator.autocast():  # its dropout
-        update_bn(sequences(), model.head)
+        update_bn(features(), model.head)
 
 
 def evolve(
@@ -174,7 +173,7 @@ def evolve(
         yield ranked()
 
 
-def _config(folder: Path, overrides: list[str]) -> Mapping[str, Any]:
+def _config(folder: Path, overrides: list[str]) -> Config:
     """The run's config, of which only what belongs to the search may change."""
     for text in overrides:
         if not text.startswith("method.search.") and text.partition("=")[0] not in LOCATIONS:
@@ -184,14 +183,16 @@ def _config(folder: Path, overrides: list[str]) -> Mapping[str, Any]:
     for name in (CONFIG_FILE, ADAPTER_FILE, METRICS_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: holds no {name}; give the folder of a finished run of a supernet")
-    config = load_config(folder / CONFIG_FILE, overrides)
-    if config["method"]["name"] != "noah":
-        raise ConfigError(f"{folder}: method.name={config['method']['name']} has no supernet to search; noah has")
-    if config["method"]["architecture"] is not None:
+    config = read_config(folder / CONFIG_FILE, overrides)
+    method = config.method
+    if not isinstance(method, Noah.Options):
+        other = None if method is None else method.name
+        raise ConfigError(f"{folder}: method.name={other} has no supernet to search; noah has")
+    if method.architecture is not None:
         raise ConfigError(f"{folder}: trained one architecture, not the supernet (method.architecture is set)")
-    if config["eval"]["protocol"] != "validation":
+    if config.eval.protocol != "validation":
         raise ConfigError(
-            f"{folder}: eval.protocol={config['eval']['protocol']} has no validation part to search on; train the "
+            f"{folder}: eval.protocol={config.eval.protocol} has no validation part to search on; train the "
             "supernet with eval.protocol=validation"
         )
     return config
@@ -212,7 +213,7 @@ def _known_scores(path: Path, identity: str) -> dict[str, float]:
 
 
 def _as_config(folder: Path, best: Candidate, count: int) -> str:
-    lines = [f"    {kind}: {best.architecture[kind]}" for kind in KINDS]
+    lines = [f"    {kind}: {best.architecture[kind]}" for kind in COMPONENTS]
     return "\n".join(
         [
             f"# python tools/main.py --config {folder / ARCHITECTURE_FILE}",

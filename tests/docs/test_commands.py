@@ -21,11 +21,11 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pointadapterx import build_model, load_adapter, load_config, read_adapter
+from pointadapterx import jobs as engine
 from pointadapterx.commands.compare import main as compare
 from pointadapterx.commands.main import main
 from pointadapterx.commands.predict import main as predict
 from pointadapterx.datasets import build_dataset
-from pointadapterx.jobs import run as engine
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
 from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn

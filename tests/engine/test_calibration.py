@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from pointadapterx import jobs as run
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
-from pointadapterx.jobs import run
-from pointadapterx.jobs.adaptation import ADAPTER_FILE
+from pointadapterx.config import Config
+from pointadapterx.engine import devices
+from pointadapterx.run_folder import ADAPTER_FILE
 from pointadapterx.tasks import calibration
 from pointadapterx.tasks.calibration import (
     Calibration,
@@ -23,7 +24,7 @@ from pointadapterx.tasks.calibration import (
     summary,
 )
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 
 
 def draws(temperature: float, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,14 +105,14 @@ def test_probabilities_of_extreme_logits_are_numbers(temperature: float) -> None
     torch.testing.assert_close(Calibration(temperature, 10).probabilities(logits).sum(dim=-1), torch.ones(2))
 
 
-def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path) -> None:
+def test_a_run_stores_how_to_read_its_logits(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config("dapt_x")
-    run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())["calibration"]
     info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
-    assert info.calibration is not None
-    assert info.novelty is not None
-    assert info.calibration.temperature == report["temperature"]
+    assert info.facts.calibration is not None
+    assert info.facts.novelty is not None
+    assert info.facts.calibration.temperature == report["temperature"]
     assert set(report) == {"temperature", "fitted_on", "reason", "calibration_error_before", "calibration_error"}
     model = build_model(config).eval()
     load_adapter(model, info)  # what was stored besides is none of the model's tensors
@@ -122,20 +123,18 @@ def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path)
         hidden, logits = model.head.classify(features)
         torch.testing.assert_close(logits, model(points).logits)
     path = tmp_path / "again.safetensors"
-    save_adapter(
-        model, path, config=info.config, classes=info.classes, calibration=info.calibration, novelty=info.novelty
-    )
+    save_adapter(model, path, config=info.config, facts=info.facts)
     again = read_adapter(path)
-    assert again.calibration == info.calibration
+    assert again.calibration == info.facts.calibration
     assert again.novelty is not None
-    assert torch.equal(again.novelty.share_below(hidden, logits), info.novelty.share_below(hidden, logits))
+    assert torch.equal(again.novelty.share_below(hidden, logits), info.facts.novelty.share_below(hidden, logits))
 
 
 @pytest.mark.parametrize("protocol", ["last", "published"])
-def test_without_a_validation_part_nothing_is_fitted(protocol: str, run_config: Config, tmp_path: Path) -> None:
+def test_without_a_validation_part_nothing_is_fitted(protocol: str, run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config("linear", eval={"protocol": protocol})
-    run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     assert "calibration" not in json.loads((tmp_path / "run" / "metrics.json").read_text())
     info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
-    assert info.calibration is None
-    assert info.novelty is None
+    assert info.facts.calibration is None
+    assert info.facts.novelty is None

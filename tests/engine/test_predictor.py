@@ -21,21 +21,23 @@ import torch
 from PIL import Image
 
 from pointadapterx import AdapterBank, Predictor
-from pointadapterx.build import build_model, build_splits
-from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, restore_model, save_adapter
+from pointadapterx import jobs as run
+from pointadapterx.build import build_model, build_splits, restore_model
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.commands.main import main
+from pointadapterx.config import Config
 from pointadapterx.datasets.resample import resample_test
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.engine import devices
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Prediction
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
-from pointadapterx.jobs import run
-from pointadapterx.jobs.adaptation import ADAPTER_FILE
+from pointadapterx.run_folder import ADAPTER_FILE
 from tests.conftest import small_config
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
     """The folder of a run."""
     folder = tmp_path_factory.mktemp("predictor") / "run"
     config = small_config("dapt_x", data={"root": str(small_data)}, train={"lr": 1e-2, "epochs": 4})
-    run.train(config, "test", folder, run.make_accelerator("fp32"))
+    run.train(config, "test", folder, devices.make_accelerator("fp32"))
     return folder
 
 
@@ -65,9 +67,9 @@ def test_files_get_what_the_test_gave(trained: Path, clouds: torch.Tensor, tmp_p
     info = read_adapter(trained / ADAPTER_FILE)
     model = build_model(info.config).eval()
     load_adapter(model, info)
-    assert info.calibration is not None
+    assert info.facts.calibration is not None
     with torch.inference_mode():
-        wanted = info.calibration.probabilities(model(resample_test(clouds, 128)).logits)
+        wanted = info.facts.calibration.probabilities(model(resample_test(clouds, 128)).logits)
     found = only_predictions(Predictor(trained, batch_size=7, top=len(info.classes))(files))
     assert [one.name for one in found] == [str(path) for path in files]
     assert {one.adapter for one in found} == {"run"}
@@ -205,7 +207,7 @@ def test_columns_of_text_files_are_named(
     info = read_adapter(trained / ADAPTER_FILE)
     model = build_model(info.config)
     load_adapter(model, info)
-    config = {**info.config, "data": {**info.config["data"], "columns": ["one", "two", "three"]}}
+    config = info.config.replaced(data={"columns": ["one", "two", "three"]})
     path = tmp_path / "knows.safetensors"
     save_adapter(model, path, config=config, classes=info.classes, metrics=info.metrics)
     (found,) = only_predictions(Predictor(path)([file]))
@@ -319,7 +321,7 @@ def test_an_adapter_outlives_its_data(trained: Path, clouds: torch.Tensor, tmp_p
     model = build_model(info.config)
     load_adapter(model, info)
     for root in (tmp_path / "gone", tmp_path):  # nothing there, and nothing with labels
-        config = {**info.config, "data": {**info.config["data"], "name": "folder", "root": str(root)}}
+        config = info.config.replaced(data={"name": "folder", "root": str(root)})
         path = tmp_path / "moved.safetensors"
         save_adapter(model, path, config=config, classes=info.classes, metrics=info.metrics)
         assert len(only_predictions(Predictor(path)([clouds[0]]))) == 1
@@ -438,7 +440,7 @@ def test_several_adapters_on_one_backbone(trained: Path, clouds: torch.Tensor, t
     save_adapter(
         model,
         other,
-        config={**info.config, "data": {**info.config["data"], "num_points": 64}},
+        config=info.config.replaced(data={"num_points": 64}),
         classes=info.classes,
         metrics=info.metrics,
     )
@@ -551,7 +553,7 @@ def test_a_folder_without_files_is_said(trained: Path, tmp_path: Path, capsys: p
 
 def test_pictures(tmp_path: Path) -> None:
     config = small_config("linear", kind="vit")
-    run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     rng = np.random.default_rng(0)
     for number in range(3):
         Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")

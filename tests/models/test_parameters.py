@@ -12,10 +12,10 @@ from rich.console import Console
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_method, build_model
 from pointadapterx.config import load_config
-from pointadapterx.jobs.run import _parameter_table
+from pointadapterx.jobs.tables import parameter_table
 from pointadapterx.models.vit import ViT
 from pointadapterx.peft import METHODS
-from pointadapterx.tasks.heads import ClassificationHead
+from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
 from tests.conftest import ROOT
 
 
@@ -154,7 +154,9 @@ def test_several_compositions_meet_the_paper(rank: int, heads: int, vectors: str
 )
 def test_published_sizes_on_vit_b(method: dict[str, Any], without_head: int) -> None:
     with torch.device("meta"):
-        model = AdaptedModel(ViT(ViT.Options()), build_method(method), ClassificationHead(768, 100, ["cls"], ()))
+        backbone = ViT(ViT.Options())
+        head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=100, pools=["cls"], hidden=[]))
+        model = AdaptedModel(backbone, build_method(METHODS[method["name"]].Options(**method)), head)
     assert count_parameters(model).trainable_without_head == without_head
 
 
@@ -166,7 +168,7 @@ def test_both_percentages_of_papers_are_printed_and_explained() -> None:
             config = load_config(name)
             report = count_parameters(build_model(config))
         console = Console(width=100, file=io.StringIO())
-        console.print(_parameter_table(config, report))
+        console.print(parameter_table(config, report))
         lines = console.file.getvalue().splitlines()
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
         shares = {part: share for part, share, _ in cells if share.endswith("%")}

@@ -16,18 +16,19 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.config import dump_config, load_config
+from pointadapterx.config import dump_config, read_config
 from pointadapterx.datasets import build_inputs
+from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.errors import ConfigError
 from pointadapterx.jobs import noah_search as search
-from pointadapterx.jobs.noah_search import ARCHITECTURE_FILE, SEARCH_FILE, evolve
-from pointadapterx.jobs.run import make_accelerator
-from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.jobs.noah_search import evolve
+from pointadapterx.peft.noah import COMPONENTS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.run_folder import ARCHITECTURE_FILE, SEARCH_FILE
 from tests.conftest import randomise, small_config
 
 SMALL: Architecture = {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}
-SPACE = SearchSpace(dim=8, depth=4, widths=[1, 2, 4], depths=[1, 2, 4])
+SPACE = SearchSpace(dims=[8] * 4, widths=[1, 2, 4], depths=[1, 2, 4])
 
 
 def method_of(model: AdaptedModel) -> Noah:
@@ -79,13 +80,13 @@ def test_parameters_of_an_architecture() -> None:
 
 
 def test_vit_b_published_size_is_within_the_space() -> None:
-    space = SearchSpace.of(Noah.Options(), 768, 12)
+    space = SearchSpace.of(Noah.Options(), [768] * 12)
     assert space.depths == [3, 6, 9, 12]
     assert space.cost(space.smallest) < 360_000 < space.cost(space.largest)
 
 
 def is_of_the_space(architecture: Architecture) -> bool:
-    for kind in KINDS:
+    for kind in COMPONENTS:
         widths = [width for width in architecture[kind] if width]
         if architecture[kind] != widths + [0] * (4 - len(widths)):
             return False
@@ -110,7 +111,9 @@ def test_evolution_beats_as_many_random_draws() -> None:
     target = SPACE.draw(random.Random(9))
 
     def score(architecture: Architecture) -> float:
-        return -float(sum(abs(a - b) for kind in KINDS for a, b in zip(architecture[kind], target[kind], strict=True)))
+        return -float(
+            sum(abs(a - b) for kind in COMPONENTS for a, b in zip(architecture[kind], target[kind], strict=True))
+        )
 
     asked: list[Architecture] = []
 
@@ -158,22 +161,22 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_search_and_train_what_it_found(supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["search", str(supernet)]) == 0
     first = (supernet / ARCHITECTURE_FILE).read_text(encoding="utf-8")
-    config = load_config(supernet / ARCHITECTURE_FILE)
+    config = read_config(supernet / ARCHITECTURE_FILE)
     model = build_model(config)
     assert sum(p.numel() for p in model.method.parameters()) <= 3000
-    assert yaml.safe_load(first)["method"]["architecture"] == config["method"]["architecture"]
+    assert yaml.safe_load(first)["method"]["architecture"] == config.method.architecture
     arguments = ["--config", str(supernet / ARCHITECTURE_FILE), "--output", str(supernet / "found")]
     assert main([*arguments, "eval.protocol=last"]) == 0
 
     scores = (supernet / SEARCH_FILE).read_bytes()
     known = json.loads(scores)["scores"]
     assert len(set(known.values())) > 1
-    train, validation, _ = build_splits(load_config(supernet / "config.yaml"))
+    train, validation, _ = build_splits(read_config(supernet / "config.yaml"))
     assert validation is not None
     inputs = build_inputs(config)
     images = inputs.for_test(inputs.source(validation)(torch.arange(len(validation))))
     for text, score in known.items():  # each is that of the architecture, and not of the largest
-        whole = build_model(load_config(supernet / "config.yaml"))
+        whole = build_model(read_config(supernet / "config.yaml"))
         load_adapter(whole, supernet / "adapter.safetensors")
         whole.eval()
         method_of(whole).use(json.loads(text))
@@ -197,7 +200,7 @@ def test_search_and_train_what_it_found(supernet: Path, monkeypatch: pytest.Monk
 
 def test_search_within_another_budget(supernet: Path) -> None:
     assert main(["search", str(supernet), "method.search.budget=1500", "method.search.generations=1"]) == 0
-    config = load_config(supernet / ARCHITECTURE_FILE)
+    config = read_config(supernet / ARCHITECTURE_FILE)
     assert sum(p.numel() for p in build_model(config).method.parameters()) <= 1500
 
 
@@ -268,7 +271,7 @@ def test_search_of_damaged_scores(content: str, supernet: Path, capsys: pytest.C
         ({"depths": [3]}, r"method.depths: \[3\] exceed the 2 blocks"),
         ({"search": {"budget": 5}}, "method.search.budget: 5 is less than"),
         ({"architecture": {**SMALL, "lora": [1]}}, "method.architecture.lora: 1 numbers for 2 blocks"),
-        ({"architecture": {kind: [0, 0] for kind in KINDS}}, "method.architecture: has nothing"),
+        ({"architecture": {kind: [0, 0] for kind in COMPONENTS}}, "method.architecture: has nothing"),
         ({"search": {"populatoin": 5}}, "method.search.populatoin: unknown key"),
     ],
 )
