@@ -19,11 +19,11 @@ from PIL import Image
 
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.commands.report import _record, write_report
 from pointadapterx.config import load_config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.jobs import run
 from pointadapterx.report import page
+from pointadapterx.report.document import _record, write_report
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
 

@@ -293,11 +293,11 @@ class Runner:
 def training_command(run: Run, folder: Path) -> list[str]:
     """Arguments that train the run, or continue it from its state."""
     output = folder / OUTPUT
-    module = ["-m", "pointadapterx.commands.main"]
+    module = ["-m", "pointadapterx"]
     if _is_resumable(output):
         values = {key: run.config[key.split(".")[0]][key.split(".")[1]] for key in LOCATIONS}
-        return [*module, "--resume", str(output), *(f"{key}={json.dumps(value)}" for key, value in values.items())]
-    return [*module, "--config", str(folder / CONFIG), "--output", str(output)]
+        return [*module, "resume", str(output), *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+    return [*module, "train", "--config", str(folder / CONFIG), "--output", str(output)]
 
 
 def _is_resumable(output: Path) -> bool:

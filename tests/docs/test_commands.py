@@ -21,9 +21,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pointadapterx import build_model, load_adapter, load_config, read_adapter
-from pointadapterx.commands.compare import main as compare
 from pointadapterx.commands.main import main
-from pointadapterx.commands.predict import main as predict
 from pointadapterx.datasets import build_dataset
 from pointadapterx.jobs import run as engine
 from tests.conftest import ROOT, small_config
@@ -260,8 +258,8 @@ def execute(command: str, added: list[str]) -> None:
         return
     if words[0] == "python":
         assert (ROOT / words[1]).is_file(), command
-        kinds = {"tools/main.py": main, "tools/compare.py": compare, "tools/predict.py": predict}
-        assert kinds[words[1]]([*words[2:], *added]) == 0, command
+        tool = Path(words[1]).stem
+        assert main([*words[2:], *added], command=None if tool == "main" else tool) == 0, command
         return
     assert words[0] == "pointadapterx", command
     assert main([*words[1:], *added]) == 0, command
