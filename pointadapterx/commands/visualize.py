@@ -34,7 +34,7 @@ EXTRAS = ("umap",)  # drawn when they are asked for
 log = logging.getLogger(__name__)
 
 EXAMPLES = """\
-  %(prog)s runs/demo/<time>                                    every picture, into runs/demo/<time>/pictures
+  %(prog)s runs/demo/<time>    every picture, into runs/demo/<time>/pictures
   %(prog)s runs/demo/<time> --picture routing attention --samples 3
   %(prog)s adapter.safetensors --files scan.ply --picture saliency
   %(prog)s runs/a runs/b --picture tsne confusion              side by side
