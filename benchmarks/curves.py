@@ -18,7 +18,7 @@ from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import save_adapter, versions
 from pointadapterx.config import load_config
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.engine.trainer import hardware
+from pointadapterx.engine.devices import hardware
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import replacing, write_json, write_text
 

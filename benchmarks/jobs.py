@@ -19,8 +19,8 @@ from benchmarks.published import published_form
 from pointadapterx import build, build_model, load_config, ops
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.checkpoints.adapter_file import versions
+from pointadapterx.engine.devices import hardware
 from pointadapterx.engine.optim import build_optimizer
-from pointadapterx.engine.trainer import hardware
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.frozen import EXACT, Frozen, restore

@@ -14,9 +14,8 @@ from benchmarks.jobs import publish
 from benchmarks.novelty_runs import EMBEDDED, Run, Seen, Source, adapter_config
 from benchmarks.novelty_scores import EARLIER, OURS, PLAIN, Pair, intervals, make_scores, measure, product
 from pointadapterx.checkpoints.adapter_file import versions
-from pointadapterx.engine.trainer import hardware
+from pointadapterx.engine.devices import hardware, make_accelerator
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.jobs.run import make_accelerator
 
 COMPARED = [OURS, PLAIN, "energy", EARLIER]
 FIRST = 10  # the score was chosen on the draws before

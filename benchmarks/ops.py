@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.peers import FPS_PEERS, KNN_PEERS, PACKAGES
 from pointadapterx import ops
 from pointadapterx.checkpoints.adapter_file import versions
-from pointadapterx.engine.trainer import hardware
+from pointadapterx.engine.devices import hardware
 from pointadapterx.files import write_json, write_text
 from pointadapterx.ops import reference
 

@@ -14,16 +14,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pointadapterx.checkpoints.adapter_file import ADAPTER_FILE, METRICS_FILE, AdapterInfo, read_adapter
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.config import dump_config, without_locations
 from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.files import new_folder, write_text
 from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
 from pointadapterx.model_card import write_card
+from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 
-CARD_FILE, CONFIG_FILE = "README.md", "config.yaml"
+CARD_FILE = "README.md"
 LICENSE = re.compile(r"[a-z0-9.-]+")
 
 

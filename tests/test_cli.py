@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from typing import Any, NamedTuple
 import pytest
 
 import pointadapterx
+from pointadapterx import jobs
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.commands.main import COMMANDS, main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
-from pointadapterx.jobs import run as jobs
+from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.synthetic import write_ldraw20
 
@@ -42,10 +44,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     def record(name: str) -> Callable[..., None]:
         return lambda *given: calls.append((name, *given))
 
-    for name in ("train", "resume", "test", "count", "probe"):
+    for name in ("train", "resume", "test", "count", "probe", "search"):
         monkeypatch.setattr(jobs, name, record(name))
-    monkeypatch.setattr(jobs, "make_accelerator", lambda precision: precision)
-    monkeypatch.setattr("pointadapterx.jobs.noah_search.search", record("search"))
+    monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda precision: precision)
     monkeypatch.setattr("pointadapterx.config.load_config", lambda path, overrides: Given(path, tuple(overrides)))
     return calls
 
@@ -162,10 +163,13 @@ def test_every_command_is_one_file_and_every_file_a_command() -> None:
 
 
 @pytest.mark.parametrize("tool", ["compare", "predict", "visualize"])
-def test_tools_of_one_command(tool: str) -> None:
-    done = subprocess.run([sys.executable, f"tools/{tool}.py"], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"usage: python tools/{tool}.py ")
+def test_tools_of_one_command(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("pointadapterx.commands.main.keep_freed_memory", lambda: True)  # of the process of the tests
+    monkeypatch.setattr(sys, "argv", [tool])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: python tools/{tool}.py ")
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +231,9 @@ def test_test_and_vote_write_beside_the_adapter_or_to_output(folder: Path) -> No
 def test_the_published_vote_is_the_maximum_of_299(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "PUBLISHED_VOTES", 3 if jobs.PUBLISHED_VOTES == 299 else 0)  # 299 would take minutes
+    monkeypatch.setattr(
+        testing, "PUBLISHED_VOTES", 3 if testing.PUBLISHED_VOTES == 299 else 0
+    )  # 299 take minutes
     assert main(["--test", str(folder), "--vote", "1", "--vote-published", "--output", str(folder / "out")]) == 0
     vote = json.loads((folder / "out" / "test.json").read_text())["vote"]
     assert len(vote["overall_accuracy"]["votes"]) == 3

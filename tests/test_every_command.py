@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
+from pointadapterx import jobs as run
 from pointadapterx.arrays import as_array
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
-from pointadapterx.jobs import run
+from pointadapterx.engine import devices
 from pointadapterx.study.plan import CellKey, read_plan
 from pointadapterx.study.records import OUTPUT
 from tests.conftest import small_config, small_pretraining
@@ -53,7 +54,7 @@ class Runs:
             for precision in PRECISIONS:
                 ((_, planned),) = plan.final_runs(plan.cells[CellKey("main", name, precision)], {})
                 folder = self.folders[name, precision] = Path(plan.study.runs) / planned.name / OUTPUT
-                run.train(planned.config, name, folder, run.make_accelerator(precision))
+                run.train(planned.config, name, folder, devices.make_accelerator(precision))
 
 
 def _own(name: str) -> dict[str, Any]:

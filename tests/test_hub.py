@@ -23,16 +23,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pointadapterx import Predictor, pull_adapter, push_adapter, sharing
+from pointadapterx import jobs as run
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.checkpoints.shipped import SHIPPED
 from pointadapterx.commands.main import main
 from pointadapterx.config import check_config, load_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
+from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.export import describe
 from pointadapterx.hub import Address, fetch
-from pointadapterx.jobs import run
+from pointadapterx.jobs import testing
 from pointadapterx.model_card import needed_weights, write_card
 from pointadapterx.tasks.calibration import Calibration
 from tests.conftest import randomise, small_config
@@ -180,7 +182,7 @@ def test_where_data_lay_elsewhere_says_nothing_here(hub: Path, tmp_path: Path, m
 
     config = small_config("linear", data={"root": str(tmp_path), "cache_dir": str(tmp_path)})
     push_adapter(save(config, tmp_path / "adapter.safetensors"), "owner/parts")
-    monkeypatch.setattr(run, "build_test_split", stop)
+    monkeypatch.setattr(testing, "build_test_split", stop)
     for arguments in (["hf://owner/parts"], ["hf://owner/parts", "data.root=mine"], [str(tmp_path)]):
         assert main(["test", *arguments]) == 2
     found = [(data["root"], data["cache_dir"]) for data in seen]
@@ -280,7 +282,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run on shipped weights."""
     folder = tmp_path_factory.mktemp("run") / "run"
     changes = ["train.epochs=1", "train.warmup_epochs=0", "data.train_size=100", "method.rank=4", "train.seed=3"]
-    run.train(load_config("vtab/digits", changes), "digits", folder, run.make_accelerator("fp32"))
+    run.train(load_config("vtab/digits", changes), "digits", folder, devices.make_accelerator("fp32"))
     return folder
 
 

@@ -18,14 +18,16 @@ import filelock
 import numpy as np
 import pytest
 
+from pointadapterx import jobs as run
 from pointadapterx.commands import predict
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
-from pointadapterx.engine.claim import LOCK
+from pointadapterx.engine import devices
 from pointadapterx.errors import InUseError, PointAdapterXError
 from pointadapterx.jobs import noah_search as search
-from pointadapterx.jobs import run
+from pointadapterx.jobs import testing, training
 from pointadapterx.locks import alone, holder, in_turn, is_held
+from pointadapterx.run_folder import LOCK_FILE
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20
 
@@ -60,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "noah", data={"root": str(root / "data")}, train={"epochs": 1}, method={"search": {"budget": 10**6}}
     )
     (root / "config.yaml").write_text(dump_config(config))
-    run.train(config, "test", root / "run", run.make_accelerator("fp32"))
+    run.train(config, "test", root / "run", devices.make_accelerator("fp32"))
     return root / "run"
 
 
@@ -133,8 +135,8 @@ def test_no_command_writes_where_another_does(
     name: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(200, 3)))
-    path = {"resume": trained / LOCK, "search": trained / LOCK, "predict": tmp_path / ".found.csv.lock"}.get(
-        name, tmp_path / LOCK
+    path = {"resume": trained / LOCK_FILE, "search": trained / LOCK_FILE, "predict": tmp_path / ".found.csv.lock"}.get(
+        name, tmp_path / LOCK_FILE
     )
     (tmp_path / "found.csv.part").write_text("of the other")
     with held_elsewhere(path) as other:
@@ -155,10 +157,10 @@ def test_every_command_holds_its_place_while_it_writes(
     place = trained if name in ("resume", "search") else tmp_path
     seen: list[int] = []
     module, function = {
-        "train": (run, "_fit"),
-        "resume": (run, "_continue"),
+        "train": (training, "_fit"),
+        "resume": (training, "_continue"),
         "search": (search, "_search"),
-        "test": (run, "_evaluate_and_write"),
+        "test": (testing, "evaluate_and_write"),
         "predict": (predict, "_csv_sink"),
     }[name]
     original = getattr(module, function)
@@ -183,7 +185,7 @@ def test_a_run_that_holds_its_folder_is_not_called_resumable(
 ) -> None:
     """Training into the folder of a run in progress says that it is one, not to resume it."""
     (tmp_path / "config.yaml").write_text("")
-    with held_elsewhere(tmp_path / LOCK):
+    with held_elsewhere(tmp_path / LOCK_FILE):
         started = time.monotonic()
         assert _train(trained, tmp_path) == 2
         assert time.monotonic() - started < 30

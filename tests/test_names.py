@@ -24,7 +24,7 @@ from pointadapterx.config import dump_config, load_config
 from pointadapterx.engine.console import PlainConsole, PlainFormatter
 from pointadapterx.engine.metrics import metrics_table
 from pointadapterx.errors import ConfigError, DataError
-from pointadapterx.jobs import run
+from pointadapterx.jobs import testing
 from tests.conftest import small_config
 from tests.synthetic import shape
 
@@ -190,7 +190,7 @@ def test_markup_of_the_console_is_text() -> None:
     for part in ("[/b]", "[/i] :smile:", ":heart:", "[/red]", ":x:", r"\x1b[31mred"):
         assert part in shown
     require_plain(shown)
-    assert isinstance(run.console, PlainConsole)
+    assert isinstance(testing.console, PlainConsole)
 
 
 def test_a_name_cannot_write_a_line_of_the_log() -> None:

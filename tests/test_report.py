@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pointadapterx import jobs as run
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import load_config
+from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError
-from pointadapterx.jobs import run
 from pointadapterx.report import page
 from pointadapterx.report.document import _record, write_report
 from tests.conftest import ROOT
@@ -36,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("matplotlib", exc_type=ImportError)
     folder = tmp_path_factory.mktemp("report") / "run"
     overrides = ["train.epochs=2", "train.warmup_epochs=0", "data.train_size=100"]
-    run.train(load_config(ROOT / "cfgs" / "demo.yaml", overrides), "demo", folder, run.make_accelerator("fp32"))
+    run.train(load_config(ROOT / "cfgs" / "demo.yaml", overrides), "demo", folder, devices.make_accelerator("fp32"))
     return folder
 
 

@@ -15,19 +15,15 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, model_recipe
 from pointadapterx.config import check_config
 from pointadapterx.datasets.preparation import Preparation
-from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
 from pointadapterx.peft import METHODS
+from pointadapterx.run_folder import ADAPTER_FILE, METRICS_FILE, STATE_FILE
 from pointadapterx.tasks.calibration import Calibration
 from pointadapterx.tasks.novelty import Novelty
 
 FORMAT = "pointadapterx-adapter-1"
-ADAPTER_FILE = "adapter.safetensors"
-"""Name of the adapter's file in the folder of a run, and in a repository of the hub."""
-METRICS_FILE = "metrics.json"
-"""Name of the report of a finished run."""
 ADAPTERS = "give a run's folder, an adapter file or hf://owner/repository"
 NOVELTY = "novelty/"  # before the names of tensors that are not the model's
 MOST_POINTS = 2**24  # of a cloud

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints two tables, and writes nothing."""
     require_config(options)
+    from pointadapterx import jobs
     from pointadapterx.config import load_config
-    from pointadapterx.jobs import run as jobs
 
     log_to_terminal()
     jobs.count(load_config(options.config, options.overrides))

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx", command
         return _run(command, arguments, prog)
     finally:  # out here: an exception within holds what refers to the group
         if "accelerate" in sys.modules:
-            from pointadapterx.jobs.run import leave_process_group
+            from pointadapterx.engine.devices import leave_process_group
 
             leave_process_group()
 

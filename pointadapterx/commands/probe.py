@@ -20,10 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints a table."""
     require_config(options)
+    from pointadapterx import jobs
     from pointadapterx.config import load_config
-    from pointadapterx.jobs import run as jobs
+    from pointadapterx.engine.devices import make_accelerator
 
     log_to_terminal()
     config = load_config(options.config, options.overrides)
-    jobs.probe(config, jobs.make_accelerator(config.train.precision))
+    jobs.probe(config, make_accelerator(config.train.precision))
     return 0

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains to the end."""
-    from pointadapterx.jobs import run as jobs
+    from pointadapterx import jobs
 
     log_to_terminal()
     jobs.resume(options.run, options.overrides)

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes into the run's folder."""
-    from pointadapterx.jobs.noah_search import search
+    from pointadapterx import jobs
 
     log_to_terminal()
-    search(options.run, options.overrides)
+    jobs.search(options.run, options.overrides)
     return 0

@@ -39,7 +39,7 @@ def add_arguments_of_votes(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Writes ``test.json`` and the predictions."""
     require_positive(options, "vote", what=" copy")
-    from pointadapterx.jobs import run as jobs
+    from pointadapterx import jobs
 
     log_to_terminal()
     jobs.test(options.adapter, options.overrides, options.vote, options.vote_published, options.output)

@@ -31,11 +31,12 @@ def run(options: argparse.Namespace) -> int:
         options.run = options.resume
         return resume.run(options)
     require_config(options, " or --resume RUN")
+    from pointadapterx import jobs
     from pointadapterx.config import load_config
-    from pointadapterx.jobs import run as jobs
+    from pointadapterx.engine.devices import make_accelerator
 
     log_to_terminal()
     config = load_config(options.config, options.overrides)
-    accelerator = jobs.make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision)
     jobs.train(config, Path(options.config).stem, options.output, accelerator)
     return 0

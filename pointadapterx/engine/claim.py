@@ -11,9 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from pointadapterx.errors import InUseError, PointAdapterXError
 from pointadapterx.locks import alone, holder, is_held
-
-LOCK = ".lock"
-"""File in the folder of a run, while something writes there."""
+from pointadapterx.run_folder import LOCK_FILE
 
 
 @contextmanager
@@ -37,7 +35,7 @@ def claimed(
         if accelerator.is_main_process:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(alone(folder / LOCK, folder, way_out))
+                stack.enter_context(alone(folder / LOCK_FILE, folder, way_out))
                 check()
             except OSError as error:
                 problem[0] = PointAdapterXError(f"{folder}: cannot be created ({error.strerror}); {way_out}")
@@ -55,5 +53,5 @@ def refuse_if_claimed(folder: Path, way_out: str) -> None:
     Raises:
         InUseError: if it is.
     """
-    if is_held(folder / LOCK):
-        raise InUseError(f"{folder}: is in use by {holder(folder / LOCK)}; {way_out}")
+    if is_held(folder / LOCK_FILE):
+        raise InUseError(f"{folder}: is in use by {holder(folder / LOCK_FILE)}; {way_out}")

@@ -18,8 +18,6 @@ from pointadapterx.errors import CheckpointError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 
 FORMAT = "pointadapterx-state-2"
-STATE_FILE = "state.safetensors"
-"""Name of the state in the folder of a run."""
 
 
 @dataclass

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import re
 import shlex
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -27,20 +24,14 @@ from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.events import tensorboard_events
 from pointadapterx.engine.optim import build_optimizer, learning_rate
 from pointadapterx.engine.signals import stop_requests
-from pointadapterx.engine.state import STATE_FILE, Progress, load_state, save_state
+from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import ConfigError, Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.block import Block
 from pointadapterx.models.point_mae import MaskedAutoencoder
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None  # type: ignore[assignment]
+from pointadapterx.run_folder import EVENTS_FOLDER, HISTORY_FILE, STATE_FILE
 
 log = logging.getLogger(__name__)
-
-HISTORY_FILE = "history.json"
 
 
 class Trainer:
@@ -332,7 +323,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return nullcontext(lambda record: None)
         # Events of epochs that are trained again after a kill are hidden.
-        return tensorboard_events(self.folder / "tensorboard", self.progress.epoch + 1)
+        return tensorboard_events(self.folder / EVENTS_FOLDER, self.progress.epoch + 1)
 
 
 def _require_compiler(device: torch.device) -> None:
@@ -343,35 +334,3 @@ def _require_compiler(device: torch.device) -> None:
             f"train.compile needs a C++ compiler on a CPU ({', '.join(candidates)} not found); install one, or remove "
             "the key"
         )
-
-
-def peak_memory_mib(device: torch.device) -> float | None:
-    """Peak memory of this process in MiB: allocated on a CUDA device, resident otherwise (not known on Windows)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # A process inherits the peak that getrusage tells from the one that started it, but not this one.
-    own = re.search(r"VmHWM:\s+(\d+) kB", _read_or_empty("/proc/self/status"))
-    if own is not None:
-        return int(own[1]) / 2**10
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
-
-
-def hardware(device: torch.device) -> str:
-    """The device's name and, for a CPU, the number of threads: figures of time belong to it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = re.search(r"model name\s*:\s*(.+)", _read_or_empty("/proc/cpuinfo"))
-    name = model[1].strip() if model is not None else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _read_or_empty(path: str) -> str:
-    """Text of a file of Linux's, or nothing on another system."""
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

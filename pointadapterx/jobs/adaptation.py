@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import Splits
-from pointadapterx.checkpoints.adapter_file import ADAPTER_FILE, save_adapter
+from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.datasets.preparation import Preparation
@@ -25,6 +25,7 @@ from pointadapterx.engine.health import routing_line, routing_record, starved_ex
 from pointadapterx.engine.metrics import Predictions, compute_metrics
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.run_folder import ADAPTER_FILE
 
 log = logging.getLogger(__name__)
 

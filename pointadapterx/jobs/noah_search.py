@@ -18,23 +18,21 @@ from torch.optim.swa_utils import update_bn
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_splits, seeded
-from pointadapterx.checkpoints.adapter_file import METRICS_FILE, load_adapter, read_adapter
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter
 from pointadapterx.config import LOCATIONS, load_config
 from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.claim import claimed
+from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
-from pointadapterx.jobs.adaptation import ADAPTER_FILE
-from pointadapterx.jobs.run import CONFIG_FILE, make_accelerator
 from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.run_folder import ADAPTER_FILE, ARCHITECTURE_FILE, CONFIG_FILE, METRICS_FILE, SEARCH_FILE
 
 log = logging.getLogger(__name__)
 
-SEARCH_FILE = "search.json"
-ARCHITECTURE_FILE = "architecture.yaml"
 TRIES = 200  # draws for each architecture wanted, as many exceed the budget
 SETTLING = 256  # training samples that give the head's BatchNorm its statistics
 

@@ -16,18 +16,16 @@ from pointadapterx.checkpoints.adapter_file import versions
 from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.datasets import EvalBatches, derive_seed, resample_test
 from pointadapterx.engine.trainer import Trainer
-from pointadapterx.jobs.probe import probe_accuracy
+from pointadapterx.jobs.linear_probe import probe_accuracy
 from pointadapterx.models.grouping import Groups
 from pointadapterx.models.masking import MASKINGS, hidden_groups
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.optional import missing
+from pointadapterx.run_folder import BEST_WEIGHTS_FILE, DRAWINGS_FOLDER, WEIGHTS_FILE
 from pointadapterx.visualize.drawing import paint, save
 from pointadapterx.visualize.reconstruction import reconstruction_sheet
 
 log = logging.getLogger(__name__)
-
-WEIGHTS_FILE = "weights.safetensors"
-BEST_WEIGHTS_FILE = "weights_best.safetensors"
 
 
 class PretrainingTrainer(Trainer):
@@ -73,7 +71,7 @@ class PretrainingTrainer(Trainer):
             if self.data.probe is not None:
                 record["probe_accuracy"] = self.probe_accuracy()
             if self.options["draw"]:
-                self._draw(self.folder / "reconstructions" / f"epoch_{number:04d}.png")
+                self._draw(self.folder / DRAWINGS_FOLDER / f"epoch_{number:04d}.png")
             self.save_weights(WEIGHTS_FILE, record)
             if record.get("probe_accuracy", float("-inf")) > self.progress.best_score:
                 self.progress.best_score, self.progress.best_epoch = record["probe_accuracy"], self.progress.epoch
@@ -100,7 +98,7 @@ class PretrainingTrainer(Trainer):
         return self.accelerator.reduce(total).item() / len(self.data.val)
 
     def probe_accuracy(self) -> float:
-        """See :func:`~pointadapterx.jobs.probe.probe_accuracy`."""
+        """See :func:`~pointadapterx.jobs.linear_probe.probe_accuracy`."""
         assert self.data.probe is not None
         return probe_accuracy(self.model.encoder, *self.data.probe, self.config, self.accelerator)
 

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pointadapterx.adapted_model import count_parameters
-from pointadapterx.checkpoints.adapter_file import METRICS_FILE
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.hub import HUB
-from pointadapterx.jobs.run import CONFIG_FILE
 from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
+from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
 from pointadapterx.tasks.calibration import summary
 from pointadapterx.visualize import introspection, plots

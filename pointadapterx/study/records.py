@@ -13,12 +13,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pointadapterx.checkpoints.adapter_file import METRICS_FILE
 from pointadapterx.engine.health import routing_summary
-from pointadapterx.engine.trainer import HISTORY_FILE
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_text
-from pointadapterx.jobs.run import PREDICTIONS_FILE
+from pointadapterx.run_folder import HISTORY_FILE, METRICS_FILE, PREDICTIONS_FILE
 from pointadapterx.study.comparability import selection_words, task_words
 from pointadapterx.study.plan import Cell, Plan, Run, Values
 from pointadapterx.study.schema import Percentage

@@ -23,13 +23,11 @@ import torch
 
 from pointadapterx.config import LOCATIONS, dump_config
 from pointadapterx.datasets.workers import available_cores
-from pointadapterx.engine import claim
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.signals import stop_requests
-from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.files import write_text
-from pointadapterx.jobs.run import CONFIG_FILE
 from pointadapterx.locks import Hold, holder, is_held, try_hold
+from pointadapterx.run_folder import CONFIG_FILE, LOCK_FILE, STATE_FILE
 from pointadapterx.study.plan import Plan, Run, Use
 from pointadapterx.study.records import (
     DIVERGED,
@@ -197,7 +195,7 @@ class Runner:
         run, folder = use.run, self.folder / use.run.name
         folder.mkdir(parents=True, exist_ok=True)
         slot = min(set(range(self.processes)) - {job.slot for job in self._jobs.values()})
-        hold = None if is_held(folder / OUTPUT / claim.LOCK) else try_hold(folder / LOCK)
+        hold = None if is_held(folder / OUTPUT / LOCK_FILE) else try_hold(folder / LOCK)
         if hold is None:
             self._wait_for_another(use, slot)
             return
@@ -224,7 +222,7 @@ class Runner:
 
     def _wait_for_another(self, use: Use, slot: int) -> None:
         folder = self.folder / use.run.name
-        locks = (folder / OUTPUT / claim.LOCK, folder / LOCK)
+        locks = (folder / OUTPUT / LOCK_FILE, folder / LOCK)
         log.info("%s: %s is still at it, waiting for it", folder, holder(next(filter(is_held, locks), locks[0])))
         self._jobs[use.run.name] = _Job(use, slot)
 
@@ -237,7 +235,7 @@ class Runner:
                 job.hold.release()
             if self._remember(job.use.run):
                 self._report(job)
-            elif is_held(self.folder / job.use.run.name / OUTPUT / claim.LOCK):  # it was refused, being a second one
+            elif is_held(self.folder / job.use.run.name / OUTPUT / LOCK_FILE):  # it was refused, being a second one
                 self._wait_for_another(job.use, job.slot)
             elif job.process is not None:
                 self._take_in_failure(job, job.process.returncode)
@@ -263,7 +261,7 @@ class Runner:
         if job.process is not None:
             return job.process.poll() is not None
         folder = self.folder / job.use.run.name
-        return not is_held(folder / LOCK) and not is_held(folder / OUTPUT / claim.LOCK)
+        return not is_held(folder / LOCK) and not is_held(folder / OUTPUT / LOCK_FILE)
 
     def _report(self, job: _Job) -> None:
         """Logs the result of a finished run."""

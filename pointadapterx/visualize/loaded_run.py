@@ -14,13 +14,13 @@ from torch import Tensor
 from pointadapterx.build import build_splits, build_test_split
 from pointadapterx.checkpoints.adapter_file import build_restored, model_config, read_adapter
 from pointadapterx.datasets import Samples, build_inputs
+from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.given import listed
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.metrics import Predictions, require_finite
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
-from pointadapterx.jobs.run import make_accelerator
 from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection

@@ -10,12 +10,11 @@ import torch
 from pointadapterx.build import build_autoencoder, build_pretraining_data
 from pointadapterx.config import load_config
 from pointadapterx.datasets import derive_seed, resample_test
-from pointadapterx.engine.state import STATE_FILE
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
-from pointadapterx.jobs.run import CONFIG_FILE
 from pointadapterx.models.grouping import Groups
 from pointadapterx.models.masking import MASKINGS, hidden_groups
+from pointadapterx.run_folder import CONFIG_FILE, STATE_FILE
 from pointadapterx.visualize.drawing import Sheet
 from pointadapterx.visualize.reconstruction import reconstruction_sheet
 

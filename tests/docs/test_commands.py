@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 from pointadapterx import build_model, load_adapter, load_config, read_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.datasets import build_dataset
-from pointadapterx.jobs import run as engine
+from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
 from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn
@@ -268,7 +268,7 @@ def execute(command: str, added: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", SHELL_PAGES)
 def test_commands_do_what_they_say(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PUBLISHED_VOTES", 2)  # 299 would take minutes
+    monkeypatch.setattr(testing, "PUBLISHED_VOTES", 2)  # 299 would take minutes
     for block in blocks_of(page, "sh", "console"):
         for command in commands(block):
             assert command in COMMANDS or command in NOT_EXECUTED, f"say in {__file__} how to execute: {command}"

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from pointadapterx import jobs as run
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
-from pointadapterx.jobs import run
-from pointadapterx.jobs.adaptation import ADAPTER_FILE
+from pointadapterx.engine import devices
+from pointadapterx.run_folder import ADAPTER_FILE
 from pointadapterx.tasks import calibration
 from pointadapterx.tasks.calibration import (
     Calibration,
@@ -106,7 +107,7 @@ def test_probabilities_of_extreme_logits_are_numbers(temperature: float) -> None
 
 def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path) -> None:
     config = run_config("dapt_x")
-    run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())["calibration"]
     info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
     assert info.calibration is not None
@@ -134,7 +135,7 @@ def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path)
 @pytest.mark.parametrize("protocol", ["last", "published"])
 def test_without_a_validation_part_nothing_is_fitted(protocol: str, run_config: Config, tmp_path: Path) -> None:
     config = run_config("linear", eval={"protocol": protocol})
-    run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     assert "calibration" not in json.loads((tmp_path / "run" / "metrics.json").read_text())
     info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
     assert info.calibration is None

@@ -118,7 +118,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from pointadapterx.commands.main import main
-from pointadapterx.jobs import adaptation, run
+from pointadapterx.engine import devices
+from pointadapterx import jobs as run
+from pointadapterx.jobs import adaptation
 from pointadapterx.errors import PointAdapterXError
 def threads():
     names = set()
@@ -128,11 +130,11 @@ def threads():
     return {{name for name in names if "gloo" in name}}
 def fail(*arguments):
     raise PointAdapterXError("made to fail")
-leave = run.leave_process_group
+leave = devices.leave_process_group
 def watched():
     print("before", sorted(threads()))
     leave()
-run.leave_process_group = watched
+devices.leave_process_group = watched
 if {code}:
     adaptation.evaluate = fail
 assert main({command!r}) == {code}

@@ -18,11 +18,11 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_test_split
 from pointadapterx.datasets import PointClouds, resample_test, resample_train
 from pointadapterx.engine import evaluator
+from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features, predict, vote, vote_over_seeds
 from pointadapterx.engine.metrics import Predictions, compute_metrics, write_predictions
 from pointadapterx.errors import TrainingError
-from pointadapterx.jobs.probe import probe_accuracy
-from pointadapterx.jobs.run import make_accelerator
+from pointadapterx.jobs.linear_probe import probe_accuracy
 from pointadapterx.visualize.introspection import saliency
 from tests.conftest import randomise
 

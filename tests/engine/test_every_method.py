@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
-from pointadapterx.jobs import run
+from pointadapterx import jobs as run
+from pointadapterx.engine import devices
+from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.peft import METHODS
+from pointadapterx.run_folder import STATE_FILE
 from tests.conftest import small_config
 from tests.engine.test_distributed import launch
 from tests.synthetic import write_ldraw20
@@ -63,7 +65,7 @@ def test_stopped_and_resumed_is_bit_identical(
     name: str, kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(name, kind, root)
-    run.train(config, "test", tmp_path / "whole", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "whole", devices.make_accelerator("fp32"))
     step = Trainer._train_step
 
     def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
@@ -73,7 +75,7 @@ def test_stopped_and_resumed_is_bit_identical(
 
     monkeypatch.setattr(Trainer, "_train_step", interrupt)
     with pytest.raises(Interrupted):
-        run.train(config, "test", tmp_path / "stopped", run.make_accelerator("fp32"))
+        run.train(config, "test", tmp_path / "stopped", devices.make_accelerator("fp32"))
     monkeypatch.undo()
     run.resume(tmp_path / "stopped", [])
     whole, resumed = (load_file(tmp_path / part / STATE_FILE) for part in ("whole", "stopped"))
@@ -86,15 +88,16 @@ EVERY = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-from pointadapterx.jobs import run
+from pointadapterx.engine import devices
+from pointadapterx import jobs as run
 from pointadapterx.peft import METHODS
 from tests.engine.test_every_method import KINDS, config_of
 root, output, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 for name in METHODS:
     for kind in KINDS:
         config = config_of(name, kind, root, epochs=1, accumulate=parts)
-        run.train(config, "test", output / f"{{name}}-{{kind}}", run.make_accelerator("fp32"))
-run.leave_process_group()
+        run.train(config, "test", output / f"{{name}}-{{kind}}", devices.make_accelerator("fp32"))
+devices.leave_process_group()
 """
 
 

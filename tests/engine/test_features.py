@@ -19,16 +19,17 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from pointadapterx import jobs as run
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.commands.main import main
 from pointadapterx.config import check_config
 from pointadapterx.datasets import build_inputs
-from pointadapterx.engine import features
+from pointadapterx.engine import devices, features
 from pointadapterx.engine.features import FeatureCache, open_features
-from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
+from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import ConfigError
-from pointadapterx.jobs import run
 from pointadapterx.models.frozen import Steps, restore
+from pointadapterx.run_folder import STATE_FILE
 
 Config = Callable[..., dict[str, Any]]
 METHODS = ("dapt_x", "linear", "e3va_x")
@@ -227,7 +228,7 @@ def test_stopped_and_resumed_is_bit_identical(
     name: str, cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = cached(name, train={"epochs": 2, "batch_size": 16})
-    run.train(config, "test", tmp_path / "whole", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "whole", devices.make_accelerator("fp32"))
     step = Trainer._train_step
 
     def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
@@ -237,7 +238,7 @@ def test_stopped_and_resumed_is_bit_identical(
 
     monkeypatch.setattr(Trainer, "_train_step", interrupt)
     with pytest.raises(Interrupted):
-        run.train(config, "test", tmp_path / "stopped", run.make_accelerator("fp32"))
+        run.train(config, "test", tmp_path / "stopped", devices.make_accelerator("fp32"))
     monkeypatch.undo()
     before = folders(tmp_path)
     run.resume(tmp_path / "stopped", [])

@@ -21,16 +21,17 @@ import torch
 from PIL import Image
 
 from pointadapterx import AdapterBank, Predictor
+from pointadapterx import jobs as run
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, restore_model, save_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.resample import resample_test
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
+from pointadapterx.engine import devices
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Prediction
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
-from pointadapterx.jobs import run
-from pointadapterx.jobs.adaptation import ADAPTER_FILE
+from pointadapterx.run_folder import ADAPTER_FILE
 from tests.conftest import small_config
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
@@ -43,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
     """The folder of a run."""
     folder = tmp_path_factory.mktemp("predictor") / "run"
     config = small_config("dapt_x", data={"root": str(small_data)}, train={"lr": 1e-2, "epochs": 4})
-    run.train(config, "test", folder, run.make_accelerator("fp32"))
+    run.train(config, "test", folder, devices.make_accelerator("fp32"))
     return folder
 
 
@@ -551,7 +552,7 @@ def test_a_folder_without_files_is_said(trained: Path, tmp_path: Path, capsys: p
 
 def test_pictures(tmp_path: Path) -> None:
     config = small_config("linear", kind="vit")
-    run.train(config, "test", tmp_path / "run", run.make_accelerator("fp32"))
+    run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     rng = np.random.default_rng(0)
     for number in range(3):
         Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")

@@ -15,17 +15,19 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.model_selection import check_cv
 
+from pointadapterx import jobs as run
 from pointadapterx.build import build_autoencoder, build_backbone, build_pretraining_data, build_probe_data
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets import PointClouds
-from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
+from pointadapterx.engine import devices
+from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.files import read_safetensors
-from pointadapterx.jobs import probe as probe_module
-from pointadapterx.jobs import run
-from pointadapterx.jobs.pretraining import BEST_WEIGHTS_FILE, WEIGHTS_FILE, PretrainingTrainer
+from pointadapterx.jobs import linear_probe as probe_module
+from pointadapterx.jobs.pretraining import PretrainingTrainer
 from pointadapterx.models.grouping import Groups
+from pointadapterx.run_folder import BEST_WEIGHTS_FILE, STATE_FILE, WEIGHTS_FILE
 from tests.conftest import small_pretraining
 from tests.engine.test_distributed import launch
 from tests.engine.test_training import assert_identical, train
@@ -111,15 +113,17 @@ def test_two_processes_validate_like_one(small_data: Path, tmp_path: Path) -> No
         f"""
 from pathlib import Path
 from pointadapterx.config import load_config
-from pointadapterx.jobs import run
+from pointadapterx.engine import devices
+from pointadapterx.jobs import training
 def validate():
-    accelerator = run.make_accelerator("fp32")
-    trainer = run._trainer(load_config({str(tmp_path / "config.yaml")!r}), Path({str(tmp_path / "run")!r}), accelerator)
+    accelerator = devices.make_accelerator("fp32")
+    config = load_config({str(tmp_path / "config.yaml")!r})
+    trainer = training._trainer(config, Path({str(tmp_path / "run")!r}), accelerator)
     loss = trainer.validation_loss()
     if accelerator.is_main_process:
         Path({str(tmp_path)!r}, str(accelerator.num_processes)).write_text(repr(loss))
 validate()
-run.leave_process_group()
+devices.leave_process_group()
 """
     )
     for processes in (1, 2):
@@ -201,7 +205,7 @@ def test_the_probe_chooses_its_cost_without_seeing_variants(small_data: Path, mo
     for part, together in ((parts[0], True), (without_groups(parts[0]), False)):
         folds.clear()
         accuracy = probe_module.probe_accuracy(
-            build_backbone(config["backbone"]), part, parts[1], config, run.make_accelerator("fp32")
+            build_backbone(config["backbone"]), part, parts[1], config, devices.make_accelerator("fp32")
         )
         assert 0 <= accuracy <= 100
         groups = parts[0].groups
@@ -229,14 +233,14 @@ def test_the_probe_command_prints_both_accuracies(
     assert "random, BatchNorm calibrated" in printed
     assert "accuracy %" in printed
     found = run.probe(
-        {**config, "backbone": {**config["backbone"], "weights": str(weights)}}, run.make_accelerator("fp32")
+        {**config, "backbone": {**config["backbone"], "weights": str(weights)}}, devices.make_accelerator("fp32")
     )
     assert f"{found[str(weights)]:.2f}" in printed
 
 
 def test_a_probe_needs_weights(small_data: Path) -> None:
     with pytest.raises(ConfigError, match=r"backbone\.weights is not set; add"):
-        run.probe(small_pretraining(small_data), run.make_accelerator("fp32"))
+        run.probe(small_pretraining(small_data), devices.make_accelerator("fp32"))
 
 
 @pytest.mark.parametrize(

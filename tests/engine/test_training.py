@@ -20,16 +20,18 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from pointadapterx import jobs as run
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.counting import SavedStorages
+from pointadapterx.engine import devices
 from pointadapterx.engine.optim import learning_rate
 from pointadapterx.engine.state import load_state
-from pointadapterx.engine.trainer import STATE_FILE, Interrupted, Trainer
+from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError, TrainingError
-from pointadapterx.jobs import run
-from pointadapterx.jobs.adaptation import ADAPTER_FILE, AdaptationTrainer
+from pointadapterx.jobs.adaptation import AdaptationTrainer
+from pointadapterx.run_folder import ADAPTER_FILE, STATE_FILE
 from tests.conftest import ROOT
 
 Config = Callable[..., dict[str, Any]]
@@ -37,7 +39,7 @@ Config = Callable[..., dict[str, Any]]
 
 def train(config: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
     """A whole run; its final state."""
-    run.train(config, "test", folder, run.make_accelerator("fp32"))
+    run.train(config, "test", folder, devices.make_accelerator("fp32"))
     return load_file(folder / STATE_FILE)
 
 
@@ -156,7 +158,7 @@ def test_resume_keeps_the_best_metric(run_config: Config, tmp_path: Path) -> Non
     config = run_config(train={"epochs": 2})
     train(config, tmp_path / "run")
     trainer = AdaptationTrainer(
-        config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32")
+        config, build_model(config), build_splits(config), tmp_path / "run", devices.make_accelerator("fp32")
     )
     trainer.resume()
     history = trainer.progress.history
@@ -177,7 +179,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
 
     monkeypatch.setattr(os, "fsync", full)
     trainer = AdaptationTrainer(
-        config, build_model(config), build_splits(config), tmp_path / "run", run.make_accelerator("fp32")
+        config, build_model(config), build_splits(config), tmp_path / "run", devices.make_accelerator("fp32")
     )
     with pytest.raises(CheckpointError, match=r"No space left on device.*previous file.*unchanged"):
         trainer._save_state()
@@ -218,7 +220,7 @@ def test_a_non_finite_loss_stops_with_the_batch(
 ) -> None:
     config = run_config()
     model = build_model(config)
-    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path / "run", run.make_accelerator("fp32"))
+    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path / "run", devices.make_accelerator("fp32"))
     (tmp_path / "run").mkdir()
     with torch.no_grad():
         model.head.mlp[-1].bias[3] = float("inf")
@@ -265,7 +267,7 @@ def test_a_folder_that_is_removed_ends_the_run(
 
     monkeypatch.setattr(Trainer, "_train_step", removing)
     with pytest.raises(TrainingError, match="run: was removed while the run wrote to it; start a new run"):
-        run.train(run_config("linear"), "test", tmp_path / "run", run.make_accelerator("fp32"))
+        run.train(run_config("linear"), "test", tmp_path / "run", devices.make_accelerator("fp32"))
     assert not (tmp_path / "run").exists()
 
 
@@ -360,7 +362,7 @@ def test_testing_again_leaves_the_run_as_it_is(run_config: Config, tmp_path: Pat
 def test_a_non_finite_gradient_leaves_the_weights(run_config: Config, tmp_path: Path) -> None:
     config = run_config()
     model = build_model(config)
-    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path, run.make_accelerator("fp32"))
+    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path, devices.make_accelerator("fp32"))
     model.head.mlp[0].weight.register_hook(lambda gradient: gradient * float("nan"))
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     with pytest.raises(TrainingError, match="gradient of epoch 1, step 1 is not finite"):
@@ -411,7 +413,7 @@ def test_the_key_reaches_the_blocks(run_config: Config, tmp_path: Path) -> None:
     for on in (None, True):
         config = run_config("dapt", train={"gradient_checkpointing": on})
         model = build_model(config)
-        AdaptationTrainer(config, model, build_splits(config), tmp_path, run.make_accelerator("fp32"))
+        AdaptationTrainer(config, model, build_splits(config), tmp_path, devices.make_accelerator("fp32"))
         assert all(block.recomputed is bool(on) for block in model.backbone.blocks)
 
 
@@ -459,7 +461,7 @@ def test_auto_is_what_the_hardware_has_and_is_stored(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False)
-    run.make_accelerator("fp32" if hardware else "bf16")  # of a run before, in the same process
-    run.train(run_config(train={"precision": "auto"}), "test", tmp_path / "run", run.make_accelerator("auto"))
+    devices.make_accelerator("fp32" if hardware else "bf16")  # of a run before, in the same process
+    run.train(run_config(train={"precision": "auto"}), "test", tmp_path / "run", devices.make_accelerator("auto"))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["precision"] == precision
     assert read_adapter(tmp_path / "run" / ADAPTER_FILE).config["train"]["precision"] == precision

@@ -12,7 +12,7 @@ from rich.console import Console
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_method, build_model
 from pointadapterx.config import load_config
-from pointadapterx.jobs.run import _parameter_table
+from pointadapterx.jobs.tables import parameter_table
 from pointadapterx.models.vit import ViT
 from pointadapterx.peft import METHODS
 from pointadapterx.tasks.heads import ClassificationHead
@@ -166,7 +166,7 @@ def test_both_percentages_of_papers_are_printed_and_explained() -> None:
             config = load_config(name)
             report = count_parameters(build_model(config))
         console = Console(width=100, file=io.StringIO())
-        console.print(_parameter_table(config, report))
+        console.print(parameter_table(config, report))
         lines = console.file.getvalue().splitlines()
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
         shares = {part: share for part, share, _ in cells if share.endswith("%")}

@@ -18,12 +18,13 @@ from pointadapterx.checkpoints.adapter_file import load_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config, load_config
 from pointadapterx.datasets import build_inputs
+from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.errors import ConfigError
 from pointadapterx.jobs import noah_search as search
-from pointadapterx.jobs.noah_search import ARCHITECTURE_FILE, SEARCH_FILE, evolve
-from pointadapterx.jobs.run import make_accelerator
+from pointadapterx.jobs.noah_search import evolve
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.run_folder import ARCHITECTURE_FILE, SEARCH_FILE
 from tests.conftest import randomise, small_config
 
 SMALL: Architecture = {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
@@ -16,15 +19,20 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch.optim.swa_utils import update_bn
 
+from pointadapterx import ops
 from pointadapterx.arrays import as_array
+from pointadapterx.build import build_backbone, build_probe_data
 from pointadapterx.datasets import PointClouds, resample_test
+from pointadapterx.engine.console import console
 from pointadapterx.engine.metrics import require_finite
+from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.point_mae import PointMAE
 from pointadapterx.peft import Method
 from pointadapterx.schema import Section
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
+PROBE_SEEDS = (0, 1, 2)  # initialisations of the random backbones
 
 
 @torch.inference_mode()
@@ -101,3 +109,54 @@ def probe_accuracy(
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer clouds than folds
         search.fit(features[0], labels[0], groups=train.groups)
     return 100.0 * float(search.score(features[1], labels[1]))
+
+
+def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, float]:
+    """Linear-probe accuracy in % of a config's backbone weights and of random ones, printed as a table.
+
+    Random weights are judged as they are initialised, and with BatchNorm's statistics taken from the training
+    clouds; both are means over three initialisations.
+
+    Args:
+        config: of a pre-training job; ``backbone.weights`` names the weights.
+        accelerator: from :func:`~pointadapterx.engine.devices.make_accelerator`.
+
+    Returns:
+        Accuracy by the name of the weights.
+
+    Raises:
+        ConfigError: for an adaptation config, or without weights to judge.
+    """
+    if "pretrain" not in config:
+        raise ConfigError("a probe needs a pre-training config, for example cfgs/pretrain/point_mae_tiny.yaml")
+    weights = config["backbone"]["weights"]
+    if weights is None:
+        raise ConfigError("backbone.weights is not set; add backbone.weights=FILE to the command")
+    parts = build_probe_data(config)
+
+    def judge(source: str | None, seed: int, calibrated: bool = False) -> float:
+        backbone = build_backbone({**config["backbone"], "weights": source, "init_seed": seed})
+        backbone.to(accelerator.device)
+        if calibrated and isinstance(backbone, PointMAE):
+            calibrate_batch_norm(backbone, parts[0], config)
+        return probe_accuracy(backbone, *parts, config, accelerator)
+
+    with ops.unchecked():
+        of_weights = judge(weights, config["backbone"]["init_seed"])  # first: weights may not fit
+        found = {
+            "random": fmean(judge(None, seed) for seed in PROBE_SEEDS),
+            "random, BatchNorm calibrated": fmean(judge(None, seed, calibrated=True) for seed in PROBE_SEEDS),
+            str(weights): of_weights,
+        }
+    table = Table(
+        title=f"linear SVM on frozen features of {config['pretrain']['probe']['name']}: {len(parts[0])} clouds to "
+        f"train on, accuracy on {len(parts[1])} others of the training split",
+        title_justify="left",
+    )
+    table.add_column("weights")
+    table.add_column("accuracy %", justify="right")
+    table.add_column("standard error", justify="right")
+    for name, value in found.items():
+        table.add_row(name, f"{value:.2f}", f"{math.sqrt(value * (100 - value) / len(parts[1])):.2f}")
+    console.print(table)
+    return found

@@ -1,0 +1,161 @@
+"""Testing a stored adapter, and voting with it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from pointadapterx import ops
+from pointadapterx.adapted_model import AdaptedModel, count_parameters
+from pointadapterx.build import build_test_split
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, build_restored, model_config, read_adapter, versions
+from pointadapterx.config import without_locations
+from pointadapterx.datasets import Samples
+from pointadapterx.datasets.inputs import regime
+from pointadapterx.engine.claim import claimed
+from pointadapterx.engine.console import console
+from pointadapterx.engine.devices import agreed_folder, log_device, make_accelerator
+from pointadapterx.engine.evaluator import evaluate, vote_over_seeds
+from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
+from pointadapterx.engine.precision import precision_of
+from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.files import write_json
+from pointadapterx.hub import HUB, Address
+from pointadapterx.jobs.tables import parameter_table
+from pointadapterx.run_folder import PREDICTIONS_FILE, TEST_FILE, VOTE_PREDICTIONS_FILE
+from pointadapterx.tasks.calibration import summary
+
+log = logging.getLogger(__name__)
+
+ANOTHER_OUTPUT = "choose another --output"
+PUBLISHED_VOTES = 299  # the number of test-set votes whose maximum the published tables print
+
+
+def test(
+    adapter: str | Path, overrides: list[str], copies: int | None, published: bool, output: Path | None
+) -> dict[str, Any]:
+    """Tests an adapter, and votes if asked.
+
+    Args:
+        adapter: what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` takes. For one of the hub,
+            ``data.root`` and ``data.cache_dir`` are null unless an override sets them.
+        overrides: of the adapter's stored config, as long as they leave the model what it is: ``data.…``,
+            ``eval.…``, ``backbone.weights``, ``train.precision``.
+        copies: K copies per vote, or None for no vote.
+        published: votes as the published figures do: maximum of 299 votes.
+        output: folder for ``test.json`` and predictions; default: ``test-<time>`` beside the adapter.
+
+    Returns:
+        The metrics that were written.
+
+    Raises:
+        ConfigError: for an override that would make it another model.
+        CheckpointError: if the adapter does not fit backbone or data.
+        InUseError: if another process is writing into the folder.
+    """
+    for text in overrides:
+        if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=")):
+            raise ConfigError(
+                f"{text}: a test keeps the adapter's model (data.*, eval.*, backbone.weights and train.precision may "
+                "change); train another adapter instead"
+            )
+    info = read_adapter(adapter)
+    on_hub = str(adapter).startswith(HUB)  # its file lies in the hub's cache
+    if on_hub:  # where the data of whoever trained it lay says nothing here
+        info = info._replace(config=without_locations(info.config, ("data.root", "data.cache_dir")))
+    config = model_config(info, overrides)
+    accelerator = make_accelerator(config["train"]["precision"])
+    config["train"]["precision"] = precision_of(accelerator)
+    with accelerator.main_process_first():
+        dataset = build_test_split(config)
+    if info.classes != dataset.classes:
+        raise CheckpointError(
+            f"{info.path}: was trained on other classes ({', '.join(info.classes[:3])}, …) than the data has "
+            f"({', '.join(dataset.classes[:3])}, …)"
+        )
+    model = build_restored(info, config)
+    model.to(accelerator.device)
+    log_device(accelerator)
+    if accelerator.is_main_process:
+        console.print(parameter_table(config, count_parameters(model)))
+    beside = Path("runs") / Address.parse(str(adapter)).name if on_hub else info.path.parent
+    folder = agreed_folder(output or beside / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
+    with claimed(folder, accelerator, ANOTHER_OUTPUT):
+        report = evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))
+        report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
+        if copies is not None or published:
+            seeds = list(range(PUBLISHED_VOTES)) if published else config["eval"]["vote"]["seeds"]
+            votes, first = vote_over_seeds(
+                model,
+                dataset,
+                config,
+                accelerator,
+                copies=copies or config["eval"]["vote"]["copies"],
+                seeds=seeds,
+                published=published,
+            )
+            report["vote"] = votes | {"first_vote": compute_metrics(first, dataset.classes)}
+            if accelerator.is_main_process:
+                protocol = votes.get("label", info.metrics.get("protocol"))
+                path = folder / VOTE_PREDICTIONS_FILE
+                write_predictions(path, first, dataset.classes, dataset.names, protocol, dataset.groups)
+                console.print(_vote_line(votes))
+        if accelerator.is_main_process:
+            write_json(folder / TEST_FILE, report)
+            log.info("written: %s", folder / TEST_FILE)
+    return report
+
+
+def evaluate_and_write(
+    model: AdaptedModel,
+    dataset: Samples,
+    config: Mapping[str, Any],
+    accelerator: Accelerator,
+    folder: Path,
+    info: AdapterInfo,
+    protocol: str | None,
+) -> dict[str, Any]:
+    """Tests the model of an adapter on the test split."""
+    predictions = evaluate(model, dataset, config, accelerator)
+    metrics = compute_metrics(predictions, dataset.classes)
+    data, parameters = config["data"], count_parameters(model)
+    report = {
+        "protocol": protocol,
+        "regime": regime(data),
+        "data": {
+            "name": data["name"],
+            "variant": data["variant"],
+            "split": "test",
+            "few_shot": data["few_shot"],
+            "train_size": data["train_size"],
+            "checksum": dataset.checksum,
+        },
+        "method": config["method"]["name"],
+        "parameters": parameters._asdict(),
+        "versions": versions(),
+        "ops": ops.implementation(accelerator.device),
+        "test": metrics,
+    }
+    if info.calibration is not None:
+        report["calibration"] = summary(info.calibration, *predictions)
+    if accelerator.is_main_process:
+        what = " ".join(filter(None, (data["name"], data["variant"])))
+        title = f"{config['method']['name']} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
+        console.print(metrics_table(metrics, title))
+        path = folder / PREDICTIONS_FILE
+        write_predictions(path, predictions, dataset.classes, dataset.names, protocol, dataset.groups)
+    return report
+
+
+def _vote_line(votes: Mapping[str, Any]) -> str:
+    entry = votes["overall_accuracy"]
+    spread = f" ± {entry['std']:.2f} over {len(votes['seeds'])} vote seeds" if entry["std"] is not None else ""
+    line = f"vote of {votes['copies']} copies: OA {entry['mean']:.2f}{spread}"
+    if "published_maximum" in entry:
+        line += f"; {votes['label']}: {entry['published_maximum']:.2f}"
+    return line

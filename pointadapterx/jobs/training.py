@@ -1,0 +1,232 @@
+"""Training from beginning to end: a new run, one that is continued, and the report that both end with."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from pointadapterx import ops
+from pointadapterx.adapted_model import count_parameters
+from pointadapterx.build import build_autoencoder, build_model, build_pretraining_data, build_splits
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, save_adapter, versions
+from pointadapterx.config import LOCATIONS, dump_config, load_config
+from pointadapterx.engine.claim import claimed, refuse_if_claimed
+from pointadapterx.engine.console import console, log_to_file
+from pointadapterx.engine.devices import agreed_folder, hardware, log_device, make_accelerator, peak_memory_mib
+from pointadapterx.engine.evaluator import evaluate_hidden
+from pointadapterx.engine.precision import precision_of
+from pointadapterx.engine.trainer import Trainer
+from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
+from pointadapterx.files import require_utf8, write_json, write_text
+from pointadapterx.jobs.adaptation import AdaptationTrainer, chooses
+from pointadapterx.jobs.pretraining import PretrainingTrainer
+from pointadapterx.jobs.tables import parameter_table
+from pointadapterx.jobs.testing import ANOTHER_OUTPUT, evaluate_and_write
+from pointadapterx.run_folder import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    can_resume,
+)
+from pointadapterx.tasks.calibration import fit_temperature
+from pointadapterx.tasks.novelty import Novelty
+
+log = logging.getLogger(__name__)
+
+
+def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
+    """Adapts and tests the best adapter once, or pre-trains where the config says so; returns the run's folder.
+
+    Args:
+        config: complete config.
+        name: of the config, for the default folder ``runs/<name>/<time>``.
+        output: run folder; must not hold a run yet.
+        accelerator: from :func:`make_accelerator`.
+
+    Raises:
+        PointAdapterXError: for wrong data, weights, or a folder that is taken.
+        InUseError: if another process is training into it.
+    """
+    folder = agreed_folder(output or Path("runs") / name / time.strftime("%Y%m%d-%H%M%S"))
+    require_utf8(folder)
+    refuse_if_claimed(folder, ANOTHER_OUTPUT)
+    _require_no_run(folder)
+    # What is stored names the precision, so a run is resumed and tested as it was trained, whatever the machine.
+    config = {**config, "train": {**config["train"], "precision": precision_of(accelerator)}}
+    trainer = _trainer(config, folder, accelerator)
+    with claimed(folder, accelerator, ANOTHER_OUTPUT, lambda: _require_no_run(folder)):
+        if accelerator.is_main_process:
+            write_text(folder / CONFIG_FILE, dump_config(config))
+        accelerator.wait_for_everyone()
+        return _fit(trainer)
+
+
+def _require_no_run(folder: Path) -> None:
+    if (folder / CONFIG_FILE).exists():
+        raise PointAdapterXError(
+            f"{folder}: already holds a run; continue it with --resume {folder}, or choose another --output"
+        )
+
+
+def resume(folder: Path, overrides: list[str]) -> Path:
+    """Continues a run from its folder and finishes it.
+
+    Args:
+        folder: the run's folder (or a file in it).
+        overrides: only where files lie may change (:data:`~pointadapterx.config.LOCATIONS`).
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: if there is no state to continue from.
+        ConfigError: for an override that would make it another run.
+        InUseError: if the run is still running.
+    """
+    folder = folder.parent if folder.is_file() else folder
+    for text in overrides:
+        if text.partition("=")[0] not in LOCATIONS:
+            raise ConfigError(
+                f"{text}: a resumed run keeps its config (only {', '.join(LOCATIONS)} may change); start a new run "
+                "instead"
+            )
+    if not can_resume(folder):
+        raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
+    require_utf8(folder)
+    config = load_config(folder / CONFIG_FILE, overrides)
+    accelerator = make_accelerator(config["train"]["precision"])
+    with claimed(folder, accelerator, "wait for it, or stop it first"):
+        return _continue(config, folder, accelerator)
+
+
+def _continue(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> Path:
+    trainer = _trainer(config, folder, accelerator)
+    trainer.resume()
+    adapts = isinstance(trainer, AdaptationTrainer)
+    if adapts and trainer.progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
+            "restore it, or start a new run"
+        )
+    if not adapts and trainer.progress.epoch >= config["train"]["epochs"] and not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"{folder}: {WEIGHTS_FILE} of the finished run is gone; restore it, or start a new run")
+    if (folder / METRICS_FILE).is_file() and trainer.progress.epoch >= config["train"]["epochs"]:
+        log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
+        return folder
+    return _fit(trainer)
+
+
+def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> Trainer:
+    if "pretrain" in config:
+        with accelerator.main_process_first():  # which may have to build a cache that the others then read
+            data = build_pretraining_data(config)
+        autoencoder = build_autoencoder(config)
+        log_device(accelerator)
+        encoder, whole = (sum(p.numel() for p in part.parameters()) for part in (autoencoder.encoder, autoencoder))
+        log.info("parameters: encoder %s, with decoder %s", f"{encoder:,}", f"{whole:,}")
+        log.info("data: %d training, %d held-out clouds", len(data.train), len(data.val))
+        return PretrainingTrainer(config, autoencoder, data, folder, accelerator)
+    with accelerator.main_process_first():
+        splits = build_splits(config)
+    model = build_model(config)
+    log_device(accelerator)
+    if accelerator.is_main_process:
+        console.print(parameter_table(config, count_parameters(model)))
+    val = f", {len(splits.val)} validation" if splits.val is not None else ""
+    log.info("data: %d training%s, %d test samples", len(splits.train), val, len(splits.test))
+    return AdaptationTrainer(config, model, splits, folder, accelerator)
+
+
+def _fit(trainer: Trainer) -> Path:
+    """Trains to the end and writes the run's report."""
+    accelerator, folder, history = trainer.accelerator, trainer.folder, trainer.progress.history
+    handler = log_to_file(folder / LOG_FILE) if accelerator.is_main_process else None
+    try:
+        log.info("run folder: %s", folder)
+        started = time.perf_counter()
+        with ops.unchecked():  # the data sets were checked when they were read
+            trainer.fit()
+        report: dict[str, Any] = {}
+        if isinstance(trainer, AdaptationTrainer):
+            report = _test_best(trainer)
+        report |= {
+            "seed": trainer.settings["seed"],
+            "epochs": len(history),
+            "cached_views": trainer.settings["cached_views"],
+            "seconds": sum(record["seconds"] for record in history),
+            "seconds_per_epoch": sum(record["seconds"] for record in history) / len(history),
+            "seconds_this_session": time.perf_counter() - started,
+            "peak_memory_mib": peak_memory_mib(accelerator.device),
+            "hardware": hardware(accelerator.device),
+            "versions": versions(),
+        }
+        if isinstance(trainer, PretrainingTrainer):
+            report |= {key: history[-1][key] for key in ("val_loss", "probe_accuracy") if key in history[-1]}
+            log.info("weights: %s (%.2f MB)", *_size(folder / WEIGHTS_FILE))
+        if accelerator.is_main_process:
+            write_json(folder / METRICS_FILE, report)
+    finally:
+        if handler is not None:
+            logging.getLogger("pointadapterx").removeHandler(handler)
+            handler.close()
+    return folder
+
+
+def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
+    """The kept adapter on the test set."""
+    accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
+    info = _calibrate(trainer, load_adapter(trainer.model, folder / ADAPTER_FILE))
+    test = trainer.splits.test
+    report = evaluate_and_write(trainer.model, test, config, accelerator, folder, info, trainer.protocol_words)
+    if trainer.selection is not None:
+        report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
+    report |= {
+        "best_epoch": trainer.progress.best_epoch + 1,
+        "adapter_bytes": (folder / ADAPTER_FILE).stat().st_size,
+    }
+    kept = f"{'best' if chooses(config) else 'last'} epoch {report['best_epoch']} kept"
+    log.info("%s; adapter: %s (%.2f MB)", kept, *_size(folder / ADAPTER_FILE))
+    return report
+
+
+def _calibrate(trainer: AdaptationTrainer, info: AdapterInfo) -> AdapterInfo:
+    """Fits temperature and novelty on the validation part, and adds them to the adapter's file.
+
+    Without a part that neither trained nor tests there is nothing to fit on, and the file stays as it is.
+    """
+    val = trainer.splits.val
+    if val is None:
+        return info
+    model, train, config, accelerator = trainer.model, trainer.splits.train, trainer.config, trainer.accelerator
+    hidden, _ = evaluate_hidden(model, train, config, accelerator)
+    val_hidden, logits = evaluate_hidden(model, val, config, accelerator)
+    info = info._replace(
+        calibration=fit_temperature(logits, val.labels),
+        novelty=Novelty.fit(hidden, train.labels, val_hidden, logits),
+    )
+    if info.calibration is not None and info.calibration.reason:
+        log.info("temperature 1: %s", info.calibration.reason)
+    if accelerator.is_main_process:
+        save_adapter(
+            model,
+            info.path,
+            config=info.config,
+            classes=info.classes,
+            metrics=info.metrics,
+            calibration=info.calibration,
+            novelty=info.novelty,
+        )
+    accelerator.wait_for_everyone()
+    return info
+
+
+def _size(path: Path) -> tuple[Path, float]:
+    return path, path.stat().st_size / 1e6
