@@ -231,9 +231,7 @@ def test_test_and_vote_write_beside_the_adapter_or_to_output(folder: Path) -> No
 def test_the_published_vote_is_the_maximum_of_299(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        testing, "PUBLISHED_VOTES", 3 if testing.PUBLISHED_VOTES == 299 else 0
-    )  # 299 take minutes
+    monkeypatch.setattr(testing, "PUBLISHED_VOTES", 3 if testing.PUBLISHED_VOTES == 299 else 0)  # 299 take minutes
     assert main(["--test", str(folder), "--vote", "1", "--vote-published", "--output", str(folder / "out")]) == 0
     vote = json.loads((folder / "out" / "test.json").read_text())["vote"]
     assert len(vote["overall_accuracy"]["votes"]) == 3

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from pointadapterx.errors import ConfigError, Interrupted, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.study.context import read_contexts, write_contexts
+from pointadapterx.study.outcomes import collect
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.plots import draw_plots
-from pointadapterx.study.records import Record, collect, read_known, read_records, write_records
+from pointadapterx.study.records import Record, read_known, read_records, write_records
 from pointadapterx.study.report import edge_warnings, render_overview, render_report
 from pointadapterx.study.runner import Outcome, Runner
 from pointadapterx.study.schema import TableContext

@@ -16,8 +16,8 @@ import pytest
 
 from pointadapterx.commands.main import main
 from pointadapterx.study import runner
+from pointadapterx.study.outcomes import OUTPUT
 from pointadapterx.study.plan import Plan, Run, read_plan
-from pointadapterx.study.records import OUTPUT
 from pointadapterx.study.runner import Runner, training_command
 from tests.conftest import ROOT
 from tests.study.conftest import write_result
