@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pointadapterx.adapted_model import hash_backbone
 from pointadapterx.build import build_backbone
@@ -19,7 +17,10 @@ from pointadapterx.errors import PointAdapterXError
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
-from pointadapterx.text import markdown
+from pointadapterx.templates import render
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 TASKS = {"points": "point-cloud-classification", "images": "image-classification"}
 ACCURACIES = {"overall_accuracy": "overall accuracy (OA)", "mean_class_accuracy": "mean-class accuracy (mAcc)"}
@@ -44,12 +45,12 @@ class Needed(NamedTuple):
 
 def needed_weights(info: AdapterInfo) -> Needed:
     """What an adapter needs besides its file, with the SHA-256 of a local file as long as the right one is there."""
-    weights = info.config["backbone"]["weights"]
+    weights = info.config.backbone.weights
     base = Address.parse(weights).repository if weights is not None and weights.startswith(HUB) else None
-    if METHODS[info.config["method"]["name"]].trains_backbone:
+    if METHODS[info.config.method.name].trains_backbone:
         return Needed("none: the file brings the whole backbone", True, base)
     if weights is None:
-        seed = info.config["backbone"]["init_seed"]
+        seed = info.config.backbone.init_seed
         return Needed(f"random ones of backbone.init_seed={seed}, which the same version of torch draws again", True)
     if base is not None:
         return Needed(f"{weights}, fetched when they are needed", True, base)
@@ -80,66 +81,79 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         address: where it will be.
         license: identifier of the hub, such as ``cc-by-4.0``, or None.
     """
-    data, method, needed = info.config["data"], info.config["method"]["name"], needed_weights(info)
-    what = " ".join(filter(None, (_name(data), data["variant"])))
-    parts = (
-        f"# {address.name}",
-        f"`{method}` on {markdown(what)}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what "
-        "this task changed of the backbone or added to it.",
-        _table(_facts(info, report, license, needed)),
-        _results(info, report),
-        _usage(info, address, needed),
-        _reading(info, report),
-        _limits(info, report),
+    data, needed = info.config.data, needed_weights(info)
+    found = (report or {}).get("calibration")
+    return render(
+        "card.md",
+        front_matter=_front_matter(info, report, address, license, needed),
+        title=address.name,
+        method=info.config.method.name,
+        data=_named(data),
+        classes=len(info.classes),
+        facts=_facts(info, report, license, needed),
+        results=None if report is None else _results(info, report),
+        place=str(address),
+        repository=str(address).removeprefix(HUB),
+        file="picture.png" if _modality(info) == "images" else "scan.ply",
+        portable=needed.portable,
+        calibration=info.calibration,
+        error=None if found is None else _calibration_error(found),
+        limits=_limits(info, report),
     )
-    return f"---\n{_front_matter(info, report, address, license, needed)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
 def _front_matter(
     info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None, needed: Needed
 ) -> str:
-    data, backbone = info.config["data"], info.config["backbone"]["name"]
+    from huggingface_hub import ModelCardData  # slow to import
+
     task = TASKS[_modality(info)]
-    content: dict[str, Any] = {"library_name": "pointadapterx"}
-    if license is not None:
-        content["license"] = license
-    if needed.base is not None:
-        content["base_model"] = needed.base
-    if _modality(info) == "images":  # the hub has no such task for point clouds
-        content["pipeline_tag"] = task
-    content["tags"] = ["pointadapterx", "adapter", task, backbone, info.config["method"]["name"]]
-    if report is not None:
-        under = f"protocol {info.config['eval']['protocol']}, regime {report['regime']}, seed {report['seed']}"
-        drawn = ", ".join(_drawn(data).values())
-        name = f"{_name(data)}, {drawn}" if drawn else _name(data)
-        dataset = {"type": _name(data).replace(" ", "-"), "name": name, "split": "test"}
-        if drawn or data["variant"] is not None:
-            dataset["config"] = ", ".join(filter(None, (data["variant"], drawn)))
-        metrics = [
-            {"type": "accuracy", "name": f"{name} in %, {under}", "value": round(report["test"][key], 2)}
-            for key, name in ACCURACIES.items()
-        ]
-        result = {"task": {"type": task, "name": task.replace("-", " ")}, "dataset": dataset, "metrics": metrics}
-        content["model-index"] = [{"name": address.name, "results": [result]}]
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    return ModelCardData(
+        library_name="pointadapterx",
+        license=license,
+        base_model=needed.base,
+        pipeline_tag=task if _modality(info) == "images" else None,  # the hub has no such task for point clouds
+        tags=["pointadapterx", "adapter", task, info.config.backbone.name, info.config.method.name],
+        model_name=address.name,
+        eval_results=None if report is None else _eval_results(info, report, task),
+    ).to_yaml()
+
+
+def _eval_results(info: AdapterInfo, report: Mapping[str, Any], task: str) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    data, drawn = info.config.data, ", ".join(_drawn(info.config.data).values())
+    under = f"protocol {info.config.eval.protocol}, regime {report['regime']}, seed {report['seed']}"
+    return [
+        EvalResult(
+            task_type=task,
+            task_name=task.replace("-", " "),
+            dataset_type=_name(data).replace(" ", "-"),
+            dataset_name=f"{_name(data)}, {drawn}" if drawn else _name(data),
+            dataset_config=", ".join(filter(None, (data.variant, drawn))) or None,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=f"{name} in %, {under}",
+            metric_value=round(report["test"][key], 2),
+        )
+        for key, name in ACCURACIES.items()
+    ]
 
 
 def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | None, needed: Needed) -> dict[str, str]:
-    config = info.config
-    backbone, data = config["backbone"], config["data"]
+    backbone, data = info.config.backbone, info.config.data
     if _modality(info) == "images":
-        scale = (f"{key} {data[key] or [0.5] * backbone['channels']}" for key in ("mean", "std"))
-        size, kind = backbone["image_size"], "grey" if backbone["channels"] == 1 else "RGB"
+        scale = (f"{key} {getattr(data, key) or [0.5] * backbone.channels}" for key in ("mean", "std"))
+        size, kind = backbone.image_size, "grey" if backbone.channels == 1 else "RGB"
         form = f"{kind} images of {size} × {size} pixels, {', '.join(scale)}"
     else:
         frame = "unit sphere" if wants_unit_sphere(info.metrics, data) else "in the unit of the training clouds"
-        form = f"{data['num_points']:,} points by FPS, {frame}, y up"
-        form += f" (files: {data['up']} up)" if data["up"] not in (None, "y") else ""
+        form = f"{data.num_points:,} points by FPS, {frame}, y up"
+        form += f" (files: {data.up} up)" if data.up not in (None, "y") else ""
     facts = {
-        "backbone": f"{backbone['name']}, {backbone['dim']} wide, {backbone['depth']} blocks, "
-        f"{backbone['num_heads']} heads",
+        "backbone": f"{backbone.name}, {backbone.dim} wide, {backbone.depth} blocks, {backbone.num_heads} heads",
         "weights of the backbone": needed.text,
-        **_licence_of_weights(backbone["weights"]),
+        **_licence_of_weights(backbone.weights),
         "hash of the backbone's tensors": f"{info.backbone_hash}",
         "input": form,
         "classes": ", ".join(info.classes),
@@ -155,65 +169,27 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
     }
 
 
-def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    title = "## How good it is\n\n"
-    if report is None:
-        return f"{title}Its run's metrics are not here: no test result is known."
-    data, test = report["data"], report["test"]
-    rows = {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
-        "test set": f"{' '.join(filter(None, (_name(data), data['variant'])))}, {test['count']:,} samples, checksum "
-        f"{data['checksum']}",
+def _results(info: AdapterInfo, report: Mapping[str, Any]) -> dict[str, str]:
+    data, test = info.config.data, report["test"]
+    return {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
+        "test set": f"{_named(data)}, {test['count']:,} samples, checksum {report['data']['checksum']}",
         **_drawn(data),
         "protocol": report["protocol"],
         "regime of augmentation": report["regime"],
         "seed": f"{report['seed']}; one run",
-        "precision, hardware": f"{info.config['train']['precision']}, {report['hardware']}",
+        "precision, hardware": f"{info.config.train.precision}, {report['hardware']}",
     }
-    return title + _table(rows)
 
 
-def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
-    place = str(address)
-    flag, argument = ("", "") if needed.portable else (" --weights FILE", ', weights="FILE"')
-    kind = "picture.png" if _modality(info) == "images" else "scan.ply"
-    return (
-        "## How to use it\n\n"
-        f"```sh\npointadapterx predict {place} {kind}{flag}\n"
-        f"pointadapterx pull {place.removeprefix(HUB)}    # the files of this repository\n```\n\n"
-        "```python\nfrom pointadapterx import Failure, Predictor\n\n"
-        f'predictor = Predictor("{place}"{argument})\n'
-        f'for found in predictor(["{kind}"]):\n'
-        "    if isinstance(found, Failure):\n"
-        "        print(found.reason)\n"
-        "    else:\n"
-        "        print(found.name, found.classes[0], found.probabilities[0], found.known)\n```\n\n"
-        "`config.yaml` is the complete config of the training, without the paths of its machine."
-    )
+def _calibration_error(found: Mapping[str, Any]) -> dict[str, str]:
+    """In %, on the test set, with the temperature and without."""
+    return {
+        "after": f"{found['calibration_error']:.2f}",
+        "before": f"{found['calibration_error_before']:.2f}",
+    }
 
 
-def _reading(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    title = "## Calibration\n\n"
-    if info.calibration is None:
-        return f"{title}None was fitted: probabilities are those of a softmax over the logits, often too certain."
-    found = (report or {}).get("calibration")
-    if info.calibration.reason:
-        text = f"Probabilities are softmax(logits). No temperature: {markdown(info.calibration.reason)}."
-        if found is not None:
-            text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
-        return title + text
-    text = (
-        f"Probabilities are softmax(logits / {info.calibration.temperature:.4f}), fitted on {info.calibration.samples} "
-        "validation samples."
-    )
-    if found is not None:
-        text += (
-            f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
-            f"{found['calibration_error_before']:.2f} % (15 bins)."
-        )
-    return title + text
-
-
-def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
+def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> list[str]:
     lines = ["Every input gets one of the classes above, whatever it shows."]
     if info.novelty is not None:
         lines[0] += (
@@ -222,27 +198,32 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
         )
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
-        if info.config["eval"]["protocol"] == "published" and chooses(info.config):
+        if info.config.eval.protocol == "published" and chooses(info.config):
             lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
-    if not METHODS[info.config["method"]["name"]].trains_backbone:
+    if not METHODS[info.config.method.name].trains_backbone:
         lines.append("On a backbone with another hash it is refused.")
-        if info.config["backbone"]["weights"] is None:
+        if info.config.backbone.weights is None:
             lines.append("The backbone has random weights: its results only test the pipeline.")
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+    return lines
 
 
-def _name(data: Mapping[str, Any]) -> str:
+def _named(data: Any) -> str:
+    """Data set and variant."""
+    return " ".join(filter(None, (_name(data), data.variant)))
+
+
+def _name(data: Any) -> str:
     """Of a data set; a folder's is nobody else's."""
-    return "own data" if data["name"] in OWN_DATA else str(data["name"])
+    return "own data" if data.name in OWN_DATA else str(data.name)
 
 
-def _drawn(data: Mapping[str, Any]) -> dict[str, str]:
-    """What of a data set's training part there was to learn from, where that was not all."""
-    task, size = data.get("few_shot"), data.get("train_size")
+def _drawn(data: Any) -> dict[str, str]:
+    """The part of a data set's training split that was learned from, where that was not all of it."""
+    task, size = data.few_shot, data.train_size
     words = {}
     if task is not None:
-        words["few-shot task"] = f"{task['ways']}-way {task['shots']}-shot, fold {task['fold']}"
-        words["few-shot task"] += f", {task['queries']} queries a class" if task["queries"] is not None else ""
+        words["few-shot task"] = f"{task.ways}-way {task.shots}-shot, fold {task.fold}"
+        words["few-shot task"] += f", {task.queries} queries a class" if task.queries is not None else ""
     if size is not None:
         words["training set"] = f"{size:,} labelled training samples"
     return words
@@ -255,13 +236,8 @@ def _licence_of_weights(weights: str | None) -> dict[str, str]:
     return {f"licence of {weights}": licence, f"attribution of {weights}": attribution}
 
 
-def _table(rows: Mapping[str, str]) -> str:
-    lines = (f"| {name} | {markdown(value)} |" for name, value in rows.items())
-    return "\n".join(["| | |", "|---|---|", *lines])
-
-
 def _modality(info: AdapterInfo) -> str:
-    return DATASETS[info.config["data"]["name"]].modality
+    return DATASETS[info.config.data.name].modality
 
 
 def _sha256(path: Path) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from pointadapterx.adapted_model import count_parameters
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.metrics import compute_metrics
-from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
+from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.hub import HUB
 from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
-from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE
+from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
 from pointadapterx.tasks.calibration import summary
 from pointadapterx.visualize import introspection, plots
@@ -79,30 +79,21 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
 
 def _record(subject: Subject) -> dict[str, Any]:
     """What a run wrote of itself, where the adapter lies in a run's folder."""
-    found: dict[str, Any] = {}
-    for key, name in (("metrics", METRICS_FILE), ("history", HISTORY_FILE)):
-        path = subject.path.parent / name
-        if path.is_file() and (subject.path.parent / CONFIG_FILE).is_file():
-            try:
-                found[key] = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, RecursionError):
-                raise CheckpointError(f"{path}: is not JSON; restore it or move it away") from None
-            if not (_is_metrics if key == "metrics" else _is_history)(found[key]):
-                raise CheckpointError(f"{path}: is not of a finished run; restore it or move it away")
+    folder, found = subject.path.parent, dict[str, Any]()
+    if not (folder / CONFIG_FILE).is_file():
+        return found
+    if (folder / METRICS_FILE).is_file():
+        found["metrics"] = read_metrics(folder)
+        if not _is_metrics(found["metrics"]):
+            raise not_of_a_run(folder / METRICS_FILE)
+    if (folder / HISTORY_FILE).is_file():
+        found["history"] = read_history(folder)
     return found
 
 
-def _is_history(content: Any) -> bool:
-    """Whether a history has what is read of it."""
-    return isinstance(content, list) and all(
-        isinstance(record, dict) and all(isinstance(record.get(key), int | float) for key in ("epoch", "train_loss"))
-        for record in content
-    )
-
-
-def _is_metrics(content: Any) -> bool:
+def _is_metrics(content: Mapping[str, Any]) -> bool:
     """Whether metrics have what is read of them."""
-    if not isinstance(content, dict) or not isinstance(content.get("test"), dict):
+    if not isinstance(content.get("test"), dict):
         return False
     numbers = [content["test"].get("overall_accuracy"), content.get("seconds_per_epoch"), content.get("epochs")]
     memory = content.get("peak_memory_mib", "")
@@ -119,7 +110,7 @@ def _right(subject: Subject) -> np.ndarray:
     return (logits.argmax(dim=-1) == labels).numpy()
 
 
-def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> str:
+def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
     """One column a run."""
     groups = subjects[0].test.groups
     of_objects = None if groups is None else groups.numpy()
@@ -192,14 +183,14 @@ def _mean_class_interval(right: np.ndarray, labels: np.ndarray) -> tuple[float, 
     return float(low), float(high)
 
 
-def _features(subjects: Sequence[Subject]) -> str:
+def _features(subjects: Sequence[Subject]) -> Markup:
     try:
         return page.image(plots.embedding(subjects, "t-SNE"), "t-SNE of the features")
     except ConfigError as error:
         return page.note(str(error))
 
 
-def _data(subject: Subject) -> str:
+def _data(subject: Subject) -> Markup:
     data, test = subject.config["data"], subject.test
     rows = [
         ("name", data["name"]),
@@ -221,13 +212,13 @@ def _count_training(subject: Subject) -> str:
         return "not here"
 
 
-def _classes(subjects: Sequence[Subject]) -> str:
+def _classes(subjects: Sequence[Subject]) -> Markup:
     parts = []
     for subject in subjects:
         classes = compute_metrics(subject.predictions, subject.classes)["per_class"]
         rows = [(name, entry["count"], entry["accuracy"]) for name, entry in classes.items()]
         parts.append(page.shares([subject.name, "samples", "accuracy %"], rows))
-    return "\n".join(parts)
+    return Markup("\n").join(parts)
 
 
 def _samples(subject: Subject) -> list[tuple[int, str]]:
@@ -247,7 +238,7 @@ def _surest(subject: Subject) -> list[tuple[int, str]]:
     ]
 
 
-def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[dict[str, Any]]) -> str:
+def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[dict[str, Any]]) -> Markup:
     """Test samples by number, with captions; clouds are added to those that the viewer turns."""
     if not items:
         return page.note("None on this test set.")
@@ -255,16 +246,16 @@ def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[di
     captions = [caption for _, caption in items]
     stills = [page.data_url(paint(Sheet("", [[plain_view(subject, "", value)]])), 60) for value in chosen.inputs]
     numbers: list[int | None] = [None] * len(items)
-    modes: Mapping[str, str] = {}
+    modes: Mapping[str, Markup] = {}
     if subject.is_points:
         packed, modes = pack_clouds(subject, chosen.inputs)
         numbers = list(range(len(clouds), len(clouds) + len(packed)))
         clouds += packed
-    hint = page.note("Drag a cloud to turn it.") if subject.is_points else ""
+    hint = page.note("Drag a cloud to turn it.") if subject.is_points else Markup()
     return hint + page.gallery(zip(numbers, stills, captions, strict=True), modes)
 
 
-def _looking(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
+def _looking(subjects: Sequence[Subject]) -> list[tuple[str, Markup]]:
     """Routing of every run that routes; attention of the first."""
     parts = []
     for subject in subjects:
@@ -281,16 +272,15 @@ def _drawn(name: str, subject: Subject, samples: int) -> Figure:
     return paint(sheet) if isinstance(sheet, Sheet) else sheet
 
 
-def _course(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> str:
+def _course(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
     named = [(s.name, r["history"]) for s, r in zip(subjects, records, strict=True) if r.get("history")]
-    return page.image(plots.curves(named), "loss and accuracy by epoch") if named else ""
+    return page.image(plots.curves(named), "loss and accuracy by epoch") if named else Markup()
 
 
-def _recipe(subjects: Sequence[Subject]) -> str:
+def _recipe(subjects: Sequence[Subject]) -> Markup:
     parts = []
     for subject in subjects:
-        text = dump_config(subject.info.config)
         parts.append(page.note(f"{subject.name}: the whole config, saved as config.yaml, and"))
         parts.append(page.code("pointadapterx train --config config.yaml"))
-        parts.append(f"<details><summary>config.yaml</summary>{page.code(text)}</details>\n")
-    return "".join(parts)
+        parts.append(page.file("config.yaml", dump_config(subject.info.config)))
+    return Markup().join(parts)
