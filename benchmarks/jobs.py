@@ -119,12 +119,12 @@ def make_training(spec: Spec, overrides: list[str], batch_size: int, device: tor
     """Forward, backward and AdamW on a random batch; with ``warm`` the optimiser has its state already."""
     config, model, inputs = _prepare(spec, overrides, batch_size, device)
     model.train()
-    optimizer = build_optimizer(model, config["train"])
+    optimizer = build_optimizer(model, config.train)
     if spec.variant == "published":
         for group in optimizer.param_groups:
             group["fused"] = False
     generator = torch.Generator().manual_seed(1)
-    labels = torch.randint(config["head"]["num_classes"], (batch_size,), generator=generator).to(device)
+    labels = torch.randint(config.head.num_classes, (batch_size,), generator=generator).to(device)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
@@ -157,7 +157,7 @@ def _job(
     spec: Spec, config: Mapping[str, Any], model: AdaptedModel, slots: list[Tensor], step: Callable[[], None]
 ) -> Job:
     static = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *slots))
-    return Job(spec.label(config["method"]["name"]), count_parameters(model).trainable, static, step)
+    return Job(spec.label(config.method.name), count_parameters(model).trainable, static, step)
 
 
 def _prepare(
@@ -186,11 +186,11 @@ def _prepare(
 
 def random_batch(config: Mapping[str, Any], batch_size: int) -> Tensor:
     """Points (B, N, 3) or images (B, channels, S, S)."""
-    backbone = config["backbone"]
+    backbone = config.backbone
     if "image_size" in backbone:
         shape: tuple[int, ...] = (batch_size, backbone["channels"], backbone["image_size"], backbone["image_size"])
     else:
-        shape = (batch_size, config["data"]["num_points"], 3)
+        shape = (batch_size, config.data.num_points, 3)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 

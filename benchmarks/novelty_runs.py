@@ -170,7 +170,7 @@ class Source:
         new = torch.full((len(self.train.classes),), -1)
         new[kept] = torch.arange(len(kept))
         groups = None if self.train.groups is None else self.train.groups[known]
-        settings = config["eval"]
+        settings = config.eval
         cut = stratified_split(self.train.labels[known], settings["val_fraction"], settings["split_seed"], groups)
         train, val = (known[part] for part in cut)
         splits = Splits(
@@ -222,12 +222,12 @@ def _part(clouds: PointClouds, index: Tensor, new: Tensor, kept: list[int]) -> P
 def adapter_config(name: str, overrides: list[str]) -> dict[str, Any]:
     """A config whose last epoch counts."""
     config = load_config(name, [f"train.cached_views={VIEWS}", "train.precision=fp32", *overrides])
-    config["eval"]["every"] = config["train"]["epochs"]
+    config.eval.every = config.train.epochs
     return config
 
 
 def for_classes(config: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The config with another number of classes than its data set has."""
     config = copy.deepcopy(dict(config))
-    config["head"]["num_classes"] = count
+    config.head.num_classes = count
     return config

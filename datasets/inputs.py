@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
 from pointadapterx.datasets.base import DATASETS, PointClouds, Samples
 from pointadapterx.datasets.images import Images
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.resample import fps_stage, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.transforms import augment_label, build_augment
 
@@ -41,10 +42,11 @@ class Inputs(ABC):
 class PointInputs(Inputs):
     """Clouds (B, N, 3): FPS to ``data.num_points``; in training a random subset of more, then augmentation."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.count = config["data"]["num_points"]
-        self.skip_origin = config["backbone"]["skip_origin"]
-        self.augment = build_augment(config["data"]["augment"])
+    def __init__(self, data: DataConfig, *, skip_origin: bool) -> None:
+        assert data.num_points is not None
+        self.count = data.num_points
+        self.skip_origin = skip_origin
+        self.augment = build_augment(data.augment)
 
     def source(self, dataset: Samples, *, staged: torch.device | None = None) -> Fetch:
         """The clouds, staged after the part of the resampling that is the same in every epoch."""
@@ -70,14 +72,10 @@ class PointInputs(Inputs):
 class ImageInputs(Inputs):
     """Images (B, channels, S, S) uint8: to [0, 1], augmented in training, then ``(x - mean) / std``."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        backbone, data = config["backbone"], config["data"]
-        self.size, self.channels = backbone["image_size"], backbone["channels"]
-        self.mean, self.std = (
-            torch.tensor(data[key] if data[key] is not None else [0.5] * self.channels).view(1, -1, 1, 1)
-            for key in ("mean", "std")
-        )
-        self.augment = build_augment(data["augment"], "images")
+    def __init__(self, data: DataConfig, channels: int, size: int) -> None:
+        self.size, self.channels = size, channels
+        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in data.statistics(channels))
+        self.augment = build_augment(data.augment, "images")
 
     def source(self, dataset: Samples, *, staged: torch.device | None = None) -> Fetch:
         """The images, decoded and resized when they are asked for."""
@@ -96,12 +94,34 @@ class ImageInputs(Inputs):
         return (images - self.mean.to(images.device)) / self.std.to(images.device)
 
 
-def build_inputs(config: Mapping[str, Any]) -> Inputs:
+class Shaped(Protocol):
+    """The ``backbone`` section of a config, as far as its inputs are concerned."""
+
+    def input_shape(self, num_points: int | None) -> tuple[int, ...]:
+        """(num_points, 3), or (channels, S, S)."""
+
+
+class Fed(Protocol):
+    """A config, as far as the inputs of its backbone are concerned."""
+
+    @property
+    def data(self) -> DataConfig:
+        """Where they come from."""
+
+    @property
+    def backbone(self) -> Shaped:
+        """What takes them."""
+
+
+def build_inputs(config: Fed) -> Inputs:
     """What a config's data set and backbone need between them."""
-    kind = PointInputs if DATASETS[config["data"]["name"]].modality == "points" else ImageInputs
-    return kind(config)
+    data, backbone = config.data, config.backbone
+    if DATASETS[data.name].modality == "points":
+        return PointInputs(data, skip_origin=getattr(backbone, "skip_origin", False))
+    channels, size, _ = backbone.input_shape(None)
+    return ImageInputs(data, channels, size)
 
 
-def regime(data: Mapping[str, Any]) -> str:
+def regime(data: DataConfig) -> str:
     """The augmentation regime of a config's ``data`` section, one label for one meaning, for results."""
-    return augment_label(data["augment"], DATASETS[data["name"]].modality)
+    return augment_label(data.augment, DATASETS[data.name].modality)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pointadapterx.datasets.options import DataConfig
+
 UNIT = 0.02  # how far radius and centre may be from those of a unit sphere
 
 
@@ -61,7 +63,7 @@ def is_number(value: object, above: float = -math.inf) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and above < value < math.inf
 
 
-def wants_unit_sphere(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+def wants_unit_sphere(metrics: Mapping[str, Any], data: DataConfig) -> bool:
     """Whether an adapter's inputs have to be brought into the unit sphere: as its training clouds were, where it knows.
 
     Args:
@@ -69,7 +71,7 @@ def wants_unit_sphere(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> bo
         data: section of its config.
     """
     stored = Preparation.stored(metrics)
-    return stored.in_unit_sphere if stored is not None else data["normalize"] is not False
+    return stored.in_unit_sphere if stored is not None else data.normalize is not False
 
 
 def mean_extents(points: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.published import load_pretrained
+from pointadapterx.config import Config
 from pointadapterx.datasets import (
     DATASETS,
     PointClouds,
@@ -32,7 +33,7 @@ from pointadapterx.tasks.heads import ClassificationHead
 log = logging.getLogger(__name__)
 
 
-def build_model(config: Mapping[str, Any], *, restored: bool = False) -> AdaptedModel:
+def build_model(config: Config | Mapping[str, Any], *, restored: bool = False) -> AdaptedModel:
     """Pre-trained weights into the plain backbone, then the method, then freezing by ownership.
 
     Args:
@@ -43,6 +44,7 @@ def build_model(config: Mapping[str, Any], *, restored: bool = False) -> Adapted
         The model on the CPU, in training mode. Its initial values depend on ``backbone.init_seed`` and
         ``train.seed`` alone; torch's global random state is left as it was.
     """
+    config = Config.of(config)
     backbone = build_backbone(config["backbone"])
     if config["backbone"]["weights"] is None and not restored and not next(backbone.parameters()).is_meta:
         log.warning("backbone.weights is not set: the backbone keeps random weights, results only test the pipeline")
@@ -53,7 +55,7 @@ def build_model(config: Mapping[str, Any], *, restored: bool = False) -> Adapted
     return model
 
 
-def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
+def model_recipe(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     """What of a config decides what a trained model computes: ``section.key`` to value."""
     irrelevant = {
         *("backbone.weights", "backbone.init_seed", "backbone.drop_path"),
@@ -68,7 +70,7 @@ def model_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in irrelevant}
 
 
-def build_backbone(options: Mapping[str, Any]) -> Backbone:
+def build_backbone(options: Backbone.Options | Mapping[str, Any]) -> Backbone:
     """The backbone of a config's ``backbone`` section with its pre-trained, or else its initial random, weights.
 
     Raises:
@@ -84,7 +86,7 @@ def build_backbone(options: Mapping[str, Any]) -> Backbone:
     return backbone
 
 
-def _require_memory(options: Mapping[str, Any]) -> None:
+def _require_memory(options: Backbone.Options | Mapping[str, Any]) -> None:
     """Refuses blocks that could never be held, as the system would end the process without a word."""
     memory = total_memory()
     needed = 4 * 12 * options["depth"] * options["dim"] ** 2  # bytes of attention (4 C²) and FFN (8 C²) in fp32
@@ -95,7 +97,7 @@ def _require_memory(options: Mapping[str, Any]) -> None:
         )
 
 
-def build_autoencoder(config: Mapping[str, Any]) -> MaskedAutoencoder:
+def build_autoencoder(config: Config | Mapping[str, Any]) -> MaskedAutoencoder:
     """The masked autoencoder of a pre-training config, on the CPU, in training mode."""
     encoder, options = build_backbone(config["backbone"]), config["pretrain"]
     if not isinstance(encoder, PointMAE):
@@ -143,7 +145,7 @@ class Splits(NamedTuple):
         return self.val is not None and self.val.validation is not None
 
 
-def build_splits(config: Mapping[str, Any]) -> Splits:
+def build_splits(config: Config | Mapping[str, Any]) -> Splits:
     """Training, validation and test parts.
 
     The validation part is the one that the data set publishes, as VTAB-1K does. Where it publishes none, it is a
@@ -157,7 +159,7 @@ def build_splits(config: Mapping[str, Any]) -> Splits:
     return cut_splits(config, _read_split(config, "train"), _read_split(config, "test"))
 
 
-def cut_splits(config: Mapping[str, Any], train: Samples, test: Samples) -> Splits:
+def cut_splits(config: Config | Mapping[str, Any], train: Samples, test: Samples) -> Splits:
     """The parts that :func:`build_splits` gives, from both published splits.
 
     Raises:
@@ -178,7 +180,7 @@ def _validation_split(train: Samples, settings: Mapping[str, Any]) -> tuple[torc
     return stratified_split(train.labels, settings["val_fraction"], settings["split_seed"], groups=train.groups)
 
 
-def build_test_split(config: Mapping[str, Any]) -> Samples:
+def build_test_split(config: Config | Mapping[str, Any]) -> Samples:
     """The test split of the config's data set, or its part in a few-shot task, in memory and checked.
 
     A few-shot task needs the files of both splits, whose numbers of clouds decide on its classes.
@@ -191,7 +193,7 @@ def build_test_split(config: Mapping[str, Any]) -> Samples:
     return dataset
 
 
-def _task_parts(config: Mapping[str, Any], train: Samples, test: Samples) -> tuple[Samples, Samples]:
+def _task_parts(config: Config | Mapping[str, Any], train: Samples, test: Samples) -> tuple[Samples, Samples]:
     """Training and test split, or their parts in a few-shot task or with fewer labels, checked."""
     data = config["data"]
     for dataset in (train, test):
@@ -205,7 +207,7 @@ def _task_parts(config: Mapping[str, Any], train: Samples, test: Samples) -> tup
     return train, test
 
 
-def _check_classes(config: Mapping[str, Any], dataset: Samples) -> None:
+def _check_classes(config: Config | Mapping[str, Any], dataset: Samples) -> None:
     wanted, available = config["head"]["num_classes"], len(dataset.classes)
     if wanted != available:
         raise ConfigError(
@@ -214,7 +216,7 @@ def _check_classes(config: Mapping[str, Any], dataset: Samples) -> None:
         )
 
 
-def _read_split(config: Mapping[str, Any], split: Literal["train", "test"], **options: Any) -> Samples:
+def _read_split(config: Config | Mapping[str, Any], split: Literal["train", "test"], **options: Any) -> Samples:
     return build_dataset(config["data"]["name"], split, **reading_options(config["data"]), **options)
 
 
@@ -224,7 +226,7 @@ def reading_options(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: data[key] for key in keys if data[key] is not None}
 
 
-def _check_points(config: Mapping[str, Any], dataset: Samples) -> None:
+def _check_points(config: Config | Mapping[str, Any], dataset: Samples) -> None:
     if not isinstance(dataset, PointClouds):
         return
     wanted, available = config["data"]["num_points"], dataset.points.shape[1]
@@ -248,7 +250,7 @@ class PretrainingData(NamedTuple):
     probe: tuple[PointClouds, PointClouds] | None
 
 
-def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
+def build_pretraining_data(config: Config | Mapping[str, Any]) -> PretrainingData:
     """Clouds to learn from, held-out ones, and the probe's parts of its data set's training split.
 
     Variants of one object are on one side where the data set knows them.
@@ -271,7 +273,7 @@ def build_pretraining_data(config: Mapping[str, Any]) -> PretrainingData:
     )
 
 
-def _clouds(config: Mapping[str, Any], dataset: Samples) -> PointClouds:
+def _clouds(config: Config | Mapping[str, Any], dataset: Samples) -> PointClouds:
     """The data set, if it is of point clouds with enough points."""
     if not isinstance(dataset, PointClouds):
         raise ConfigError("point_mae is pre-trained on point clouds; choose another data set than one of images")
@@ -289,7 +291,7 @@ def _held_out(clouds: PointClouds, fraction: float, seed: int) -> torch.Tensor:
     return torch.isin(units, order[:count])
 
 
-def build_probe_data(config: Mapping[str, Any]) -> tuple[PointClouds, PointClouds]:
+def build_probe_data(config: Config | Mapping[str, Any]) -> tuple[PointClouds, PointClouds]:
     """Training and validation part of the probe's data set, both from its training split."""
     probe = config["pretrain"]["probe"]
     options = {key: probe[key] for key in ("root", "variant") if probe[key] is not None}

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.build import build_model
+from pointadapterx.config import Config
 from pointadapterx.errors import ConfigError
-from pointadapterx.models import BACKBONES, Backbone
+from pointadapterx.models import Backbone
 
 BATCH_SIZE = 32  # the published one of Point-MAE; what a batch costs once, whatever its size, is shared by so many
 
@@ -49,7 +50,7 @@ class ModelCount(NamedTuple):
     costs: Costs
 
 
-def count_model(config: Mapping[str, Any]) -> ModelCount:
+def count_model(config: Config | Mapping[str, Any]) -> ModelCount:
     """Counts a config's model; needs no data and no weights, and takes seconds whatever the model's size.
 
     Args:
@@ -58,20 +59,13 @@ def count_model(config: Mapping[str, Any]) -> ModelCount:
     Raises:
         ConfigError: for a pre-training config, which adapts nothing.
     """
-    if "pretrain" in config:
+    config = Config.of(config)
+    if config.pretrain is not None:
         raise ConfigError("a pre-training config adapts nothing to be counted; give an adaptation config")
     with torch.device("meta"):  # shapes without values
-        model = build_model({**config, "backbone": {**config["backbone"], "weights": None}})
-        inputs = torch.empty(BATCH_SIZE, *input_shape(config))
+        model = build_model(config.replaced(backbone={"weights": None}))
+        inputs = torch.empty(BATCH_SIZE, *config.backbone.input_shape(config.data.num_points))
     return ModelCount(count_parameters(model), count_parts(model), count_costs(model, inputs))
-
-
-def input_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Shape of one input: a cloud (N, 3), or an image (channels, S, S)."""
-    backbone = config["backbone"]
-    if BACKBONES[backbone["name"]].modality == "points":
-        return config["data"]["num_points"], 3
-    return backbone["channels"], backbone["image_size"], backbone["image_size"]
 
 
 def count_parts(model: AdaptedModel) -> dict[str, dict[str, ParameterCount]]:

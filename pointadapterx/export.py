@@ -16,7 +16,8 @@ from torch.export import Dim, ExportedProgram
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model, versions
-from pointadapterx.config import without_locations
+from pointadapterx.checkpoints.shipped import without_locations
+from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
@@ -112,20 +113,15 @@ def export_adapter(
 
 def describe(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
     """What an exported file says of itself: all that is needed to prepare its inputs and to read its logits."""
-    backbone, data = info.config["backbone"], info.config["data"]
-    batch = batch_size or "batch"
-    if "image_size" in backbone:
-        size, channels = backbone["image_size"], backbone["channels"]
-        form = {
-            "name": "images",
-            "shape": [batch, channels, size, size],
-            "range": [0.0, 1.0],
-            **{key: data[key] or [0.5] * channels for key in ("mean", "std")},  # subtracted, divided by
-        }
+    data = info.config.data
+    shape = [batch_size or "batch", *info.config.backbone.input_shape(data.num_points)]
+    if DATASETS[data.name].modality == "images":
+        mean, std = data.statistics(info.config.backbone.input_shape(None)[0])  # subtracted, divided by
+        form = {"name": "images", "shape": shape, "range": [0.0, 1.0], "mean": mean, "std": std}
     else:
         form = {
             "name": "points",
-            "shape": [batch, data["num_points"], 3],
+            "shape": shape,
             "up": "y",
             "unit_sphere": wants_unit_sphere(info.metrics, data),
             "resampling": "farthest points from the first one on",
@@ -133,10 +129,10 @@ def describe(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "input": form,
-        "output": {"name": "logits", "shape": [batch, len(info.classes)]},
+        "output": {"name": "logits", "shape": [batch_size or "batch", len(info.classes)]},
         "classes": info.classes,
         "temperature": None if info.calibration is None else info.calibration.temperature,
-        "config": without_locations(info.config),
+        "config": without_locations(info.config).dump(),
         "metrics": info.metrics,
         "backbone_hash": info.backbone_hash,
         "versions": info.versions,

@@ -12,6 +12,7 @@ from pointadapterx.build import build_backbone
 from pointadapterx.checkpoints.adapter_file import AdapterInfo
 from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.hub import HUB, Address
@@ -47,7 +48,7 @@ def needed_weights(info: AdapterInfo) -> Needed:
     """What an adapter needs besides its file, with the SHA-256 of a local file as long as the right one is there."""
     weights = info.config.backbone.weights
     base = Address.parse(weights).repository if weights is not None and weights.startswith(HUB) else None
-    if METHODS[info.config.method.name].trains_backbone:
+    if METHODS[info.method.name].trains_backbone:
         return Needed("none: the file brings the whole backbone", True, base)
     if weights is None:
         seed = info.config.backbone.init_seed
@@ -66,7 +67,7 @@ def _is_of(file: Path, info: AdapterInfo) -> bool:
     if not file.is_file():
         return False
     try:
-        backbone = build_backbone({**info.config["backbone"], "weights": str(file)})
+        backbone = build_backbone(info.config.backbone.model_copy(update={"weights": str(file)}))
     except PointAdapterXError:
         return False
     return hash_backbone(backbone) == info.backbone_hash
@@ -87,7 +88,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         "card.md",
         front_matter=_front_matter(info, report, address, license, needed),
         title=address.name,
-        method=info.config.method.name,
+        method=info.method.name,
         data=_named(data),
         classes=len(info.classes),
         facts=_facts(info, report, license, needed),
@@ -113,7 +114,7 @@ def _front_matter(
         license=license,
         base_model=needed.base,
         pipeline_tag=task if _modality(info) == "images" else None,  # the hub has no such task for point clouds
-        tags=["pointadapterx", "adapter", task, info.config.backbone.name, info.config.method.name],
+        tags=["pointadapterx", "adapter", task, info.config.backbone.name, info.method.name],
         model_name=address.name,
         eval_results=None if report is None else _eval_results(info, report, task),
     ).to_yaml()
@@ -142,13 +143,15 @@ def _eval_results(info: AdapterInfo, report: Mapping[str, Any], task: str) -> li
 
 def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | None, needed: Needed) -> dict[str, str]:
     backbone, data = info.config.backbone, info.config.data
+    shape = backbone.input_shape(data.num_points)
     if _modality(info) == "images":
-        scale = (f"{key} {getattr(data, key) or [0.5] * backbone.channels}" for key in ("mean", "std"))
-        size, kind = backbone.image_size, "grey" if backbone.channels == 1 else "RGB"
-        form = f"{kind} images of {size} × {size} pixels, {', '.join(scale)}"
+        channels, size, _ = shape
+        mean, std = data.statistics(channels)
+        kind = "grey" if channels == 1 else "RGB"
+        form = f"{kind} images of {size} × {size} pixels, mean {mean}, std {std}"
     else:
         frame = "unit sphere" if wants_unit_sphere(info.metrics, data) else "in the unit of the training clouds"
-        form = f"{data.num_points:,} points by FPS, {frame}, y up"
+        form = f"{shape[0]:,} points by FPS, {frame}, y up"
         form += f" (files: {data.up} up)" if data.up not in (None, "y") else ""
     facts = {
         "backbone": f"{backbone.name}, {backbone.dim} wide, {backbone.depth} blocks, {backbone.num_heads} heads",
@@ -200,24 +203,24 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> list[str]:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
         if info.config.eval.protocol == "published" and chooses(info.config):
             lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
-    if not METHODS[info.config.method.name].trains_backbone:
+    if not METHODS[info.method.name].trains_backbone:
         lines.append("On a backbone with another hash it is refused.")
         if info.config.backbone.weights is None:
             lines.append("The backbone has random weights: its results only test the pipeline.")
     return lines
 
 
-def _named(data: Any) -> str:
+def _named(data: DataConfig) -> str:
     """Data set and variant."""
     return " ".join(filter(None, (_name(data), data.variant)))
 
 
-def _name(data: Any) -> str:
+def _name(data: DataConfig) -> str:
     """Of a data set; a folder's is nobody else's."""
-    return "own data" if data.name in OWN_DATA else str(data.name)
+    return "own data" if data.name in OWN_DATA else data.name
 
 
-def _drawn(data: Any) -> dict[str, str]:
+def _drawn(data: DataConfig) -> dict[str, str]:
     """The part of a data set's training split that was learned from, where that was not all of it."""
     task, size = data.few_shot, data.train_size
     words = {}

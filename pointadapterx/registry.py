@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, shown
 
 T = TypeVar("T")
 
@@ -25,6 +25,12 @@ def did_you_mean(name: str, known: Iterable[str], *others: str) -> str:
         if close:
             return f"; did you mean '{by_lower[close[0]]}'?"
     return "."
+
+
+def unknown_name(name: object, known: Iterable[str]) -> str:
+    """What to say of a ``name:`` in a config that is none of the known ones."""
+    names = sorted(known)
+    return f"unknown name {shown(name)}{did_you_mean(str(name), names)} Known: {', '.join(names)}"
 
 
 class Registry(Mapping[str, T]):

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
-from pointadapterx.config import dump_config, without_locations
+from pointadapterx.checkpoints.shipped import without_locations
+from pointadapterx.config import dump_config
 from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.files import new_folder, write_text
 from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
@@ -67,7 +68,7 @@ def push_adapter(
         _write(info, address, license, Path(part))
         # What an adapter pushed before it left there would stand beside this one.
         without = [name for name in (METRICS_FILE,) if not (Path(part) / name).exists()]
-        message = f"Adapter of {info.config['method']['name']}"
+        message = f"Adapter of {info.method.name}"
         return upload(Path(part), address, private=private, message=message, without=without)
 
 
@@ -101,12 +102,13 @@ def _read_report(info: AdapterInfo) -> dict[str, Any] | None:
         raise CheckpointError(
             f"{path}: has no {', '.join(sorted(missing))}, so it is not of an adapter's run; move the adapter elsewhere"
         )
-    config, data = info.config, report["data"] if isinstance(report["data"], dict) else {}
-    own = {"method": config["method"]["name"], "seed": config["train"]["seed"]}
+    stored = info.config.data.model_dump()
+    data = report["data"] if isinstance(report["data"], dict) else {}
+    own: dict[str, Any] = {"method": info.method.name, "seed": info.config.train.seed}
     own |= {key: info.metrics[key] for key in ("protocol", "regime") if key in info.metrics}
     for name, told, mine in (
         *((key, report[key], value) for key, value in own.items()),
-        *((f"data.{key}", data.get(key), config["data"][key]) for key in ("name", "variant", "few_shot", "train_size")),
+        *((f"data.{key}", data.get(key), stored[key]) for key in ("name", "variant", "few_shot", "train_size")),
     ):
         if told != mine:
             raise CheckpointError(

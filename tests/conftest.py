@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import DATASETS
 from pointadapterx.peft import METHODS
 
@@ -55,7 +55,7 @@ DATA: dict[str, dict[str, Any]] = {
 """Data for each of them, which come with the project."""
 
 
-def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: dict[str, Any]) -> dict[str, Any]:
+def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: dict[str, Any]) -> Config:
     """A complete config of a model with 2 blocks of width 48 on one of :data:`BACKBONES`.
 
     ``changes`` update its sections.
@@ -79,13 +79,13 @@ def small_config(name: str = "dapt_x", /, kind: str = "point_mae", **changes: di
         config["method"]["widths"] = [1, 3]
     for section, update in changes.items():
         config[section].update(update)
-    return check_config(config, "test")
+    return Config.of(config, "test")
 
 
-def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> dict[str, Any]:
+def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> Config:
     """A complete pre-training config of the same backbone, with the probe on the data set in ``root``."""
     config: dict[str, Any] = {
-        "backbone": small_config("linear")["backbone"],
+        "backbone": small_config("linear").backbone.model_dump(),
         "pretrain": {
             "decoder_depth": 1,
             "decoder_heads": 3,
@@ -98,7 +98,7 @@ def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> dict[str, Any
     }
     for section, update in changes.items():
         config[section].update(update)
-    return check_config(config, "test")
+    return Config.of(config, "test")
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def _heed_signals() -> None:
 
 
 @pytest.fixture
-def make_config() -> Callable[..., dict[str, Any]]:
+def make_config() -> Callable[..., Config]:
     return small_config
 
 

@@ -200,7 +200,7 @@ CASES = {
     "method in capitals": Case(
         nothing, f"{TRAIN} method.name=LoRA", ("unknown name 'LoRA'; did you mean 'lora'? Known",)
     ),
-    "method like no other": Case(nothing, f"{TRAIN} method.name=xyz", ("unknown name 'xyz'. Known: adapter_x",)),
+    "method like no other": Case(nothing, f"{TRAIN} method.name=xyz", ("unknown name 'xyz'. Known: adapter",)),
     "out of range": Case(nothing, f"{TRAIN} train.lr=-1", ("train.lr", "greater than 0, not -1")),
     "malformed override": Case(nothing, f"{TRAIN} epochs", ("override 'epochs' is not of the form section.key=value",)),
     "heads do not divide": Case(nothing, f"{TRAIN} backbone.num_heads=5", ("5 heads do not divide dim=48",)),

@@ -47,7 +47,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     for name in ("train", "resume", "test", "count", "probe", "search"):
         monkeypatch.setattr(jobs, name, record(name))
     monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda precision: precision)
-    monkeypatch.setattr("pointadapterx.config.load_config", lambda path, overrides: Given(path, tuple(overrides)))
+    monkeypatch.setattr("pointadapterx.config.read_config", lambda path, overrides: Given(path, tuple(overrides)))
     return calls
 
 

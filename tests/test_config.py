@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pointadapterx.commands.main import main
-from pointadapterx.config import SHIPPED, check_config, dump_config, load_config
+from pointadapterx.config import SHIPPED, Config, dump_config, load_config
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft import METHODS
 from tests.conftest import ROOT, small_config
@@ -51,7 +51,7 @@ def test_shipped_configs_load_and_round_trip(name: str, tmp_path: Path) -> None:
     config = load_config(SHIPPED / f"{name}.yaml")
     (tmp_path / "dumped.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "dumped.yaml") == config
-    assert check_config(config, "again") == config
+    assert Config.of(config, "again").dump() == config
 
 
 def test_random_weights_may_follow_the_seed_of_training() -> None:
@@ -332,7 +332,7 @@ def test_prompts_on_a_highway_need_a_pool(write: Write) -> None:
 
 def test_missing_sections_are_named() -> None:
     with pytest.raises(ConfigError) as error:
-        check_config({"train": {"epochs": 3}}, "here")
+        Config.of({"train": {"epochs": 3}}, "here")
     for section in ("backbone", "method", "head", "data"):
         assert f"here: config: section '{section}' is missing" in str(error.value)
 
@@ -340,7 +340,7 @@ def test_missing_sections_are_named() -> None:
 @pytest.mark.parametrize("config", [None, [], 3, "text"])
 def test_a_stored_config_that_is_no_mapping(config: object) -> None:
     with pytest.raises(ConfigError, match=r"stored: a config is a mapping of sections, this is a \w+"):
-        check_config(config, "stored")  # type: ignore[arg-type]
+        Config.of(config, "stored")  # type: ignore[arg-type]
 
 
 def test_strings_are_not_numbers_and_numbers_are_not_strings(write: Write) -> None:

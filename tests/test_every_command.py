@@ -60,7 +60,9 @@ class Runs:
 def _own(name: str) -> dict[str, Any]:
     """What a method's config has of its own."""
     config = small_config(name)
-    return {f"method.{key}": value for key, value in config["method"].items()} | {"head.pools": config["head"]["pools"]}
+    return {f"method.{key}": value for key, value in config.method.model_dump().items()} | {
+        "head.pools": config.head.pools
+    }
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pointadapterx import export_adapter
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, restore_model, save_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError, ConfigError, ExportError
 from pointadapterx.export import METADATA, TOLERANCE, trace
 from pointadapterx.ops import decomposed, reference
@@ -32,7 +32,7 @@ SMALL = {"num_groups": 8, "depth": 1}
 def adapter_of(config: dict[str, Any], folder: Path) -> Path:
     """An adapter that has moved away from its start."""
     path = folder / "adapter.safetensors"
-    classes = [f"class {number}" for number in range(config["head"]["num_classes"])]
+    classes = [f"class {number}" for number in range(config.head.num_classes)]
     metrics = {"protocol": "validation", "regime": "none"}
     model = randomise(build_model(config))
     save_adapter(model, path, config=config, classes=classes, metrics=metrics, calibration=Calibration(1.5, 30))
@@ -60,12 +60,12 @@ def images(count: int) -> Tensor:
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], Tensor]] = {
-    "demo": (load_config("demo", ["backbone.num_groups=8"]), clouds(5, points=1024)),
+    "demo": (read_config("demo", ["backbone.num_groups=8"]), clouds(5, points=1024)),
     "e3va_x, FPS of pointnet2_ops": (
         small_config("e3va_x", backbone=SMALL | {"skip_origin": True}),
         torch.cat([clouds(3), lattice(3)]),
     ),
-    "digits": (load_config("vtab/digits"), images(5)),
+    "digits": (read_config("vtab/digits"), images(5)),
 }
 
 
@@ -83,7 +83,7 @@ def test_onnx_computes_what_torch_computes(name: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (given,), (made,) = session.get_inputs(), session.get_outputs()
     assert [given.name, *given.shape] == [exported.metadata["input"]["name"], *exported.metadata["input"]["shape"]]
-    assert [made.name, *made.shape] == ["logits", "batch", config["head"]["num_classes"]]
+    assert [made.name, *made.shape] == ["logits", "batch", config.head.num_classes]
     for part in (inputs[:1], inputs):
         found = torch.from_numpy(session.run(None, {given.name: part.numpy()})[0])
         assert (found - logits(adapter, part)).abs().max() <= TOLERANCE

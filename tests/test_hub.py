@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,8 +29,9 @@ from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.checkpoints.shipped import SHIPPED
 from pointadapterx.commands.main import main
-from pointadapterx.config import check_config, load_config
+from pointadapterx.config import Config, load_config, read_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
+from pointadapterx.datasets.options import DataConfig, FewShotConfig
 from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.export import describe
@@ -115,8 +117,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server.server_close()
 
 
-def save(config: dict[str, Any], path: Path) -> Path:
-    classes = LDRAW20_CLASSES if config["data"]["name"] == "ldraw20" else [str(digit) for digit in range(10)]
+def save(config: Config, path: Path) -> Path:
+    classes = LDRAW20_CLASSES if config.data.name == "ldraw20" else [str(digit) for digit in range(10)]
     save_adapter(randomise(build_model(config)), path, config=config, classes=classes)
     return path
 
@@ -150,7 +152,7 @@ def test_what_is_pulled_is_what_was_pushed(
     assert capsys.readouterr().out.splitlines()[0] == "pulled: parts"
     assert {path.name for path in (tmp_path / "parts").iterdir()} == FILES
     assert (tmp_path / "parts" / "adapter.safetensors").read_bytes() == adapter.read_bytes()
-    assert load_config("parts/config.yaml") == read_adapter(adapter).config
+    assert read_config("parts/config.yaml") == read_adapter(adapter).config
     assert main(["pull", "owner/parts"]) == 2
     assert capsys.readouterr().err == "error: parts: is there already; remove it, or choose another folder\n"
 
@@ -174,10 +176,10 @@ def test_an_adapter_of_the_hub_is_tested(hub: Path, tmp_path: Path, monkeypatch:
 
 
 def test_where_data_lay_elsewhere_says_nothing_here(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, Any]] = []
+    seen: list[DataConfig] = []
 
-    def stop(config: dict[str, Any]) -> None:
-        seen.append(dict(config["data"]))
+    def stop(config: Config) -> None:
+        seen.append(config.data)
         raise HubError("enough")
 
     config = small_config("linear", data={"root": str(tmp_path), "cache_dir": str(tmp_path)})
@@ -185,16 +187,15 @@ def test_where_data_lay_elsewhere_says_nothing_here(hub: Path, tmp_path: Path, m
     monkeypatch.setattr(testing, "build_test_split", stop)
     for arguments in (["hf://owner/parts"], ["hf://owner/parts", "data.root=mine"], [str(tmp_path)]):
         assert main(["test", *arguments]) == 2
-    found = [(data["root"], data["cache_dir"]) for data in seen]
+    found = [(data.root, data.cache_dir) for data in seen]
     assert found == [(None, None), ("mine", None), (str(tmp_path), str(tmp_path))]
 
 
 def test_paths_are_not_pushed(tmp_path: Path) -> None:
     places = {"data": {"root": "/mine/a", "cache_dir": "/mine/b"}, "train": {"cache_folder": "/mine/c"}}
     config = small_config("linear", **places)
-    stored = {**config, "backbone": {**config["backbone"], "weights": "/mine/d.pth"}}
     for weights, left in (("/mine/d.pth", None), ("point_mae_tiny", "point_mae_tiny"), *[("hf://a/b/c.pth",) * 2]):
-        stored["backbone"]["weights"] = weights
+        stored = config.replaced(backbone={"weights": weights})
         path = tmp_path / "adapter.safetensors"
         save_adapter(build_model(config), path, config=stored, classes=LDRAW20_CLASSES)
         folder = tmp_path / weights.replace("/", "-")
@@ -202,7 +203,7 @@ def test_paths_are_not_pushed(tmp_path: Path) -> None:
         assert "/mine" not in (folder / "config.yaml").read_text()
         pushed = load_config(folder / "config.yaml")
         assert pushed["backbone"]["weights"] == left
-        assert pushed["data"] == {**config["data"], "root": None, "cache_dir": None}
+        assert pushed["data"] == config.data.model_dump() | {"root": None, "cache_dir": None}
         assert describe(read_adapter(path), None)["config"] == pushed
 
 
@@ -211,8 +212,7 @@ def test_full_fine_tuning_needs_nothing_else(
 ) -> None:
     weights = tmp_path / "weights.safetensors"
     shutil.copy(SHIPPED / "vit_tiny.safetensors", weights)
-    config = load_config("vtab/digits", [f"backbone.weights={weights}"])
-    config = check_config({**config, "method": {"name": "full"}, "head": {**config["head"], "pools": ["cls"]}}, "test")
+    config = read_config("vtab/digits", [f"backbone.weights={weights}", "method.name=full", "head.pools=[cls]"])
     adapter = save(config, tmp_path / "adapter.safetensors")
     picture = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
@@ -231,8 +231,14 @@ def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
     info, report = read_adapter(trained), json.loads((trained / "metrics.json").read_text())
 
     def card(**changes: Any) -> str:
-        info.config["data"].update(changes)
-        return write_card(info, {**report, "data": report["data"] | changes}, Address("owner/a"), None)
+        few_shot = changes["few_shot"] and FewShotConfig(**changes["few_shot"])
+        data = info.config.data.model_copy(update=changes | {"few_shot": few_shot})
+        return write_card(
+            info._replace(config=replace(info.config, data=data)),
+            {**report, "data": report["data"] | changes},
+            Address("owner/a"),
+            None,
+        )
 
     task = {"ways": 5, "shots": 10, "fold": 2, "queries": None}
     text = card(few_shot=task, train_size=None)
@@ -261,11 +267,11 @@ def test_shipped_weights_are_attributed(
     name: str, licence: str, attribution: str, adapter: Path, trained: Path, tmp_path: Path
 ) -> None:
     info = read_adapter(adapter if name == "point_mae_tiny" else trained)
-    info.config["backbone"]["weights"] = name
+    info = info._replace(config=info.config.replaced(backbone={"weights": name}))
     text = write_card(info, None, Address("owner/a"), None)
     assert f"| licence of {name} | {licence} |" in text
     assert f"| attribution of {name} | {attribution}" in text
-    info.config["backbone"]["weights"] = "other.pth"
+    info = info._replace(config=info.config.replaced(backbone={"weights": "other.pth"}))
     assert "attribution" not in write_card(info, None, Address("owner/a"), None)
 
 
@@ -282,7 +288,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run on shipped weights."""
     folder = tmp_path_factory.mktemp("run") / "run"
     changes = ["train.epochs=1", "train.warmup_epochs=0", "data.train_size=100", "method.rank=4", "train.seed=3"]
-    run.train(load_config("vtab/digits", changes), "digits", folder, devices.make_accelerator("fp32"))
+    run.train(read_config("vtab/digits", changes), "digits", folder, devices.make_accelerator("fp32"))
     return folder
 
 
@@ -328,9 +334,9 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     assert (
         f"{calibration['calibration_error']:.2f} %, without it {calibration['calibration_error_before']:.2f} %" in text
     )
-    info.config["eval"]["protocol"] = "published"
+    info = info._replace(config=info.config.replaced(eval={"protocol": "published"}))
     assert "optimistic" not in write_card(info, report, Address("owner/digits"), None)  # one epoch: no choice
-    info.config["train"]["epochs"] = 2
+    info = info._replace(config=info.config.replaced(train={"epochs": 2}))
     assert "so the figures are optimistic" in write_card(info, report, Address("owner/digits"), None)
 
 
@@ -388,7 +394,7 @@ def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.Ca
     weights = tmp_path / "mine" / "weights.safetensors"
     weights.parent.mkdir()
     shutil.copy(SHIPPED / "vit_tiny.safetensors", weights)
-    config = load_config("vtab/digits", [f"backbone.weights={weights}", "eval.protocol=published"])
+    config = read_config("vtab/digits", [f"backbone.weights={weights}", "eval.protocol=published"])
     adapter = save(config, tmp_path / "adapter.safetensors")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert main(["push", str(adapter), "owner/digits", "--folder", str(tmp_path / "layout")]) == 0
@@ -412,7 +418,7 @@ def test_the_card_says_what_weights_are_needed(tmp_path: Path, capsys: pytest.Ca
 
 def test_weights_of_the_hub_are_the_base_model(adapter: Path, tmp_path: Path) -> None:
     info = read_adapter(adapter)
-    config = {**info.config, "backbone": {**info.config["backbone"], "weights": "hf://owner/mae/weights.pth@v2"}}
+    config = info.config.replaced(backbone={"weights": "hf://owner/mae/weights.pth@v2"})
     save_adapter(build_model(info.config), tmp_path / "a.safetensors", config=config, classes=info.classes)
     push_adapter(tmp_path / "a.safetensors", "owner/parts", folder=tmp_path / "layout")
     data = ModelCard((tmp_path / "layout" / "README.md").read_text(encoding="utf-8")).data

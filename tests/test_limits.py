@@ -16,7 +16,7 @@ from benchmarks.fuzz_stored import stored_targets
 from pointadapterx import build
 from pointadapterx.build import build_backbone, build_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model, save_adapter
-from pointadapterx.config import MOST_FILES, MOST_LINES, check_config, dump_config, load_config, read_document
+from pointadapterx.config import MOST_FILES, MOST_LINES, Config, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors
@@ -103,17 +103,17 @@ def test_bases_that_double_at_each_step(tmp_path: Path) -> None:
 )
 def test_numbers_beyond_all_use(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as error:
-        check_config(small_config(), "config", [f"{key}={value}"])
+        Config.of(small_config(), "config", [f"{key}={value}"])
     assert key in str(error.value)
     assert "1 problem" in str(error.value)
 
 
 def test_messages_stay_short() -> None:
-    config: dict[str, Any] = small_config()
+    config = small_config().dump()
     config["train"]["lr"] = "x" * 10**6
     config |= {f"section{number}": 1 for number in range(1000)}
     with pytest.raises(ConfigError) as error:
-        check_config(config, "config")
+        Config.of(config, "config")
     lines = str(error.value).splitlines()
     assert len(lines) == MOST_LINES + 2
     assert lines[-1].startswith("  … and ")
@@ -127,13 +127,13 @@ def test_experts_of_all_blocks_together() -> None:
 
 
 def test_a_backbone_beyond_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = small_config(backbone={"dim": 48, "depth": 2})["backbone"]
+    options = small_config(backbone={"dim": 48, "depth": 2}).backbone
     monkeypatch.setattr(build, "total_memory", lambda: 4 * 12 * 2 * 48**2)
     build_backbone(options)
     with pytest.raises(ConfigError, match=r"depth=3 and dim=48: the blocks take 0 GB, but this machine has 0 GB"):
-        build_backbone({**options, "depth": 3})
+        build_backbone(options.model_copy(update={"depth": 3}))
     with torch.device("meta"):  # which takes none
-        build_backbone({**options, "depth": 3})
+        build_backbone(options.model_copy(update={"depth": 3}))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from PIL import Image
 from pointadapterx import jobs as run
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError
 from pointadapterx.report import page
@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("matplotlib", exc_type=ImportError)
     folder = tmp_path_factory.mktemp("report") / "run"
     overrides = ["train.epochs=2", "train.warmup_epochs=0", "data.train_size=100"]
-    run.train(load_config(ROOT / "cfgs" / "demo.yaml", overrides), "demo", folder, devices.make_accelerator("fp32"))
+    run.train(read_config(ROOT / "cfgs" / "demo.yaml", overrides), "demo", folder, devices.make_accelerator("fp32"))
     return folder
 
 
@@ -85,7 +85,7 @@ def test_it_says_what_the_run_found(finished: Path, report: Path) -> None:
     assert shown is not None
     again = finished.parent / "again.yaml"
     again.write_text(html.unescape(shown[1]))
-    assert load_config(again, []) == load_config(finished / "config.yaml", [])
+    assert read_config(again) == read_config(finished / "config.yaml")
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)  # nothing to fetch
 
 
@@ -172,7 +172,7 @@ def test_it_lives_in_a_browser(opened: tuple[str, Any, list[str], list[str]], re
         shown = [legend.get_attribute("data-mode") for legend in section.locator(".legend:visible").all()]
         assert shown == ["groups"]
         modes = choices.locator("option").all_inner_texts()
-        depth = load_config(ROOT / "cfgs" / "demo.yaml", [])["backbone"]["depth"]
+        depth = read_config(ROOT / "cfgs" / "demo.yaml").backbone.depth
         assert [name for name in modes if name.startswith("expert")] == [
             f"expert of sub-token 1, block {number}" for number in range(1, depth + 1)
         ]

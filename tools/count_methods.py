@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pointadapterx.adapted_model import ParameterReport
-from pointadapterx.config import load_config
+from pointadapterx.config import Config, read_config
 from pointadapterx.counting import Costs, count_model
 from pointadapterx.peft import METHODS
 
@@ -146,20 +146,20 @@ def vit_rows() -> list[Row]:
 
 def _in_order(rows: list[Row]) -> list[Row]:
     def place(row: Row) -> tuple[bool, str]:
-        name = load(row)["method"]["name"]
+        name = load(row).method.name
         return name not in ("full", "linear"), name
 
     return sorted(rows, key=place)
 
 
-def load(row: Row) -> dict[str, Any]:
+def load(row: Row) -> Config:
     """The config of a row."""
-    return load_config(CFGS / f"{row.config}.yaml", row.overrides)
+    return read_config(CFGS / f"{row.config}.yaml", row.overrides)
 
 
 def label(row: Row) -> str:
     """The method with its size."""
-    method = load(row)["method"]
+    method = load(row).method.model_dump()
     sizes = [
         text.format(method[key]) for key, text in (("rank", "rank {}"), ("num_prompts", "{} prompts")) if key in method
     ]

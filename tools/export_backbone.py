@@ -30,12 +30,13 @@ def export_backbone(adapter: Path, output: Path) -> None:
     if output.suffix != ".safetensors":
         raise CheckpointError(f"{output}: weights are written as .safetensors; choose such a name")
     info = read_adapter(adapter)
-    method = info.config["method"]["name"]
+    method = info.method.name
     if method != "full":
         raise ConfigError(f"{info.path}: method.name={method} leaves the backbone as it was; only full trains it")
     model = restore_model(info)
-    story = {"data": info.config["data"], "train": info.config["train"], "metrics": info.metrics}
-    save_backbone(model.backbone, output, info.config["backbone"], story)
+    config = info.config.dump()
+    story = {"data": config["data"], "train": config["train"], "metrics": info.metrics}
+    save_backbone(model.backbone, output, config["backbone"], story)
     print(f"{output}: {output.stat().st_size:,} bytes")
 
 

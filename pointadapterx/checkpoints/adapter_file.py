@@ -13,14 +13,16 @@ from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, model_recipe
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets.preparation import Preparation
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
-from pointadapterx.peft import METHODS
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.peft import METHODS, Method
 from pointadapterx.run_folder import ADAPTER_FILE, METRICS_FILE, STATE_FILE
 from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks.novelty import Novelty
 
 FORMAT = "pointadapterx-adapter-1"
@@ -45,7 +47,7 @@ class AdapterInfo(NamedTuple):
     """
 
     path: Path
-    config: dict[str, Any]
+    config: Config
     classes: list[str]
     metrics: dict[str, Any]
     versions: dict[str, str]
@@ -54,12 +56,24 @@ class AdapterInfo(NamedTuple):
     calibration: Calibration | None = None
     novelty: Novelty | None = None
 
+    @property
+    def method(self) -> Method.Options:
+        """The ``method`` section, which the config of every adapter has."""
+        assert self.config.method is not None
+        return self.config.method
+
+    @property
+    def head(self) -> HeadConfig:
+        """The ``head`` section, likewise."""
+        assert self.config.head is not None
+        return self.config.head
+
 
 def save_adapter(
     model: AdaptedModel,
     path: str | Path,
     *,
-    config: Mapping[str, Any],
+    config: Config | Mapping[str, Any],
     classes: Sequence[str],
     metrics: Mapping[str, Any] | None = None,
     calibration: Calibration | None = None,
@@ -70,7 +84,7 @@ def save_adapter(
     Args:
         model: the adapted model.
         path: file to (atomically) write.
-        config: resolved config.
+        config: complete config, typed or as :func:`~pointadapterx.config.load_config` returned it.
         classes: class names, in the order of the logits.
         metrics: any JSON-able metrics.
         calibration: how to read its logits.
@@ -79,6 +93,7 @@ def save_adapter(
     Raises:
         CheckpointError: if the file cannot be written, or the class names do not match the head.
     """
+    config = Config.of(config)
     if len(classes) != model.head.num_classes:
         raise CheckpointError(f"{path}: {len(classes)} class names for a head of {model.head.num_classes} classes")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -88,7 +103,7 @@ def save_adapter(
         )
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(config),
+        "config": json.dumps(config.dump()),
         "classes": json.dumps(list(classes)),
         "metrics": json.dumps(dict(metrics or {})),
         "versions": json.dumps(versions()),
@@ -123,7 +138,9 @@ def read_adapter(path: str | Path) -> AdapterInfo:
         for key, kind in (("classes", list), ("metrics", dict), ("versions", dict)):
             if not isinstance(stored[key], kind):
                 raise TypeError(f"{key} is {stored[key]!r}")
-        config = check_config(stored["config"], str(path))
+        config = Config.of(stored["config"], str(path))
+        if config.method is None or config.head is None:
+            raise TypeError("its config has no method or no head")
         reference = {key.removeprefix(NOVELTY): tensors.pop(key) for key in list(tensors) if key.startswith(NOVELTY)}
         info = AdapterInfo(
             path=path,
@@ -134,7 +151,9 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             backbone_hash=metadata["backbone_hash"],
             tensors=tensors,
             calibration=Calibration(**json.loads(metadata["calibration"])) if "calibration" in metadata else None,
-            novelty=Novelty.from_tensors(reference, len(stored["classes"]), _hidden_width(config)),
+            novelty=Novelty.from_tensors(
+                reference, len(stored["classes"]), _hidden_width(config.head, config.backbone)
+            ),
         )
         _require_consistent(info)
     except ConfigError as error:  # which is a ValueError
@@ -151,11 +170,11 @@ def _brief(error: Exception) -> str:
 
 def _require_consistent(info: AdapterInfo) -> None:
     """Raises a ValueError for what reads well and cannot be meant."""
-    classes, head = info.classes, info.config["head"]
+    classes, head = info.classes, info.head
     if not all(isinstance(name, str) for name in classes):
         raise TypeError("classes are not strings")
-    if len(classes) != head["num_classes"]:
-        raise ValueError(f"{len(classes)} classes for a head of {head['num_classes']}")
+    if len(classes) != head.num_classes:
+        raise ValueError(f"{len(classes)} classes for a head of {head.num_classes}")
     prepared = Preparation.stored(info.metrics)
     if prepared is not None and not 1 <= prepared.points <= MOST_POINTS:
         raise ValueError(f"inputs of {shown(prepared.points)} points")
@@ -163,10 +182,9 @@ def _require_consistent(info: AdapterInfo) -> None:
         info.calibration.check()
 
 
-def _hidden_width(config: Mapping[str, Any]) -> int:
-    """What the last layer of a config's head reads."""
-    hidden = config["head"]["hidden"]
-    return hidden[-1] if hidden else config["backbone"]["dim"] * len(config["head"]["pools"])
+def _hidden_width(head: HeadConfig, backbone: Backbone.Options) -> int:
+    """What the last layer of a head reads."""
+    return head.hidden[-1] if head.hidden else backbone.dim * len(head.pools or ())
 
 
 def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> AdapterInfo:
@@ -189,7 +207,7 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
         raise CheckpointError(
             f"{info.path}: belongs to the backbone with hash {info.backbone_hash[:16]}…, but the model's backbone has "
             f"{model.backbone_hash[:16]}…; set backbone.weights to the file the adapter was trained on "
-            f"({info.config['backbone']['weights'] or 'random weights of backbone.init_seed'})"
+            f"({info.config.backbone.weights or 'random weights of backbone.init_seed'})"
         )
     _require_same_recipe(info, model)
     needed = set(model.adapter_state())
@@ -199,7 +217,7 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
     if missing or unexpected:
         which = f"lacks {missing[0]}" if missing else f"has {unexpected[0]}, which the model does not train"
         raise CheckpointError(
-            f"{info.path}: was made with method '{info.config['method']['name']}' and {which}; "
+            f"{info.path}: was made with method '{info.method.name}' and {which}; "
             "build the model from the adapter's own config"
         )
     for name, tensor in info.tensors.items():
@@ -227,7 +245,7 @@ def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> Adapt
     )
 
 
-def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
     """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
 
     Args:
@@ -239,11 +257,11 @@ def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> dict[str, 
     """
     config = info.config
     if _brings_backbone(info):
-        config = {**config, "backbone": {**config["backbone"], "weights": None}}
-    return check_config(config, str(info.path), overrides)
+        config = config.replaced(backbone={"weights": None})
+    return Config.of(config, str(info.path), overrides)
 
 
-def build_restored(info: AdapterInfo, config: Mapping[str, Any]) -> AdaptedModel:
+def build_restored(info: AdapterInfo, config: Config) -> AdaptedModel:
     """The model of an adapter, built from what :func:`model_config` returned.
 
     Raises:
@@ -255,10 +273,10 @@ def build_restored(info: AdapterInfo, config: Mapping[str, Any]) -> AdaptedModel
     return model
 
 
-def _require_shapes(info: AdapterInfo, config: Mapping[str, Any]) -> None:
+def _require_shapes(info: AdapterInfo, config: Config) -> None:
     """Compares a file with its config before memory is taken for what the config alone claims."""
     with torch.device("meta"):  # shapes without values
-        plan = build_model({**config, "backbone": {**config["backbone"], "weights": None}}, restored=True)
+        plan = build_model(config.replaced(backbone={"weights": None}), restored=True)
     target = plan.state_dict()
     lacking = [name for name, part in plan.named_parameters() if part.requires_grad and name not in info.tensors]
     if lacking:
@@ -279,7 +297,7 @@ def _other_shape(info: AdapterInfo, name: str, wanted: Tensor) -> CheckpointErro
 
 
 def _brings_backbone(info: AdapterInfo) -> bool:
-    return METHODS[info.config["method"]["name"]].trains_backbone
+    return METHODS[info.method.name].trains_backbone
 
 
 def _find_adapter(path: str | Path) -> Path:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pointadapterx.config import LOCATIONS, Config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
@@ -53,6 +54,22 @@ def find_weights(weights: str | Path) -> Path:
 def shipped_weights() -> list[str]:
     """Names of the weights that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def without_locations(config: Config, keys: Sequence[str] = LOCATIONS) -> Config:
+    """A config with null for paths of this machine; weights that are found everywhere stay.
+
+    Args:
+        config: complete config.
+        keys: which of :data:`~pointadapterx.config.LOCATIONS`.
+    """
+    weights = config.backbone.weights
+    everywhere = weights is not None and (weights.startswith(HUB) or weights in shipped_weights())
+    changes: dict[str, dict[str, None]] = {}
+    for section, key in (name.split(".") for name in keys):
+        if section != "backbone" or not everywhere:
+            changes.setdefault(section, {})[key] = None
+    return config.replaced(**changes)
 
 
 def shipped_licence(name: str) -> tuple[str, str]:

@@ -21,8 +21,8 @@ def run(options: argparse.Namespace) -> int:
     """Prints two tables, and writes nothing."""
     require_config(options)
     from pointadapterx import jobs
-    from pointadapterx.config import load_config
+    from pointadapterx.config import read_config
 
     log_to_terminal()
-    jobs.count(load_config(options.config, options.overrides))
+    jobs.count(read_config(options.config, options.overrides))
     return 0

@@ -21,10 +21,10 @@ def run(options: argparse.Namespace) -> int:
     """Prints a table."""
     require_config(options)
     from pointadapterx import jobs
-    from pointadapterx.config import load_config
+    from pointadapterx.config import read_config
     from pointadapterx.engine.devices import make_accelerator
 
     log_to_terminal()
-    config = load_config(options.config, options.overrides)
+    config = read_config(options.config, options.overrides)
     jobs.probe(config, make_accelerator(config.train.precision))
     return 0

@@ -32,11 +32,11 @@ def run(options: argparse.Namespace) -> int:
         return resume.run(options)
     require_config(options, " or --resume RUN")
     from pointadapterx import jobs
-    from pointadapterx.config import load_config
+    from pointadapterx.config import read_config
     from pointadapterx.engine.devices import make_accelerator
 
     log_to_terminal()
-    config = load_config(options.config, options.overrides)
+    config = read_config(options.config, options.overrides)
     accelerator = make_accelerator(config.train.precision)
     jobs.train(config, Path(options.config).stem, options.output, accelerator)
     return 0

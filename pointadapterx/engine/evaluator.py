@@ -7,7 +7,7 @@ logits are therefore the same bit for bit on one process and on many, and nothin
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.config import Config
 from pointadapterx.datasets import (
     EvalBatches,
     Samples,
@@ -108,21 +109,19 @@ def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Ten
     return rows[indices.argsort()]
 
 
-def evaluate(model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> Predictions:
+def evaluate(model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator) -> Predictions:
     """One deterministic pass without augmentation; clouds by FPS to ``data.num_points``."""
     size, inputs = config["eval"]["batch_size"], _for_test(dataset, config, accelerator)
     return predict(model, dataset, accelerator, batch_size=size, inputs=inputs)
 
 
-def _for_test(dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> BatchInputs:
+def _for_test(dataset: Samples, config: Config, accelerator: Accelerator) -> BatchInputs:
     inputs = build_inputs(config)
     fetch = inputs.source(dataset)
     return lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device))
 
 
-def evaluate_features(
-    model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator
-) -> Tensor:
+def evaluate_features(model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator) -> Tensor:
     """What the head reads of every sample, (n, pools · C), prepared as :func:`evaluate` does.
 
     Raises:
@@ -142,7 +141,7 @@ def evaluate_features(
 
 
 def evaluate_hidden(
-    model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator
 ) -> tuple[Tensor, Tensor]:
     """What the head's last layer reads of every sample, (n, H), and logits, prepared as :func:`evaluate` does."""
     width = model.head.hidden_width
@@ -162,7 +161,7 @@ def evaluate_hidden(
 def vote(
     model: AdaptedModel,
     dataset: Samples,
-    config: Mapping[str, Any],
+    config: Config,
     accelerator: Accelerator,
     *,
     copies: int,
@@ -200,7 +199,7 @@ def vote(
 def vote_over_seeds(
     model: AdaptedModel,
     dataset: Samples,
-    config: Mapping[str, Any],
+    config: Config,
     accelerator: Accelerator,
     *,
     copies: int,

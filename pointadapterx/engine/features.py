@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pointadapterx import datasets, models, ops, peft
 from pointadapterx.adapted_model import AdaptedModel, hash_tensors
+from pointadapterx.config import Config
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
@@ -106,7 +107,7 @@ class FeatureCache:
 def open_features(
     model: AdaptedModel,
     dataset: Samples,
-    config: Mapping[str, Any],
+    config: Config,
     accelerator: Accelerator,
     *,
     views: int | None,
@@ -177,7 +178,7 @@ def _code() -> str:
 
 
 def _describe(
-    model: AdaptedModel, dataset: Samples, config: Mapping[str, Any], accelerator: Accelerator, views: int | None
+    model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator, views: int | None
 ) -> dict[str, Any]:
     """All that decides the features."""
     irrelevant = ("weights", "init_seed", "drop_path")
@@ -199,7 +200,7 @@ def _describe(
 def _compute(
     model: AdaptedModel,
     dataset: Samples,
-    config: Mapping[str, Any],
+    config: Config,
     accelerator: Accelerator,
     views: int | None,
     folder: Path,

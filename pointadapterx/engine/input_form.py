@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from pointadapterx.checkpoints.adapter_file import AdapterInfo
-from pointadapterx.datasets.base import AXES
+from pointadapterx.datasets.base import AXES, DATASETS
 from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.images import decode
-from pointadapterx.datasets.inputs import ImageInputs, PointInputs
+from pointadapterx.datasets.inputs import build_inputs
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.point_files import Reading
 from pointadapterx.datasets.preparation import Preparation, wants_unit_sphere
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Form:
 
     Attributes:
         points: whether they are clouds.
-        section: the config's parts that decide it.
+        data: the config's section, without augmentation.
+        backbone: likewise.
         stored: of the training clouds, where the adapter's file has it.
         up: axis of the inputs that points up.
         normalize: whether clouds are centred and scaled into the unit sphere.
@@ -73,7 +76,8 @@ class Form:
     """
 
     points: bool
-    section: Mapping[str, Any]
+    data: DataConfig
+    backbone: Backbone.Options
     stored: Preparation | None
     up: str
     normalize: bool
@@ -83,43 +87,40 @@ class Form:
     def of(cls, info: AdapterInfo, said: Mapping[str, Any]) -> Form:
         """As an adapter's training had it, but for what the user says of ``up``, ``columns`` and ``nan``."""
         config, stored = info.config, Preparation.stored(info.metrics)
-        data, backbone = config["data"], config["backbone"]
-        axis = said["up"] or data["up"] or "y"
+        data, backbone = config.data, config.backbone
+        axis = said["up"] or data.up or "y"
         if axis not in AXES:
             raise ConfigError(f"up={axis}: is no axis; choose x, y or z")
-        section = {
-            "data": {key: data[key] for key in ("num_points", "mean", "std")} | {"augment": "none"},
-            "backbone": {
-                key: backbone[key]
-                for key in ("skip_origin", "num_groups", "group_size", "image_size", "channels")
-                if key in backbone
-            },
-        }
-        reading = Reading.of(said["columns"] or data.get("columns"), said["nan"] or data.get("nan"))
-        return cls("image_size" not in backbone, section, stored, axis, wants_unit_sphere(info.metrics, data), reading)
+        reading = Reading.of(said["columns"] or data.columns, said["nan"] or data.nan)
+        points = DATASETS[data.name].modality == "points"
+        plain = data.model_copy(update={"augment": "none"})
+        return cls(points, plain, backbone, stored, axis, wants_unit_sphere(info.metrics, data), reading)
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal where inputs are prepared alike."""
-        return (self.points, self.section, self.count, self.up, self.normalize, self.reading)
+        shape = self.backbone.input_shape(self.data.num_points)
+        grouped = (getattr(self.backbone, key, None) for key in ("skip_origin", "num_groups", "group_size"))
+        scaled = self.data.mean, self.data.std
+        return (self.points, shape, *grouped, *scaled, self.count, self.up, self.normalize, self.reading)
 
     @property
     def count(self) -> int:
         """Points of a cloud before it is resampled for the model."""
-        wanted = self.section["data"]["num_points"]
+        wanted = self.data.num_points or 0
         return wanted if self.stored is None else max(wanted, self.stored.points)
 
     def reader(self) -> CloudReader | ImageReader:
         """Reads a file; returns what is wrong with it as text."""
         if self.points:
             return CloudReader(Path(), self.count, self.normalize, by_name=False, reading=self.reading)
-        return ImageReader(self.section["backbone"]["image_size"], self.section["backbone"]["channels"])
+        channels, size, _ = self.backbone.input_shape(None)
+        return ImageReader(size, channels)
 
     def bring(self, name: str, cloud: Tensor) -> Ready | Failure:
         """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes."""
-        wanted, found, warnings = self.section["data"]["num_points"], len(cloud), []
-        backbone = self.section["backbone"]
-        least = max(backbone["num_groups"], backbone["group_size"])
+        wanted, found, warnings = self.data.num_points or 0, len(cloud), []
+        least = max(getattr(self.backbone, key, 1) for key in ("num_groups", "group_size"))
         if found < least:
             return Failure(name, f"{name}: {found} different points; the model's groups need {least}")
         if found < wanted:
@@ -141,7 +142,7 @@ class Form:
 
     def batch(self, values: list[Tensor], device: torch.device) -> Tensor:
         """Prepared inputs as the model's, (b, ...)."""
-        inputs = (PointInputs if self.points else ImageInputs)(self.section)
+        inputs = build_inputs(self)
         sizes = {tuple(value.shape) for value in values}
         if len(sizes) == 1:
             return inputs.for_test(torch.stack(values).to(device))

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.config import Config
 from pointadapterx.datasets import Samples, build_inputs, derive_seed, even_batches
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.events import tensorboard_events
@@ -51,7 +52,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: Config,
         model: AdaptedModel | MaskedAutoencoder,
         dataset: Samples,
         folder: Path,

@@ -16,6 +16,7 @@ from torch import Tensor
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import Splits
 from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.datasets.preparation import Preparation
@@ -73,7 +74,7 @@ class AdaptationTrainer(Trainer):
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: Config,
         model: AdaptedModel,
         splits: Splits,
         folder: Path,

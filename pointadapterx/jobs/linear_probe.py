@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from torch.optim.swa_utils import update_bn
 from pointadapterx import ops
 from pointadapterx.arrays import as_array
 from pointadapterx.build import build_backbone, build_probe_data
+from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, resample_test
 from pointadapterx.engine.console import console
 from pointadapterx.engine.metrics import require_finite
@@ -36,9 +35,7 @@ PROBE_SEEDS = (0, 1, 2)  # initialisations of the random backbones
 
 
 @torch.inference_mode()
-def frozen_features(
-    backbone: Backbone, dataset: PointClouds, config: Mapping[str, Any], accelerator: Accelerator
-) -> np.ndarray:
+def frozen_features(backbone: Backbone, dataset: PointClouds, config: Config, accelerator: Accelerator) -> np.ndarray:
     """Maximum and mean of the patch tokens of each cloud, (n, 2 C) float32.
 
     These are the features of Point-MAE's linear SVM, except that the class token, which pre-training has not seen,
@@ -60,7 +57,7 @@ def frozen_features(
     return as_array(torch.cat(rows))
 
 
-def calibrate_batch_norm(backbone: PointMAE, dataset: PointClouds, config: Mapping[str, Any]) -> None:
+def calibrate_batch_norm(backbone: PointMAE, dataset: PointClouds, config: Config) -> None:
     """Gives the patch encoder's BatchNorm the statistics of ``dataset``, as the first epoch of any training would.
 
     Random weights keep 0 and 1 otherwise, which handicaps them for no reason that has to do with what was learnt.
@@ -77,7 +74,7 @@ def probe_accuracy(
     backbone: Backbone,
     train: PointClouds,
     val: PointClouds,
-    config: Mapping[str, Any],
+    config: Config,
     accelerator: Accelerator,
 ) -> float:
     """Accuracy in % on ``val`` of a linear SVM on frozen features of ``train``.
@@ -111,7 +108,7 @@ def probe_accuracy(
     return 100.0 * float(search.score(features[1], labels[1]))
 
 
-def probe(config: Mapping[str, Any], accelerator: Accelerator) -> dict[str, float]:
+def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:
     """Linear-probe accuracy in % of a config's backbone weights and of random ones, printed as a table.
 
     Random weights are judged as they are initialised, and with BatchNorm's statistics taken from the training

@@ -7,9 +7,9 @@ import json
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from accelerate import Accelerator
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,7 +19,7 @@ from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_splits, seeded
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter
-from pointadapterx.config import LOCATIONS, load_config
+from pointadapterx.config import LOCATIONS, Config, read_config
 from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.claim import claimed
 from pointadapterx.engine.devices import make_accelerator
@@ -69,7 +69,7 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
         return _search(folder, config, accelerator)
 
 
-def _search(folder: Path, config: Mapping[str, Any], accelerator: Accelerator) -> Candidate:
+def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate:
     info = read_adapter(folder / ADAPTER_FILE)
     with accelerator.main_process_first():
         train, validation, _ = build_splits(config)
@@ -107,7 +107,7 @@ def _search(folder: Path, config: Mapping[str, Any], accelerator: Accelerator) -
     return found[0]
 
 
-def settle_head(model: AdaptedModel, train: Samples, config: Mapping[str, Any], accelerator: Accelerator) -> None:
+def settle_head(model: AdaptedModel, train: Samples, config: Config, accelerator: Accelerator) -> None:
     """Gives the head's BatchNorm, if any, the statistics of the model as it is, from a fixed part of the training set.
 
     Those of training are means over all the architectures that were drawn, which fit none of them.
@@ -172,7 +172,7 @@ def evolve(
         yield ranked()
 
 
-def _config(folder: Path, overrides: list[str]) -> Mapping[str, Any]:
+def _config(folder: Path, overrides: list[str]) -> Config:
     """The run's config, of which only what belongs to the search may change."""
     for text in overrides:
         if not text.startswith("method.search.") and text.partition("=")[0] not in LOCATIONS:
@@ -182,7 +182,7 @@ def _config(folder: Path, overrides: list[str]) -> Mapping[str, Any]:
     for name in (CONFIG_FILE, ADAPTER_FILE, METRICS_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: holds no {name}; give the folder of a finished run of a supernet")
-    config = load_config(folder / CONFIG_FILE, overrides)
+    config = read_config(folder / CONFIG_FILE, overrides)
     if config["method"]["name"] != "noah":
         raise ConfigError(f"{folder}: method.name={config['method']['name']} has no supernet to search; noah has")
     if config["method"]["architecture"] is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pointadapterx.build import PretrainingData
 from pointadapterx.checkpoints.adapter_file import versions
 from pointadapterx.checkpoints.shipped import save_backbone
+from pointadapterx.config import Config
 from pointadapterx.datasets import EvalBatches, derive_seed, resample_test
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.jobs.linear_probe import probe_accuracy
@@ -41,7 +42,7 @@ class PretrainingTrainer(Trainer):
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: Config,
         model: MaskedAutoencoder,
         data: PretrainingData,
         folder: Path,
@@ -104,8 +105,9 @@ class PretrainingTrainer(Trainer):
 
     def save_weights(self, name: str, record: Mapping[str, Any]) -> None:
         """Writes the encoder in half precision to a file of the run, with the story of its training."""
-        config, pretrain = self.config, self.options
+        config = self.config
         nowhere = {"root": None, "cache_dir": None}  # where files lay is nobody else's business
+        sections = config.dump()
         story = {
             "data": {
                 "name": config["data"]["name"],
@@ -113,15 +115,15 @@ class PretrainingTrainer(Trainer):
                 "checksum": self.data.train.checksum,
             },
             "config": {
-                **config,
-                "backbone": {**config["backbone"], "weights": None},
-                "pretrain": {**pretrain, "probe": {**pretrain["probe"], "root": None}},
-                "data": {**config["data"], **nowhere},
+                **sections,
+                "backbone": {**sections["backbone"], "weights": None},
+                "pretrain": {**sections["pretrain"], "probe": {**sections["pretrain"]["probe"], "root": None}},
+                "data": {**sections["data"], **nowhere},
             },
             "record": dict(record),
             "versions": versions(),
         }
-        save_backbone(self.model.encoder, self.folder / name, config["backbone"], story)
+        save_backbone(self.model.encoder, self.folder / name, sections["backbone"], story)
 
     def _validation_batches(self) -> Iterator[tuple[Groups, Tensor]]:
         accelerator, count = self.accelerator, self.config["data"]["num_points"]

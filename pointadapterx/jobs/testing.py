@@ -14,7 +14,8 @@ from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_test_split
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, build_restored, model_config, read_adapter, versions
-from pointadapterx.config import without_locations
+from pointadapterx.checkpoints.shipped import without_locations
+from pointadapterx.config import Config
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.engine.claim import claimed
@@ -70,7 +71,7 @@ def test(
         info = info._replace(config=without_locations(info.config, ("data.root", "data.cache_dir")))
     config = model_config(info, overrides)
     accelerator = make_accelerator(config["train"]["precision"])
-    config["train"]["precision"] = precision_of(accelerator)
+    config = config.replaced(train={"precision": precision_of(accelerator)})
     with accelerator.main_process_first():
         dataset = build_test_split(config)
     if info.classes != dataset.classes:
@@ -87,7 +88,7 @@ def test(
     folder = agreed_folder(output or beside / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     with claimed(folder, accelerator, ANOTHER_OUTPUT):
         report = evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))
-        report |= {"adapter": str(info.path), "config": config, "overrides": overrides}
+        report |= {"adapter": str(info.path), "config": config.dump(), "overrides": overrides}
         if copies is not None or published:
             seeds = list(range(PUBLISHED_VOTES)) if published else config["eval"]["vote"]["seeds"]
             votes, first = vote_over_seeds(
@@ -114,7 +115,7 @@ def test(
 def evaluate_and_write(
     model: AdaptedModel,
     dataset: Samples,
-    config: Mapping[str, Any],
+    config: Config,
     accelerator: Accelerator,
     folder: Path,
     info: AdapterInfo,
@@ -131,7 +132,7 @@ def evaluate_and_write(
             "name": data["name"],
             "variant": data["variant"],
             "split": "test",
-            "few_shot": data["few_shot"],
+            "few_shot": config.dump()["data"]["few_shot"],
             "train_size": data["train_size"],
             "checksum": dataset.checksum,
         },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pointadapterx import ops
 from pointadapterx.adapted_model import count_parameters
 from pointadapterx.build import build_autoencoder, build_model, build_pretraining_data, build_splits
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, save_adapter, versions
-from pointadapterx.config import LOCATIONS, dump_config, load_config
+from pointadapterx.config import LOCATIONS, Config, dump_config, read_config
 from pointadapterx.engine.claim import claimed, refuse_if_claimed
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.devices import agreed_folder, hardware, log_device, make_accelerator, peak_memory_mib
@@ -42,7 +41,7 @@ from pointadapterx.tasks.novelty import Novelty
 log = logging.getLogger(__name__)
 
 
-def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
+def train(config: Config, name: str, output: Path | None, accelerator: Accelerator) -> Path:
     """Adapts and tests the best adapter once, or pre-trains where the config says so; returns the run's folder.
 
     Args:
@@ -60,7 +59,7 @@ def train(config: Mapping[str, Any], name: str, output: Path | None, accelerator
     refuse_if_claimed(folder, ANOTHER_OUTPUT)
     _require_no_run(folder)
     # What is stored names the precision, so a run is resumed and tested as it was trained, whatever the machine.
-    config = {**config, "train": {**config["train"], "precision": precision_of(accelerator)}}
+    config = config.replaced(train={"precision": precision_of(accelerator)})
     trainer = _trainer(config, folder, accelerator)
     with claimed(folder, accelerator, ANOTHER_OUTPUT, lambda: _require_no_run(folder)):
         if accelerator.is_main_process:
@@ -101,13 +100,13 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     if not can_resume(folder):
         raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
     require_utf8(folder)
-    config = load_config(folder / CONFIG_FILE, overrides)
+    config = read_config(folder / CONFIG_FILE, overrides)
     accelerator = make_accelerator(config["train"]["precision"])
     with claimed(folder, accelerator, "wait for it, or stop it first"):
         return _continue(config, folder, accelerator)
 
 
-def _continue(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> Path:
+def _continue(config: Config, folder: Path, accelerator: Accelerator) -> Path:
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
     adapts = isinstance(trainer, AdaptationTrainer)
@@ -124,7 +123,7 @@ def _continue(config: Mapping[str, Any], folder: Path, accelerator: Accelerator)
     return _fit(trainer)
 
 
-def _trainer(config: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> Trainer:
+def _trainer(config: Config, folder: Path, accelerator: Accelerator) -> Trainer:
     if "pretrain" in config:
         with accelerator.main_process_first():  # which may have to build a cache that the others then read
             data = build_pretraining_data(config)

@@ -90,6 +90,11 @@ class Backbone(nn.Module):
         has_grid: ClassVar[bool] = False
         """Whether its patches lie on a square grid."""
 
+        def input_shape(self, num_points: int | None) -> tuple[int, ...]:
+            """Shape of one input: a cloud (``num_points``, 3), or an image (channels, S, S)."""
+            assert num_points is not None
+            return num_points, 3
+
         def problems(self) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination of sizes."""
             if self.dim % self.num_heads != 0:

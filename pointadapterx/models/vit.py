@@ -56,6 +56,10 @@ class ViT(Backbone):
         channels: Literal[1, 3] = 3
         has_grid: ClassVar[bool] = True
 
+        def input_shape(self, num_points: int | None) -> tuple[int, ...]:
+            """(channels, S, S)."""
+            return self.channels, self.image_size, self.image_size
+
         def problems(self) -> Iterator[tuple[str, str]]:
             """Also an image that the patches do not fill."""
             yield from super().problems()

@@ -71,7 +71,7 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
         ("Course of training", _course(subjects, records)),
         ("How to repeat it", _recipe(subjects)),
     ]
-    title = f"{' and '.join(subject.name for subject in subjects)} on {first.config['data']['name']}"
+    title = f"{' and '.join(subject.name for subject in subjects)} on {first.config.data.name}"
     output = output or first.path.parent / "report.html"
     write_text(output, page.page(title, [(heading, body) for heading, body in sections if body], clouds))
     return output
@@ -145,8 +145,8 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
         "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
         "selection": str(subject.info.metrics.get("protocol", "–")),
-        "augmentation regime": regime(subject.config["data"]),
-        "seed": str(subject.config["train"]["seed"]),
+        "augmentation regime": regime(subject.config.data),
+        "seed": str(subject.config.train.seed),
         "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning)",
         "versions": ", ".join(f"{name} {version}" for name, version in subject.info.versions.items()),
         "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
@@ -191,17 +191,18 @@ def _features(subjects: Sequence[Subject]) -> Markup:
 
 
 def _data(subject: Subject) -> Markup:
-    data, test = subject.config["data"], subject.test
+    data, test = subject.config.data, subject.test
+    stored = data.model_dump()
     rows = [
-        ("name", data["name"]),
-        *((key, data[key]) for key in ("variant", "few_shot", "train_size") if data[key] is not None),
+        ("name", data.name),
+        *((key, stored[key]) for key in ("variant", "few_shot", "train_size") if stored[key] is not None),
         ("classes", len(subject.classes)),
         ("training samples", _count_training(subject)),
         ("test samples", len(test)),
         ("checksum of the test part", test.checksum),
     ]
     if subject.is_points:
-        rows.append(("points of a cloud", data["num_points"]))
+        rows.append(("points of a cloud", data.num_points))
     return page.table(["", ""], rows)
 
 

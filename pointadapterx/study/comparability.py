@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
+from pointadapterx.config import Config
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import ConfigError
 from pointadapterx.study.identity import publishes_validation
 
@@ -37,29 +39,29 @@ def draws_data(replicate_key: str) -> bool:
     return replicate_key.startswith("data.")
 
 
-def selection_words(config: Mapping[str, Any], replicate_key: str) -> str:
+def selection_words(config: Config, replicate_key: str) -> str:
     """How a run of this config selects its epoch (``eval.select=overall_accuracy ...``), but for what is repeated.
 
     A validation part that the data set publishes is told as such, as the settings of the draw mean nothing then.
     """
-    settings = config["eval"]
-    keys = [key for key in SELECTION_KEYS[settings["protocol"]] if f"eval.{key}" != replicate_key]
+    settings = config.eval
+    keys = [key for key in SELECTION_KEYS[settings.protocol] if f"eval.{key}" != replicate_key]
     words = []
-    if settings["protocol"] == "validation" and publishes_validation(config["data"]):
+    if settings.protocol == "validation" and publishes_validation(config.data):
         keys = [key for key in keys if key not in DRAW_KEYS]
         words = ["published validation part"]
-    return " ".join([*words, *(f"eval.{key}={settings[key]}" for key in keys)])
+    return " ".join([*words, *(f"eval.{key}={getattr(settings, key)}" for key in keys)])
 
 
-def task_words(data: Mapping[str, Any]) -> str:
+def task_words(data: DataConfig) -> str:
     """Data set, variant, few-shot task (without the fold) and number of labels of a ``data`` section."""
-    words = [data["name"], data["variant"]]
-    if data["train_size"] is not None:
-        words.append(f"{data['train_size']} training samples")
-    if (few_shot := data["few_shot"]) is not None:
-        words.append(f"{few_shot['ways']}-way {few_shot['shots']}-shot")
-        if few_shot["queries"] is not None:
-            words.append(f"{few_shot['queries']} queries")
+    words = [data.name, data.variant]
+    if data.train_size is not None:
+        words.append(f"{data.train_size} training samples")
+    if (few_shot := data.few_shot) is not None:
+        words.append(f"{few_shot.ways}-way {few_shot.shots}-shot")
+        if few_shot.queries is not None:
+            words.append(f"{few_shot.queries} queries")
     return " ".join(filter(None, words))
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from pointadapterx.build import cut_splits, reading_options
+from pointadapterx.build import cut_splits
 from pointadapterx.checkpoints.shipped import find_weights
-from pointadapterx.config import LOCATIONS
+from pointadapterx.config import LOCATIONS, Config
 from pointadapterx.datasets import Samples, build_dataset
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import CheckpointError
 
 
@@ -22,7 +23,7 @@ class Outline(NamedTuple):
     samples: Samples
 
 
-def run_name(config: Mapping[str, Any]) -> str:
+def run_name(config: Config) -> str:
     """Folder name of a run: its method and a hash of its config and of the files that the config points to.
 
     Keys that are null do not enter, so runs keep their names when a version adds an optional key.
@@ -34,51 +35,53 @@ def run_name(config: Mapping[str, Any]) -> str:
         CheckpointError: if the weights cannot be read.
         DataError: if the data cannot be read.
     """
-    content: dict[str, Any] = {section: dict(values) for section, values in config.items()}
+    assert config.method is not None
+    content = config.dump()
     for key in LOCATIONS:
         section, name = key.split(".")
         content[section].pop(name, None)
-    data = [split.checksum for split in outlines(config["data"])]
-    content["checksums"] = {"data": data, "weights": _weights_checksum(config["backbone"])}
+    data = [split.checksum for split in outlines(config.data)]
+    content["checksums"] = {"data": data, "weights": _weights_checksum(config.backbone.weights)}
     digest = hashlib.sha256(json.dumps(_without_null(content), sort_keys=True).encode()).hexdigest()
-    return f"{config['method']['name']}-{digest[:12]}"
+    return f"{config.method.name}-{digest[:12]}"
 
 
-def outlines(data: Mapping[str, Any]) -> tuple[Outline, Outline]:
+def outlines(data: DataConfig) -> tuple[Outline, Outline]:
     """The whole training and test split of a ``data`` section, read once a process.
 
     Raises:
         DataError: if files are missing or damaged.
     """
-    options = json.dumps(reading_options(data))
-    return _outline(data["name"], "train", options), _outline(data["name"], "test", options)
+    options = json.dumps(data.reading_options())
+    return _outline(data.name, "train", options), _outline(data.name, "test", options)
 
 
-def publishes_validation(data: Mapping[str, Any]) -> bool:
+def publishes_validation(data: DataConfig) -> bool:
     """Whether the validation part of a ``data`` section is the data set's own instead of a draw.
 
     Raises:
         DataError: if files are missing or damaged.
     """
-    whole = data["few_shot"] is None and data["train_size"] is None
+    whole = data.few_shot is None and data.train_size is None
     return whole and outlines(data)[0].samples.validation is not None
 
 
-def check_splits(config: Mapping[str, Any]) -> None:
+def check_splits(config: Config) -> None:
     """Cuts the parts of a run, so that impossible ones are found before anything is trained.
 
     Raises:
         ConfigError: if points, classes, few-shot task or validation part do not fit the data.
         DataError: if files are missing or damaged, or no validation part can be cut.
     """
-    _check_splits(json.dumps({section: config[section] for section in ("data", "eval", "head")}))
+    sections = config.dump()
+    key = json.dumps([sections["data"], sections["eval"], sections["head"]])
+    if key not in _cut:
+        train, test = outlines(config.data)
+        cut_splits(config, train.samples, test.samples)
+        _cut.add(key)
 
 
-@cache  # a second for each cut of a large data set, and a study has many runs
-def _check_splits(text: str) -> None:
-    config = json.loads(text)
-    train, test = outlines(config["data"])
-    cut_splits(config, train.samples, test.samples)
+_cut: set[str] = set()  # a second for each cut of a large data set, and a study has many runs
 
 
 @cache
@@ -87,8 +90,8 @@ def _outline(name: str, split: str, options: str) -> Outline:
     return Outline(samples.checksum, samples.outline())
 
 
-def _weights_checksum(backbone: Mapping[str, Any]) -> str | None:
-    return None if backbone["weights"] is None else _file_checksum(backbone["weights"])
+def _weights_checksum(weights: str | None) -> str | None:
+    return None if weights is None else _file_checksum(weights)
 
 
 @cache

@@ -176,6 +176,7 @@ def _outcome(run: Run, folder: Path, failures: Mapping[str, str], *, tested: boo
 
 def _settings(run: Run, replicate_key: str) -> dict[str, Any]:
     """What a line tells of the run's config."""
+    assert run.config.method is not None
     return {
         "method": run.config.method.name,
         "data": task_words(run.config.data),

@@ -11,9 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from easydict import EasyDict
-
-from pointadapterx.config import JOBS, load_config, parse_value, read_document
+from pointadapterx.config import ORDER, Config, parse_value, read_config, read_document
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.registry import did_you_mean
@@ -29,7 +27,7 @@ class Run(NamedTuple):
     """One training: its folder's name and its complete config."""
 
     name: str
-    config: EasyDict
+    config: Config
 
 
 class CellKey(NamedTuple):
@@ -190,11 +188,11 @@ class Plan:
         overrides = {**cell.overrides, **tuned, cell.replicate.key: replicate}
         texts = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
         if texts not in self._runs:
-            config = load_config(self._base, texts)
-            if "pretrain" in config:
+            config = read_config(self._base, texts)
+            if config.pretrain is not None:
                 raise ConfigError(f"{self._base}: pre-trains; a study compares adaptations, remove 'pretrain'")
             if config.train.precision == "auto":  # which is each machine's own choice
-                config.train.precision = "fp32"
+                config = config.replaced(train={"precision": "fp32"})
             check_splits(config)
             self._runs[texts] = Run(run_name(config), config)
         return self._runs[texts]
@@ -242,7 +240,7 @@ def _override(content: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     replaceable = ("title", "runs", "results", "known", "processes")
     section, dot, _ = key.partition(".")
-    if not equals or (key not in replaceable and not (dot and section in JOBS["adaptation"])):
+    if not equals or (key not in replaceable and not (dot and section in ORDER)):
         near = did_you_mean(key, replaceable)
         raise ConfigError(
             f"override '{text}' is not of the form key=value with a config key (train.epochs=1) or a key of the "
@@ -321,16 +319,16 @@ def _row_overrides(study: StudyConfig, ancestry: Sequence[CellKey]) -> Values:
     return merged
 
 
-def _conditions(cell: Cell, replicate: Replicate, config: Mapping[str, Any]) -> Conditions:
-    data = config["data"]
-    fold = "" if data["few_shot"] is None else f"fold {data['few_shot']['fold']}"
+def _conditions(cell: Cell, replicate: Replicate, config: Config) -> Conditions:
+    data = config.data
+    fold = "" if data.few_shot is None else f"fold {data.few_shot.fold}"
     return Conditions(
         table=cell.key.table,
         column=cell.key.column,
         row=cell.key.row,
         replicate=str(replicate) if draws_data(cell.replicate.key) else "",
         regime=regime(data),
-        protocol=config["eval"]["protocol"],
+        protocol=config.eval.protocol,
         selection=selection_words(config, cell.replicate.key),
         test_set=" ".join(filter(None, (task_words(data), fold, outlines(data)[1].checksum[:12]))),
     )

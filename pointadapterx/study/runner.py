@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -286,7 +287,7 @@ def training_command(run: Run, folder: Path) -> list[str]:
     output = folder / OUTPUT
     module = ["-m", "pointadapterx"]
     if can_resume(output):
-        values = {key: run.config[key.split(".")[0]][key.split(".")[1]] for key in LOCATIONS}
+        values = {key: attrgetter(key)(run.config) for key in LOCATIONS}
         return [*module, "resume", str(output), *(f"{key}={json.dumps(value)}" for key, value in values.items())]
     return [*module, "train", "--config", str(folder / CONFIG), "--output", str(output)]
 

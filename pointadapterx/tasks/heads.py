@@ -2,12 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from pointadapterx.datasets import DATASETS
+from pointadapterx.datasets.options import DataConfig
+from pointadapterx.errors import ConfigError, DataError, shown
 from pointadapterx.models.tokens import POOLS, TokenSequence
+from pointadapterx.peft.base import Method
+from pointadapterx.registry import did_you_mean
+from pointadapterx.schema import Rate, Section
+
+
+class HeadConfig(Section):
+    """``head:``: pools are concatenated in the given order.
+
+    Null stands for :func:`default_pools` of the method, and for the number of classes of the data set.
+    """
+
+    pools: list[str] | None = Field(None, min_length=1, max_length=100)
+    num_classes: int | None = Field(None, ge=2, le=2**20)
+    hidden: list[int] = Field(default=[256, 256], max_length=100)
+    dropout: Rate = 0.5
+
+    def completed(
+        self, method: Method.Options | None, data: DataConfig | None
+    ) -> tuple[HeadConfig, list[tuple[str, str]]]:
+        """With what is null filled in, and (dotted key, message) for what cannot be.
+
+        Files are read only where ``num_classes`` is null, so that a stored config is complete without them.
+
+        Args:
+            method: None where its section is wrong.
+            data: likewise.
+        """
+        changes: dict[str, object] = {}
+        problems = []
+        if self.pools is None:
+            changes["pools"] = default_pools(method)
+        if self.num_classes is None and data is not None and data.name in DATASETS:
+            try:
+                changes["num_classes"] = data.find_classes()
+            except (ConfigError, DataError, OSError) as error:
+                problems.append(("data.root", str(error)))
+            else:
+                if changes["num_classes"] is None and not data.lacks_variant:
+                    problems.append(("head.num_classes", f"is required, as only the files of {data.name} tell it"))
+        return self.model_copy(update=changes), problems
+
+    def problems(self, method: Method.Options | None, data: DataConfig | None) -> Iterator[tuple[str, str]]:
+        """(dotted key, message) for each unknown pool, and what does not fit method and data, where they are right."""
+        pools = self.pools or []
+        for pool in pools:
+            if pool not in POOLS:
+                yield "head.pools", f"unknown pool '{pool}'{did_you_mean(pool, POOLS)} Known: {', '.join(POOLS)}"
+        if len(set(pools)) != len(pools):
+            yield "head.pools", f"a pool is named twice in {pools}"
+        if not all(1 <= width <= 2**16 for width in self.hidden):
+            yield "head.hidden", f"widths must be from 1 to {2**16}, not {shown(self.hidden)}"
+        if data is not None and data.name in DATASETS:
+            expected = data.count_classes()
+            if expected is not None and self.num_classes not in (None, expected):
+                what = data.name if data.few_shot is None else "data.few_shot"
+                yield "head.num_classes", f"{self.num_classes}, but {what} has {expected} classes"
+        if method is None:
+            return
+        of_prompts = [pool for pool in pools if pool.startswith("prompt_")]
+        if not method.makes_prompts:
+            for pool in of_prompts:
+                needs = f"{pool} needs prompt tokens, which method {method.name} does not make"
+                yield "head.pools", f"{needs}; remove it"
+        elif method.needs_prompt_pool and not of_prompts:
+            yield "method.prompts", "its prompts are read by a prompt pool alone; add prompt_mean to head.pools"
+
+
+def default_pools(method: Method.Options | None) -> list[str]:
+    """What the head reads where ``head.pools`` is null: class token and patches, and prompts where there are some."""
+    return ["cls", *(["prompt_mean"] if method is not None and method.makes_prompts else []), "patch_max"]
 
 
 class ClassificationHead(nn.Module):

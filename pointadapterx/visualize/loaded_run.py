@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -71,8 +71,8 @@ class Subject:
                 )
         self.info = read_adapter(adapter)
         self.path = self.info.path
-        self.config: Mapping[str, Any] = model_config(self.info, list(overrides))
-        self.name = name or str(self.config["method"]["name"])
+        self.config = model_config(self.info, overrides)
+        self.name = name or self.info.method.name
         self.classes = self.info.classes
         model = build_restored(self.info, self.config)
         self.device = self.accelerator.device
@@ -81,7 +81,7 @@ class Subject:
     @property
     def accelerator(self) -> Accelerator:
         """Device and precision; there is one a process, which the subject that computes makes its own."""
-        return make_accelerator(self.config["train"]["precision"])
+        return make_accelerator(self.config.train.precision)
 
     @property
     def is_points(self) -> bool:
@@ -98,7 +98,7 @@ class Subject:
         """
         dataset = build_test_split(self.config)
         if dataset.classes != self.classes:
-            raise CheckpointError(f"{self.path}: the data in data.root={self.config['data']['root']} has other classes")
+            raise CheckpointError(f"{self.path}: the data in data.root={self.config.data.root} has other classes")
         return dataset
 
     @cached_property
@@ -149,7 +149,7 @@ class Subject:
         Raises:
             DataError: if one cannot be read.
         """
-        predictor = Predictor(self.path, weights=self.config["backbone"]["weights"], device=self.device)
+        predictor = Predictor(self.path, weights=self.config.backbone.weights, device=self.device)
         files = [str(file) for file in listed(files, predictor.suffixes)]
         values = []
         for item in predictor.prepared(files):

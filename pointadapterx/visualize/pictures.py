@@ -82,7 +82,7 @@ def augmentation(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     subject = subjects[0]
     config, device = subject.config, subject.device
     inputs = build_inputs(config)
-    generator = torch.Generator(device).manual_seed(config["train"]["seed"])
+    generator = torch.Generator(device).manual_seed(config.train.seed)
     copies = [_augmented(inputs.augment, chosen.inputs, subject, generator) for _ in range(DRAWS)]
     rows = []
     for row, name in enumerate(chosen.names):
@@ -232,12 +232,8 @@ def _hidden(images: Tensor, subject: Subject) -> Tensor:
 
 
 def _statistics(subject: Subject, like: Tensor) -> list[Tensor]:
-    data = subject.config["data"]
-    channels = subject.config["backbone"]["channels"]
-    return [
-        torch.tensor(data[key] if data[key] is not None else [0.5] * channels, device=like.device).view(-1, 1, 1)
-        for key in ("mean", "std")
-    ]
+    found = subject.config.data.statistics(like.shape[-3])
+    return [torch.tensor(values, device=like.device).view(-1, 1, 1) for values in found]
 
 
 def _picture(subject: Subject, value: Tensor) -> np.ndarray:

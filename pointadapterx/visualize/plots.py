@@ -69,7 +69,7 @@ def _routing_of_split(subject: Subject) -> tuple[dict[str, Tensor], dict[str, Te
     fetch, device = inputs.source(subject.test), subject.device
     sums: dict[str, Tensor] = {}
     gates: dict[str, Tensor] = {}
-    for rows in torch.arange(len(subject.test)).split(subject.config["eval"]["batch_size"]):
+    for rows in torch.arange(len(subject.test)).split(subject.config.eval.batch_size):
         uses = subject.routing(inputs.for_test(fetch(rows).to(device)))
         for name, found in uses.items():
             load = expert_load(found.chosen, found.gates.shape[-1]).cpu() * len(rows)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from pointadapterx.build import build_autoencoder, build_pretraining_data
-from pointadapterx.config import load_config
-from pointadapterx.datasets import derive_seed, resample_test
+from pointadapterx.config import read_config
+from pointadapterx.datasets import build_inputs, derive_seed
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from pointadapterx.models.grouping import Groups
@@ -24,7 +24,7 @@ PREFIX = "model/"  # of the model's tensors in a run's state
 def is_pretraining(run: str) -> bool:
     """Whether this is the folder of a pre-training run."""
     path = Path(run, CONFIG_FILE)
-    return path.is_file() and "pretrain" in load_config(path, [])
+    return path.is_file() and read_config(path).pretrain is not None
 
 
 @torch.inference_mode()
@@ -40,8 +40,10 @@ def reconstruction(folder: Path, overrides: Sequence[str], count: int) -> Sheet:
         CheckpointError: if the run's state is missing or of another model.
         DataError: if its clouds are missing.
     """
-    config = load_config(folder / CONFIG_FILE, list(overrides))
-    model = build_autoencoder(config | {"backbone": {**config["backbone"], "weights": None}})
+    config = read_config(folder / CONFIG_FILE, overrides)
+    options = config.pretrain
+    assert options is not None
+    model = build_autoencoder(config.replaced(backbone={"weights": None}))
     tensors, _ = read_safetensors(folder / STATE_FILE)
     state = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
     try:
@@ -49,12 +51,12 @@ def reconstruction(folder: Path, overrides: Sequence[str], count: int) -> Sheet:
     except RuntimeError:
         raise CheckpointError(f"{folder / STATE_FILE}: is not of the model in {CONFIG_FILE} beside it") from None
     model.eval()
-    clouds, options, backbone = build_pretraining_data(config).val, config["pretrain"], config["backbone"]
-    points = resample_test(clouds.points[:count], config["data"]["num_points"], skip_origin=backbone["skip_origin"])
+    clouds = build_pretraining_data(config).val
+    points = build_inputs(config).for_test(clouds.points[:count])
     groups = model.encoder.grouping(points)
-    generator = torch.Generator().manual_seed(derive_seed(config["eval"]["split_seed"], "mask", 0))
-    hidden = hidden_groups(options["mask_ratio"], backbone["num_groups"])
-    mask = MASKINGS[options["mask"]](groups.centers, hidden, generator)
+    generator = torch.Generator().manual_seed(derive_seed(config.eval.split_seed, "mask", 0))
+    hidden = hidden_groups(options.mask_ratio, model.encoder.num_patches)
+    mask = MASKINGS[options.mask](groups.centers, hidden, generator)
     predicted = model(Groups(*groups), mask).predicted
     names = clouds.names[:count] if clouds.names else None
     return reconstruction_sheet(groups, mask, predicted, names)

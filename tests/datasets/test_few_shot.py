@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pointadapterx.build import build_splits, build_test_split
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, build_dataset, few_shot_task
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.errors import ConfigError
@@ -140,15 +140,16 @@ def test_impossible_tasks() -> None:
 # The way through a run
 
 
-def few_shot_config(root: Path, num_classes: int = 5, **few_shot: Any) -> dict[str, Any]:
+def few_shot_config(root: Path, num_classes: int = 5, protocol: str = "validation", **few_shot: Any) -> Config:
     task = {"ways": 5, "shots": 2, "fold": 3} | few_shot
-    return small_config(data={"root": str(root), "few_shot": task}, head={"num_classes": num_classes})
+    return small_config(
+        data={"root": str(root), "few_shot": task}, head={"num_classes": num_classes}, eval={"protocol": protocol}
+    )
 
 
 def test_a_run_sees_the_task(tmp_path: Path) -> None:
     write_ldraw20(tmp_path, num_points=160)
-    config = few_shot_config(tmp_path)
-    config["eval"]["protocol"] = "published"
+    config = few_shot_config(tmp_path, protocol="published")
     splits = build_splits(config)
     shots, queries = few_shot_task(
         build_dataset("ldraw20", "train", root=tmp_path), build_dataset("ldraw20", "test", root=tmp_path), 5, 2, 3
@@ -163,15 +164,13 @@ def test_the_test_split_alone_is_the_same_task(tmp_path: Path) -> None:
     write_ldraw20(tmp_path, num_points=160)
     with h5py.File(tmp_path / "train.h5", "r+") as file:
         file["label"][file["label"][()] < 10] = 19  # ten classes without a training cloud
-    config = few_shot_config(tmp_path, queries=1)
-    config["eval"]["protocol"] = "last"
+    config = few_shot_config(tmp_path, protocol="last", queries=1)
     whole = build_splits(config).test
     alone = build_test_split(config)
     assert alone.checksum == whole.checksum
     assert alone.classes == whole.classes
     assert not set(alone.classes) & set(LDRAW20_CLASSES[:10])
-    config["train"]["seed"] = 9
-    assert build_test_split(config).checksum == whole.checksum
+    assert build_test_split(config.replaced(train={"seed": 9})).checksum == whole.checksum
 
 
 @pytest.mark.parametrize(
@@ -186,17 +185,17 @@ def test_the_test_split_alone_is_the_same_task(tmp_path: Path) -> None:
 )
 def test_a_config_is_checked(tmp_path: Path, overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as error:
-        check_config(few_shot_config(tmp_path), "test", overrides)
+        Config.of(few_shot_config(tmp_path), "test", overrides)
     assert "1 problem" in str(error.value)
     assert says in str(error.value)
 
 
 def test_a_task_is_no_pre_training_data(tmp_path: Path) -> None:
-    config = few_shot_config(tmp_path)
+    config = few_shot_config(tmp_path).dump()
     sections = {key: config[key] for key in ("backbone", "data", "train", "eval")}
     pretrain = {"decoder_heads": 3, "probe": {"name": "folder"}}
     with pytest.raises(ConfigError) as error:
-        check_config(sections | {"pretrain": pretrain}, "test")
+        Config.of(sections | {"pretrain": pretrain}, "test")
     assert "2 problems" in str(error.value)
     assert "data.few_shot: belongs to adaptation" in str(error.value)
     assert "pretrain.probe.name: folder has no labels for a probe" in str(error.value)

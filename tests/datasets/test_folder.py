@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pointadapterx.build import build_pretraining_data, build_splits
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import Folder, PointClouds, build_dataset
 from pointadapterx.datasets import folder as folder_module
 from pointadapterx.datasets.resample import fps
@@ -275,7 +275,7 @@ def test_the_kinds_of_a_config(tmp_path: Path) -> None:
         ("[]", "List should have at least 1 item"),
     ):
         with pytest.raises(ConfigError) as error:
-            check_config(config, "test", [f"data.suffixes={suffixes}"])
+            Config.of(config, "test", [f"data.suffixes={suffixes}"])
         assert "1 problem" in str(error.value)
         assert f"data.suffixes: {says}" in str(error.value)
 
@@ -459,9 +459,9 @@ def test_columns_of_text_files(tmp_path: Path) -> None:
     flipped = build(tmp_path, columns=["a", "b", "c"])  # the cache of other columns is stale
     assert torch.equal(flipped.points[0], torch.from_numpy(POINTS[:, ::-1].copy()).float())
     config = small_pretraining(tmp_path, data={"name": "folder", "root": str(tmp_path), "columns": ["d", "e", 5]})
-    assert config["data"]["columns"] == ["d", "e", 5]
+    assert config.data.columns == ["d", "e", 5]
     with pytest.raises(ConfigError, match=r"data\.columns: x, y and z need three different columns"):
-        check_config(config, "test", ["data.columns=[d,e]"])
+        Config.of(config, "test", ["data.columns=[d,e]"])
 
 
 def test_bad_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
@@ -562,18 +562,18 @@ def test_no_adaptation_to_a_folder_without_labels(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"1 problem .*\n.*data\.root: .* has no labels, so it is for pre-training; put"
     ):
-        check_config(small_config(), "test", ["data.name=folder", f"data.root={tmp_path}", "head.num_classes=null"])
+        Config.of(small_config(), "test", ["data.name=folder", f"data.root={tmp_path}", "head.num_classes=null"])
 
 
 @pytest.mark.parametrize("name", ["folder", "imagefolder"])
 def test_a_root_that_is_not_there_is_said(name: str, tmp_path: Path) -> None:
     kind = "vit" if name == "imagefolder" else "point_mae"
-    config = {**small_config("linear", kind=kind), "head": {"pools": ["cls"]}}
-    config["data"] = {**config["data"], "name": name, "root": None}
+    config = {**small_config("linear", kind=kind).dump(), "head": {"pools": ["cls"]}}
+    config["data"] |= {"name": name, "root": None}
     with pytest.raises(ConfigError, match=rf"data\.root: data\.root is required for data\.name={name}"):
-        check_config(config, "test")
+        Config.of(config, "test")
     with pytest.raises(ConfigError, match=r"data\.root: .*nowhere"):
-        check_config(config, "test", [f"data.root={tmp_path}/nowhere"])
+        Config.of(config, "test", [f"data.root={tmp_path}/nowhere"])
 
 
 def test_pretraining_reads_all_whatever_the_folders(tmp_path: Path) -> None:
@@ -645,8 +645,8 @@ def test_an_adaptation_knows_the_number_of_classes(kind: str, tmp_path: Path) ->
         root = table(root, "train/cup/0.npy,cup,train,", "train/jug/0.npy,jug,train,", "test/bowl/0.npy,cup,test,")
     overrides = ["data.name=folder", f"data.root={root}", "head.num_classes=null", "data.num_points=40"]
     overrides += ["backbone.num_groups=4", "backbone.group_size=4"]
-    assert check_config(small_config(), "test", overrides)["head"]["num_classes"] == (3 if kind == "folders" else 2)
-    stored = check_config(small_config(), "test", [*overrides, "head.num_classes=5"])
+    assert Config.of(small_config(), "test", overrides)["head"]["num_classes"] == (3 if kind == "folders" else 2)
+    stored = Config.of(small_config(), "test", [*overrides, "head.num_classes=5"])
     with pytest.raises(ConfigError, match=r"head\.num_classes=5, but folder has [23] classes"):
         build_splits({**stored, "data": {**stored["data"], "stored_points": 40}})
 

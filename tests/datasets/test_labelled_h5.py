@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pointadapterx.build import build_pretraining_data, build_splits
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import LabelledH5, build_dataset
 from pointadapterx.errors import ConfigError, DataError
 from tests.conftest import small_config, small_pretraining
@@ -189,8 +189,8 @@ def test_training_and_pretraining_read_it(tmp_path: Path, caplog: pytest.LogCapt
     write(tmp_path / "train.h5", num_points=160, classes=[*CLASSES, "vase"])
     write(tmp_path / "test.h5", "test", 2, 160, classes=None)
     overrides = ["data.name=h5", f"data.root={tmp_path}", "head.num_classes=null"]
-    config = check_config(small_config(), "test", overrides)
-    assert config["head"]["num_classes"] == 4
+    config = Config.of(small_config(), "test", overrides)
+    assert config.head.num_classes == 4
     assert [len(part) for part in build_splits(config) if part is not None][-1] == 6
     assert "no training cloud of vase" in caplog.text
     pretraining = small_pretraining(

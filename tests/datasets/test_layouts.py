@@ -9,7 +9,7 @@ import pytest
 
 from pointadapterx.build import build_splits
 from pointadapterx.commands.main import main
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, build_dataset
 from pointadapterx.datasets.layouts import hold_out
 from pointadapterx.errors import ConfigError, DataError
@@ -142,7 +142,7 @@ def test_a_folder_without_labels_says_why(folders: tuple[str, ...], why: str, tm
     write(tmp_path, *folders)
     overrides = ["data.name=folder", f"data.root={tmp_path}", "head.num_classes=null"]
     with pytest.raises(ConfigError, match=f"has no labels, so it is for pre-training; put files into .*{why}"):
-        check_config(small_config(), "test", overrides)
+        Config.of(small_config(), "test", overrides)
     assert read(tmp_path).classes == ["unlabelled"]
 
 
@@ -150,8 +150,8 @@ def test_a_run_on_classes_alone(tmp_path: Path) -> None:
     write(tmp_path, "cup", "jug", count=10)
     overrides = ["data.name=folder", f"data.root={tmp_path}", "head.num_classes=null", "data.num_points=40"]
     overrides += ["backbone.num_groups=4", "backbone.group_size=4", "data.stored_points=40"]
-    config = check_config(small_config(), "test", overrides)
-    assert config["head"]["num_classes"] == 2
+    config = Config.of(small_config(), "test", overrides)
+    assert config.head.num_classes == 2
     train, val, test = build_splits(config)
     assert val is not None
     assert (len(train) + len(val), len(test)) == (16, 4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pointadapterx.config import dump_config
+from pointadapterx.config import Config, dump_config
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20
 
@@ -22,7 +22,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_config(small_data: Path) -> Callable[..., dict[str, Any]]:
+def run_config(small_data: Path) -> Callable[..., Config]:
     """``run_config(method, section={...})``: a small config on the small data."""
 
     def make(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def run_config(small_data: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def config_file(run_config: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Path]:
+def config_file(run_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Path]:
     """Like ``run_config``, written to a file for the command line."""
 
     def write(name: str = "dapt_x", /, **changes: dict[str, Any]) -> Path:

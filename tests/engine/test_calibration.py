@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch
 from pointadapterx import jobs as run
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
+from pointadapterx.config import Config
 from pointadapterx.engine import devices
 from pointadapterx.run_folder import ADAPTER_FILE
 from pointadapterx.tasks import calibration
@@ -24,7 +24,7 @@ from pointadapterx.tasks.calibration import (
     summary,
 )
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 
 
 def draws(temperature: float, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,7 +105,7 @@ def test_probabilities_of_extreme_logits_are_numbers(temperature: float) -> None
     torch.testing.assert_close(Calibration(temperature, 10).probabilities(logits).sum(dim=-1), torch.ones(2))
 
 
-def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path) -> None:
+def test_a_run_stores_how_to_read_its_logits(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config("dapt_x")
     run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())["calibration"]
@@ -133,7 +133,7 @@ def test_a_run_stores_how_to_read_its_logits(run_config: Config, tmp_path: Path)
 
 
 @pytest.mark.parametrize("protocol", ["last", "published"])
-def test_without_a_validation_part_nothing_is_fitted(protocol: str, run_config: Config, tmp_path: Path) -> None:
+def test_without_a_validation_part_nothing_is_fitted(protocol: str, run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config("linear", eval={"protocol": protocol})
     run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     assert "calibration" not in json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -15,7 +15,7 @@ from torch import Tensor
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from pointadapterx.peft import METHODS
@@ -73,7 +73,7 @@ def test_a_file_holds_what_is_trained_and_no_more(name: str, tmp_path: Path) -> 
 
 
 def test_the_published_size_is_under_two_megabytes(tmp_path: Path) -> None:
-    config = load_config("scan_obj_bg")
+    config = read_config("scan_obj_bg")
     save_adapter(build_model(config), tmp_path / "a.safetensors", config=config, classes=[str(i) for i in range(15)])
     assert 4 * 415_699 < (tmp_path / "a.safetensors").stat().st_size < 1_800_000
 
@@ -202,7 +202,7 @@ def test_stored_inputs_are_read(tmp_path: Path) -> None:
 
 def test_novelty_must_fit(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    width = read_adapter(path).config["head"]["hidden"][-1]
+    width = read_adapter(path).config.head.hidden[-1]
     hidden, labels = torch.randn(60, width), torch.arange(60) % 20
     fitted = Novelty.fit(hidden, labels, hidden, torch.randn(60, 20))
     assert fitted is not None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_test_split
+from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, resample_test, resample_train
 from pointadapterx.engine import evaluator
 from pointadapterx.engine.devices import make_accelerator
@@ -26,7 +27,7 @@ from pointadapterx.jobs.linear_probe import probe_accuracy
 from pointadapterx.visualize.introspection import saliency
 from tests.conftest import randomise
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 
 
 class Rank:
@@ -39,17 +40,17 @@ class Rank:
 
 
 @pytest.fixture
-def config(run_config: Config) -> dict[str, Any]:
+def config(run_config: MakeConfig) -> Config:
     return run_config(eval={"batch_size": 7})
 
 
 @pytest.fixture
-def model(config: dict[str, Any]) -> AdaptedModel:
+def model(config: Config) -> AdaptedModel:
     return randomise(build_model(config))
 
 
 @pytest.fixture
-def dataset(config: dict[str, Any]) -> PointClouds:
+def dataset(config: Config) -> PointClouds:
     return build_test_split(config)
 
 
@@ -59,7 +60,7 @@ def accelerator() -> Accelerator:
 
 
 def test_every_sample_is_predicted_once_in_file_order(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     found = evaluate(model, dataset, config, accelerator)
     assert found.logits.shape == (40, 20)
@@ -71,7 +72,7 @@ def test_every_sample_is_predicted_once_in_file_order(
 
 
 def test_the_mode_of_the_model_is_restored(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     for mode in (True, False):
         model.train(mode)
@@ -81,7 +82,7 @@ def test_the_mode_of_the_model_is_restored(
 
 
 def test_evaluation_changes_no_tensor(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     vote(model.train(), dataset, config, accelerator, copies=1, seed=0)
@@ -89,7 +90,7 @@ def test_evaluation_changes_no_tensor(
 
 
 def test_predictions_do_not_depend_on_the_order_of_the_samples(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
     straight = evaluate(model, dataset, config, accelerator).logits
@@ -99,16 +100,16 @@ def test_predictions_do_not_depend_on_the_order_of_the_samples(
 
 @pytest.mark.parametrize("batch_size", [1, 13, 40, 100])
 def test_predictions_do_not_depend_on_the_batch_size(
-    batch_size: int, model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    batch_size: int, model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     straight = evaluate(model, dataset, config, accelerator).logits
-    config["eval"]["batch_size"] = batch_size
+    config = config.replaced(eval={"batch_size": batch_size})
     torch.testing.assert_close(evaluate(model, dataset, config, accelerator).logits, straight, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_ranks_split_the_batches_and_lose_nothing(
-    world: int, model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    world: int, model: AdaptedModel, dataset: PointClouds, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit: the parts of all ranks together are the rows of one process, voting included."""
     whole = vote(model, dataset, config, make_accelerator("fp32"), copies=1, seed=5).logits
@@ -127,7 +128,7 @@ def test_ranks_split_the_batches_and_lose_nothing(
 
 
 def test_a_vote_is_a_function_of_its_seed(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     one = vote(model, dataset, config, accelerator, copies=2, seed=1).logits
     torch.manual_seed(99)
@@ -138,7 +139,7 @@ def test_a_vote_is_a_function_of_its_seed(
 def test_a_vote_is_the_mean_of_the_logits_of_its_copies(
     model: AdaptedModel,
     dataset: PointClouds,
-    config: dict[str, Any],
+    config: Config,
     accelerator: Accelerator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -160,7 +161,7 @@ def test_a_vote_is_the_mean_of_the_logits_of_its_copies(
 
 @pytest.mark.parametrize("num_points", [1, 64, 200, 213, 214, 255, 256])
 def test_every_point_count_evaluates_and_votes(
-    num_points: int, dataset: PointClouds, run_config: Config, accelerator: Accelerator
+    num_points: int, dataset: PointClouds, run_config: MakeConfig, accelerator: Accelerator
 ) -> None:
     """256 are the points of a cloud: the counts are on both sides of where the FPS stage would exceed them."""
     sizes = {"num_groups": 1, "group_size": 1} if num_points == 1 else {}
@@ -181,7 +182,7 @@ def test_the_test_set_is_not_resampled_when_it_has_the_points(dataset: PointClou
 
 
 def test_votes_over_seeds_report_their_spread(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     report, first = vote_over_seeds(model, dataset, config, accelerator, copies=2, seeds=[3, 4, 5])
     assert torch.equal(first.logits, vote(model, dataset, config, accelerator, copies=2, seed=3).logits)
@@ -199,7 +200,7 @@ def test_votes_over_seeds_report_their_spread(
 
 
 def test_the_published_maximum_is_labelled(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     report, _ = vote_over_seeds(model, dataset, config, accelerator, copies=1, seeds=[0, 1], published=True)
     assert report["label"] == "published protocol: maximum of 2 votes on the test set, optimistic"
@@ -207,7 +208,7 @@ def test_the_published_maximum_is_labelled(
 
 
 def test_one_vote_has_no_spread(
-    model: AdaptedModel, dataset: PointClouds, config: dict[str, Any], accelerator: Accelerator
+    model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     report, _ = vote_over_seeds(model, dataset, config, accelerator, copies=1, seeds=[0])
     assert report["overall_accuracy"]["std"] is None
@@ -280,7 +281,7 @@ def test_what_is_not_finite_is_no_answer(value: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["head", "backbone"])
-def test_weights_that_compute_nan_are_refused_everywhere(part: str, run_config: Config) -> None:
+def test_weights_that_compute_nan_are_refused_everywhere(part: str, run_config: MakeConfig) -> None:
     config = run_config("linear")
     model, dataset, accelerator = build_model(config), build_test_split(config), Accelerator(cpu=True)
     assert isinstance(dataset, PointClouds)

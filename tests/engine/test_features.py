@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from pointadapterx import jobs as run
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.commands.main import main
-from pointadapterx.config import check_config
+from pointadapterx.config import Config
 from pointadapterx.datasets import build_inputs
 from pointadapterx.engine import devices, features
 from pointadapterx.engine.features import FeatureCache, open_features
@@ -31,12 +31,12 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.models.frozen import Steps, restore
 from pointadapterx.run_folder import STATE_FILE
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 METHODS = ("dapt_x", "linear", "e3va_x")
 
 
 @pytest.fixture
-def cached(run_config: Config, tmp_path: Path) -> Config:
+def cached(run_config: MakeConfig, tmp_path: Path) -> MakeConfig:
     """``run_config`` with three views in a folder of the test."""
 
     def make(name: str = "dapt_x", /, **changes: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def cached(run_config: Config, tmp_path: Path) -> Config:
     return make
 
 
-def opened(config: dict[str, Any], views: int | None = 3, part: str = "train") -> FeatureCache:
+def opened(config: Config, views: int | None = 3, part: str = "train") -> FeatureCache:
     dataset = getattr(build_splits(config), part)
     return open_features(build_model(config), dataset, config, Accelerator(cpu=True), views=views)
 
@@ -56,7 +56,7 @@ def folders(tmp_path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_features_of_a_test_view_are_those_of_the_model(name: str, cached: Config) -> None:
+def test_features_of_a_test_view_are_those_of_the_model(name: str, cached: MakeConfig) -> None:
     config = cached(name)
     model, dataset = build_model(config).eval(), build_splits(config).val
     assert dataset is not None
@@ -69,7 +69,7 @@ def test_features_of_a_test_view_are_those_of_the_model(name: str, cached: Confi
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)  # kept in half precision
 
 
-def test_views_differ_and_are_those_of_their_seed(cached: Config, tmp_path: Path) -> None:
+def test_views_differ_and_are_those_of_their_seed(cached: MakeConfig, tmp_path: Path) -> None:
     indices = torch.arange(6)
     config = cached()
     cache = opened(config)
@@ -97,10 +97,10 @@ CHANGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_what_decides_the_features_decides_their_folder(
-    changes: dict[str, Any], cached: Config, tmp_path: Path
+    changes: dict[str, Any], cached: MakeConfig, tmp_path: Path
 ) -> None:
     config = cached()
-    opened(config, config["train"]["cached_views"])
+    opened(config, config.train.cached_views)
     before = folders(tmp_path)
     assert len(before) == 1
     other = cached(**changes)
@@ -108,7 +108,7 @@ def test_what_decides_the_features_decides_their_folder(
     assert len(folders(tmp_path) - before) == 1
 
 
-def test_what_does_not_decide_them_shares_the_folder(cached: Config, tmp_path: Path) -> None:
+def test_what_does_not_decide_them_shares_the_folder(cached: MakeConfig, tmp_path: Path) -> None:
     opened(cached())
     (folder,) = (path for path in (tmp_path / "features").iterdir() if path.is_dir())
     written = (folder / "tokens").stat().st_mtime_ns
@@ -119,7 +119,7 @@ def test_what_does_not_decide_them_shares_the_folder(cached: Config, tmp_path: P
 
 
 def test_an_unfinished_folder_is_not_taken_for_features(
-    cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -136,7 +136,7 @@ def test_an_unfinished_folder_is_not_taken_for_features(
     assert opened(cached()).fetch(torch.tensor([0]), torch.tensor([2])).tokens.abs().sum() > 0
 
 
-def test_a_folder_that_lacks_a_file_is_made_anew(cached: Config, tmp_path: Path) -> None:
+def test_a_folder_that_lacks_a_file_is_made_anew(cached: MakeConfig, tmp_path: Path) -> None:
     before = opened(cached()).fetch(torch.tensor([0]), torch.tensor([2]))
     (key,) = folders(tmp_path)
     (tmp_path / "features" / key / "tokens").unlink()
@@ -145,7 +145,7 @@ def test_a_folder_that_lacks_a_file_is_made_anew(cached: Config, tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", ["{}", "null", "[]", '{"kind": "no", "fields": []}', "[" * 100_000, "\udcff"])
-def test_a_damaged_description_is_made_anew(content: str, cached: Config, tmp_path: Path) -> None:
+def test_a_damaged_description_is_made_anew(content: str, cached: MakeConfig, tmp_path: Path) -> None:
     opened(cached())
     (key,) = folders(tmp_path)
     description = tmp_path / "features" / key / features.DESCRIPTION
@@ -155,7 +155,7 @@ def test_a_damaged_description_is_made_anew(content: str, cached: Config, tmp_pa
     assert description.read_text() == whole
 
 
-def test_a_cache_that_cannot_be_written(cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written(cached: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(path: Path, what: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
@@ -169,7 +169,7 @@ def test_a_cache_that_cannot_be_written(cached: Config, tmp_path: Path, monkeypa
 
 
 def test_a_change_of_the_code_is_another_folder(
-    cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(cached())
     monkeypatch.setattr(features, "_code", lambda: "changed")
@@ -177,7 +177,7 @@ def test_a_change_of_the_code_is_another_folder(
     assert len(folders(tmp_path)) == 2
 
 
-def test_features_beyond_half_precision_are_refused(cached: Config, tmp_path: Path) -> None:
+def test_features_beyond_half_precision_are_refused(cached: MakeConfig, tmp_path: Path) -> None:
     config = cached()
     model, dataset = build_model(config), build_splits(config).train
     with torch.no_grad():
@@ -188,7 +188,7 @@ def test_features_beyond_half_precision_are_refused(cached: Config, tmp_path: Pa
     assert model.training
 
 
-def test_a_disk_that_runs_full_is_told(cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_runs_full_is_told(cached: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -198,7 +198,7 @@ def test_a_disk_that_runs_full_is_told(cached: Config, tmp_path: Path, monkeypat
     assert folders(tmp_path) == set()
 
 
-def test_two_at_a_time_compute_once(cached: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_at_a_time_compute_once(cached: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     compute = features._compute
 
@@ -216,7 +216,7 @@ def test_two_at_a_time_compute_once(cached: Config, monkeypatch: pytest.MonkeyPa
     assert [cache.views for cache in found] == [3, 3]
 
 
-def test_a_disk_that_is_too_small_is_told_first(cached: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_told_first(cached: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: usage(1000))
     with pytest.raises(ConfigError, match=r"take .* GB, but .* has 0.0 GB left; lower train.cached_views, or set"):
@@ -225,7 +225,7 @@ def test_a_disk_that_is_too_small_is_told_first(cached: Config, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", METHODS)
 def test_stopped_and_resumed_is_bit_identical(
-    name: str, cached: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, cached: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = cached(name, train={"epochs": 2, "batch_size": 16})
     run.train(config, "test", tmp_path / "whole", devices.make_accelerator("fp32"))
@@ -258,15 +258,14 @@ def test_a_method_that_trains_the_patches_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_statistics_that_change_cannot_be_kept(run_config: Config) -> None:
+def test_statistics_that_change_cannot_be_kept(run_config: MakeConfig) -> None:
     config = run_config(train={"cached_views": 2, "frozen_bn": "eval"})
-    config["train"]["frozen_bn"] = "batch"
     with pytest.raises(ConfigError, match=r"train.cached_views: train.frozen_bn=batch changes frozen layers"):
-        check_config(config, "test")
+        config.replaced(train={"frozen_bn": "batch"})
 
 
 @pytest.mark.parametrize("name", ["e3va", "e3va_x"])
-def test_branches_in_bf16_stay_so(name: str, run_config: Config) -> None:
+def test_branches_in_bf16_stay_so(name: str, run_config: MakeConfig) -> None:
     model = build_model(run_config(name)).eval()
     inputs = torch.randn(4, 128, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

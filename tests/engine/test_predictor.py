@@ -25,6 +25,7 @@ from pointadapterx import jobs as run
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, restore_model, save_adapter
 from pointadapterx.commands.main import main
+from pointadapterx.config import Config
 from pointadapterx.datasets.resample import resample_test
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine import devices
@@ -36,7 +37,7 @@ from tests.conftest import small_config
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_columns_of_text_files_are_named(
     info = read_adapter(trained / ADAPTER_FILE)
     model = build_model(info.config)
     load_adapter(model, info)
-    config = {**info.config, "data": {**info.config["data"], "columns": ["one", "two", "three"]}}
+    config = info.config.replaced(data={"columns": ["one", "two", "three"]})
     path = tmp_path / "knows.safetensors"
     save_adapter(model, path, config=config, classes=info.classes, metrics=info.metrics)
     (found,) = only_predictions(Predictor(path)([file]))
@@ -320,7 +321,7 @@ def test_an_adapter_outlives_its_data(trained: Path, clouds: torch.Tensor, tmp_p
     model = build_model(info.config)
     load_adapter(model, info)
     for root in (tmp_path / "gone", tmp_path):  # nothing there, and nothing with labels
-        config = {**info.config, "data": {**info.config["data"], "name": "folder", "root": str(root)}}
+        config = info.config.replaced(data={"name": "folder", "root": str(root)})
         path = tmp_path / "moved.safetensors"
         save_adapter(model, path, config=config, classes=info.classes, metrics=info.metrics)
         assert len(only_predictions(Predictor(path)([clouds[0]]))) == 1
@@ -439,7 +440,7 @@ def test_several_adapters_on_one_backbone(trained: Path, clouds: torch.Tensor, t
     save_adapter(
         model,
         other,
-        config={**info.config, "data": {**info.config["data"], "num_points": 64}},
+        config=info.config.replaced(data={"num_points": 64}),
         classes=info.classes,
         metrics=info.metrics,
     )

@@ -18,7 +18,7 @@ from sklearn.model_selection import check_cv
 from pointadapterx import jobs as run
 from pointadapterx.build import build_autoencoder, build_backbone, build_pretraining_data, build_probe_data
 from pointadapterx.commands.main import main
-from pointadapterx.config import dump_config
+from pointadapterx.config import Config, dump_config
 from pointadapterx.datasets import PointClouds
 from pointadapterx.engine import devices
 from pointadapterx.engine.trainer import Interrupted, Trainer
@@ -34,7 +34,7 @@ from tests.engine.test_training import assert_identical, train
 
 
 def test_a_run_leaves_weights_that_an_adaptation_takes(
-    small_data: Path, run_config: Callable[..., dict[str, Any]], tmp_path: Path
+    small_data: Path, run_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     config = small_pretraining(small_data, pretrain={"draw": 2})
     state = train(config, tmp_path / "pretraining")
@@ -188,7 +188,7 @@ def test_held_out_clouds_without_groups_stay_those_of_the_first_version(tmp_path
     config = small_pretraining(tmp_path, data=data, pretrain={"probe": {"every": 0}})
     assert build_pretraining_data(config).val.positions.tolist() == [6, 9, 14, 18]
     with pytest.raises(DataError, match=r"eval\.val_fraction=0\.99 of 20 clouds holds all of them out; use more"):
-        build_pretraining_data({**config, "eval": {**config["eval"], "val_fraction": 0.99}})
+        build_pretraining_data(config.replaced(eval={"val_fraction": 0.99}))
 
 
 def test_the_probe_chooses_its_cost_without_seeing_variants(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_the_probe_chooses_its_cost_without_seeing_variants(small_data: Path, mo
     for part, together in ((parts[0], True), (without_groups(parts[0]), False)):
         folds.clear()
         accuracy = probe_module.probe_accuracy(
-            build_backbone(config["backbone"]), part, parts[1], config, devices.make_accelerator("fp32")
+            build_backbone(config.backbone), part, parts[1], config, devices.make_accelerator("fp32")
         )
         assert 0 <= accuracy <= 100
         groups = parts[0].groups
@@ -232,9 +232,7 @@ def test_the_probe_command_prints_both_accuracies(
     printed = capsys.readouterr().out
     assert "random, BatchNorm calibrated" in printed
     assert "accuracy %" in printed
-    found = run.probe(
-        {**config, "backbone": {**config["backbone"], "weights": str(weights)}}, devices.make_accelerator("fp32")
-    )
+    found = run.probe(config.replaced(backbone={"weights": str(weights)}), devices.make_accelerator("fp32"))
     assert f"{found[str(weights)]:.2f}" in printed
 
 
@@ -261,7 +259,7 @@ def test_wrong_configs(changes: dict[str, Any], message: str) -> None:
 def test_weights_start_the_autoencoder(small_data: Path, tmp_path: Path) -> None:
     config = small_pretraining(small_data, train={"epochs": 1}, pretrain={"probe": {"every": 0}})
     train(config, tmp_path / "run")
-    weights = {**config["backbone"], "weights": str(tmp_path / "run" / WEIGHTS_FILE)}
-    continued = build_autoencoder({**config, "backbone": weights}).encoder
+    weights = {"weights": str(tmp_path / "run" / WEIGHTS_FILE)}
+    continued = build_autoencoder(config.replaced(backbone=weights)).encoder
     assert torch.equal(continued.norm.weight, build_backbone(weights).norm.weight)
-    assert not torch.equal(continued.norm.weight, build_backbone(config["backbone"]).norm.weight)
+    assert not torch.equal(continued.norm.weight, build_backbone(config.backbone).norm.weight)

@@ -12,7 +12,7 @@ import torch
 
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.datasets.modelnet40 import MODELNET40_CLASSES
 from pointadapterx.datasets.scanobjectnn import SCANOBJECTNN_CLASSES
 from tests.synthetic import write_modelnet40_hdf5, write_modelnet40_text, write_scanobjectnn
@@ -40,7 +40,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 def test_train_test_and_vote(layout: str, tmp_path: Path) -> None:
     name, write = LAYOUTS[layout]
     write(tmp_path / "data")
-    shipped = load_config(name)
+    shipped = read_config(name)
     num_points = 1024 if name == "modelnet40" else 2048
     classes = list(MODELNET40_CLASSES if name == "modelnet40" else SCANOBJECTNN_CLASSES)
     regime = {"modelnet40": "scale_translate"}.get(name, "rotation")
@@ -51,8 +51,8 @@ def test_train_test_and_vote(layout: str, tmp_path: Path) -> None:
     assert main(["--config", name, "--output", str(run), root, *SMALL]) == 0
     info = read_adapter(run / "adapter.safetensors")
     assert info.classes == classes
-    assert info.config["data"]["num_points"] == num_points
-    assert info.config["head"] == shipped.head
+    assert info.config.data.num_points == num_points
+    assert info.config.head == shipped.head
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics["test"]["per_class"]) == classes
     assert metrics["test"]["count"] == len(classes)  # the files hold one test cloud a class
@@ -83,7 +83,7 @@ def test_train_test_and_vote(layout: str, tmp_path: Path) -> None:
 def test_a_missing_data_set_says_where_its_files_belong(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load_config(name)
+    config = read_config(name)
     arguments = ["--config", name, "--output", str(tmp_path / "run"), f"data.root={tmp_path / 'none'}", *SMALL]
     assert main(arguments) == 2
     error = capsys.readouterr().err

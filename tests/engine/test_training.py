@@ -24,6 +24,7 @@ from pointadapterx import jobs as run
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
+from pointadapterx.config import Config
 from pointadapterx.counting import SavedStorages
 from pointadapterx.engine import devices
 from pointadapterx.engine.optim import learning_rate
@@ -34,10 +35,10 @@ from pointadapterx.jobs.adaptation import AdaptationTrainer
 from pointadapterx.run_folder import ADAPTER_FILE, STATE_FILE
 from tests.conftest import ROOT
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 
 
-def train(config: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+def train(config: Config, folder: Path) -> dict[str, torch.Tensor]:
     """A whole run; its final state."""
     run.train(config, "test", folder, devices.make_accelerator("fp32"))
     return load_file(folder / STATE_FILE)
@@ -53,7 +54,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "tools" / "main.py"), *map(str, arguments)]
 
 
-def test_a_run_leaves_its_whole_story(run_config: Config, tmp_path: Path) -> None:
+def test_a_run_leaves_its_whole_story(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config()
     train(config, tmp_path / "run")
     files = {path.name for path in (tmp_path / "run").iterdir()}
@@ -74,7 +75,7 @@ def test_a_run_leaves_its_whole_story(run_config: Config, tmp_path: Path) -> Non
     assert info.metrics["protocol"] == report["protocol"]
 
 
-def test_the_same_seed_gives_the_same_weights(run_config: Config, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(run_config: MakeConfig, tmp_path: Path) -> None:
     one, other = train(run_config(), tmp_path / "a"), train(run_config(), tmp_path / "b")
     assert_identical(one, other)
     third = train(run_config(train={"seed": 1}), tmp_path / "c")
@@ -115,7 +116,7 @@ main(["--config", {str(config)!r}, "--output", {str(killed)!r}])
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_within_the_epoch_and_resuming_is_bit_identical(
-    number: signal.Signals, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config(train={"epochs": 2}, method={"dropout": 0.1})
     whole = train(config, tmp_path / "whole")
@@ -154,7 +155,7 @@ def test_sigterm_exits_cleanly_with_the_way_to_continue(config_file: Callable[..
     assert "Traceback" not in errors
 
 
-def test_resume_keeps_the_best_metric(run_config: Config, tmp_path: Path) -> None:
+def test_resume_keeps_the_best_metric(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config(train={"epochs": 2})
     train(config, tmp_path / "run")
     trainer = AdaptationTrainer(
@@ -167,7 +168,7 @@ def test_resume_keeps_the_best_metric(run_config: Config, tmp_path: Path) -> Non
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(
-    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config()
     train(config, tmp_path / "run")
@@ -191,7 +192,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX file size limits")
-def test_a_kill_during_a_save_leaves_the_previous_checkpoint(run_config: Config, tmp_path: Path) -> None:
+def test_a_kill_during_a_save_leaves_the_previous_checkpoint(run_config: MakeConfig, tmp_path: Path) -> None:
     """The kernel kills the writer in the middle of the file (SIGXFSZ at a size limit)."""
     config = run_config()
     train(config, tmp_path / "run")
@@ -216,7 +217,7 @@ write_safetensors(Path({str(path)!r}), tensors, {{}})
 
 
 def test_a_non_finite_loss_stops_with_the_batch(
-    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_config()
     model = build_model(config)
@@ -232,7 +233,7 @@ def test_a_non_finite_loss_stops_with_the_batch(
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(
-    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without random draws and BatchNorm, two parts are one batch."""
     monkeypatch.setattr("pointadapterx.datasets.inputs.resample_train", lambda points, *_, **__: points)
@@ -247,7 +248,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
 
 
 @pytest.mark.parametrize("progress", ["null", "[]", '{"epoch": null}', '{"history": {}}', '{"x": 1}', "[" * 99_999])
-def test_progress_of_another_kind_is_damaged(progress: str, run_config: Config, tmp_path: Path) -> None:
+def test_progress_of_another_kind_is_damaged(progress: str, run_config: MakeConfig, tmp_path: Path) -> None:
     model = build_model(run_config("linear"))
     optimizer = torch.optim.SGD(model.parameters())
     path = tmp_path / STATE_FILE
@@ -257,7 +258,7 @@ def test_progress_of_another_kind_is_damaged(progress: str, run_config: Config, 
 
 
 def test_a_folder_that_is_removed_ends_the_run(
-    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Trainer._train_step
 
@@ -280,7 +281,7 @@ def test_an_existing_run_is_not_written_over(config_file: Callable[..., Path], t
     assert (folder / "config.yaml").read_text() == "mine"
 
 
-def test_resuming_with_other_data_is_refused(run_config: Config, tmp_path: Path) -> None:
+def test_resuming_with_other_data_is_refused(run_config: MakeConfig, tmp_path: Path) -> None:
     from tests.synthetic import write_ldraw20
 
     train(run_config(), tmp_path / "run")
@@ -292,7 +293,7 @@ def test_resuming_with_other_data_is_refused(run_config: Config, tmp_path: Path)
         run.resume(tmp_path / "run", ["train.lr=1"])
 
 
-def test_published_protocol_marks_every_output(run_config: Config, tmp_path: Path, capsys: Any) -> None:
+def test_published_protocol_marks_every_output(run_config: MakeConfig, tmp_path: Path, capsys: Any) -> None:
     train(run_config(eval={"protocol": "published"}), tmp_path / "run")
     label = "published: best epoch selected on the TEST set"
     assert label in (tmp_path / "run" / "metrics.json").read_text()
@@ -315,7 +316,7 @@ def test_published_protocol_marks_every_output(run_config: Config, tmp_path: Pat
     ],
 )
 def test_an_epoch_is_called_best_where_there_was_a_choice(
-    protocol: str, every: int, says: str, run_config: Config, tmp_path: Path
+    protocol: str, every: int, says: str, run_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = run_config("linear", eval={"protocol": protocol, "every": every}, train={"epochs": 2})
     train(config, tmp_path / "run")
@@ -329,7 +330,7 @@ def test_an_epoch_is_called_best_where_there_was_a_choice(
     assert chosen or metrics["best_epoch"] == 2
 
 
-def test_a_validation_part_of_the_data_set_is_named(run_config: Config, tmp_path: Path) -> None:
+def test_a_validation_part_of_the_data_set_is_named(run_config: MakeConfig, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for part in ("train", "val", "test"):
         for label, sides in (("rod", (9, 1, 1)), ("plate", (9, 9, 1))):
@@ -344,7 +345,7 @@ def test_a_validation_part_of_the_data_set_is_named(run_config: Config, tmp_path
     assert read_adapter(tmp_path / "run" / ADAPTER_FILE).metrics["protocol"] == says
 
 
-def test_testing_again_leaves_the_run_as_it_is(run_config: Config, tmp_path: Path) -> None:
+def test_testing_again_leaves_the_run_as_it_is(run_config: MakeConfig, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(run_config(), folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -359,7 +360,7 @@ def test_testing_again_leaves_the_run_as_it_is(run_config: Config, tmp_path: Pat
         run.test(folder, ["method.scale=2.0"], None, False, None)
 
 
-def test_a_non_finite_gradient_leaves_the_weights(run_config: Config, tmp_path: Path) -> None:
+def test_a_non_finite_gradient_leaves_the_weights(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config()
     model = build_model(config)
     trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path, devices.make_accelerator("fp32"))
@@ -371,7 +372,7 @@ def test_a_non_finite_gradient_leaves_the_weights(run_config: Config, tmp_path: 
         assert torch.equal(tensor, before[name]), name
 
 
-def test_resuming_with_another_number_of_processes_is_refused(run_config: Config, tmp_path: Path) -> None:
+def test_resuming_with_another_number_of_processes_is_refused(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config()
     train(config, tmp_path / "run")
     model = build_model(config)
@@ -403,13 +404,13 @@ def assert_same_history(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["dapt", "dapt_x", "e3va_x"])
-def test_gradient_checkpointing_trains_the_same(name: str, run_config: Config, tmp_path: Path) -> None:
+def test_gradient_checkpointing_trains_the_same(name: str, run_config: MakeConfig, tmp_path: Path) -> None:
     train(run_config(name), tmp_path / "plain")
     train(run_config(name, train={"gradient_checkpointing": True}), tmp_path / "again")
     assert_same_history(tmp_path / "plain", tmp_path / "again")  # the routing is noted once
 
 
-def test_the_key_reaches_the_blocks(run_config: Config, tmp_path: Path) -> None:
+def test_the_key_reaches_the_blocks(run_config: MakeConfig, tmp_path: Path) -> None:
     for on in (None, True):
         config = run_config("dapt", train={"gradient_checkpointing": on})
         model = build_model(config)
@@ -417,7 +418,7 @@ def test_the_key_reaches_the_blocks(run_config: Config, tmp_path: Path) -> None:
         assert all(block.recomputed is bool(on) for block in model.backbone.blocks)
 
 
-def test_gradient_checkpointing_keeps_less(run_config: Config) -> None:
+def test_gradient_checkpointing_keeps_less(run_config: MakeConfig) -> None:
     model = build_model(run_config("dapt")).train()
     kept = []
     for recomputed in (False, True):
@@ -432,7 +433,7 @@ def test_gradient_checkpointing_keeps_less(run_config: Config) -> None:
 
 
 def test_a_compiled_run_trains_the_same_and_resumes(
-    run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     still: dict[str, Any] = {"method": {"dropout": 0.0}, "head": {"dropout": 0.0}, "backbone": {"drop_path": 0.0}}
     train(run_config("dapt_x", **still), tmp_path / "plain")
@@ -457,11 +458,11 @@ def test_a_compiled_run_trains_the_same_and_resumes(
 
 @pytest.mark.parametrize(("hardware", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_auto_is_what_the_hardware_has_and_is_stored(
-    hardware: bool, precision: str, run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hardware: bool, precision: str, run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False)
     devices.make_accelerator("fp32" if hardware else "bf16")  # of a run before, in the same process
     run.train(run_config(train={"precision": "auto"}), "test", tmp_path / "run", devices.make_accelerator("auto"))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["train"]["precision"] == precision
-    assert read_adapter(tmp_path / "run" / ADAPTER_FILE).config["train"]["precision"] == precision
+    assert read_adapter(tmp_path / "run" / ADAPTER_FILE).config.train.precision == precision

@@ -17,7 +17,7 @@ from pointadapterx.checkpoints import shipped as weights_module
 from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.checkpoints.shipped import SHIPPED, find_weights, save_backbone, shipped_weights
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from tests.conftest import ROOT, load_tool, randomise, small_config
@@ -120,7 +120,7 @@ def test_weights_of_a_run_of_full_fine_tuning(tmp_path: Path, monkeypatch: pytes
     output = tmp_path / "backbone.safetensors"
     monkeypatch.setattr(sys, "argv", ["export_backbone.py", str(tmp_path), str(output)])
     assert load_tool("export_backbone").main() == 0
-    fresh = build_backbone({**config["backbone"], "weights": str(output)})
+    fresh = build_backbone(config.backbone.model_copy(update={"weights": str(output)}))
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor.half().float()), name
 
@@ -147,7 +147,7 @@ def check_shipped(name: str, config: str, limit: float) -> tuple[dict[str, Any],
     options = {**json.loads(metadata["backbone"]), "weights": None, "init_seed": 0, "drop_path": 0.0}
     backbone = build_backbone(options)
     assert load_pretrained(backbone, name).coverage == 1.0
-    shipped = load_config(config).backbone
+    shipped = read_config(config).backbone
     assert shipped.weights == name
     assert shipped.items() >= json.loads(metadata["backbone"]).items()
     assert path.stat().st_size <= limit

@@ -86,10 +86,10 @@ def test_unload_gives_the_backbone_back(name: str, method: dict[str, Any], kind:
             model.unload()
         return
     after = model.eval()(inputs).logits
-    plain, fresh = model.unload(), build_backbone(config["backbone"]).eval()
+    plain, fresh = model.unload(), build_backbone(config.backbone).eval()
     assert hook_count(plain) == 0
     for key, value in fresh.state_dict().items():
         assert torch.equal(plain.state_dict()[key], value), key
-    nothing = Method(config["method"])
+    nothing = Method(config.method)
     assert torch.equal(plain(inputs, nothing).sequence.tokens, fresh(inputs, nothing).sequence.tokens)
     assert torch.equal(model(inputs).logits, after)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, save_adapter
+from pointadapterx.config import Config
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.tokens import insert_after_cls
@@ -25,7 +26,7 @@ from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
 from tests.conftest import randomise, small_config
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
 TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
 HIGHWAY = {"blocks": [1], "class_token": True, "prompts": True}
@@ -47,7 +48,7 @@ on_point_mae = pytest.mark.parametrize("kind", ["point_mae"], indirect=True)
 
 
 @pytest.fixture
-def make_config(kind: str) -> Config:
+def make_config(kind: str) -> MakeConfig:
     return functools.partial(small_config, kind=kind)
 
 
@@ -81,7 +82,7 @@ def steps(model: AdaptedModel, inputs: torch.Tensor, count: int = 3) -> None:
     ("kind", "position"), [("point_mae", "every_block"), ("point_mae", "input"), ("vit", "input")], indirect=["kind"]
 )
 def test_starts_as_the_plain_backbone(
-    name: str, method: dict[str, Any], kind: str, position: str, inputs: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], kind: str, position: str, inputs: torch.Tensor, make_config: MakeConfig
 ) -> None:
     if "prompts" in METHODS[name].Options.model_fields:
         method = {**method, "prompts": False}
@@ -92,13 +93,13 @@ def test_starts_as_the_plain_backbone(
     backbone = {"position": position} if kind == "point_mae" else {}
     config = make_config(name, backbone=backbone, method=method, head={"pools": ["cls", "patch_max"]})
     model = build_model(config).eval()
-    plain = model.backbone(inputs, Method(config["method"])).sequence.tokens
+    plain = model.backbone(inputs, Method(config.method)).sequence.tokens
     assert torch.equal(model.method.run(model.backbone, inputs).sequence.tokens, plain)
 
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_what_is_kept_of_the_frozen_part_gives_the_same(
-    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: MakeConfig
 ) -> None:
     model = build_model(make_config(name, method=method)).eval()
     randomise(model.method)
@@ -120,7 +121,9 @@ def test_what_is_kept_of_the_frozen_part_gives_the_same(
 
 
 @on_point_mae
-def test_a_method_that_acts_inside_the_patch_encoder_keeps_nothing(inputs: torch.Tensor, make_config: Config) -> None:
+def test_a_method_that_acts_inside_the_patch_encoder_keeps_nothing(
+    inputs: torch.Tensor, make_config: MakeConfig
+) -> None:
     model = build_model(make_config("linear")).eval()
     method = Method(model.method.options)
     layer = model.backbone.patch_encoder.first
@@ -151,12 +154,12 @@ WITH_PROMPTS = [
     [*WITH_PROMPTS, ("dapt_x", {"mixture": False}), ("dapt_x", {"norms": False}), ("dapt_x", TFTS)],
 )
 def test_prompts_start_as_zero_tokens(
-    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: MakeConfig
 ) -> None:
     """A token, even zero, takes part in attention: step 0 is the backbone with zero tokens, and no more."""
     config = make_config(name, method=method)
     model = build_model(config).eval()
-    wanted = model.backbone(inputs, ZeroTokens(config["method"])).sequence
+    wanted = model.backbone(inputs, ZeroTokens(config.method)).sequence
     found = model.method.run(model.backbone, inputs).sequence
     depth = len(model.backbone.blocks)
     assert found.prompts.shape[1] == depth  # one a block; the last joins after the last block
@@ -166,7 +169,7 @@ def test_prompts_start_as_zero_tokens(
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_frozen_tensors_and_buffers_stay_bit_identical(
-    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: MakeConfig
 ) -> None:
     skip_supernet(name, method)
     model = build_model(make_config(name, method=method))
@@ -188,7 +191,7 @@ def test_frozen_tensors_and_buffers_stay_bit_identical(
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_every_trainable_parameter_gets_a_gradient(
-    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: MakeConfig
 ) -> None:
     skip_supernet(name, method)
     model = randomise(build_model(make_config(name, method=method)))
@@ -200,7 +203,7 @@ def test_every_trainable_parameter_gets_a_gradient(
 
 
 @on_point_mae
-def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(inputs: torch.Tensor, make_config: Config) -> None:
+def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(inputs: torch.Tensor, make_config: MakeConfig) -> None:
     config = make_config("dapt_x", train={"frozen_bn": "batch"})
     model = build_model(config)
     assert not any("running" in n for n in model.adapter_state() if n.startswith("backbone."))
@@ -212,7 +215,7 @@ def test_frozen_batch_norm_in_batch_mode_is_part_of_the_adapter(inputs: torch.Te
 @pytest.mark.parametrize("bn", ["eval", "batch"])
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_adapter_round_trip(
-    name: str, method: dict[str, Any], bn: str, inputs: torch.Tensor, make_config: Config, tmp_path: Path
+    name: str, method: dict[str, Any], bn: str, inputs: torch.Tensor, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config(name, method=method, train={"frozen_bn": bn})
     model = build_model(config)
@@ -227,7 +230,7 @@ def test_adapter_round_trip(
     assert torch.equal(fresh.eval()(inputs).logits, model.eval()(inputs).logits)
 
 
-def test_adapter_round_trip_in_a_fresh_process(inputs: torch.Tensor, make_config: Config, tmp_path: Path) -> None:
+def test_adapter_round_trip_in_a_fresh_process(inputs: torch.Tensor, make_config: MakeConfig, tmp_path: Path) -> None:
     for name in METHODS:
         config = make_config(name)
         model = randomise(build_model(config))
@@ -258,7 +261,7 @@ print("identical")
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
 def test_deep_copies_are_independent(
-    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config
+    name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: MakeConfig
 ) -> None:
     model = build_model(make_config(name, method=method)).eval()
     before = model(inputs).logits
@@ -270,7 +273,7 @@ def test_deep_copies_are_independent(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), FORMS)
-def test_compiles(name: str, method: dict[str, Any], kind: str, inputs: torch.Tensor, make_config: Config) -> None:
+def test_compiles(name: str, method: dict[str, Any], kind: str, inputs: torch.Tensor, make_config: MakeConfig) -> None:
     """In one graph; the methods that the others are made of also through the default compiler, which takes longer."""
     torch._dynamo.reset()  # the models share code, of which only so many versions are kept
     whole = kind == "point_mae" and not method and name in ("full", "dapt", "dapt_x")
@@ -280,7 +283,7 @@ def test_compiles(name: str, method: dict[str, Any], kind: str, inputs: torch.Te
 
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
-def test_bf16_stays_close(name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: Config) -> None:
+def test_bf16_stays_close(name: str, method: dict[str, Any], inputs: torch.Tensor, make_config: MakeConfig) -> None:
     model = randomise(build_model(make_config(name, method=method))).eval()
     with torch.autocast("cpu", torch.bfloat16):
         half = model(inputs).logits.float()
@@ -290,7 +293,7 @@ def test_bf16_stays_close(name: str, method: dict[str, Any], inputs: torch.Tenso
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bf16_on_a_cpu_avoids_the_slow_fused_attention(
-    name: str, inputs: torch.Tensor, make_config: Config, monkeypatch: pytest.MonkeyPatch
+    name: str, inputs: torch.Tensor, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where DAPT's TFTS have made the queries float32."""
     model = randomise(build_model(make_config(name)))
@@ -312,7 +315,7 @@ def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
 
 
 @pytest.mark.parametrize("name", ["full", "vpt"])
-def test_tokens_take_no_weight_decay(name: str, make_config: Config) -> None:
+def test_tokens_take_no_weight_decay(name: str, make_config: MakeConfig) -> None:
     model = build_model(make_config(name))
     names = {id(p): n for n, p in model.named_parameters()}
     optimizer = build_optimizer(model, {"lr": 1e-3, "weight_decay": 0.05})
@@ -329,14 +332,14 @@ ABLATIONS = {
 }
 
 
-def ablated(make_config: Config, name: str) -> dict[str, Any]:
+def ablated(make_config: MakeConfig, name: str) -> dict[str, Any]:
     method = ABLATIONS[name]
     pools = ["cls", "prompt_mean", "patch_max"] if method.get("prompts", True) else ["cls", "patch_max"]
     return make_config("dapt_x", method={**method, "scale_bias": 1.0}, head={"pools": pools})
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains_its_parts_and_no_other(name: str, inputs: torch.Tensor, make_config: Config) -> None:
+def test_an_ablation_trains_its_parts_and_no_other(name: str, inputs: torch.Tensor, make_config: MakeConfig) -> None:
     model = build_model(ablated(make_config, name))
     before = copy.deepcopy(model.state_dict())
     steps(model, inputs)
@@ -354,16 +357,16 @@ def test_an_ablation_trains_its_parts_and_no_other(name: str, inputs: torch.Tens
 
 @pytest.mark.parametrize("name", ["shared mixture only", "norms only"])
 def test_an_ablation_without_prompts_starts_as_the_plain_backbone(
-    name: str, inputs: torch.Tensor, make_config: Config
+    name: str, inputs: torch.Tensor, make_config: MakeConfig
 ) -> None:
     config = ablated(make_config, name)
     model = build_model(config).eval()
-    plain = model.backbone(inputs, Method(config["method"])).sequence.tokens
+    plain = model.backbone(inputs, Method(config.method)).sequence.tokens
     assert torch.equal(model.method.run(model.backbone, inputs).sequence.tokens, plain)
 
 
 @on_point_mae
-def test_not_shared_every_block_has_a_mixture_of_its_own(inputs: torch.Tensor, make_config: Config) -> None:
+def test_not_shared_every_block_has_a_mixture_of_its_own(inputs: torch.Tensor, make_config: MakeConfig) -> None:
     shared = build_model(make_config("dapt_x"))
     own = build_model(make_config("dapt_x", method={"shared": False}))
     one = sum(parameter.numel() for parameter in shared.method.mixture.parameters())
@@ -378,7 +381,7 @@ def test_not_shared_every_block_has_a_mixture_of_its_own(inputs: torch.Tensor, m
 
 
 @on_point_mae
-def test_prompts_without_the_mixture_are_made_of_the_ffn_output(make_config: Config) -> None:
+def test_prompts_without_the_mixture_are_made_of_the_ffn_output(make_config: MakeConfig) -> None:
     method = randomise(build_model(ablated(make_config, "prompts only"))).method
     ffn_input, ffn_output = torch.randn(2, 2, 5, 48)
     update, prompt, loss = method.adapt_ffn(1, ffn_input, ffn_output)
@@ -388,13 +391,13 @@ def test_prompts_without_the_mixture_are_made_of_the_ffn_output(make_config: Con
     assert loss is None
 
 
-def test_nothing_left_of_the_method_is_a_problem(make_config: Config) -> None:
+def test_nothing_left_of_the_method_is_a_problem(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"method\.mixture.*all off.*switch one on"):
         make_config("dapt_x", method={"mixture": False, "norms": False, "prompts": False}, head={"pools": ["cls"]})
 
 
 @on_point_mae
-def test_tfts_stand_where_they_are_wanted(inputs: torch.Tensor, make_config: Config) -> None:
+def test_tfts_stand_where_they_are_wanted(inputs: torch.Tensor, make_config: MakeConfig) -> None:
     """γ and β scale and shift the output of that layer in their block."""
     model = build_model(make_config("dapt_x", method={"tfts": ["patch", "qkv"]})).eval()
     dim, depth = model.backbone.dim, len(model.backbone.blocks)
@@ -413,21 +416,21 @@ def test_tfts_stand_where_they_are_wanted(inputs: torch.Tensor, make_config: Con
     torch.testing.assert_close(seen["y"], 0.5 * F.linear(seen["x"], block.attn.qkv.weight, block.attn.qkv.bias) + 0.25)
 
 
-def test_a_place_of_tfts_is_listed_once(make_config: Config) -> None:
+def test_a_place_of_tfts_is_listed_once(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"method\.tfts.*qkv is listed twice"):
         make_config("dapt_x", method={"tfts": ["qkv", "proj", "qkv"]})
     with pytest.raises(ConfigError, match=r"method\.tfts"):
         make_config("dapt_x", method={"tfts": ["head"]})
 
 
-def test_without_the_mixture_its_widths_do_not_matter(make_config: Config) -> None:
+def test_without_the_mixture_its_widths_do_not_matter(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match="sub-tokens do not divide"):
         make_config("dapt_x", method={"num_heads": 7})
     make_config("dapt_x", method={"num_heads": 7, "mixture": False})
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if "scale_bias" in METHODS[n].Options.model_fields])
-def test_scale_bias_sets_the_bias_and_no_other_initial_value(name: str, make_config: Config) -> None:
+def test_scale_bias_sets_the_bias_and_no_other_initial_value(name: str, make_config: MakeConfig) -> None:
     drawn = build_model(make_config(name)).state_dict()
     chosen = build_model(make_config(name, method={"scale_bias": 1.0})).state_dict()
     for key, value in chosen.items():
@@ -440,7 +443,9 @@ def test_scale_bias_sets_the_bias_and_no_other_initial_value(name: str, make_con
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_statistics_are_detached_and_cleared_when_read(name: str, inputs: torch.Tensor, make_config: Config) -> None:
+def test_statistics_are_detached_and_cleared_when_read(
+    name: str, inputs: torch.Tensor, make_config: MakeConfig
+) -> None:
     model = build_model(make_config(name))
     keys = set(model.state_dict())
     model.eval()(inputs)
@@ -452,7 +457,7 @@ def test_statistics_are_detached_and_cleared_when_read(name: str, inputs: torch.
 
 
 @on_point_mae
-def test_routing_statistics_are_those_of_the_last_training_pass(inputs: torch.Tensor, make_config: Config) -> None:
+def test_routing_statistics_are_those_of_the_last_training_pass(inputs: torch.Tensor, make_config: MakeConfig) -> None:
     config = make_config("dapt_x", backbone={"depth": 3, "drop_path": 0.0})
     model = randomise(build_model(config)).train()
     model(inputs)
@@ -473,7 +478,7 @@ def test_routing_statistics_are_those_of_the_last_training_pass(inputs: torch.Te
 
 
 @pytest.mark.slow
-def test_statistics_survive_compilation(inputs: torch.Tensor, make_config: Config) -> None:
+def test_statistics_survive_compilation(inputs: torch.Tensor, make_config: MakeConfig) -> None:
     config = make_config("dapt_x", backbone={"drop_path": 0.0})
     model = randomise(build_model(config)).train()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

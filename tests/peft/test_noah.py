@@ -16,7 +16,7 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.config import dump_config, load_config
+from pointadapterx.config import dump_config, read_config
 from pointadapterx.datasets import build_inputs
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate
@@ -159,22 +159,22 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_search_and_train_what_it_found(supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["search", str(supernet)]) == 0
     first = (supernet / ARCHITECTURE_FILE).read_text(encoding="utf-8")
-    config = load_config(supernet / ARCHITECTURE_FILE)
+    config = read_config(supernet / ARCHITECTURE_FILE)
     model = build_model(config)
     assert sum(p.numel() for p in model.method.parameters()) <= 3000
-    assert yaml.safe_load(first)["method"]["architecture"] == config["method"]["architecture"]
+    assert yaml.safe_load(first)["method"]["architecture"] == config.method.architecture
     arguments = ["--config", str(supernet / ARCHITECTURE_FILE), "--output", str(supernet / "found")]
     assert main([*arguments, "eval.protocol=last"]) == 0
 
     scores = (supernet / SEARCH_FILE).read_bytes()
     known = json.loads(scores)["scores"]
     assert len(set(known.values())) > 1
-    train, validation, _ = build_splits(load_config(supernet / "config.yaml"))
+    train, validation, _ = build_splits(read_config(supernet / "config.yaml"))
     assert validation is not None
     inputs = build_inputs(config)
     images = inputs.for_test(inputs.source(validation)(torch.arange(len(validation))))
     for text, score in known.items():  # each is that of the architecture, and not of the largest
-        whole = build_model(load_config(supernet / "config.yaml"))
+        whole = build_model(read_config(supernet / "config.yaml"))
         load_adapter(whole, supernet / "adapter.safetensors")
         whole.eval()
         method_of(whole).use(json.loads(text))
@@ -198,7 +198,7 @@ def test_search_and_train_what_it_found(supernet: Path, monkeypatch: pytest.Monk
 
 def test_search_within_another_budget(supernet: Path) -> None:
     assert main(["search", str(supernet), "method.search.budget=1500", "method.search.generations=1"]) == 0
-    config = load_config(supernet / ARCHITECTURE_FILE)
+    config = read_config(supernet / ARCHITECTURE_FILE)
     assert sum(p.numel() for p in build_model(config).method.parameters()) <= 1500
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 
 from pointadapterx.adapted_model import count_parameters
 from pointadapterx.build import build_model
-from pointadapterx.config import load_config
+from pointadapterx.config import Config, read_config
 from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
 from pointadapterx.peft.parts.mixture import SharedMixture
 from tests.conftest import randomise, small_config
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 ARCHITECTURE = {"prompts": [2, 0], "lora": [3, 3], "adapter": [4, 1]}
 NOAH = {"joint_lora": True, "quick_gelu": True, "xavier": True, "dropout": 0.5}
 
@@ -34,13 +33,13 @@ NOAH = {"joint_lora": True, "quick_gelu": True, "xavier": True, "dropout": 0.5}
 def test_dapt_is_as_published_on_each_data_set(
     config: str, drop_path: float, dropout: float, rank: int, pools: list[str]
 ) -> None:
-    found = load_config(config)
+    found = read_config(config)
     method = found.method
     assert (found.backbone.drop_path, method.dropout, method.rank) == (drop_path, dropout, rank)
     assert found.head.pools == pools
     assert (method.name, method.tfts_std, method.scale_bias, method.prompts) == ("dapt", 0.02, 0.0, True)
     assert found.backbone.position == "input"
-    own, plain = (load_config(name) for name in (config, config.removesuffix("_dapt")))
+    own, plain = (read_config(name) for name in (config, config.removesuffix("_dapt")))
     assert own.data == plain.data
     assert own.train == plain.train
 
@@ -69,7 +68,7 @@ def test_a_dense_mixtures_balance_loss_needs_soft_loads() -> None:
 
 
 @pytest.mark.parametrize("name", ["dapt_x", "adapter_x"])
-def test_vectors_and_the_final_norm_may_be_chosen(name: str, make_config: Config) -> None:
+def test_vectors_and_the_final_norm_may_be_chosen(name: str, make_config: MakeConfig) -> None:
     own = name == "dapt_x"  # vectors, and a trained norm
     other = build_model(make_config(name, method={"prompt_vectors": not own, "final_norm": not own}))
     assert other.method.prompt_generators[0].gamma.numel() == (1 if own else 48)
@@ -78,7 +77,7 @@ def test_vectors_and_the_final_norm_may_be_chosen(name: str, make_config: Config
     assert difference == (1 if own else -1) * (2 * 2 * 47 + 2 * 48)
 
 
-def test_adapters_without_biases(points: Tensor, make_config: Config) -> None:
+def test_adapters_without_biases(points: Tensor, make_config: MakeConfig) -> None:
     model = randomise(build_model(make_config("adaptformer", method={"biases": False}))).eval()
     adapter, values = model.method.adapters[0], torch.randn(3, 48)
     assert [name for name, _ in adapter.named_parameters()] == ["down.weight", "up.weight"]
@@ -87,7 +86,7 @@ def test_adapters_without_biases(points: Tensor, make_config: Config) -> None:
     assert torch.isfinite(model(points).logits).all()
 
 
-def test_vpt_may_train_positions_of_its_prompts(points: Tensor, make_config: Config) -> None:
+def test_vpt_may_train_positions_of_its_prompts(points: Tensor, make_config: MakeConfig) -> None:
     config = make_config("vpt", method={"num_prompts": 3, "positions": True}, backbone={"position": "every_block"})
     model = build_model(config).eval()
     tokens = model.method.before_block(0, model.backbone.embed(points).tokens)
@@ -99,7 +98,7 @@ def test_vpt_may_train_positions_of_its_prompts(points: Tensor, make_config: Con
     assert {id(p) for p in model.method.positions} <= {id(p) for p in model.undecayed_parameters()}
 
 
-def test_noah_as_its_code_has_it(points: Tensor, make_config: Config) -> None:
+def test_noah_as_its_code_has_it(points: Tensor, make_config: MakeConfig) -> None:
     model = build_model(make_config("noah", method={"architecture": ARCHITECTURE, **NOAH}))
     method, values = model.method, torch.randn(3, 48)
     lora, adapter = method.lora["0"], method.adapters["0"]
@@ -124,7 +123,7 @@ def test_noah_as_its_code_has_it(points: Tensor, make_config: Config) -> None:
 
 
 def test_noahs_supernet_is_trained_as_published() -> None:
-    found = load_config("vtab/noah")
+    found = read_config("vtab/noah")
     assert (found.train.epochs, found.train.lr, found.train.weight_decay) == (500, 5e-4, 1e-4)
     assert found.method.search.generations == 15
     assert {key: found.method[key] for key in NOAH} == {**NOAH, "dropout": 0.1}

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointadapterx.build import build_model
+from pointadapterx.config import Config
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
 from pointadapterx.peft import Method
@@ -20,7 +21,7 @@ from pointadapterx.peft.lora import Lora
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, DynamicAdapter
 from tests.conftest import randomise, small_config
 
-Config = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
 TOKENS = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(0))
 
 
@@ -37,7 +38,7 @@ def run_block(model: Any, index: int) -> Tensor:
 
 @pytest.mark.parametrize(("name", "activation", "serial"), [("adapter", F.gelu, True), ("adaptformer", F.relu, False)])
 def test_adapters_stand_where_their_papers_put_them(
-    name: str, activation: Callable[[Tensor], Tensor], serial: bool, make_config: Config
+    name: str, activation: Callable[[Tensor], Tensor], serial: bool, make_config: MakeConfig
 ) -> None:
     model = randomise(build_model(make_config(name, method={"scale": 0.7}))).eval()
     hidden, ffn_input, ffn = plain_branches(model.backbone.blocks[1], TOKENS)
@@ -48,7 +49,7 @@ def test_adapters_stand_where_their_papers_put_them(
 
 
 @pytest.mark.parametrize(("name", "serial"), [("adapter_x", True), ("adaptformer_x", False), ("dapt_x", False)])
-def test_the_x_family_shares_one_mixture(name: str, serial: bool, make_config: Config) -> None:
+def test_the_x_family_shares_one_mixture(name: str, serial: bool, make_config: MakeConfig) -> None:
     """Whatever the block, the update is s times the same mixture of what its experts read."""
     model = randomise(build_model(make_config(name, method={"scale": 0.7}))).eval()
     for index in range(2):
@@ -64,14 +65,14 @@ def test_the_x_family_shares_one_mixture(name: str, serial: bool, make_config: C
 
 @pytest.mark.parametrize("expert", list(ADAPTERS))
 @pytest.mark.parametrize("name", ["adapter_x", "dapt_x"])
-def test_any_adapter_can_be_the_expert(name: str, expert: str, points: Tensor, make_config: Config) -> None:
+def test_any_adapter_can_be_the_expert(name: str, expert: str, points: Tensor, make_config: MakeConfig) -> None:
     model = randomise(build_model(make_config(name, method={"expert": expert}))).eval()
     assert isinstance(model.method.mixture.experts[0], DynamicAdapter) == (expert == "dapt")
     assert model.method.serial == ADAPTERS[expert].serial
     assert torch.isfinite(model(points).logits).all()
 
 
-def test_an_unknown_expert_is_named(make_config: Config) -> None:
+def test_an_unknown_expert_is_named(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"method\.expert: unknown adapter 'adaptformr'; did you mean 'adaptformer'"):
         make_config("adapter_x", method={"expert": "adaptformr"})
 
@@ -117,7 +118,7 @@ def test_vpt_inserts_its_prompts_once_or_anew(deep: bool, kind: str) -> None:
         assert not torch.equal(recorder.seen[1][:, 1:4], prompts[0].expand(2, -1, -1))
 
 
-def test_prompt_dropout_acts_in_training_alone(points: Tensor, make_config: Config) -> None:
+def test_prompt_dropout_acts_in_training_alone(points: Tensor, make_config: MakeConfig) -> None:
     model = build_model(make_config("vpt", method={"dropout": 0.5}, backbone={"drop_path": 0.0})).eval()
     assert torch.equal(model(points).logits, model(points).logits)
     tokens = model.backbone.embed(points).tokens
@@ -130,7 +131,7 @@ LORA = {"rank": 2, "alpha": 6.0, "targets": ["v", "q", "proj", "fc1", "fc2"]}
 
 
 @pytest.mark.parametrize("targets", [["q"], ["k", "v"], ["proj"], ["fc1", "fc2"], LORA["targets"]])
-def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[str], make_config: Config) -> None:
+def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[str], make_config: MakeConfig) -> None:
     model = randomise(build_model(make_config("lora", method={**LORA, "targets": targets}))).eval()
     method, block = model.method, model.backbone.blocks[0]
     assert isinstance(method, Lora)
@@ -153,7 +154,7 @@ def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[
                 torch.testing.assert_close(weight, 3.0 * low.up.weight @ low.down.weight)  # alpha / rank
 
 
-def test_lora_targets_are_distinct_and_known(make_config: Config) -> None:
+def test_lora_targets_are_distinct_and_known(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"method\.targets.*q is listed twice"):
         make_config("lora", method={"targets": ["q", "v", "q"]})
     with pytest.raises(ConfigError, match=r"method\.targets"):
@@ -172,7 +173,7 @@ def test_ssf_scales_and_shifts_every_layer(kind: str) -> None:
         torch.testing.assert_close(leaf(values), before * layers[name].gamma + layers[name].beta)
 
 
-def test_ssf_may_start_as_published(make_config: Config) -> None:
+def test_ssf_may_start_as_published(make_config: MakeConfig) -> None:
     method = build_model(make_config("ssf", method={"std": 0.02})).method
     gamma = torch.cat([layer.gamma for layers in method.blocks for layer in layers.values()]).detach()
     assert abs(gamma.mean().item() - 1.0) < 0.01
@@ -219,7 +220,7 @@ def test_idpts_prompt_is_that_of_its_equations(graph: str) -> None:
     torch.testing.assert_close(method.prompt(patches[None])[0, 0], wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_idpt_puts_one_prompt_before_the_last_block(points: Tensor, make_config: Config) -> None:
+def test_idpt_puts_one_prompt_before_the_last_block(points: Tensor, make_config: MakeConfig) -> None:
     model = build_model(make_config("idpt")).eval()
     recorder = Recorder(model.method)
     assert model.backbone(points, recorder).sequence.prompts.shape[1] == 1

@@ -63,7 +63,9 @@ def test_every_run_is_trained_once_and_never_again(make_study: MakeStudy) -> Non
 
 def test_the_winner_of_the_grid_is_trained_with_every_seed(plan: Plan) -> None:
     Runner(plan, fake).run()
-    configs = [json.dumps(run.config.train) for run in map(_run_of(plan), starts(plan)) if run.config.train.seed == 1]
+    configs = [
+        run.config.train.model_dump_json() for run in map(_run_of(plan), starts(plan)) if run.config.train.seed == 1
+    ]
     assert sum('"lr": 0.004' in text for text in configs) == 1
 
 
@@ -226,7 +228,7 @@ def test_a_run_that_another_process_is_at_is_waited_for(plan: Plan) -> None:
     (use, *_) = plan.due({})[0].values()
     folder = Path(plan.study.runs) / use.run.name
     folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text(json.dumps(use.run.config))
+    (folder / "study.yaml").write_text(json.dumps(use.run.config.dump()))
     script = "import fcntl, sys; file = open(sys.argv.pop(1) + '/lock', 'a'); fcntl.flock(file, fcntl.LOCK_EX)"
     environment = {**os.environ, "STUDY_TEST_SECONDS": "1"}
     other = subprocess.Popen([sys.executable, "-c", script + "\n" + TRAIN, str(folder), str(folder)], env=environment)
@@ -258,7 +260,7 @@ def test_a_run_of_a_killed_study_is_waited_for(plan: Plan, late: bool, caplog: p
     (use, *_) = plan.due({})[0].values()
     folder = Path(plan.study.runs) / use.run.name
     folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text(json.dumps(use.run.config))
+    (folder / "study.yaml").write_text(json.dumps(use.run.config.dump()))
     orphans = []
 
     def start_orphan() -> None:

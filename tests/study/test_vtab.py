@@ -14,7 +14,7 @@ import yaml
 
 from pointadapterx.build import build_splits
 from pointadapterx.commands.main import main
-from pointadapterx.config import dump_config, load_config, read_document
+from pointadapterx.config import dump_config, read_config, read_document
 from pointadapterx.datasets.vtab import GROUPS, TASKS
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.study import runner
@@ -313,7 +313,7 @@ def test_the_shipped_study_has_every_task_in_its_group(shipped: TableConfig) -> 
     assert shipped.groups == {group: list(tasks) for group, tasks in GROUPS.items()}
     for task, overrides in shipped.columns.items():
         assert overrides == {"data.variant": task}
-        assert load_config("vtab/linear", [f"data.variant={task}"]).head.num_classes == TASKS[task]
+        assert read_config("vtab/linear", [f"data.variant={task}"]).head.num_classes == TASKS[task]
 
 
 def test_the_shipped_study_trains_the_shipped_configs(shipped: TableConfig) -> None:
@@ -321,12 +321,12 @@ def test_the_shipped_study_trains_the_shipped_configs(shipped: TableConfig) -> N
     base = ROOT / "cfgs" / "vtab" / "linear.yaml"
     for name, row in shipped.rows.items():
         overrides = [f"{key}={json.dumps(value)}" for key, value in row.overrides.items()]
-        expected = load_config(f"vtab/{name.removesuffix('_64')}", ["method.rank=64"] if name == "adapter_64" else [])
-        assert load_config(base, overrides) == expected
+        expected = read_config(f"vtab/{name.removesuffix('_64')}", ["method.rank=64"] if name == "adapter_64" else [])
+        assert read_config(base, overrides) == expected
         assert len((row.tune or shipped.tune or {})["train.lr"]) == 3
-    tuning = load_config(base, [f"{key}={value}" for key, value in shipped.tuning.items()])
+    tuning = read_config(base, [f"{key}={value}" for key, value in shipped.tuning.items()])
     assert (tuning.eval.protocol, tuning.eval.every) == ("validation", tuning.train.epochs)
-    assert load_config(base).eval.protocol == "last"
+    assert read_config(base).eval.protocol == "last"
 
 
 def test_printed_averages_are_means_of_groups(shipped: TableConfig) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from pointadapterx.build import build_model, build_test_split
 from pointadapterx.checkpoints.adapter_file import save_adapter
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.datasets import Samples
 from pointadapterx.tasks.calibration import Calibration
 from pointadapterx.visualize import loaded_run
@@ -21,7 +21,7 @@ from tests.conftest import ROOT, randomise
 
 def save_random(path: Path, config_name: str, *overrides: str) -> Path:
     """An adapter file of a config's model with random trained parameters."""
-    config = load_config(ROOT / "cfgs" / config_name, list(overrides))
+    config = read_config(ROOT / "cfgs" / config_name, list(overrides))
     path.parent.mkdir(parents=True, exist_ok=True)
     calibration = Calibration(2.0, 100)
     classes = build_test_split(config).classes

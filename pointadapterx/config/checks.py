@@ -1,0 +1,147 @@
+"""Defaults, unknown sections and keys, and combinations that no single section can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from pointadapterx.config.problems import Problem, problems_of
+from pointadapterx.config.sections import COMMON, MODELS, NAMED, OPTIONAL, ORDER, TASKS, TaskOptions, default_task
+from pointadapterx.datasets import DATASETS
+from pointadapterx.datasets.options import DataConfig
+from pointadapterx.errors import shown
+from pointadapterx.models import BACKBONES
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.peft.base import Method
+from pointadapterx.registry import did_you_mean, unknown_name
+from pointadapterx.schema import Section
+from pointadapterx.sections import EvalConfig, TrainConfig
+from pointadapterx.tasks.heads import HeadConfig
+from pointadapterx.tasks.reconstruction import PretrainConfig
+
+
+@dataclass
+class Parts:
+    """The sections of a config that are right on their own."""
+
+    task: TaskOptions | None = None
+    backbone: Backbone.Options | None = None
+    method: Method.Options | None = None
+    head: HeadConfig | None = None
+    pretrain: PretrainConfig | None = None
+    data: DataConfig | None = None
+    train: TrainConfig | None = None
+    eval: EvalConfig | None = None
+
+
+def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
+    """Fills defaults and finds every problem: unknown keys, wrong types, impossible combinations."""
+    parts, problems = Parts(), []
+    task, raw = _named_task(raw)
+    wanted = [name for name in ORDER if name in ("task", *COMMON, *TASKS[task].sections)]
+    for section in raw:
+        if section not in wanted:
+            problems.append(_superfluous(section, task))
+    for section in wanted:
+        if section not in raw and section not in OPTIONAL:
+            problems.append(Problem("", f"section '{section}' is missing; add it or inherit it with _base_"))
+            continue
+        checked, found = _check_section(section, raw.get(section, {}))
+        problems += found
+        setattr(parts, section, checked)
+    problems += _complete(parts)
+    problems += _check_alone(parts)
+    if parts.backbone is not None and parts.data is not None and parts.data.name in DATASETS:
+        problems += _check_modality(parts.backbone, parts.data)
+    return parts, problems
+
+
+def _named_task(raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The task's name, and the sections with that name in ``task``, where the other sections imply it."""
+    implied: str = default_task(raw).options().name
+    given = raw.get("task", {})
+    if isinstance(given, Mapping):
+        given = {"name": implied, **given}
+        name = given["name"]
+        return (name if isinstance(name, str) and name in TASKS else implied), {**raw, "task": given}
+    return implied, dict(raw)
+
+
+def _superfluous(section: str, task: str) -> Problem:
+    """A section that the task does not have."""
+    if section in TASKS["classification"].sections and task == "reconstruction":
+        return Problem(section, "belongs to adaptation, but there is a section 'pretrain'; remove one")
+    if section in ORDER:
+        return Problem(section, f"does not belong to the task {task}; remove it")
+    known = [*COMMON[:1], *TASKS["classification"].sections, *COMMON[1:], "pretrain", "task"]
+    return Problem(section, f"unknown section{did_you_mean(section, known)} Known: {', '.join(known)}")
+
+
+def _check_section(section: str, values: Any) -> tuple[Section | None, list[Problem]]:
+    if section in NAMED:
+        name = values.get("name") if isinstance(values, Mapping) else None
+        if name is None:
+            return None, [Problem(section, f"needs a name, one of {', '.join(sorted(NAMED[section]))}")]
+        if not isinstance(name, str) or name not in NAMED[section]:
+            return None, [Problem(f"{section}.name", unknown_name(name, NAMED[section]))]
+    if not isinstance(values, Mapping):
+        return None, [Problem(section, f"must be a mapping of keys, not {shown(values)}")]
+    model = NAMED[section][values["name"]] if section in NAMED else MODELS[section]
+    try:
+        return model.model_validate(dict(values)), []
+    except ValidationError as error:
+        return None, problems_of(section, error, model)
+
+
+def _complete(parts: Parts) -> list[Problem]:
+    """Fills what one section leaves to another."""
+    if parts.backbone is not None and parts.train is not None and parts.backbone.init_seed is None:
+        parts.backbone = parts.backbone.model_copy(update={"init_seed": parts.train.seed})
+    if parts.head is None:
+        return []
+    parts.head, found = parts.head.completed(parts.method, parts.data)
+    return [Problem(*problem) for problem in found]
+
+
+def _check_alone(parts: Parts) -> Iterator[Problem]:
+    """What the owner of each section finds in it, given those that it depends on."""
+    if parts.data is not None:
+        yield from Problem.of("data", parts.data.problems())
+    if parts.backbone is not None:
+        yield from Problem.of("backbone", parts.backbone.problems())
+    if parts.backbone is not None and parts.method is not None:
+        yield from Problem.of("method", parts.method.problems(parts.backbone))
+    if parts.head is not None:
+        yield from (Problem(*problem) for problem in parts.head.problems(parts.method, parts.data))
+    if parts.pretrain is not None:
+        found = parts.pretrain.problems(parts.backbone, parts.data, parts.train)
+        yield from (Problem(*problem) for problem in found)
+    if parts.train is not None:
+        yield from Problem.of("train", parts.train.problems())
+
+
+def _check_modality(backbone: Backbone.Options, data: DataConfig) -> Iterator[Problem]:
+    """A backbone that takes the data, and keys that belong to what it takes."""
+    wanted, given = BACKBONES[backbone.name].modality, DATASETS[data.name].modality
+    if wanted != given:
+        fitting = ", ".join(sorted(name for name, kind in DATASETS.items() if kind.modality == wanted))
+        yield Problem("data.name", f"{data.name} holds {given}, but {backbone.name} takes {wanted}: {fitting}")
+        return
+    if given == "points":
+        if data.num_points is None:
+            yield Problem("data.num_points", "is required")
+            return
+        for key in ("num_groups", "group_size"):
+            if getattr(backbone, key, 0) > data.num_points:
+                yield Problem(
+                    f"backbone.{key}",
+                    f"{getattr(backbone, key)} exceeds data.num_points={data.num_points}; lower it",
+                )
+        return
+    channels = getattr(backbone, "channels", 0)
+    for key, values in (("mean", data.mean), ("std", data.std)):
+        if values is not None and len(values) != channels:
+            yield Problem(f"data.{key}", f"{len(values)} numbers for backbone.channels={channels}; give one a channel")

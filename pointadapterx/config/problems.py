@@ -1,0 +1,71 @@
+"""What is wrong with a config, as one line a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from pointadapterx.config.files import Origins
+from pointadapterx.errors import ConfigError, shown
+from pointadapterx.registry import did_you_mean
+from pointadapterx.schema import Section
+
+MOST_LINES = 50
+"""Problems of a config that a message lists."""
+MOST_WIDE = 2_000  # characters of a line of it
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a config: dotted key and message."""
+
+    key: str
+    message: str
+
+    @classmethod
+    def of(cls, section: str, problems: Iterable[tuple[str, str]]) -> list[Problem]:
+        """Of the (key, message) that a section gives for itself."""
+        return [cls(f"{section}.{key}", message) for key, message in problems]
+
+
+def error_of(problems: list[Problem], origins: Origins, source: str) -> ConfigError:
+    """One error that lists them, each with the file and line that set the key."""
+    lines = [f"  {origins.of(p.key)}: {p.key or 'config'}: {p.message}" for p in problems]
+    many = "problem" if len(lines) == 1 else "problems"
+    more = [f"  … and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+    kept = [line if len(line) <= MOST_WIDE else f"{line[:MOST_WIDE]}…" for line in lines[:MOST_LINES]]
+    return ConfigError("\n".join([f"{source}: {len(lines)} {many} in the config", *kept, *more]))
+
+
+def problems_of(section: str, error: ValidationError, model: type[Section]) -> list[Problem]:
+    """What pydantic found in a section, one problem a key, though a union reports each of its branches."""
+    problems: dict[str, Problem] = {}
+    for detail in error.errors():
+        problem = _describe(section, detail, model)
+        problems.setdefault(problem.key, problem)
+    return list(problems.values())
+
+
+def _describe(section: str, detail: Mapping[str, Any], model: type[Section]) -> Problem:
+    location = list(detail["loc"])
+    if (section, location[0]) == ("data", "augment"):
+        location = ["augment"]
+    key = ".".join(map(str, [section, *location]))
+    if detail["type"] == "extra_forbidden":
+        known = list(_inner(model, location[:-1]).model_fields)
+        return Problem(key, f"unknown key{did_you_mean(str(location[-1]), known)} Known: {', '.join(known)}")
+    if detail["type"] == "missing":
+        return Problem(key, "is required")
+    if key == "data.augment":
+        return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {shown(detail['input'])}")
+    return Problem(key, f"{detail['msg']}, not {shown(detail['input'])}")
+
+
+def _inner(model: type[BaseModel], location: list[int | str]) -> type[BaseModel]:
+    """The section inside a section, as ``eval.vote``; the outer one where there is no such."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return model
