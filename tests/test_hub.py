@@ -245,7 +245,7 @@ def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
     (dataset, *_) = ModelCard(text).data.eval_results
     assert (dataset.dataset_name, dataset.dataset_config) == ("digits, 5-way 10-shot, fold 2", "5-way 10-shot, fold 2")
     assert "| few-shot task | 5-way 10-shot, fold 2 |" in text
-    text = card(name="imagefolder", few_shot=None)
+    text = card(name="imagefolder", few_shot=None, train_size=None)
     (dataset, *_) = ModelCard(text).data.eval_results
     assert (dataset.dataset_name, dataset.dataset_type, dataset.dataset_config) == ("own data", "own-data", None)
     assert "on own data: 10 classes" in text
