@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.jobs import publish
-from benchmarks.novelty_runs import EMBEDDED, Run, Seen, Source, adapter_config
+from benchmarks.novelty_runs import EMBEDDED, Run, Seen, Source, model_config
 from benchmarks.novelty_scores import EARLIER, OURS, PLAIN, Pair, intervals, make_scores, measure, product
 from pointadapterx.checkpoints.adapter_file import versions
 from pointadapterx.engine.devices import hardware, make_accelerator
@@ -231,7 +231,7 @@ def main(argv: list[str]) -> int:
         accelerator = make_accelerator("fp32")
         results = []
         for name, count in counts.items():
-            config = adapter_config(name, options.overrides)
+            config = model_config(name, options.overrides)
             sources = [Source(data, root, config, accelerator, options.most) for data, root in roots.items()]
             for split in range(options.first, options.first + int(count)):
                 for source in sources:

@@ -12,7 +12,6 @@ from pointadapterx.datasets.digits import Digits
 from pointadapterx.datasets.fashion_mnist import FashionMnist
 from pointadapterx.datasets.few_shot import few_shot_task
 from pointadapterx.datasets.folder import Folder
-from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS
 from pointadapterx.datasets.imagefolder import ImageFolder
 from pointadapterx.datasets.images import Images
@@ -25,6 +24,7 @@ from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
 from pointadapterx.datasets.vtab import Vtab
+from pointadapterx.hashing import content_hash, derive_seed
 
 __all__ = [
     "DATASETS",

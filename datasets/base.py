@@ -7,14 +7,14 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import Dataset
 
-from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError
+from pointadapterx.hashing import content_hash
 from pointadapterx.registry import Registry, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,34 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "test")
 AXES = ("x", "y", "z")
 UNLABELLED = ["unlabelled"]  # classes of what has none
+
+
+class Targets(NamedTuple):
+    """What a task predicts of samples, a row a sample.
+
+    Attributes:
+        sample: ``(n, ...)``, of a whole sample, such as its class; None where a task has nothing of the kind.
+        points: ``(n, N, ...)``, of every point of a cloud; they follow the points through resampling and augmentation.
+    """
+
+    sample: torch.Tensor | None = None
+    points: torch.Tensor | None = None
+
+    def of(self, indices: torch.Tensor) -> Targets:
+        """Those of the samples at ``indices`` (b,)."""
+        return Targets(*(None if part is None else part[indices] for part in self))
+
+    def to(self, device: torch.device | str) -> Targets:
+        """On a device."""
+        return Targets(*(None if part is None else part.to(device) for part in self))
+
+    def at(self, index: torch.Tensor | None) -> Targets:
+        """With the targets of the points at ``index`` (n, M) of each cloud; None keeps them all."""
+        if self.points is None or index is None:
+            return self
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        return self._replace(points=self.points[rows, index])
+
 
 SamplesT = TypeVar("SamplesT", bound="Samples")
 PointCloudsT = TypeVar("PointCloudsT", bound="PointClouds")
@@ -38,6 +66,7 @@ class Samples(Dataset[dict[str, Any]]):
         groups: ``(n,)`` int64; samples of one object share a number and belong on one side of a validation split.
         source: the files that were read.
         positions: ``(n,)`` int64, each sample's number in the files; ``0 .. n - 1`` by default.
+        targets: what tasks other than classification predict, where the files hold it.
         validation: ``(n,)`` bool, the samples that the data set itself publishes as the validation part of its training
             split, which then is not drawn; some but not all. None: it publishes none.
 
@@ -65,6 +94,7 @@ class Samples(Dataset[dict[str, Any]]):
         groups: torch.Tensor | None = None,
         source: Sequence[Path] = (),
         positions: torch.Tensor | None = None,
+        targets: Targets | None = None,
         validation: torch.Tensor | None = None,
     ) -> None:
         self.labels = labels
@@ -74,6 +104,7 @@ class Samples(Dataset[dict[str, Any]]):
         self.split = split
         self.source = list(source)
         self.positions = torch.arange(len(labels)) if positions is None else positions
+        self.targets = targets or Targets()
         self.validation = validation
 
     @classmethod
@@ -132,6 +163,7 @@ class Samples(Dataset[dict[str, Any]]):
         part.names = None if self.names is None else [self.names[i] for i in index.tolist()]
         part.groups = None if self.groups is None else self.groups[index]
         part.positions = self.positions[index]
+        part.targets = self.targets.of(index)
         part.validation = None if self.validation is None else self.validation[index]
         return part
 
@@ -166,7 +198,8 @@ class PointClouds(Samples):
         self.points = points
 
     def _hash(self) -> str:
-        return content_hash(self.points, self.labels, "\n".join(self.classes))
+        targets = [part for part in self.targets if part is not None]
+        return content_hash(self.points, self.labels, "\n".join(self.classes), *targets)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """``{"points": (N, 3), "label": () int64, "index": i}``."""
@@ -183,6 +216,7 @@ class PointClouds(Samples):
         """With ``points`` (n, N, 0)."""
         part = self._part(torch.arange(len(self)))
         part.points = self.points[..., :0].clone()
+        part.targets = Targets(part.targets.sample)
         return part
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from pointadapterx.datasets.hashing import derive_seed
 from pointadapterx.errors import ConfigError
+from pointadapterx.hashing import derive_seed
 
 __all__ = ["EvalBatches", "derive_seed", "even_batches"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import h5py
 import torch
 
-from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.datasets.hdf5 import read_numbers, read_text
 from pointadapterx.errors import DataError, PointAdapterXError
 from pointadapterx.files import replacing
+from pointadapterx.hashing import content_hash
 
 logger = logging.getLogger(__name__)
 

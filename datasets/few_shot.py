@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from pointadapterx.datasets.base import Samples, SamplesT
-from pointadapterx.datasets.hashing import derive_seed
 from pointadapterx.errors import ConfigError
+from pointadapterx.hashing import derive_seed
 
 
 def few_shot_task(

@@ -20,7 +20,6 @@ from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
 from pointadapterx.datasets.doubts import Doubt
 from pointadapterx.datasets.h5 import find_h5, read_unlabelled_h5
-from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.layouts import find_layout
 from pointadapterx.datasets.listings import (
     CACHE_SUFFIX,
@@ -44,6 +43,7 @@ from pointadapterx.datasets.point_files import (
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.hashing import content_hash, derive_seed
 
 logger = logging.getLogger(__name__)
 

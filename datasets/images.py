@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,8 @@ import torch.nn.functional as F
 
 from pointadapterx.datasets.base import Samples
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
-from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.errors import DataError
+from pointadapterx.hashing import content_hash, hash_bytes
 
 THREADS = 8  # decoding and resizing release the interpreter's lock
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not all that Pillow knows: EPS starts another program
@@ -54,7 +53,7 @@ class Images(Samples):
         if isinstance(self.pixels, torch.Tensor):
             return content_hash(self.pixels, self.labels, names)
         with ThreadPoolExecutor(THREADS) as pool:
-            files = pool.map(lambda path: hashlib.blake2b(_read(path), digest_size=16).hexdigest(), self.pixels)
+            files = pool.map(lambda path: hash_bytes(_read(path)), self.pixels)
             return content_hash("\n".join(files), self.labels, names)
 
     def __getitem__(self, i: int) -> dict[str, Any]:

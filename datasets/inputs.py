@@ -1,42 +1,75 @@
-"""From a data set to the model's input: resampling or resizing, normalisation, augmentation."""
+"""From a data set to the model's input: resampling or resizing, normalisation, augmentation; targets come along."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from pointadapterx.datasets.base import DATASETS, PointClouds, Samples
+from pointadapterx.datasets.base import DATASETS, PointClouds, Samples, Targets
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.options import DataConfig
-from pointadapterx.datasets.resample import fps_stage, resample_test, resample_train, to_fps_stage
-from pointadapterx.datasets.transforms import augment_label, build_augment
+from pointadapterx.datasets.resample import drawn_index, fps_stage, fps_stage_index, spread_index, taken
+from pointadapterx.datasets.transforms import augment_label, build_augment, follow
 
 # indices (b,) int64 -> their raw inputs on the CPU
 Fetch = Callable[[torch.Tensor], torch.Tensor]
+# Which of the given points each point is, (B, M) int64; None: the same in the same order, and for images
+Index = torch.Tensor | None
+
+
+class Batch(NamedTuple):
+    """What a model takes, and what is to be predicted of it.
+
+    Attributes:
+        inputs: points (b, N, 3), images (b, channels, S, S), or what the frozen part of a model made of them.
+        targets: of these samples, and of these points.
+        index: (b, N), which point of the sample's cloud each of the points is; None: the same in the same order.
+        number: of the batch, for draws that a test repeats.
+    """
+
+    inputs: Any
+    targets: Targets
+    index: Index = None
+    number: int = 0
 
 
 class Inputs(ABC):
     """What stands between a data set and the model, in training and in tests."""
 
     @abstractmethod
-    def source(self, dataset: Samples, *, staged: torch.device | None = None) -> Fetch:
-        """Where raw batches come from.
+    def source(self, dataset: Samples) -> Fetch:
+        """Where the raw inputs of a data set of this modality come from."""
+
+    def staged(self, dataset: Samples, device: torch.device) -> tuple[Fetch, Index]:
+        """The same after what is the same in every epoch of training, done ahead.
 
         Args:
             dataset: of this modality.
-            staged: device on which to do ahead what is the same in every epoch of training; None does nothing ahead.
+            device: on which to do it.
+
+        Returns:
+            The source, and which points it gives of each cloud.
         """
+        return self.source(dataset), None
 
     @abstractmethod
-    def for_training(self, raw: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
         """A raw batch on the device -> the model's input, with all random draws from ``generator``."""
 
     @abstractmethod
-    def for_test(self, raw: torch.Tensor) -> torch.Tensor:
+    def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
         """A raw batch on the device -> the model's input, without a random draw."""
+
+    def for_training(self, raw: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The input alone of :meth:`drawn`."""
+        return self.drawn(raw, generator)[0]
+
+    def for_test(self, raw: torch.Tensor) -> torch.Tensor:
+        """The input alone of :meth:`plain`."""
+        return self.plain(raw)[0]
 
 
 class PointInputs(Inputs):
@@ -48,25 +81,37 @@ class PointInputs(Inputs):
         self.skip_origin = skip_origin
         self.augment = build_augment(data.augment)
 
-    def source(self, dataset: Samples, *, staged: torch.device | None = None) -> Fetch:
-        """The clouds, staged after the part of the resampling that is the same in every epoch."""
+    def source(self, dataset: Samples) -> Fetch:
+        """The clouds."""
         assert isinstance(dataset, PointClouds)
         points = dataset.points
-        if staged is not None and fps_stage(self.count) < points.shape[1]:
-            parts = (
-                to_fps_stage(part.to(staged), self.count, skip_origin=self.skip_origin).cpu()
-                for part in points.split(256)
-            )
-            points = torch.cat(list(parts))
         return lambda indices: points[indices]
 
-    def for_training(self, raw: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Resampled and augmented."""
-        return self.augment(resample_train(raw, self.count, generator, skip_origin=self.skip_origin), generator)
+    def staged(self, dataset: Samples, device: torch.device) -> tuple[Fetch, Index]:
+        """The clouds after the part of the resampling that is the same in every epoch."""
+        assert isinstance(dataset, PointClouds)
+        points = dataset.points
+        if fps_stage(self.count) >= points.shape[1]:
+            return self.source(dataset), None
+        parts = [(part, self._stage_index(part.to(device)).cpu()) for part in points.split(256)]
+        staged = torch.cat([taken(part, index) for part, index in parts])
+        return lambda indices: staged[indices], torch.cat([index for _, index in parts])
 
-    def for_test(self, raw: torch.Tensor) -> torch.Tensor:
+    def _stage_index(self, points: torch.Tensor) -> torch.Tensor:
+        index = fps_stage_index(points, self.count, skip_origin=self.skip_origin)
+        assert index is not None
+        return index
+
+    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
+        """Resampled and augmented."""
+        index = drawn_index(raw, self.count, generator, skip_origin=self.skip_origin)
+        points, moved = self.augment.carry(taken(raw, index), generator)
+        return points, follow(index, moved)
+
+    def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
         """FPS alone."""
-        return resample_test(raw, self.count, skip_origin=self.skip_origin)
+        index = spread_index(raw, self.count, skip_origin=self.skip_origin)
+        return taken(raw, index), index
 
 
 class ImageInputs(Inputs):
@@ -77,21 +122,53 @@ class ImageInputs(Inputs):
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in data.statistics(channels))
         self.augment = build_augment(data.augment, "images")
 
-    def source(self, dataset: Samples, *, staged: torch.device | None = None) -> Fetch:
+    def source(self, dataset: Samples) -> Fetch:
         """The images, decoded and resized when they are asked for."""
         assert isinstance(dataset, Images)
         return lambda indices: dataset.fetch(indices, self.size, self.channels)
 
-    def for_training(self, raw: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
         """Augmented and normalised."""
-        return self._normalized(self.augment(raw.float() / 255.0, generator))
+        return self._normalized(self.augment(raw.float() / 255.0, generator)), None
 
-    def for_test(self, raw: torch.Tensor) -> torch.Tensor:
+    def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
         """Normalised."""
-        return self._normalized(raw.float() / 255.0)
+        return self._normalized(raw.float() / 255.0), None
 
     def _normalized(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.mean.to(images.device)) / self.std.to(images.device)
+
+
+class Batches:
+    """Batches of a data set on a device, with the targets of their samples and points.
+
+    Args:
+        inputs: how samples are prepared.
+        dataset: n samples.
+        targets: of these samples.
+        device: of the batches.
+        staged: whether to do ahead what is the same in every epoch of training.
+    """
+
+    def __init__(
+        self, inputs: Inputs, dataset: Samples, targets: Targets, device: torch.device, *, staged: bool = False
+    ) -> None:
+        self._inputs, self._targets, self._device = inputs, targets, device
+        self._fetch, self._index = inputs.staged(dataset, device) if staged else (inputs.source(dataset), None)
+
+    def training(self, indices: torch.Tensor, generator: torch.Generator) -> Batch:
+        """The samples at ``indices`` (b,), with all random draws from ``generator``, which is on the device."""
+        return self._batch(indices, *self._inputs.drawn(self._fetch(indices).to(self._device), generator))
+
+    def test(self, indices: torch.Tensor, number: int = 0) -> Batch:
+        """The samples at ``indices`` (b,) without a random draw; ``number`` of the batch."""
+        found = self._batch(indices, *self._inputs.plain(self._fetch(indices).to(self._device)))
+        return found._replace(number=number)
+
+    def _batch(self, indices: torch.Tensor, inputs: torch.Tensor, index: Index) -> Batch:
+        if self._index is not None:
+            index = follow(self._index[indices].to(self._device), index)
+        return Batch(inputs, self._targets.of(indices).to(self._device).at(index), index)
 
 
 class Shaped(Protocol):

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pointadapterx.datasets.files import walk_files
-from pointadapterx.datasets.hashing import derive_seed
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.errors import DataError
+from pointadapterx.hashing import derive_seed
 
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -14,10 +14,10 @@ from rich.progress import Progress
 
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.files import impostor
-from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import DataError
+from pointadapterx.hashing import content_hash
 
 STORED_POINTS = 8192  # of the 10,000 in a file: what Point-BERT and its successors keep
 BLOCK = 256  # clouds parsed at a time: 30 MB of coordinates

@@ -44,8 +44,49 @@ def fps(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> 
         num_points: at most N.
         skip_origin: leave out points within √0.001 of the origin, as pointnet2_ops does.
     """
-    index = farthest_point_sample(points, num_points, skip_origin=skip_origin)  # (B, num_points)
-    return points.take_along_dim(index[..., None], dim=1)
+    return taken(points, farthest_point_sample(points, num_points, skip_origin=skip_origin))
+
+
+def taken(points: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+    """The points ``(B, N, 3)`` at ``index`` (B, M); None for all of them, which are then the very same tensor."""
+    return points if index is None else points.take_along_dim(index[..., None], dim=1)
+
+
+def fps_stage_index(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> torch.Tensor | None:
+    """Which points :func:`to_fps_stage` keeps: ``(B, fps_stage(num_points))``, or None for all of them.
+
+    Raises:
+        ConfigError: if ``num_points`` exceeds N.
+    """
+    check_num_points(num_points, points.shape[1])
+    stage = fps_stage(num_points)
+    return farthest_point_sample(points, stage, skip_origin=skip_origin) if stage < points.shape[1] else None
+
+
+def drawn_index(
+    points: torch.Tensor, num_points: int, generator: torch.Generator | None = None, *, skip_origin: bool = False
+) -> torch.Tensor:
+    """Which points :func:`resample_train` keeps, and in what order: ``(B, num_points)``.
+
+    Raises:
+        ConfigError: if ``num_points`` exceeds N.
+    """
+    staged = fps_stage_index(points, num_points, skip_origin=skip_origin)
+    shape = points.shape[:2] if staged is None else staged.shape
+    order = torch.rand(shape, generator=generator, device=points.device).argsort(dim=1)[:, :num_points]
+    return order if staged is None else staged.gather(1, order)
+
+
+def spread_index(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> torch.Tensor | None:
+    """Which points :func:`resample_test` keeps: ``(B, num_points)``, or None for all of them as they come.
+
+    Raises:
+        ConfigError: if ``num_points`` exceeds N.
+    """
+    check_num_points(num_points, points.shape[1])
+    if num_points == points.shape[1]:
+        return None
+    return farthest_point_sample(points, num_points, skip_origin=skip_origin)
 
 
 def to_fps_stage(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> torch.Tensor:
@@ -64,9 +105,7 @@ def to_fps_stage(points: torch.Tensor, num_points: int, *, skip_origin: bool = F
     Raises:
         ConfigError: if ``num_points`` exceeds N.
     """
-    check_num_points(num_points, points.shape[1])
-    stage = fps_stage(num_points)
-    return fps(points, stage, skip_origin=skip_origin) if stage < points.shape[1] else points
+    return taken(points, fps_stage_index(points, num_points, skip_origin=skip_origin))
 
 
 def resample_train(
@@ -89,9 +128,7 @@ def resample_train(
     Raises:
         ConfigError: if ``num_points`` exceeds N.
     """
-    points = to_fps_stage(points, num_points, skip_origin=skip_origin)
-    order = torch.rand(points.shape[:2], generator=generator, device=points.device).argsort(dim=1)[:, :num_points]
-    return points.take_along_dim(order[..., None], dim=1)
+    return taken(points, drawn_index(points, num_points, generator, skip_origin=skip_origin))
 
 
 def resample_test(points: torch.Tensor, num_points: int, *, skip_origin: bool = False) -> torch.Tensor:
@@ -108,5 +145,4 @@ def resample_test(points: torch.Tensor, num_points: int, *, skip_origin: bool = 
     Raises:
         ConfigError: if ``num_points`` exceeds N.
     """
-    check_num_points(num_points, points.shape[1])
-    return points if num_points == points.shape[1] else fps(points, num_points, skip_origin=skip_origin)
+    return taken(points, spread_index(points, num_points, skip_origin=skip_origin))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
-from pointadapterx.datasets.hashing import derive_seed
 from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.hashing import derive_seed
 
 logger = logging.getLogger(__name__)
 

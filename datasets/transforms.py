@@ -42,6 +42,16 @@ class Transform(ABC):
             raise ValueError(f"points has shape {tuple(points.shape)}, expected (batch, points, 3)")
         return self.apply(points, generator)
 
+    def carry(
+        self, points: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As the call, and which point each one is now, so that the targets of points can follow.
+
+        Returns:
+            The points, and ``(B, N)`` indices into those that were given; None where each stays in its place.
+        """
+        return self(points, generator), None
+
     @abstractmethod
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """The transform itself, on points of a checked shape ``(B, N, 3)``."""
@@ -172,11 +182,18 @@ class PointDropout(Transform):
     def __post_init__(self) -> None:
         self.require(0 <= self.max_ratio < 1, "0 <= max_ratio < 1")
 
-    def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Replace the dropped points."""
+    def carry(
+        self, points: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Replace the dropped points, whose indices become 0."""
         ratio = _uniform(points, (len(points), 1), 0.0, self.max_ratio, generator)
         dropped = _uniform(points, (len(points), points.shape[1]), 0.0, 1.0, generator) < ratio
-        return torch.where(dropped[..., None], points[:, :1], points)
+        index = torch.arange(points.shape[1], device=points.device).masked_fill(dropped, 0)
+        return torch.where(dropped[..., None], points[:, :1], points), index
+
+    def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Replace the dropped points."""
+        return self.carry(points, generator)[0]
 
 
 @TRANSFORMS.register("unit_sphere")
@@ -197,6 +214,13 @@ class NormalizeUnitSphere(Transform):
         return centred / radius.clamp_min(torch.finfo(points.dtype).tiny)
 
 
+def follow(first: torch.Tensor | None, then: torch.Tensor | None) -> torch.Tensor | None:
+    """Two choices of points one after the other as one, ``(B, M)`` indices; None is all points in their order."""
+    if first is None or then is None:
+        return first if then is None else then
+    return first.gather(1, then)
+
+
 @dataclass(frozen=True)
 class Augment:
     """Transforms in order; falsy when there are none. ``label`` names the regime."""
@@ -208,6 +232,19 @@ class Augment:
         for transform in self.transforms:
             inputs = transform(inputs, generator)
         return inputs
+
+    def carry(
+        self, inputs: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As the call, and which point each one is now, see :meth:`Transform.carry`; None for images."""
+        index: torch.Tensor | None = None
+        for transform in self.transforms:
+            if not isinstance(transform, Transform):
+                inputs = transform(inputs, generator)
+                continue
+            inputs, moved = transform.carry(inputs, generator)
+            index = follow(index, moved)
+        return inputs, index
 
     def __bool__(self) -> bool:
         return bool(self.transforms)

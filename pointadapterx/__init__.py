@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from pointadapterx.counting import count_costs, count_model
     from pointadapterx.engine.bank import AdapterBank
     from pointadapterx.engine.input_form import Failure
-    from pointadapterx.engine.predictor import Prediction, Predictor
+    from pointadapterx.engine.predictor import Predictor
     from pointadapterx.export import export_adapter
     from pointadapterx.ops import farthest_point_sample, knn
     from pointadapterx.peft import METHODS
     from pointadapterx.sharing import pull_adapter, push_adapter
+    from pointadapterx.tasks.classification import Prediction
 
 # Imported on first use, so that `pointadapterx --help` and `pointadapterx.ops` do not wait for everything.
 _HOME = {
@@ -28,7 +29,7 @@ _HOME = {
     "AdapterBank": "pointadapterx.engine.bank",
     "Failure": "pointadapterx.engine.input_form",
     "METHODS": "pointadapterx.peft",
-    "Prediction": "pointadapterx.engine.predictor",
+    "Prediction": "pointadapterx.tasks.classification",
     "Predictor": "pointadapterx.engine.predictor",
     "build_model": "pointadapterx.build",
     "count_costs": "pointadapterx.counting",

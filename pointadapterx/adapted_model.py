@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pointadapterx.errors import ConfigError, MergeError
+from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.ops import farthest_point_sample
@@ -213,19 +212,6 @@ def hash_backbone(backbone: Backbone) -> str:
     """
     excluded = set(backbone.class_parameters())
     return hash_tensors({k: v for k, v in backbone.state_dict().items() if k not in excluded})
-
-
-def hash_tensors(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over sorted names, shapes and values (as float32 on the CPU) of ``state``.
-
-    Tensors on the meta device, of a model that is only counted, have no values.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name}{tuple(state[name].shape)}".encode())
-        if not state[name].is_meta:
-            digest.update(state[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class ParameterCount(NamedTuple):

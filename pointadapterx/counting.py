@@ -18,6 +18,7 @@ from pointadapterx.build import build_model
 from pointadapterx.config import Config
 from pointadapterx.errors import ConfigError
 from pointadapterx.models import Backbone
+from pointadapterx.tasks import TASKS
 
 BATCH_SIZE = 32  # the published one of Point-MAE; what a batch costs once, whatever its size, is shared by so many
 
@@ -60,7 +61,7 @@ def count_model(config: Config | Mapping[str, Any]) -> ModelCount:
         ConfigError: for a pre-training config, which adapts nothing.
     """
     config = Config.of(config)
-    if config.pretrain is not None:
+    if not TASKS[config.task.name].adapts:
         raise ConfigError("a pre-training config adapts nothing to be counted; give an adaptation config")
     with torch.device("meta"):  # shapes without values
         model = build_model(config.replaced(backbone={"weights": None}))
@@ -142,7 +143,8 @@ def _count_step(model: AdaptedModel, inputs: Tensor) -> tuple[int, int, int]:
 def _loss(model: AdaptedModel, inputs: Tensor) -> Tensor:
     """What training minimises, for labels that do not matter."""
     logits, auxiliary = model(inputs)
-    loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+    rows = logits.flatten(0, -2)  # of any task: its loss is as good as nothing beside the model
+    loss = F.cross_entropy(rows, rows.new_zeros(len(rows), dtype=torch.long))
     return loss if auxiliary is None else loss + auxiliary
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model, versions
+from pointadapterx.build import restore_model
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, versions
 from pointadapterx.checkpoints.shipped import without_locations
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.preparation import wants_unit_sphere
@@ -130,8 +131,7 @@ def describe(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
         "format": FORMAT,
         "input": form,
         "output": {"name": "logits", "shape": [batch_size or "batch", len(info.classes)]},
-        "classes": info.classes,
-        "temperature": None if info.calibration is None else info.calibration.temperature,
+        **info.task.reading(),
         "config": without_locations(info.config).dump(),
         "metrics": info.metrics,
         "backbone_hash": info.backbone_hash,

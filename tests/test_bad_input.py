@@ -165,12 +165,12 @@ def nan_bias(folder: Path) -> Any:
 
 
 def other_backbone(folder: Path) -> None:
-    backbone = build_backbone(small_config("linear", backbone={"init_seed": 9})["backbone"])
+    backbone = build_backbone(small_config("linear", backbone={"init_seed": 9}).backbone)
     save_file({name: t.clone() for name, t in backbone.state_dict().items()}, folder / "other.safetensors")
 
 
 def wide(folder: Path) -> Any:
-    return build_backbone(small_config("linear", backbone={"dim": 96, "encoder_dim": 96})["backbone"]).state_dict()
+    return build_backbone(small_config("linear", backbone={"dim": 96, "encoder_dim": 96}).backbone).state_dict()
 
 
 TRAIN = "--config {}/config.yaml --output {}/run"

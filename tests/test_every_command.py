@@ -60,9 +60,10 @@ class Runs:
 def _own(name: str) -> dict[str, Any]:
     """What a method's config has of its own."""
     config = small_config(name)
-    return {f"method.{key}": value for key, value in config.method.model_dump().items()} | {
-        "head.pools": config.head.pools
-    }
+    assert config.method is not None
+    assert config.head is not None
+    method = config.method.model_dump()
+    return {f"method.{key}": value for key, value in method.items()} | {"head.pools": config.head.pools}
 
 
 @pytest.fixture(scope="module")

@@ -233,12 +233,8 @@ def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
     def card(**changes: Any) -> str:
         few_shot = changes["few_shot"] and FewShotConfig(**changes["few_shot"])
         data = info.config.data.model_copy(update=changes | {"few_shot": few_shot})
-        return write_card(
-            info._replace(config=replace(info.config, data=data)),
-            {**report, "data": report["data"] | changes},
-            Address("owner/a"),
-            None,
-        )
+        changed = info._replace(config=replace(info.config, data=data))
+        return write_card(changed, {**report, "data": report["data"] | changes}, Address("owner/a"), None)
 
     task = {"ways": 5, "shots": 10, "fold": 2, "queries": None}
     text = card(few_shot=task, train_size=None)
@@ -328,7 +324,7 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     assert str(trained) not in text
     assert "optimistic" not in text
     info = read_adapter(trained)
-    kept = info._replace(calibration=Calibration(1.5, 200))
+    kept = info._replace(facts=replace(info.facts, calibration=Calibration(1.5, 200)))
     text = write_card(kept, report, Address("owner/digits"), None)
     assert "softmax(logits / 1.5000), fitted on 200 validation samples. Expected calibration error on" in text
     assert (

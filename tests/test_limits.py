@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.fuzz_stored import stored_targets
 from pointadapterx import build
-from pointadapterx.build import build_backbone, build_model
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model, save_adapter
+from pointadapterx.build import build_backbone, build_model, restore_model
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, save_adapter
 from pointadapterx.config import MOST_FILES, MOST_LINES, Config, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.errors import CheckpointError, ConfigError, shown

@@ -22,9 +22,9 @@ from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config, load_config
 from pointadapterx.engine.console import PlainConsole, PlainFormatter
-from pointadapterx.engine.metrics import metrics_table
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.jobs import testing
+from pointadapterx.tasks.classification import metrics_table
 from tests.conftest import small_config
 from tests.synthetic import shape
 

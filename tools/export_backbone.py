@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pointadapterx import read_adapter
-from pointadapterx.checkpoints.adapter_file import restore_model
+from pointadapterx.build import restore_model
 from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import CheckpointError, ConfigError
@@ -36,7 +36,7 @@ def export_backbone(adapter: Path, output: Path) -> None:
     model = restore_model(info)
     config = info.config.dump()
     story = {"data": config["data"], "train": config["train"], "metrics": info.metrics}
-    save_backbone(model.backbone, output, config["backbone"], story)
+    save_backbone(model.backbone, output, info.config.backbone, story)
     print(f"{output}: {output.stat().st_size:,} bytes")
 
 

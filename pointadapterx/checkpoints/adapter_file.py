@@ -12,22 +12,19 @@ import torch
 from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.build import build_model, model_recipe
 from pointadapterx.config import Config
 from pointadapterx.datasets.preparation import Preparation
 from pointadapterx.errors import CheckpointError, ConfigError, shown
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.hub import HUB, Address, fetch
-from pointadapterx.models.backbone import Backbone
-from pointadapterx.peft import METHODS, Method
+from pointadapterx.peft import Method
 from pointadapterx.run_folder import ADAPTER_FILE, METRICS_FILE, STATE_FILE
-from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks import TASKS, Facts, Task, build_task
 from pointadapterx.tasks.heads import HeadConfig
-from pointadapterx.tasks.novelty import Novelty
 
 FORMAT = "pointadapterx-adapter-1"
 ADAPTERS = "give a run's folder, an adapter file or hf://owner/repository"
-NOVELTY = "novelty/"  # before the names of tensors that are not the model's
+OWN = {"format", "config", "metrics", "versions", "backbone_hash"}  # metadata that is not of the task's facts
 MOST_POINTS = 2**24  # of a cloud
 
 
@@ -37,24 +34,20 @@ class AdapterInfo(NamedTuple):
     Attributes:
         path: the file.
         config: the resolved config of the run that made it.
-        classes: class names, in the order of the logits.
+        facts: what the task needs to read its answers, such as names of classes.
         metrics: metrics at the time of saving.
         versions: of this package, torch, and others.
         backbone_hash: SHA-256 of the backbone weights that it belongs to.
         tensors: names to tensors.
-        calibration: how to read its logits, where that was fitted.
-        novelty: what training data look like to it, where that was fitted.
     """
 
     path: Path
     config: Config
-    classes: list[str]
+    facts: Any  # of the class that the task stores
     metrics: dict[str, Any]
     versions: dict[str, str]
     backbone_hash: str
     tensors: dict[str, Tensor]
-    calibration: Calibration | None = None
-    novelty: Novelty | None = None
 
     @property
     def method(self) -> Method.Options:
@@ -68,51 +61,61 @@ class AdapterInfo(NamedTuple):
         assert self.config.head is not None
         return self.config.head
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of what is predicted, in the order of the outputs; empty where that has no names."""
+        return self.facts.classes
+
+    @property
+    def task(self) -> Task:
+        """What was asked of it, with its facts."""
+        return build_task(self.config, self.facts)
+
 
 def save_adapter(
     model: AdaptedModel,
     path: str | Path,
     *,
     config: Config | Mapping[str, Any],
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     metrics: Mapping[str, Any] | None = None,
-    calibration: Calibration | None = None,
-    novelty: Novelty | None = None,
+    facts: Facts | None = None,
 ) -> None:
     """Writes what the task added to the backbone: trainable tensors, changed buffers, and their story.
 
     Args:
         model: the adapted model.
         path: file to (atomically) write.
-        config: complete config, typed or as :func:`~pointadapterx.config.load_config` returned it.
+        config: resolved config.
         classes: class names, in the order of the logits.
         metrics: any JSON-able metrics.
-        calibration: how to read its logits.
-        novelty: what training data look like to it.
+        facts: all that the task has to know besides the config, in place of ``classes``.
 
     Raises:
         CheckpointError: if the file cannot be written, or the class names do not match the head.
     """
     config = Config.of(config)
-    if len(classes) != model.head.num_classes:
-        raise CheckpointError(f"{path}: {len(classes)} class names for a head of {model.head.num_classes} classes")
+    task = build_task(config)
+    task.facts = facts if facts is not None else task.stores(list(classes))
+    if task.predicts_classes and len(task.facts.classes) != model.head.num_classes:
+        raise CheckpointError(
+            f"{path}: {len(task.facts.classes)} class names for a head of {model.head.num_classes} classes"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise CheckpointError(
             f"{path}: the model trains nothing, so there is no adapter to write (a merged model has none); save the "
             "model it was merged from"
         )
+    values, tensors = task.facts.stored()
     metadata = {
         "format": FORMAT,
         "config": json.dumps(config.dump()),
-        "classes": json.dumps(list(classes)),
+        **{key: json.dumps(value) for key, value in values.items()},
         "metrics": json.dumps(dict(metrics or {})),
         "versions": json.dumps(versions()),
         "backbone_hash": model.backbone_hash,
     }
-    if calibration is not None:
-        metadata["calibration"] = json.dumps(calibration._asdict())
-    reference = {} if novelty is None else {f"{NOVELTY}{key}": value for key, value in novelty.tensors().items()}
-    write_safetensors(Path(path), model.adapter_state() | reference, metadata)
+    write_safetensors(Path(path), model.adapter_state() | tensors, metadata)
 
 
 def read_adapter(path: str | Path) -> AdapterInfo:
@@ -134,26 +137,23 @@ def read_adapter(path: str | Path) -> AdapterInfo:
             "pre-trained weights belong in backbone.weights"
         )
     try:
-        stored = {key: json.loads(metadata[key]) for key in ("config", "classes", "metrics", "versions")}
-        for key, kind in (("classes", list), ("metrics", dict), ("versions", dict)):
-            if not isinstance(stored[key], kind):
+        stored = {key: json.loads(metadata[key]) for key in ("config", "metrics", "versions")}
+        for key in ("metrics", "versions"):
+            if not isinstance(stored[key], dict):
                 raise TypeError(f"{key} is {stored[key]!r}")
         config = Config.of(stored["config"], str(path))
-        if config.method is None or config.head is None:
-            raise TypeError("its config has no method or no head")
-        reference = {key.removeprefix(NOVELTY): tensors.pop(key) for key in list(tensors) if key.startswith(NOVELTY)}
+        if not TASKS[config.task.name].adapts:
+            raise TypeError(f"its task is {config.task.name}, which has no adapters")
+        values = {key: json.loads(text) for key, text in metadata.items() if key not in OWN}
+        of_facts = {name: tensors.pop(name) for name in list(tensors) if "/" in name}
         info = AdapterInfo(
             path=path,
             config=config,
-            classes=stored["classes"],
+            facts=TASKS[config.task.name].stores.restored(config, values, of_facts),
             metrics=stored["metrics"],
             versions=stored["versions"],
             backbone_hash=metadata["backbone_hash"],
             tensors=tensors,
-            calibration=Calibration(**json.loads(metadata["calibration"])) if "calibration" in metadata else None,
-            novelty=Novelty.from_tensors(
-                reference, len(stored["classes"]), _hidden_width(config.head, config.backbone)
-            ),
         )
         _require_consistent(info)
     except ConfigError as error:  # which is a ValueError
@@ -170,21 +170,9 @@ def _brief(error: Exception) -> str:
 
 def _require_consistent(info: AdapterInfo) -> None:
     """Raises a ValueError for what reads well and cannot be meant."""
-    classes, head = info.classes, info.head
-    if not all(isinstance(name, str) for name in classes):
-        raise TypeError("classes are not strings")
-    if len(classes) != head.num_classes:
-        raise ValueError(f"{len(classes)} classes for a head of {head.num_classes}")
     prepared = Preparation.stored(info.metrics)
     if prepared is not None and not 1 <= prepared.points <= MOST_POINTS:
         raise ValueError(f"inputs of {shown(prepared.points)} points")
-    if info.calibration is not None:
-        info.calibration.check()
-
-
-def _hidden_width(head: HeadConfig, backbone: Backbone.Options) -> int:
-    """What the last layer of a head reads."""
-    return head.hidden[-1] if head.hidden else backbone.dim * len(head.pools or ())
 
 
 def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> AdapterInfo:
@@ -222,82 +210,19 @@ def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> Adap
         )
     for name, tensor in info.tensors.items():
         if tensor.shape != target[name].shape:
-            raise _other_shape(info, name, target[name])
+            raise other_shape(info, name, target[name])
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{info.path}: {name} holds NaN or infinite values; the file is damaged")
     model.load_state_dict(info.tensors, strict=False)
     return info
 
 
-def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> AdaptedModel:
-    """The model of an adapter on its backbone, on the CPU, in training mode.
-
-    Args:
-        info: from :func:`read_adapter`.
-        weights: where the backbone's weights lie now, if not where the adapter's config says. Full fine-tuning needs
-            none.
-
-    Raises:
-        CheckpointError: if these are others, or cannot be read.
-    """
-    return build_restored(
-        info, model_config(info, [] if weights is None else [f"backbone.weights={json.dumps(str(weights))}"])
-    )
-
-
-def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
-    """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
-
-    Args:
-        info: from :func:`read_adapter`.
-        overrides: as in :func:`~pointadapterx.config.load_config`.
-
-    Raises:
-        ConfigError: for an override that does not fit.
-    """
-    config = info.config
-    if _brings_backbone(info):
-        config = config.replaced(backbone={"weights": None})
-    return Config.of(config, str(info.path), overrides)
-
-
-def build_restored(info: AdapterInfo, config: Config) -> AdaptedModel:
-    """The model of an adapter, built from what :func:`model_config` returned.
-
-    Raises:
-        CheckpointError: if the file does not fit its own config, or its backbone's weights cannot be loaded.
-    """
-    _require_shapes(info, config)
-    model = build_model(config, restored=_brings_backbone(info))
-    load_adapter(model, info)
-    return model
-
-
-def _require_shapes(info: AdapterInfo, config: Config) -> None:
-    """Compares a file with its config before memory is taken for what the config alone claims."""
-    with torch.device("meta"):  # shapes without values
-        plan = build_model(config.replaced(backbone={"weights": None}), restored=True)
-    target = plan.state_dict()
-    lacking = [name for name, part in plan.named_parameters() if part.requires_grad and name not in info.tensors]
-    if lacking:
-        raise CheckpointError(
-            f"{info.path}: its config asks for {lacking[0]} ({len(lacking)} such), which the file does not hold; it is "
-            "damaged, copy it again"
-        )
-    for name, tensor in info.tensors.items():
-        if name in target and tensor.shape != target[name].shape:
-            raise _other_shape(info, name, target[name])
-
-
-def _other_shape(info: AdapterInfo, name: str, wanted: Tensor) -> CheckpointError:
+def other_shape(info: AdapterInfo, name: str, wanted: Tensor) -> CheckpointError:
+    """The error for a tensor of another shape than the model's."""
     return CheckpointError(
         f"{info.path}: {name} has shape {tuple(info.tensors[name].shape)}, the model needs {tuple(wanted.shape)}; "
         "build the model from the adapter's own config"
     )
-
-
-def _brings_backbone(info: AdapterInfo) -> bool:
-    return METHODS[info.method.name].trains_backbone
 
 
 def _find_adapter(path: str | Path) -> Path:
@@ -335,6 +260,23 @@ def _require_same_recipe(info: AdapterInfo, model: AdaptedModel) -> None:
             f"{info.path}: was trained with {key}={trained.get(key)}, the model has {model.recipe.get(key)} "
             f"({len(differing)} keys differ: {', '.join(differing)}); build the model from the adapter's own config"
         )
+
+
+def model_recipe(config: Config) -> dict[str, Any]:
+    """What of a config decides what a trained model computes: ``section.key`` to value."""
+    irrelevant = {
+        *("backbone.weights", "backbone.init_seed", "backbone.drop_path"),
+        *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
+        *("method.soft_balance", "method.xavier"),
+    }
+    sections = {"backbone": config.backbone, "method": config.method, "head": config.head}
+    recipe = {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        if section is not None
+        for key, value in section.model_dump().items()
+    }
+    return {key: value for key, value in recipe.items() if key not in irrelevant}
 
 
 def versions() -> dict[str, str]:

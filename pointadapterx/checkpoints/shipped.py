@@ -82,7 +82,7 @@ def shipped_licence(name: str) -> tuple[str, str]:
     return licence[1], " ".join(attribution[1].replace("`", "").split())
 
 
-def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], story: Mapping[str, Any]) -> None:
+def save_backbone(backbone: Backbone, path: Path, options: Backbone.Options, story: Mapping[str, Any]) -> None:
     """Writes a backbone in half precision, without the class token, which every task learns anew.
 
     Args:
@@ -100,7 +100,7 @@ def save_backbone(backbone: Backbone, path: Path, options: Mapping[str, Any], st
     for name, tensor in halves.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {name} is not finite in half precision; the weights have diverged")
-    sizes = {key: value for key, value in options.items() if key not in ("weights", "init_seed", "drop_path")}
+    sizes = options.model_dump(exclude={"weights", "init_seed", "drop_path"})
     write_safetensors(path, halves, {"format": FORMAT, "backbone": json.dumps(sizes), "story": json.dumps(dict(story))})
 
 

@@ -8,7 +8,6 @@ import glob
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -18,15 +17,16 @@ from pointadapterx.endings import explain
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
-from pointadapterx.engine.predictor import Prediction, Predictor
+from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.locks import alone
+from pointadapterx.tasks import Task
+from pointadapterx.tasks.exchange import Answer
 from pointadapterx.text import cell, json_line, printable
 
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
 FORMATS = (".csv", ".jsonl")
-NOT_AVAILABLE = "not available"  # of an adapter's file that says nothing of its training data
 EXAMPLES = """\
   %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
@@ -38,7 +38,7 @@ EXAMPLES = """\
 class Sink(Protocol):
     """Takes what is found, one after the other."""
 
-    def __call__(self, found: Prediction | Failure) -> None:
+    def __call__(self, found: Answer | Failure) -> None:
         """Writes it."""
 
 
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     files = find_files(paths, predictor.suffixes, leave_out=options.output)
     failures: list[Failure] = []
     with (
-        _writer(options.output, options.top, several=len(named) > 1) as write,
+        _writer(options.output, next(iter(predictor.tasks.values())), options.top, several=len(named) > 1) as write,
         progress_bar("predicting", len(files), 0, options.output is not None) as advance,
     ):
         last = None
@@ -152,7 +152,7 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path
 
 
 @contextmanager
-def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
+def _writer(output: Path | None, task: Task, top: int, *, several: bool) -> Iterator[Sink]:
     """To the terminal; or to a file that has its name when it is whole, until then ``NAME.part``."""
     if output is None:
         yield lambda found: _print(found, several)
@@ -170,7 +170,7 @@ def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
             ) from None
         try:
             with file:
-                yield _csv_sink(file, top) if output.suffix.lower() == ".csv" else _json_sink(file)
+                yield _csv_sink(file, task, top) if output.suffix.lower() == ".csv" else _json_sink(file)
             part.replace(output)
         except OSError as error:
             if explain(error) is None:
@@ -180,46 +180,32 @@ def _writer(output: Path | None, top: int, *, several: bool) -> Iterator[Sink]:
             ) from None
 
 
-def _print(found: Prediction | Failure, several: bool) -> None:
+def _print(found: Answer | Failure, several: bool) -> None:
     if isinstance(found, Failure):
-        return  # told at the end
-    ranked = ", ".join(
-        f"{name} {100 * probability:.1f} %"
-        for name, probability in zip(found.classes, found.probabilities, strict=True)
-    )
-    notes = [*(["unfamiliar"] if found.known is False else []), *found.warnings]
-    novelty = "" if found.novelty is None else f"; novelty {found.novelty:.2f}"
+        return  # listed at the end
     adapter = f"[{found.adapter}] " if several else ""
-    shown = f"{found.name}: {adapter}{ranked}{novelty}{''.join(f' ({note})' for note in notes)}"
-    print(printable(shown), flush=True)
+    notes = "".join(f" ({note})" for note in found.warnings)
+    print(printable(f"{found.name}: {adapter}{found.text()}{notes}"), flush=True)
 
 
-def _csv_sink(file: TextIO, top: int) -> Sink:
+def _csv_sink(file: TextIO, task: Task, top: int) -> Sink:
     writer = csv.writer(file)
-    ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
-    writer.writerow(["file", "adapter", *ranks, "novelty", "known", "warnings", "error"])
+    columns = task.columns(top)
+    writer.writerow(["file", "adapter", *columns, "warnings", "error"])
 
-    def write(found: Prediction | Failure) -> None:
+    def write(found: Answer | Failure) -> None:
         if isinstance(found, Failure):
-            writer.writerow([cell(found.name), "", *[""] * (2 * top), "", "", "", cell(found.reason)])
+            writer.writerow([cell(found.name), "", *[""] * len(columns), "", cell(found.reason)])
             return
-        pairs = zip(found.classes, found.probabilities, strict=True)
-        cells = [text for name, probability in pairs for text in (cell(name), f"{probability:.6f}")]
-        novelty = "" if found.novelty is None else f"{found.novelty:.3f}"
-        known = {True: "yes", False: "no", None: NOT_AVAILABLE}[found.known]
-        padding = [""] * (2 * top - len(cells))
-        notes = (novelty, known, cell("; ".join(found.warnings)), "")
-        writer.writerow([cell(found.name), cell(found.adapter), *cells, *padding, *notes])
+        notes = cell("; ".join(found.warnings))
+        writer.writerow([cell(found.name), cell(found.adapter), *found.cells(top), notes, ""])
 
     return write
 
 
 def _json_sink(file: TextIO) -> Sink:
-    def write(found: Prediction | Failure) -> None:
-        if isinstance(found, Failure):
-            content: dict[str, object] = {"file": found.name, "error": found.reason}
-        else:
-            content = {"file": found.name, **{k: v for k, v in asdict(found).items() if k != "name"}}
-        file.write(json_line(content) + "\n")
+    def write(found: Answer | Failure) -> None:
+        said = {"error": found.reason} if isinstance(found, Failure) else found.content()
+        file.write(json_line({"file": found.name, **said}) + "\n")
 
     return write

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pointadapterx.config.problems import Problem, problems_of
-from pointadapterx.config.sections import COMMON, MODELS, NAMED, OPTIONAL, ORDER, TASKS, TaskOptions, default_task
+from pointadapterx.config.sections import COMMON, MODELS, NAMED, OPTIONAL, ORDER, TASKS, default_task
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import shown
@@ -19,6 +19,8 @@ from pointadapterx.peft.base import Method
 from pointadapterx.registry import did_you_mean, unknown_name
 from pointadapterx.schema import Section
 from pointadapterx.sections import EvalConfig, TrainConfig
+from pointadapterx.tasks import Task
+from pointadapterx.tasks.exchange import TaskOptions
 from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks.reconstruction import PretrainConfig
 
@@ -61,7 +63,7 @@ def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
 
 def _named_task(raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The task's name, and the sections with that name in ``task``, where the other sections imply it."""
-    implied: str = default_task(raw).options().name
+    implied: str = default_task(raw).Options().name
     given = raw.get("task", {})
     if isinstance(given, Mapping):
         given = {"name": implied, **given}
@@ -89,7 +91,7 @@ def _check_section(section: str, values: Any) -> tuple[Section | None, list[Prob
             return None, [Problem(f"{section}.name", unknown_name(name, NAMED[section]))]
     if not isinstance(values, Mapping):
         return None, [Problem(section, f"must be a mapping of keys, not {shown(values)}")]
-    model = NAMED[section][values["name"]] if section in NAMED else MODELS[section]
+    model = NAMED[section][values["name"]].Options if section in NAMED else MODELS[section]
     try:
         return model.model_validate(dict(values)), []
     except ValidationError as error:
@@ -100,10 +102,27 @@ def _complete(parts: Parts) -> list[Problem]:
     """Fills what one section leaves to another."""
     if parts.backbone is not None and parts.train is not None and parts.backbone.init_seed is None:
         parts.backbone = parts.backbone.model_copy(update={"init_seed": parts.train.seed})
-    if parts.head is None:
-        return []
-    parts.head, found = parts.head.completed(parts.method, parts.data)
-    return [Problem(*problem) for problem in found]
+    problems = []
+    if parts.task is not None and parts.eval is not None:
+        parts.eval, problem = _with_score(parts.eval, TASKS[parts.task.name])
+        problems += problem
+    if parts.head is not None and parts.task is not None:
+        classes = TASKS[parts.task.name].predicts_classes
+        parts.head, found = parts.head.completed(parts.method, parts.data if classes else None)
+        problems += [Problem(*problem) for problem in found]
+    return problems
+
+
+def _with_score(options: EvalConfig, task: type[Task]) -> tuple[EvalConfig, list[Problem]]:
+    """``eval`` with a score to select by, which must be one of the task's; a task without any ignores the key."""
+    known = list(task.scores)
+    if options.select is None:
+        return options.model_copy(update={"select": known[0] if known else "overall_accuracy"}), []
+    if not known or options.select in known:
+        return options, []
+    near = did_you_mean(options.select, known)
+    message = f"unknown score {shown(options.select)}{near} Known for {task.Options().name}: {', '.join(known)}"
+    return options, [Problem("eval.select", message)]
 
 
 def _check_alone(parts: Parts) -> Iterator[Problem]:
@@ -115,7 +134,9 @@ def _check_alone(parts: Parts) -> Iterator[Problem]:
     if parts.backbone is not None and parts.method is not None:
         yield from Problem.of("method", parts.method.problems(parts.backbone))
     if parts.head is not None:
-        yield from (Problem(*problem) for problem in parts.head.problems(parts.method, parts.data))
+        classes = parts.task is not None and TASKS[parts.task.name].predicts_classes
+        found = parts.head.problems(parts.method, parts.data if classes else None)
+        yield from (Problem(*problem) for problem in found)
     if parts.pretrain is not None:
         found = parts.pretrain.problems(parts.backbone, parts.data, parts.train)
         yield from (Problem(*problem) for problem in found)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.models import BACKBONES
 from pointadapterx.peft import METHODS
+from pointadapterx.registry import Registry
 from pointadapterx.schema import Section
 from pointadapterx.sections import EvalConfig, TrainConfig
+from pointadapterx.tasks import TASKS, Task
 from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks.reconstruction import PretrainConfig
 
@@ -35,44 +37,10 @@ MODELS: dict[str, type[Section]] = {
 """What reads a section of fixed keys."""
 
 
-class TaskOptions(Section):
-    """``task:`` of a config."""
-
-    name: str = ""
+NAMED: dict[str, Registry[Any]] = {"task": TASKS, "backbone": BACKBONES, "method": METHODS}
+"""Registries of what reads a section whose keys depend on its ``name``, by its class ``Options``."""
 
 
-class Classification(TaskOptions):
-    """``task:`` of classification."""
-
-    name: Literal["classification"] = "classification"
-
-
-class Reconstruction(TaskOptions):
-    """``task:`` of pre-training."""
-
-    name: Literal["reconstruction"] = "reconstruction"
-
-
-class TaskKind(NamedTuple):
-    """What reads the ``task`` section of one task, and the sections it needs besides those of every task."""
-
-    options: type[TaskOptions]
-    sections: tuple[str, ...]
-
-
-TASKS = {
-    "classification": TaskKind(Classification, ("method", "head")),
-    "reconstruction": TaskKind(Reconstruction, ("pretrain",)),
-}
-
-NAMED: dict[str, dict[str, type[Section]]] = {
-    "task": {name: kind.options for name, kind in TASKS.items()},
-    "backbone": {name: kind.Options for name, kind in BACKBONES.items()},
-    "method": {name: kind.Options for name, kind in METHODS.items()},
-}
-"""What reads a section whose keys depend on its ``name``."""
-
-
-def default_task(sections: Mapping[str, Any]) -> TaskKind:
+def default_task(sections: Mapping[str, Any]) -> type[Task]:
     """The task of a config that names none."""
     return TASKS["reconstruction" if "pretrain" in sections else "classification"]

@@ -11,12 +11,13 @@ from pointadapterx.config.files import Origins, plain
 from pointadapterx.config.merging import merge
 from pointadapterx.config.overrides import apply_overrides
 from pointadapterx.config.problems import error_of
-from pointadapterx.config.sections import ORDER, TaskOptions, default_task
+from pointadapterx.config.sections import ORDER, default_task
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.peft.base import Method
 from pointadapterx.sections import EvalConfig, TrainConfig
+from pointadapterx.tasks.exchange import TaskOptions
 from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks.reconstruction import PretrainConfig
 
@@ -68,7 +69,7 @@ class Config(Mapping[str, Any]):  # a mapping for the code that still looks up s
     def dump(self) -> dict[str, Any]:
         """Plain nested mappings, as they are stored: without a task that the other sections imply."""
         sections = {name: section.model_dump() for name in ORDER if (section := getattr(self, name)) is not None}
-        if self.task == default_task(sections).options():
+        if self.task == default_task(sections).Options():
             del sections["task"]
         return sections
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pointadapterx.datasets.doubts import Doubt, few_values, outside
-from pointadapterx.datasets.hashing import content_hash
 from pointadapterx.datasets.point_files import Cloud
+from pointadapterx.hashing import content_hash
 
 FLAT = 1e-3  # of the largest side, that the smallest must have
 

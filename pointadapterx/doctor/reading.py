@@ -29,7 +29,6 @@ from pointadapterx.datasets.folder import (
     unlabelled_text,
 )
 from pointadapterx.datasets.h5 import find_h5
-from pointadapterx.datasets.hashing import content_hash, derive_seed
 from pointadapterx.datasets.hdf5 import open_h5
 from pointadapterx.datasets.layouts import find_layout, parts_of_split
 from pointadapterx.datasets.listings import CACHE_SUFFIX, TABLE_SUFFIX
@@ -38,6 +37,7 @@ from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.doctor.examined import Entry, Examined, examine
 from pointadapterx.errors import DataError, PointAdapterXError
 from pointadapterx.files import replacing
+from pointadapterx.hashing import content_hash, derive_seed
 
 logger = logging.getLogger(__name__)
 

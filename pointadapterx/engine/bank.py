@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.build import build_backbone, build_method, model_recipe
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, read_adapter
+from pointadapterx.build import adapt_backbone, build_backbone
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, read_adapter
 from pointadapterx.errors import CheckpointError
-from pointadapterx.tasks.heads import ClassificationHead
+from pointadapterx.peft import METHODS
 
 
 class _Adapter(NamedTuple):
@@ -51,7 +51,7 @@ class AdapterBank(nn.Module):
         infos = {name: a if isinstance(a, AdapterInfo) else read_adapter(a) for name, a in adapters.items()}
         first = next(iter(infos.values()))
         found = {} if weights is None else {"weights": str(weights)}
-        self.backbone = build_backbone({**first.config["backbone"], **found})
+        self.backbone = build_backbone(first.config.backbone.model_copy(update=found))
         self._plain: dict[str, Tensor] = {}
         self._adapters: dict[str, _Adapter] = {}
         self._parts = nn.ModuleList()  # methods and heads, so that the bank moves and counts as a whole
@@ -97,22 +97,19 @@ class AdapterBank(nn.Module):
                 f"{info.path}: was trained with {key}={theirs.get(key)}, {first.path} with {ours.get(key)}; a bank has "
                 "one backbone"
             )
-        method = build_method(info.config["method"])
-        if method.trains_backbone:
+        if METHODS[info.method.name].trains_backbone:
             raise CheckpointError(
                 f"{info.path}: is of full fine-tuning, a backbone of its own; a bank shares one, load it by itself"
             )
-        head = ClassificationHead(self.backbone.dim, **info.config["head"])
-        model = AdaptedModel(self.backbone, method, head, info.config["train"]["frozen_bn"])
-        model.recipe, model.num_points = model_recipe(info.config), info.config["data"]["num_points"]
+        model = adapt_backbone(self.backbone, info.config)
         before = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
         load_adapter(model, info)
         own = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
         self._plain = {**before, **self._plain}  # what the first to change a tensor found
         self.backbone.load_state_dict(before, strict=False)
-        for hook in method.hooks:
+        for hook in model.method.hooks:
             hook.enabled = False
-        self._parts.extend([method, head])
+        self._parts.extend([model.method, model.head])
         model.forget_backbone()
         return _Adapter(model, info._replace(tensors={}), own)
 
@@ -140,7 +137,7 @@ class AdapterBank(nn.Module):
                 _tensor(self.backbone, key).copy_(tensor)
         for hook in adapter.model.method.hooks:
             hook.enabled = True
-        self.backbone.position = adapter.info.config["backbone"].get("position", self.backbone.position)
+        self.backbone.position = getattr(adapter.info.config.backbone, "position", self.backbone.position)
         self.active = name
 
     def model(self, name: str) -> AdaptedModel:
@@ -184,7 +181,7 @@ class AdapterBank(nn.Module):
 def _shape_keys(info: AdapterInfo) -> dict[str, object]:
     """What of the backbone's section all adapters of a bank share; positions are added as each wants it."""
     apart = ("weights", "init_seed", "drop_path", "position")
-    return {f"backbone.{key}": value for key, value in info.config["backbone"].items() if key not in apart}
+    return {f"backbone.{key}": value for key, value in info.config.backbone.model_dump().items() if key not in apart}
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -228,7 +225,7 @@ def average_adapters(adapters: Sequence[AdapterInfo], weights: Sequence[float] |
         mean[name] = torch.stack(parts).sum(dim=0).to(first.dtype)
     inputs = [adapter.metrics.get("inputs") for adapter in adapters]
     metrics = {"inputs": inputs[0]} if inputs[0] is not None and all(other == inputs[0] for other in inputs) else {}
-    return adapters[0]._replace(tensors=mean, metrics=metrics, calibration=None, novelty=None)
+    return adapters[0]._replace(tensors=mean, metrics=metrics, facts=adapters[0].facts.unfitted())
 
 
 def compare_adapters(one: AdapterInfo, other: AdapterInfo) -> dict[str, tuple[float, float]]:

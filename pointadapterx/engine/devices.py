@@ -7,6 +7,8 @@ import logging
 import os
 import platform
 import re
+import shlex
+import shutil
 import sys
 from contextlib import suppress
 from datetime import timedelta
@@ -124,3 +126,17 @@ def _read_or_empty(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+def require_compiler(device: torch.device) -> None:
+    """torch.compile writes C++ for a CPU, and needs a compiler from the first step on.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    candidates = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++", "cl"]
+    if device.type == "cpu" and not any(map(shutil.which, candidates)):
+        raise ConfigError(
+            f"train.compile needs a C++ compiler on a CPU ({', '.join(candidates)} not found); install one, or remove "
+            "the key"
+        )

@@ -1,173 +1,143 @@
 """Evaluation and voting: every sample exactly once, whatever the number of processes.
 
 The batches are fixed by the file order and their size; processes take turns at whole batches. A sample's
-logits are therefore the same bit for bit on one process and on many, and nothing is padded.
+outputs are therefore the same bit for bit on one process and on many, and nothing is padded.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.config import Config
-from pointadapterx.datasets import (
-    EvalBatches,
-    Samples,
-    build_inputs,
-    derive_seed,
-)
-from pointadapterx.engine.metrics import Predictions, compute_metrics, require_finite
+from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
+from pointadapterx.datasets.inputs import Batch, Batches
+from pointadapterx.tasks import Task
+from pointadapterx.tasks.exchange import Predictions, require_finite
 
 log = logging.getLogger(__name__)
 
-# (indices of a batch, its number) -> the model's inputs on the device
-BatchInputs = Callable[[Tensor, int], Any]
+Copies = Callable[[Tensor, int], Iterable[Batch]]
+"""Indices of a batch and its number -> one or several copies of it as the model takes them, on its device."""
 
 
 def predict(
-    model: AdaptedModel,
-    dataset: Samples,
-    accelerator: Accelerator,
-    *,
-    batch_size: int,
-    inputs: BatchInputs,
+    model: nn.Module, dataset: Samples, task: Task, accelerator: Accelerator, *, copies: Copies | None = None
 ) -> Predictions:
-    """Logits of every sample of a data set.
+    """What a model says of every sample of a data set.
 
     Args:
         model: unwrapped, on the accelerator's device; its mode is restored afterwards.
         dataset: n samples.
+        task: of the model; ``eval.batch_size`` of its config is the number of samples at a time.
         accelerator: gives device, precision and the other processes.
-        batch_size: samples per batch.
-        inputs: gives a batch's inputs: resampled or resized (and for voting augmented).
+        copies: gives the batches; by default a single, deterministic copy without augmentation, clouds by FPS to
+            ``data.num_points``.
 
     Returns:
         Predictions in file order, the same on every process.
 
     Raises:
-        TrainingError: if logits are not finite.
+        TrainingError: if outputs are not finite.
     """
-    rows = collect(
-        model,
-        dataset,
-        accelerator,
-        batch_size=batch_size,
-        inputs=inputs,
-        compute=lambda given: model(given).logits,
-        width=model.head.num_classes,
-    )
+
+    def compute(given: Iterable[Batch]) -> Tensor:
+        batches: list[Batch] = []
+        outputs: list[Tensor] = []
+        for batch in given:
+            batches.append(batch)
+            outputs.append(task.outputs(model, batch).float())
+        return task.rows(task.combine(outputs, batches), batches[0])
+
+    rows = _collect(model, dataset, task, accelerator, copies or _plain_copy(dataset, task, accelerator), compute)
     require_finite(rows, "logits")
-    return Predictions(rows, dataset.labels)
+    return Predictions(rows, task.targets(dataset))
 
 
-def collect(
-    model: AdaptedModel,
+def _collect(
+    model: nn.Module,
     dataset: Samples,
+    task: Task,
     accelerator: Accelerator,
-    *,
-    batch_size: int,
-    inputs: BatchInputs,
-    compute: Callable[[Any], Tensor],
-    width: int,
+    copies: Copies,
+    compute: Callable[[Iterable[Batch]], Tensor],
 ) -> Tensor:
-    """What ``compute`` makes of every batch's inputs, (b, width): (n, width) float32 in file order, on every process.
-
-    The other arguments are those of :func:`predict`.
-    """
-    was_training = model.training
+    """What ``compute`` makes of every batch, (b, …): (n, …) on the CPU in file order, on every process."""
+    size, was_training = task.config.eval.batch_size, model.training
     model.eval()
-    batches = EvalBatches(
-        len(dataset), batch_size, rank=accelerator.process_index, world_size=accelerator.num_processes
-    )
+    batches = EvalBatches(len(dataset), size, rank=accelerator.process_index, world_size=accelerator.num_processes)
     indices: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
-    rows: list[Tensor] = [torch.empty(0, width)]
+    rows: list[Tensor] = []
     with torch.inference_mode():
         for batch in batches:
-            given = inputs(batch, int(batch[0]) // batch_size)
+            given = copies(batch, int(batch[0]) // size)
             with accelerator.autocast():
                 output = compute(given)
             indices.append(batch)
-            rows.append(output.float().cpu())
+            rows.append(output.cpu())
     model.train(was_training)
-    return _gather_rows(torch.cat(indices), torch.cat(rows), accelerator)
+    return _gather_rows(torch.cat(indices), torch.cat(rows) if rows else torch.empty(0), accelerator)
 
 
 def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Tensor:
-    """Rows of all processes in the order of their indices."""
+    """Rows of all processes in the order of their indices; a process may have none, and then of no shape."""
     if accelerator.num_processes > 1:
-        device = accelerator.device
-        padded = accelerator.pad_across_processes(indices.to(device), dim=0, pad_index=-1)
-        padded_rows = accelerator.pad_across_processes(rows.to(device), dim=0)
-        indices, rows = accelerator.gather(padded).cpu(), accelerator.gather(padded_rows).cpu()
-        rows, indices = rows[indices >= 0], indices[indices >= 0]
+        parts: list[tuple[Tensor, Tensor]] = gather_object([(indices, rows)])
+        indices, rows = (torch.cat([part[k] for part in parts if len(part[0])]) for k in (0, 1))
     return rows[indices.argsort()]
 
 
-def evaluate(model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator) -> Predictions:
-    """One deterministic pass without augmentation; clouds by FPS to ``data.num_points``."""
-    size, inputs = config["eval"]["batch_size"], _for_test(dataset, config, accelerator)
-    return predict(model, dataset, accelerator, batch_size=size, inputs=inputs)
+def evaluate(model: nn.Module, dataset: Samples, task: Task, accelerator: Accelerator) -> Predictions:
+    """One deterministic pass without augmentation; clouds by FPS to ``data.num_points``; see :func:`predict`."""
+    return predict(model, dataset, task, accelerator)
 
 
-def _for_test(dataset: Samples, config: Config, accelerator: Accelerator) -> BatchInputs:
-    inputs = build_inputs(config)
-    fetch = inputs.source(dataset)
-    return lambda indices, _: inputs.for_test(fetch(indices).to(accelerator.device))
+def _plain_copy(dataset: Samples, task: Task, accelerator: Accelerator) -> Copies:
+    batches = Batches(build_inputs(task.config), dataset, task.targets(dataset), accelerator.device)
+    return lambda indices, number: [batches.test(indices, number)]
 
 
-def evaluate_features(model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator) -> Tensor:
+def evaluate_features(model: AdaptedModel, dataset: Samples, task: Task, accelerator: Accelerator) -> Tensor:
     """What the head reads of every sample, (n, pools · C), prepared as :func:`evaluate` does.
 
     Raises:
         TrainingError: if any is not finite.
     """
-    rows = collect(
-        model,
-        dataset,
-        accelerator,
-        batch_size=config["eval"]["batch_size"],
-        inputs=_for_test(dataset, config, accelerator),
-        compute=model.pooled,
-        width=model.head.width,
-    )
+
+    def compute(given: Iterable[Batch]) -> Tensor:
+        (batch,) = given
+        return model.pooled(batch.inputs).float()
+
+    rows = _collect(model, dataset, task, accelerator, _plain_copy(dataset, task, accelerator), compute)
     require_finite(rows, "features")
     return rows
 
 
 def evaluate_hidden(
-    model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator
+    model: AdaptedModel, dataset: Samples, task: Task, accelerator: Accelerator
 ) -> tuple[Tensor, Tensor]:
-    """What the head's last layer reads of every sample, (n, H), and logits, prepared as :func:`evaluate` does."""
+    """What the head's last layer reads of every sample, (n, H), and its outputs, prepared as :func:`evaluate` does."""
     width = model.head.hidden_width
-    rows = collect(
-        model,
-        dataset,
-        accelerator,
-        batch_size=config["eval"]["batch_size"],
-        inputs=_for_test(dataset, config, accelerator),
-        compute=lambda given: torch.cat(model.head.classify(model.pooled(given)), dim=1),
-        width=width + model.head.num_classes,
-    )
-    hidden, logits = rows.split([width, model.head.num_classes], dim=1)
-    return hidden, logits
+
+    def compute(given: Iterable[Batch]) -> Tensor:
+        (batch,) = given
+        return torch.cat(model.head.classify(model.pooled(batch.inputs)), dim=1).float()
+
+    rows = _collect(model, dataset, task, accelerator, _plain_copy(dataset, task, accelerator), compute)
+    hidden, outputs = rows.split([width, rows.shape[1] - width], dim=1)
+    return hidden, outputs
 
 
 def vote(
-    model: AdaptedModel,
-    dataset: Samples,
-    config: Config,
-    accelerator: Accelerator,
-    *,
-    copies: int,
-    seed: int,
+    model: nn.Module, dataset: Samples, task: Task, accelerator: Accelerator, *, copies: int, seed: int
 ) -> Predictions:
-    """Mean of the logits of K augmented, resampled copies of every sample.
+    """What a model says of K augmented, resampled copies of every sample together; for most tasks their mean.
 
     Each copy is prepared as in training, clouds resampled, and augmented with ``data.augment``; its random draws
     depend on the seed, the copy and the batch alone.
@@ -175,31 +145,25 @@ def vote(
     Args:
         model: as in :func:`predict`.
         dataset: as in :func:`predict`.
-        config: complete config.
+        task: as in :func:`predict`.
         accelerator: as in :func:`predict`.
         copies: K.
         seed: seed of this vote.
     """
-    inputs = build_inputs(config)
-    fetch, batch_size = inputs.source(dataset), config["eval"]["batch_size"]
-    total: Tensor | None = None
-    for copy in range(copies):
+    batches = Batches(build_inputs(task.config), dataset, task.targets(dataset), accelerator.device)
 
-        def prepared(indices: Tensor, batch: int, copy: int = copy) -> Tensor:
-            raw = fetch(indices).to(accelerator.device)
-            generator = torch.Generator(raw.device).manual_seed(derive_seed(seed, "vote", copy, batch))
-            return inputs.for_training(raw, generator)
+    def drawn(indices: Tensor, number: int) -> Iterator[Batch]:
+        for copy in range(copies):
+            generator = torch.Generator(accelerator.device).manual_seed(derive_seed(seed, "vote", copy, number))
+            yield batches.training(indices, generator)
 
-        logits = predict(model, dataset, accelerator, batch_size=batch_size, inputs=prepared).logits
-        total = logits if total is None else total + logits
-    assert total is not None
-    return Predictions(total / copies, dataset.labels)
+    return predict(model, dataset, task, accelerator, copies=drawn)
 
 
 def vote_over_seeds(
-    model: AdaptedModel,
+    model: nn.Module,
     dataset: Samples,
-    config: Config,
+    task: Task,
     accelerator: Accelerator,
     *,
     copies: int,
@@ -211,7 +175,7 @@ def vote_over_seeds(
     Args:
         model: as in :func:`predict`.
         dataset: as in :func:`predict`.
-        config: complete config.
+        task: as in :func:`predict`.
         accelerator: as in :func:`predict`.
         copies: K copies per vote.
         seeds: one vote each.
@@ -219,21 +183,23 @@ def vote_over_seeds(
             set); it is optimistic, and labelled so.
 
     Returns:
-        A JSON-able report (mean, standard deviation, each vote) and the first vote's predictions.
+        A JSON-able report (mean, standard deviation, each vote of every score) and the first vote's predictions.
     """
-    if dataset.modality == "images" and config["data"]["augment"] in ("none", []):
+    if dataset.modality == "images" and task.config.data.augment in ("none", []):
         log.warning("data.augment=none: the %d copies of an image are equal, and so are the votes", copies)
-    votes = [vote(model, dataset, config, accelerator, copies=copies, seed=seed) for seed in seeds]
+    votes = [vote(model, dataset, task, accelerator, copies=copies, seed=seed) for seed in seeds]
+    metrics = [task.metrics(found) for found in votes]
     report: dict[str, Any] = {"copies": copies, "seeds": list(seeds)}
-    for key in ("overall_accuracy", "mean_class_accuracy"):
-        values = torch.tensor([compute_metrics(v, dataset.classes)[key] for v in votes], dtype=torch.float64)
+    for key, score in task.scores.items():
+        values = torch.tensor([found[key] for found in metrics], dtype=torch.float64)
         report[key] = {
             "mean": values.mean().item(),
             "std": values.std().item() if len(seeds) > 1 else None,
             "votes": values.tolist(),
         }
         if published:
-            report[key]["published_maximum"] = values.max().item()
+            best = values.max() if score.higher_is_better else values.min()
+            report[key]["published_maximum"] = best.item()
     if published:
         report["label"] = f"published protocol: maximum of {len(seeds)} votes on the test set, optimistic"
     return report, votes[0]

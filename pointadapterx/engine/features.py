@@ -8,7 +8,6 @@ folder that fits is never out of date.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -26,12 +25,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pointadapterx import datasets, models, ops, peft
-from pointadapterx.adapted_model import AdaptedModel, hash_tensors
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.config import Config
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batches
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import sync_folder, write_json
+from pointadapterx.hashing import hash_file, hash_json, hash_tensors
 from pointadapterx.locks import in_turn
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 
@@ -125,8 +127,8 @@ def open_features(
         ConfigError: if the method trains what would be kept, or the disk is too small.
     """
     description = _describe(model, dataset, config, accelerator, views)
-    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(config["train"]["cache_folder"] or FOLDER) / key
+    key = hash_json(description)[:16]
+    folder = Path(config.train.cache_folder or FOLDER) / key
     with accelerator.main_process_first():
         stored = _read(folder, len(dataset), views or 1)  # first, as a cache may lie where nothing can be written
         if stored is None:
@@ -170,27 +172,24 @@ def _in_eval_mode(model: AdaptedModel) -> Iterator[None]:
 @cache
 def _code() -> str:
     """Hash of the sources that decide features."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for package in (datasets, models, ops, peft):
-        for path in sorted(Path(next(iter(package.__path__))).glob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    folders = (Path(next(iter(package.__path__))) for package in (datasets, models, ops, peft))
+    return hash_file(Path(__file__), *(path for folder in folders for path in sorted(folder.rglob("*.py"))))
 
 
 def _describe(
     model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator, views: int | None
 ) -> dict[str, Any]:
     """All that decides the features."""
-    irrelevant = ("weights", "init_seed", "drop_path")
-    seed = None if views is None else config["train"]["seed"]
+    irrelevant, data = ("weights", "init_seed", "drop_path"), config.data
+    seed = None if views is None else config.train.seed
     return {
         "weights": hash_tensors(model.method.frozen_state(model.backbone)),
         "features": type(model.method).precompute.__qualname__,
-        "backbone": {key: value for key, value in config["backbone"].items() if key not in irrelevant},
+        "backbone": {key: value for key, value in config.backbone.model_dump().items() if key not in irrelevant},
         "data": dataset.checksum,
-        "inputs": {key: config["data"][key] for key in ("num_points", "mean", "std")},
-        "views": None if views is None else {"number": views, "seed": seed, "augment": config["data"]["augment"]},
-        "precision": config["train"]["precision"],
+        "inputs": {"num_points": data.num_points, "mean": data.mean, "std": data.std},
+        "views": None if views is None else {"number": views, "seed": seed, "augment": config.data.augment},
+        "precision": config.train.precision,
         "device": accelerator.device.type,
         "code": _code(),
         "versions": {"torch": torch.__version__, "pillow": PIL.__version__},
@@ -207,22 +206,21 @@ def _compute(
     description: Mapping[str, Any],
 ) -> None:
     inputs, device = build_inputs(config), accelerator.device
-    fetch = inputs.source(dataset, staged=None if views is None else device)
+    batches = Batches(inputs, dataset, Targets(), device, staged=views is not None)
 
     @torch.no_grad()
     def features(batch: Tensor, view: int) -> Frozen:
-        raw = fetch(batch).to(device)
         if views is None:
-            prepared = inputs.for_test(raw)
+            prepared = batches.test(batch).inputs
         else:
-            seed = derive_seed(config["train"]["seed"], "view", view, int(batch[0]))
-            prepared = inputs.for_training(raw, torch.Generator(device).manual_seed(seed))
+            seed = derive_seed(config.train.seed, "view", view, int(batch[0]))
+            prepared = batches.training(batch, torch.Generator(device).manual_seed(seed)).inputs
         with accelerator.autocast():
             return model.method.precompute(model.backbone, prepared)
 
-    half = torch.bfloat16 if config["train"]["precision"] == "bf16" else torch.float16
-    batches = EvalBatches(len(dataset), BATCH)
-    first = features(next(iter(batches)), 0)
+    half = torch.bfloat16 if config.train.precision == "bf16" else torch.float16
+    parts = EvalBatches(len(dataset), BATCH)
+    first = features(next(iter(parts)), 0)
     fields = [
         Field(name, tuple(values.shape[1:]), torch.float32 if name in EXACT else half)
         for name, values in zip(first._fields, first, strict=True)
@@ -234,10 +232,10 @@ def _compute(
     try:
         _make_room(building, folder, fields, len(dataset), views)
         store = FeatureCache(building, type(first), fields, len(dataset), views or 1, write=True)
-        total = (views or 1) * len(batches)
+        total = (views or 1) * len(parts)
         with progress_bar("features", total, 0, accelerator.is_main_process) as advance:
             for view in range(views or 1):
-                for batch in batches:
+                for batch in parts:
                     store.put(batch, view, features(batch, view))
                     advance()
         del store

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from pointadapterx.checkpoints.adapter_file import AdapterInfo
-from pointadapterx.datasets.base import AXES, DATASETS
+from pointadapterx.datasets.base import AXES, DATASETS, Targets
 from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.images import decode
-from pointadapterx.datasets.inputs import build_inputs
+from pointadapterx.datasets.inputs import Batch, build_inputs
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.point_files import Reading
 from pointadapterx.datasets.preparation import Preparation, wants_unit_sphere
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.tasks.exchange import Ready
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,6 @@ class Failure:
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Ready:
-    """An input (N, 3) or (channels, S, S) on its way to the model."""
-
-    name: str
-    values: Tensor
-    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -140,10 +132,12 @@ class Form:
                 )
         return Ready(name, cloud, warnings)
 
-    def batch(self, values: list[Tensor], device: torch.device) -> Tensor:
-        """Prepared inputs as the model's, (b, ...)."""
+    def batch(self, values: list[Tensor], device: torch.device) -> Batch:
+        """Prepared inputs as the model's, without targets."""
         inputs = build_inputs(self)
-        sizes = {tuple(value.shape) for value in values}
-        if len(sizes) == 1:
-            return inputs.for_test(torch.stack(values).to(device))
-        return torch.cat([inputs.for_test(value[None].to(device)) for value in values])
+        if len({tuple(value.shape) for value in values}) == 1:
+            together, index = inputs.plain(torch.stack(values).to(device))
+            return Batch(together, Targets(), index)
+        parts = [inputs.plain(value[None].to(device)) for value in values]
+        rows = [torch.arange(part.shape[1], device=device)[None] if at is None else at for part, at in parts]
+        return Batch(torch.cat([part for part, _ in parts]), Targets(), torch.cat(rows))

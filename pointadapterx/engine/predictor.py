@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,48 +14,27 @@ from torch import Tensor
 
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, restore_model
-from pointadapterx.datasets.base import AXES
+from pointadapterx.build import restore_model
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
+from pointadapterx.datasets.base import AXES, Targets
 from pointadapterx.datasets.folder import BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES
+from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.point_files import KINDS, Cloud
 from pointadapterx.datasets.preparation import mean_extents
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.given import File, Given, Item, listed, points_of
-from pointadapterx.engine.input_form import Failure, Form, Ready
+from pointadapterx.engine.input_form import Failure, Form
 from pointadapterx.engine.precision import multiplies_bf16
 from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.tasks.exchange import Answer, Ready
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 4  # times the batch size, of files that wait for their turn, those that failed among them
 ENOUGH_FOR_AXES = 8  # clouds before anything is said of which axis points up
 BETTER = 0.5  # of the deviation from the training set's extents, that another axis must leave
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What an adapter says of one input.
-
-    Attributes:
-        name: of the input.
-        adapter: name of the adapter.
-        classes: the likeliest first.
-        probabilities: of these classes; calibrated where the adapter stores a temperature.
-        novelty: share of the adapter's validation samples that are more like its training data; None where the adapter
-            does not store it.
-        known: whether that is usual for a sample of the adapter's classes: 95 % of them are. None as above.
-        warnings: in what the input differs from the training data, and what looks wrong with its coordinates.
-    """
-
-    name: str
-    adapter: str
-    classes: list[str]
-    probabilities: list[float]
-    novelty: float | None
-    known: bool | None
-    warnings: list[str]
 
 
 class Predictor:
@@ -82,6 +59,7 @@ class Predictor:
 
     Attributes:
         classes: names of the classes by adapter.
+        tasks: of the adapters, which say what their answers are.
         suffixes: kinds of files that can be read, without the dot.
 
     Raises:
@@ -110,9 +88,11 @@ class Predictor:
             raise CheckpointError("a predictor needs at least one adapter")
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.top, self.workers = top, workers
-        self.batch_size = batch_size or first.config["eval"]["batch_size"]
+        self.batch_size = batch_size or first.config.eval.batch_size
         self.classes = {name: info.classes for name, info in self._infos.items()}
-        self._bf16 = _is_bf16(precision, first.config["train"]["precision"], self.device)
+        self.tasks = {name: info.task for name, info in self._infos.items()}
+        _require_same_answers(self._infos)
+        self._bf16 = _is_bf16(precision, first.config.train.precision, self.device)
         said = {"up": up, "columns": columns, "nan": nan}
         self._form = Form.of(first, said)
         for info in self._infos.values():
@@ -134,21 +114,21 @@ class Predictor:
     @property
     def without_novelty(self) -> list[str]:
         """Names of the adapters whose files do not say what their training data looked like."""
-        return [name for name, info in self._infos.items() if info.novelty is None]
+        return [name for name, task in self.tasks.items() if task.lacks_novelty]
 
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Kinds of files that are taken from a folder, without the dot: the adapter's ``data.suffixes``, or all."""
         if not self._form.points:
             return tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
-        chosen = next(iter(self._infos.values())).config["data"]["suffixes"]
+        chosen = next(iter(self._infos.values())).config.data.suffixes
         return tuple(chosen) if chosen else KINDS
 
-    def __call__(self, inputs: Given) -> list[Prediction | Failure]:
+    def __call__(self, inputs: Given) -> list[Answer | Failure]:
         """All predictions, in the order of the inputs, a failure where there is none; see :meth:`stream`."""
         return list(self.stream(inputs))
 
-    def stream(self, inputs: Given) -> Iterator[Prediction | Failure]:
+    def stream(self, inputs: Given) -> Iterator[Answer | Failure]:
         """Predictions as they are made, in the order of the inputs, one an adapter; a failure takes their place.
 
         Files are read while the model computes, and a bounded number is in memory.
@@ -163,7 +143,7 @@ class Predictor:
         """
         return self._stream(listed(inputs, self.suffixes))
 
-    def _stream(self, inputs: Sequence[Item]) -> Iterator[Prediction | Failure]:
+    def _stream(self, inputs: Sequence[Item]) -> Iterator[Answer | Failure]:
         waiting: list[Ready | Failure] = []
         for item in self._read(inputs):
             waiting.append(item)
@@ -176,7 +156,7 @@ class Predictor:
     def prepared(self, inputs: Given) -> Iterator[Tensor | Failure]:
         """Each input as the model takes it, (1, N, 3) or (1, channels, S, S) on its device; or why it cannot be."""
         for item in self._read(listed(inputs, self.suffixes)):
-            yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device)
+            yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device).inputs
 
     def doubts(self) -> list[str]:
         """What looks wrong with some of the clouds so far, and what all have in common but not with training clouds."""
@@ -222,7 +202,7 @@ class Predictor:
             self._clouds += 1
         return prepared
 
-    def _answer(self, waiting: list[Ready | Failure]) -> Iterator[Prediction | Failure]:
+    def _answer(self, waiting: list[Ready | Failure]) -> Iterator[Answer | Failure]:
         ready = [item for item in waiting if isinstance(item, Ready)]
         answers = self._predict(ready) if ready else iter(())
         for item in waiting:
@@ -232,49 +212,40 @@ class Predictor:
                 yield from next(answers)
 
     @torch.inference_mode()
-    def _predict(self, ready: list[Ready]) -> Iterator[list[Prediction | Failure]]:
-        inputs = self._form.batch([item.values for item in ready], self.device)
-        answers: list[list[Prediction | Failure]] = [[] for _ in ready]
-        for name, info in self._infos.items():
-            logits, hidden = self._compute(name, inputs)
-            calibrated = info.calibration
-            probabilities = logits.softmax(dim=-1) if calibrated is None else calibrated.probabilities(logits)
-            best = probabilities.topk(min(self.top, len(info.classes)), dim=-1)
-            seen = info.novelty
-            novelty: list[float | None] = [None] * len(ready)
-            known: list[bool | None] = [None] * len(ready)
-            if seen is not None:
-                novelty, known = seen.share_below(hidden, logits).tolist(), seen.is_known(hidden, logits).tolist()
-            for row, item in enumerate(ready):
-                score, numbers = novelty[row], torch.cat([logits[row], hidden[row]])
-                if not bool(numbers.isfinite().all()) or (score is not None and not math.isfinite(score)):
-                    answers[row].append(Failure(item.name, _no_answer(item.name, name, len(self._infos))))
-                    continue
-                answers[row].append(
-                    Prediction(
-                        item.name,
-                        name,
-                        [info.classes[index] for index in best.indices[row].tolist()],
-                        best.values[row].tolist(),
-                        score,
-                        known[row],
-                        item.warnings,
-                    )
-                )
+    def _predict(self, ready: list[Ready]) -> Iterator[list[Answer | Failure]]:
+        batch = self._form.batch([item.values for item in ready], self.device)
+        answers: list[list[Answer | Failure]] = [[] for _ in ready]
+        for name, task in self.tasks.items():
+            with self._computing():
+                found = task.answers(self._models(name), batch, ready, name, self.top)
+            for item, answer, own in zip(ready, found, answers, strict=True):
+                failure = Failure(item.name, _no_answer(item.name, name, len(self._infos)))
+                own.append(failure if answer is None else answer)
         return iter(answers)
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Of the first adapter, for inputs as :meth:`prepared` gives them: (b, classes) float32, on the CPU."""
-        return self._compute(next(iter(self._infos)), inputs)[0]
-
     @torch.inference_mode()
-    def _compute(self, name: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and what the head's last layer reads, float32, on the CPU."""
-        model = self._models(name)
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Of the first adapter, for inputs as :meth:`prepared` gives them: (b, …) float32, on the CPU."""
+        name, task = next(iter(self.tasks.items()))
+        with self._computing():
+            return task.outputs(self._models(name), Batch(inputs, Targets())).float().cpu()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
         with autocast, ops.unchecked():
-            hidden, logits = model.head.classify(model.pooled(inputs))
-        return logits.float().cpu(), hidden.float().cpu()
+            yield
+
+
+def _require_same_answers(infos: Mapping[str, AdapterInfo]) -> None:
+    """Adapters that answer side by side are of one task."""
+    first, *others = infos.values()
+    for info in others:
+        if info.config.task.name != first.config.task.name:
+            raise CheckpointError(
+                f"{info.path}: is of the task {info.config.task.name}, {first.path} of {first.config.task.name}; use a "
+                "predictor for each"
+            )
 
 
 def _no_answer(name: str, adapter: str, adapters: int) -> str:

@@ -1,14 +1,11 @@
-"""The training loop of every job: epochs, steps, signals, state. What is trained is a subclass's business."""
+"""The training loop of every job: epochs, steps, signals, state. What is trained and why, the task says."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,117 +16,201 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.build import Splits
 from pointadapterx.config import Config
 from pointadapterx.datasets import Samples, build_inputs, derive_seed, even_batches
+from pointadapterx.datasets.inputs import Batch, Batches
 from pointadapterx.engine.console import progress_bar
+from pointadapterx.engine.devices import require_compiler
+from pointadapterx.engine.evaluator import evaluate, predict
 from pointadapterx.engine.events import tensorboard_events
+from pointadapterx.engine.features import open_features
+from pointadapterx.engine.health import routing_line, routing_record, starved_experts
+from pointadapterx.engine.hooks import Hook, KeepAdapter
 from pointadapterx.engine.optim import build_optimizer, learning_rate
+from pointadapterx.engine.protocol import chooses, protocol_words
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
-from pointadapterx.errors import ConfigError, Interrupted, TrainingError
+from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.block import Block
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.run_folder import EVENTS_FOLDER, HISTORY_FILE, STATE_FILE
+from pointadapterx.tasks import build_task
+from pointadapterx.tasks.exchange import Predictions
 
 log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Runs the steps of a job, and saves and restores its state.
-
-    A subclass gives the loss of a micro-batch (:meth:`loss`), what is done after an epoch (:meth:`assess`),
-    the tensors of the state (:meth:`state_tensors`) and the words of the log (:meth:`line`).
+    """Runs the steps of a job, saves and restores its state, and chooses the epoch to keep.
 
     Args:
         config: complete config.
-        model: what is trained, on the CPU, with ``undecayed_parameters()``.
-        dataset: training samples.
+        model: what is trained, on the CPU.
+        splits: data. An adaptation selects on ``val``, or ``test`` under ``protocol: published``, or nothing under
+            ``protocol: last``.
         folder: run folder, which receives state, history and TensorBoard events.
         accelerator: device, precision, processes.
-        identity: what must be the same when the run is resumed, by name.
+        hooks: what is done besides; by default an adaptation keeps its best adapter.
+
+    Attributes:
+        task: of the config, with what it learnt from the training part.
+        selection: the part that epochs are judged on, or None.
+        selection_name: ``"val"``, or ``"test"`` under the published protocol.
+        protocol_words: how the kept epoch is chosen.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: Config | Mapping[str, Any],
         model: AdaptedModel | MaskedAutoencoder,
-        dataset: Samples,
+        splits: Splits,
         folder: Path,
         accelerator: Accelerator,
-        identity: Mapping[str, str],
+        hooks: Sequence[Hook] | None = None,
     ) -> None:
-        self.config = config
-        self.settings = config["train"]
+        self.config = config = Config.of(config)
+        self.settings = config.train
         self.accelerator = accelerator
-        self.dataset = dataset
+        self.splits = splits
+        self.dataset = splits.train
         self.folder = folder
-        self.inputs = build_inputs(config)
-        if self.settings["compile"]:
-            _require_compiler(accelerator.device)
+        self.task = build_task(config)
+        self.task.facts = self.task.learn(splits.train)
+        self.hooks = hooks if hooks is not None else [KeepAdapter()] if self.task.adapts else []
+        self.protocol_words = protocol_words(config, splits.own_validation)
+        protocol = config.eval.protocol if self.task.adapts else "validation"
+        self.selection = {"validation": splits.val, "published": splits.test, "last": None}[protocol]
+        self.selection_name = "test" if protocol == "published" else "val"
+        if self.settings.cached_views is not None:
+            adapted = self._adapted(model)
+            adapted.method.frozen_state(adapted.backbone)  # refuses before anything is written
+        if self.settings.compile:
+            require_compiler(accelerator.device)
             model.compile()
         for module in model.modules():
             if isinstance(module, Block):
-                module.recomputed = bool(self.settings["gradient_checkpointing"])
+                module.recomputed = bool(self.settings.gradient_checkpointing)
+        self.progress = Progress(identity=self._identity(model))
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        even_batches(len(dataset), **self._batching(0))  # an impossible cut is found before anything is written
-        self.progress = Progress(
-            identity={"processes": str(accelerator.num_processes), "train": dataset.checksum, **identity}
-        )
+        even_batches(len(self.dataset), **self._batching(0))  # an impossible cut is found before anything is written
+
+    def _identity(self, model: AdaptedModel | MaskedAutoencoder) -> dict[str, str]:
+        """What must be the same when the run is resumed, by name."""
+        parts = {"train": self.dataset, "test": self.splits.test, "selection": self.selection}
+        found = {name: part.checksum for name, part in parts.items() if part is not None}
+        found["processes"] = str(self.accelerator.num_processes)
+        return found | ({"backbone": self._adapted(model).backbone_hash} if self.task.adapts else {})
+
+    def _adapted(self, model: nn.Module) -> AdaptedModel:
+        assert isinstance(model, AdaptedModel)
+        return model
 
     @property
-    def plain_model(self) -> nn.Module:
+    def plain_model(self) -> Any:
         """The model without the wrapper for several processes."""
         return self.accelerator.unwrap_model(self.wrapped)
 
     def prepare(self) -> None:
         """What is done once before the first step."""
-        self.fetch = self.inputs.source(self.dataset, staged=self.accelerator.device)
+        views, device = self.settings.cached_views, self.accelerator.device
+        if views is None:
+            targets = self.task.targets(self.dataset)
+            self.batches = Batches(build_inputs(self.config), self.dataset, targets, device, staged=True)
+            return
+        self.features = open_features(self.plain_model, self.dataset, self.config, self.accelerator, views=views)
+        if self.selection is not None:
+            self.selection_features = open_features(
+                self.plain_model, self.selection, self.config, self.accelerator, views=None
+            )
 
-    def draw(self, indices: Tensor, generator: torch.Generator) -> Any:
-        """A micro-batch of the model's inputs.
+    def draw(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        """A micro-batch of training samples, resampled and augmented; or the features of a view of each.
 
         Args:
             indices: (b,) int64 of the training samples.
             generator: for all random draws, on the device.
-
-        Returns:
-            What :meth:`loss` takes, for b samples, on the device.
         """
-        return self.inputs.for_training(self.fetch(indices).to(self.accelerator.device), generator)
-
-    def loss(self, inputs: Any, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a micro-batch.
-
-        Args:
-            inputs: of :meth:`draw`, for example points (b, N, 3), resampled and augmented.
-            labels: (b,) int64.
-            generator: for further draws, on the device of ``inputs``.
-
-        Returns:
-            The mean over the b samples, to be minimised, and sums over them to be reported as means of the
-            epoch: ``loss`` at least.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define its loss")
+        if self.settings.cached_views is None:
+            return self.batches.training(indices, generator)
+        device = self.accelerator.device
+        views = torch.randint(self.features.views, indices.shape, generator=generator, device=device).cpu()
+        targets = self.task.targets(self.dataset).of(indices).to(device)
+        return Batch(self.features.fetch(indices, views, device), targets)
 
     def assess(self, record: dict[str, Any], means: Mapping[str, Tensor], last: bool) -> None:
         """Ends an epoch: completes its record, validates, keeps what is best.
 
         Args:
             record: of the history; holds epoch, learning rate, loss and seconds.
-            means: of what :meth:`loss` reported.
+            means: over the epoch of the sums that the task's loss reported.
             last: whether this was the last epoch.
         """
+        record |= self.task.progress(means)
+        if self.task.adapts:
+            record["protocol"] = self.protocol_words
+            record |= routing_record(means)
+            for warning in starved_experts([*self.progress.history, record]):
+                log.warning(warning)
+        if self.selection is not None and (last or (self.progress.epoch + 1) % self.config.eval.every == 0):
+            self._select(record, self.task.metrics(self._predict(self.selection)))
+        elif self.selection is None and last:
+            self.progress.best_epoch = self.progress.epoch
+            self._call_best({})
+        for hook in self.hooks:
+            hook.assessed(self, record, last)
+
+    def _select(self, record: dict[str, Any], metrics: Mapping[str, Any]) -> None:
+        """Records the metrics of the selection part, and keeps the epoch if it is the best so far."""
+        for key in (*self.task.scores, *self.task.recorded):
+            record[f"{self.selection_name}_{key}"] = metrics[key]
+        if not self.task.scores:
+            return
+        score = self.task.scores[self.task.select].goodness(metrics[self.task.select])
+        if score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
+            self._call_best({self.selection_name: metrics})
+
+    def _call_best(self, selected: Mapping[str, Any]) -> None:
+        for hook in self.hooks:
+            hook.best(self, selected)
+
+    @property
+    def best(self) -> float:
+        """That score of the best epoch so far."""
+        return self.task.scores[self.task.select].goodness(self.progress.best_score)
+
+    def _predict(self, dataset: Samples) -> Predictions:
+        if self.settings.cached_views is None:
+            return evaluate(self.plain_model, dataset, self.task, self.accelerator)
+        features, targets = self.selection_features, self.task.targets(dataset)
+
+        def stored(indices: Tensor, number: int) -> list[Batch]:
+            inputs = features.fetch(indices, torch.zeros_like(indices), self.accelerator.device)
+            return [Batch(inputs, targets.of(indices).to(self.accelerator.device), number=number)]
+
+        return predict(self.plain_model, dataset, self.task, self.accelerator, copies=stored)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Tensors of the model that a resumed run needs."""
-        return self.plain_model.state_dict()
+        """Tensors of the model that a resumed run needs; of an adaptation only what its backbone's file has not."""
+        model = self.plain_model
+        return model.adapter_state() if self.task.adapts else model.state_dict()
 
     def line(self, record: Mapping[str, Any]) -> str:
         """The epoch in words, after number, learning rate and loss."""
-        return ""
+        name = self.selection_name
+        parts = [self.task.progress_text(record)]
+        keys = (*self.task.scores, *self.task.recorded)
+        if keys and f"{name}_{keys[0]}" in record:
+            optimistic = " (selects on TEST)" if name == "test" and chooses(self.config) else ""
+            parts.append(f"{self.task.record_text(record, name)}{optimistic}")
+            if self.task.scores and chooses(self.config):
+                parts.append(f"best {self.best:.2f} (epoch {self.progress.best_epoch + 1})")
+        parts += [*(hook.text(record) for hook in self.hooks), routing_line(record)]
+        return "".join(f"  {part}" for part in parts if part)
 
     def resume(self) -> None:
         """Continues from the folder's state.
@@ -163,7 +244,7 @@ class Trainer:
             self._save_state()
         self.prepare()
         with stop_requests("finishing this step, then saving") as requests, self._events() as write:
-            while progress.epoch < self.settings["epochs"]:
+            while progress.epoch < self.settings.epochs:
                 self._train_epoch(requests)
                 record = self._finish_epoch()
                 write(record)
@@ -204,7 +285,7 @@ class Trainer:
             size: samples of the whole step, over all processes.
 
         Returns:
-            ``samples`` and the sums of what :meth:`loss` reports, over all processes; float64, on the CPU.
+            ``samples`` and the sums of what the task's loss reports, over all processes; float64, on the CPU.
         """
         accelerator, device, settings = self.accelerator, self.accelerator.device, self.settings
         world, epoch = accelerator.num_processes, self.progress.epoch
@@ -214,16 +295,17 @@ class Trainer:
         for number, part in enumerate(parts):
             # The draws of a shard are the same whether it is a process's or an accumulated one.
             shard = accelerator.process_index * len(parts) + number
-            torch.manual_seed(derive_seed(settings["seed"], "dropout", epoch, step, shard))
-            seed = derive_seed(settings["seed"], "augment", epoch, step, shard)
+            torch.manual_seed(derive_seed(settings.seed, "dropout", epoch, step, shard))
+            seed = derive_seed(settings.seed, "augment", epoch, step, shard)
             generator = torch.Generator(device).manual_seed(seed)
-            labels = self.dataset.labels[part].to(device)
-            inputs = self.draw(part, generator)
+            batch = self.draw(part, generator)
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
-                loss, sums = self.loss(inputs, labels, generator)
+                loss, sums = self.task.loss(self.wrapped, batch, generator)
                 # Mean over the whole step, though parts may differ by one sample; DDP averages over processes.
                 accelerator.backward(loss * (len(part) * world / size))
+            if self.task.adapts:
+                sums |= self.plain_model.method.statistics()
             sums |= {"samples": torch.tensor(len(part)), "broken": ~torch.isfinite(loss.detach())}
             for name, values in sums.items():
                 values = values.detach().cpu().double()
@@ -234,10 +316,10 @@ class Trainer:
             totals = {name: accelerator.reduce(values.to(device)).cpu() for name, values in totals.items()}
         if totals.pop("broken"):
             self._refuse_step(step, "loss", broken)
-        limit = settings["clip_grad"] if settings["clip_grad"] is not None else float("inf")
+        limit = settings.clip_grad if settings.clip_grad is not None else float("inf")
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
         # Under fp16 the gradient scaler skips such a step and lowers its scale.
-        if settings["precision"] != "fp16" and norm is not None and not bool(torch.isfinite(norm)):
+        if settings.precision != "fp16" and norm is not None and not bool(torch.isfinite(norm)):
             self._refuse_step(step, "gradient", parts)
         self.optimizer.step()
         return totals
@@ -256,12 +338,12 @@ class Trainer:
     def _batching(self, epoch: int) -> dict[str, Any]:
         """Arguments of :func:`even_batches` after the number of samples."""
         return {
-            "batch_size": self.settings["batch_size"],
-            "seed": self.settings["seed"],
+            "batch_size": self.settings.batch_size,
+            "seed": self.settings.seed,
             "epoch": epoch,
             "rank": self.accelerator.process_index,
             "world_size": self.accelerator.num_processes,
-            "accumulate": self.settings["accumulate"],
+            "accumulate": self.settings.accumulate,
         }
 
     def _agreed(self, requests: list[int]) -> int:
@@ -289,16 +371,16 @@ class Trainer:
                 broadcast(buffer, from_process=0)
         if self.accelerator.is_main_process and not self.folder.is_dir():
             raise TrainingError(f"{self.folder}: was removed while the run wrote to it; start a new run")
-        last = progress.epoch + 1 == self.settings["epochs"]
+        last = progress.epoch + 1 == self.settings.epochs
         self.assess(record, means, last)
         progress.history.append(record)
         log.info(
             "epoch %d/%d  lr %.2e  loss %.5g%s  %.1f s",
-            *(record["epoch"], self.settings["epochs"], record["lr"], record["train_loss"], self.line(record)),
+            *(record["epoch"], self.settings.epochs, record["lr"], record["train_loss"], self.line(record)),
             record["seconds"],
         )
         progress.epoch, progress.step, progress.seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
-        if last or progress.epoch % self.settings["save_every"] == 0:
+        if last or progress.epoch % self.settings.save_every == 0:
             self._save_state()
         return record
 
@@ -325,13 +407,3 @@ class Trainer:
             return nullcontext(lambda record: None)
         # Events of epochs that are trained again after a kill are hidden.
         return tensorboard_events(self.folder / EVENTS_FOLDER, self.progress.epoch + 1)
-
-
-def _require_compiler(device: torch.device) -> None:
-    """torch.compile writes C++ for a CPU, and needs a compiler from the first step on."""
-    candidates = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++", "cl"]
-    if device.type == "cpu" and not any(map(shutil.which, candidates)):
-        raise ConfigError(
-            f"train.compile needs a C++ compiler on a CPU ({', '.join(candidates)} not found); install one, or remove "
-            "the key"
-        )

@@ -21,14 +21,14 @@ from pointadapterx import ops
 from pointadapterx.arrays import as_array
 from pointadapterx.build import build_backbone, build_probe_data
 from pointadapterx.config import Config
-from pointadapterx.datasets import PointClouds, resample_test
+from pointadapterx.datasets import PointClouds, build_inputs
 from pointadapterx.engine.console import console
-from pointadapterx.engine.metrics import require_finite
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.point_mae import PointMAE
 from pointadapterx.peft import Method
 from pointadapterx.schema import Section
+from pointadapterx.tasks.exchange import require_finite
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
 PROBE_SEEDS = (0, 1, 2)  # initialisations of the random backbones
@@ -44,12 +44,9 @@ def frozen_features(backbone: Backbone, dataset: PointClouds, config: Config, ac
     was_training = backbone.training
     backbone.eval()
     plain, rows = Method(Section()), []
-    for points in dataset.points.split(config["eval"]["batch_size"]):
-        points = resample_test(
-            points.to(accelerator.device),
-            config["data"]["num_points"],
-            skip_origin=config["backbone"]["skip_origin"],
-        )
+    inputs = build_inputs(config)
+    for points in dataset.points.split(config.eval.batch_size):
+        points = inputs.for_test(points.to(accelerator.device))
         with accelerator.autocast():
             patches = backbone(points, plain).sequence.patches
         rows.append(torch.cat([patches.amax(dim=1), patches.mean(dim=1)], dim=-1).float().cpu())
@@ -62,11 +59,8 @@ def calibrate_batch_norm(backbone: PointMAE, dataset: PointClouds, config: Confi
 
     Random weights keep 0 and 1 otherwise, which handicaps them for no reason that has to do with what was learnt.
     """
-    device = next(backbone.parameters()).device
-    clouds = (
-        resample_test(points.to(device), config["data"]["num_points"], skip_origin=config["backbone"]["skip_origin"])
-        for points in dataset.points.split(config["eval"]["batch_size"])
-    )
+    device, inputs = next(backbone.parameters()).device, build_inputs(config)
+    clouds = (inputs.for_test(points.to(device)) for points in dataset.points.split(config.eval.batch_size))
     update_bn((backbone.grouping(points).neighborhood for points in clouds), backbone.patch_encoder)
 
 
@@ -124,22 +118,22 @@ def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:
     Raises:
         ConfigError: for an adaptation config, or without weights to judge.
     """
-    if "pretrain" not in config:
+    if config.pretrain is None:
         raise ConfigError("a probe needs a pre-training config, for example cfgs/pretrain/point_mae_tiny.yaml")
-    weights = config["backbone"]["weights"]
+    weights = config.backbone.weights
     if weights is None:
         raise ConfigError("backbone.weights is not set; add backbone.weights=FILE to the command")
     parts = build_probe_data(config)
 
     def judge(source: str | None, seed: int, calibrated: bool = False) -> float:
-        backbone = build_backbone({**config["backbone"], "weights": source, "init_seed": seed})
+        backbone = build_backbone(config.backbone.model_copy(update={"weights": source, "init_seed": seed}))
         backbone.to(accelerator.device)
         if calibrated and isinstance(backbone, PointMAE):
             calibrate_batch_norm(backbone, parts[0], config)
         return probe_accuracy(backbone, *parts, config, accelerator)
 
     with ops.unchecked():
-        of_weights = judge(weights, config["backbone"]["init_seed"])  # first: weights may not fit
+        of_weights = judge(weights, config.backbone.init_seed or 0)  # first: weights may not fit
         found = {
             "random": fmean(judge(None, seed) for seed in PROBE_SEEDS),
             "random, BatchNorm calibrated": fmean(judge(None, seed, calibrated=True) for seed in PROBE_SEEDS),

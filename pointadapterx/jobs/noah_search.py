@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -24,12 +23,13 @@ from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.claim import claimed
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate
-from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
+from pointadapterx.hashing import hash_file
 from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
 from pointadapterx.run_folder import ADAPTER_FILE, ARCHITECTURE_FILE, CONFIG_FILE, METRICS_FILE, SEARCH_FILE
+from pointadapterx.tasks import build_task
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
         InUseError: if the run or another search is still running.
     """
     config = _config(folder, overrides)
-    accelerator = make_accelerator(config["train"]["precision"])
+    accelerator = make_accelerator(config.train.precision)
     with claimed(folder, accelerator, "wait for it, or stop it first"):
         return _search(folder, config, accelerator)
 
@@ -77,9 +77,9 @@ def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate
     model = build_model(config)
     load_adapter(model, info)
     model.to(accelerator.device).eval()
-    method = model.method
+    method, task = model.method, build_task(config, info.facts)
     assert isinstance(method, Noah)
-    identity = hashlib.sha256(info.path.read_bytes()).hexdigest() + validation.checksum
+    identity = hash_file(info.path) + validation.checksum
     known = _known_scores(folder / SEARCH_FILE, identity)
     found: list[Candidate] = []
 
@@ -88,15 +88,15 @@ def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate
         if key not in known:
             method.use(architecture)
             settle_head(model, train, config, accelerator)
-            metrics = compute_metrics(evaluate(model, validation, config, accelerator), validation.classes)
-            known[key] = metrics[config["eval"]["select"]]
+            metrics = task.metrics(evaluate(model, validation, task, accelerator))
+            known[key] = task.scores[task.select].goodness(metrics[task.select])
             if accelerator.is_main_process:
                 write_json(folder / SEARCH_FILE, {"of": identity, "scores": known})
         return known[key]
 
-    options = SearchConfig.model_validate(config["method"]["search"])
+    options = method.options.search
     with ops.unchecked():
-        for number, found in enumerate(evolve(method.space, options, judge, config["train"]["seed"]), 1):
+        for number, found in enumerate(evolve(method.space, options, judge, config.train.seed), 1):
             log.info(
                 "generation %d/%d: %d architectures, best %.2f with %s parameters",
                 *(number, options.generations, len(found), found[0].score, f"{found[0].parameters:,}"),
@@ -115,7 +115,7 @@ def settle_head(model: AdaptedModel, train: Samples, config: Config, accelerator
     if not any(isinstance(module, _BatchNorm) for module in model.head.modules()):
         return
     size = max(min(SETTLING, len(train)), len(train.labels.unique()))
-    count = max(1, size // max(2, config["eval"]["batch_size"]))  # of even batches: one sample has no statistics
+    count = max(1, size // max(2, config.eval.batch_size))  # of even batches: one sample has no statistics
     batches = stratified_draw(train.labels, size, 0).tensor_split(count)
     inputs = build_inputs(config)
     fetch = inputs.source(train)
@@ -183,11 +183,13 @@ def _config(folder: Path, overrides: list[str]) -> Config:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: holds no {name}; give the folder of a finished run of a supernet")
     config = read_config(folder / CONFIG_FILE, overrides)
-    if config["method"]["name"] != "noah":
-        raise ConfigError(f"{folder}: method.name={config['method']['name']} has no supernet to search; noah has")
-    if config["method"]["architecture"] is not None:
+    method = config.method
+    if not isinstance(method, Noah.Options):
+        other = None if method is None else method.name
+        raise ConfigError(f"{folder}: method.name={other} has no supernet to search; noah has")
+    if method.architecture is not None:
         raise ConfigError(f"{folder}: trained one architecture, not the supernet (method.architecture is set)")
-    if config["eval"]["protocol"] != "validation":
+    if config.eval.protocol != "validation":
         raise ConfigError(
             f"{folder}: eval.protocol={config['eval']['protocol']} has no validation part to search on; train the "
             "supernet with eval.protocol=validation"

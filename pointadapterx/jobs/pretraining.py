@@ -1,156 +1,132 @@
-"""Pre-training: Point-MAE on clouds without labels, watched by reconstruction and by a linear probe."""
+"""What a pre-training run does beside its steps: the linear probe, the encoder's weights, drawings."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
 
-from pointadapterx.build import PretrainingData
+from pointadapterx.build import build_probe_data
 from pointadapterx.checkpoints.adapter_file import versions
 from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.config import Config
-from pointadapterx.datasets import EvalBatches, derive_seed, resample_test
+from pointadapterx.datasets import PointClouds, build_inputs
+from pointadapterx.datasets.inputs import Batches
+from pointadapterx.engine.hooks import Hook
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.jobs.linear_probe import probe_accuracy
 from pointadapterx.models.grouping import Groups
-from pointadapterx.models.masking import MASKINGS, hidden_groups
-from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.optional import missing
 from pointadapterx.run_folder import BEST_WEIGHTS_FILE, DRAWINGS_FOLDER, WEIGHTS_FILE
+from pointadapterx.tasks.reconstruction import PretrainConfig, Reconstruction
 from pointadapterx.visualize.drawing import paint, save
 from pointadapterx.visualize.reconstruction import reconstruction_sheet
 
 log = logging.getLogger(__name__)
 
 
-class PretrainingTrainer(Trainer):
-    """Fits a masked autoencoder; its encoder is written with every probe, and kept where the probe was best.
+def pretraining_hooks(config: Config) -> list[Hook]:
+    """Those of a config with a ``pretrain`` section; reads the data of its probe."""
+    options = config.pretrain
+    assert isinstance(options, PretrainConfig)
+    hooks: list[Hook] = [KeepWeights(options, build_probe_data(config) if options.probe.every else None)]
+    return [*hooks, DrawReconstructions(options)] if options.draw else hooks
+
+
+def _is_due(options: PretrainConfig, epoch: int, last: bool) -> bool:
+    """Whether the encoder is looked at after this epoch, counted from 1."""
+    return last or bool(options.probe.every and epoch % options.probe.every == 0)
+
+
+class KeepWeights(Hook):
+    """Writes the encoder now and then, with the accuracy of a linear probe, and the best one by it.
 
     Args:
-        config: complete config with a ``pretrain`` section.
-        model: the autoencoder, on the CPU.
-        data: see :class:`~pointadapterx.build.PretrainingData`.
-        folder: run folder, which besides receives the encoder's weights and drawings.
-        accelerator: device, precision, processes.
+        options: of pre-training.
+        data: labelled clouds on which the probe is trained and judged; None probes never.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        model: MaskedAutoencoder,
-        data: PretrainingData,
-        folder: Path,
-        accelerator: Accelerator,
-    ) -> None:
-        self.model = model
-        self.data = data
-        self.options = config["pretrain"]
-        self.hidden = hidden_groups(self.options["mask_ratio"], config["backbone"]["num_groups"])
-        super().__init__(config, model, data.train, folder, accelerator, {"selection": data.val.checksum})
+    def __init__(self, options: PretrainConfig, data: tuple[PointClouds, PointClouds] | None) -> None:
+        self.options, self.data = options, data
 
-    def loss(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Chamfer distance of the hidden groups."""
-        groups = self.model.encoder.grouping(inputs)
-        mask = MASKINGS[self.options["mask"]](groups.centers, self.hidden, generator)
-        loss = self.wrapped(groups, mask).loss
-        return loss, {"loss": loss.detach() * len(inputs)}
-
-    def assess(self, record: dict[str, Any], means: Mapping[str, Tensor], last: bool) -> None:
-        """Reconstruction loss on held-out clouds; now and then the probe, drawings and the weights."""
-        number, probe = self.progress.epoch + 1, self.options["probe"]
-        if last or number % self.config["eval"]["every"] == 0:
-            record["val_loss"] = self.validation_loss()
-        if not (last or (probe["every"] and number % probe["every"] == 0)):
+    def assessed(self, trainer: Trainer, record: dict[str, Any], last: bool) -> None:
+        """See :class:`~pointadapterx.engine.hooks.Hook`."""
+        progress = trainer.progress
+        if not _is_due(self.options, progress.epoch + 1, last):
             return
-        if self.accelerator.is_main_process:
-            if self.data.probe is not None:
-                record["probe_accuracy"] = self.probe_accuracy()
-            if self.options["draw"]:
-                self._draw(self.folder / DRAWINGS_FOLDER / f"epoch_{number:04d}.png")
-            self.save_weights(WEIGHTS_FILE, record)
-            if record.get("probe_accuracy", float("-inf")) > self.progress.best_score:
-                self.progress.best_score, self.progress.best_epoch = record["probe_accuracy"], self.progress.epoch
-                self.save_weights(BEST_WEIGHTS_FILE, record)
-        self.accelerator.wait_for_everyone()
+        if trainer.accelerator.is_main_process:
+            if self.data is not None:
+                record["probe_accuracy"] = self.probe_accuracy(trainer)
+            self.save(trainer, WEIGHTS_FILE, record)
+            if record.get("probe_accuracy", float("-inf")) > progress.best_score:
+                progress.best_score, progress.best_epoch = record["probe_accuracy"], progress.epoch
+                self.save(trainer, BEST_WEIGHTS_FILE, record)
+        trainer.accelerator.wait_for_everyone()
 
-    def line(self, record: Mapping[str, Any]) -> str:
-        """Held-out loss and probe, where this epoch had them."""
-        line = f"  val loss {record['val_loss']:.5g}" if "val_loss" in record else ""
-        return line + (f"  linear probe {record['probe_accuracy']:.2f} %" if "probe_accuracy" in record else "")
+    def text(self, record: Mapping[str, Any]) -> str:
+        """The probe, where this epoch had one."""
+        return f"linear probe {record['probe_accuracy']:.2f} %" if "probe_accuracy" in record else ""
 
-    @torch.inference_mode()
-    def validation_loss(self) -> float:
-        """Chamfer distance on the held-out clouds under the same masks in every epoch.
-
-        Every cloud counts once, whatever the number of processes.
-        """
-        self.model.eval()
-        total = torch.zeros(1, dtype=torch.float32, device=self.accelerator.device)
-        for groups, mask in self._validation_batches():
-            with self.accelerator.autocast():
-                total += self.model(groups, mask).loss * len(mask)
-        self.model.train()
-        return self.accelerator.reduce(total).item() / len(self.data.val)
-
-    def probe_accuracy(self) -> float:
+    def probe_accuracy(self, trainer: Trainer) -> float:
         """See :func:`~pointadapterx.jobs.linear_probe.probe_accuracy`."""
-        assert self.data.probe is not None
-        return probe_accuracy(self.model.encoder, *self.data.probe, self.config, self.accelerator)
+        assert self.data is not None
+        return probe_accuracy(trainer.plain_model.encoder, *self.data, trainer.config, trainer.accelerator)
 
-    def save_weights(self, name: str, record: Mapping[str, Any]) -> None:
+    def save(self, trainer: Trainer, name: str, record: Mapping[str, Any]) -> None:
         """Writes the encoder in half precision to a file of the run, with the story of its training."""
-        config = self.config
+        config, train = trainer.config, trainer.splits.train
         nowhere = {"root": None, "cache_dir": None}  # where files lay is nobody else's business
         sections = config.dump()
+        pretrain = sections["pretrain"]
         story = {
-            "data": {
-                "name": config["data"]["name"],
-                "clouds": len(self.data.train),
-                "checksum": self.data.train.checksum,
-            },
+            "data": {"name": config.data.name, "clouds": len(train), "checksum": train.checksum},
             "config": {
                 **sections,
                 "backbone": {**sections["backbone"], "weights": None},
-                "pretrain": {**sections["pretrain"], "probe": {**sections["pretrain"]["probe"], "root": None}},
+                "pretrain": {**pretrain, "probe": {**pretrain["probe"], "root": None}},
                 "data": {**sections["data"], **nowhere},
             },
             "record": dict(record),
             "versions": versions(),
         }
-        save_backbone(self.model.encoder, self.folder / name, sections["backbone"], story)
+        save_backbone(trainer.plain_model.encoder, trainer.folder / name, config.backbone, story)
 
-    def _validation_batches(self) -> Iterator[tuple[Groups, Tensor]]:
-        accelerator, count = self.accelerator, self.config["data"]["num_points"]
-        size, seed = self.config["eval"]["batch_size"], self.config["eval"]["split_seed"]
-        skip_origin = self.config["backbone"]["skip_origin"]
-        batches = EvalBatches(
-            len(self.data.val), size, rank=accelerator.process_index, world_size=accelerator.num_processes
-        )
-        for batch in batches:
-            points = resample_test(self.data.val.points[batch].to(accelerator.device), count, skip_origin=skip_origin)
-            groups = self.model.encoder.grouping(points)
-            generator = torch.Generator(points.device).manual_seed(derive_seed(seed, "mask", int(batch[0]) // size))
-            yield groups, MASKINGS[self.options["mask"]](groups.centers, self.hidden, generator)
+
+class DrawReconstructions(Hook):
+    """Draws what the model makes of the first held-out clouds, whenever the encoder is written.
+
+    Args:
+        options: of pre-training.
+    """
+
+    def __init__(self, options: PretrainConfig) -> None:
+        self.options = options
+
+    def assessed(self, trainer: Trainer, record: dict[str, Any], last: bool) -> None:
+        """See :class:`~pointadapterx.engine.hooks.Hook`."""
+        epoch = trainer.progress.epoch + 1
+        if trainer.accelerator.is_main_process and _is_due(self.options, epoch, last):
+            self._draw(trainer, epoch)
 
     @torch.inference_mode()
-    def _draw(self, path: Path) -> None:
-        groups, mask = next(self._validation_batches())
-        kept = slice(self.options["draw"])
+    def _draw(self, trainer: Trainer, epoch: int) -> None:
+        task, model, val = trainer.task, trainer.plain_model, trainer.splits.val
+        assert isinstance(task, Reconstruction)
+        assert val is not None
+        batches = Batches(build_inputs(trainer.config), val, task.targets(val), trainer.accelerator.device)
+        first = torch.arange(min(trainer.config.eval.batch_size, len(val)))  # the masks are those of a whole batch
+        groups, mask = task.test_masked(model.encoder, batches.test(first))
+        kept = slice(self.options.draw)
         groups, mask = Groups(groups.neighborhood[kept], groups.centers[kept]), mask[kept]
-        self.model.eval()
-        predicted = self.model(groups, mask).predicted.float().cpu()
-        self.model.train()
-        names = self.data.val.names
+        model.eval()
+        predicted = model(groups, mask).predicted.float().cpu()
+        model.train()
         of_cpu = Groups(*(part.cpu() for part in groups))
-        sheet = reconstruction_sheet(of_cpu, mask.cpu(), predicted, names[kept] if names else None)
+        sheet = reconstruction_sheet(of_cpu, mask.cpu(), predicted, val.names[kept] if val.names else None)
         try:
-            save(paint(sheet), path)
+            save(paint(sheet), trainer.folder / DRAWINGS_FOLDER / f"epoch_{epoch:04d}.png")
         except ImportError:
             reason = missing("matplotlib.figure", "viz")
             if reason is None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.table import Table
 
 from pointadapterx.adapted_model import ParameterCount, ParameterReport
+from pointadapterx.config import Config
 from pointadapterx.counting import count_model
 from pointadapterx.engine.console import console
 
 
-def count(config: Mapping[str, Any]) -> None:
+def count(config: Config) -> None:
     """Prints what a config's model costs, see :func:`~pointadapterx.counting.count_model`.
 
     Raises:
@@ -30,12 +30,13 @@ def count(config: Mapping[str, Any]) -> None:
 
 
 def parameter_table(
-    config: Mapping[str, Any],
+    config: Config,
     report: ParameterReport,
     parts: Mapping[str, Mapping[str, ParameterCount]] | None = None,
 ) -> Table:
     """Trained and all parameters by component, and of what they are how much."""
-    table = Table(title=f"parameters of {config['method']['name']}", title_justify="left")
+    assert config.method is not None
+    table = Table(title=f"parameters of {config.method.name}", title_justify="left")
     for column in ("part", "trainable", "total"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for name, component in report.components.items():

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
-from pointadapterx.build import build_test_split
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, build_restored, model_config, read_adapter, versions
+from pointadapterx.build import build_restored, build_test_split, model_config
+from pointadapterx.checkpoints.adapter_file import read_adapter, versions
 from pointadapterx.checkpoints.shipped import without_locations
 from pointadapterx.config import Config
 from pointadapterx.datasets import Samples
@@ -22,14 +22,13 @@ from pointadapterx.engine.claim import claimed
 from pointadapterx.engine.console import console
 from pointadapterx.engine.devices import agreed_folder, log_device, make_accelerator
 from pointadapterx.engine.evaluator import evaluate, vote_over_seeds
-from pointadapterx.engine.metrics import compute_metrics, metrics_table, write_predictions
 from pointadapterx.engine.precision import precision_of
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.tables import parameter_table
 from pointadapterx.run_folder import PREDICTIONS_FILE, TEST_FILE, VOTE_PREDICTIONS_FILE
-from pointadapterx.tasks.calibration import summary
+from pointadapterx.tasks import Task, build_task
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +69,11 @@ def test(
     if on_hub:  # where the data of whoever trained it lay says nothing here
         info = info._replace(config=without_locations(info.config, ("data.root", "data.cache_dir")))
     config = model_config(info, overrides)
-    accelerator = make_accelerator(config["train"]["precision"])
+    accelerator = make_accelerator(config.train.precision)
     config = config.replaced(train={"precision": precision_of(accelerator)})
     with accelerator.main_process_first():
         dataset = build_test_split(config)
-    if info.classes != dataset.classes:
+    if info.task.predicts_classes and info.classes != dataset.classes:
         raise CheckpointError(
             f"{info.path}: was trained on other classes ({', '.join(info.classes[:3])}, …) than the data has "
             f"({', '.join(dataset.classes[:3])}, …)"
@@ -87,25 +86,26 @@ def test(
     beside = Path("runs") / Address.parse(str(adapter)).name if on_hub else info.path.parent
     folder = agreed_folder(output or beside / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     with claimed(folder, accelerator, ANOTHER_OUTPUT):
-        report = evaluate_and_write(model, dataset, config, accelerator, folder, info, info.metrics.get("protocol"))
+        task = build_task(config, info.facts)
+        report = evaluate_and_write(model, dataset, task, config, accelerator, folder, info.metrics.get("protocol"))
         report |= {"adapter": str(info.path), "config": config.dump(), "overrides": overrides}
         if copies is not None or published:
-            seeds = list(range(PUBLISHED_VOTES)) if published else config["eval"]["vote"]["seeds"]
+            seeds = list(range(PUBLISHED_VOTES)) if published else config.eval.vote.seeds
             votes, first = vote_over_seeds(
                 model,
                 dataset,
-                config,
+                task,
                 accelerator,
-                copies=copies or config["eval"]["vote"]["copies"],
+                copies=copies or config.eval.vote.copies,
                 seeds=seeds,
                 published=published,
             )
-            report["vote"] = votes | {"first_vote": compute_metrics(first, dataset.classes)}
+            report["vote"] = votes | {"first_vote": task.metrics(first)}
             if accelerator.is_main_process:
                 protocol = votes.get("label", info.metrics.get("protocol"))
                 path = folder / VOTE_PREDICTIONS_FILE
-                write_predictions(path, first, dataset.classes, dataset.names, protocol, dataset.groups)
-                console.print(_vote_line(votes))
+                task.write_answers(path, first, dataset, protocol)
+                console.print(_vote_line(votes, task))
         if accelerator.is_main_process:
             write_json(folder / TEST_FILE, report)
             log.info("written: %s", folder / TEST_FILE)
@@ -115,48 +115,61 @@ def test(
 def evaluate_and_write(
     model: AdaptedModel,
     dataset: Samples,
+    task: Task,
     config: Config,
     accelerator: Accelerator,
     folder: Path,
-    info: AdapterInfo,
     protocol: str | None,
 ) -> dict[str, Any]:
-    """Tests the model of an adapter on the test split."""
-    predictions = evaluate(model, dataset, config, accelerator)
-    metrics = compute_metrics(predictions, dataset.classes)
-    data, parameters = config["data"], count_parameters(model)
+    """Tests an adapted model on the test split, and writes its answers.
+
+    Args:
+        model: of an adapter.
+        dataset: the test split.
+        task: with the adapter's facts.
+        config: of the run or the test.
+        accelerator: device, precision, processes.
+        folder: for the answers.
+        protocol: how the adapter was selected.
+
+    Returns:
+        The report of the test, JSON-able.
+    """
+    assert config.method is not None
+    predictions = evaluate(model, dataset, task, accelerator)
+    metrics, data = task.metrics(predictions), config.data
     report = {
         "protocol": protocol,
         "regime": regime(data),
         "data": {
-            "name": data["name"],
-            "variant": data["variant"],
+            "name": data.name,
+            "variant": data.variant,
             "split": "test",
-            "few_shot": config.dump()["data"]["few_shot"],
-            "train_size": data["train_size"],
+            "few_shot": None if data.few_shot is None else data.few_shot.model_dump(),
+            "train_size": data.train_size,
             "checksum": dataset.checksum,
         },
-        "method": config["method"]["name"],
-        "parameters": parameters._asdict(),
+        "method": config.method.name,
+        "parameters": count_parameters(model)._asdict(),
         "versions": versions(),
         "ops": ops.implementation(accelerator.device),
         "test": metrics,
+        **task.judge(predictions),
     }
-    if info.calibration is not None:
-        report["calibration"] = summary(info.calibration, *predictions)
     if accelerator.is_main_process:
-        what = " ".join(filter(None, (data["name"], data["variant"])))
-        title = f"{config['method']['name']} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
-        console.print(metrics_table(metrics, title))
-        path = folder / PREDICTIONS_FILE
-        write_predictions(path, predictions, dataset.classes, dataset.names, protocol, dataset.groups)
+        what = " ".join(filter(None, (data.name, data.variant)))
+        title = f"{config.method.name} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
+        console.print(task.metrics_table(metrics, title))
+        task.write_answers(folder / PREDICTIONS_FILE, predictions, dataset, protocol)
     return report
 
 
-def _vote_line(votes: Mapping[str, Any]) -> str:
-    entry = votes["overall_accuracy"]
+def _vote_line(votes: Mapping[str, Any], task: Task) -> str:
+    """The first of the task's scores."""
+    key, score = next(iter(task.scores.items()))
+    entry = votes[key]
     spread = f" ± {entry['std']:.2f} over {len(votes['seeds'])} vote seeds" if entry["std"] is not None else ""
-    line = f"vote of {votes['copies']} copies: OA {entry['mean']:.2f}{spread}"
+    line = f"vote of {votes['copies']} copies: {score.short} {entry['mean']:.2f}{spread}"
     if "published_maximum" in entry:
         line += f"; {votes['label']}: {entry['published_maximum']:.2f}"
     return line

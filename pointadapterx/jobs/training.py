@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from pointadapterx import ops
-from pointadapterx.adapted_model import count_parameters
-from pointadapterx.build import build_autoencoder, build_model, build_pretraining_data, build_splits
+from pointadapterx.adapted_model import AdaptedModel, count_parameters
+from pointadapterx.build import build_splits, build_trained
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, save_adapter, versions
 from pointadapterx.config import LOCATIONS, Config, dump_config, read_config
 from pointadapterx.engine.claim import claimed, refuse_if_claimed
@@ -19,11 +20,11 @@ from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.devices import agreed_folder, hardware, log_device, make_accelerator, peak_memory_mib
 from pointadapterx.engine.evaluator import evaluate_hidden
 from pointadapterx.engine.precision import precision_of
+from pointadapterx.engine.protocol import chooses
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import require_utf8, write_json, write_text
-from pointadapterx.jobs.adaptation import AdaptationTrainer, chooses
-from pointadapterx.jobs.pretraining import PretrainingTrainer
+from pointadapterx.jobs.pretraining import pretraining_hooks
 from pointadapterx.jobs.tables import parameter_table
 from pointadapterx.jobs.testing import ANOTHER_OUTPUT, evaluate_and_write
 from pointadapterx.run_folder import (
@@ -34,14 +35,13 @@ from pointadapterx.run_folder import (
     STATE_FILE,
     WEIGHTS_FILE,
     can_resume,
+    is_finished,
 )
-from pointadapterx.tasks.calibration import fit_temperature
-from pointadapterx.tasks.novelty import Novelty
 
 log = logging.getLogger(__name__)
 
 
-def train(config: Config, name: str, output: Path | None, accelerator: Accelerator) -> Path:
+def train(config: Config | Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
     """Adapts and tests the best adapter once, or pre-trains where the config says so; returns the run's folder.
 
     Args:
@@ -54,6 +54,7 @@ def train(config: Config, name: str, output: Path | None, accelerator: Accelerat
         PointAdapterXError: for wrong data, weights, or a folder that is taken.
         InUseError: if another process is training into it.
     """
+    config = Config.of(config)
     folder = agreed_folder(output or Path("runs") / name / time.strftime("%Y%m%d-%H%M%S"))
     require_utf8(folder)
     refuse_if_claimed(folder, ANOTHER_OUTPUT)
@@ -101,7 +102,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
         raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
     require_utf8(folder)
     config = read_config(folder / CONFIG_FILE, overrides)
-    accelerator = make_accelerator(config["train"]["precision"])
+    accelerator = make_accelerator(config.train.precision)
     with claimed(folder, accelerator, "wait for it, or stop it first"):
         return _continue(config, folder, accelerator)
 
@@ -109,39 +110,34 @@ def resume(folder: Path, overrides: list[str]) -> Path:
 def _continue(config: Config, folder: Path, accelerator: Accelerator) -> Path:
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
-    adapts = isinstance(trainer, AdaptationTrainer)
-    if adapts and trainer.progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
+    progress, epochs = trainer.progress, config.train.epochs
+    if trainer.task.adapts and progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
             f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
             "restore it, or start a new run"
         )
-    if not adapts and trainer.progress.epoch >= config["train"]["epochs"] and not (folder / WEIGHTS_FILE).is_file():
+    if not trainer.task.adapts and progress.epoch >= epochs and not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} of the finished run is gone; restore it, or start a new run")
-    if (folder / METRICS_FILE).is_file() and trainer.progress.epoch >= config["train"]["epochs"]:
+    if is_finished(folder) and progress.epoch >= epochs:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder
     return _fit(trainer)
 
 
 def _trainer(config: Config, folder: Path, accelerator: Accelerator) -> Trainer:
-    if "pretrain" in config:
-        with accelerator.main_process_first():  # which may have to build a cache that the others then read
-            data = build_pretraining_data(config)
-        autoencoder = build_autoencoder(config)
-        log_device(accelerator)
-        encoder, whole = (sum(p.numel() for p in part.parameters()) for part in (autoencoder.encoder, autoencoder))
-        log.info("parameters: encoder %s, with decoder %s", f"{encoder:,}", f"{whole:,}")
-        log.info("data: %d training, %d held-out clouds", len(data.train), len(data.val))
-        return PretrainingTrainer(config, autoencoder, data, folder, accelerator)
-    with accelerator.main_process_first():
+    with accelerator.main_process_first():  # which may have to build a cache that the others then read
         splits = build_splits(config)
-    model = build_model(config)
+        hooks = None if config.pretrain is None else pretraining_hooks(config)
+    model = build_trained(config)
     log_device(accelerator)
-    if accelerator.is_main_process:
-        console.print(parameter_table(config, count_parameters(model)))
-    val = f", {len(splits.val)} validation" if splits.val is not None else ""
-    log.info("data: %d training%s, %d test samples", len(splits.train), val, len(splits.test))
-    return AdaptationTrainer(config, model, splits, folder, accelerator)
+    if isinstance(model, AdaptedModel):
+        if accelerator.is_main_process:
+            console.print(parameter_table(config, count_parameters(model)))
+    else:
+        log.info("parameters: %s", f"{sum(p.numel() for p in model.parameters()):,}")
+    sizes = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    log.info("data: %s samples", ", ".join(f"{len(part)} {name}" for name, part in sizes.items() if part is not None))
+    return Trainer(config, model, splits, folder, accelerator, hooks)
 
 
 def _fit(trainer: Trainer) -> Path:
@@ -153,13 +149,11 @@ def _fit(trainer: Trainer) -> Path:
         started = time.perf_counter()
         with ops.unchecked():  # the data sets were checked when they were read
             trainer.fit()
-        report: dict[str, Any] = {}
-        if isinstance(trainer, AdaptationTrainer):
-            report = _test_best(trainer)
+        report: dict[str, Any] = _test_best(trainer) if trainer.task.adapts else {}
         report |= {
-            "seed": trainer.settings["seed"],
+            "seed": trainer.settings.seed,
             "epochs": len(history),
-            "cached_views": trainer.settings["cached_views"],
+            "cached_views": trainer.settings.cached_views,
             "seconds": sum(record["seconds"] for record in history),
             "seconds_per_epoch": sum(record["seconds"] for record in history) / len(history),
             "seconds_this_session": time.perf_counter() - started,
@@ -167,8 +161,9 @@ def _fit(trainer: Trainer) -> Path:
             "hardware": hardware(accelerator.device),
             "versions": versions(),
         }
-        if isinstance(trainer, PretrainingTrainer):
-            report |= {key: history[-1][key] for key in ("val_loss", "probe_accuracy") if key in history[-1]}
+        if not trainer.task.adapts:
+            measured = [key for key in history[-1] if key not in ("epoch", "lr", "train_loss", "seconds")]
+            report |= {key: history[-1][key] for key in measured}
             log.info("weights: %s (%.2f MB)", *_size(folder / WEIGHTS_FILE))
         if accelerator.is_main_process:
             write_json(folder / METRICS_FILE, report)
@@ -179,14 +174,16 @@ def _fit(trainer: Trainer) -> Path:
     return folder
 
 
-def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
+def _test_best(trainer: Trainer) -> dict[str, Any]:
     """The kept adapter on the test set."""
-    accelerator, folder, config = trainer.accelerator, trainer.folder, trainer.config
-    info = _calibrate(trainer, load_adapter(trainer.model, folder / ADAPTER_FILE))
-    test = trainer.splits.test
-    report = evaluate_and_write(trainer.model, test, config, accelerator, folder, info, trainer.protocol_words)
+    accelerator, folder, config, test = trainer.accelerator, trainer.folder, trainer.config, trainer.splits.test
+    assert test is not None
+    info = _fit_facts(trainer, load_adapter(trainer.plain_model, folder / ADAPTER_FILE))
+    report = evaluate_and_write(
+        trainer.plain_model, test, info.task, config, accelerator, folder, trainer.protocol_words
+    )
     if trainer.selection is not None:
-        report[f"{trainer.selection_name}_{config['eval']['select']}"] = trainer.progress.best_score
+        report[f"{trainer.selection_name}_{trainer.task.select}"] = trainer.best
     report |= {
         "best_epoch": trainer.progress.best_epoch + 1,
         "adapter_bytes": (folder / ADAPTER_FILE).stat().st_size,
@@ -196,35 +193,24 @@ def _test_best(trainer: AdaptationTrainer) -> dict[str, Any]:
     return report
 
 
-def _calibrate(trainer: AdaptationTrainer, info: AdapterInfo) -> AdapterInfo:
-    """Fits temperature and novelty on the validation part, and adds them to the adapter's file.
+def _fit_facts(trainer: Trainer, info: AdapterInfo) -> AdapterInfo:
+    """Has the task fit what it can to the kept adapter's answers, and adds that to the adapter's file.
 
     Without a part that neither trained nor tests there is nothing to fit on, and the file stays as it is.
     """
-    val = trainer.splits.val
+    val, task, accelerator = trainer.splits.val, trainer.task, trainer.accelerator
     if val is None:
         return info
-    model, train, config, accelerator = trainer.model, trainer.splits.train, trainer.config, trainer.accelerator
-    hidden, _ = evaluate_hidden(model, train, config, accelerator)
-    val_hidden, logits = evaluate_hidden(model, val, config, accelerator)
-    info = info._replace(
-        calibration=fit_temperature(logits, val.labels),
-        novelty=Novelty.fit(hidden, train.labels, val_hidden, logits),
+    fitted = task.fit(
+        lambda part: evaluate_hidden(trainer.plain_model, part, task, accelerator), trainer.splits.train, val
     )
-    if info.calibration is not None and info.calibration.reason:
-        log.info("temperature 1: %s", info.calibration.reason)
+    if fitted == info.facts:
+        return info
+    task.facts = fitted
     if accelerator.is_main_process:
-        save_adapter(
-            model,
-            info.path,
-            config=info.config,
-            classes=info.classes,
-            metrics=info.metrics,
-            calibration=info.calibration,
-            novelty=info.novelty,
-        )
+        save_adapter(trainer.plain_model, info.path, config=info.config, facts=fitted, metrics=info.metrics)
     accelerator.wait_for_everyone()
-    return info
+    return info._replace(facts=fitted)
 
 
 def _size(path: Path) -> tuple[Path, float]:

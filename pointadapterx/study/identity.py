@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from pointadapterx.config import LOCATIONS, Config
 from pointadapterx.datasets import Samples, build_dataset
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import CheckpointError
+from pointadapterx.hashing import hash_file, hash_json
 
 
 class Outline(NamedTuple):
@@ -42,7 +42,7 @@ def run_name(config: Config) -> str:
         content[section].pop(name, None)
     data = [split.checksum for split in outlines(config.data)]
     content["checksums"] = {"data": data, "weights": _weights_checksum(config.backbone.weights)}
-    digest = hashlib.sha256(json.dumps(_without_null(content), sort_keys=True).encode()).hexdigest()
+    digest = hash_json(_without_null(content))
     return f"{config.method.name}-{digest[:12]}"
 
 
@@ -97,7 +97,7 @@ def _weights_checksum(weights: str | None) -> str | None:
 @cache
 def _file_checksum(path: str) -> str:
     try:
-        return hashlib.sha256(find_weights(path).read_bytes()).hexdigest()
+        return hash_file(find_weights(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); set backbone.weights to the file") from None
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.engine.metrics import require_finite
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
 from pointadapterx.models.grouping import Grouping
 from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.peft.parts.routed import RoutedMethod
+from pointadapterx.tasks.exchange import require_finite
 
 AT_ONCE = 64  # inputs of a pass
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pointadapterx.build import build_splits, build_test_split
-from pointadapterx.checkpoints.adapter_file import build_restored, model_config, read_adapter
+from pointadapterx.build import build_restored, build_splits, build_test_split, model_config
+from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.datasets import Samples, build_inputs
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.given import listed
 from pointadapterx.engine.input_form import Failure
-from pointadapterx.engine.metrics import Predictions, require_finite
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.parts.mixture import Routing
+from pointadapterx.tasks import build_task
+from pointadapterx.tasks.exchange import Predictions, require_finite
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection
 
@@ -73,6 +74,7 @@ class Subject:
         self.path = self.info.path
         self.config = model_config(self.info, overrides)
         self.name = name or self.info.method.name
+        self.task = build_task(self.config, self.info.facts)
         self.classes = self.info.classes
         model = build_restored(self.info, self.config)
         self.device = self.accelerator.device
@@ -97,7 +99,7 @@ class Subject:
             CheckpointError: if they have other classes.
         """
         dataset = build_test_split(self.config)
-        if dataset.classes != self.classes:
+        if self.task.predicts_classes and dataset.classes != self.classes:
             raise CheckpointError(f"{self.path}: the data in data.root={self.config.data.root} has other classes")
         return dataset
 
@@ -107,9 +109,14 @@ class Subject:
         return build_splits(self.config).train
 
     @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Those of the test split, as its task measures them."""
+        return self.task.metrics(self.predictions)
+
+    @cached_property
     def predictions(self) -> Predictions:
         """Logits of the test split."""
-        return evaluate(self.model, self.test, self.config, self.accelerator)
+        return evaluate(self.model, self.test, self.task, self.accelerator)
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -119,7 +126,7 @@ class Subject:
     @cached_property
     def features(self) -> Tensor:
         """What the head reads of the test split, (n, pools · C)."""
-        return evaluate_features(self.model, self.test, self.config, self.accelerator)
+        return evaluate_features(self.model, self.test, self.task, self.accelerator)
 
     def choose(self, indices: Sequence[int]) -> Chosen:
         """Test samples by their number."""
@@ -175,7 +182,7 @@ class Subject:
 
     def read(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> probabilities, calibrated where the adapter stores a temperature."""
-        calibration = self.info.calibration
+        calibration = self.info.facts.calibration
         return logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
 
     def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:

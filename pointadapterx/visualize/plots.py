@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from pointadapterx.arrays import as_array
 from pointadapterx.datasets import build_inputs
-from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import need
 from pointadapterx.peft.parts.mixture import expert_load
+from pointadapterx.tasks.classification import compute_metrics
+from pointadapterx.tasks.exchange import Score
 from pointadapterx.text import printable
 from pointadapterx.visualize.colours import AMOUNTS, KINDS, MARKERS, drawing, of_kinds
 from pointadapterx.visualize.loaded_run import Subject
@@ -178,22 +179,24 @@ def _figure(width: float, height: float) -> Figure:
 
 
 @drawing()
-def curves(histories: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
-    """Loss and accuracy by epoch, of runs by name; what was selected on is dashed."""
+def curves(histories: Sequence[tuple[str, Sequence[dict[str, Any]]]], scores: Mapping[str, Score]) -> Figure:
+    """Loss and the first of a task's scores by epoch, of runs by name; what was selected on is dashed."""
+    key, shown = next(iter(scores.items()))
     figure = _figure(10, 3.5)
     loss, accuracy = figure.subplots(1, 2)
     for number, (name, history) in enumerate(histories):
         colour, epochs = KINDS[number % len(KINDS)], [record["epoch"] for record in history]
         loss.plot(epochs, [record["train_loss"] for record in history], color=colour, label=name)
-        trained = [record.get("train_accuracy", float("nan")) for record in history]
-        accuracy.plot(epochs, trained, color=colour, label=f"{name}, training")
-        for key in ("val_overall_accuracy", "test_overall_accuracy"):
-            judged = [(record["epoch"], record[key]) for record in history if key in record]
+        if any("train_accuracy" in record for record in history):
+            trained = [record.get("train_accuracy", float("nan")) for record in history]
+            accuracy.plot(epochs, trained, color=colour, label=f"{name}, training")
+        for part, words in (("val", "validation"), ("test", "test")):
+            judged = [(r["epoch"], r[f"{part}_{key}"]) for r in history if f"{part}_{key}" in r]
             if judged:
-                label = f"{name}, {'validation' if key.startswith('val') else 'test'}"
+                label = f"{name}, {words}"
                 accuracy.plot(*zip(*judged, strict=True), color=colour, linestyle="--", label=label)
     loss.set(xlabel="epoch", ylabel="training loss")
-    accuracy.set(xlabel="epoch", ylabel="accuracy %")
+    accuracy.set(xlabel="epoch", ylabel=f"{shown.long} {shown.unit}")
     for axes in (loss, accuracy):
         axes.legend(fontsize=7, frameon=False)
     return figure

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import torch
 
-from pointadapterx.build import build_autoencoder, build_pretraining_data
+from pointadapterx.build import build_splits, build_trained
 from pointadapterx.config import read_config
-from pointadapterx.datasets import build_inputs, derive_seed
+from pointadapterx.datasets import build_inputs
+from pointadapterx.datasets.base import PointClouds
+from pointadapterx.datasets.inputs import Batch
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from pointadapterx.models.grouping import Groups
-from pointadapterx.models.masking import MASKINGS, hidden_groups
+from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.run_folder import CONFIG_FILE, STATE_FILE
+from pointadapterx.tasks import Reconstruction, build_task
 from pointadapterx.visualize.drawing import Sheet
 from pointadapterx.visualize.reconstruction import reconstruction_sheet
 
@@ -41,9 +44,9 @@ def reconstruction(folder: Path, overrides: Sequence[str], count: int) -> Sheet:
         DataError: if its clouds are missing.
     """
     config = read_config(folder / CONFIG_FILE, overrides)
-    options = config.pretrain
-    assert options is not None
-    model = build_autoencoder(config.replaced(backbone={"weights": None}))
+    task, model = build_task(config), build_trained(config.replaced(backbone={"weights": None}))
+    assert isinstance(task, Reconstruction)
+    assert isinstance(model, MaskedAutoencoder)
     tensors, _ = read_safetensors(folder / STATE_FILE)
     state = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
     try:
@@ -51,12 +54,10 @@ def reconstruction(folder: Path, overrides: Sequence[str], count: int) -> Sheet:
     except RuntimeError:
         raise CheckpointError(f"{folder / STATE_FILE}: is not of the model in {CONFIG_FILE} beside it") from None
     model.eval()
-    clouds = build_pretraining_data(config).val
+    clouds = build_splits(config).val
+    assert isinstance(clouds, PointClouds)
     points = build_inputs(config).for_test(clouds.points[:count])
-    groups = model.encoder.grouping(points)
-    generator = torch.Generator().manual_seed(derive_seed(config.eval.split_seed, "mask", 0))
-    hidden = hidden_groups(options.mask_ratio, model.encoder.num_patches)
-    mask = MASKINGS[options.mask](groups.centers, hidden, generator)
+    groups, mask = task.test_masked(model.encoder, Batch(points, task.targets(clouds)))
     predicted = model(Groups(*groups), mask).predicted
     names = clouds.names[:count] if clouds.names else None
     return reconstruction_sheet(groups, mask, predicted, names)

@@ -136,7 +136,8 @@ def test_moved_converted_and_asked_to_train_it_stays_the_same(tmp_path: Path) ->
 
 
 def test_weights_may_have_moved(tmp_path: Path) -> None:
-    save_backbone(build_backbone(small_config()["backbone"]), tmp_path / "w.safetensors", {}, {})
+    options = small_config().backbone
+    save_backbone(build_backbone(options), tmp_path / "w.safetensors", options, {})
     path, model = make(tmp_path, "a", "lora", 1, backbone={"weights": str(tmp_path / "w.safetensors")})
     (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
     with pytest.raises(CheckpointError, match=r"w\.safetensors: does not exist"):

@@ -22,8 +22,8 @@ from PIL import Image
 
 from pointadapterx import AdapterBank, Predictor
 from pointadapterx import jobs as run
-from pointadapterx.build import build_model, build_splits
-from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, restore_model, save_adapter
+from pointadapterx.build import build_model, build_splits, restore_model
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config
 from pointadapterx.datasets.resample import resample_test
@@ -67,9 +67,9 @@ def test_files_get_what_the_test_gave(trained: Path, clouds: torch.Tensor, tmp_p
     info = read_adapter(trained / ADAPTER_FILE)
     model = build_model(info.config).eval()
     load_adapter(model, info)
-    assert info.calibration is not None
+    assert info.facts.calibration is not None
     with torch.inference_mode():
-        wanted = info.calibration.probabilities(model(resample_test(clouds, 128)).logits)
+        wanted = info.facts.calibration.probabilities(model(resample_test(clouds, 128)).logits)
     found = only_predictions(Predictor(trained, batch_size=7, top=len(info.classes))(files))
     assert [one.name for one in found] == [str(path) for path in files]
     assert {one.adapter for one in found} == {"run"}

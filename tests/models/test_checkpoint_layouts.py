@@ -52,7 +52,7 @@ def point_bert(*copies: str) -> State:
 
 
 def point_bert_encoder() -> Backbone:
-    return build_backbone(small_config("linear", backbone={"encoder_dim": 32})["backbone"])
+    return build_backbone(small_config("linear", backbone={"encoder_dim": 32}).backbone)
 
 
 def images() -> ViT:

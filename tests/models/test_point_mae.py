@@ -20,7 +20,7 @@ from tests.conftest import small_config
 
 
 def backbone(**changes: Any) -> PointMAE:
-    built = build_backbone(small_config("linear", backbone=changes)["backbone"])
+    built = build_backbone(small_config("linear", backbone=changes).backbone)
     assert isinstance(built, PointMAE)
     return built.eval()
 

@@ -27,7 +27,7 @@ CLASS_TOKEN = ["cls_position", "cls_token"]
 
 
 def encoder() -> PointMAE:
-    built = build_backbone(small_config("linear")["backbone"])
+    built = build_backbone(small_config("linear").backbone)
     assert isinstance(built, PointMAE)
     return built
 

@@ -176,7 +176,7 @@ def test_an_npz_of_python_objects_is_refused(tmp_path: Path) -> None:
 
 def test_own_weights_round_trip_in_half_precision(images: Tensor, tmp_path: Path) -> None:
     model, fresh = vit().eval(), vit()
-    save_backbone(model, tmp_path / "own.safetensors", {"name": "vit", **SIZES}, {})
+    save_backbone(model, tmp_path / "own.safetensors", ViT.Options(**SIZES), {})
     report = load_pretrained(fresh, tmp_path / "own.safetensors")
     assert (report.missing, report.unexpected, report.coverage) == ([], [], 1.0)
     torch.testing.assert_close(fresh.embed(images).tokens, model.embed(images).tokens, atol=2e-3, rtol=0)

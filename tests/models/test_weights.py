@@ -22,7 +22,7 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors
 from tests.conftest import ROOT, load_tool, randomise, small_config
 
-OPTIONS = small_config("linear")["backbone"]
+OPTIONS = small_config("linear").backbone
 
 
 def test_a_path_is_itself(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_backbone_survives_in_half_precision(tmp_path: Path) -> None:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16, torch.int64}  # noqa: SIM118
     assert json.loads(metadata["story"]) == {"told": "story"}
     assert json.loads(metadata["backbone"])["dim"] == 48
-    other = build_backbone({**OPTIONS, "init_seed": 5})
+    other = build_backbone(OPTIONS.model_copy(update={"init_seed": 5}))
     class_token = other.cls_token.clone()
     report = load_pretrained(other, tmp_path / "b.safetensors")
     assert (report.missing, report.unexpected, report.coverage) == (["cls_position", "cls_token"], [], 1.0)
@@ -95,12 +95,12 @@ def test_a_backbone_survives_in_half_precision(tmp_path: Path) -> None:
 
 def test_sizes_that_no_shape_tells_must_agree(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_backbone(build_backbone(OPTIONS), tmp_path / "b.safetensors", OPTIONS, {})
-    other = build_backbone({**OPTIONS, "num_heads": 6})
+    other = build_backbone(OPTIONS.model_copy(update={"num_heads": 6}))
     with pytest.raises(
         CheckpointError, match=r"pre-trained with num_heads=3, the backbone has 6; set backbone.num_heads=3"
     ):
         load_pretrained(other, tmp_path / "b.safetensors")
-    load_pretrained(build_backbone({**OPTIONS, "group_size": 4}), tmp_path / "b.safetensors")
+    load_pretrained(build_backbone(OPTIONS.model_copy(update={"group_size": 4})), tmp_path / "b.safetensors")
     assert "was pre-trained with group_size=8, the backbone has 4" in caplog.text
 
 
@@ -145,11 +145,11 @@ def check_shipped(name: str, config: str, limit: float) -> tuple[dict[str, Any],
     path = find_weights(name)
     metadata = read_safetensors(path)[1]
     options = {**json.loads(metadata["backbone"]), "weights": None, "init_seed": 0, "drop_path": 0.0}
-    backbone = build_backbone(options)
-    assert load_pretrained(backbone, name).coverage == 1.0
     shipped = read_config(config).backbone
+    backbone = build_backbone(type(shipped).model_validate(options))
+    assert load_pretrained(backbone, name).coverage == 1.0
     assert shipped.weights == name
-    assert shipped.items() >= json.loads(metadata["backbone"]).items()
+    assert shipped.model_dump().items() >= json.loads(metadata["backbone"]).items()
     assert path.stat().st_size <= limit
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     return json.loads(metadata["story"]), [f"{parameters:,} parameters"], path.with_suffix(".md").read_text()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from pointadapterx.build import build_model, build_test_split
 from pointadapterx.checkpoints.adapter_file import save_adapter
-from pointadapterx.config import read_config
+from pointadapterx.config import Config, read_config
 from pointadapterx.datasets import Samples
 from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks.classification import ClassFacts
 from pointadapterx.visualize import loaded_run
 from pointadapterx.visualize.loaded_run import Subject
 from tests.conftest import ROOT, randomise
@@ -25,7 +24,7 @@ def save_random(path: Path, config_name: str, *overrides: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     calibration = Calibration(2.0, 100)
     classes = build_test_split(config).classes
-    save_adapter(randomise(build_model(config)), path, config=config, classes=classes, calibration=calibration)
+    save_adapter(randomise(build_model(config)), path, config=config, facts=ClassFacts(classes, calibration))
     return path
 
 
@@ -33,7 +32,7 @@ def save_random(path: Path, config_name: str, *overrides: str) -> Path:
 def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Test splits of 48 samples, spread over all."""
 
-    def build(config: Mapping[str, Any]) -> Samples:
+    def build(config: Config) -> Samples:
         whole = build_test_split(config)
         return whole.subset(torch.linspace(0, len(whole) - 1, 48).long())
 

@@ -1,8 +1,12 @@
-"""Stable hashes: of a data set's content, and of the parts that name one random draw."""
+"""All hashes: of data, files, weights and descriptions, and of the parts that name one random draw."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,4 +44,41 @@ def content_hash(*parts: torch.Tensor | np.ndarray | str) -> str:
             header, body = f"{array.dtype.str}{array.shape}".encode(), array.reshape(-1).view(np.uint8).data
         digest.update(len(header).to_bytes(8, "little") + header + body.nbytes.to_bytes(8, "little"))
         digest.update(body)
+    return digest.hexdigest()
+
+
+def hash_bytes(content: bytes) -> str:
+    """Hexadecimal BLAKE2b (128 bits)."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def hash_file(*paths: Path) -> str:
+    """SHA-256 of a file, or of several as if they were one.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_json(content: Any) -> str:
+    """SHA-256 of JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def hash_tensors(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over sorted names, shapes and values (as float32 on the CPU) of ``state``.
+
+    Tensors on the meta device, of a model that is only counted, have no values.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name}{tuple(state[name].shape)}".encode())
+        if not state[name].is_meta:
+            digest.update(state[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -1,0 +1,280 @@
+"""What a task is: targets, head, loss, scores and answers. One file a task; everybody else asks it.
+
+Whatever trains, tests, votes, predicts, counts, exports, stores or reports a model takes what it needs from its task
+and knows none by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from pointadapterx.datasets import Samples, stratified_split
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batch
+from pointadapterx.models import Backbone
+from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.registry import Registry
+from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
+from pointadapterx.tasks.heads import ClassificationHead
+
+LabelOf = Callable[[Samples], tuple[Tensor, Tensor]]
+"""Samples -> what the head's last layer reads of each (n, H), and the head's outputs (n, …)."""
+
+
+class Task:
+    """What is asked of the features.
+
+    Args:
+        config: complete and checked.
+        facts: of an adapter's file, or from :meth:`learn`.
+
+    Attributes:
+        Options: of the config's ``task`` section.
+        stores: what is stored with an adapter.
+        sections: of a config besides ``backbone``, ``data``, ``train`` and ``eval``.
+        adapts: whether a method and a head are trained, and kept in an adapter's file with a test at the end; otherwise
+            a whole model is trained for its backbone's weights.
+        needs_labels: whether data without class labels are refused; otherwise they are not even read where the data set
+            can leave them out.
+        predicts_classes: whether ``head.num_classes`` is the number of classes of the data.
+        caches: whether training from cached features (``train.cached_views``) is possible.
+        scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
+        recorded: further metrics that are written into the history.
+        pictures: names of those of ``visualize.PICTURES`` that show something of this task.
+    """
+
+    Options: ClassVar[type[TaskOptions]]
+    stores: ClassVar[type[Facts]] = Facts
+    sections: ClassVar[tuple[str, ...]] = ("method", "head")
+    adapts: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    predicts_classes: ClassVar[bool] = False
+    caches: ClassVar[bool] = True
+    scores: ClassVar[Mapping[str, Score]] = {}
+    recorded: ClassVar[tuple[str, ...]] = ()
+    pictures: ClassVar[tuple[str, ...]] = ("groups", "augmentation", "attention", "routing", "experts")
+
+    def __init__(self, config: Sections, facts: Facts | None = None) -> None:
+        self.config = config
+        self.facts: Any = facts if facts is not None else self.stores()
+
+    @property
+    def select(self) -> str:
+        """The score that selects an epoch, ``eval.select``."""
+        assert self.config.eval.select is not None
+        return self.config.eval.select
+
+    # Data.
+
+    def targets(self, data: Samples) -> Targets:
+        """What is to be predicted of a data set's samples; by default what its files hold as targets."""
+        return data.targets
+
+    def strata(self, data: Samples) -> Tensor:
+        """(n,) int64: samples of one number are spread evenly over training and validation part."""
+        return data.labels
+
+    def split(self, data: Samples, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+        """Indices to train on and to validate on, where the data set publishes no validation part.
+
+        Raises:
+            ConfigError: if ``fraction`` does not fit.
+            DataError: if nothing can be held out.
+        """
+        return stratified_split(self.strata(data), fraction, seed, groups=data.groups)
+
+    def check(self, data: Samples) -> None:
+        """Whether a part of a data set fits the config.
+
+        Raises:
+            ConfigError, DataError: if not.
+        """
+
+    def learn(self, train: Samples) -> Facts:
+        """What is to be known of the training part before the training."""
+        return self.stores(classes=list(train.classes) if self.predicts_classes else [])
+
+    # Model.
+
+    def build_head(self, backbone: Backbone) -> ClassificationHead:
+        """The head of a backbone, with random weights."""
+        raise NotImplementedError(f"{type(self).__name__} must build its head")
+
+    def build_whole(self, backbone: Backbone) -> MaskedAutoencoder:
+        """What a task that adapts nothing trains, with ``undecayed_parameters()``.
+
+        Raises:
+            ConfigError: for a backbone that it cannot train.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must build what it trains")
+
+    # Training.
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a micro-batch in training.
+
+        Args:
+            model: what is trained, possibly wrapped for several processes: to be called once.
+            batch: of b samples, resampled and augmented.
+            generator: for further draws, on the device of the batch.
+
+        Returns:
+            The mean over the b samples, to be minimised, auxiliary losses included; and sums over them whose means over
+            the epoch are reported: ``loss`` at least.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define its loss")
+
+    def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
+        """What of the means of :meth:`loss` enters the epoch's record besides the loss."""
+        return {}
+
+    def progress_text(self, record: Mapping[str, Any]) -> str:
+        """The same in words for the log, after the loss."""
+        return ""
+
+    # Evaluation.
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What a model in eval mode says of a batch: (b, …), which a vote averages over copies.
+
+        A task that answers for every point uses ``batch.index`` to put the answers of a copy where the points lie in
+        the cloud; see :meth:`combine`.
+        """
+        return model(batch.inputs).logits
+
+    def combine(self, outputs: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+        """One output from those of several copies of the same samples: their mean."""
+        total = outputs[0]
+        for output in outputs[1:]:
+            total = total + output
+        return total / len(outputs)
+
+    def rows(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """What is kept of the outputs for :meth:`metrics`: (b, …); counts a sample where whole outputs are large."""
+        return outputs
+
+    def metrics(self, found: Predictions) -> dict[str, Any]:
+        """Metrics of a part of a data set, JSON-able, :attr:`scores` among them.
+
+        Raises:
+            TrainingError: if outputs are not finite.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define its metrics")
+
+    def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
+        """Metrics for the terminal; by default the scores alone."""
+        table = Table(title=title, title_justify="left")
+        table.add_column("")
+        table.add_column("", justify="right")
+        for key, score in self.scores.items():
+            table.add_row(score.long, f"{metrics[key]:.4g} {score.unit}".rstrip(), style="bold")
+        return table
+
+    def scores_text(self, metrics: Mapping[str, Any], prefix: str = "") -> str:
+        """The scores in a line: ``OA 81.20 mAcc 78.10``."""
+        return " ".join(f"{score.short} {metrics[f'{prefix}{key}']:.2f}" for key, score in self.scores.items())
+
+    def record_text(self, record: Mapping[str, Any], part: str) -> str:
+        """The metrics of a part of the data in an epoch's record, for the log."""
+        return f"{part} {self.scores_text(record, f'{part}_')}"
+
+    def write_answers(self, path: Path, found: Predictions, data: Samples, protocol: str | None) -> None:
+        """Writes what the model says of each sample of a data set, as CSV.
+
+        Args:
+            path: file to write.
+            found: of all samples.
+            data: the samples.
+            protocol: how the model was selected.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must write its answers")
+
+    def fit(self, read: LabelOf, train: Samples, val: Samples) -> Facts:
+        """Facts that are fitted to the kept adapter's answers; by default none are.
+
+        Args:
+            read: gives what the adapter's head reads and answers.
+            train: training part.
+            val: validation part.
+        """
+        return self.facts
+
+    def judge(self, found: Predictions) -> dict[str, Any]:
+        """What a report says of a test besides the metrics, such as calibration; JSON-able."""
+        return {}
+
+    def sample_scores(self, found: Predictions) -> Tensor | None:
+        """(n,) the value of each sample whose mean is the first score, for intervals; None where it is no such mean."""
+        return None
+
+    # Predictions for single inputs.
+
+    def columns(self, top: int) -> list[str]:
+        """Of a CSV file of answers, besides file, adapter, warnings and error.
+
+        Args:
+            top: how many of several ranked answers are given.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must name its columns")
+
+    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
+        """What a model in eval mode says of some inputs; None where that is not finite.
+
+        Args:
+            model: of the adapter, on the device of the batch.
+            batch: the inputs as the model takes them.
+            inputs: as they were read, with all their points.
+            adapter: its name.
+            top: how many of several ranked answers to give.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must answer")
+
+    @property
+    def lacks_novelty(self) -> bool:
+        """Whether answers could say how unlike the training data an input is, but the adapter's file does not."""
+        return False
+
+    # Presentation.
+
+    def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
+        """Metrics in tables for a report, besides the scores."""
+        return []
+
+    def reading(self) -> dict[str, Any]:
+        """What an exported file says of how to read its outputs; JSON-able."""
+        return {"classes": self.facts.classes}
+
+    def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """Sections of a model card on what the answers are worth: title and Markdown.
+
+        Args:
+            report: of the run, where there is one.
+        """
+        return []
+
+    def limits(self) -> list[str]:
+        """Sentences of a model card on what the answers do not say."""
+        return []
+
+
+TASKS: Registry[type[Task]] = Registry("task")
+"""Tasks by the name used in ``task.name``."""
+
+
+class PooledTask(Task):
+    """A task with one answer a sample, from pooled tokens through a small MLP."""
+
+    def width(self) -> int:
+        """Numbers that the head gives for a sample."""
+        raise NotImplementedError(f"{type(self).__name__} must say how many numbers it predicts")
+
+    def build_head(self, backbone: Backbone) -> ClassificationHead:
+        """The MLP of the ``head`` section, with :meth:`width` outputs."""
+        assert self.config.head is not None
+        return ClassificationHead(backbone.dim, **self.config.head.model_dump() | {"num_classes": self.width()})

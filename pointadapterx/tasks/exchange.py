@@ -1,0 +1,211 @@
+"""What passes between a task and those who ask it: sections of a config, facts, predictions, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.options import DataConfig
+from pointadapterx.errors import TrainingError
+from pointadapterx.models import Backbone
+from pointadapterx.peft.base import Method
+from pointadapterx.schema import Section
+from pointadapterx.sections import EvalConfig, TrainConfig
+from pointadapterx.tasks.heads import HeadConfig
+
+
+class Sections(Protocol):
+    """The sections of a complete config; a task may read all of them."""
+
+    @property
+    def task(self) -> TaskOptions:
+        """What is asked of the features."""
+
+    @property
+    def backbone(self) -> Backbone.Options:
+        """Pre-trained network."""
+
+    @property
+    def method(self) -> Method.Options | None:
+        """How it is adapted; None where nothing is."""
+
+    @property
+    def head(self) -> HeadConfig | None:
+        """On top of it; None where nothing is adapted."""
+
+    @property
+    def pretrain(self) -> Section | None:
+        """How it is pre-trained; None elsewhere."""
+
+    @property
+    def data(self) -> DataConfig:
+        """What is learnt from."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """How."""
+
+    @property
+    def eval(self) -> EvalConfig:
+        """How that is judged."""
+
+
+class TaskOptions(Section):
+    """``task:`` of a config; a task gives ``name`` its own and adds keys."""
+
+    name: str = ""
+
+
+class Score(NamedTuple):
+    """A metric of a whole set that may select an epoch, and stands in tables.
+
+    Attributes:
+        short: in a line of the log.
+        long: in a table.
+        unit: behind the number.
+        higher_is_better: the direction of selection.
+    """
+
+    short: str
+    long: str
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    def goodness(self, value: float) -> float:
+        """A number that is higher for the better of two values."""
+        return value if self.higher_is_better else -value
+
+
+class Predictions(NamedTuple):
+    """What a model says of a whole part of a data set, in file order, and what is true.
+
+    Attributes:
+        rows: (n, …) on the CPU, as :meth:`Task.rows` keeps them.
+        targets: of these samples.
+    """
+
+    rows: Tensor
+    targets: Targets
+
+    @property
+    def logits(self) -> Tensor:
+        """The rows, where they are a head's outputs."""
+        return self.rows
+
+    @property
+    def labels(self) -> Tensor:
+        """The targets of whole samples."""
+        assert self.targets.sample is not None
+        return self.targets.sample
+
+
+class Tabular(NamedTuple):
+    """A table as plain data, for reports: a title, names of the columns, and rows of text."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a task knows of its data besides its config: stored in the adapter's file, and needed to read its answers.
+
+    A task with more to know adds fields and extends both methods. Values must be such as JSON has; tensors have a ``/``
+    in their names, which those of a model have not.
+
+    Attributes:
+        classes: names of what is predicted, where that has names.
+    """
+
+    classes: list[str] = field(default_factory=list)
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Values and tensors, by name."""
+        return {"classes": self.classes}, {}
+
+    @classmethod
+    def restored(cls, config: Sections, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Facts:
+        """The inverse of :meth:`stored`, checked against the config of the file.
+
+        Args:
+            config: of the file.
+            values: decoded; names of later versions may be among them.
+            tensors: those with a ``/`` in their names.
+
+        Raises:
+            KeyError, TypeError, ValueError: if anything is missing, or cannot be meant.
+        """
+        return cls(names_of(values["classes"]))
+
+    def unfitted(self) -> Facts:
+        """Without what was fitted to one adapter's answers and does not hold for another's."""
+        return self
+
+
+def names_of(value: Any) -> list[str]:
+    """A list of names as it is.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("classes are not strings")
+    return value
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An input (N, 3) or (channels, S, S) on its way to the model."""
+
+    name: str
+    values: Tensor
+    warnings: list[str]
+
+
+class Answer(Protocol):
+    """What an adapter says of one input."""
+
+    @property
+    def name(self) -> str:
+        """Of the input."""
+
+    @property
+    def adapter(self) -> str:
+        """Its name."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """In what the input differs from the training data."""
+
+    def text(self) -> str:
+        """The answer in a few words, for a terminal, after the input's name."""
+
+    def cells(self, top: int) -> list[str]:
+        """For a CSV file, under :meth:`Task.columns`."""
+
+    def content(self) -> dict[str, Any]:
+        """For a JSON file, without the name."""
+
+
+def require_finite(rows: Tensor, what: str) -> None:
+    """Refuses what no answer can be read from.
+
+    Args:
+        rows: (n, …), a sample each.
+        what: they are.
+
+    Raises:
+        TrainingError: naming the samples with NaN or infinite values.
+    """
+    broken = (~torch.isfinite(rows).flatten(1).all(dim=-1)).nonzero().flatten().tolist()
+    if broken:
+        raise TrainingError(
+            f"the {what} of {len(broken)} samples are not finite, first indices {broken[:5]}; the weights have "
+            "diverged: lower train.lr, or use train.precision=fp32"
+        )
