@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import os
@@ -20,11 +21,12 @@ from PIL import Image
 from pointadapterx import jobs as run
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.commands.report import _record, write_report
 from pointadapterx.config import read_config
 from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError
 from pointadapterx.report import page
+from pointadapterx.report.document import _record, write_report
+from pointadapterx.tasks.classification import Classification
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
 
@@ -55,7 +57,7 @@ def test_files_of_another_kind_are_named(name: str, content: str, tmp_path: Path
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / name).write_text(content)
     with pytest.raises(CheckpointError, match=f"{name}: is not .*; restore it or move it away"):
-        _record(SimpleNamespace(path=tmp_path / "adapter.safetensors"))  # type: ignore[arg-type]
+        _record(SimpleNamespace(path=tmp_path / "adapter.safetensors", task=Classification))
 
 
 @pytest.mark.slow
@@ -83,7 +85,7 @@ def test_it_says_what_the_run_found(finished: Path, report: Path) -> None:
     shown = re.search(r"<pre>(backbone:.*?)</pre>", text, re.DOTALL)
     assert shown is not None
     again = finished.parent / "again.yaml"
-    again.write_text(shown[1].replace("&#x27;", "'").replace("&quot;", '"').replace("&amp;", "&"))
+    again.write_text(html.unescape(shown[1]))
     assert read_config(again) == read_config(finished / "config.yaml")
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)  # nothing to fetch
 
