@@ -19,6 +19,7 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.config import check_config
 from pointadapterx.datasets import DATASETS
 from pointadapterx.peft import METHODS
+from tests.required import pytest_configure, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
