@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,12 @@ TESTS = {
 def outcomes(folder: Path, requires: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """What pytest prints about all of them where that is required."""
     for number, text in enumerate(TESTS.values()):
-        (folder / f"test_{number}.py").write_text(f"import pytest\n\n{text}")
+        (folder / f"test_{len(requires)}_{number}.py").write_text(f"import pytest\n\n{text}")
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    nvcc\n    browser\n")
     monkeypatch.setenv(VARIABLE, requires)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     options = ["-q", "-rs", "-p", "tests.required", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    pytest.main([*options, "--continue-on-collection-errors", str(folder)])
+    pytest.main([*options, "--continue-on-collection-errors", *map(str, folder.glob(f"test_{len(requires)}_*"))])
     captured = capsys.readouterr()
     return captured.out + captured.err
 
@@ -35,7 +37,7 @@ def test_only_what_is_required_fails(
     text = outcomes(tmp_path, "nvcc, packages", monkeypatch, capsys)
     assert f"requires {KNOWN['nvcc']}, but this was skipped. Skipped: not found" in text
     assert text.count(f"requires {KNOWN['packages']}, but this was skipped") == 2
-    assert "1 failed, 1 skipped, 2 errors" in text
+    assert re.search(r"1 failed, 1 skipped,.* 2 errors", text)
     assert KNOWN["browser"] not in text
 
 

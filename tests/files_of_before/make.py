@@ -81,9 +81,10 @@ def sections(name: str, classes: int) -> dict[str, Any]:
 
 
 def stop(config: str, run: str) -> None:
-    """Starts a training that is asked to stop after its first epoch."""
+    """Starts a training that is asked to stop after some of its epochs."""
     process = subprocess.Popen([sys.executable, "-m", "pointadapterx", "--config", config, "--output", run])
-    while not (Path(run) / "state.safetensors").exists():
+    log = Path(run, "log.txt")
+    while not log.exists() or "epoch 5/" not in log.read_text():
         assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
@@ -122,7 +123,7 @@ def main() -> None:
     stop(write_config("configs/stopped.yaml", ON_CLOUDS, LONG, **sections("dapt_x", 3)), "runs/stopped")
     shutil.copytree("runs/stopped", "all/resumed")
     command("--resume", "all/resumed")
-    shutil.copy("all/resumed/metrics.json", "runs/stopped_when_resumed.json")
+    shutil.copy("all/resumed/history.json", "runs/stopped_when_resumed.json")
     search = {"widths": [1, 3], "search": {"population": 4, "parents": 2, "generations": 1, "budget": 10**6}}
     supernet = {**sections("noah", 3), "method": {"name": "noah", **search}}
     command(
@@ -139,7 +140,7 @@ def main() -> None:
                 "baseline": "linear",
                 "columns": {"rotation": None},
                 "rows": {
-                    "linear": {"overrides": {"method": {"name": "linear"}, "head.pools": ["cls", "patch_max"]}},
+                    "linear": {"overrides": {"method.name": "linear", "head.pools": ["cls", "patch_max"]}},
                     "dapt_x": {"tune": {"train.lr": [1e-3, 1e-2]}},
                 },
             }
