@@ -20,6 +20,7 @@ from pointadapterx.config import Config
 from pointadapterx.datasets import DATASETS
 from pointadapterx.models.features import FeatureInfo, StageInfo
 from pointadapterx.peft import METHODS
+from tests.required import pytest_configure, pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from pointadapterx.ops import reference
 from pointadapterx.peft.parts.scale_shift import ScaleShift
 from tests.conftest import ROOT
 
+needs_atheris = pytest.mark.skipif(find_spec("atheris") is None, reason="atheris, of the extra fuzz, is not installed")
 SMALL = ["backbone.weights=null", "data.num_points=256", "backbone.encoder_width=8"]
 
 
@@ -262,6 +264,7 @@ def test_a_wrong_override_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert "demo+fast: is no CONFIG[@fp32|bf16][+published|cached|" in capsys.readouterr().err
 
 
+@pytest.mark.compiler
 def test_exactness_is_counted_and_differences_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,18 +277,18 @@ def test_exactness_is_counted_and_differences_are_told(
     assert "IN CALLS THAT DIFFER" in capsys.readouterr().out
 
 
+@needs_atheris
 def test_fuzzing_knows_its_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("atheris")
     assert fuzz.main(["--reader", "docx"]) == 2
     assert "reader 'docx' is not known; choose from asc, csv, glb, h5" in capsys.readouterr().err
     assert all(list(target.seeds()) for target in fuzz.targets().values())
 
 
 @pytest.mark.slow
+@needs_atheris
 def test_fuzzing_finds_what_a_reader_does_not_expect(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("atheris")
     assert fuzz.main(["--reader", "npy", "--seconds", "2", "--output", str(tmp_path)]) == 0
     assert "files in 2 s, no fault" in capsys.readouterr().out
     (tmp_path / "sitecustomize.py").write_text(

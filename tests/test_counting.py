@@ -27,6 +27,7 @@ from pointadapterx.peft import METHODS
 from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
 from pointadapterx.peft.parts.mixture import group_sizes
 from tests.conftest import BACKBONES, ROOT, small_config, small_pretraining
+from tests.mechanisms import exhaustive, methods_on
 
 KINDS = list(BACKBONES)
 
@@ -93,8 +94,7 @@ def real_step(model: AdaptedModel, inputs: Tensor) -> Costs:
     return Costs(forward.get_total_flops() // 2, backward.get_total_flops() // 2, kept.nbytes())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "kind"), methods_on(KINDS))
 def test_the_count_is_that_of_a_real_step(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LowRankMixture, "_has_kernel", lambda self, tokens: False)  # what is counted is torch's
     one = {"architecture": {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}}  # a supernet draws one a step
@@ -106,7 +106,9 @@ def test_the_count_is_that_of_a_real_step(name: str, kind: str, monkeypatch: pyt
     assert counted == Costs(*one_more, round(two.activation_bytes / 2))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[exhaustive] * (name not in ("dapt_x", "e3va", "idpt"))) for name in METHODS]
+)
 def test_multiply_adds_of_a_sample_do_not_depend_on_the_batch(name: str) -> None:
     config = small_config(name)
     model = build_model(config)
@@ -114,7 +116,11 @@ def test_multiply_adds_of_a_sample_do_not_depend_on_the_batch(name: str) -> None
     assert (two.forward, two.backward) == (four.forward, four.backward)
 
 
-@pytest.mark.parametrize("name", ["scan_pb_t50_rs_adapter", "scan_pb_t50_rs_e3va", "vtab/lora"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=exhaustive) for name in ("scan_pb_t50_rs_adapter", "vtab/lora")]
+    + ["scan_pb_t50_rs_e3va"],
+)
 def test_activations_of_a_sample_hardly_depend_on_the_batch(name: str) -> None:
     config = load_config(ROOT / "cfgs" / f"{name}.yaml")
     with torch.device("meta"):

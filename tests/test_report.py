@@ -142,6 +142,7 @@ def opened(request: pytest.FixtureRequest, report: Path) -> Iterator[tuple[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.browser
 def test_it_lives_in_a_browser(opened: tuple[str, Any, list[str], list[str]], report: Path) -> None:
     kind, page, complaints, requests = opened
     assert page.evaluate("document.documentElement.dataset.viewer") == kind

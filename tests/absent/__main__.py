@@ -46,6 +46,7 @@ def run(packages: Iterable[str], programs: Iterable[str], tests: Iterable[str]) 
                 os.pathsep
             ),
             "POINTADAPTERX_ABSENT": ",".join(packages),
+            "POINTADAPTERX_REQUIRE": "",  # what is hidden cannot be required
             "PATH": programs_but(set(programs), Path(folder)),
         }
         if programs:

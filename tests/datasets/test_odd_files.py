@@ -11,7 +11,6 @@ import pytest
 from pointadapterx.datasets.formats.mesh import Mesh
 from pointadapterx.datasets.point_files import READERS, Cloud, load_cloud, read_cloud
 from pointadapterx.errors import DataError
-from pointadapterx.optional import missing
 from tests.datasets.odd_files import (
     FACES,
     MATERIALS,
@@ -42,9 +41,8 @@ from tests.datasets.odd_files import (
 
 
 def skip_without_packages(suffix: str) -> None:
-    package = {"las": "laspy", "laz": "laspy", "glb": "trimesh"}.get(suffix)
-    if package is not None and (reason := missing(package, "dev")) is not None:
-        pytest.skip(f"{package} {reason}")
+    for package in {"las": ("laspy",), "laz": ("laspy", "lazrs"), "glb": ("trimesh",)}.get(suffix, ()):
+        pytest.importorskip(package, exc_type=ImportError)
 
 
 @pytest.mark.parametrize("name", READ)

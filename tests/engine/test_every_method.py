@@ -20,9 +20,15 @@ from pointadapterx.peft import METHODS
 from pointadapterx.run_folder import STATE_FILE
 from tests.conftest import small_config
 from tests.engine.test_distributed import launch
+from tests.mechanisms import exhaustive, methods_on
 from tests.synthetic import write_ldraw20
 
 KINDS = ("point_mae", "vit")
+EVERY_FORM = methods_on(KINDS)
+FORMS = [
+    pytest.param([str(form.id) for form in EVERY_FORM if not form.marks], id="mechanisms"),
+    pytest.param([str(form.id) for form in EVERY_FORM if form.marks], id="others", marks=exhaustive),
+]
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of the last of several parts of a batch, or of one
 
 
@@ -59,8 +65,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "kind"), EVERY_FORM)
 def test_stopped_and_resumed_is_bit_identical(
     name: str, kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,15 +93,13 @@ EVERY = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
-from pointadapterx.engine import devices
 from pointadapterx import jobs as run
-from pointadapterx.peft import METHODS
-from tests.engine.test_every_method import KINDS, config_of
+from pointadapterx.engine import devices
+from tests.engine.test_every_method import config_of
 root, output, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-for name in METHODS:
-    for kind in KINDS:
-        config = config_of(name, kind, root, epochs=1, accumulate=parts)
-        run.train(config, "test", output / f"{{name}}-{{kind}}", devices.make_accelerator("fp32"))
+for form in sys.argv[4:]:
+    config = config_of(*form.split("-"), root, epochs=1, accumulate=parts)
+    run.train(config, "test", output / form, devices.make_accelerator("fp32"))
 devices.leave_process_group()
 """
 
@@ -104,17 +107,16 @@ devices.leave_process_group()
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
-def test_two_processes_train_every_method_like_one(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("forms", FORMS)
+def test_two_processes_train_every_method_like_one(forms: list[str], root: Path, tmp_path: Path) -> None:
     """One process that accumulates two parts of each batch takes the same steps."""
     (tmp_path / "every.py").write_text(EVERY)
-    for processes in (1, 2):
-        launch(
-            processes, root, tmp_path / str(processes), 3 - processes, script=tmp_path / "every.py"
-        )  # as many parts in all
-    for name in METHODS:
-        for kind in KINDS:
-            one, two = (load_file(tmp_path / n / f"{name}-{kind}" / STATE_FILE) for n in ("1", "2"))
-            weights = [key for key in one if key.startswith("model/") and not key.endswith(BUFFERS)]
-            assert weights
-            for key in weights:
-                torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-4, msg=f"{name} on {kind}: {key}")
+    launch(2, root, tmp_path / "2", 1, *forms, script=tmp_path / "every.py")
+    for form in forms:
+        config = config_of(*form.split("-"), root, epochs=1, accumulate=2)  # as many parts in all
+        run.train(config, "test", tmp_path / "1" / form, run.make_accelerator("fp32"))
+        one, two = (load_file(tmp_path / n / form / STATE_FILE) for n in ("1", "2"))
+        weights = [key for key in one if key.startswith("model/") and not key.endswith(BUFFERS)]
+        assert weights
+        for key in weights:
+            torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-4, msg=f"{form}: {key}")

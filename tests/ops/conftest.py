@@ -26,6 +26,13 @@ def compiled(device: str) -> str:
     return device
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that compare compiled ops need a compiler."""
+    for item in items:
+        if "compiled" in getattr(item, "fixturenames", ()) and "cuda" not in item.nodeid:
+            item.add_marker("compiler")
+
+
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

@@ -230,6 +230,7 @@ RAW = torch.ops.pointadapterx
         lambda: RAW.interpolate(P, I3, torch.zeros(2, 4, 2)),
     ],
 )
+@pytest.mark.compiler
 def test_direct_calls_stay_inside_memory(call):
     if not ops.implementation("cpu").startswith("compiled"):
         pytest.skip(ops.implementation("cpu"))

@@ -152,6 +152,7 @@ print(ops.implementation("cpu"), digest.hexdigest())
 """
 
 
+@pytest.mark.compiler
 def test_every_instruction_set_gives_the_same_bits():
     if not ops.implementation("cpu").startswith("compiled"):
         pytest.skip(ops.implementation("cpu"))

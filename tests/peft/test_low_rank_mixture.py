@@ -21,7 +21,7 @@ from tests.conftest import randomise
 compiled = pytest.mark.skipif(
     not ops.implementation("cpu").startswith("compiled"), reason="the compiled kernels are not there"
 )
-FORMS = [pytest.param(True, id="kernel", marks=compiled), pytest.param(False, id="torch")]
+FORMS = [pytest.param(True, id="kernel", marks=[compiled, pytest.mark.compiler]), pytest.param(False, id="torch")]
 # Sizes: (C, r, k, E, h); the second ones fill no vector.
 SIZES = [(96, 32, 8, 4, 3), (60, 10, 3, 5, 3), (32, 16, 4, 40, 2)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,9 +27,11 @@ from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
 from pointadapterx.sections import TrainConfig
 from tests.conftest import randomise, small_config
+from tests.mechanisms import exhaustive, marks
 
 MakeConfig = Callable[..., Config]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
+SHAPES = {"point_mae": (6, 128, 3), "vit": (6, 3, 16, 16)}
 TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
 HIGHWAY = {"blocks": [1], "class_token": True, "prompts": True}
 FORMS = [
@@ -55,9 +58,8 @@ def make_config(kind: str) -> MakeConfig:
 
 @pytest.fixture
 def inputs(kind: str) -> torch.Tensor:
-    """(6, 128, 3) clouds, or (6, 3, 16, 16) images."""
-    shape = (6, 128, 3) if kind == "point_mae" else (6, 3, 16, 16)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    """Clouds or images."""
+    return torch.randn(SHAPES[kind], generator=torch.Generator().manual_seed(3))
 
 
 def skip_supernet(name: str, method: dict[str, Any]) -> None:
@@ -232,33 +234,31 @@ def test_adapter_round_trip(
     assert torch.equal(fresh.eval()(inputs).logits, model.eval()(inputs).logits)
 
 
-def test_adapter_round_trip_in_a_fresh_process(inputs: torch.Tensor, make_config: MakeConfig, tmp_path: Path) -> None:
-    for name in METHODS:
-        config = make_config(name)
-        model = randomise(build_model(config))
-        save_adapter(
-            model,
-            tmp_path / f"{name}.safetensors",
-            config=config,
-            classes=[str(i) for i in range(config.head.num_classes)],
-        )
-        torch.save(model.eval()(inputs).logits.detach(), tmp_path / f"{name}.pt")
-    torch.save(inputs, tmp_path / "points.pt")
+def test_adapter_round_trip_in_a_fresh_process(tmp_path: Path) -> None:
+    for kind, shape in SHAPES.items():
+        inputs = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+        for name in METHODS:
+            config = small_config(name, kind=kind)
+            model = randomise(build_model(config))
+            classes = [str(i) for i in range(config.head.num_classes)]
+            path = tmp_path / f"{name}-{kind}.safetensors"
+            save_adapter(model, path, config=config, classes=classes)
+            torch.save((inputs, model.eval()(inputs).logits.detach()), path.with_suffix(".pt"))
     script = f"""
 import torch
 from pathlib import Path
-from pointadapterx import build_model, load_adapter, read_adapter, METHODS
-folder = Path({str(tmp_path)!r})
-inputs = torch.load(folder / "points.pt")
-for name in METHODS:
-    info = read_adapter(folder / (name + ".safetensors"))
+from pointadapterx import build_model, load_adapter, read_adapter
+paths = sorted(Path({str(tmp_path)!r}).glob("*.safetensors"))
+for path in paths:
+    info = read_adapter(path)
     model = build_model(info.config)
     load_adapter(model, info)
-    assert torch.equal(model.eval()(inputs).logits, torch.load(folder / (name + ".pt"))), name
-print("identical")
+    inputs, logits = torch.load(path.with_suffix(".pt"))
+    assert torch.equal(model.eval()(inputs).logits, logits), path.stem
+print(len(paths), "identical")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "identical", done.stderr
+    assert done.stdout.strip() == f"{2 * len(METHODS)} identical", done.stderr
 
 
 @pytest.mark.parametrize(("name", "method"), FORMS)
@@ -273,14 +273,29 @@ def test_deep_copies_are_independent(
     assert not torch.equal(other(inputs).logits, before)
 
 
+WITH_DEFAULT_COMPILER = ("dapt_x", "dapt", "full")  # takes longest; the first has every kind of part
+TRACED_BY_OTHERS = ("linear", "full")  # every other graph has the backbone and the head
+
+
+def compilations() -> list[Any]:
+    """Forms, backbones and compilers; ``exhaustive`` where others stand for them."""
+    found = []
+    for kind, (name, method) in itertools.product(("point_mae", "vit"), FORMS):
+        repeats = bool(marks(name, kind)) or name in TRACED_BY_OTHERS or method not in ({}, TFTS)
+        found.append(pytest.param(name, method, kind, "aot_eager", marks=[exhaustive] * repeats))
+    for name in WITH_DEFAULT_COMPILER:
+        found.append(pytest.param(name, {}, "point_mae", "inductor", marks=[exhaustive] * (name != "dapt_x")))
+    return found
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "method"), FORMS)
-def test_compiles(name: str, method: dict[str, Any], kind: str, inputs: torch.Tensor, make_config: MakeConfig) -> None:
-    """In one graph; the methods that the others are made of also through the default compiler, which takes longer."""
+@pytest.mark.parametrize(("name", "method", "kind", "backend"), compilations(), indirect=["kind"])
+def test_compiles(
+    name: str, method: dict[str, Any], kind: str, backend: str, inputs: torch.Tensor, make_config: MakeConfig
+) -> None:
     torch._dynamo.reset()  # the models share code, of which only so many versions are kept
-    whole = kind == "point_mae" and not method and name in ("full", "dapt", "dapt_x")
     model = randomise(build_model(make_config(name, method=method))).eval()
-    compiled = torch.compile(model, fullgraph=True, backend="inductor" if whole else "aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     torch.testing.assert_close(compiled(inputs).logits, model(inputs).logits, atol=1e-4, rtol=1e-4)
 
 
@@ -480,6 +495,7 @@ def test_routing_statistics_are_those_of_the_last_training_pass(inputs: torch.Te
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [pytest.param("point_mae", marks=exhaustive), "vit"], indirect=True)
 def test_statistics_survive_compilation(inputs: torch.Tensor, make_config: MakeConfig) -> None:
     config = make_config("dapt_x", backbone={"drop_path": 0.0})
     model = randomise(build_model(config)).train()

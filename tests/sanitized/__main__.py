@@ -42,6 +42,7 @@ def main() -> int:
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # Python and torch keep memory to the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "OMP_NUM_THREADS": "2",
+        "POINTADAPTERX_REQUIRE": "compiler",
     }
     tests = [*(ROOT / "tests" / "ops" / f"{name}.py" for name in TESTS), ROOT / TESTS_OF_EXPERTS]
     # From the build's folder, so that its package is found before the one of this checkout.

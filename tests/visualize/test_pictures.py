@@ -335,6 +335,7 @@ def test_the_eye_stands_above_and_sees_up_upwards() -> None:
     assert np.allclose(np.linalg.norm(seen, axis=1), [1, 0, 1])  # a rotation
 
 
+@pytest.mark.vulkan
 def test_open3d_draws_off_screen_what_it_is_given() -> None:
     if open3d_view.problem() is not None:
         pytest.skip(str(open3d_view.problem()))

@@ -1,0 +1,48 @@
+"""A test that lacks what this machine must have fails, and says what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.required import KNOWN, VARIABLE
+
+TESTS = {
+    "nvcc": "@pytest.mark.nvcc\n@pytest.mark.skipif(True, reason='not found')\ndef test():\n    pass\n",
+    "browser": "@pytest.mark.browser\ndef test():\n    pytest.skip('not found')\n",
+    "packages": "def test():\n    pytest.importorskip('no_such_package')\n",
+    "packages of a file": "pytest.importorskip('no_such_package')\n\ndef test():\n    pass\n",
+}
+
+
+def outcomes(folder: Path, requires: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What pytest prints about all of them where that is required."""
+    for number, text in enumerate(TESTS.values()):
+        (folder / f"test_{len(requires)}_{number}.py").write_text(f"import pytest\n\n{text}")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    nvcc\n    browser\n")
+    monkeypatch.setenv(VARIABLE, requires)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    options = ["-q", "-rs", "-p", "tests.required", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    pytest.main([*options, "--continue-on-collection-errors", *map(str, folder.glob(f"test_{len(requires)}_*"))])
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+def test_only_what_is_required_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "4 skipped" in outcomes(tmp_path, "", monkeypatch, capsys)
+    text = outcomes(tmp_path, "nvcc, packages", monkeypatch, capsys)
+    assert f"requires {KNOWN['nvcc']}, but this was skipped. Skipped: not found" in text
+    assert text.count(f"requires {KNOWN['packages']}, but this was skipped") == 2
+    assert re.search(r"1 failed, 1 skipped,.* 2 errors", text)
+    assert KNOWN["browser"] not in text
+
+
+def test_a_misspelt_requirement_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = outcomes(tmp_path, "nvc", monkeypatch, capsys)
+    assert f"{VARIABLE}: nvc; it takes browser, vulkan, nvcc" in text
