@@ -1,9 +1,9 @@
-"""The first picture of the README: a cloud, what an adapter answers, and where it looks.
+"""The first picture of the README: a cloud, the class that an adapter predicts, and the points that decide it.
 
     python tools/main.py --config cfgs/demo.yaml --output runs/hero
     python docs/figures/hero.py runs/hero      # writes docs/figures/hero.svg
 
-The cloud is a test cloud of the embedded LDraw-20. Another machine rounds otherwise while it trains, so percentages differ.
+The cloud is in the test part of the embedded LDraw-20. Percentages differ between machines, since rounding does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from drawing import FROZEN, INK, SOFT, TRAINED, Drawing, write
 from pointadapterx.visualize.colours import SIGNED, of_signed
 from pointadapterx.visualize.drawing import projected
 
-CLOUD = "3741ac03"  # the file of LDraw's library, without its ending
+CLOUD = "76409"  # the file of LDraw's library, without its ending
 WIDTH, HEIGHT, SIDE = 880, 270, 190
 MIDDLE = 138  # of the row of pictures
 CLOUD_AT, MODEL_AT, ANSWER_AT, LOOK_AT = 16, 232, 410, 676  # left edges
@@ -46,12 +46,14 @@ class Answer(NamedTuple):
 
 def draw(answer: Answer) -> str:
     """The text of the SVG file."""
-    drawing = Drawing(WIDTH, HEIGHT, f"A point cloud, its predicted class {answer.classes[0]}, and where the model looks")
+    drawing = Drawing(
+        WIDTH, HEIGHT, f"A point cloud, its predicted class {answer.classes[0]}, and the points that decide it"
+    )
     for left, width, words in (
         (CLOUD_AT, SIDE, "your cloud"),
-        (MODEL_AT, 150, "a frozen transformer, adapted"),
+        (MODEL_AT, 150, "frozen model, adapter"),
         (ANSWER_AT, 240, "what it is"),
-        (LOOK_AT, SIDE, "where the model looks"),
+        (LOOK_AT, SIDE, "what decides it"),
     ):
         drawing.text(left + width / 2, 28, words, size=15)
     _points(drawing, CLOUD_AT, answer.points, None)
@@ -92,14 +94,14 @@ def _points(drawing: Drawing, left: float, points: np.ndarray, saliency: np.ndar
     depth = np.floor(LEVELS * (seen[:, 2] - low[2]) / max(float((high - low)[2]), 1e-12)).clip(0, LEVELS - 1)
     kinds = np.zeros(len(points)) if saliency is None else np.round(LEVELS * saliency)
     for far in np.unique(depth):  # the nearest last, above the others
-        opacity = 0.35 + 0.65 * far / (LEVELS - 1)
+        opacity = 0.5 + 0.5 * far / (LEVELS - 1)
         for kind in np.unique(kinds):
             colour = INK if saliency is None else _hex(of_signed(np.array(kind / LEVELS)))
             chosen = np.flatnonzero((depth == far) & (kinds == kind))
             way = "".join(f"M{x[i]:.1f} {y[i]:.1f}h0" for i in chosen)
             if way:
                 drawing.elements.append(
-                    f"<path d='{way}' stroke='{colour}' stroke-width='2.6' stroke-linecap='round' "
+                    f"<path d='{way}' stroke='{colour}' stroke-width='2.8' stroke-linecap='round' "
                     f"stroke-opacity='{opacity:.2f}'/>"
                 )
 
