@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import published_form
-from pointadapterx import build, build_model, load_config, ops
+from pointadapterx import build_model, load_config, ops
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
+from pointadapterx.build import models
 from pointadapterx.checkpoints.adapter_file import versions
 from pointadapterx.engine.devices import hardware
 from pointadapterx.engine.optim import build_optimizer
@@ -166,11 +167,11 @@ def _prepare(
     """The config, its model with random weights, and where a step gets its inputs."""
     config = load_config(spec.config, overrides)
     torch.manual_seed(0)
-    build.log.disabled = True  # random weights are meant
+    models.log.disabled = True  # random weights are meant
     try:
         model = build_model(config).to(device)
     finally:
-        build.log.disabled = False
+        models.log.disabled = False
     inputs = random_batch(config, batch_size).to(device)
     if spec.variant == "published":
         published_form(model, inputs)
