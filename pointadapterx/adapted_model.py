@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.features import Head
+from pointadapterx.models.features import Features, Head
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft.base import Method
@@ -143,8 +143,10 @@ class AdaptedModel(nn.Module):
         self.recipe = None
         self.eval()
 
-    def forward(self, inputs: Tensor | Frozen) -> ModelOutput:
+    def forward(self, inputs: Tensor | Frozen, condition: Tensor | None = None) -> ModelOutput:
         """Inputs of the backbone, for example points (B, N, 3), or what is kept of them -> :class:`ModelOutput`.
+
+        ``condition`` (B, ...) is what else the head is to know of the samples, where it asks for something.
 
         Clouds are taken as they come: one of another number of points than :attr:`num_points` costs accuracy, of which
         a warning is given once. :meth:`resample` brings them to that number.
@@ -152,7 +154,9 @@ class AdaptedModel(nn.Module):
         self._check_number(inputs)
         features = self.method.run(self.backbone, inputs, self.head.blocks)
         auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
-        return ModelOutput(self.head(features), auxiliary)
+        sequence, losses, centers, intermediates, _, _ = features
+        points = inputs if isinstance(inputs, Tensor) else None
+        return ModelOutput(self.head(Features(sequence, losses, centers, intermediates, points, condition)), auxiliary)
 
     def pooled(self, inputs: Tensor) -> Tensor:
         """Inputs of the backbone -> what the head's ``mlp`` reads, (B, pools · C)."""

@@ -80,12 +80,17 @@ class Features(NamedTuple):
         centers: (B, G, 3) centres of the patches in the frame of the input; None where there are none, and where
             they were not kept.
         intermediates: tokens behind the blocks that were asked for, by the block's number.
+        inputs: the points (B, N, 3) or images that were given, for heads that answer for each point; None where only
+            what the frozen part makes of them was given.
+        condition: what else a head is given of the samples, such as a category (B, ...).
     """
 
     sequence: TokenSequence
     losses: list[Tensor]
     centers: Tensor | None = None
     intermediates: Mapping[int, BlockTokens] = {}
+    inputs: Tensor | None = None
+    condition: Tensor | None = None
 
     @property
     def class_token(self) -> Tensor | None:
