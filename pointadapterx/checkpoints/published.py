@@ -22,7 +22,7 @@ from pointadapterx.models.point_mae import MaskedAutoencoder
 
 log = logging.getLogger(__name__)
 
-# What other architectures have besides, without which the rest computes something else: layer scale (DeiT III, DINOv2,
+# What only other architectures have, and without which the rest computes something else: layer scale (DeiT III, DINOv2,
 # BEiT), norms of queries and keys, relative positions, a qkv bias where there is none here, norms elsewhere (CLIP), a
 # local branch (Point-FEMAE).
 STRANGE = re.compile(

@@ -258,7 +258,7 @@ class Trainer:
             group["lr"] = learning_rate(progress.epoch, settings)
         self.wrapped.train()
         steps = even_batches(len(self.dataset), **self._batching(progress.epoch))
-        title = f"epoch {progress.epoch + 1}/{settings['epochs']}"
+        title = f"epoch {progress.epoch + 1}/{settings.epochs}"
         with progress_bar(title, len(steps), progress.step, accelerator.is_main_process) as advance:
             for step in range(progress.step, len(steps)):
                 started = time.perf_counter()

@@ -137,7 +137,7 @@ def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:
             str(weights): of_weights,
         }
     table = Table(
-        title=f"linear SVM on frozen features of {config['pretrain']['probe']['name']}: {len(parts[0])} clouds to "
+        title=f"linear SVM on frozen features of {config.pretrain.probe.name}: {len(parts[0])} clouds to "
         f"train on, accuracy on {len(parts[1])} others of the training split",
         title_justify="left",
     )

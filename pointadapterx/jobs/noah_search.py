@@ -192,7 +192,7 @@ def _config(folder: Path, overrides: list[str]) -> Config:
         raise ConfigError(f"{folder}: trained one architecture, not the supernet (method.architecture is set)")
     if config.eval.protocol != "validation":
         raise ConfigError(
-            f"{folder}: eval.protocol={config['eval']['protocol']} has no validation part to search on; train the "
+            f"{folder}: eval.protocol={config.eval.protocol} has no validation part to search on; train the "
             "supernet with eval.protocol=validation"
         )
     return config

@@ -1,4 +1,4 @@
-"""IDPT: a prompt made of the tokens of each instance, for the last block (arXiv 2304.07221)."""
+"""IDPT: a prompt generated from the tokens of each instance, for the last block (arXiv 2304.07221)."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def _numbers(batch: int, like: Tensor) -> Tensor:
 class Idpt(Method):
     """Three edge convolutions over the patch tokens before the last block, and their maximum as a prompt token.
 
-    The neighbours are the k nearest patch tokens (in their own features, anew in each layer), or, on the grid of a ViT,
-    the patches around. The outputs of all layers side by side, a linear layer, BatchNorm and a leaky ReLU, then the
-    maximum over the patches gives one token after CLS. Trains that, class token and its position where they are not
-    pre-trained, and the head: 1.70 M parameters for ScanObjectNN with the head. Extra cost: nine C x C products a
-    patch, once, and one token more in the last block.
+    The neighbours are the k nearest patch tokens (in their own features, found again in each layer), or, on the grid
+    of a ViT, the patches around. The outputs of all layers side by side, a linear layer, BatchNorm and a leaky ReLU,
+    then the maximum over the patches gives one token after CLS. Trains that, class token and its position where they
+    are not pre-trained, and the head: 1.70 M parameters for ScanObjectNN with the head. Extra cost: nine C x C
+    products a patch, once, and one token more in the last block.
     """
 
     class Options(Method.Options):

@@ -47,8 +47,8 @@ class SearchConfig(Section):
         population: architectures of a generation.
         generations: number of generations, the random first one included.
         parents: best architectures so far, from which the next generation is made.
-        mutation: probability that a width is drawn anew in a mutation.
-        depth_mutation: probability that a kind's depth is drawn anew in a mutation.
+        mutation: probability that a mutation draws a width again.
+        depth_mutation: probability that a mutation draws a component's depth again.
     """
 
     budget: int = Field(640_000, ge=1)
@@ -247,7 +247,7 @@ class Noah(Method):
 
     @torch.compiler.disable
     def _use_another(self) -> None:
-        """A compiler leaves the draw alone, and compiles anew for each architecture, up to its limit."""
+        """The draw is not compiled; the compiler compiles once per architecture, up to its limit."""
         self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
@@ -318,7 +318,7 @@ class SearchSpace:
         return {kind: self._drawn(source.choice(self.depths), source) for kind in COMPONENTS}
 
     def mutate(self, architecture: Architecture, source: random.Random, options: SearchConfig) -> Architecture:
-        """Some kinds of another depth, some widths drawn anew."""
+        """Some kinds of another depth, some widths drawn again."""
         mutated: Architecture = {}
         for kind in COMPONENTS:
             old = [width for width in architecture[kind] if width]

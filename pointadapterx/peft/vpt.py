@@ -1,4 +1,4 @@
-"""VPT: learned prompt tokens, at the input or anew in every block (arXiv 2203.12119)."""
+"""VPT: learned prompt tokens, at the input or in every block (arXiv 2203.12119)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pointadapterx.schema import Rate, Width
 class Vpt(Method):
     """P learned tokens after CLS: before the first block of each stage (shallow), or others in each block (deep).
 
-    Deep (equation 5): block i sees its own prompts, and what block i - 1 made of the ones before is dropped. Shallow
+    Deep (equation 5): block i sees its own prompts, and the outputs of the previous ones are dropped. Shallow
     (equation 4): the blocks carry them on. Trains the prompts (P · C a block, deep), class token and its position
     where they are not pre-trained, and the head. Extra cost: P more tokens in every block, about P / L of its
     products, and more of attention. On Point-MAE their position is zero, unless it is trained.

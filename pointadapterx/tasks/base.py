@@ -103,7 +103,7 @@ class Task:
     # Model.
 
     def build_head(self, info: FeatureInfo) -> Head:
-        """The head on features of a backbone, with random weights."""
+        """The head for the features of a backbone, with random weights."""
         raise NotImplementedError(f"{type(self).__name__} must build its head")
 
     def build_whole(self, backbone: Backbone) -> MaskedAutoencoder:

@@ -22,7 +22,7 @@ from pointadapterx.schema import Rate, Section
 class HeadConfig(Section):
     """``head:``: pools are concatenated in the given order.
 
-    Null stands for :func:`default_pools` of the method, and for the number of classes of the data set.
+    Null means :func:`default_pools` of the method, and the number of classes of the data set.
     """
 
     pools: list[str] | None = Field(None, min_length=1, max_length=100)

@@ -156,7 +156,7 @@ def test_published_sizes_on_vit_b(method: dict[str, Any], without_head: int) -> 
     with torch.device("meta"):
         backbone = ViT(ViT.Options())
         head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=100, pools=["cls"], hidden=[]))
-        model = AdaptedModel(backbone, build_method(method), head)
+        model = AdaptedModel(backbone, build_method(METHODS[method["name"]].Options(**method)), head)
     assert count_parameters(model).trainable_without_head == without_head
 
 

@@ -1,4 +1,4 @@
-"""The thin mixture, compiled and not, against experts that are run one by one."""
+"""The low-rank mixture, compiled and not, against experts that are run one by one."""
 
 from __future__ import annotations
 

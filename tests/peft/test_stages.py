@@ -96,7 +96,7 @@ def test_every_method_adapts_four_stages(
     load_adapter(fresh, path)
     assert torch.equal(fresh.eval()(points).logits, model.eval()(points).logits)
     if not METHODS[name].trains_backbone:
-        plain = build_backbone(config["backbone"]).eval().requires_grad_(False)  # which decides on the fused kernel
+        plain = build_backbone(config.backbone).eval().requires_grad_(False)  # which decides on the fused kernel
         assert torch.equal(model.unload()(points).sequence.tokens, plain(points).sequence.tokens)
         with torch.no_grad():
             kept = model.method.precompute(model.backbone, points)
@@ -119,7 +119,7 @@ def test_prompts_need_a_class_token(name: str) -> None:
     backbone = Pyramid(Pyramid.Options())
     head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=3, pools=["patch_max"]))
     with pytest.raises(ConfigError, match=rf"^method {name} .*class token, which backbone Pyramid does not have; "):
-        AdaptedModel(backbone, build_method({"name": name}), head)
+        AdaptedModel(backbone, build_method(METHODS[name].Options()), head)
 
 
 def test_a_pool_of_a_class_token_needs_one() -> None:
@@ -146,7 +146,7 @@ def test_a_missing_site_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block, "sites", lambda: left)
     head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=3, pools=["patch_max"]))
     with pytest.raises(ConfigError, match="method lora acts at qkv, which block 1 of backbone Pyramid does not have"):
-        AdaptedModel(backbone, build_method({"name": "lora"}), head)
+        AdaptedModel(backbone, build_method(METHODS["lora"].Options()), head)
     with pytest.raises(ConfigError, match="block 1 has no site 'qkv', only norm1, attention"):
         backbone.every_block()[1].site("qkv")
 
@@ -231,7 +231,7 @@ def test_parts_and_costs_of_stages_are_counted(points: Tensor) -> None:
 
 def test_every_own_block_has_every_site() -> None:
     for kind in ("point_mae", "vit"):
-        backbone = build_backbone(small_config("linear", kind=kind)["backbone"])
+        backbone = build_backbone(small_config("linear", kind=kind).backbone)
         for number, block in enumerate(backbone.every_block()):
             assert (block.index, block.stage, list(block.sites)) == (number, 0, list(SITES))
             assert [site.name for site in block.layers()] == list(LAYERS)

@@ -119,7 +119,7 @@ class AdapterKind(NamedTuple):
 
     Attributes:
         make: builds one from width C, rank r and dropout rate; (..., C) -> (..., C), zero at the start.
-        serial: it stands behind the FFN and reads its output, instead of beside it and reading its input.
+        serial: it is behind the FFN and reads its output; otherwise it is beside the FFN and reads its input.
     """
 
     make: Callable[[int, int, float], nn.Module]

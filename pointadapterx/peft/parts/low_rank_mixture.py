@@ -1,4 +1,4 @@
-"""The mixture of E³VA-X: experts that begin and end so thin that sub-tokens need not be sorted by expert."""
+"""The mixture of E³VA-X: experts whose first and last layers have low rank, so sub-tokens need no sorting."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class _ScaleShift(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Keeps what the gradients are made of."""
+        """Keeps what the gradients are computed from."""
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod

@@ -34,8 +34,8 @@ class SharedMixtureMethod(RoutedMethod):
     sub-token one expert of rank r.
 
     Each part can be switched off for an ablation. Without the mixture nothing is added to the FFN, and the
-    prompts are made of the FFN's output: ``p_i = γ_i ⊙ mean(mlp(u)) + β_i``. That is what is left where the
-    mixture stands behind the FFN. γ_i then starts at 0 instead of 1, so that the prompts are zero tokens at the
+    prompts come from the FFN's output: ``p_i = γ_i ⊙ mean(mlp(u)) + β_i``. That is what is left where the
+    mixture is behind the FFN. γ_i then starts at 0 instead of 1, so that the prompts are zero tokens at the
     start in every variant.
 
     Attributes:
