@@ -46,7 +46,7 @@ class Rank:
 
 def task_of(config: Config) -> Task:
     """The task of a config on LDraw-20."""
-    return build_task(config, ClassFacts(LDRAW20_CLASSES))
+    return build_task(config, ClassFacts(list(LDRAW20_CLASSES)))
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from pointadapterx.engine.state import load_state
 from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError, TrainingError
 from pointadapterx.run_folder import ADAPTER_FILE, STATE_FILE
+from pointadapterx.sections import TrainConfig
 from tests.conftest import ROOT
 
 MakeConfig = Callable[..., Config]
@@ -384,7 +385,7 @@ def test_resuming_with_another_number_of_processes_is_refused(run_config: MakeCo
 
 
 def test_learning_rate_is_the_published_schedule() -> None:
-    settings = {"lr": 5e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_epochs": 10, "epochs": 300}
+    settings = TrainConfig(lr=5e-4, min_lr=1e-6, warmup_lr=1e-6, warmup_epochs=10, epochs=300)
     assert learning_rate(0, settings) == 1e-6
     assert learning_rate(5, settings) == pytest.approx((5e-4 + 1e-6) / 2)
     assert learning_rate(150, settings) == pytest.approx((5e-4 + 1e-6) / 2)
