@@ -112,12 +112,12 @@ def test_two_processes_validate_like_one(small_data: Path, tmp_path: Path) -> No
     script.write_text(
         f"""
 from pathlib import Path
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.engine import devices
 from pointadapterx.jobs import training
 def validate():
     accelerator = devices.make_accelerator("fp32")
-    config = load_config({str(tmp_path / "config.yaml")!r})
+    config = read_config({str(tmp_path / "config.yaml")!r})
     trainer = training._trainer(config, Path({str(tmp_path / "run")!r}), accelerator)
     loss = trainer.task.metrics(trainer._predict(trainer.selection))["loss"]
     if accelerator.is_main_process:
