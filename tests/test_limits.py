@@ -167,7 +167,7 @@ def test_what_an_adapter_claims_is_compared_with_what_it_holds(
     sections: dict[str, Any], says: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = claiming(adapter, **sections)
-    monkeypatch.setattr("pointadapterx.build.load_pretrained", None)
+    monkeypatch.setattr("pointadapterx.build.models.load_pretrained", None)
     with pytest.raises(CheckpointError, match=says):
         restore_model(info)
 
