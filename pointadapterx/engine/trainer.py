@@ -113,8 +113,8 @@ class Trainer:
         """What is done once before the first step."""
         views, device = self.settings.cached_views, self.accelerator.device
         if views is None:
-            targets = self.task.targets(self.dataset)
-            self.batches = Batches(build_inputs(self.config), self.dataset, targets, device, staged=True)
+            inputs, targets = build_inputs(self.config), self.task.targets(self.dataset)
+            self.batches = Batches(inputs, self.dataset, targets, device, staged=True)
             return
         self.features = open_features(self.plain_model, self.dataset, self.config, self.accelerator, views=views)
         if self.selection is not None:
@@ -196,8 +196,7 @@ class Trainer:
 
     def line(self, record: Mapping[str, Any]) -> str:
         """The epoch in words, after number, learning rate and loss."""
-        name = self.selection_name
-        parts = [self.task.progress_text(record)]
+        name, parts = self.selection_name, [self.task.progress_text(record)]
         if any(f"{name}_{key}" in record for key in (*self.task.scores, *self.task.recorded)):
             optimistic = " (selects on TEST)" if name == "test" and chooses(self.config) else ""
             parts.append(f"{self.task.record_text(record, name)}{optimistic}")
