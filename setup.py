@@ -191,6 +191,7 @@ if __name__ == "__main__":
             "pointadapterx.cfgs": ["*.yaml", "**/*.yaml"],
             "pointadapterx": ["weights/*"],
             "pointadapterx.report": ["*.css", "*.js"],
+            "pointadapterx.templates": ["*.html", "*.md"],
         },
         include_package_data=False,  # only what package_data names: sources do not belong into a wheel
         ext_modules=[point_ops(cuda=False)],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pointadapterx.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pointadapterx.adapted_model import AdaptedModel, count_parameters
     from pointadapterx.build import build_model
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from pointadapterx.peft import METHODS
     from pointadapterx.sharing import pull_adapter, push_adapter
     from pointadapterx.tasks.classification import Prediction
-
-__version__ = "0.1.0"
 
 # Imported on first use, so that `pointadapterx --help` and `pointadapterx.ops` do not wait for everything.
 _HOME = {

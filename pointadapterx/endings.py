@@ -1,4 +1,4 @@
-"""How a command ends when the machine fails it: one line and an exit status, as for wrong input."""
+"""How a command ends: the one place that turns errors and signals into an exit status and one line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import errno
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TextIO
 
-from pointadapterx.errors import PointAdapterXError
+from pointadapterx.errors import Interrupted, PointAdapterXError
+from pointadapterx.text import printable
 
 WRONG = 2
-BROKEN_PIPE = 128 + 13  # as a shell tells of a command that SIGPIPE ended
+BROKEN_PIPE = 128 + 13  # what a shell reports for a command that SIGPIPE ended
 
 WAYS = {
     errno.ENOSPC: "free space there, or choose another place",
@@ -39,30 +41,47 @@ _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|
 Parameters = ParamSpec("Parameters")
 
 
-def ends_in_one_line(command: Callable[Parameters, int]) -> Callable[Parameters, int]:
-    """Gives a command an exit status and one ``error:`` line for a full disk, a closed pipe or too little memory.
+def run_to_status(command: Callable[[], int], stopped: str = "stopped") -> int:
+    """Runs a command, and turns its errors and the signals that end it into one line and an exit status.
 
-    Any other exception is a fault of the program, and keeps its traceback.
+    Wrong input, a full disk, a closed pipe and too little memory are such errors. Any other exception is a fault of
+    the program and keeps its traceback.
+
+    Args:
+        command: returns its exit status.
+        stopped: what is printed after Ctrl-C.
+
+    Returns:
+        The command's status; 2 after an error; 128 + n after signal n.
     """
+    try:
+        status = command()
+        sys.stdout.flush()  # here, where a failure can be reported, and not when Python ends
+        return status
+    except Interrupted as stop:
+        return _say(printable(stop), 128 + stop.signal_number)
+    except KeyboardInterrupt:
+        return _say(stopped, 128 + signal.SIGINT)
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        leave(sys.stdout)
+        return BROKEN_PIPE
+    except PointAdapterXError as error:
+        return _say(f"error: {error}", WRONG)
+    except (OSError, MemoryError, RuntimeError) as error:
+        line = explain(error)
+        if line is None:
+            raise
+        if isinstance(error, OSError) and error.filename is None:
+            leave(sys.stdout)  # which may be what is full
+        return _say(f"error: {line}", WRONG)
+
+
+def ends_in_one_line(command: Callable[Parameters, int]) -> Callable[Parameters, int]:
+    """The decorator form of :func:`run_to_status`, for the ``main`` of a tool."""
 
     @functools.wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> int:
-        try:
-            status = command(*args, **kwargs)
-            sys.stdout.flush()  # here, where its failure can be told, and not when Python ends
-            return status
-        except BrokenPipeError:  # of `| head`, which has seen enough
-            leave(sys.stdout)
-            return BROKEN_PIPE
-        except PointAdapterXError as error:
-            return _tell(str(error))
-        except (OSError, MemoryError, RuntimeError) as error:
-            told = explain(error)
-            if told is None:
-                raise
-            if isinstance(error, OSError) and error.filename is None:
-                leave(sys.stdout)  # which may be what is full
-            return _tell(told)
+        return run_to_status(lambda: command(*args, **kwargs))
 
     return run
 
@@ -87,16 +106,16 @@ def _short(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:100]}…{text[-100:]}"
 
 
-def _tell(text: str) -> int:
+def _say(text: str, status: int) -> int:
     try:
-        print(f"error: {text}", file=sys.stderr)
+        print(text, file=sys.stderr)
     except BrokenPipeError:
         leave(sys.stderr)
-    return WRONG
+    return status
 
 
 def leave(stream: TextIO) -> None:
-    """Lets the rest of a stream that nobody reads go nowhere, or Python complains of it at its end."""
+    """Discards the rest of a stream that nobody reads; Python would complain about it at its end."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,13 +1,11 @@
-"""The command ``pointadapterx export``: a trained model as one file that runs without this package."""
+"""A trained model as one file that runs without this package."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,23 +21,15 @@ from pointadapterx.checkpoints.shipped import without_locations
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
-from pointadapterx.endings import ends_in_one_line
-from pointadapterx.engine.console import steps
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
 from pointadapterx.files import replacing, require_utf8
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
 from pointadapterx.optional import need
-from pointadapterx.text import printable
 
 FORMAT = "pointadapterx-export-1"
 METADATA = "pointadapterx.json"  # entry of a .pt2 file
 TOLERANCE = 1e-4
 CHECKED = (1, 3, 4)  # sizes of the batches that a file is checked on
-EPILOG = """examples:
-  %(prog)s runs/demo/<time> parts.onnx               for onnxruntime; any number of clouds at a time
-  %(prog)s runs/demo/<time> parts.pt2                for torch.export.load
-  %(prog)s adapter.safetensors parts.onnx --batch-size 1
-"""
 
 Run = Callable[[Tensor], Tensor]
 """Inputs of a model -> its logits."""
@@ -261,47 +251,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@ends_in_one_line
-def main(argv: Sequence[str], prog: str = "pointadapterx export") -> int:
-    """Runs the command.
-
-    Returns:
-        0, or 2 for wrong input and for a file that would compute something else, which is not written.
-    """
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("adapter", help="adapter file, run folder, or hf://owner/repository")
-    parser.add_argument("output", metavar="FILE", help="FILE.onnx, or FILE.pt2 for torch.export.load")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time, always (default: any number)")
-    parser.add_argument("--weights", metavar="FILE", help="where the backbone's weights lie now")
-    parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help=f"largest difference to torch (default {TOLERANCE:g})"
-    )
-    options = parser.parse_args(argv)
-    if options.batch_size is not None and options.batch_size < 1:
-        parser.error(f"--batch-size {options.batch_size}: at least 1")
-    try:
-        with steps() as progress:
-            exported = export_adapter(
-                options.adapter,
-                options.output,
-                batch_size=options.batch_size,
-                weights=options.weights,
-                tolerance=options.tolerance,
-                progress=progress,
-            )
-    except PointAdapterXError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    given, made = exported.metadata["input"], exported.metadata["output"]
-    print(printable(f"written: {exported.path} ({exported.path.stat().st_size / 1e6:.1f} MB)"))
-    for end, part in (("input", given), ("output", made)):
-        print(f"{end}: {part['name']} ({', '.join(map(str, part['shape']))}) float32")
-    print(f"checked: logits differ from torch's by at most {exported.difference:.1e}")
-    return 0

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pointadapterx.adapted_model import hash_backbone
 from pointadapterx.build import build_backbone
 from pointadapterx.checkpoints.adapter_file import AdapterInfo
 from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.hashing import hash_file
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
-from pointadapterx.text import markdown
+from pointadapterx.templates import render
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 TASKS = {"points": "point-cloud-classification", "images": "image-classification"}
 ACCURACIES = {"overall_accuracy": "overall accuracy (OA)", "mean_class_accuracy": "mean-class accuracy (mAcc)"}
@@ -56,7 +58,7 @@ def needed_weights(info: AdapterInfo) -> Needed:
     if weights in shipped_weights():
         return Needed(f"{weights}, which come with the package", True)
     file = Path(weights)
-    digest = f" with SHA-256 {hash_file(file)}" if _is_of(file, info) else ""
+    digest = f" with SHA-256 {_sha256(file)}" if _is_of(file, info) else ""
     return Needed(f"{file.name}, a file{digest} that does not come along: give yours as --weights FILE", False)
 
 
@@ -80,49 +82,63 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         address: where it will be.
         license: identifier of the hub, such as ``cc-by-4.0``, or None.
     """
-    data, method, needed = info.config.data, info.method.name, needed_weights(info)
-    what = " ".join(filter(None, (_name(data.name), data.variant)))
-    parts = (
-        f"# {address.name}",
-        f"`{method}` on {markdown(what)}: {len(info.classes)} classes. An adapter of PointAdapterX, which holds what "
-        "this task changed of the backbone or added to it.",
-        _table(_facts(info, report, license, needed)),
-        _results(info, report),
-        _usage(info, address, needed),
-        *(f"## {title}\n\n{text}" for title, text in info.task.card(report)),
-        _limits(info, report),
+    data, needed = info.config.data, needed_weights(info)
+    found = (report or {}).get("calibration")
+    return render(
+        "card.md",
+        front_matter=_front_matter(info, report, address, license, needed),
+        title=address.name,
+        method=info.method.name,
+        data=_named(data),
+        classes=len(info.classes),
+        facts=_facts(info, report, license, needed),
+        results=None if report is None else _results(info, report),
+        place=str(address),
+        repository=str(address).removeprefix(HUB),
+        file="picture.png" if _modality(info) == "images" else "scan.ply",
+        portable=needed.portable,
+        calibration=info.calibration,
+        error=None if found is None else _calibration_error(found),
+        limits=_limits(info, report),
     )
-    return f"---\n{_front_matter(info, report, address, license, needed)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
 def _front_matter(
     info: AdapterInfo, report: Mapping[str, Any] | None, address: Address, license: str | None, needed: Needed
 ) -> str:
-    data, backbone = info.config.data, info.config.backbone.name
+    from huggingface_hub import ModelCardData  # slow to import
+
     task = TASKS[_modality(info)]
-    content: dict[str, Any] = {"library_name": "pointadapterx"}
-    if license is not None:
-        content["license"] = license
-    if needed.base is not None:
-        content["base_model"] = needed.base
-    if _modality(info) == "images":  # the hub has no such task for point clouds
-        content["pipeline_tag"] = task
-    content["tags"] = ["pointadapterx", "adapter", task, backbone, info.method.name]
-    if report is not None:
-        under = f"protocol {info.config.eval.protocol}, regime {report['regime']}, seed {report['seed']}"
-        drawn = ", ".join(_drawn(data.model_dump()).values())
-        own = _name(data.name)
-        name = f"{own}, {drawn}" if drawn else own
-        dataset = {"type": own.replace(" ", "-"), "name": name, "split": "test"}
-        if drawn or data.variant is not None:
-            dataset["config"] = ", ".join(filter(None, (data.variant, drawn)))
-        metrics = [
-            {"type": "accuracy", "name": f"{name} in %, {under}", "value": round(report["test"][key], 2)}
-            for key, name in ACCURACIES.items()
-        ]
-        result = {"task": {"type": task, "name": task.replace("-", " ")}, "dataset": dataset, "metrics": metrics}
-        content["model-index"] = [{"name": address.name, "results": [result]}]
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    return ModelCardData(
+        library_name="pointadapterx",
+        license=license,
+        base_model=needed.base,
+        pipeline_tag=task if _modality(info) == "images" else None,  # the hub has no such task for point clouds
+        tags=["pointadapterx", "adapter", task, info.config.backbone.name, info.method.name],
+        model_name=address.name,
+        eval_results=None if report is None else _eval_results(info, report, task),
+    ).to_yaml()
+
+
+def _eval_results(info: AdapterInfo, report: Mapping[str, Any], task: str) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    data, drawn = info.config.data, ", ".join(_drawn(info.config.data).values())
+    under = f"protocol {info.config.eval.protocol}, regime {report['regime']}, seed {report['seed']}"
+    return [
+        EvalResult(
+            task_type=task,
+            task_name=task.replace("-", " "),
+            dataset_type=_name(data).replace(" ", "-"),
+            dataset_name=f"{_name(data)}, {drawn}" if drawn else _name(data),
+            dataset_config=", ".join(filter(None, (data.variant, drawn))) or None,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=f"{name} in %, {under}",
+            metric_value=round(report["test"][key], 2),
+        )
+        for key, name in ACCURACIES.items()
+    ]
 
 
 def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | None, needed: Needed) -> dict[str, str]:
@@ -150,50 +166,39 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
     return {
         **facts,
-        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {hash_file(info.path)}",
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {_sha256(info.path)}",
         "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "licence": license or "not stated; ask the owner of the repository",
     }
 
 
-def _results(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    title = "## How good it is\n\n"
-    if report is None:
-        return f"{title}Its run's metrics are not here: no test result is known."
-    data, test = report["data"], report["test"]
-    what = " ".join(filter(None, (_name(data["name"]), data["variant"])))
-    rows = {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
-        "test set": f"{what}, {test['count']:,} samples, checksum {data['checksum']}",
+def _results(info: AdapterInfo, report: Mapping[str, Any]) -> dict[str, str]:
+    data, test = info.config.data, report["test"]
+    return {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
+        "test set": f"{_named(data)}, {test['count']:,} samples, checksum {report['data']['checksum']}",
         **_drawn(data),
         "protocol": report["protocol"],
         "regime of augmentation": report["regime"],
         "seed": f"{report['seed']}; one run",
         "precision, hardware": f"{info.config.train.precision}, {report['hardware']}",
     }
-    return title + _table(rows)
 
 
-def _usage(info: AdapterInfo, address: Address, needed: Needed) -> str:
-    place = str(address)
-    flag, argument = ("", "") if needed.portable else (" --weights FILE", ', weights="FILE"')
-    kind = "picture.png" if _modality(info) == "images" else "scan.ply"
-    return (
-        "## How to use it\n\n"
-        f"```sh\npointadapterx predict {place} {kind}{flag}\n"
-        f"pointadapterx pull {place.removeprefix(HUB)}    # the files of this repository\n```\n\n"
-        "```python\nfrom pointadapterx import Failure, Predictor\n\n"
-        f'predictor = Predictor("{place}"{argument})\n'
-        f'for found in predictor(["{kind}"]):\n'
-        "    if isinstance(found, Failure):\n"
-        "        print(found.reason)\n"
-        "    else:\n"
-        "        print(found.name, found.classes[0], found.probabilities[0], found.known)\n```\n\n"
-        "`config.yaml` is the complete config of the training, without the paths of its machine."
-    )
+def _calibration_error(found: Mapping[str, Any]) -> dict[str, str]:
+    """In %, on the test set, with the temperature and without."""
+    return {
+        "after": f"{found['calibration_error']:.2f}",
+        "before": f"{found['calibration_error_before']:.2f}",
+    }
 
 
-def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
-    lines = info.task.limits()
+def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> list[str]:
+    lines = ["Every input gets one of the classes above, whatever it shows."]
+    if info.novelty is not None:
+        lines[0] += (
+            " `novelty` and `known` of a prediction hint at what is unlike the training data; most objects of other "
+            "classes pass as known."
+        )
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
         if info.config.eval.protocol == "published" and chooses(info.config):
@@ -202,21 +207,26 @@ def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> str:
         lines.append("On a backbone with another hash it is refused.")
         if info.config.backbone.weights is None:
             lines.append("The backbone has random weights: its results only test the pipeline.")
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+    return lines
 
 
-def _name(data: str) -> str:
+def _named(data: DataConfig) -> str:
+    """Data set and variant."""
+    return " ".join(filter(None, (_name(data), data.variant)))
+
+
+def _name(data: DataConfig) -> str:
     """Of a data set; a folder's is nobody else's."""
-    return "own data" if data in OWN_DATA else data
+    return "own data" if data.name in OWN_DATA else data.name
 
 
-def _drawn(data: Mapping[str, Any]) -> dict[str, str]:
-    """What of a data set's training part there was to learn from, where that was not all."""
-    task, size = data.get("few_shot"), data.get("train_size")
+def _drawn(data: DataConfig) -> dict[str, str]:
+    """The part of a data set's training split that was learned from, where that was not all of it."""
+    task, size = data.few_shot, data.train_size
     words = {}
     if task is not None:
-        words["few-shot task"] = f"{task['ways']}-way {task['shots']}-shot, fold {task['fold']}"
-        words["few-shot task"] += f", {task['queries']} queries a class" if task["queries"] is not None else ""
+        words["few-shot task"] = f"{task.ways}-way {task.shots}-shot, fold {task.fold}"
+        words["few-shot task"] += f", {task.queries} queries a class" if task.queries is not None else ""
     if size is not None:
         words["training set"] = f"{size:,} labelled training samples"
     return words
@@ -229,10 +239,9 @@ def _licence_of_weights(weights: str | None) -> dict[str, str]:
     return {f"licence of {weights}": licence, f"attribution of {weights}": attribution}
 
 
-def _table(rows: Mapping[str, str]) -> str:
-    lines = (f"| {name} | {markdown(value)} |" for name, value in rows.items())
-    return "\n".join(["| | |", "|---|---|", *lines])
-
-
 def _modality(info: AdapterInfo) -> str:
     return DATASETS[info.config.data.name].modality
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -57,7 +57,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """
     content = _read_json(folder / METRICS_FILE)
     if not isinstance(content, dict):
-        raise _not_of_a_run(folder / METRICS_FILE)
+        raise not_of_a_run(folder / METRICS_FILE)
     return content
 
 
@@ -69,7 +69,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """
     content = _read_json(folder / HISTORY_FILE)
     if not isinstance(content, list) or not all(map(_is_record, content)):
-        raise _not_of_a_run(folder / HISTORY_FILE)
+        raise not_of_a_run(folder / HISTORY_FILE)
     return content
 
 
@@ -86,5 +86,6 @@ def _read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: is not JSON; restore it or move it away") from None
 
 
-def _not_of_a_run(path: Path) -> CheckpointError:
+def not_of_a_run(path: Path) -> CheckpointError:
+    """The error for a file with other content."""
     return CheckpointError(f"{path}: is not of a finished run; restore it or move it away")

@@ -1,4 +1,4 @@
-"""The commands ``pointadapterx push`` and ``pull``: adapters in repositories of the Hugging Face hub.
+"""Adapters in repositories of the Hugging Face hub.
 
 A repository holds the model card ``README.md``, ``adapter.safetensors``, ``config.yaml``, and ``metrics.json`` where
 there is one.
@@ -6,31 +6,26 @@ there is one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import re
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.checkpoints.shipped import without_locations
 from pointadapterx.config import dump_config
-from pointadapterx.endings import ends_in_one_line
-from pointadapterx.errors import CheckpointError, HubError, PointAdapterXError
+from pointadapterx.errors import CheckpointError, HubError
 from pointadapterx.files import new_folder, write_text
 from pointadapterx.hub import Address, NotFound, Unreachable, commit_of, fetch, is_cached, upload
-from pointadapterx.model_card import needed_weights, write_card
-from pointadapterx.run_folder import ADAPTER_FILE, METRICS_FILE
-from pointadapterx.text import printable
+from pointadapterx.model_card import write_card
+from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, METRICS_FILE
 
 log = logging.getLogger(__name__)
 
-CARD_FILE, CONFIG_FILE = "README.md", "config.yaml"
+CARD_FILE = "README.md"
 LICENSE = re.compile(r"[a-z0-9.-]+")
 
 
@@ -158,74 +153,3 @@ def pull_adapter(repository: str, folder: str | Path | None = None) -> AdapterIn
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(part / ADAPTER_FILE), str(place))) from None
     return read_adapter(folder)
-
-
-@ends_in_one_line
-def push(argv: Sequence[str], prog: str = "pointadapterx push") -> int:
-    """Runs the command ``push``.
-
-    Returns:
-        0, or 2 for wrong input and for what the hub refuses.
-    """
-    parser = argparse.ArgumentParser(prog=prog, description="An adapter with its model card to the hub.")
-    parser.add_argument("adapter", help="adapter file or run folder")
-    parser.add_argument("repository", help="owner/repository; made where it does not exist")
-    parser.add_argument("--folder", metavar="DIR", help="write the files there instead, and send nothing")
-    parser.add_argument("--private", action="store_true", help="a new repository is private")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch, made where it does not exist (default: main)")
-    parser.add_argument("--license", metavar="ID", help="for the card, such as cc-by-4.0 (default: not stated)")
-    options = parser.parse_args(argv)
-
-    def run() -> AdapterInfo:
-        place = push_adapter(
-            options.adapter,
-            _revised(options),
-            folder=options.folder,
-            private=options.private,
-            license=options.license,
-        )
-        print(printable(f"{'pushed' if options.folder is None else 'written'}: {place}"))
-        return read_adapter(options.adapter)
-
-    return _told(run)
-
-
-@ends_in_one_line
-def pull(argv: Sequence[str], prog: str = "pointadapterx pull") -> int:
-    """Runs the command ``pull``.
-
-    Returns:
-        0, or 2 for wrong input and for what the hub refuses.
-    """
-    parser = argparse.ArgumentParser(prog=prog, description="An adapter with what lies beside it from the hub.")
-    parser.add_argument("repository", help="owner/repository")
-    parser.add_argument("folder", nargs="?", metavar="DIR", help="for its files (default: named like the repository)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
-    options = parser.parse_args(argv)
-
-    def run() -> AdapterInfo:
-        info = pull_adapter(_revised(options), options.folder)
-        print(printable(f"pulled: {info.path.parent}"))
-        return info
-
-    return _told(run)
-
-
-def _revised(options: argparse.Namespace) -> str:
-    if options.revision and "@" in options.repository:
-        raise HubError(f"{options.repository}: names a revision already; remove --revision {options.revision}")
-    return str(options.repository) + (f"@{options.revision}" if options.revision else "")
-
-
-def _told(run: Callable[[], AdapterInfo]) -> int:
-    """Exit status; errors in one line, and what the adapter needs besides."""
-    try:
-        info = run()
-    except PointAdapterXError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    print(printable(f"weights of the backbone: {needed_weights(info).text}"))
-    return 0

@@ -1,21 +1,27 @@
-"""The command line: its words, its exit status, and that verbs and flags are the same thing."""
+"""The command line: its words, its exit status, and that commands and flags are the same thing."""
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
 import pointadapterx
+from pointadapterx import jobs
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import save_adapter
-from pointadapterx.commands.main import COMMANDS, _expand_verb, build_parser, main
+from pointadapterx.commands.main import COMMANDS, main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
+from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.synthetic import write_ldraw20
 
@@ -30,30 +36,65 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The jobs that are called instead of run, each with what it is given."""
+    calls: list[tuple[Any, ...]] = []
+
+    def record(name: str) -> Callable[..., None]:
+        return lambda *given: calls.append((name, *given))
+
+    for name in ("train", "resume", "test", "count", "probe", "search"):
+        monkeypatch.setattr(jobs, name, record(name))
+    monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda precision: precision)
+    monkeypatch.setattr("pointadapterx.config.read_config", lambda path, overrides: Given(path, tuple(overrides)))
+    return calls
+
+
+class Given(NamedTuple):
+    """What a config was read from."""
+
+    path: str
+    overrides: tuple[str, ...]
+    train: SimpleNamespace = SimpleNamespace(precision="fp32")
+
+
 @pytest.mark.parametrize(
-    ("verb", "flags"),
+    ("flags", "command", "call"),
     [
-        ("train --config a.yaml", "--config a.yaml"),
-        ("test a", "--test a"),
-        ("test a data.root=b", "--test a data.root=b"),
-        ("vote a", "--test a --vote 10"),
-        ("vote a 3", "--test a --vote 3"),
-        ("vote a 3 data.root=b --output c", "--test a --vote 3 data.root=b --output c"),
-        ("vote a data.root=b", "--test a --vote 10 data.root=b"),
-        ("count --config a.yaml", "--count --config a.yaml"),
+        ("--config a.yaml", "train --config a.yaml", ("train", Given("a.yaml", ()), "a", None, "fp32")),
+        (
+            "x.y=1 --config a.yaml --output o z.w=2",
+            "train x.y=1 --output o --config a.yaml z.w=2",
+            ("train", Given("a.yaml", ("x.y=1", "z.w=2")), "a", Path("o"), "fp32"),
+        ),
+        ("--resume r", "resume r", ("resume", Path("r"), [])),
+        ("--resume r data.root=b", "train --resume r data.root=b", ("resume", Path("r"), ["data.root=b"])),
+        ("--test a", "test a", ("test", "a", [], None, False, None)),
+        ("--test a data.root=b", "test a data.root=b", ("test", "a", ["data.root=b"], None, False, None)),
+        ("--test a --vote 10", "vote a", ("test", "a", [], 10, False, None)),
+        ("--test a --vote 3", "vote a 3", ("test", "a", [], 3, False, None)),
+        ("--test a --vote 3", "test a --vote 3", ("test", "a", [], 3, False, None)),
+        ("--test a --vote-published", "test a --vote-published", ("test", "a", [], None, True, None)),
+        ("--test a --vote 10 --vote-published", "vote a --vote-published", ("test", "a", [], 10, True, None)),
+        (
+            "--test a --vote 3 data.root=b --output c",
+            "vote a 3 data.root=b --output c",
+            ("test", "a", ["data.root=b"], 3, False, Path("c")),
+        ),
+        ("--test a --vote 10 data.root=b", "vote a data.root=b", ("test", "a", ["data.root=b"], 10, False, None)),
+        ("--search r", "search r", ("search", Path("r"), [])),
+        ("--search r a.b=1", "search r a.b=1", ("search", Path("r"), ["a.b=1"])),
+        ("--count --config a", "count --config a", ("count", Given("a", ()))),
+        ("--probe --config a b.c=1", "probe --config a b.c=1", ("probe", Given("a", ("b.c=1",)), "fp32")),
     ],
 )
-def test_verbs_are_flags(verb: str, flags: str) -> None:
-    parser = build_parser("x")
-    expanded = parser.parse_intermixed_args(_expand_verb(verb.split(), parser))
-    assert expanded == parser.parse_intermixed_args(flags.split())
-
-
-def test_overrides_may_stand_anywhere() -> None:
-    parser = build_parser("x")
-    wanted = parser.parse_intermixed_args(["a.b=1", "c.d=2", "--config", "f"])
-    assert parser.parse_intermixed_args(["a.b=1", "--config", "f", "c.d=2"]) == wanted
-    assert wanted.overrides == ["a.b=1", "c.d=2"]
+def test_flags_and_commands_call_the_same_job(
+    flags: str, command: str, call: tuple[Any, ...], called: list[tuple[Any, ...]]
+) -> None:
+    assert main(flags.split()) == 0
+    assert main(command.split()) == 0
+    assert called == [call, call]
 
 
 @pytest.mark.parametrize(
@@ -65,14 +106,15 @@ def test_overrides_may_stand_anywhere() -> None:
         ("doctr scans", "unknown command 'doctr'; did you mean 'doctor'?"),
         ("Train --config demo", "unknown command 'Train'; did you mean 'train'?"),
         ("xyz", "unknown command 'xyz'."),
-        ("test", "test needs an adapter file or a run folder"),
-        ("vote", "vote needs an adapter file or a run folder"),
+        ("test", "the following arguments are required: RUN_OR_ADAPTER"),
+        ("vote", "the following arguments are required: RUN_OR_ADAPTER"),
+        ("train --config a --resume b", "choose one of --config and --resume"),
         ("--config a --resume b", "choose one of --config, --resume, --test and --search"),
         ("--test a --resume b", "choose one of --config, --resume, --test and --search"),
         ("--config a --search b", "choose one of --config, --resume, --test and --search"),
         ("--search a --output b", "--search writes into the run's folder"),
         ("--search a --count", "--count and --probe need --config FILE alone"),
-        ("search", "search needs the folder of a run: search RUN"),
+        ("search", "the following arguments are required: RUN"),
         ("--config a --vote 3", "--vote needs --test CKPT"),
         ("--config a --vote-published", "--vote needs --test CKPT"),
         ("--test a --vote 0", "--vote 0: at least 1 copy"),
@@ -89,19 +131,45 @@ def test_wrong_arguments_say_what_to_give(arguments: str, says: str, capsys: pyt
     assert error.startswith("usage: ")
 
 
-def test_help_shows_examples_without_importing_torch() -> None:
+def test_help_lists_every_command_without_importing_torch() -> None:
     script = (
         "import sys\nfrom pointadapterx.commands.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "assert 'torch' not in sys.modules"
+        "assert not {'torch', 'rich', 'pydantic'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "--config cfgs/demo.yaml" in done.stdout
-    assert "--resume" in done.stdout
-    assert ":data:" not in done.stdout
+    assert "--resume RUN" in done.stdout
     for command in COMMANDS:
-        assert f"  pointadapterx {command} " in done.stdout
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: pointadapterx {command} ")
+    assert f"examples:\n  pointadapterx {command} " in shown
+    assert not re.search(r":\w+:|``", shown)  # no markup of the documentation
+    assert all(len(line) <= 120 for line in shown.splitlines())
+
+
+def test_every_command_is_one_file_and_every_file_a_command() -> None:
+    folder = ROOT / "pointadapterx" / "commands"
+    shared = {"__init__", "main", "options", "flags"}
+    assert {path.stem for path in folder.glob("*.py")} - shared == set(COMMANDS)
+
+
+@pytest.mark.parametrize("tool", ["compare", "predict", "visualize"])
+def test_tools_of_one_command(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("pointadapterx.commands.main.keep_freed_memory", lambda: True)  # of the process of the tests
+    monkeypatch.setattr(sys, "argv", [tool])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: python tools/{tool}.py ")
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,8 +231,6 @@ def test_test_and_vote_write_beside_the_adapter_or_to_output(folder: Path) -> No
 def test_the_published_vote_is_the_maximum_of_299(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pointadapterx.jobs import testing
-
     monkeypatch.setattr(testing, "PUBLISHED_VOTES", 3 if testing.PUBLISHED_VOTES == 299 else 0)  # 299 take minutes
     assert main(["--test", str(folder), "--vote", "1", "--vote-published", "--output", str(folder / "out")]) == 0
     vote = json.loads((folder / "out" / "test.json").read_text())["vote"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import logging
 import subprocess
 import sys
@@ -14,11 +13,14 @@ import pytest
 import torch
 
 from pointadapterx.commands import main as cli
+from pointadapterx.commands.options import UsageError
 from pointadapterx.endings import BROKEN_PIPE, ends_in_one_line, explain
 from pointadapterx.engine.console import console, log_to_file
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, Interrupted
 
 FULL = Path("/dev/full")
+GIVEN = {"compare": ["--config", "x"], "doctor": ["x"], "example": ["x"]}
+"""Arguments of the commands that do not take two."""
 
 
 def failing(error: BaseException) -> int:
@@ -80,10 +82,25 @@ def test_faults_of_the_program_keep_their_traceback(error: Exception) -> None:
         failing(error)
 
 
-def test_every_command_ends_so() -> None:
-    commands = [place.split(":") for place in cli.COMMANDS.values()]
-    functions = [getattr(importlib.import_module(f"pointadapterx.{module}"), name) for module, name in commands]
-    assert all(hasattr(function, "__wrapped__") for function in [cli.main, *functions])
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_ends_so(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(error: BaseException) -> tuple[int, str]:
+        def run(options: object) -> int:
+            raise error
+
+        monkeypatch.setattr(f"pointadapterx.commands.{command}.run", run)
+        status = cli.main([command, *GIVEN.get(command, ["x", "y"])])
+        return status, capsys.readouterr().err
+
+    assert end(DataError("x.ply: damaged")) == (2, "error: x.ply: damaged\n")
+    assert end(KeyboardInterrupt()) == (130, f"{cli.COMMANDS[command].stopped}\n")
+    assert end(Interrupted(15, Path("r")))[0] == 143
+    with pytest.raises(SystemExit) as stop:
+        end(UsageError("--top 0: at least 1"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"pointadapterx {command}: error: --top 0: at least 1\n")
 
 
 SCRIPT = """

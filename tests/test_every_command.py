@@ -16,8 +16,8 @@ from pointadapterx.arrays import as_array
 from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config
 from pointadapterx.engine import devices
+from pointadapterx.study.outcomes import OUTPUT
 from pointadapterx.study.plan import CellKey, read_plan
-from pointadapterx.study.records import OUTPUT
 from tests.conftest import small_config, small_pretraining
 from tests.synthetic import write_ldraw20
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pointadapterx.commands.report import main as report
-from pointadapterx.commands.visualize import main as visualize
+from pointadapterx.commands.main import main
 from pointadapterx.datasets.point_files import read_cloud
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.optional import missing, need
@@ -78,9 +77,9 @@ def test_a_broken_open3d_says_why(broken: Callable[[str], None]) -> None:
     assert reason == open3d_view.BROKEN.format(reason=LACKS)
 
 
-@pytest.mark.parametrize(("command", "what"), [(report, "a report needs"), (visualize, "pictures need")])
+@pytest.mark.parametrize(("command", "what"), [("report", "a report needs"), ("visualize", "pictures need")])
 def test_a_broken_matplotlib_says_why(
-    command: Callable[[list[str]], int],
+    command: str,
     what: str,
     broken: Callable[[str], None],
     capsys: pytest.CaptureFixture[str],
@@ -91,6 +90,6 @@ def test_a_broken_matplotlib_says_why(
     def draw(*_: object) -> None:
         import matplotlib  # noqa: F401
 
-    monkeypatch.setattr("pointadapterx.commands.visualize._run", draw)
-    assert command(["run"]) == 2
+    monkeypatch.setattr("pointadapterx.commands.visualize.draw", draw)
+    assert main([command, "run"]) == 2
     assert f"error: {what} matplotlib, which is installed but cannot be imported ({LACKS})" in capsys.readouterr().err

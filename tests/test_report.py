@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import os
@@ -20,11 +21,11 @@ from PIL import Image
 from pointadapterx import jobs as run
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.commands.report import _record, write_report
 from pointadapterx.config import read_config
 from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError
 from pointadapterx.report import page
+from pointadapterx.report.document import _record, write_report
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
 
@@ -83,7 +84,7 @@ def test_it_says_what_the_run_found(finished: Path, report: Path) -> None:
     shown = re.search(r"<pre>(backbone:.*?)</pre>", text, re.DOTALL)
     assert shown is not None
     again = finished.parent / "again.yaml"
-    again.write_text(shown[1].replace("&#x27;", "'").replace("&quot;", '"').replace("&amp;", "&"))
+    again.write_text(html.unescape(shown[1]))
     assert read_config(again) == read_config(finished / "config.yaml")
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)  # nothing to fetch
 

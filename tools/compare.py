@@ -2,7 +2,7 @@
 
 import sys
 
-from pointadapterx.commands.compare import main
+from pointadapterx.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(prog="python tools/compare.py"))
+    sys.exit(main(prog="python tools/compare.py", command="compare"))

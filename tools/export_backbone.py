@@ -13,7 +13,7 @@ from pointadapterx import read_adapter
 from pointadapterx.build import restore_model
 from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.endings import ends_in_one_line
-from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
+from pointadapterx.errors import CheckpointError, ConfigError
 
 
 def export_backbone(adapter: Path, output: Path) -> None:
@@ -47,11 +47,7 @@ def main() -> int:
     parser.add_argument("adapter", type=Path, metavar="RUN", help="run folder or adapter file")
     parser.add_argument("output", type=Path, metavar="FILE", help="file to write, .safetensors")
     options = parser.parse_args()
-    try:
-        export_backbone(options.adapter, options.output)
-    except PointAdapterXError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    export_backbone(options.adapter, options.output)
     return 0
 
 

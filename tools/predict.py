@@ -1,8 +1,8 @@
-"""Classes of one's own files: ``python tools/predict.py runs/demo/<time> scans/``."""
+"""Classes of your own files: ``python tools/predict.py runs/demo/<time> scans/``."""
 
 import sys
 
-from pointadapterx.commands.predict import main
+from pointadapterx.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], prog="python tools/predict.py"))
+    sys.exit(main(prog="python tools/predict.py", command="predict"))

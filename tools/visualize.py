@@ -2,7 +2,7 @@
 
 import sys
 
-from pointadapterx.commands.visualize import main
+from pointadapterx.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], prog="python tools/visualize.py"))
+    sys.exit(main(prog="python tools/visualize.py", command="visualize"))

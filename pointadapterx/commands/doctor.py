@@ -1,100 +1,67 @@
-"""The command ``pointadapterx doctor``: what is wrong with a data set, before anything is trained on it."""
+"""Say what is wrong with a data set, before anything is trained on it."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
-
+from pointadapterx.commands.options import UsageError, add_reading
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.base import check_choice
 from pointadapterx.datasets.folder import STORED_POINTS
-from pointadapterx.datasets.formats.columns import columns_of_text
 from pointadapterx.datasets.point_files import KINDS, Reading
-from pointadapterx.doctor.checks import PARTS, SHOWN, Finding, diagnose
+from pointadapterx.doctor.checks import SHOWN, Finding, diagnose
 from pointadapterx.doctor.examined import Entry, Examined
+from pointadapterx.doctor.overview import overview
 from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_reading, read_set
-from pointadapterx.endings import ends_in_one_line
 from pointadapterx.engine.console import console
-from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.errors import ConfigError
 from pointadapterx.text import printable
 
+EXAMPLES = """\
+  %(prog)s scans/                                  a folder with a folder for each class
+  %(prog)s clouds.h5
+  %(prog)s data/ModelNet40 --name modelnet40       a data set by its name
+"""
 UP = "y is taken as up; where z is, train with data.up=z"
 SICK = 1  # exit status where something has to be mended
 
 
-def overview(entries: Sequence[Entry]) -> Table:
-    """Clouds per class and part, and the range of their points."""
-    table = Table(title="clouds", title_justify="left")
-    table.add_column("class")
-    parts = [part for part in PARTS if any(entry.part == part for entry in entries)]
-    for part in parts:
-        table.add_column(part, justify="right")
-    table.add_column("points", justify="right")
-    for label in sorted({entry.label or "" for entry in entries}):
-        mine = [entry for entry in entries if (entry.label or "") == label]
-        sizes = [entry.found.points for entry in mine if isinstance(entry.found, Examined)]
-        span = (
-            "" if not sizes else f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
-        )
-        counts = [str(sum(entry.part == part for entry in mine)) for part in parts]
-        table.add_row(printable(label) or "no label", *counts, span)
-    return table
-
-
-@ends_in_one_line
-def main(argv: Sequence[str], prog: str = "pointadapterx doctor") -> int:
-    """Runs the command.
-
-    Returns:
-        0 if nothing has to be mended, 1 if something has, 2 for wrong input.
-    """
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See :class:`~pointadapterx.commands.main.Module`."""
     parser.add_argument("path", type=Path, nargs="?", help="folder, table of files, HDF5, or where --name lies")
     names = sorted(name for name, kind in DATASETS.items() if kind.modality == "points" and name != "folder")
     parser.add_argument("--name", choices=names, help="a data set by its name, whose reader checks it as well")
     parser.add_argument("--variant", help="of the data set")
-    parser.add_argument(
-        "--stored-points",
-        type=int,
-        default=STORED_POINTS,
-        help=f"data.stored_points (default {STORED_POINTS})",
-    )
-    parser.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
-    parser.add_argument(
-        "--columns",
-        type=columns_of_text,
-        metavar="X,Y,Z",
-        help="data.columns: those of text files that are x, y and z, names or numbers from 0",
-    )
-    parser.add_argument(
-        "--nan",
-        choices=["drop", "error"],
-        help="data.nan: what to do about NaN or infinite coordinates (default: drop)",
-    )
-    parser.add_argument(
-        "--suffixes",
-        type=lambda text: tuple(text.split(",")),
-        metavar="KIND,KIND",
-        help="data.suffixes: kinds of files to read",
-    )
     parser.add_argument("--unlabelled", action="store_true", help="as pre-training reads it, whatever its folders")
     parser.add_argument(
         "--all", action="store_true", help=f"list every file and cloud, instead of the first {SHOWN} of each kind"
     )
-    parser.add_argument("--cache-dir", type=Path, help="data.cache_dir, a folder for what training reads again")
-    parser.add_argument("--workers", type=int, help="processes that read files (default: all cores)")
-    options = parser.parse_args(argv)
+    files = parser.add_argument_group("reading files, as the keys data.* of a config say it to training")
+    add_reading(files, nan="drop")
+    files.add_argument(
+        "--suffixes",
+        type=lambda text: tuple(text.split(",")),
+        metavar="KIND,KIND",
+        help="kinds of files to read",
+    )
+    files.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder for what training reads again")
+    files.add_argument(
+        "--stored-points", type=int, default=STORED_POINTS, metavar="N", help=f"of a file (default {STORED_POINTS})"
+    )
+    model = parser.add_argument_group("what the model wants")
+    model.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints what there is, and what to mend.
+
+    Returns:
+        0 if nothing has to be mended, else 1.
+    """
     if options.path is None and options.name is None:
-        parser.error("give a folder, a table of files or an HDF5 file, or --name for a data set")
-    try:
-        entries, findings = _examine(options)
-    except PointAdapterXError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise UsageError("give a folder, a table of files or an HDF5 file, or --name for a data set")
+    entries, findings = _examine(options)
     console.print(overview(entries))
     if options.name in (None, "h5"):
         console.print(UP)

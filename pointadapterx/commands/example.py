@@ -1,21 +1,22 @@
-"""The command ``pointadapterx example``: small clouds of three classes as files, to try everything else on."""
+"""Write small clouds of three classes as files, to try the other commands on."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from pointadapterx.datasets import LDraw20
-from pointadapterx.endings import ends_in_one_line
-from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.errors import DataError
 from pointadapterx.text import printable
 
 CLASSES = ("plate", "wheel", "window")  # easy to tell apart
 TRAIN, TEST, NEW = 16, 8, 2  # files a class; parts of test and new are others than those of training
+EXAMPLES = """\
+  %(prog)s scans        writes scans/train, scans/test and scans/new
+"""
 HEADER = """ply
 format binary_little_endian 1.0
 comment LDraw Parts Library, LDraw.org, CC BY 4.0; surface sampled, centred and scaled
@@ -36,21 +37,14 @@ y up. LDraw.org does not endorse this project.
 """
 
 
-@ends_in_one_line
-def main(argv: Sequence[str], prog: str = "pointadapterx example") -> int:
-    """Runs the command.
-
-    Returns:
-        0; 2 for wrong input.
-    """
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See :class:`~pointadapterx.commands.main.Module`."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write, a new or empty folder")
-    options = parser.parse_args(argv)
-    try:
-        count = write_example(options.folder)
-    except PointAdapterXError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the files."""
+    count = write_example(options.folder)
     print(printable(f"written: {count} files in {options.folder}, classes {', '.join(CLASSES)}"))
     return 0
 

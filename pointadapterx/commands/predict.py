@@ -1,4 +1,4 @@
-"""The command ``pointadapterx predict``: an adapter on files, folders and globs."""
+"""Predict the classes of your own files with one or several adapters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from pointadapterx.checkpoints.adapter_file import ADAPTERS
-from pointadapterx.datasets.formats.columns import columns_of_text
-from pointadapterx.endings import ends_in_one_line, explain
+from pointadapterx.commands.options import UsageError, add_device, add_reading, add_weights, require_positive
+from pointadapterx.endings import explain
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
@@ -27,9 +27,10 @@ from pointadapterx.text import cell, json_line, printable
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
 FORMATS = (".csv", ".jsonl")
-EPILOG = """examples:
+EXAMPLES = """\
   %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
+  %(prog)s hf://owner/repository scans/
   %(prog)s --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl
 """
 
@@ -41,21 +42,14 @@ class Sink(Protocol):
         """Writes it."""
 
 
-@ends_in_one_line
-def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
-    """Runs the command.
-
-    Returns:
-        0; 2 for wrong input; 3 if files could not be read, which are listed, and the rest was predicted.
-    """
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See :class:`~pointadapterx.commands.main.Module`."""
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="first the adapter (its file, its run's folder or hf://owner/repository), unless --adapter; then files",
+        help="first the adapter (its file, its run's folder or hf://owner/repository), unless --adapter; then files, "
+        "folders and globs",
     )
     parser.add_argument(
         "--adapter",
@@ -64,55 +58,37 @@ def main(argv: Sequence[str], prog: str = "pointadapterx predict") -> int:
         metavar="NAME=FILE",
         help="an adapter by name; several on one backbone",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="FILE.csv or FILE.jsonl instead of the terminal")
-    parser.add_argument("--top", type=int, default=3, help="classes a file")
-    parser.add_argument(
+    answers = parser.add_argument_group("answers")
+    answers.add_argument("--output", type=Path, metavar="FILE", help="FILE.csv or FILE.jsonl instead of the terminal")
+    answers.add_argument("--top", type=int, default=3, help="classes a file")
+    files = parser.add_argument_group("reading files")
+    files.add_argument(
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
     )
-    parser.add_argument(
-        "--columns",
-        type=columns_of_text,
-        metavar="X,Y,Z",
-        help="columns of text files that are x, y and z, names or numbers from 0 (default: as the files name them)",
-    )
-    parser.add_argument(
-        "--nan",
-        choices=["drop", "error"],
-        help="points with NaN or infinite coordinates: leave them out with a warning, or refuse the file "
-        "(default: the adapter's, or drop)",
-    )
-    parser.add_argument("--weights", metavar="FILE", help="where the backbone's weights lie now")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: the adapter's")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="default: the adapter's eval.batch_size")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read files, where that takes long (default: all cores)"
-    )
-    options = parser.parse_intermixed_args(argv)
-    for name in ("top", "batch_size", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} {value}: at least 1")
+    add_reading(files, nan="the adapter's, or drop")
+    model = parser.add_argument_group("model")
+    add_weights(model)
+    add_device(model)
+    model.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: the adapter's")
+    model.add_argument("--batch-size", type=int, metavar="N", help="default: the adapter's eval.batch_size")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predicts.
+
+    Returns:
+        0, or 3 if files could not be read, which are listed; the rest was predicted.
+    """
+    require_positive(options, "top", "batch_size", "workers")
     if options.output is not None and options.output.suffix.lower() not in FORMATS:
-        parser.error(f"--output {options.output}: ends in {' or '.join(FORMATS)}")
-    try:
-        return _run(options, parser)
-    except PointAdapterXError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-
-
-def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+        raise UsageError(f"--output {options.output}: ends in {' or '.join(FORMATS)}")
     log_warnings_to(sys.stderr)
     named = dict(text.partition("=")[::2] for text in options.adapter)
     if not all(named) or not all(named.values()) or len(named) < len(options.adapter):
-        parser.error("--adapter takes NAME=FILE, each name once")
+        raise UsageError("--adapter takes NAME=FILE, each name once")
     adapter, paths = (named, options.paths) if named else (options.paths[0], options.paths[1:])
     if not paths:
-        parser.error(f"nothing to predict: first {ADAPTERS}, then files, folders or globs")
+        raise UsageError(f"nothing to predict: first {ADAPTERS}, then files, folders or globs")
     predictor = Predictor(
         adapter,
         weights=options.weights,

@@ -6,6 +6,7 @@ import base64
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from torch import Tensor
 
 from pointadapterx.report import page
@@ -27,10 +28,10 @@ class Mode(NamedTuple):
     """
 
     colours: np.ndarray
-    legend: str
+    legend: Markup
 
 
-def pack_clouds(subject: Subject, clouds: Tensor) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def pack_clouds(subject: Subject, clouds: Tensor) -> tuple[list[dict[str, Any]], dict[str, Markup]]:
     """What the viewer reads of clouds, (B, N, 3), and the legends of its colours by their names.
 
     Returns:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from pointadapterx.text import printable
+from markupsafe import Markup
+
+from pointadapterx.templates import macros, render, text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,12 +21,7 @@ DPI, WIDEST, SHADES = 90, 1600, 128  # of pictures: at most so many pixels and c
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def escape(text: object, keep: str = "") -> str:
-    """Text of which nothing is markup, and which a browser shows whole; see :func:`~pointadapterx.text.printable`."""
-    return html.escape(printable(text, keep))
-
-
-def page(title: str, sections: Sequence[tuple[str, str]], clouds: Sequence[Mapping[str, Any]]) -> str:
+def page(title: str, sections: Sequence[tuple[str, Markup]], clouds: Sequence[Mapping[str, Any]]) -> str:
     """The whole page.
 
     Args:
@@ -34,106 +29,78 @@ def page(title: str, sections: Sequence[tuple[str, str]], clouds: Sequence[Mappi
         sections: headings and their HTML.
         clouds: what the viewer turns, see :func:`~pointadapterx.report.gallery.pack_clouds`.
     """
-    own = files("pointadapterx.report")
-    links = "".join(f'<a href="#part{i}">{escape(heading)}</a>' for i, (heading, _) in enumerate(sections))
-    parts = "\n".join(
-        f'<section id="part{i}"><h2>{escape(heading)}</h2>\n{body}</section>'
-        for i, (heading, body) in enumerate(sections)
+    return render(
+        "page.html",
+        title=title,
+        policy=Markup(POLICY),
+        sections=sections,
+        clouds=list(clouds),
+        style=_own("page.css"),
+        viewer=_own("viewer.js"),
     )
-    data = json.dumps(list(clouds)).replace("<", "\\u003c")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>
-{own.joinpath("page.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-<nav>{links}</nav>
-{parts}
-<script id="clouds" type="application/json">{data}</script>
-<script>
-{own.joinpath("viewer.js").read_text(encoding="utf-8")}</script>
-</body>
-</html>
-"""
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def _own(name: str) -> Markup:
+    return Markup(files("pointadapterx.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _part(name: str, *values: object) -> Markup:
+    html: Markup = getattr(macros("parts.html"), name)(*values)
+    return html
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
     """A table; cells are text."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>\n'
+    return _part("table", header, rows)
 
 
-def shares(header: Sequence[str], rows: Iterable[tuple[str, int, float | None]]) -> str:
+def shares(header: Sequence[str], rows: Iterable[tuple[str, int, float | None]]) -> Markup:
     """A table of names, counts, and percentages with bars."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "\n".join(
-        f"<tr><td>{escape(name)}</td><td>{count}</td><td>{'–' if share is None else f'{share:.1f}'}</td>"
-        f'<td style="text-align:left"><span class="bar" style="width:{share or 0:.0f}px"></span></td></tr>'
-        for name, count, share in rows
-    )
-    return f"<table><thead><tr>{head}<th></th></tr></thead><tbody>\n{body}\n</tbody></table>\n"
+    return _part("shares", header, rows)
 
 
-def note(text: str) -> str:
+def note(remark: str) -> Markup:
     """A remark."""
-    return f'<p class="note">{escape(text)}</p>\n'
+    return _part("note", remark)
 
 
-def code(text: str) -> str:
-    """A command, or a file."""
-    return f"<pre>{escape(text, keep=chr(10))}</pre>\n"
+def code(content: str) -> Markup:
+    """A command, in lines."""
+    return _part("code", text(content, keep="\n"))
 
 
-def image(figure: Figure, about: str) -> str:
+def file(name: str, content: str) -> Markup:
+    """A text file, which the reader can open."""
+    return _part("file", name, text(content, keep="\n"))
+
+
+def image(figure: Figure, about: str) -> Markup:
     """A figure as a picture within the page."""
-    return f'<p><img src="{data_url(figure)}" alt="{escape(about)}"></p>\n'
+    return _part("image", data_url(figure), about)
 
 
-def kinds(meanings: Iterable[tuple[str, np.ndarray]]) -> str:
+def kinds(meanings: Iterable[tuple[str, np.ndarray]]) -> Markup:
     """A legend: what each colour (3,) in [0, 1] means."""
-    swatch = '<span class="swatch" style="background:{}"></span>'
-    return " ".join(f"{swatch.format(_css(colour))}{escape(meaning)}" for meaning, colour in meanings)
+    return _part("kinds", [(meaning, _css(colour)) for meaning, colour in meanings])
 
 
-def scale(low: str, colours: np.ndarray, high: str) -> str:
+def scale(low: str, colours: np.ndarray, high: str) -> Markup:
     """A legend: what the first and the last of colours (n, 3) mean, between which amounts lie."""
-    stops = ",".join(map(_css, colours))
-    return (
-        f'{escape(low)} <span class="scale" style="background:linear-gradient(to right,{stops})"></span> {escape(high)}'
-    )
+    return _part("scale", low, [_css(colour) for colour in colours], high)
 
 
 def _css(colour: np.ndarray) -> str:
     return "#" + "".join(f"{round(255 * float(part)):02x}" for part in colour)
 
 
-def gallery(items: Iterable[tuple[int | None, str, str]], modes: Mapping[str, str] | None = None) -> str:
+def gallery(items: Iterable[tuple[int | None, str, str]], modes: Mapping[str, Markup] | None = None) -> Markup:
     """Figures with captions.
 
     Args:
         items: number of the cloud, or None for what does not turn; address of the still picture; caption.
-        modes: names of the colours that the reader may choose among, and their legends in HTML; the pictures have the
-            first.
+        modes: names of the colours that the reader may choose among, and their legends; the pictures have the first.
     """
-    figures = []
-    for number, still, caption in items:
-        cloud = "" if number is None else f' class="cloud" data-cloud="{number}"'
-        picture = f'<img src="{still}" width="160" height="160" alt="{escape(caption)}">'
-        figures.append(f"<figure{cloud}>{picture}<figcaption>{escape(caption)}</figcaption></figure>")
-    options, legends = "", ""
-    for number, (mode, legend) in enumerate((modes or {}).items()):
-        options += f'<option value="{escape(mode)}">{escape(mode)}</option>'
-        legends += f'<p class="legend" data-mode="{escape(mode)}"{" hidden" if number else ""}>{legend}</p>\n'
-    choice = f'<p><label hidden>Colours: <select class="colours">{options}</select></label></p>\n' if modes else ""
-    return f'{choice}{legends}<div class="gallery">\n' + "\n".join(figures) + "\n</div>\n"
+    return _part("gallery", items, dict(modes or {}))
 
 
 def data_url(figure: Figure, dpi: int = DPI) -> str:

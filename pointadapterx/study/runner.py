@@ -28,17 +28,10 @@ from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.files import write_text
 from pointadapterx.locks import Hold, holder, is_held, try_hold
-from pointadapterx.run_folder import CONFIG_FILE, LOCK_FILE, STATE_FILE
+from pointadapterx.run_folder import LOCK_FILE, STATE_FILE, can_resume
+from pointadapterx.study.outcomes import DIVERGED, OUTPUT, describe_result, divergence, is_finished, validation_score
 from pointadapterx.study.plan import Plan, Run, Use
-from pointadapterx.study.records import (
-    DIVERGED,
-    OUTPUT,
-    Known,
-    describe_result,
-    divergence,
-    is_finished,
-    validation_score,
-)
+from pointadapterx.study.records import Known
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +198,7 @@ class Runner:
             return
         write_text(folder / CONFIG, dump_config(run.config))
         output = folder / OUTPUT
-        if output.exists() and not _is_resumable(output):
+        if output.exists() and not can_resume(output):
             shutil.rmtree(output)  # killed before its first state; a run starts in a folder of its own
         arguments = self.command(run, folder)
         with (folder / LOG).open("ab") as text:
@@ -292,15 +285,11 @@ class Runner:
 def training_command(run: Run, folder: Path) -> list[str]:
     """Arguments that train the run, or continue it from its state."""
     output = folder / OUTPUT
-    module = ["-m", "pointadapterx.commands.main"]
-    if _is_resumable(output):
+    module = ["-m", "pointadapterx"]
+    if can_resume(output):
         values = {key: attrgetter(key)(run.config) for key in LOCATIONS}
-        return [*module, "--resume", str(output), *(f"{key}={json.dumps(value)}" for key, value in values.items())]
-    return [*module, "--config", str(folder / CONFIG), "--output", str(output)]
-
-
-def _is_resumable(output: Path) -> bool:
-    return (output / STATE_FILE).is_file() and (output / CONFIG_FILE).is_file()
+        return [*module, "resume", str(output), *(f"{key}={json.dumps(value)}" for key, value in values.items())]
+    return [*module, "train", "--config", str(folder / CONFIG), "--output", str(output)]
 
 
 def environment(slot: int, processes: int) -> dict[str, str]:

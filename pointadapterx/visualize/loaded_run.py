@@ -196,3 +196,16 @@ class Subject:
         require_finite(logits, "logits")
         best = self.read(logits).max(dim=-1)
         return [printable(self.classes[i]) for i in best.indices.tolist()], best.values.tolist()
+
+
+def name_apart(subjects: Sequence[Subject]) -> None:
+    """Subjects of one method take the names of their folders or files as well, and numbers where these are the same."""
+    names = [subject.name for subject in subjects]
+    for subject in subjects:
+        if names.count(subject.name) > 1:
+            path = subject.path.resolve()
+            subject.name += f" ({printable(path.parent.name if path.stem == 'adapter' else path.stem)})"
+    names = [subject.name for subject in subjects]
+    for number, subject in enumerate(subjects, 1):
+        if names.count(subject.name) > 1:
+            subject.name += f" {number}"

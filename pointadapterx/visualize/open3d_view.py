@@ -134,3 +134,17 @@ def _cloud(points: np.ndarray, colours: np.ndarray):  # type: ignore[no-untyped-
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.astype(float)))
     cloud.colors = open3d.utility.Vector3dVector(colours.astype(float))
     return cloud
+
+
+def choose_renderer(name: str) -> DrawCloud | None:
+    """How clouds are drawn: by Open3D, or None for matplotlib.
+
+    Args:
+        name: ``open3d``, ``matplotlib``, or ``auto`` for Open3D where it can.
+
+    Raises:
+        PointAdapterXError: if Open3D is asked for and cannot draw.
+    """
+    if name == "matplotlib" or (name == "auto" and problem() is not None):
+        return None
+    return off_screen()

@@ -21,11 +21,9 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pointadapterx import build_model, load_adapter, load_config, read_adapter
-from pointadapterx import jobs as engine
-from pointadapterx.commands.compare import main as compare
 from pointadapterx.commands.main import main
-from pointadapterx.commands.predict import main as predict
 from pointadapterx.datasets import build_dataset
+from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
 from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn
@@ -260,8 +258,8 @@ def execute(command: str, added: list[str]) -> None:
         return
     if words[0] == "python":
         assert (ROOT / words[1]).is_file(), command
-        kinds = {"tools/main.py": main, "tools/compare.py": compare, "tools/predict.py": predict}
-        assert kinds[words[1]]([*words[2:], *added]) == 0, command
+        tool = Path(words[1]).stem
+        assert main([*words[2:], *added], command=None if tool == "main" else tool) == 0, command
         return
     assert words[0] == "pointadapterx", command
     assert main([*words[1:], *added]) == 0, command
@@ -270,7 +268,7 @@ def execute(command: str, added: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", SHELL_PAGES)
 def test_commands_do_what_they_say(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PUBLISHED_VOTES", 2)  # 299 would take minutes
+    monkeypatch.setattr(testing, "PUBLISHED_VOTES", 2)  # 299 would take minutes
     for block in blocks_of(page, "sh", "console"):
         for command in commands(block):
             assert command in COMMANDS or command in NOT_EXECUTED, f"say in {__file__} how to execute: {command}"

@@ -12,8 +12,9 @@ import yaml
 
 from pointadapterx.config import dump_config
 from pointadapterx.files import write_json
+from pointadapterx.study.outcomes import OUTPUT
 from pointadapterx.study.plan import Plan, Run, read_plan
-from pointadapterx.study.records import OUTPUT, Record, pack_correctness
+from pointadapterx.study.records import Record, pack_correctness
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20
 

@@ -14,18 +14,9 @@ import pytest
 
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_json
+from pointadapterx.study.outcomes import DIVERGED, OUTPUT, collect, describe_result
 from pointadapterx.study.plan import CellKey, Plan
-from pointadapterx.study.records import (
-    DIVERGED,
-    OUTPUT,
-    collect,
-    describe_result,
-    pack_correctness,
-    pack_groups,
-    read_known,
-    read_records,
-    write_records,
-)
+from pointadapterx.study.records import pack_correctness, pack_groups, read_known, read_records, write_records
 from tests.study.conftest import make_record, write_result
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pointadapterx.commands.compare import main
+from pointadapterx.commands.main import main
 from pointadapterx.study import runner
+from pointadapterx.study.outcomes import OUTPUT
 from pointadapterx.study.plan import Plan, Run, read_plan
-from pointadapterx.study.records import OUTPUT
 from pointadapterx.study.runner import Runner, training_command
 from tests.conftest import ROOT
 from tests.study.conftest import write_result
@@ -153,7 +153,7 @@ def test_the_csv_is_there_as_soon_as_a_run_has_finished(
         return ["-c", ""]
 
     monkeypatch.setattr(runner, "training_command", train)
-    assert main(["--config", str(make_study())]) == 0
+    assert main(["compare", "--config", str(make_study())]) == 0
     assert lines[:2] == [1, 2]
 
 
@@ -172,11 +172,11 @@ def test_a_known_csv_spares_its_runs_and_gives_the_same_results(
 
     monkeypatch.setattr(runner, "training_command", train)
     first, again = tmp_path / "results" / "results.csv", tmp_path / "again"
-    assert main(["--config", str(make_study())]) == 1  # one diverged
+    assert main(["compare", "--config", str(make_study())]) == 1  # one diverged
     assert len(trained) == 6
     moved = [f"runs={tmp_path / 'other'}", f"results={again}"]
     trained.clear()
-    assert main(["--config", str(make_study(known=[str(first)])), *moved]) == 1
+    assert main(["compare", "--config", str(make_study(known=[str(first)])), *moved]) == 1
     assert trained == []
     assert (again / "results.csv").read_text() == first.read_text()
     assert list((tmp_path / "other").glob("*")) == []
@@ -185,7 +185,7 @@ def test_a_known_csv_spares_its_runs_and_gives_the_same_results(
     only_tuned = [line for line in first.read_text().splitlines() if ",final," not in line]
     known = tmp_path / "tuned.csv"
     known.write_text("\n".join(only_tuned).replace(",linear,True,", ",linear,False,") + "\n")
-    assert main(["--config", str(make_study()), f"known=[{known}]", *moved]) == 1
+    assert main(["compare", "--config", str(make_study()), f"known=[{known}]", *moved]) == 1
     assert len(trained) == 4  # both seeds of both rows, the winner's tuning run among them
     assert (again / "results.csv").read_text() == first.read_text()
 
@@ -193,7 +193,7 @@ def test_a_known_csv_spares_its_runs_and_gives_the_same_results(
 def test_a_known_csv_that_is_missing_is_refused_before_training(
     make_study: MakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--config", str(make_study(known=["no.csv"]))]) == 2
+    assert main(["compare", "--config", str(make_study(known=["no.csv"]))]) == 2
     assert "no.csv: cannot be read" in capsys.readouterr().err
 
 
@@ -207,7 +207,7 @@ def test_a_refusal_after_training_tells_where_the_results_are(
         return ["-c", ""]
 
     monkeypatch.setattr(runner, "training_command", train)
-    assert main(["--config", str(make_study())]) == 2
+    assert main(["compare", "--config", str(make_study())]) == 2
     csv_file = tmp_path / "results" / "results.csv"
     assert f"cannot be compared; give each its own column; all results are in {csv_file}" in capsys.readouterr().err
     assert csv_file.is_file()
@@ -301,12 +301,12 @@ def test_leftovers_without_a_state_are_cleared(plan: Plan) -> None:
 
 def test_a_run_with_a_state_is_resumed_where_its_files_lie_now(plan: Plan, tmp_path: Path) -> None:
     (use, *_) = plan.due({})[0].values()
-    assert training_command(use.run, tmp_path)[2:4] == ["--config", str(tmp_path / "study.yaml")]
+    assert training_command(use.run, tmp_path)[2:5] == ["train", "--config", str(tmp_path / "study.yaml")]
     (tmp_path / OUTPUT).mkdir()
     for name in ("state.safetensors", "config.yaml"):
         (tmp_path / OUTPUT / name).touch()
     arguments = training_command(use.run, tmp_path)
-    assert arguments[2:4] == ["--resume", str(tmp_path / OUTPUT)]
+    assert arguments[2:4] == ["resume", str(tmp_path / OUTPUT)]
     assert f'data.root="{use.run.config.data.root}"' in arguments
     assert "backbone.weights=null" in arguments
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pointadapterx.build import build_splits
-from pointadapterx.commands.compare import main
+from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config, read_config, read_document
 from pointadapterx.datasets.vtab import GROUPS, TASKS
 from pointadapterx.errors import ConfigError, DataError
@@ -225,7 +225,7 @@ def trained(make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(runner, "training_command", train)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
-    assert main(["--config", str(make_study()), "processes=4"]) == 1
+    assert main(["compare", "--config", str(make_study()), "processes=4"]) == 1
     return tmp_path / "results"
 
 
@@ -254,7 +254,7 @@ def test_the_report_has_means_of_groups_and_published_rows(trained: Path, capsys
     assert "validation part eval.select=overall_accuracy eval.every=2)." in text
     assert "val_fraction" not in text
     capsys.readouterr()
-    assert main(["--report", str(trained / "results.csv")]) == 0
+    assert main(["compare", "--report", str(trained / "results.csv")]) == 0
     printed = capsys.readouterr().out.splitlines()
     start = printed.index("vtab")
     cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in OVERVIEW if "---" not in line]
@@ -267,10 +267,10 @@ def test_the_report_is_the_same_from_its_files(trained: Path, tmp_path: Path) ->
     copy.mkdir()
     for name in ("results.csv", CONTEXT_FILE):
         shutil.copy(trained / name, copy)
-    assert main(["--report", str(copy / "results.csv")]) == 0
+    assert main(["compare", "--report", str(copy / "results.csv")]) == 0
     assert (copy / "report.md").read_bytes() == (trained / "report.md").read_bytes()
     (copy / CONTEXT_FILE).unlink()
-    assert main(["--report", str(copy / "results.csv")]) == 0
+    assert main(["compare", "--report", str(copy / "results.csv")]) == 0
     text = (copy / "report.md").read_text(encoding="utf-8")
     assert "| OA % | patch_camelyon | eurosat | kitti |\n" in text
     assert "published [" not in text
@@ -350,7 +350,7 @@ def test_a_whole_study_on_small_images(make_study: MakeStudy, tmp_path: Path) ->
     rows = {"linear": {"overrides": LINEAR}}
     columns = {"kitti": {"data.variant": "kitti", "head.num_classes": 4}}
     study = make_study(rows=rows, columns=columns, groups={"structured": ["kitti"]}, published=None)
-    assert main(["--config", str(study), "processes=2"]) == 0
+    assert main(["compare", "--config", str(study), "processes=2"]) == 0
     records = read_records(tmp_path / "results" / "results.csv")
     assert [record.kind for record in records] == ["tune", "tune", "final", "final"]
     assert [record.best_val is None for record in records] == [False, False, True, True]

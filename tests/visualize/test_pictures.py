@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from pointadapterx.commands.main import main
-from pointadapterx.commands.visualize import choose_renderer, name_apart
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
@@ -22,7 +21,7 @@ from pointadapterx.visualize import introspection, open3d_view, pictures, plots
 from pointadapterx.visualize.colours import GREY, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.drawing import Scale, Sheet, View, box_edges, paint, projected, save
 from pointadapterx.visualize.groups import OF_COUNTS
-from pointadapterx.visualize.loaded_run import Subject
+from pointadapterx.visualize.loaded_run import Subject, name_apart
 from pointadapterx.visualize.pictures import PICTURES
 from tests.visualize.conftest import save_random
 
@@ -359,6 +358,6 @@ def test_open3d_draws_off_screen_what_it_is_given() -> None:
 def test_a_missing_open3d_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open3d_view, "problem", lambda: open3d_view.MISSING)
     open3d_view.off_screen.cache_clear()
-    assert choose_renderer("auto") is None
+    assert open3d_view.choose_renderer("auto") is None
     with pytest.raises(PointAdapterXError, match=r"pip install open3d \(1 GB\), or choose --renderer"):
-        choose_renderer("open3d")
+        open3d_view.choose_renderer("open3d")

@@ -1,0 +1,28 @@
+"""Continue an interrupted run from its folder; the result is that of an uninterrupted one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pointadapterx.commands.options import add_overrides, log_to_terminal
+
+EXAMPLES = """\
+  %(prog)s runs/demo/20260101-120000
+  %(prog)s runs/demo/20260101-120000 data.root=/mnt/scans     where the files lie now
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See :class:`~pointadapterx.commands.main.Module`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    add_overrides(parser, "where files lie now; all else stays as the run began, for example data.root=/mnt/scans")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains to the end."""
+    from pointadapterx import jobs
+
+    log_to_terminal()
+    jobs.resume(options.run, options.overrides)
+    return 0

@@ -1,0 +1,287 @@
+"""One HTML file of a run, or of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from pointadapterx.adapted_model import count_parameters
+from pointadapterx.config import dump_config
+from pointadapterx.datasets.inputs import regime
+from pointadapterx.engine.metrics import compute_metrics
+from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.files import write_text
+from pointadapterx.hub import HUB
+from pointadapterx.optional import need
+from pointadapterx.report import page
+from pointadapterx.report.gallery import pack_clouds
+from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
+from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
+from pointadapterx.tasks.calibration import summary
+from pointadapterx.visualize import introspection, plots
+from pointadapterx.visualize.drawing import Sheet, paint
+from pointadapterx.visualize.loaded_run import Subject, name_apart
+from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 8  # mistakes, and as many samples of different classes
+
+
+def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), output: Path | None = None) -> Path:
+    """Writes one HTML file, which opens without a network and without a server.
+
+    Args:
+        runs: run folders or adapter files; the first is told in full, the others beside it.
+        overrides: of their configs, such as ``data.root=…``.
+        output: the file; default: ``report.html`` beside the first adapter.
+
+    Returns:
+        The file.
+
+    Raises:
+        PointAdapterXError: without matplotlib, or if adapters or data cannot be read, or know different classes.
+    """
+    need("matplotlib.figure", "a report needs matplotlib", "viz", ConfigError)
+    if output is None and str(runs[0]).startswith(HUB):
+        raise ConfigError(f"{runs[0]}: lies on the hub; add --output FILE for the report")
+    subjects = [Subject(run, overrides) for run in runs]
+    name_apart(subjects)
+    plots.require_same_classes(subjects)
+    for subject in subjects[1:]:
+        if subject.test.checksum != subjects[0].test.checksum:
+            raise ConfigError(f"{subject.path}: is tested on other samples than {subjects[0].path}; report them apart")
+    records = [_record(subject) for subject in subjects]
+    first = subjects[0]
+    clouds: list[dict[str, Any]] = []
+    sections = [
+        ("Result", _result(subjects, records)),
+        ("Data", _data(first)),
+        ("Classes", _classes(subjects)),
+        ("Confusion", page.image(plots.confusion(subjects), "confusion matrix")),
+        ("Features", _features(subjects)),
+        ("Surest mistakes", _gallery(first, _surest(first), clouds)),
+        ("Samples", _gallery(first, _samples(first), clouds)),
+        *_looking(subjects),
+        ("Course of training", _course(subjects, records)),
+        ("How to repeat it", _recipe(subjects)),
+    ]
+    title = f"{' and '.join(subject.name for subject in subjects)} on {first.config.data.name}"
+    output = output or first.path.parent / "report.html"
+    write_text(output, page.page(title, [(heading, body) for heading, body in sections if body], clouds))
+    return output
+
+
+def _record(subject: Subject) -> dict[str, Any]:
+    """What a run wrote of itself, where the adapter lies in a run's folder."""
+    folder, found = subject.path.parent, dict[str, Any]()
+    if not (folder / CONFIG_FILE).is_file():
+        return found
+    if (folder / METRICS_FILE).is_file():
+        found["metrics"] = read_metrics(folder)
+        if not _is_metrics(found["metrics"]):
+            raise not_of_a_run(folder / METRICS_FILE)
+    if (folder / HISTORY_FILE).is_file():
+        found["history"] = read_history(folder)
+    return found
+
+
+def _is_metrics(content: Mapping[str, Any]) -> bool:
+    """Whether metrics have what is read of them."""
+    if not isinstance(content.get("test"), dict):
+        return False
+    numbers = [content["test"].get("overall_accuracy"), content.get("seconds_per_epoch"), content.get("epochs")]
+    memory = content.get("peak_memory_mib", "")
+    known = {"best_epoch", "hardware", "versions"} <= content.keys() and (memory is None or _is_number(memory))
+    return known and all(map(_is_number, numbers))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _right(subject: Subject) -> np.ndarray:
+    logits, labels = subject.predictions
+    return (logits.argmax(dim=-1) == labels).numpy()
+
+
+def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
+    """One column a run."""
+    groups = subjects[0].test.groups
+    of_objects = None if groups is None else groups.numpy()
+    columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
+    if len(subjects) > 1:
+        base = _right(subjects[0])
+        for subject, column in zip(subjects, columns, strict=True):
+            right = _right(subject)
+            difference = 100 * float(right.mean() - base.mean())
+            low, high = difference_interval([right], [base], groups=of_objects)
+            column[f"OA, difference to {subjects[0].name} [95 %]"] = (
+                "" if subject is subjects[0] else f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+            )
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
+    count, largest = len(subjects[0].test), int(subjects[0].test.labels.bincount().max())
+    told = (
+        f"Test set of {count} samples, evaluated for this report; intervals are of the samples drawn anew (bootstrap) "
+        "for one seed: another seed differs besides. Always answering the largest class gives "
+        f"{100 * largest / count:.2f} %."
+    )
+    return page.table(["", *(subject.name for subject in subjects)], rows) + page.note(told)
+
+
+def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | None) -> dict[str, str]:
+    """Names to numbers of one run."""
+    metrics, run = compute_metrics(subject.predictions, subject.classes), record.get("metrics", {})
+    low, high = accuracy_interval([_right(subject)], groups=groups)
+    mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
+    parameters = count_parameters(subject.model)
+    found = {
+        "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
+        "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
+        "selection": str(subject.info.metrics.get("protocol", "–")),
+        "augmentation regime": regime(subject.config.data),
+        "seed": str(subject.config.train.seed),
+        "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning)",
+        "versions": ", ".join(f"{name} {version}" for name, version in subject.info.versions.items()),
+        "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
+    }
+    if subject.info.calibration is not None:
+        told = summary(subject.info.calibration, *subject.predictions)
+        found["expected calibration error, as trained"] = f"{told['calibration_error_before']:.2f} %"
+        found["the same with the stored temperature"] = (
+            f"{told['calibration_error']:.2f} % (T = {told['temperature']:.2f}, {told['fitted_on']} validation samples)"
+            + (f": {told['reason']}" if told["reason"] else "")
+        )
+    if run:
+        found |= {
+            "OA as the run recorded it": f"{run['test']['overall_accuracy']:.2f}",
+            "epochs, kept": f"{run['epochs']}, {run['best_epoch']}",
+            "seconds an epoch": f"{run['seconds_per_epoch']:.2f}",
+            "peak memory": "–" if run["peak_memory_mib"] is None else f"{run['peak_memory_mib']:,.0f} MiB",
+            "hardware": str(run["hardware"]),
+        }
+    return found
+
+
+def _mean_class_interval(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """95 % interval of mAcc: the samples of every class drawn anew, each class by itself.
+
+    Args:
+        right: (n,) bool.
+        labels: (n,).
+    """
+    rng = np.random.default_rng(0)
+    of_classes = [right[labels == label] for label in np.unique(labels)]
+    means = [rng.binomial(len(one), one.mean(), RESAMPLES) / len(one) for one in of_classes]  # what the draws count
+    low, high = np.quantile(100 * np.mean(means, axis=0), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _features(subjects: Sequence[Subject]) -> Markup:
+    try:
+        return page.image(plots.embedding(subjects, "t-SNE"), "t-SNE of the features")
+    except ConfigError as error:
+        return page.note(str(error))
+
+
+def _data(subject: Subject) -> Markup:
+    data, test = subject.config.data, subject.test
+    stored = data.model_dump()
+    rows = [
+        ("name", data.name),
+        *((key, stored[key]) for key in ("variant", "few_shot", "train_size") if stored[key] is not None),
+        ("classes", len(subject.classes)),
+        ("training samples", _count_training(subject)),
+        ("test samples", len(test)),
+        ("checksum of the test part", test.checksum),
+    ]
+    if subject.is_points:
+        rows.append(("points of a cloud", data.num_points))
+    return page.table(["", ""], rows)
+
+
+def _count_training(subject: Subject) -> str:
+    try:
+        return str(len(subject.train))
+    except PointAdapterXError:  # whoever has the test split alone gets a report all the same
+        return "not here"
+
+
+def _classes(subjects: Sequence[Subject]) -> Markup:
+    parts = []
+    for subject in subjects:
+        classes = compute_metrics(subject.predictions, subject.classes)["per_class"]
+        rows = [(name, entry["count"], entry["accuracy"]) for name, entry in classes.items()]
+        parts.append(page.shares([subject.name, "samples", "accuracy %"], rows))
+    return Markup("\n").join(parts)
+
+
+def _samples(subject: Subject) -> list[tuple[int, str]]:
+    """Numbers and captions of samples of different classes."""
+    best = subject.probabilities.max(dim=-1)
+    return [
+        (i, f"{subject.title(i)}: {subject.classes[int(best.indices[i])]} ({100 * float(best.values[i]):.0f} %)")
+        for i in subject.spread(SHOWN)
+    ]
+
+
+def _surest(subject: Subject) -> list[tuple[int, str]]:
+    """Numbers and captions of the surest mistakes."""
+    return [
+        (index, f"{subject.title(index)}, taken for {answer} ({100 * sure:.0f} %)")
+        for index, answer, sure in surest_mistakes(subject, SHOWN)
+    ]
+
+
+def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[dict[str, Any]]) -> Markup:
+    """Test samples by number, with captions; clouds are added to those that the viewer turns."""
+    if not items:
+        return page.note("None on this test set.")
+    chosen = subject.choose([index for index, _ in items])
+    captions = [caption for _, caption in items]
+    stills = [page.data_url(paint(Sheet("", [[plain_view(subject, "", value)]])), 60) for value in chosen.inputs]
+    numbers: list[int | None] = [None] * len(items)
+    modes: Mapping[str, Markup] = {}
+    if subject.is_points:
+        packed, modes = pack_clouds(subject, chosen.inputs)
+        numbers = list(range(len(clouds), len(clouds) + len(packed)))
+        clouds += packed
+    hint = page.note("Drag a cloud to turn it.") if subject.is_points else Markup()
+    return hint + page.gallery(zip(numbers, stills, captions, strict=True), modes)
+
+
+def _looking(subjects: Sequence[Subject]) -> list[tuple[str, Markup]]:
+    """Routing of every run that routes; attention of the first."""
+    parts = []
+    for subject in subjects:
+        if introspection.routes(subject.model):
+            strip = _drawn("routing", subject, 1)
+            body = page.image(plots.experts(subject), "load of the experts") + page.image(strip, "routing of a sample")
+            parts.append((f"Routing of {subject.name}" if len(subjects) > 1 else "Routing", body))
+    first = subjects[0]
+    return [*parts, ("Attention", page.image(_drawn("attention", first, 3), "attention of the class token"))]
+
+
+def _drawn(name: str, subject: Subject, samples: int) -> Figure:
+    sheet = PICTURES[name].make([subject], subject.choose(subject.spread(samples)))
+    return paint(sheet) if isinstance(sheet, Sheet) else sheet
+
+
+def _course(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
+    named = [(s.name, r["history"]) for s, r in zip(subjects, records, strict=True) if r.get("history")]
+    return page.image(plots.curves(named), "loss and accuracy by epoch") if named else Markup()
+
+
+def _recipe(subjects: Sequence[Subject]) -> Markup:
+    parts = []
+    for subject in subjects:
+        parts.append(page.note(f"{subject.name}: the whole config, saved as config.yaml, and"))
+        parts.append(page.code("pointadapterx train --config config.yaml"))
+        parts.append(page.file("config.yaml", dump_config(subject.info.config)))
+    return Markup().join(parts)
