@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, other_shape
 from pointadapterx.checkpoints.published import load_pretrained
-from pointadapterx.config import Config
+from pointadapterx.config import Config, Overrides
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.malloc_tuning import total_memory
 from pointadapterx.models import BACKBONES, Backbone
@@ -118,7 +118,7 @@ def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> Adapt
     return build_restored(info, model_config(info, overrides))
 
 
-def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
+def model_config(info: AdapterInfo, overrides: Overrides = ()) -> Config:
     """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
 
     Args:

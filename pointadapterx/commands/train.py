@@ -37,6 +37,6 @@ def run(options: argparse.Namespace) -> int:
 
     log_to_terminal()
     config = read_config(options.config, options.overrides)
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision, config.train.device)
     jobs.train(config, Path(options.config).stem, options.output, accelerator)
     return 0

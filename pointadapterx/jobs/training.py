@@ -102,7 +102,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
         raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
     require_utf8(folder)
     config = read_config(folder / CONFIG_FILE, overrides)
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision, config.train.device)
     with claimed(folder, accelerator, "wait for it, or stop it first"):
         return _continue(config, folder, accelerator)
 
@@ -110,15 +110,15 @@ def resume(folder: Path, overrides: list[str]) -> Path:
 def _continue(config: Config, folder: Path, accelerator: Accelerator) -> Path:
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
-    progress, epochs = trainer.progress, config.train.epochs
+    progress = trainer.progress
     if trainer.task.adapts and progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
             f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
             "restore it, or start a new run"
         )
-    if not trainer.task.adapts and progress.epoch >= epochs and not (folder / WEIGHTS_FILE).is_file():
+    if not trainer.task.adapts and trainer.finished and not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} of the finished run is gone; restore it, or start a new run")
-    if is_finished(folder) and progress.epoch >= epochs:
+    if is_finished(folder) and trainer.finished:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder
     return _fit(trainer)
@@ -161,6 +161,8 @@ def _fit(trainer: Trainer) -> Path:
             "hardware": hardware(accelerator.device),
             "versions": versions(),
         }
+        if trainer.settings.early_stopping is not None:
+            report["stopped_early"] = trainer.stopped_early
         if not trainer.task.adapts:
             measured = [key for key in history[-1] if key not in ("epoch", "lr", "train_loss", "seconds")]
             report |= {key: history[-1][key] for key in measured}

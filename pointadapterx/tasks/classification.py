@@ -36,6 +36,7 @@ from pointadapterx.tasks.exchange import (
     require_finite,
 )
 from pointadapterx.tasks.novelty import Novelty
+from pointadapterx.tasks.weighting import class_weights
 from pointadapterx.text import cell, markdown, printable
 
 NOVELTY = "novelty/"  # before the names of its tensors in an adapter's file
@@ -147,6 +148,12 @@ class Classification(PooledTask):
     pictures = (*PooledTask.pictures, "saliency", "tsne", "umap", "confusion", "mistakes")
 
     facts: ClassFacts
+    _weights: Tensor | None = None
+
+    def learn(self, train: Samples) -> Facts:
+        """The classes, and how much each of them counts in the loss."""
+        self._weights = class_weights(self.config.train.class_weights, train.labels, train.classes)
+        return super().learn(train)
 
     def width(self) -> int:
         """``head.num_classes``."""
@@ -172,9 +179,17 @@ class Classification(PooledTask):
         labels = batch.targets.sample
         assert labels is not None
         logits, auxiliary = model(batch.inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.train.label_smoothing)
+        loss = self._cross_entropy(logits.float(), labels)
         sums = {"loss": loss.detach() * len(labels), "correct": (logits.argmax(dim=-1) == labels).sum()}
         return loss if auxiliary is None else loss + auxiliary, sums
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.config.train.label_smoothing
+        if self._weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        weights = self._weights.to(logits.device)
+        # Not divided by the weights of the batch: the parts of a step then add up to what the whole step would give.
+        return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none").mean()
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
         """The accuracy on the training batches in %."""
