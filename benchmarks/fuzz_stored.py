@@ -23,6 +23,7 @@ from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import read_torch_file
 from pointadapterx.study.schema import check_study
 from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks.classification import ClassFacts
 
 T = TypeVar("T")
 NARROW = ["backbone.dim=12", "backbone.depth=1", "backbone.encoder_width=4", "head.hidden=[4]", "data.num_points=32"]
@@ -51,7 +52,7 @@ def adapters() -> Iterable[bytes]:
         with TemporaryDirectory() as folder:
             path = Path(folder, "adapter.safetensors")
             temperature = Calibration(1.5, 9)
-            save_adapter(build_model(config), path, config=config, classes=LDRAW20_CLASSES, calibration=temperature)
+            save_adapter(build_model(config), path, config=config, facts=ClassFacts(LDRAW20_CLASSES, temperature))
             yield path.read_bytes()
 
 

@@ -21,8 +21,8 @@ from pointadapterx.datasets import PointClouds, derive_seed, stratified_draw, st
 from pointadapterx.datasets.h5 import read_h5
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.engine.features import FeatureCache, open_features
+from pointadapterx.engine.trainer import Trainer
 from pointadapterx.errors import DataError
-from pointadapterx.jobs.adaptation import AdaptationTrainer
 from pointadapterx.models.frozen import Frozen
 
 EMBEDDED = "ldraw20"
@@ -120,7 +120,7 @@ class Part(NamedTuple):
         return self.cache.fetch(self.index[indices], views, device)
 
 
-class _Trainer(AdaptationTrainer):
+class _Trainer(Trainer):
     """Trains from features that the splits of a data set share."""
 
     parts: tuple[Part, Part]

@@ -23,6 +23,7 @@ from pointadapterx.errors import CheckpointError, ConfigError, ExportError
 from pointadapterx.export import METADATA, TOLERANCE, trace
 from pointadapterx.ops import decomposed, reference
 from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks.classification import ClassFacts
 from tests.conftest import randomise, small_config
 
 SMALL = {"num_groups": 8, "depth": 1}
@@ -35,7 +36,7 @@ def adapter_of(config: dict[str, Any], folder: Path) -> Path:
     classes = [f"class {number}" for number in range(config.head.num_classes)]
     metrics = {"protocol": "validation", "regime": "none"}
     model = randomise(build_model(config))
-    save_adapter(model, path, config=config, classes=classes, metrics=metrics, calibration=Calibration(1.5, 30))
+    save_adapter(model, path, config=config, facts=ClassFacts(classes, Calibration(1.5, 30)), metrics=metrics)
     return path
 
 

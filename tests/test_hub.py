@@ -241,7 +241,7 @@ def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
     (dataset, *_) = ModelCard(text).data.eval_results
     assert (dataset.dataset_name, dataset.dataset_config) == ("digits, 5-way 10-shot, fold 2", "5-way 10-shot, fold 2")
     assert "| few-shot task | 5-way 10-shot, fold 2 |" in text
-    text = card(name="imagefolder", few_shot=None)
+    text = card(name="imagefolder", few_shot=None, train_size=None)
     (dataset, *_) = ModelCard(text).data.eval_results
     assert (dataset.dataset_name, dataset.dataset_type, dataset.dataset_config) == ("own data", "own-data", None)
     assert "on own data: 10 classes" in text
@@ -324,7 +324,7 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     assert str(trained) not in text
     assert "optimistic" not in text
     info = read_adapter(trained)
-    kept = info._replace(calibration=Calibration(1.5, 200))
+    kept = info._replace(facts=replace(info.facts, calibration=Calibration(1.5, 200)))
     text = write_card(kept, report, Address("owner/digits"), None)
     assert "softmax(logits / 1.5000), fitted on 200 validation samples. Expected calibration error on" in text
     assert (

@@ -265,16 +265,3 @@ class Task:
 
 TASKS: Registry[type[Task]] = Registry("task")
 """Tasks by the name used in ``task.name``."""
-
-
-class PooledTask(Task):
-    """A task with one answer a sample, from pooled tokens through a small MLP."""
-
-    def width(self) -> int:
-        """Numbers that the head gives for a sample."""
-        raise NotImplementedError(f"{type(self).__name__} must say how many numbers it predicts")
-
-    def build_head(self, backbone: Backbone) -> ClassificationHead:
-        """The MLP of the ``head`` section, with :meth:`width` outputs."""
-        assert self.config.head is not None
-        return ClassificationHead(backbone.dim, **self.config.head.model_dump() | {"num_classes": self.width()})

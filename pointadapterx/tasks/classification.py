@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from pointadapterx.datasets import Samples
@@ -21,7 +21,7 @@ from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_text
-from pointadapterx.tasks.base import TASKS, LabelOf, PooledTask
+from pointadapterx.tasks.base import TASKS, LabelOf
 from pointadapterx.tasks.calibration import Calibration, fit_temperature, summary
 from pointadapterx.tasks.exchange import (
     Answer,
@@ -36,6 +36,7 @@ from pointadapterx.tasks.exchange import (
     require_finite,
 )
 from pointadapterx.tasks.novelty import Novelty
+from pointadapterx.tasks.pooled import PooledTask
 from pointadapterx.tasks.weighting import class_weights
 from pointadapterx.text import cell, markdown, printable
 
@@ -58,7 +59,7 @@ class ClassFacts(Facts):
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See :class:`~pointadapterx.tasks.base.Facts`."""
-        values, _ = super().stored()
+        values: dict[str, Any] = {"classes": self.classes}
         if self.calibration is not None:
             values["calibration"] = self.calibration._asdict()
         tensors = {} if self.novelty is None else self.novelty.tensors()
@@ -174,22 +175,18 @@ class Classification(PooledTask):
                 "to that"
             )
 
-    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy and the method's auxiliary loss; reports the former and the hits."""
-        labels = batch.targets.sample
-        assert labels is not None
-        logits, auxiliary = model(batch.inputs)
-        loss = self._cross_entropy(logits.float(), labels)
-        sums = {"loss": loss.detach() * len(labels), "correct": (logits.argmax(dim=-1) == labels).sum()}
-        return loss if auxiliary is None else loss + auxiliary, sums
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, weighted by ``train.class_weights``."""
         smoothing = self.config.train.label_smoothing
         if self._weights is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        weights = self._weights.to(logits.device)
+            return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        weights = self._weights.to(outputs.device)
         # Not divided by the weights of the batch: the parts of a step then add up to what the whole step would give.
-        return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none").mean()
+        return F.cross_entropy(outputs, targets, weights, label_smoothing=smoothing, reduction="none").mean()
+
+    def counted(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The hits."""
+        return {"correct": (outputs.argmax(dim=-1) == targets).sum()}
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
         """The accuracy on the training batches in %."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.options import DataConfig
-from pointadapterx.errors import TrainingError
+from pointadapterx.datasets.preparation import is_number
+from pointadapterx.errors import TrainingError, shown
 from pointadapterx.models import Backbone
 from pointadapterx.peft.base import Method
 from pointadapterx.schema import Section
@@ -116,8 +117,8 @@ class Tabular(NamedTuple):
 class Facts:
     """What a task knows of its data besides its config: stored in the adapter's file, and needed to read its answers.
 
-    A task with more to know adds fields and extends both methods. Values must be such as JSON has; tensors have a ``/``
-    in their names, which those of a model have not.
+    A task with more to know adds fields of numbers; for anything else it extends both methods. Tensors have a ``/`` in
+    their names, which those of a model have not.
 
     Attributes:
         classes: names of what is predicted, where that has names.
@@ -126,8 +127,8 @@ class Facts:
     classes: list[str] = field(default_factory=list)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Values and tensors, by name."""
-        return {"classes": self.classes}, {}
+        """JSON-able values, and tensors, by name."""
+        return {place.name: getattr(self, place.name) for place in fields(self)}, {}
 
     @classmethod
     def restored(cls, config: Sections, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Facts:
@@ -141,7 +142,12 @@ class Facts:
         Raises:
             KeyError, TypeError, ValueError: if anything is missing, or cannot be meant.
         """
-        return cls(names_of(values["classes"]))
+        found = {place.name: values[place.name] for place in fields(cls)}
+        names_of(found["classes"])
+        for name, value in found.items():
+            if name != "classes" and not is_number(value):
+                raise ValueError(f"{name} is {shown(value)}, which is no number")
+        return cls(**found)
 
     def unfitted(self) -> Facts:
         """Without what was fitted to one adapter's answers and does not hold for another's."""
@@ -203,7 +209,7 @@ def require_finite(rows: Tensor, what: str) -> None:
     Raises:
         TrainingError: naming the samples with NaN or infinite values.
     """
-    broken = (~torch.isfinite(rows).flatten(1).all(dim=-1)).nonzero().flatten().tolist()
+    broken = [row for row, values in enumerate(torch.isfinite(rows)) if not bool(values.all())]
     if broken:
         raise TrainingError(
             f"the {what} of {len(broken)} samples are not finite, first indices {broken[:5]}; the weights have "

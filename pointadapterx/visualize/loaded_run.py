@@ -147,7 +147,7 @@ class Subject:
     def title(self, index: int) -> str:
         """Class and name of a test sample."""
         names = self.test.names
-        label = self.classes[int(self.test.labels[index])]
+        label = self.test.classes[int(self.test.labels[index])]
         return printable(f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}")
 
     def read_files(self, files: Sequence[str | Path]) -> Chosen:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointadapterx.build import build_pretraining_data, build_splits
+from pointadapterx.build import build_splits
 from pointadapterx.config import Config
 from pointadapterx.datasets import Folder, PointClouds, build_dataset
 from pointadapterx.datasets import folder as folder_module
@@ -269,7 +269,7 @@ def test_the_kinds_of_a_config(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("read me\n")
     data = {"name": "folder", "root": str(tmp_path), "stored_points": 160, "suffixes": ["npy"]}
     config = small_pretraining(tmp_path, data=data, pretrain={"probe": {"every": 0}})
-    assert len(build_pretraining_data(config).train) == 1
+    assert len(build_splits(config).train) == 1
     for suffixes, says in (
         ("[plyy]", "unknown kind 'plyy'; did you mean 'ply'? Known: asc, csv, "),
         ("[]", "List should have at least 1 item"),

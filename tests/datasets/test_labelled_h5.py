@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointadapterx.build import build_pretraining_data, build_splits
+from pointadapterx.build import build_splits
 from pointadapterx.config import Config
 from pointadapterx.datasets import LabelledH5, build_dataset
 from pointadapterx.errors import ConfigError, DataError
@@ -196,4 +196,4 @@ def test_training_and_pretraining_read_it(tmp_path: Path, caplog: pytest.LogCapt
     pretraining = small_pretraining(
         tmp_path, data={"name": "h5", "root": str(tmp_path)}, pretrain={"probe": {"every": 0}}
     )
-    assert len(build_pretraining_data(pretraining).train) > 0
+    assert len(build_splits(pretraining).train) > 0

@@ -110,9 +110,9 @@ def test_a_run_stores_how_to_read_its_logits(run_config: MakeConfig, tmp_path: P
     run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())["calibration"]
     info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
-    assert info.calibration is not None
-    assert info.novelty is not None
-    assert info.calibration.temperature == report["temperature"]
+    assert info.facts.calibration is not None
+    assert info.facts.novelty is not None
+    assert info.facts.calibration.temperature == report["temperature"]
     assert set(report) == {"temperature", "fitted_on", "reason", "calibration_error_before", "calibration_error"}
     model = build_model(config).eval()
     load_adapter(model, info)  # what was stored besides is none of the model's tensors
@@ -123,13 +123,11 @@ def test_a_run_stores_how_to_read_its_logits(run_config: MakeConfig, tmp_path: P
         hidden, logits = model.head.classify(features)
         torch.testing.assert_close(logits, model(points).logits)
     path = tmp_path / "again.safetensors"
-    save_adapter(
-        model, path, config=info.config, classes=info.classes, calibration=info.calibration, novelty=info.novelty
-    )
+    save_adapter(model, path, config=info.config, facts=info.facts)
     again = read_adapter(path)
-    assert again.calibration == info.calibration
+    assert again.calibration == info.facts.calibration
     assert again.novelty is not None
-    assert torch.equal(again.novelty.share_below(hidden, logits), info.novelty.share_below(hidden, logits))
+    assert torch.equal(again.novelty.share_below(hidden, logits), info.facts.novelty.share_below(hidden, logits))
 
 
 @pytest.mark.parametrize("protocol", ["last", "published"])
@@ -138,5 +136,5 @@ def test_without_a_validation_part_nothing_is_fitted(protocol: str, run_config: 
     run.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
     assert "calibration" not in json.loads((tmp_path / "run" / "metrics.json").read_text())
     info = read_adapter(tmp_path / "run" / ADAPTER_FILE)
-    assert info.calibration is None
-    assert info.novelty is None
+    assert info.facts.calibration is None
+    assert info.facts.novelty is None

@@ -120,7 +120,7 @@ from pathlib import Path
 from pointadapterx.commands.main import main
 from pointadapterx.engine import devices
 from pointadapterx import jobs as run
-from pointadapterx.jobs import adaptation
+from pointadapterx.engine import trainer
 from pointadapterx.errors import PointAdapterXError
 def threads():
     names = set()
@@ -136,7 +136,7 @@ def watched():
     leave()
 devices.leave_process_group = watched
 if {code}:
-    adaptation.evaluate = fail
+    trainer.evaluate = fail
 assert main({command!r}) == {code}
 deadline = time.monotonic() + 10
 while threads() and time.monotonic() < deadline:  # a joined thread may be listed for a moment
@@ -155,14 +155,14 @@ def test_processes_hold_the_same_model_after_an_epoch(tmp_path: Path) -> None:
         f"""
 from pathlib import Path
 from safetensors.torch import save_file
-from pointadapterx.jobs import adaptation
+from pointadapterx.engine import trainer
 from pointadapterx.commands.main import main
-evaluate = adaptation.evaluate
-def keep(model, dataset, config, accelerator):
+evaluate = trainer.evaluate
+def keep(model, dataset, task, accelerator):
     state = {{name: tensor.clone() for name, tensor in model.state_dict().items()}}
     save_file(state, Path({str(tmp_path)!r}) / f"{{accelerator.process_index}}.safetensors")
-    return evaluate(model, dataset, config, accelerator)
-adaptation.evaluate = keep
+    return evaluate(model, dataset, task, accelerator)
+trainer.evaluate = keep
 raise SystemExit(main({command!r}))
 """
     )

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
@@ -18,12 +18,16 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_test_split
 from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, resample_test, resample_train
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batch
+from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine import evaluator
 from pointadapterx.engine.devices import make_accelerator
-from pointadapterx.engine.evaluator import evaluate, evaluate_features, predict, vote, vote_over_seeds
+from pointadapterx.engine.evaluator import evaluate, evaluate_features, vote, vote_over_seeds
 from pointadapterx.errors import TrainingError
 from pointadapterx.jobs.linear_probe import probe_accuracy
-from pointadapterx.tasks.classification import compute_metrics, write_predictions
+from pointadapterx.tasks import Classification, Task, build_task
+from pointadapterx.tasks.classification import ClassFacts, compute_metrics, write_predictions
 from pointadapterx.tasks.exchange import Predictions
 from pointadapterx.visualize.introspection import saliency
 from tests.conftest import randomise
@@ -38,6 +42,11 @@ class Rank:
         self.process_index, self.num_processes = rank, world
         self.device = torch.device("cpu")
         self.autocast = make_accelerator("fp32").autocast
+
+
+def task_of(config: Config) -> Task:
+    """The task of a config on LDraw-20."""
+    return build_task(config, ClassFacts(list(LDRAW20_CLASSES)))
 
 
 @pytest.fixture
@@ -63,7 +72,7 @@ def accelerator() -> Accelerator:
 def test_every_sample_is_predicted_once_in_file_order(
     model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
-    found = evaluate(model, dataset, config, accelerator)
+    found = evaluate(model, dataset, task_of(config), accelerator)
     assert found.logits.shape == (40, 20)
     assert torch.equal(found.labels, dataset.labels)
     model.eval()
@@ -78,7 +87,7 @@ def test_the_mode_of_the_model_is_restored(
     for mode in (True, False):
         model.train(mode)
         before = {name: module.training for name, module in model.named_modules()}
-        evaluate(model, dataset, config, accelerator)
+        evaluate(model, dataset, task_of(config), accelerator)
         assert {name: module.training for name, module in model.named_modules()} == before
 
 
@@ -86,7 +95,7 @@ def test_evaluation_changes_no_tensor(
     model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    vote(model.train(), dataset, config, accelerator, copies=1, seed=0)
+    vote(model.train(), dataset, task_of(config), accelerator, copies=1, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -94,8 +103,8 @@ def test_predictions_do_not_depend_on_the_order_of_the_samples(
     model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
-    straight = evaluate(model, dataset, config, accelerator).logits
-    shuffled = evaluate(model, dataset.subset(order), config, accelerator).logits
+    straight = evaluate(model, dataset, task_of(config), accelerator).logits
+    shuffled = evaluate(model, dataset.subset(order), task_of(config), accelerator).logits
     torch.testing.assert_close(shuffled, straight[order], atol=1e-4, rtol=1e-4)
 
 
@@ -103,9 +112,11 @@ def test_predictions_do_not_depend_on_the_order_of_the_samples(
 def test_predictions_do_not_depend_on_the_batch_size(
     batch_size: int, model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
-    straight = evaluate(model, dataset, config, accelerator).logits
+    straight = evaluate(model, dataset, task_of(config), accelerator).logits
     config = config.replaced(eval={"batch_size": batch_size})
-    torch.testing.assert_close(evaluate(model, dataset, config, accelerator).logits, straight, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        evaluate(model, dataset, task_of(config), accelerator).logits, straight, atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
@@ -113,7 +124,7 @@ def test_ranks_split_the_batches_and_lose_nothing(
     world: int, model: AdaptedModel, dataset: PointClouds, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit: the parts of all ranks together are the rows of one process, voting included."""
-    whole = vote(model, dataset, config, make_accelerator("fp32"), copies=1, seed=5).logits
+    whole = vote(model, dataset, task_of(config), make_accelerator("fp32"), copies=1, seed=5).logits
     parts: list[tuple[Tensor, Tensor]] = []
 
     def keep(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Tensor:
@@ -122,7 +133,7 @@ def test_ranks_split_the_batches_and_lose_nothing(
 
     monkeypatch.setattr(evaluator, "_gather_rows", keep)
     for rank in range(world):
-        vote(model, dataset, config, cast(Accelerator, Rank(rank, world)), copies=1, seed=5)
+        vote(model, dataset, task_of(config), cast(Accelerator, Rank(rank, world)), copies=1, seed=5)
     indices, rows = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     assert indices.sort().values.tolist() == list(range(len(dataset)))
     assert torch.equal(rows[indices.argsort()], whole)
@@ -131,10 +142,10 @@ def test_ranks_split_the_batches_and_lose_nothing(
 def test_a_vote_is_a_function_of_its_seed(
     model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
-    one = vote(model, dataset, config, accelerator, copies=2, seed=1).logits
+    one = vote(model, dataset, task_of(config), accelerator, copies=2, seed=1).logits
     torch.manual_seed(99)
-    assert torch.equal(vote(model, dataset, config, accelerator, copies=2, seed=1).logits, one)
-    assert not torch.equal(vote(model, dataset, config, accelerator, copies=2, seed=2).logits, one)
+    assert torch.equal(vote(model, dataset, task_of(config), accelerator, copies=2, seed=1).logits, one)
+    assert not torch.equal(vote(model, dataset, task_of(config), accelerator, copies=2, seed=2).logits, one)
 
 
 def test_a_vote_is_the_mean_of_the_logits_of_its_copies(
@@ -145,19 +156,20 @@ def test_a_vote_is_the_mean_of_the_logits_of_its_copies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copies: list[Tensor] = []
+    combine = Classification.combine
 
-    def recording(*arguments: Any, **options: Any) -> Predictions:
-        found = predict(*arguments, **options)
-        copies.append(found.logits)
-        return found
+    def recording(self: Classification, outputs: list[Tensor], batches: list[Batch]) -> Tensor:
+        copies.append(torch.stack(outputs))
+        return combine(self, outputs, batches)
 
-    monkeypatch.setattr(evaluator, "predict", recording)
-    found = vote(model, dataset, config, accelerator, copies=3, seed=0).logits
-    assert len(copies) == 3
-    torch.testing.assert_close(found, torch.stack(copies).mean(dim=0))
-    assert not torch.equal(copies[0], copies[1])  # each copy has its own draws
-    again = vote(model, dataset, config, accelerator, copies=1, seed=0).logits
-    assert torch.equal(again, copies[0])  # and they do not depend on how many there are
+    monkeypatch.setattr(Classification, "combine", recording)
+    found = vote(model, dataset, task_of(config), accelerator, copies=3, seed=0).logits
+    three = torch.cat(copies, dim=1)
+    assert len(three) == 3
+    torch.testing.assert_close(found, three.mean(dim=0))
+    assert not torch.equal(three[0], three[1])  # each copy has its own draws
+    again = vote(model, dataset, task_of(config), accelerator, copies=1, seed=0).logits
+    assert torch.equal(again, three[0])  # and they do not depend on how many there are
 
 
 @pytest.mark.parametrize("num_points", [1, 64, 200, 213, 214, 255, 256])
@@ -169,8 +181,8 @@ def test_every_point_count_evaluates_and_votes(
     config = run_config(data={"num_points": num_points, "augment": "rotation"}, backbone=sizes)
     model = randomise(build_model(config))
     few = dataset.subset(range(5))
-    found = evaluate(model, few, config, accelerator).logits
-    voted = vote(model, few, config, accelerator, copies=1, seed=0).logits
+    found = evaluate(model, few, task_of(config), accelerator).logits
+    voted = vote(model, few, task_of(config), accelerator, copies=1, seed=0).logits
     assert found.shape == voted.shape == (5, 20)
     assert torch.isfinite(found).all()
     assert torch.isfinite(voted).all()
@@ -185,11 +197,13 @@ def test_the_test_set_is_not_resampled_when_it_has_the_points(dataset: PointClou
 def test_votes_over_seeds_report_their_spread(
     model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
-    report, first = vote_over_seeds(model, dataset, config, accelerator, copies=2, seeds=[3, 4, 5])
-    assert torch.equal(first.logits, vote(model, dataset, config, accelerator, copies=2, seed=3).logits)
+    report, first = vote_over_seeds(model, dataset, task_of(config), accelerator, copies=2, seeds=[3, 4, 5])
+    assert torch.equal(first.logits, vote(model, dataset, task_of(config), accelerator, copies=2, seed=3).logits)
     for key in ("overall_accuracy", "mean_class_accuracy"):
         votes = [
-            compute_metrics(vote(model, dataset, config, accelerator, copies=2, seed=seed), dataset.classes)[key]
+            compute_metrics(vote(model, dataset, task_of(config), accelerator, copies=2, seed=seed), dataset.classes)[
+                key
+            ]
             for seed in (3, 4, 5)
         ]
         assert report[key]["votes"] == votes
@@ -203,7 +217,7 @@ def test_votes_over_seeds_report_their_spread(
 def test_the_published_maximum_is_labelled(
     model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
-    report, _ = vote_over_seeds(model, dataset, config, accelerator, copies=1, seeds=[0, 1], published=True)
+    report, _ = vote_over_seeds(model, dataset, task_of(config), accelerator, copies=1, seeds=[0, 1], published=True)
     assert report["label"] == "published protocol: maximum of 2 votes on the test set, optimistic"
     assert report["overall_accuracy"]["published_maximum"] == max(report["overall_accuracy"]["votes"])
 
@@ -211,7 +225,7 @@ def test_the_published_maximum_is_labelled(
 def test_one_vote_has_no_spread(
     model: AdaptedModel, dataset: PointClouds, config: Config, accelerator: Accelerator
 ) -> None:
-    report, _ = vote_over_seeds(model, dataset, config, accelerator, copies=1, seeds=[0])
+    report, _ = vote_over_seeds(model, dataset, task_of(config), accelerator, copies=1, seeds=[0])
     assert report["overall_accuracy"]["std"] is None
 
 
@@ -221,7 +235,7 @@ def test_metrics_are_those_of_scikit_learn(seed: int) -> None:
     labels = torch.randint(0, 6, (83,), generator=generator)
     logits = torch.randn(83, 6, generator=generator) + torch.nn.functional.one_hot(labels, 6)
     names = [f"class {index}" for index in range(6)]
-    metrics = compute_metrics(Predictions(logits, labels), names)
+    metrics = compute_metrics(Predictions(logits, Targets(labels)), names)
     truth, chosen = labels.numpy(), logits.argmax(dim=1).numpy()
     assert metrics["confusion_matrix"] == confusion_matrix(truth, chosen, labels=range(6)).tolist()
     assert metrics["overall_accuracy"] == pytest.approx(100 * accuracy_score(truth, chosen))
@@ -238,7 +252,7 @@ def test_a_class_without_samples_does_not_enter_the_mean() -> None:
     """Nor does it when others are mistaken for it."""
     labels = torch.tensor([0, 0, 2, 2])
     logits = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 2]), 4).float()
-    metrics = compute_metrics(Predictions(logits, labels), ["a", "b", "c", "d"])
+    metrics = compute_metrics(Predictions(logits, Targets(labels)), ["a", "b", "c", "d"])
     assert metrics["mean_class_accuracy"] == 75.0
     assert metrics["overall_accuracy"] == 75.0
     assert metrics["per_class"]["b"] == {"accuracy": None, "count": 0}
@@ -248,7 +262,7 @@ def test_a_class_without_samples_does_not_enter_the_mean() -> None:
 
 def test_the_prediction_file_tells_each_sample(tmp_path: Path) -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-1.0, 1.0]])
-    predictions = Predictions(logits, torch.tensor([0, 1, 1]))
+    predictions = Predictions(logits, Targets(torch.tensor([0, 1, 1])))
     write_predictions(tmp_path / "p.csv", predictions, ["bag, small", "bin"], ["a", "b", 'c"d'], "validation")
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -263,7 +277,7 @@ def test_the_prediction_file_tells_each_sample(tmp_path: Path) -> None:
 
 
 def test_the_prediction_file_tells_which_samples_are_of_one_object(tmp_path: Path) -> None:
-    predictions = Predictions(torch.eye(3), torch.tensor([0, 1, 1]))
+    predictions = Predictions(torch.eye(3), Targets(torch.tensor([0, 1, 1])))
     groups = torch.tensor([4, 7, 4])
     write_predictions(tmp_path / "p.csv", predictions, ["a", "b", "c"], None, "validation", groups)
     with (tmp_path / "p.csv").open(newline="") as file:
@@ -273,7 +287,7 @@ def test_the_prediction_file_tells_which_samples_are_of_one_object(tmp_path: Pat
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_no_answer(value: float, tmp_path: Path) -> None:
     """The largest of NaNs is the first class, which would be right for its samples."""
-    predictions = Predictions(torch.tensor([[1.0, 0.0], [value, value]]), torch.tensor([0, 0]))
+    predictions = Predictions(torch.tensor([[1.0, 0.0], [value, value]]), Targets(torch.tensor([0, 0])))
     with pytest.raises(TrainingError, match=r"the logits of 1 samples are not finite, first indices \[1\]"):
         compute_metrics(predictions, ["a", "b"])
     with pytest.raises(TrainingError, match="not finite"):
@@ -289,12 +303,12 @@ def test_weights_that_compute_nan_are_refused_everywhere(part: str, run_config: 
     with torch.no_grad():
         next(getattr(model, part).parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError, match="the logits of 40 samples are not finite"):
-        evaluate(model, dataset, config, accelerator)
+        evaluate(model, dataset, task_of(config), accelerator)
     with pytest.raises(TrainingError, match="the logits of 40 samples are not finite"):
-        vote(model, dataset, config, accelerator, copies=1, seed=0)
+        vote(model, dataset, task_of(config), accelerator, copies=1, seed=0)
     if part == "backbone":
         with pytest.raises(TrainingError, match="the features of 40 samples are not finite"):
-            evaluate_features(model, dataset, config, accelerator)
+            evaluate_features(model, dataset, task_of(config), accelerator)
         with pytest.raises(TrainingError, match="the features of 40 samples are not finite"):
             probe_accuracy(model.backbone, dataset, dataset, config, accelerator)
     with pytest.raises(TrainingError, match="not finite"):

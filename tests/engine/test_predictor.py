@@ -67,9 +67,9 @@ def test_files_get_what_the_test_gave(trained: Path, clouds: torch.Tensor, tmp_p
     info = read_adapter(trained / ADAPTER_FILE)
     model = build_model(info.config).eval()
     load_adapter(model, info)
-    assert info.calibration is not None
+    assert info.facts.calibration is not None
     with torch.inference_mode():
-        wanted = info.calibration.probabilities(model(resample_test(clouds, 128)).logits)
+        wanted = info.facts.calibration.probabilities(model(resample_test(clouds, 128)).logits)
     found = only_predictions(Predictor(trained, batch_size=7, top=len(info.classes))(files))
     assert [one.name for one in found] == [str(path) for path in files]
     assert {one.adapter for one in found} == {"run"}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sklearn.model_selection import check_cv
 
 from pointadapterx import jobs as run
-from pointadapterx.build import build_backbone, build_pretraining_data, build_probe_data, build_trained
+from pointadapterx.build import build_backbone, build_probe_data, build_splits, build_trained
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config, dump_config
 from pointadapterx.datasets import PointClouds
@@ -25,7 +25,7 @@ from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.files import read_safetensors
 from pointadapterx.jobs import linear_probe as probe_module
-from pointadapterx.jobs.pretraining import PretrainingTrainer
+from pointadapterx.jobs.pretraining import KeepWeights
 from pointadapterx.models.grouping import Groups
 from pointadapterx.run_folder import BEST_WEIGHTS_FILE, STATE_FILE, WEIGHTS_FILE
 from tests.conftest import small_pretraining
@@ -119,7 +119,7 @@ def validate():
     accelerator = devices.make_accelerator("fp32")
     config = load_config({str(tmp_path / "config.yaml")!r})
     trainer = training._trainer(config, Path({str(tmp_path / "run")!r}), accelerator)
-    loss = trainer.validation_loss()
+    loss = trainer.task.metrics(trainer._predict(trainer.selection))["loss"]
     if accelerator.is_main_process:
         Path({str(tmp_path)!r}, str(accelerator.num_processes)).write_text(repr(loss))
 validate()
@@ -153,7 +153,7 @@ def test_hidden_groups_take_no_part_in_the_embedding() -> None:
 
 def test_the_best_weights_are_kept(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([30.0, 40.0, 35.0])
-    monkeypatch.setattr(PretrainingTrainer, "probe_accuracy", lambda self: next(scores))
+    monkeypatch.setattr(KeepWeights, "probe_accuracy", lambda *_: next(scores))
     probe = {"every": 1, "root": str(small_data)}
     train(small_pretraining(small_data, pretrain={"probe": probe}, train={"epochs": 3}), tmp_path / "run")
     for file, score in ((WEIGHTS_FILE, 35.0), (BEST_WEIGHTS_FILE, 40.0)):
@@ -163,7 +163,7 @@ def test_the_best_weights_are_kept(small_data: Path, tmp_path: Path, monkeypatch
 
 
 def test_held_out_clouds_are_not_trained_on(small_data: Path) -> None:
-    data = build_pretraining_data(small_pretraining(small_data))
+    data = build_splits(small_pretraining(small_data))
     positions = [*data.train.positions.tolist(), *data.val.positions.tolist()]
     assert sorted(positions) == list(range(80))
     assert len(data.val) == 16
@@ -173,7 +173,7 @@ def test_held_out_clouds_are_not_trained_on(small_data: Path) -> None:
 
 def test_variants_of_one_object_are_held_out_together(small_data: Path) -> None:
     for fraction in (0.01, 0.2, 0.5):
-        data = build_pretraining_data(small_pretraining(small_data, eval={"val_fraction": fraction}))
+        data = build_splits(small_pretraining(small_data, eval={"val_fraction": fraction}))
         assert data.train.groups is not None
         assert data.val.groups is not None
         assert not set(data.train.groups.tolist()) & set(data.val.groups.tolist())
@@ -186,9 +186,9 @@ def test_held_out_clouds_without_groups_stay_those_of_the_first_version(tmp_path
         file["data"] = torch.randn(20, 128, 3, generator=torch.Generator().manual_seed(0)).numpy()
     data = {"name": "folder", "root": str(tmp_path / "clouds.h5")}
     config = small_pretraining(tmp_path, data=data, pretrain={"probe": {"every": 0}})
-    assert build_pretraining_data(config).val.positions.tolist() == [6, 9, 14, 18]
+    assert build_splits(config).val.positions.tolist() == [6, 9, 14, 18]
     with pytest.raises(DataError, match=r"eval\.val_fraction=0\.99 of 20 clouds holds all of them out; use more"):
-        build_pretraining_data(config.replaced(eval={"val_fraction": 0.99}))
+        build_splits(config.replaced(eval={"val_fraction": 0.99}))
 
 
 def test_the_probe_chooses_its_cost_without_seeing_variants(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ from pointadapterx.engine.optim import learning_rate
 from pointadapterx.engine.state import load_state
 from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError, TrainingError
-from pointadapterx.jobs.adaptation import AdaptationTrainer
 from pointadapterx.run_folder import ADAPTER_FILE, STATE_FILE
+from pointadapterx.sections import TrainConfig
 from tests.conftest import ROOT
 
 MakeConfig = Callable[..., Config]
@@ -158,7 +158,7 @@ def test_sigterm_exits_cleanly_with_the_way_to_continue(config_file: Callable[..
 def test_resume_keeps_the_best_metric(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config(train={"epochs": 2})
     train(config, tmp_path / "run")
-    trainer = AdaptationTrainer(
+    trainer = Trainer(
         config, build_model(config), build_splits(config), tmp_path / "run", devices.make_accelerator("fp32")
     )
     trainer.resume()
@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    trainer = AdaptationTrainer(
+    trainer = Trainer(
         config, build_model(config), build_splits(config), tmp_path / "run", devices.make_accelerator("fp32")
     )
     with pytest.raises(CheckpointError, match=r"No space left on device.*previous file.*unchanged"):
@@ -221,7 +221,7 @@ def test_a_non_finite_loss_stops_with_the_batch(
 ) -> None:
     config = run_config()
     model = build_model(config)
-    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path / "run", devices.make_accelerator("fp32"))
+    trainer = Trainer(config, model, build_splits(config), tmp_path / "run", devices.make_accelerator("fp32"))
     (tmp_path / "run").mkdir()
     with torch.no_grad():
         model.head.mlp[-1].bias[3] = float("inf")
@@ -363,7 +363,7 @@ def test_testing_again_leaves_the_run_as_it_is(run_config: MakeConfig, tmp_path:
 def test_a_non_finite_gradient_leaves_the_weights(run_config: MakeConfig, tmp_path: Path) -> None:
     config = run_config()
     model = build_model(config)
-    trainer = AdaptationTrainer(config, model, build_splits(config), tmp_path, devices.make_accelerator("fp32"))
+    trainer = Trainer(config, model, build_splits(config), tmp_path, devices.make_accelerator("fp32"))
     model.head.mlp[0].weight.register_hook(lambda gradient: gradient * float("nan"))
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     with pytest.raises(TrainingError, match="gradient of epoch 1, step 1 is not finite"):
@@ -385,7 +385,7 @@ def test_resuming_with_another_number_of_processes_is_refused(run_config: MakeCo
 
 
 def test_learning_rate_is_the_published_schedule() -> None:
-    settings = {"lr": 5e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_epochs": 10, "epochs": 300}
+    settings = TrainConfig(lr=5e-4, min_lr=1e-6, warmup_lr=1e-6, warmup_epochs=10, epochs=300)
     assert learning_rate(0, settings) == 1e-6
     assert learning_rate(5, settings) == pytest.approx((5e-4 + 1e-6) / 2)
     assert learning_rate(150, settings) == pytest.approx((5e-4 + 1e-6) / 2)
@@ -414,7 +414,7 @@ def test_the_key_reaches_the_blocks(run_config: MakeConfig, tmp_path: Path) -> N
     for on in (None, True):
         config = run_config("dapt", train={"gradient_checkpointing": on})
         model = build_model(config)
-        AdaptationTrainer(config, model, build_splits(config), tmp_path, devices.make_accelerator("fp32"))
+        Trainer(config, model, build_splits(config), tmp_path, devices.make_accelerator("fp32"))
         assert all(block.recomputed is bool(on) for block in model.backbone.blocks)
 
 

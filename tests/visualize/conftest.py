@@ -12,6 +12,7 @@ from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.config import Config, read_config
 from pointadapterx.datasets import Samples
 from pointadapterx.tasks.calibration import Calibration
+from pointadapterx.tasks.classification import ClassFacts
 from pointadapterx.visualize import loaded_run
 from pointadapterx.visualize.loaded_run import Subject
 from tests.conftest import ROOT, randomise
@@ -23,7 +24,7 @@ def save_random(path: Path, config_name: str, *overrides: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     calibration = Calibration(2.0, 100)
     classes = build_test_split(config).classes
-    save_adapter(randomise(build_model(config)), path, config=config, classes=classes, calibration=calibration)
+    save_adapter(randomise(build_model(config)), path, config=config, facts=ClassFacts(classes, calibration))
     return path
 
 
