@@ -1,0 +1,135 @@
+"""The house: which room may import which, as CONTRIBUTING.md draws it, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = "pointadapterx"
+HOMES = {PACKAGE: PACKAGE, "datasets": f"{PACKAGE}.datasets", "extensions": f"{PACKAGE}.extensions"}
+"""Folders of the checkout, and the packages that they are."""
+PRODUCT = ("pointadapterx", "datasets", "extensions", "tools", "benchmarks")
+CODE = {".py", ".js"}
+LONGEST = 400  # lines of a file
+MODULE = re.compile(rf"{PACKAGE}(\.\w+)+")
+
+
+class Import(NamedTuple):
+    """One mention of a module in another room."""
+
+    place: str
+    importer: str
+    imported: str
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Names of modules to their files."""
+    found = {}
+    for folder, package in HOMES.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = [package, *path.relative_to(ROOT / folder).with_suffix("").parts]
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def room(module: str) -> str:
+    """The part of the package that a module is in; that of ``pointadapterx`` itself is ``__init__``."""
+    return [*module.split("."), "__init__"][1]
+
+
+def mentioned(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Line and name of every module that is imported, lazily or for its types too, or named in a text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".") if is_package else module.split(".")[:-1]
+            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            for alias in node.names:
+                name = f"{base if node.level else node.module}.{alias.name}"
+                yield node.lineno, name if name in modules() else name.rpartition(".")[0]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value.rstrip(".")  # also the beginning of f"pointadapterx.commands.{name}"
+            if MODULE.fullmatch(name) and name in modules():
+                yield node.lineno, name
+
+
+@cache
+def imports() -> list[Import]:
+    """Every import of one room in another."""
+    found = []
+    for module, path in modules().items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for line, name in mentioned(tree, module, path.name == "__init__.py"):
+            if name.split(".")[0] == PACKAGE and room(name) != room(module):
+                found.append(Import(f"{path.relative_to(ROOT)}:{line}", room(module), room(name)))
+    return found
+
+
+def picture() -> dict[str, int]:
+    """Rooms to their storeys, the lowest is 0."""
+    drawn = re.search(r"```text\n(__main__.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert drawn is not None
+    return {name: level for level, line in enumerate(reversed(drawn[1].splitlines())) for name in line.split()}
+
+
+def test_the_picture_has_every_room() -> None:
+    assert set(picture()) == {room(module) for module in modules()}
+
+
+def test_no_room_imports_a_higher_one() -> None:
+    storeys = picture()
+    lost = len(storeys)
+    up = [found for found in imports() if storeys.get(found.imported, lost) > storeys.get(found.importer, lost)]
+    assert [f"{place}: {low} imports {high}, which is above it" for place, low, high in up] == []
+
+
+def test_rooms_are_not_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for found in imports():
+        graph.setdefault(found.importer, set()).add(found.imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        steps = zip(circle[1:], circle, strict=False)  # each is imported by the one behind it
+        places = [next(f.place for f in imports() if (f.importer, f.imported) == step) for step in steps]
+        pytest.fail(f"{' → '.join(reversed(circle))}: {', '.join(places)}")
+
+
+def test_no_file_is_long() -> None:
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_bytes().splitlines())
+        for folder in PRODUCT
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in CODE
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import pointadapterx.files", ["pointadapterx.files"]),
+        ("from pointadapterx import files, build_model", ["pointadapterx.files", "pointadapterx"]),
+        ("from . import text\nfrom .engine import trainer", ["pointadapterx.text", "pointadapterx.engine.trainer"]),
+        ("if TYPE_CHECKING:\n    from pointadapterx.files import write_text", ["pointadapterx.files"]),
+        ("def f():\n    import_module('pointadapterx.jobs')", ["pointadapterx.jobs"]),
+        ("import_module(f'pointadapterx.commands.{name}')", ["pointadapterx.commands"]),
+        ("HOME = {'knn': 'pointadapterx.ops'}", ["pointadapterx.ops"]),
+        ("logging.getLogger('pointadapterx')", []),
+    ],
+)
+def test_what_counts_as_an_import(text: str, names: list[str]) -> None:
+    assert [name for _, name in mentioned(ast.parse(text), "pointadapterx.version", is_package=False)] == names
