@@ -41,7 +41,13 @@ from pointadapterx.run_folder import (
 log = logging.getLogger(__name__)
 
 
-def train(config: Config | Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
+def train(
+    config: Config | Mapping[str, Any],
+    name: str,
+    output: Path | None,
+    accelerator: Accelerator,
+    model: AdaptedModel | None = None,
+) -> Path:
     """Adapts and tests the best adapter once, or pre-trains where the config says so; returns the run's folder.
 
     Args:
@@ -49,6 +55,7 @@ def train(config: Config | Mapping[str, Any], name: str, output: Path | None, ac
         name: of the config, for the default folder ``runs/<name>/<time>``.
         output: run folder; must not hold a run yet.
         accelerator: from :func:`make_accelerator`.
+        model: to go on from, of this config; holds the kept adapter afterwards. By default a new one.
 
     Raises:
         PointAdapterXError: for wrong data, weights, or a folder that is taken.
@@ -61,7 +68,7 @@ def train(config: Config | Mapping[str, Any], name: str, output: Path | None, ac
     _require_no_run(folder)
     # What is stored names the precision, so a run is resumed and tested as it was trained, whatever the machine.
     config = config.replaced(train={"precision": precision_of(accelerator)})
-    trainer = _trainer(config, folder, accelerator)
+    trainer = _trainer(config, folder, accelerator, model)
     with claimed(folder, accelerator, ANOTHER_OUTPUT, lambda: _require_no_run(folder)):
         if accelerator.is_main_process:
             write_text(folder / CONFIG_FILE, dump_config(config))
@@ -124,11 +131,11 @@ def _continue(config: Config, folder: Path, accelerator: Accelerator) -> Path:
     return _fit(trainer)
 
 
-def _trainer(config: Config, folder: Path, accelerator: Accelerator) -> Trainer:
+def _trainer(config: Config, folder: Path, accelerator: Accelerator, given: AdaptedModel | None = None) -> Trainer:
     with accelerator.main_process_first():  # which may have to build a cache that the others then read
         splits = build_splits(config)
         hooks = None if config.pretrain is None else pretraining_hooks(config)
-    model = build_trained(config)
+    model = build_trained(config) if given is None else given
     log_device(accelerator)
     if isinstance(model, AdaptedModel):
         if accelerator.is_main_process:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from pointadapterx import jobs
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config, read_config
-from pointadapterx.datasets import even_batches
+from pointadapterx.datasets import build_dataset, even_batches
 from pointadapterx.engine import devices
 from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import ConfigError
@@ -51,11 +51,9 @@ def test_balanced_weights_make_every_class_count_alike() -> None:
         class_weights([1.0, 2.0], LABELS, CLASSES)
 
 
-def test_weighted_losses_of_parts_add_up(small_data: Path) -> None:
+def test_weighted_losses_of_parts_add_up() -> None:
     config = small_config("linear", train={"class_weights": "balanced", "label_smoothing": 0.1})
     task = build_task(config)
-    from pointadapterx.datasets import build_dataset
-
     data = build_dataset("ldraw20", "train")
     task.learn(data)
     logits, labels = torch.randn(8, 20), data.labels[:8]
@@ -127,7 +125,9 @@ def test_what_cannot_work_is_refused(overrides: list[str], message: str) -> None
 def test_pretraining_has_nothing_to_weigh(small_data: Path) -> None:
     with pytest.raises(ConfigError) as error:
         small_pretraining(small_data, train={"class_weights": "balanced", "sampler": "balanced", "early_stopping": 1})
-    assert all(f"train.{key}: the task reconstruction has no" in str(error.value) for key in ("sampler", "early_stopping"))
+    assert all(
+        f"train.{key}: the task reconstruction has no" in str(error.value) for key in ("sampler", "early_stopping")
+    )
 
 
 def test_a_device_that_is_not_here_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
