@@ -16,7 +16,7 @@ from benchmarks.jobs import MIB, Job, Spec, make_training, peak_bytes, random_ba
 from pointadapterx import ops
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import save_adapter, versions
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.devices import hardware
 from pointadapterx.errors import PointAdapterXError
@@ -71,7 +71,7 @@ def jobs_of(curve: Curve, config: str, overrides: list[str], device: torch.devic
 def make_bank(count: int, config: str, overrides: list[str], batch_size: int, device: torch.device) -> Job:
     """Inference of a bank of ``count`` adapters on a batch whose samples take turns among them."""
     spec = Spec.parse(config)
-    loaded = load_config(spec.config, overrides)
+    loaded = read_config(spec.config, overrides)
     model = build_model(loaded)
     with TemporaryDirectory() as folder:
         path = Path(folder, "adapter.safetensors")

@@ -16,7 +16,7 @@ import torch
 
 from pointadapterx.build import build_model, restore_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
-from pointadapterx.config import SHIPPED, dump_config, load_config, read_document
+from pointadapterx.config import SHIPPED, dump_config, read_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.datasets.unpickle import read_pickled_arrays
 from pointadapterx.errors import PointAdapterXError
@@ -48,7 +48,7 @@ def stored_targets(make: Callable[..., T]) -> dict[str, T]:
 def adapters() -> Iterable[bytes]:
     """Small ones of several methods, of which the header is the larger part."""
     for overrides in (["method.rank=1"], ["method.name=linear", "head.pools=[cls]"]):
-        config = load_config("demo", [*NARROW, *overrides])
+        config = read_config("demo", [*NARROW, *overrides])
         with TemporaryDirectory() as folder:
             path = Path(folder, "adapter.safetensors")
             temperature = Calibration(1.5, 9)
@@ -59,14 +59,14 @@ def adapters() -> Iterable[bytes]:
 def configs() -> Iterable[bytes]:
     """The shipped ones, without what they include, and two that include nothing."""
     yield from (path.read_bytes() for path in sorted(SHIPPED.rglob("*.yaml")) if path.parent.name != "base")
-    yield dump_config(load_config("demo")).encode()
+    yield dump_config(read_config("demo")).encode()
     yield b"a: &a [1, 2.5e-3, 2026-01-01]\nb: &b {<<: {c: *a}, d: !!int 3}\ntrain: *b\n"
 
 
 def read_yaml(path: Path) -> None:
     """As a config, and as a study."""
     with suppress(PointAdapterXError):
-        load_config(path)
+        read_config(path)
     check_study(read_document(path))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import published_form
-from pointadapterx import build, build_model, load_config, ops
+from pointadapterx import build_model, ops
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.checkpoints.adapter_file import versions
+from pointadapterx.config import Config, read_config
 from pointadapterx.engine.devices import hardware
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
@@ -124,7 +125,7 @@ def make_training(spec: Spec, overrides: list[str], batch_size: int, device: tor
         for group in optimizer.param_groups:
             group["fused"] = False
     generator = torch.Generator().manual_seed(1)
-    labels = torch.randint(config.head.num_classes, (batch_size,), generator=generator).to(device)
+    labels = torch.randint(model.head.num_classes, (batch_size,), generator=generator).to(device)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
@@ -137,12 +138,12 @@ def make_training(spec: Spec, overrides: list[str], batch_size: int, device: tor
     if warm:
         step()  # which creates the optimiser's state
     slots = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    return _job(spec, config, model, slots, step)
+    return _job(spec, model, slots, step)
 
 
 def make_inference(spec: Spec, overrides: list[str], batch_size: int, device: torch.device) -> Job:
     """Logits of a random batch."""
-    config, model, inputs = _prepare(spec, overrides, batch_size, device)
+    _, model, inputs = _prepare(spec, overrides, batch_size, device)
     model.eval()
 
     def step() -> None:
@@ -150,27 +151,21 @@ def make_inference(spec: Spec, overrides: list[str], batch_size: int, device: to
             model(inputs())
 
     step()
-    return _job(spec, config, model, [], step)
+    return _job(spec, model, [], step)
 
 
-def _job(
-    spec: Spec, config: Mapping[str, Any], model: AdaptedModel, slots: list[Tensor], step: Callable[[], None]
-) -> Job:
+def _job(spec: Spec, model: AdaptedModel, slots: list[Tensor], step: Callable[[], None]) -> Job:
     static = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *slots))
-    return Job(spec.label(config.method.name), count_parameters(model).trainable, static, step)
+    return Job(spec.label(model.method.options.name), count_parameters(model).trainable, static, step)
 
 
 def _prepare(
     spec: Spec, overrides: list[str], batch_size: int, device: torch.device
-) -> tuple[Mapping[str, Any], AdaptedModel, Callable[[], Tensor | Frozen]]:
+) -> tuple[Config, AdaptedModel, Callable[[], Tensor | Frozen]]:
     """The config, its model with random weights, and where a step gets its inputs."""
-    config = load_config(spec.config, overrides)
+    config = read_config(spec.config, overrides)
     torch.manual_seed(0)
-    build.log.disabled = True  # random weights are meant
-    try:
-        model = build_model(config).to(device)
-    finally:
-        build.log.disabled = False
+    model = build_model(config, restored=True).to(device)  # no warning about random weights
     inputs = random_batch(config, batch_size).to(device)
     if spec.variant == "published":
         published_form(model, inputs)
@@ -184,14 +179,10 @@ def _prepare(
     return config, model, lambda: inputs
 
 
-def random_batch(config: Mapping[str, Any], batch_size: int) -> Tensor:
+def random_batch(config: Config, batch_size: int) -> Tensor:
     """Points (B, N, 3) or images (B, channels, S, S)."""
-    backbone = config.backbone
-    if "image_size" in backbone:
-        shape: tuple[int, ...] = (batch_size, backbone["channels"], backbone["image_size"], backbone["image_size"])
-    else:
-        shape = (batch_size, config.data.num_points, 3)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    shape = config.backbone.input_shape(config.data.num_points)
+    return torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _cached(model: AdaptedModel, inputs: Tensor, precision: str) -> Callable[[], Frozen]:

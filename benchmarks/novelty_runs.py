@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import Splits, build_model
-from pointadapterx.config import load_config
+from pointadapterx.config import Config, read_config
 from pointadapterx.datasets import PointClouds, derive_seed, stratified_draw, stratified_split
 from pointadapterx.datasets.h5 import read_h5
 from pointadapterx.datasets.ldraw20 import LDraw20
@@ -135,14 +134,12 @@ class Source:
     Args:
         name: of the data set.
         root: its folder.
-        config: from :func:`~pointadapterx.config.load_config`, whose number of classes is replaced.
+        config: from :func:`~pointadapterx.config.read_config`, whose number of classes is replaced.
         accelerator: device and precision.
         most: training clouds at most, drawn with the same share of every class.
     """
 
-    def __init__(
-        self, name: str, root: Path | None, config: Mapping[str, Any], accelerator: Accelerator, most: int
-    ) -> None:
+    def __init__(self, name: str, root: Path | None, config: Config, accelerator: Accelerator, most: int) -> None:
         self.name, self.accelerator = name, accelerator
         train, self.test = read_clouds(name, root, "train"), read_clouds(name, root, "test")
         few = len(train) <= most
@@ -153,7 +150,7 @@ class Source:
         self.plain = open_features(model, self.train, config, accelerator, views=None)
         self.tested = open_features(model, self.test, config, accelerator, views=None)
 
-    def run(self, name: str, config: Mapping[str, Any], split: int, share: float, others: list[Source]) -> Run:
+    def run(self, name: str, config: Config, split: int, share: float, others: list[Source]) -> Run:
         """An adapter of all classes but some.
 
         Args:
@@ -171,7 +168,7 @@ class Source:
         new[kept] = torch.arange(len(kept))
         groups = None if self.train.groups is None else self.train.groups[known]
         settings = config.eval
-        cut = stratified_split(self.train.labels[known], settings["val_fraction"], settings["split_seed"], groups)
+        cut = stratified_split(self.train.labels[known], settings.val_fraction, settings.split_seed, groups)
         train, val = (known[part] for part in cut)
         splits = Splits(
             *(_part(self.train, index, new, kept) for index in (train, val)),
@@ -219,15 +216,13 @@ def _part(clouds: PointClouds, index: Tensor, new: Tensor, kept: list[int]) -> P
     return part
 
 
-def model_config(name: str, overrides: list[str]) -> dict[str, Any]:
+def model_config(name: str, overrides: list[str]) -> Config:
     """A config whose last epoch counts."""
-    config = load_config(name, [f"train.cached_views={VIEWS}", "train.precision=fp32", *overrides])
-    config.eval.every = config.train.epochs
-    return config
+    config = read_config(name, [f"train.cached_views={VIEWS}", "train.precision=fp32", *overrides])
+    return config.replaced(eval={"every": config.train.epochs})
 
 
-def for_classes(config: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The config with another number of classes than its data set has."""
-    config = copy.deepcopy(dict(config))
-    config.head.num_classes = count
-    return config
+def for_classes(config: Config, count: int) -> Config:
+    """The config with another number of classes than its data set has, which no check would let pass."""
+    assert config.head is not None
+    return replace(config, head=config.head.model_copy(update={"num_classes": count}))

@@ -16,7 +16,7 @@ from benchmarks.jobs import about, make_parser, publish, spread
 from pointadapterx import Predictor
 from pointadapterx.build import build_model, build_test_split
 from pointadapterx.checkpoints.adapter_file import save_adapter
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.datasets import PointClouds
 from pointadapterx.errors import ConfigError, PointAdapterXError
 
@@ -51,7 +51,7 @@ def write_files(folder: Path, clouds: np.ndarray, count: int, suffix: str) -> li
 
 def measure(name: str, overrides: list[str], batch_size: int, count: int, rounds: int) -> dict[str, Any]:
     """Seconds of the model alone, and of files of every format."""
-    config = load_config(name, overrides)
+    config = read_config(name, overrides)
     dataset = build_test_split(config)
     if not isinstance(dataset, PointClouds):
         raise ConfigError(f"{name}: is not of point clouds; choose a config that is")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.models.block import Attention
 from pointadapterx.models.patch_encoder import PatchEncoder
-from pointadapterx.peft.base import ScaleShift
+from pointadapterx.peft.parts.scale_shift import ScaleShift
 
 
 def encode_patches(encoder: PatchEncoder, neighborhood: Tensor) -> Tensor:

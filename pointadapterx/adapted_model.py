@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.features import Features, Head
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.linear import Linear
-from pointadapterx.tasks.heads import ClassificationHead
 
 
 class ModelOutput(NamedTuple):
@@ -32,6 +32,22 @@ class ModelOutput(NamedTuple):
     auxiliary_loss: Tensor | None
 
 
+class ModelFeatures(NamedTuple):
+    """Output of :meth:`AdaptedModel.features`.
+
+    Attributes:
+        pooled: (B, D), what the head reads: for classification its pools side by side, D = pools · C.
+        patches: (B, G, C), the normalised tokens of the patches.
+        class_token: (B, C), None in a backbone without one.
+        centers: (B, G, 3), where in the cloud the patches lie; None for images.
+    """
+
+    pooled: Tensor
+    patches: Tensor
+    class_token: Tensor | None
+    centers: Tensor | None
+
+
 class AdaptedModel(nn.Module):
     """Wires built parts together and freezes what nobody owns.
 
@@ -41,7 +57,7 @@ class AdaptedModel(nn.Module):
     Args:
         backbone: with its pre-trained weights already loaded.
         method: not yet attached; this attaches it.
-        head: classification head.
+        head: built from the backbone's ``feature_info``.
         frozen_bn: ``"eval"`` keeps frozen BatchNorm layers in eval mode, so that their statistics stay
             those of pre-training; ``"batch"`` normalises by the batch and updates them, as the published
             code does by leaving the frozen patch encoder in training mode.
@@ -60,7 +76,7 @@ class AdaptedModel(nn.Module):
         self,
         backbone: Backbone,
         method: Method,
-        head: ClassificationHead,
+        head: Head,
         frozen_bn: Literal["eval", "batch"] = "eval",
     ) -> None:
         super().__init__()
@@ -68,6 +84,7 @@ class AdaptedModel(nn.Module):
         self.method = method
         self.head = head
         self.frozen_bn = frozen_bn
+        method.require(backbone)
         method.attach(backbone)
         self.requires_grad_(False)
         for owner in (method, head):
@@ -105,6 +122,8 @@ class AdaptedModel(nn.Module):
     def unload(self) -> Backbone:
         """The backbone as it came, without anything of the method; this model stays as it is.
 
+        ``model.unload()(inputs)`` are its :class:`~pointadapterx.models.features.Features`.
+
         Raises:
             MergeError: after full fine-tuning, which leaves nothing of it.
         """
@@ -124,21 +143,42 @@ class AdaptedModel(nn.Module):
         self.recipe = None
         self.eval()
 
-    def forward(self, inputs: Tensor | Frozen) -> ModelOutput:
+    def forward(self, inputs: Tensor | Frozen, condition: Tensor | None = None) -> ModelOutput:
         """Inputs of the backbone, for example points (B, N, 3), or what is kept of them -> :class:`ModelOutput`.
+
+        ``condition`` (B, ...) is what else the head is to know of the samples, where it asks for something.
 
         Clouds are taken as they come: one of another number of points than :attr:`num_points` costs accuracy, of which
         a warning is given once. :meth:`resample` brings them to that number.
         """
         self._check_number(inputs)
-        features = self.method.run(self.backbone, inputs)
+        features = self.method.run(self.backbone, inputs, self.head.blocks)
         auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
-        return ModelOutput(self.head(features.sequence), auxiliary)
+        sequence, losses, centers, intermediates, _, _ = features
+        points = inputs if isinstance(inputs, Tensor) else None
+        return ModelOutput(self.head(Features(sequence, losses, centers, intermediates, points, condition)), auxiliary)
 
     def pooled(self, inputs: Tensor) -> Tensor:
         """Inputs of the backbone -> what the head's ``mlp`` reads, (B, pools · C)."""
         self._check_number(inputs)
-        return self.head.pool(self.method.run(self.backbone, inputs).sequence)
+        return self.head.pool(self.method.run(self.backbone, inputs, self.head.blocks))
+
+    def features(self, inputs: Tensor) -> ModelFeatures:
+        """Inputs of the backbone -> what the adapted backbone makes of them, whole and patch by patch.
+
+        Call it in eval mode, and under ``torch.no_grad()`` where no gradient is wanted.
+        """
+        self._check_number(inputs)
+        found = self.method.run(self.backbone, inputs, self.head.blocks)
+        return ModelFeatures(self.head.pool(found), found.sequence.patches, found.class_token, found.centers)
+
+    def print_trainable_parameters(self) -> None:
+        """Prints the numbers of trained and of all parameters in one line."""
+        found = count_parameters(self)
+        print(
+            f"trained: {found.trainable:,} ({found.trainable_without_head:,} without the head) of {found.total:,} "
+            f"parameters; {found.percent:.2f} % of full fine-tuning"
+        )
 
     def resample(self, points: Tensor) -> Tensor:
         """Clouds (B, N, 3) with the number of points of a test, as it chooses them: (B, ``num_points``, 3).

@@ -84,12 +84,19 @@ def count_parts(model: AdaptedModel) -> dict[str, dict[str, ParameterCount]]:
 
 
 def _backbone_parts(backbone: Backbone) -> dict[str, list[nn.Parameter]]:
-    tokens = "class token and positions"
-    parts: dict[str, list[nn.Parameter]] = {"patch embedding": [], tokens: list(backbone.parameters(recurse=False))}
-    part_of = {"position_embed": tokens, "blocks": "blocks", "norm": "final norm"}
-    for name, module in backbone.named_children():
-        parts.setdefault(part_of.get(name, "patch embedding"), []).extend(module.parameters())
-    return parts
+    tokens, stages = list(backbone.parameters(recurse=False)), backbone.stages
+    named = {
+        "class token and positions": [*tokens, *_parameters(backbone.position_layers())],
+        "blocks": _parameters(stage.modules for stage in stages),
+        "between stages": _parameters(stage.transition for stage in stages if stage.transition is not None),
+        "final norm": list(backbone.norm.parameters()),
+    }
+    known = {id(parameter) for parameters in named.values() for parameter in parameters}
+    return {"patch embedding": [p for p in backbone.parameters() if id(p) not in known], **named}
+
+
+def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _count(parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, ParameterCount]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -13,30 +12,6 @@ class Section(BaseModel):
     """One section of a config. Strict: ``"3"`` is not a number, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    # For the code that still looks up keys by name.
-    def __getitem__(self, key: str) -> Any:
-        if key not in type(self).model_fields:
-            raise KeyError(key)
-        return getattr(self, key)
-
-    def __contains__(self, key: object) -> bool:
-        return key in type(self).model_fields
-
-    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
-        return iter(type(self).model_fields)
-
-    def keys(self) -> list[str]:
-        """Names."""
-        return list(self)
-
-    def items(self) -> list[tuple[str, Any]]:
-        """Names and values."""
-        return [(key, self[key]) for key in self]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A value."""
-        return getattr(self, key, default)
 
 
 def _distinct(values: list[Any]) -> list[Any]:

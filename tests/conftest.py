@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.config import Config
 from pointadapterx.datasets import DATASETS
+from pointadapterx.models.features import FeatureInfo, StageInfo
 from pointadapterx.peft import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +100,11 @@ def small_pretraining(root: Path, /, **changes: dict[str, Any]) -> Config:
     for section, update in changes.items():
         config[section].update(update)
     return Config.of(config, "test")
+
+
+def feature_info(width: int, num_patches: int = 6, depth: int = 2) -> FeatureInfo:
+    """What a backbone of one stage with a class token tells heads."""
+    return FeatureInfo((StageInfo(width, num_patches, range(depth), None),), has_class_token=True, coordinates=3)
 
 
 @pytest.fixture(autouse=True)

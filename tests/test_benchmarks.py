@@ -18,7 +18,7 @@ from benchmarks.floor import _Recorder, product_floor
 from benchmarks.jobs import peak_bytes
 from benchmarks.novelty_scores import measure
 from pointadapterx.ops import reference
-from pointadapterx.peft.base import ScaleShift
+from pointadapterx.peft.parts.scale_shift import ScaleShift
 from tests.conftest import ROOT
 
 SMALL = ["backbone.weights=null", "data.num_points=256", "backbone.encoder_width=8"]

@@ -175,7 +175,7 @@ Tensor interpolate(const Tensor& points_, const Tensor& indices_, const Tensor& 
   return out;
 }
 
-// ---- The thin mixture ----
+// ---- The low-rank mixture ----
 
 // Rows of a float32 tensor (…, size) with size >= 1, filled up with zeros.
 struct Padded {

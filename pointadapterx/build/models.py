@@ -50,7 +50,7 @@ def adapt_backbone(backbone: Backbone, config: Config, kind: type[AdaptedModel] 
     """Method and head of a config on a backbone, which is changed."""
     assert config.method is not None
     with seeded(config.train.seed):
-        head = build_task(config).build_head(backbone)
+        head = build_task(config).build_head(backbone.feature_info)
         model = kind(backbone, build_method(config.method), head, config.train.frozen_bn)
     model.recipe, model.num_points = model_recipe(config), config.data.num_points
     return model
@@ -85,7 +85,8 @@ def build_backbone(options: Backbone.Options) -> Backbone:
 def _require_memory(options: Backbone.Options) -> None:
     """Refuses blocks that could never be held, as the system would end the process without a word."""
     memory = total_memory()
-    needed = 4 * 12 * options.depth * options.dim**2  # bytes of attention (4 C²) and FFN (8 C²) in fp32
+    # bytes of attention (4 C²) and FFN (8 C²) in fp32
+    needed = sum(4 * 12 * stage.depth * stage.width**2 for stage in options.stages())
     if memory is not None and needed > memory and torch.get_default_device().type != "meta":
         raise ConfigError(
             f"backbone.depth={options.depth} and dim={options.dim}: the blocks take {needed / 1e9:,.0f} GB, but "

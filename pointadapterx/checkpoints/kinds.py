@@ -1,4 +1,4 @@
-"""What a file of weights is, told by the names in it: for messages about files that do not fit."""
+"""Recognises files of weights by the names in them, for messages about files that do not fit."""
 
 from __future__ import annotations
 

@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.kinds import Kind, recognise
-from pointadapterx.checkpoints.places import find_state, unwrapped
 from pointadapterx.checkpoints.shipped import backbone_sizes, find_weights
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz, read_safetensors, read_torch_file
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.block import Block
+from pointadapterx.models.checkpoint_places import find_state, unwrapped
 from pointadapterx.models.point_mae import MaskedAutoencoder
 
 log = logging.getLogger(__name__)
 
-# What other architectures have besides, without which the rest computes something else: layer scale (DeiT III, DINOv2,
+# What only other architectures have, and without which the rest computes something else: layer scale (DeiT III, DINOv2,
 # BEiT), norms of queries and keys, relative positions, a qkv bias where there is none here, norms elsewhere (CLIP), a
 # local branch (Point-FEMAE).
 STRANGE = re.compile(
@@ -238,19 +237,18 @@ def _told_sizes(tensors: Mapping[str, Tensor], prefix: str, backbone: Backbone) 
 
 def _compare_sizes(path: Path, sizes: Mapping[str, Any], backbone: Backbone) -> None:
     """What no tensor's shape tells: the heads must agree; other patches than in pre-training are worth a warning."""
-    block = backbone.blocks[0]
-    assert isinstance(block, Block)
-    heads = sizes.get("num_heads", block.attn.num_heads)
-    if heads != block.attn.num_heads:
+    own = [stage.blocks[0].num_heads for stage in backbone.stages]
+    now = own[0] if len(own) == 1 else own
+    heads = sizes.get("num_heads", now)
+    if heads != now:
         raise CheckpointError(
-            f"{path}: was pre-trained with num_heads={heads}, the backbone has {block.attn.num_heads}; "
-            f"set backbone.num_heads={heads}"
+            f"{path}: was pre-trained with num_heads={heads}, the backbone has {now}; set backbone.num_heads={heads}"
         )
     grouping = getattr(backbone, "grouping", None)
     for key in ("group_size", "skip_origin"):
-        now = getattr(grouping, key, None)
-        if key in sizes and now != sizes[key]:
-            log.warning("%s: was pre-trained with %s=%s, the backbone has %s", path, key, sizes[key], now)
+        found = getattr(grouping, key, None)
+        if key in sizes and found != sizes[key]:
+            log.warning("%s: was pre-trained with %s=%s, the backbone has %s", path, key, sizes[key], found)
 
 
 def _backbone_of(model: nn.Module) -> Backbone:

@@ -21,7 +21,7 @@ from pointadapterx.registry import did_you_mean
 SHIPPED = Path(str(importlib.resources.files("pointadapterx"))) / "weights"
 """Folder of the shipped weights, each with a model card of the same name."""
 
-FORMAT = "pointadapterx-backbone-1"
+BACKBONE_FORMAT = "pointadapterx-backbone-1"
 
 
 def find_weights(weights: str | Path) -> Path:
@@ -83,7 +83,7 @@ def shipped_licence(name: str) -> tuple[str, str]:
 
 
 def save_backbone(backbone: Backbone, path: Path, options: Backbone.Options, story: Mapping[str, Any]) -> None:
-    """Writes a backbone in half precision, without the class token, which every task learns anew.
+    """Writes a backbone in half precision, without the class token, which every task learns itself.
 
     Args:
         backbone: with its pre-trained weights.
@@ -101,7 +101,8 @@ def save_backbone(backbone: Backbone, path: Path, options: Backbone.Options, sto
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {name} is not finite in half precision; the weights have diverged")
     sizes = options.model_dump(exclude={"weights", "init_seed", "drop_path"})
-    write_safetensors(path, halves, {"format": FORMAT, "backbone": json.dumps(sizes), "story": json.dumps(dict(story))})
+    metadata = {"format": BACKBONE_FORMAT, "backbone": json.dumps(sizes), "story": json.dumps(dict(story))}
+    write_safetensors(path, halves, metadata)
 
 
 def backbone_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def backbone_sizes(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged.
     """
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != BACKBONE_FORMAT:
         return {}
     try:
         return dict(json.loads(metadata["backbone"]))

@@ -9,7 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from pointadapterx.config.problems import Problem, problems_of
-from pointadapterx.config.sections import COMMON, MODELS, NAMED, OPTIONAL, ORDER, TASKS, default_task
+from pointadapterx.config.sections import (
+    COMMON,
+    MODELS,
+    NAMED,
+    OPTIONAL,
+    ORDER,
+    USUAL_TASK,
+    default_task,
+    own_sections,
+)
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import shown
@@ -19,7 +28,7 @@ from pointadapterx.peft.base import Method
 from pointadapterx.registry import did_you_mean, unknown_name
 from pointadapterx.schema import Section
 from pointadapterx.sections import EvalConfig, TrainConfig
-from pointadapterx.tasks import Task
+from pointadapterx.tasks import TASKS, Task
 from pointadapterx.tasks.exchange import TaskOptions
 from pointadapterx.tasks.heads import HeadConfig
 from pointadapterx.tasks.reconstruction import PretrainConfig
@@ -74,11 +83,12 @@ def _named_task(raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _superfluous(section: str, task: str) -> Problem:
     """A section that the task does not have."""
-    if section in TASKS["classification"].sections and task == "reconstruction":
-        return Problem(section, "belongs to adaptation, but there is a section 'pretrain'; remove one")
+    own = own_sections(TASKS[task])
+    if section in USUAL_TASK.sections and own:
+        return Problem(section, f"belongs to adaptation, but there is a section '{own[0]}'; remove one")
     if section in ORDER:
         return Problem(section, f"does not belong to the task {task}; remove it")
-    known = [*COMMON[:1], *TASKS["classification"].sections, *COMMON[1:], "pretrain", "task"]
+    known = list(dict.fromkeys([COMMON[0], *USUAL_TASK.sections, *COMMON[1:], *reversed(ORDER)]))
     return Problem(section, f"unknown section{did_you_mean(section, known)} Known: {', '.join(known)}")
 
 
@@ -108,7 +118,7 @@ def _complete(parts: Parts) -> list[Problem]:
         problems += problem
     if parts.head is not None and parts.task is not None:
         classes = TASKS[parts.task.name].predicts_classes
-        parts.head, found = parts.head.completed(parts.method, parts.data if classes else None)
+        parts.head, found = parts.head.completed(parts.method, parts.data if classes else None, parts.backbone)
         problems += [Problem(*problem) for problem in found]
     return problems
 
@@ -135,7 +145,7 @@ def _check_alone(parts: Parts) -> Iterator[Problem]:
         yield from Problem.of("method", parts.method.problems(parts.backbone))
     if parts.head is not None:
         classes = parts.task is not None and TASKS[parts.task.name].predicts_classes
-        found = parts.head.problems(parts.method, parts.data if classes else None)
+        found = parts.head.problems(parts.method, parts.data if classes else None, parts.backbone)
         yield from (Problem(*problem) for problem in found)
     if parts.pretrain is not None:
         found = parts.pretrain.problems(parts.backbone, parts.data, parts.train)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pointadapterx.datasets.options import DataConfig
-from pointadapterx.models import BACKBONES
-from pointadapterx.peft import METHODS
-from pointadapterx.registry import Registry
+from pointadapterx.models import BACKBONES, Backbone
+from pointadapterx.peft import METHODS, Method
 from pointadapterx.schema import Section
 from pointadapterx.sections import EvalConfig, TrainConfig
 from pointadapterx.tasks import TASKS, Task
@@ -36,11 +34,20 @@ MODELS: dict[str, type[Section]] = {
 }
 """What reads a section of fixed keys."""
 
+Named = type[Task] | type[Backbone] | type[Method]
 
-NAMED: dict[str, Registry[Any]] = {"task": TASKS, "backbone": BACKBONES, "method": METHODS}
+NAMED: dict[str, Mapping[str, Named]] = {"task": TASKS, "backbone": BACKBONES, "method": METHODS}
 """Registries of what reads a section whose keys depend on its ``name``, by its class ``Options``."""
 
+USUAL_TASK = TASKS["classification"]
+"""The task of a config that neither names one nor has a section that belongs to another."""
 
-def default_task(sections: Mapping[str, Any]) -> type[Task]:
+
+def own_sections(task: type[Task]) -> list[str]:
+    """Sections that tell a task from the usual one."""
+    return [section for section in task.sections if section not in USUAL_TASK.sections]
+
+
+def default_task(sections: Mapping[str, object]) -> type[Task]:
     """The task of a config that names none."""
-    return TASKS["reconstruction" if "pretrain" in sections else "classification"]
+    return next((kind for kind in TASKS.values() if any(s in sections for s in own_sections(kind))), USUAL_TASK)

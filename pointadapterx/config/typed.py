@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,7 +23,7 @@ from pointadapterx.tasks.reconstruction import PretrainConfig
 
 
 @dataclass(frozen=True)
-class Config(Mapping[str, Any]):  # a mapping for the code that still looks up sections by name
+class Config:
     """A complete config that was checked as a whole.
 
     Attributes:
@@ -85,17 +85,6 @@ class Config(Mapping[str, Any]):  # a mapping for the code that still looks up s
         sections = self.dump()
         merge(sections, changes)
         return Config.of(sections)
-
-    def __getitem__(self, section: str) -> Any:
-        if section not in self.dump():
-            raise KeyError(section)
-        return getattr(self, section)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.dump())
-
-    def __len__(self) -> int:
-        return len(self.dump())
 
 
 def checked(raw: dict[str, Any], overrides: Overrides, origins: Origins, source: str) -> Config:

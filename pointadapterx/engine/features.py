@@ -216,7 +216,7 @@ def _compute(
             seed = derive_seed(config.train.seed, "view", view, int(batch[0]))
             prepared = batches.training(batch, torch.Generator(device).manual_seed(seed)).inputs
         with accelerator.autocast():
-            return model.method.precompute(model.backbone, prepared)
+            return model.method.precompute(model.backbone, prepared, model.head.blocks)
 
     half = torch.bfloat16 if config.train.precision == "bf16" else torch.float16
     parts = EvalBatches(len(dataset), BATCH)

@@ -33,7 +33,7 @@ from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
-from pointadapterx.models.block import Block
+from pointadapterx.models.block import recompute_activations
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.run_folder import EVENTS_FOLDER, HISTORY_FILE, STATE_FILE
 from pointadapterx.tasks import build_task
@@ -89,9 +89,7 @@ class Trainer:
         if self.settings.compile:
             require_compiler(accelerator.device)
             model.compile()
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.recomputed = bool(self.settings.gradient_checkpointing)
+        recompute_activations(model, bool(self.settings.gradient_checkpointing))
         self.progress = Progress(identity=self._identity(model))
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
@@ -273,7 +271,7 @@ class Trainer:
             group["lr"] = learning_rate(progress.epoch, settings)
         self.wrapped.train()
         steps = even_batches(len(self.dataset), **self._batching(progress.epoch))
-        title = f"epoch {progress.epoch + 1}/{settings['epochs']}"
+        title = f"epoch {progress.epoch + 1}/{settings.epochs}"
         with progress_bar(title, len(steps), progress.step, accelerator.is_main_process) as advance:
             for step in range(progress.step, len(steps)):
                 started = time.perf_counter()

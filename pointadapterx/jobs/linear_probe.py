@@ -26,8 +26,6 @@ from pointadapterx.engine.console import console
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.point_mae import PointMAE
-from pointadapterx.peft import Method
-from pointadapterx.schema import Section
 from pointadapterx.tasks.exchange import require_finite
 
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -43,12 +41,11 @@ def frozen_features(backbone: Backbone, dataset: PointClouds, config: Config, ac
     """
     was_training = backbone.training
     backbone.eval()
-    plain, rows = Method(Section()), []
-    inputs = build_inputs(config)
+    rows, inputs = [], build_inputs(config)
     for points in dataset.points.split(config.eval.batch_size):
         points = inputs.for_test(points.to(accelerator.device))
         with accelerator.autocast():
-            patches = backbone(points, plain).sequence.patches
+            patches = backbone(points).sequence.patches
         rows.append(torch.cat([patches.amax(dim=1), patches.mean(dim=1)], dim=-1).float().cpu())
     backbone.train(was_training)
     return as_array(torch.cat(rows))
@@ -140,7 +137,7 @@ def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:
             str(weights): of_weights,
         }
     table = Table(
-        title=f"linear SVM on frozen features of {config['pretrain']['probe']['name']}: {len(parts[0])} clouds to "
+        title=f"linear SVM on frozen features of {config.pretrain.probe.name}: {len(parts[0])} clouds to "
         f"train on, accuracy on {len(parts[1])} others of the training split",
         title_justify="left",
     )

@@ -26,8 +26,8 @@ from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.hashing import hash_file
-from pointadapterx.models.tokens import TokenSequence
-from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.models.features import Features
+from pointadapterx.peft.noah import COMPONENTS, Architecture, Noah, SearchConfig, SearchSpace
 from pointadapterx.run_folder import ADAPTER_FILE, ARCHITECTURE_FILE, CONFIG_FILE, METRICS_FILE, SEARCH_FILE
 from pointadapterx.tasks import build_task
 
@@ -120,12 +120,13 @@ def settle_head(model: AdaptedModel, train: Samples, config: Config, accelerator
     inputs = build_inputs(config)
     fetch = inputs.source(train)
 
-    def sequences() -> Iterator[TokenSequence]:
+    def features() -> Iterator[list[Features]]:
         for batch in batches:
-            yield model.method.run(model.backbone, inputs.for_test(fetch(batch).to(accelerator.device))).sequence
+            prepared = inputs.for_test(fetch(batch).to(accelerator.device))
+            yield [model.method.run(model.backbone, prepared)]  # of a tuple only the first field would be passed on
 
     with seeded(0), accelerator.autocast():  # its dropout
-        update_bn(sequences(), model.head)
+        update_bn(features(), model.head)
 
 
 def evolve(
@@ -191,7 +192,7 @@ def _config(folder: Path, overrides: list[str]) -> Config:
         raise ConfigError(f"{folder}: trained one architecture, not the supernet (method.architecture is set)")
     if config.eval.protocol != "validation":
         raise ConfigError(
-            f"{folder}: eval.protocol={config['eval']['protocol']} has no validation part to search on; train the "
+            f"{folder}: eval.protocol={config.eval.protocol} has no validation part to search on; train the "
             "supernet with eval.protocol=validation"
         )
     return config
@@ -212,7 +213,7 @@ def _known_scores(path: Path, identity: str) -> dict[str, float]:
 
 
 def _as_config(folder: Path, best: Candidate, count: int) -> str:
-    lines = [f"    {kind}: {best.architecture[kind]}" for kind in KINDS]
+    lines = [f"    {kind}: {best.architecture[kind]}" for kind in COMPONENTS]
     return "\n".join(
         [
             f"# python tools/main.py --config {folder / ARCHITECTURE_FILE}",

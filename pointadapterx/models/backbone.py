@@ -1,75 +1,109 @@
-"""What every backbone has in common: blocks, positions, a class token, and the seam for methods."""
+"""What every backbone has in common: stages of blocks, positions, and what it asks of a method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.block import Block
+from pointadapterx.models.block import Block, FfnUpdate
 from pointadapterx.models.checkpoint_keys import Translated
+from pointadapterx.models.features import BlockTokens, FeatureInfo, Features, StageInfo
 from pointadapterx.models.frozen import Patches
+from pointadapterx.models.sites import BlockSites, Site, Stage, StageSize
 from pointadapterx.models.tokens import TokenSequence, pad_position
 from pointadapterx.registry import Registry
 from pointadapterx.schema import Blocks, Many, Rate, Section, Width
 
-if TYPE_CHECKING:
-    from pointadapterx.peft.base import Method
-
 
 class Embedded(NamedTuple):
-    """Input of the first block.
+    """Input of the first block of a stage.
 
     Attributes:
-        tokens: (B, 1 + G, C), CLS first.
-        position: (B, 1 + G, C), position embeddings of the same tokens.
+        tokens: (B, [1 +] G, C), CLS first where there is one.
+        position: the same shape, position embeddings of the same tokens.
+        centers: (B, G, 3) of the patches, where they have centres, else None.
     """
 
     tokens: Tensor
     position: Tensor
+    centers: Tensor | None = None
 
 
-class FrozenStep(NamedTuple):
+class Recorded(NamedTuple):
     """What a method beside the frozen backbone sees of one block; no gradient enters any of it.
 
     Attributes:
-        attention: output of the attention branch, (B, 1 + G, C).
-        ffn: output of the FFN branch, (B, 1 + G, C).
-        tokens: output of the block, (B, 1 + G, C).
+        attention: output of the site ``attention``, (B, [1 +] G, C).
+        ffn: output of the site ``ffn``, the same shape.
+        tokens: output of the block, the same shape.
+        centers: (B, G, 3) of the patches, where they have centres, else None.
+        lead: behind the last block of a stage that another follows, the frozen way there: tokens (B, [1 +] G, C) to
+            those of the next stage.
     """
 
     attention: Tensor
     ffn: Tensor
     tokens: Tensor
+    centers: Tensor | None = None
+    lead: Callable[[Tensor], Tensor] | None = None
 
 
-class Features(NamedTuple):
-    """Output of a backbone.
+class Additions(Protocol):
+    """What a backbone asks during a pass: how a method acts at the sites ``block`` and ``ffn``.
 
-    Attributes:
-        sequence: normalised tokens, see :class:`~pointadapterx.models.tokens.TokenSequence`.
-        losses: auxiliary losses of the method, one scalar a block that has one.
+    At every other site a module of the method acts as a hook, of which the backbone knows nothing.
     """
 
-    sequence: TokenSequence
-    losses: list[Tensor]
+    def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Tokens (B, L, C) on their way into a block, to which prompts may be added."""
+        ...
+
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
+        """What to add to a block, given input and output of its FFN, (B, L, C) each."""
+        ...
+
+    def tapped(self, module: nn.Module, output: Tensor) -> Tensor:
+        """What the method makes of the output of a module that was not run in this pass."""
+        ...
+
+
+class Nothing:
+    """A plain pass: nothing is added."""
+
+    def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        """The tokens as they are."""
+        return tokens
+
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> None:
+        """No update, prompt or loss."""
+
+    def tapped(self, module: nn.Module, output: Tensor) -> Tensor:
+        """The output as it is."""
+        return output
+
+
+PLAIN = Nothing()
 
 
 class Backbone(nn.Module):
-    """Base of Point-MAE and ViT (and any transformer built of :class:`~pointadapterx.models.block.Block`).
+    """Base of Point-MAE and ViT, and of any transformer whose blocks are :class:`~pointadapterx.models.block.Block`.
 
-    A subclass builds ``blocks`` and ``norm``, has a class token, and implements :meth:`patches`, :meth:`assemble` and
-    :meth:`translate`.
+    A subclass builds ``norm``, and ``blocks`` of width ``dim`` for its only stage, or else overrides :attr:`stages`;
+    it implements :meth:`patches`, :meth:`assemble` and :meth:`translate`.
 
     Attributes:
-        dim: token width C.
-        num_patches: G.
-        patch_values: numbers that one patch is made of, 3 k coordinates or P² pixels times channels.
-        grid: patches along a side, where they lie on a square grid in rows, else None.
+        blocks: of the only stage.
+        dim: token width C of the only stage.
+        norm: final norm, behind the last stage.
+        num_patches: patch tokens G of the last stage.
+        patch_values: numbers in one patch, 3 k coordinates or P² pixels times channels.
+        grid: patches along a side, where those of the input lie on a square grid in rows, else None.
+        has_class_token: whether the first token is CLS.
         position: ``"every_block"`` adds position embeddings before every block (Point-MAE),
             ``"input"`` once, before the first (DAPT, ViT).
         modality: ``"points"`` or ``"images"``, what it takes.
@@ -77,18 +111,27 @@ class Backbone(nn.Module):
     """
 
     class Options(Section):
-        """``backbone:`` of a config, the keys that every backbone has."""
+        """``backbone:`` of a config, the keys that every backbone has; lists have one number a stage."""
 
         name: str
-        dim: Width
-        depth: Blocks
-        num_heads: Many
+        dim: Width | list[Width]
+        depth: Blocks | list[Blocks]
+        num_heads: Many | list[Many]
         drop_path: Rate = 0.1
         weights: str | None = None
         init_seed: int | None = Field(0, ge=0, lt=2**63)
 
         has_grid: ClassVar[bool] = False
         """Whether its patches lie on a square grid."""
+
+        @property
+        def has_class_token(self) -> bool:
+            """Whether its first token is a class token."""
+            return True
+
+        def stages(self) -> list[StageSize]:
+            """Width and depth of each stage."""
+            return [StageSize(*sizes) for sizes in zip(_listed(self.dim), _listed(self.depth), strict=False)]
 
         def input_shape(self, num_points: int | None) -> tuple[int, ...]:
             """Shape of one input: a cloud (``num_points``, 3), or an image (channels, S, S)."""
@@ -97,8 +140,13 @@ class Backbone(nn.Module):
 
         def problems(self) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination of sizes."""
-            if self.dim % self.num_heads != 0:
-                yield "num_heads", f"{self.num_heads} heads do not divide dim={self.dim}; choose a divisor"
+            dims, heads = _listed(self.dim), _listed(self.num_heads)
+            for key, values in (("depth", _listed(self.depth)), ("num_heads", heads)):
+                if len(values) != len(dims):
+                    yield key, f"{len(values)} numbers for the {len(dims)} stages of backbone.dim; give one a stage"
+            for dim, number in zip(dims, heads, strict=False):
+                if dim % number != 0:
+                    yield "num_heads", f"{number} heads do not divide dim={dim}; choose a divisor"
 
     modality: ClassVar[str]
     sizes: ClassVar[dict[str, tuple[str, int]]]
@@ -109,6 +157,33 @@ class Backbone(nn.Module):
     patch_values: int
     grid: int | None = None
     position: str
+    has_class_token: bool = True
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Its stages in order; a backbone with several overrides this."""
+        return (Stage(0, 0, self.dim, self.num_patches, self.blocks, self.grid),)
+
+    def every_block(self) -> list[BlockSites]:
+        """The blocks of all stages, as methods see them."""
+        return [block for stage in self.stages for block in stage.blocks]
+
+    def site(self, name: str) -> Site:
+        """A site outside the blocks: ``patch``, the patch tokens, or ``final norm``."""
+        stages = self.stages
+        return {
+            "patch": Site("patch", self.patch_module, stages[0].width),
+            "final norm": Site("final norm", self.norm, stages[-1].width),
+        }[name]
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """What heads may rely on."""
+        stages = tuple(
+            StageInfo(stage.width, stage.num_patches, range(stage.first, stage.first + len(stage.modules)), stage.grid)
+            for stage in self.stages
+        )
+        return FeatureInfo(stages, self.has_class_token, 3 if self.modality == "points" else 0)
 
     @property
     def patch_module(self) -> nn.Module:
@@ -141,10 +216,14 @@ class Backbone(nn.Module):
         """The modules that make the tokens of :meth:`patches`."""
         return [self.patch_module]
 
+    def position_layers(self) -> list[nn.Module]:
+        """The modules that compute position embeddings, where positions are not parameters."""
+        return []
+
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """Class token and its position: learned per task, absent from self-supervised checkpoints.
 
-        Empty where it is pre-trained.
+        Empty where it is pre-trained, and where there is no class token.
         """
         raise NotImplementedError(f"{type(self).__name__} must name its class token")
 
@@ -166,54 +245,98 @@ class Backbone(nn.Module):
         """Its tokens: parameters that take no weight decay though they are not 1-D."""
         yield from self.class_parameters().values()
 
-    def forward(self, inputs: Tensor | Patches, method: Method) -> Features:
+    def forward(self, inputs: Tensor | Patches, method: Additions = PLAIN, keep: Collection[int] = ()) -> Features:
         """Embeds the inputs, runs the blocks with the method's additions, and normalises.
 
         Args:
             inputs: of the task, or what :meth:`patches` made of them, without what the method does to it.
-            method: as in :meth:`run_blocks`.
+            method: as in :meth:`run_blocks`; by default the plain backbone runs.
+            keep: numbers of the blocks whose tokens are kept in ``Features.intermediates``.
         """
         if isinstance(inputs, Patches):
             tapped = inputs._replace(tokens=method.tapped(self.patch_module, inputs.tokens))
-            return self.run_blocks(self.assemble(tapped), method)
-        return self.run_blocks(self.embed(inputs), method)
+            return self.run_blocks(self.assemble(tapped), method, keep)
+        return self.run_blocks(self.embed(inputs), method, keep)
 
-    def run_blocks(self, embedded: Embedded, method: Method) -> Features:
-        """Runs all blocks and the final norm.
+    def run_blocks(self, embedded: Embedded, method: Additions = PLAIN, keep: Collection[int] = ()) -> Features:
+        """Runs all blocks, stage by stage, and the final norm.
+
+        Prompts end with their stage: the module that leads to the next one reads class token and patch tokens.
 
         Args:
-            embedded: tokens and positions, (B, 1 + G, C) each.
-            method: asked before each block (:meth:`Method.before_block`) and in each FFN
-                (:meth:`Method.adapt_ffn`).
+            embedded: input of the first stage.
+            method: asked before each block (:meth:`Additions.before_block`) and in each FFN
+                (:meth:`Additions.adapt_ffn`).
+            keep: as in :meth:`forward`.
         """
-        tokens, position = embedded
         losses: list[Tensor] = []
-        if self.position == "input":
-            tokens = tokens + position
-        for index, block in enumerate(self.blocks):
-            tokens = method.before_block(index, tokens)
-            if self.position == "every_block":
-                tokens = tokens + pad_position(position, tokens.shape[1])
-            tokens, loss = block(tokens, partial(method.adapt_ffn, index))
-            if loss is not None:
-                losses.append(loss)
-        return Features(TokenSequence(self.norm(tokens), self.num_patches), losses)
-
-    def frozen_steps(self, inputs: Tensor) -> Iterator[FrozenStep]:
-        """Runs the plain backbone block by block without autograd.
-
-        A hierarchical backbone overrides it, and yields the steps of its stages with its frozen down-sampling between.
-        """
-        with torch.no_grad():
-            tokens, position = self.embed(inputs)
+        kept: dict[int, BlockTokens] = {}
+        for stage in self.stages:
+            tokens, position, centers = embedded
             if self.position == "input":
                 tokens = tokens + position
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            with torch.no_grad():
-                before = tokens + position if self.position == "every_block" else tokens
-                attention, ffn, tokens = block.branches(before)
-            yield FrozenStep(attention, ffn, tokens)
+            for index, block in enumerate(stage.modules, stage.first):
+                tokens = method.before_block(index, tokens)
+                if self.position == "every_block":
+                    tokens = tokens + pad_position(position, tokens.shape[1])
+                tokens, loss = block(tokens, partial(method.adapt_ffn, index))
+                if loss is not None:
+                    losses.append(loss)
+                if index in keep:
+                    kept[index] = self.tokens_behind(stage, tokens, centers)
+            if stage.transition is not None:
+                embedded = stage.transition(self.sequence(stage, tokens).without_prompts(), centers)
+        return Features(self.sequence(stage, self.norm(tokens)), losses, centers, kept)
+
+    def sequence(self, stage: Stage, tokens: Tensor) -> TokenSequence:
+        """Tokens (B, L, C) of a stage by name."""
+        return TokenSequence(tokens, stage.num_patches, has_class_token=self.has_class_token)
+
+    def tokens_behind(self, stage: Stage, tokens: Tensor, centers: Tensor | None) -> BlockTokens:
+        """Tokens (B, L, C) behind a block of a stage as ``Features.intermediates`` has them."""
+        return BlockTokens(self.sequence(stage, tokens if stage.transition else self.norm(tokens)), centers)
+
+    def record(self, inputs: Tensor | Patches) -> Iterator[Recorded]:
+        """Runs the plain backbone block by block, stage by stage, without autograd.
+
+        Args:
+            inputs: of the task, or what :meth:`patches` made of them.
+        """
+        with torch.no_grad():
+            embedded = self.assemble(inputs if isinstance(inputs, Patches) else self.patches(inputs))
+        for stage in self.stages:
+            tokens, position, centers = embedded
+            if self.position == "input":
+                with torch.no_grad():
+                    tokens = tokens + position
+            last = len(stage.modules) - 1
+            lead = None if stage.transition is None else _Lead(stage.transition, centers)
+            for place, block in enumerate(stage.modules):
+                assert isinstance(block, Block)
+                with torch.no_grad():
+                    before = tokens + position if self.position == "every_block" else tokens
+                    attention, ffn, tokens = block.branches(before)
+                yield Recorded(attention, ffn, tokens, centers, lead if place == last else None)
+            if stage.transition is not None:
+                with torch.no_grad():
+                    embedded = stage.transition(tokens, centers)
+
+
+class _Lead:
+    """Tokens of one stage to those of the next, (B, [1 +] G, C) each, whose positions are added."""
+
+    def __init__(self, transition: nn.Module, centers: Tensor | None) -> None:
+        self.transition = transition
+        self.centers = centers
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        found: Embedded = self.transition(tokens, self.centers)
+        return found.tokens
+
+
+def _listed(sizes: int | list[int]) -> list[int]:
+    """One number a stage."""
+    return [sizes] if isinstance(sizes, int) else sizes
 
 
 def make_blocks(count: int, drop_path: list[float], **options: Any) -> nn.ModuleList:

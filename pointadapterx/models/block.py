@@ -1,4 +1,4 @@
-"""The one transformer block of every backbone: pre-norm attention and FFN, with a seam for adapters.
+"""The one transformer block of every backbone: pre-norm attention and FFN, with sites for methods.
 
 Sources: ViT (arXiv 2010.11929); Point-MAE (arXiv 2203.06604) uses the same block without a qkv bias.
 """
@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pointadapterx.models.sites import Site
 from pointadapterx.models.tokens import insert_after_cls
 
 
-class Adaptation(NamedTuple):
-    """What a method adds to the FFN of one block.
+class FfnUpdate(NamedTuple):
+    """What a method adds to one block: a branch at its site ``ffn``, and a prompt at its site ``block``.
 
     Attributes:
         update: (B, L, C), added to the FFN's output before drop path.
-        prompt: (B, P, C) tokens inserted right after CLS, or None.
+        prompt: (B, P, C) tokens inserted right after CLS in the block's output, or None.
         loss: scalar auxiliary loss of this block (the mixture's balance loss), or None.
     """
 
@@ -31,7 +32,7 @@ class Adaptation(NamedTuple):
 
 
 # (FFN input u = norm2(h), FFN output mlp(u)), both (B, L, C) -> what to add
-AdaptFfn = Callable[[Tensor, Tensor], Adaptation | None]
+AdaptFfn = Callable[[Tensor, Tensor], FfnUpdate | None]
 
 
 class DropPath(nn.Module):
@@ -143,17 +144,26 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def leaves(self) -> dict[str, tuple[nn.Module, int]]:
-        """Its layers by name in their order of use, each with the width of its output."""
-        dim = self.attn.proj.out_features
-        return {
-            "norm1": (self.norm1, dim),
-            "qkv": (self.attn.qkv, 3 * dim),
-            "proj": (self.attn.proj, dim),
-            "norm2": (self.norm2, dim),
-            "fc1": (self.mlp.fc1, self.mlp.fc1.out_features),
-            "fc2": (self.mlp.fc2, dim),
-        }
+    @property
+    def num_heads(self) -> int:
+        """Of its attention."""
+        return self.attn.num_heads
+
+    def sites(self) -> list[Site]:
+        """All of :data:`~pointadapterx.models.sites.SITES`."""
+        dim, hidden = self.attn.proj.out_features, self.mlp.fc1.out_features
+        return [
+            Site("norm1", self.norm1, dim),
+            Site("qkv", self.attn.qkv, 3 * dim),
+            Site("attention", self.attn, dim),
+            Site("proj", self.attn.proj, dim),
+            Site("norm2", self.norm2, dim),
+            Site("ffn", self.mlp, dim),
+            Site("fc1", self.mlp.fc1, hidden),
+            Site("act", self.mlp.act, hidden),
+            Site("fc2", self.mlp.fc2, dim),
+            Site("block", self, dim),
+        ]
 
     def forward(self, tokens: Tensor, adapt: AdaptFfn | None = None) -> tuple[Tensor, Tensor | None]:
         """Runs the block.
@@ -185,7 +195,7 @@ class Block(nn.Module):
     def branches(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, C) -> outputs of attention and FFN, and of the block, (B, L, C) each, without drop path.
 
-        For methods that stand beside the frozen backbone and read it.
+        For methods beside the frozen backbone, which only read it.
         """
         attention = self.attn(self.norm1(tokens))
         hidden = tokens + attention
@@ -196,3 +206,10 @@ class Block(nn.Module):
 def drop_path_schedule(rate: float, depth: int) -> list[float]:
     """Drop-path rates that rise linearly from 0 at the first block to ``rate`` at the last."""
     return [rate * index / max(depth - 1, 1) for index in range(depth)]
+
+
+def recompute_activations(model: nn.Module, wanted: bool) -> None:
+    """Makes every block of a model compute its activations again in the backward pass, or keep them."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.recomputed = wanted

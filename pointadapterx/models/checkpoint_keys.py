@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pointadapterx.checkpoints.places import OWN, PUBLISHED, VIT, decoder_place, find_encoder
+from pointadapterx.models.checkpoint_places import OWN, PUBLISHED, VIT, decoder_place, find_encoder
 
 _POINT_MAE = [
     (r"^encoder\.first_conv\.", "backbone.patch_encoder.first."),

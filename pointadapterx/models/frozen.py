@@ -1,4 +1,4 @@
-"""What the frozen part of a model computes of its inputs, which may stand in their place (see ``engine.features``).
+"""What the frozen part of a model computes from its inputs, which can replace them (see ``engine.features``).
 
 Fields are batches; all but those of :data:`EXACT` may be kept in half precision.
 """
@@ -24,8 +24,8 @@ class Patches(NamedTuple):
     centers: Tensor
 
 
-class Steps(NamedTuple):
-    """What a highway reads of the blocks that feed it.
+class RecordedBranches(NamedTuple):
+    """What a highway reads of the blocks that feed it, in a backbone of one stage.
 
     Attributes:
         attention: outputs of their attention, (B, S, 1 + G, C).
@@ -38,7 +38,7 @@ class Steps(NamedTuple):
     tokens: Tensor
 
 
-class Sequence(NamedTuple):
+class FinalTokens(NamedTuple):
     """Output of a backbone that is frozen as a whole.
 
     Attributes:
@@ -48,7 +48,7 @@ class Sequence(NamedTuple):
     tokens: Tensor
 
 
-Frozen = Patches | Steps | Sequence
+Frozen = Patches | RecordedBranches | FinalTokens
 EXACT = ("centers",)
 BRANCHES = ("attention", "ffn")
 

@@ -99,6 +99,10 @@ class PointMAE(Backbone):
         """Class token and its position, (1, 1, C) each."""
         return {"cls_token": self.cls_token, "cls_position": self.cls_position}
 
+    def position_layers(self) -> list[nn.Module]:
+        """The MLP of the centres."""
+        return [self.position_embed]
+
     def patch_tokens(self, groups: Groups) -> tuple[Tensor, Tensor]:
         """Groups -> patch tokens and their positions, (B, G, C) each."""
         tokens = self.reduce_dim(self.patch_encoder(groups.neighborhood))
@@ -120,6 +124,7 @@ class PointMAE(Backbone):
         return Embedded(
             torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1),
             torch.cat([self.cls_position.expand(batch, -1, -1), position], dim=1),
+            patches.centers,
         )
 
 

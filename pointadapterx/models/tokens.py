@@ -1,4 +1,4 @@
-"""The order of tokens in every backbone: CLS, then prompts (the newest first), then patches."""
+"""The order of tokens in every backbone: CLS (where there is one), then prompts (the newest first), then patches."""
 
 from __future__ import annotations
 
@@ -24,28 +24,36 @@ class TokenSequence:
     """Named access to a backbone's output tokens.
 
     Args:
-        tokens: (B, 1 + P + G, C): CLS, P prompts, G patch tokens.
+        tokens: (B, [1 +] P + G, C): CLS, P prompts, G patch tokens.
         num_patches: G.
+        has_class_token: whether the first token is CLS.
     """
 
-    def __init__(self, tokens: Tensor, num_patches: int) -> None:
+    def __init__(self, tokens: Tensor, num_patches: int, *, has_class_token: bool = True) -> None:
         self.tokens = tokens
         self.num_patches = num_patches
+        self.has_class_token = has_class_token
 
     @property
     def cls(self) -> Tensor:
-        """(B, C)."""
+        """(B, C), of a backbone that has a class token."""
         return self.tokens[:, 0]
 
     @property
     def prompts(self) -> Tensor:
         """(B, P, C); P may be 0."""
-        return self.tokens[:, 1 : self.tokens.shape[1] - self.num_patches]
+        return self.tokens[:, int(self.has_class_token) : self.tokens.shape[1] - self.num_patches]
 
     @property
     def patches(self) -> Tensor:
         """(B, G, C)."""
         return self.tokens[:, self.tokens.shape[1] - self.num_patches :]
+
+    def without_prompts(self) -> Tensor:
+        """(B, [1 +] G, C), what a module between two stages reads."""
+        if self.tokens.shape[1] == self.num_patches + self.has_class_token:
+            return self.tokens
+        return torch.cat([self.tokens[:, : int(self.has_class_token)], self.patches], dim=1)
 
 
 POOLS = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from pointadapterx.peft.base import METHODS
-from pointadapterx.peft.parts.shared_mixture import SharedAdapters
+from pointadapterx.peft.parts.shared_mixture import SharedMixtureMethod
 
 
 @METHODS.register("adapter_x")
-class AdapterX(SharedAdapters):
+class AdapterX(SharedMixtureMethod):
     """The mixture of ``adapter``: 167,448 parameters without the head on ViT-B with r = 64, 0.20 % (see docs)."""
 
-    class Options(SharedAdapters.Options):
+    class Options(SharedMixtureMethod.Options):
         """``method: {name: adapter_x, ...}``."""
 
         name: Literal["adapter_x"] = "adapter_x"

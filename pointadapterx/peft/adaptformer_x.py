@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from pointadapterx.peft.base import METHODS
-from pointadapterx.peft.parts.shared_mixture import SharedAdapters
+from pointadapterx.peft.parts.shared_mixture import SharedMixtureMethod
 
 
 @METHODS.register("adaptformer_x")
-class AdaptFormerX(SharedAdapters):
+class AdaptFormerX(SharedMixtureMethod):
     """The mixture of ``adaptformer``: 167,448 parameters without the head on ViT-B with r = 64, 0.20 % (see docs)."""
 
-    class Options(SharedAdapters.Options):
+    class Options(SharedMixtureMethod.Options):
         """``method: {name: adaptformer_x, ...}``; ``scale`` as :class:`~pointadapterx.peft.adaptformer.AdaptFormer`."""
 
         name: Literal["adaptformer_x"] = "adaptformer_x"

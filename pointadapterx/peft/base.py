@@ -1,23 +1,35 @@
 """The contract of an adaptation method: one class, in one file, with one registry line.
 
-A method creates modules of its own, says what of the backbone it trains besides, and is asked at fixed
-places of the forward pass. Whatever it creates is trainable; everything else is frozen. No parameter is ever
+A method creates modules of its own, names the backbone parameters that it also trains, and acts at named sites of the
+backbone's blocks (:mod:`pointadapterx.models.sites`): as a *tap* behind a site, as a *branch* beside it, or on what is
+*recorded* there without gradient. Whatever it creates is trainable; everything else is frozen. No parameter is ever
 chosen by a substring of its name.
+
+=============  ==============================================  ====================================================
+act            at                                              how
+=============  ==============================================  ====================================================
+tap            any site                                        :meth:`Method.tap`: ``module(output)``
+branch         any site                                        :meth:`Method.branch`: ``output + module(input)``
+branch         ``ffn``, with input *and* output, and a loss    :meth:`Method.adapt_ffn`: ``FfnUpdate.update``
+tap            ``block``, prompts behind it                    :meth:`Method.adapt_ffn`: ``FfnUpdate.prompt``
+tap            ``block``, tokens on their way in               :meth:`Method.before_block`
+record         ``attention``, ``ffn`` and ``block``            ``backbone.record(inputs)`` in :meth:`Method.run`
+=============  ==============================================  ====================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from pointadapterx.errors import ConfigError, MergeError
-from pointadapterx.models.backbone import Backbone, Features
-from pointadapterx.models.block import Adaptation
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.sites import Site
 from pointadapterx.registry import Registry
 from pointadapterx.schema import Section
 
@@ -26,12 +38,13 @@ class Method(nn.Module):
     """Base class; on its own it adds nothing.
 
     The order of events (see :func:`pointadapterx.build.build_model`): the backbone gets its pre-trained
-    weights, then ``attach`` creates the method's modules for it, then everything that is neither created by
-    the method nor named by :meth:`trained_backbone_parameters` is frozen.
+    weights, then :meth:`require` checks that it has what the method needs, then ``attach`` creates the method's
+    modules for it, then everything that is neither created by the method nor named by
+    :meth:`trained_backbone_parameters` is frozen.
 
     Attributes:
         trains_backbone: whether every backbone parameter is trained (full fine-tuning).
-        hooks: what of the method acts at leaves of the backbone, see :meth:`tap` and :meth:`branch`.
+        hooks: the taps and branches of the method, see :meth:`tap` and :meth:`branch`.
     """
 
     class Options(Section):
@@ -49,9 +62,27 @@ class Method(nn.Module):
             """Whether nothing but a prompt pool of the head would read what these options make."""
             return False
 
+        @property
+        def needs_class_token(self) -> bool:
+            """Whether these options work only behind a class token, as prompts do."""
+            return self.makes_prompts
+
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """Sites (:data:`~pointadapterx.models.sites.SITES`) that every block must have."""
+            return ()
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination with a backbone of these options."""
-            yield from ()
+            if self.needs_class_token and not backbone.has_class_token:
+                yield "name", self.without_class_token(backbone.name)
+
+        def without_class_token(self, backbone: str) -> str:
+            """Why these options cannot adapt a backbone of that name, which has no class token."""
+            what = "inserts prompts behind a class token" if self.makes_prompts else "needs a class token"
+            switch = self.makes_prompts and "prompts" in type(self).model_fields
+            way = "set method.prompts=false" if switch else "choose another method"
+            return f"{self.name} {what}, which backbone {backbone} does not have; {way}"
 
     trains_backbone: ClassVar[bool] = False
 
@@ -60,19 +91,39 @@ class Method(nn.Module):
         self.options = options
         self.hooks: list[Hook] = []
 
-    def tap(self, leaf: nn.Module, module: nn.Module) -> None:
-        """Sends the output of a leaf of the backbone through ``module``, which is one of the method's."""
-        self.hooks.append(Hook(leaf, module, beside=False))
+    def tap(self, site: Site, module: nn.Module) -> None:
+        """Sends the output of a site through ``module``, which is one of the method's."""
+        self.hooks.append(Hook(site, module, beside=False))
 
-    def branch(self, leaf: nn.Module, module: nn.Module) -> None:
-        """Adds ``module`` of a leaf's input to its output; ``module`` is one of the method's."""
-        self.hooks.append(Hook(leaf, module, beside=True))
+    def branch(self, site: Site, module: nn.Module) -> None:
+        """Adds ``module`` of a site's input to its output; ``module`` is one of the method's."""
+        self.hooks.append(Hook(site, module, beside=True))
+
+    def require(self, backbone: Backbone) -> None:
+        """Checks that a backbone has what the method needs.
+
+        Raises:
+            ConfigError: naming the method, the backbone and what is missing.
+        """
+        options = self.options
+        if not isinstance(options, Method.Options):
+            return
+        name = type(backbone).__name__
+        if options.needs_class_token and not backbone.has_class_token:
+            raise ConfigError(f"method {options.without_class_token(name)}")
+        for block in backbone.every_block():
+            lacking = [site for site in options.needs_sites if site not in block.sites]
+            if lacking:
+                raise ConfigError(
+                    f"method {options.name} acts at {', '.join(lacking)}, which block {block.index} of backbone {name} "
+                    f"does not have (it has {', '.join(block.sites)}); choose another method"
+                )
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates the method's modules for ``backbone`` and hooks them into its leaves."""
+        """Creates the method's modules for ``backbone`` and places them at its sites."""
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """Backbone parameters that the method trains besides its own; by default what is not pre-trained.
+        """Backbone parameters that the method also trains; by default what is not pre-trained.
 
         That is the class token and its position where the backbone's weights have none.
         """
@@ -82,31 +133,37 @@ class Method(nn.Module):
         """Tokens (B, L, C) on their way into block ``index``; may insert tokens after CLS."""
         return tokens
 
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation | None:
-        """What to add to the FFN of block ``index``.
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
+        """The branch at the site ``ffn`` of block ``index``, and the prompts behind its site ``block``.
 
         Args:
-            index: number of the block, from 0.
+            index: number of the block in the whole backbone, from 0.
             ffn_input: u = norm2(h), (B, L, C).
             ffn_output: mlp(u), (B, L, C).
         """
         return None
 
-    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """The whole pass; a side network overrides it.
 
         Args:
             backbone: the one that the method is attached to.
             inputs: of the task, or what :meth:`precompute` made of them.
+            keep: numbers of the blocks whose tokens are kept in ``Features.intermediates``.
         """
-        return backbone(inputs, self)
+        return backbone(inputs, self, keep)
 
-    def precompute(self, backbone: Backbone, inputs: Tensor) -> Frozen:
-        """What nothing trained has a part in: here the patch tokens. Computed in eval mode, without gradient.
+    def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
+        """What does not depend on anything trained: here the patch tokens. Computed in eval mode, without gradient.
 
         A method that leaves more of the backbone alone overrides it together with :meth:`run`.
+
+        Args:
+            backbone: the one that the method is attached to.
+            inputs: of the task.
+            keep: as :meth:`run` will be asked for.
         """
-        hooks = [hook for hook in self.hooks if hook.leaf is backbone.patch_module]
+        hooks = [hook for hook in self.hooks if hook.site.module is backbone.patch_module]
         for hook in hooks:
             hook.enabled = False
         try:
@@ -124,18 +181,19 @@ class Method(nn.Module):
         layers = backbone.patch_layers()
         inside = {module for layer in layers for module in layer.modules()}
         acts_inside = any(
-            hook.leaf in inside and (hook.beside or hook.leaf is not backbone.patch_module) for hook in self.hooks
+            hook.site.module in inside and (hook.beside or hook.site.module is not backbone.patch_module)
+            for hook in self.hooks
         )
         if acts_inside or any(parameter.requires_grad for layer in layers for parameter in layer.parameters()):
             name = getattr(self.options, "name", "this method")
             raise ConfigError(f"train.cached_views: {name} trains the patch embedding; remove the key")
         return {f"{i}.{name}": value for i, layer in enumerate(layers) for name, value in layer.state_dict().items()}
 
-    def tapped(self, leaf: nn.Module, output: Tensor) -> Tensor:
-        """What :meth:`tap` makes of the output of a leaf that was not run."""
+    def tapped(self, module: nn.Module, output: Tensor) -> Tensor:
+        """What :meth:`tap` makes of the output of a module of the backbone that was not run."""
         for hook in self.hooks:
-            if hook.leaf is leaf:
-                output = hook(leaf, (), output)
+            if hook.site.module is module:
+                output = hook(module, (), output)
         return output
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
@@ -143,7 +201,7 @@ class Method(nn.Module):
         return None
 
     def statistics(self) -> dict[str, Tensor]:
-        """What the last forward pass in training mode tells of the method's health; cleared when read.
+        """Health of the method in the last forward pass in training mode; cleared when read.
 
         Returns:
             Detached sums over the B samples of that pass, of any shape: divided by the number of samples, sums
@@ -174,95 +232,37 @@ class Method(nn.Module):
 
 
 class Hook:
-    """Lets a module of a method act at a leaf of the backbone.
+    """Lets a module of a method act at a site of the backbone.
 
     A forward hook instead of a wrapper keeps the backbone's parameter names, so that its checkpoints and its hash do
     not depend on the method; an object instead of a closure, so that a deep copy of the model has hooks of its own.
 
     Args:
-        leaf: layer of the backbone.
+        site: of the backbone.
         module: what acts there; it stays owned by the method.
-        beside: ``leaf(x) + module(x)`` instead of ``module(leaf(x))``.
+        beside: ``site(x) + module(x)`` instead of ``module(site(x))``.
 
     Attributes:
-        leaf: the layer.
-        enabled: whether it acts; False leaves the plain layer.
+        site: where it acts.
+        enabled: whether it acts; False leaves the plain site.
     """
 
-    def __init__(self, leaf: nn.Module, module: nn.Module, *, beside: bool) -> None:
-        self.leaf = leaf
+    def __init__(self, site: Site, module: nn.Module, *, beside: bool) -> None:
+        self.site = site
         self.module = module
         self.beside = beside
         self.enabled = True
-        self._handle = leaf.register_forward_hook(self)
+        self._handle = site.module.register_forward_hook(self)
 
-    def __call__(self, leaf: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The output that takes the place of the leaf's."""
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The output that takes the place of the site's."""
         if not self.enabled:
             return output
         return output + self.module(inputs[0]) if self.beside else self.module(output)
 
     def remove(self) -> None:
-        """Takes it away from the leaf for good."""
+        """Takes it away from the site for good."""
         self._handle.remove()
-
-
-class ScaleShift(nn.Module):
-    """y = x ⊙ γ + β with vectors γ, β: DAPT's TFTS, SSF's layer, and the X prompt generator's affine part.
-
-    Args:
-        dim: width C.
-        std: standard deviation of the initial γ (around ``scale``) and β (around 0).
-        scale: mean of the initial γ; 1 with ``std`` 0 is the identity.
-    """
-
-    def __init__(self, dim: int, std: float = 0.0, scale: float = 1.0) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), scale))
-        self.beta = nn.Parameter(torch.zeros(dim))
-        if std > 0.0:
-            nn.init.normal_(self.gamma, mean=scale, std=std)
-            nn.init.normal_(self.beta, std=std)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        if torch.compiler.is_compiling() or values.device.type != "cpu" or not torch.is_grad_enabled():
-            return torch.addcmul(self.beta, values, self.gamma)
-        return _ScaleShift.apply(values, self.gamma, self.beta)
-
-
-class _ScaleShift(torch.autograd.Function):
-    """addcmul on a CPU, whose three gradients are taken of a few rows at a time, while these are in the cache."""
-
-    CHUNK = 2**17  # values
-
-    @staticmethod
-    def forward(values: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        """(..., C), (C,), (C,) -> (..., C)."""
-        return torch.addcmul(beta, values, gamma)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Keeps what the gradients are made of."""
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """γ ⊙ g, and sums over the rows of g ⊙ x and g."""
-        values, gamma = ctx.saved_tensors
-        of_gamma, of_beta = torch.zeros_like(gamma), torch.zeros_like(gamma)
-        needed = ctx.needs_input_grad[0]
-        of_values = torch.empty_like(values, memory_format=torch.contiguous_format) if needed else None
-        rows = max(_ScaleShift.CHUNK // len(gamma), 1)
-        parts = [tensor.reshape(-1, len(gamma)).split(rows) for tensor in (grad, values)]
-        targets = of_values.view(-1, len(gamma)).split(rows) if of_values is not None else [None] * len(parts[0])
-        for of_output, part, target in zip(*parts, targets, strict=True):
-            of_gamma += (of_output * part).sum(dim=0)
-            of_beta += of_output.sum(dim=0)
-            if target is not None:
-                torch.mul(of_output, gamma, out=target)
-        return of_values, of_gamma, of_beta
 
 
 METHODS: Registry[type[Method]] = Registry("method")

@@ -15,9 +15,9 @@ from pointadapterx.peft.base import METHODS, Method
 class BitFit(Method):
     """Trains the biases of the transformer: of every linear layer and norm of the blocks, and of the final norm.
 
-    Besides, the class token and its position where they are not pre-trained, and the head. Patch encoder and
-    positions stay frozen. 0.10 M parameters on ViT-B; Point-MAE's qkv layers have no bias. Adds nothing to the
-    forward pass.
+    Also trains class token and its position where they are not pre-trained, and the head. Patch encoder, positions and
+    what leads from stage to stage stay frozen. 0.10 M parameters on ViT-B; Point-MAE's qkv layers have no bias. Adds
+    nothing to the forward pass.
     """
 
     class Options(Method.Options):
@@ -25,11 +25,18 @@ class BitFit(Method):
 
         name: Literal["bitfit"] = "bitfit"
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The whole block."""
+            return ("block",)
+
     merge = Method.merge_nothing
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """The biases, class token and its position."""
-        for module in [*backbone.blocks.modules(), backbone.norm]:
-            if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
-                yield module.bias
+        blocks = [block.site("block").module for block in backbone.every_block()]
+        for part in (*blocks, backbone.norm):
+            for module in part.modules():
+                if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+                    yield module.bias
         yield from super().trained_backbone_parameters(backbone)

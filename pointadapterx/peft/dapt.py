@@ -9,36 +9,37 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.block import Adaptation, Block
-from pointadapterx.peft.base import METHODS, Method, ScaleShift
+from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.sites import LAYERS, BlockSites
+from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
+from pointadapterx.peft.parts.scale_shift import ScaleShift
 from pointadapterx.schema import Rate, Width
 
 
 class DaptBlock(nn.Module):
-    """What DAPT adds to one block: an adapter, six TFTS at the leaves, and one on the prompt.
+    """What DAPT adds to one block: an adapter, a TFTS behind each of its layers, and one on the prompt.
 
     Args:
-        block: the backbone's block, whose leaves the TFTS are for.
-        dim: token width C.
+        block: the backbone's block.
         options: see :class:`Dapt.Options`.
     """
 
-    def __init__(self, block: Block, dim: int, options: Dapt.Options) -> None:
+    def __init__(self, block: BlockSites, options: Dapt.Options) -> None:
         super().__init__()
-        self.adapter = DynamicAdapter(dim, options.rank, options.dropout, options.scale_bias)
+        self.adapter = DynamicAdapter(block.width, options.rank, options.dropout, options.scale_bias)
         self.tfts = nn.ModuleDict()
-        for name, (_, width) in block.leaves().items():
-            self.tfts[name] = ScaleShift(width, options.tfts_std)
+        for site in block.layers():
+            self.tfts[site.name] = ScaleShift(site.width, options.tfts_std)
         if options.prompts:
-            self.tfts["prompt"] = ScaleShift(dim, options.tfts_std)
+            self.tfts["prompt"] = ScaleShift(block.width, options.tfts_std)
 
-    def forward(self, ffn_input: Tensor) -> Adaptation:
+    def forward(self, ffn_input: Tensor) -> FfnUpdate:
         """u (B, L, C) -> the adapter's output and the prompt TFTS(mean over tokens of GELU(a))."""
         update = self.adapter(ffn_input)
         if "prompt" not in self.tfts:
-            return Adaptation(update)
-        return Adaptation(update, self.tfts["prompt"](F.gelu(update).mean(dim=1, keepdim=True)))
+            return FfnUpdate(update)
+        return FfnUpdate(update, self.tfts["prompt"](F.gelu(update).mean(dim=1, keepdim=True)))
 
 
 @METHODS.register("dapt")
@@ -74,6 +75,11 @@ class Dapt(Method):
             """One prompt a block."""
             return self.prompts
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The FFN for the adapter, every norm and linear layer for the TFTS."""
+            return (*LAYERS, "ffn")
+
     def __init__(self, options: Dapt.Options) -> None:
         super().__init__(options)
         self.options: Dapt.Options = options
@@ -81,17 +87,17 @@ class Dapt(Method):
     def attach(self, backbone: Backbone) -> None:
         """Creates one :class:`DaptBlock` a block, and TFTS after the patch encoder and the final norm."""
         self.blocks = nn.ModuleList()
-        for block in backbone.blocks:
-            assert isinstance(block, Block)
-            added = DaptBlock(block, backbone.dim, self.options)
-            for name, (leaf, _) in block.leaves().items():
-                self.tap(leaf, added.tfts[name])
+        for block in backbone.every_block():
+            added = DaptBlock(block, self.options)
+            for site in block.layers():
+                self.tap(site, added.tfts[site.name])
             self.blocks.append(added)
-        self.patch_tfts = ScaleShift(backbone.dim, self.options.tfts_std)
-        self.norm_tfts = ScaleShift(backbone.dim, self.options.tfts_std)
-        self.tap(backbone.patch_module, self.patch_tfts)
-        self.tap(backbone.norm, self.norm_tfts)
+        patch, norm = backbone.site("patch"), backbone.site("final norm")
+        self.patch_tfts = ScaleShift(patch.width, self.options.tfts_std)
+        self.norm_tfts = ScaleShift(norm.width, self.options.tfts_std)
+        self.tap(patch, self.patch_tfts)
+        self.tap(norm, self.norm_tfts)
 
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate:
         """The block's own adapter, parallel to the FFN, and its prompt."""
         return self.blocks[index](ffn_input)

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import nn
 
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.block import Block
-from pointadapterx.peft.base import METHODS, ScaleShift
+from pointadapterx.peft.base import METHODS
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
-from pointadapterx.peft.parts.shared_mixture import SharedAdapters
+from pointadapterx.peft.parts.scale_shift import ScaleShift
+from pointadapterx.peft.parts.shared_mixture import SharedMixtureMethod
 from pointadapterx.schema import Distinct, Width
 
 TftsPlace = Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"]
@@ -20,15 +20,15 @@ TftsPlace = Literal["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"]
 
 
 @METHODS.register("dapt_x")
-class DaptX(SharedAdapters):
+class DaptX(SharedMixtureMethod):
     """One shared mixture of dynamic adapters beside the FFNs; per block a trainable norm2 and a prompt generator.
 
-    Trains what every :class:`~pointadapterx.peft.parts.shared_mixture.SharedAdapters` does, with vectors γ_i and β_i,
-    and the final norm: 415,699 parameters for ScanObjectNN with the head, 49,860 without, at rank 24 (table 2 of the
-    paper); 564,243 with the head at rank 64 with TFTS everywhere (table 3b).
+    Trains what every :class:`~pointadapterx.peft.parts.shared_mixture.SharedMixtureMethod` does, with vectors γ_i and
+    β_i, and the final norm: 415,699 parameters for ScanObjectNN with the head, 49,860 without, at rank 24 (table 2 of
+    the paper); 564,243 with the head at rank 64 with TFTS everywhere (table 3b).
     """
 
-    class Options(SharedAdapters.Options):
+    class Options(SharedMixtureMethod.Options):
         """``method: {name: dapt_x, ...}``.
 
         Attributes:
@@ -50,6 +50,11 @@ class DaptX(SharedAdapters):
             if self.scale_bias is not None and self.expert not in (None, "dapt"):
                 yield "scale_bias", f"belongs to dapt's adapters, but the experts are {self.expert}; remove one"
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """Also the layers that get a TFTS."""
+            return (*super().needs_sites, *(name for name in self.tfts or () if name != "patch"))
+
         def left_without_mixture(self) -> bool:
             """TFTS are a part of it too."""
             return super().left_without_mixture() or bool(self.tfts)
@@ -66,16 +71,16 @@ class DaptX(SharedAdapters):
         """Creates the mixture, the prompt generators and the TFTS."""
         super().attach(backbone)
         wanted = self.options.tfts or []
-        self.patch_tfts = ScaleShift(backbone.dim) if "patch" in wanted else None
+        patch = backbone.site("patch")
+        self.patch_tfts = ScaleShift(patch.width) if "patch" in wanted else None
         if self.patch_tfts is not None:
-            self.tap(backbone.patch_module, self.patch_tfts)
+            self.tap(patch, self.patch_tfts)
         self.block_tfts = nn.ModuleList()
-        for block in backbone.blocks if wanted else ():
-            assert isinstance(block, Block)
-            leaves = {name: leaf for name, leaf in block.leaves().items() if name in wanted}
-            of_block = nn.ModuleDict({name: ScaleShift(width) for name, (_, width) in leaves.items()})
-            for name, (leaf, _) in leaves.items():
-                self.tap(leaf, of_block[name])
+        for block in backbone.every_block() if wanted else ():
+            sites = [site for site in block.layers() if site.name in wanted]
+            of_block = nn.ModuleDict({site.name: ScaleShift(site.width) for site in sites})
+            for site in sites:
+                self.tap(site, of_block[site.name])
             self.block_tfts.append(of_block)
 
     def make_expert(self, width: int) -> nn.Module:

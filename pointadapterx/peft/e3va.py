@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone, Features, FrozenStep
-from pointadapterx.models.frozen import Frozen, Steps
-from pointadapterx.models.tokens import TokenSequence, insert_after_cls
-from pointadapterx.peft.base import METHODS, Method, ScaleShift
+from pointadapterx.models.backbone import Backbone, Recorded
+from pointadapterx.models.features import BlockTokens, Features
+from pointadapterx.models.frozen import Frozen, Patches, RecordedBranches
+from pointadapterx.models.tokens import insert_after_cls
+from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.bottlenecks import start_as_zero
+from pointadapterx.peft.parts.scale_shift import ScaleShift
 from pointadapterx.schema import Distinct, Rate, Width
 
 
@@ -54,6 +56,10 @@ class Highway(Method):
     plain backbone. **A reading**: the paper says that the state feeds the head through a trainable norm, not what it
     starts from.
 
+    Behind a stage that another follows, the state goes the same frozen way T as the tokens,
+    ``s = T(tokens + s) - T(tokens)``, and the next stage adds to that; class-token state and prompts are those of the
+    last stage.
+
     Trains the adapters, the final norm and the head; nothing inside the backbone, whose class token stays as it is.
     """
 
@@ -88,31 +94,45 @@ class Highway(Method):
             """On the highway no token attends to another."""
             return self.prompts
 
+        @property
+        def needs_class_token(self) -> bool:
+            """Also for a state of the class token."""
+            return self.prompts or self.class_token
+
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The branches whose outputs it reads."""
+            return ("attention", "ffn")
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            """Blocks that the backbone does not have."""
-            beyond = [number for number in self.blocks or () if number >= backbone.depth]
+            """Blocks that the backbone does not have, or a width that fits only one of its stages."""
+            yield from super().problems(backbone)
+            stages = backbone.stages()
+            depth = sum(stage.depth for stage in stages)
+            beyond = [number for number in self.blocks or () if number >= depth]
             if beyond:
-                yield (
-                    "blocks",
-                    f"{beyond} are not among the {backbone.depth} blocks of the backbone, 0 to {backbone.depth - 1}",
-                )
+                yield "blocks", f"{beyond} are not among the {depth} blocks of the backbone, 0 to {depth - 1}"
+            if self.width is not None and len(stages) > 1:
+                widths = ", ".join(str(stage.width) for stage in stages)
+                yield "width", f"{self.width} cannot fit all stages of {backbone.name} ({widths}); leave it out"
 
     def __init__(self, options: Highway.Options) -> None:
         super().__init__(options)
         self.options: Highway.Options = options
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates what stands on the highway besides adapters."""
-        options = self.options
-        self.width = options.width or backbone.dim
-        depth = len(backbone.blocks)
-        self.block_numbers = list(range(depth)) if options.blocks is None else sorted(options.blocks)
-        self.expand = nn.Linear(self.width, backbone.dim) if self.width != backbone.dim else None
+        """Creates everything on the highway but its adapters."""
+        options, last, blocks = self.options, backbone.stages[-1], backbone.every_block()
+        self.width = options.width or last.width
+        self.block_numbers = [block.index for block in blocks] if options.blocks is None else sorted(options.blocks)
+        self.stage_of = [block.stage for block in blocks]
+        self.last_stage = last.number
+        self.expand = nn.Linear(self.width, last.width) if self.width != last.width else None
         if self.expand is not None:
             nn.init.zeros_(self.expand.bias)
         self.class_state = nn.Parameter(torch.zeros(1, 1, self.width)) if options.class_token else None
-        count = len(self.block_numbers) if options.prompts else 0
-        self.prompt_generators = nn.ModuleList(ScaleShift(self.width) for _ in range(count))
+        self.prompting = [number for number in self.block_numbers if options.prompts and number >= last.first]
+        self.prompt_generators = nn.ModuleList(ScaleShift(self.width) for _ in self.prompting)
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """The final norm."""
@@ -136,52 +156,75 @@ class Highway(Method):
         """
         raise NotImplementedError(f"{type(self).__name__} must define its update")
 
-    def decode(self, state: Tensor) -> Tensor:
-        """A sum or mean of updates (B, L, ...) -> (B, L, width); linear. By default updates are of that width."""
+    def decode(self, state: Tensor, stage: int) -> Tensor:
+        """A sum or mean of a stage's updates (B, L, ...) -> (B, L, width); linear. By default they are that wide."""
         return state
 
-    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """The frozen pass, or its outputs of before, with the highway beside it."""
         losses: list[Tensor] = []
         prompts: list[Tensor] = []
-        state: Tensor | None = None
-        place = 0
-        for step, feeds in self._steps(backbone, inputs):
-            if not feeds:
-                continue
-            update, loss = self.update(place, step.attention, step.ffn)
-            losses += loss
-            state = update if state is None else state + update
-            if self.prompt_generators:
-                prompts.append(self.prompt_generators[place](self.decode(update.mean(dim=1, keepdim=True))))
-            place += 1
-        assert state is not None
-        state = self.decode(state)
-        if self.class_state is not None:
-            state = torch.cat([state[:, :1] + self.class_state, state[:, 1:]], dim=1)
-        tokens = step.tokens + self._expanded(state)
+        kept: dict[int, BlockTokens] = {}
+        carried: Tensor | None = None  # from the stages before
+        total: Tensor | None = None  # of the updates of this stage
+        stages, feeding = backbone.stages, dict(zip(self.block_numbers, range(len(self.block_numbers)), strict=True))
+        for number, step in self._steps(backbone, inputs):
+            stage = self.stage_of[number]
+            if number in feeding:
+                update, loss = self.update(feeding[number], step.attention, step.ffn)
+                losses += loss
+                total = update if total is None else total + update
+                if number in self.prompting:
+                    make = self.prompt_generators[self.prompting.index(number)]
+                    prompts.append(make(self.decode(update.mean(dim=1, keepdim=True), stage)))
+            if number in keep:
+                kept[number] = backbone.tokens_behind(
+                    stages[stage], self._joined(step.tokens, carried, total, stage), step.centers
+                )
+            if step.lead is not None and (carried is not None or total is not None):
+                joined = self._joined(step.tokens, carried, total, stage)
+                carried, total = self._led(step.lead, step.tokens, joined), None
+        tokens = self._joined(step.tokens, carried, total, stage)
         if prompts:
             tokens = insert_after_cls(tokens, self._expanded(torch.cat(prompts[::-1], dim=1)))
-        return Features(TokenSequence(backbone.norm(tokens), backbone.num_patches), losses)
+        return Features(backbone.sequence(stages[-1], backbone.norm(tokens)), losses, step.centers, kept)
 
-    def _steps(self, backbone: Backbone, inputs: Tensor | Frozen) -> Iterator[tuple[FrozenStep, bool]]:
-        """The blocks' outputs, and whether they feed the highway."""
-        if isinstance(inputs, Steps):
-            for attention, ffn in zip(inputs.attention.unbind(1), inputs.ffn.unbind(1), strict=True):
-                yield FrozenStep(attention, ffn, inputs.tokens), True
+    def _joined(self, tokens: Tensor, carried: Tensor | None, total: Tensor | None, stage: int) -> Tensor:
+        """Tokens of a block plus the state behind it, (B, L, C)."""
+        if total is None and carried is None:
+            return tokens
+        parts = [*([] if carried is None else [carried]), *([] if total is None else [self.decode(total, stage)])]
+        state = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if self.class_state is not None and stage == self.last_stage:
+            state = torch.cat([state[:, :1] + self.class_state, state[:, 1:]], dim=1)
+        return tokens + self._expanded(state)
+
+    def _led(self, lead: Callable[[Tensor], Tensor], tokens: Tensor, joined: Tensor) -> Tensor:
+        """What the state adds to the tokens of the next stage."""
+        with torch.no_grad():
+            plain = lead(tokens)
+        return lead(joined) - plain
+
+    def _steps(self, backbone: Backbone, inputs: Tensor | Frozen) -> Iterator[tuple[int, Recorded]]:
+        """The blocks' numbers and outputs; of what was kept, only the blocks that feed the highway."""
+        if isinstance(inputs, RecordedBranches):
+            branches = zip(inputs.attention.unbind(1), inputs.ffn.unbind(1), strict=True)
+            for number, (attention, ffn) in zip(self.block_numbers, branches, strict=True):
+                yield number, Recorded(attention, ffn, inputs.tokens)
             return
-        assert isinstance(inputs, Tensor)
-        for number, step in enumerate(backbone.frozen_steps(inputs)):
-            yield step, number in self.block_numbers
+        assert isinstance(inputs, Tensor | Patches)
+        yield from enumerate(backbone.record(inputs))
 
-    def precompute(self, backbone: Backbone, inputs: Tensor) -> Steps:
-        """All that the highway reads of the backbone."""
-        steps = list(self._steps(backbone, inputs))
-        feeding = [step for step, feeds in steps if feeds]
-        return Steps(
+    def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
+        """All that the highway reads of the backbone; its patches where there are several stages, or to ``keep``."""
+        if keep or len(backbone.stages) > 1:
+            return super().precompute(backbone, inputs, keep)
+        steps = [step for _, step in self._steps(backbone, inputs)]
+        feeding = [steps[number] for number in self.block_numbers]
+        return RecordedBranches(
             torch.stack([step.attention for step in feeding], dim=1),
             torch.stack([step.ffn for step in feeding], dim=1),
-            steps[-1][0].tokens,
+            steps[-1].tokens,
         )
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
@@ -209,15 +252,17 @@ class E3va(Highway):
     def attach(self, backbone: Backbone) -> None:
         """Creates the adapters."""
         super().attach(backbone)
-        options = self.options
+        options, blocks = self.options, backbone.every_block()
         self.adapters = nn.ModuleList(
             nn.ModuleDict(
                 {
-                    branch: DoublyLowRank(backbone.dim, self.width, options.rank, options.inner_rank, options.dropout)
+                    branch: DoublyLowRank(
+                        width, options.width or width, options.rank, options.inner_rank, options.dropout
+                    )
                     for branch in ("attention", "ffn")
                 }
             )
-            for _ in self.block_numbers
+            for width in (blocks[number].width for number in self.block_numbers)
         )
 
     def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:

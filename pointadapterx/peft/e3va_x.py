@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.peft.base import METHODS
 from pointadapterx.peft.e3va import Highway
-from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
 from pointadapterx.peft.parts.mixture import mixture_problems
 from pointadapterx.peft.parts.routed import RoutedMethod
 from pointadapterx.schema import Many
@@ -19,9 +19,14 @@ from pointadapterx.schema import Many
 
 @METHODS.register("e3va_x")
 class E3vaX(RoutedMethod, Highway):
-    """One mixture of doubly low-rank experts for both branches of all blocks, with a router per sub-token.
+    """One mixture of doubly low-rank experts for both branches of all blocks of a stage, with a router per sub-token.
 
-    Adapter-X's parameters with E³VA's memory and time: the state's width is the tokens' C.
+    Adapter-X's parameters with E³VA's memory and time: the state's width is the tokens' C. Where stages differ in
+    width, each stage that feeds the highway has a mixture of its own.
+
+    Attributes:
+        mixture: of a backbone of one stage, else None.
+        stage_mixtures: by the number of the stage in a backbone of several, else empty.
     """
 
     class Options(Highway.Options):
@@ -32,7 +37,7 @@ class E3vaX(RoutedMethod, Highway):
             num_heads: h, sub-tokens a token is split into.
             top_k: experts per sub-token.
             balance_weight: α of Adapter-X's equation 7.
-            soft_balance: as in :class:`~pointadapterx.peft.parts.shared_mixture.SharedAdapters.Options`.
+            soft_balance: as in :class:`~pointadapterx.peft.parts.shared_mixture.SharedMixtureMethod.Options`.
         """
 
         name: Literal["e3va_x"] = "e3va_x"
@@ -45,8 +50,8 @@ class E3vaX(RoutedMethod, Highway):
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Also of the mixture, whose output is as wide as its input."""
             yield from super().problems(backbone)
-            yield from mixture_problems(backbone.dim, self.num_experts, self.num_heads, self.top_k)
-            if self.width not in (None, backbone.dim):
+            yield from mixture_problems(backbone.stages(), self.num_experts, self.num_heads, self.top_k)
+            if len(backbone.stages()) == 1 and self.width not in (None, backbone.dim):
                 yield "width", f"{self.width} is not backbone.dim={backbone.dim}, which a mixture keeps; leave it out"
 
     def __init__(self, options: E3vaX.Options) -> None:
@@ -56,9 +61,19 @@ class E3vaX(RoutedMethod, Highway):
     def attach(self, backbone: Backbone) -> None:
         """Creates the mixture."""
         super().attach(backbone)
+        stages = backbone.stages
+        fed = {self.stage_of[number] for number in self.block_numbers}
+        self.mixture = self._make_mixture(stages[0].width) if len(stages) == 1 else None
+        self.stage_mixtures = nn.ModuleDict(
+            {str(stage.number): self._make_mixture(stage.width) for stage in stages if stage.number in fed}
+            if len(stages) > 1
+            else {}
+        )
+
+    def _make_mixture(self, dim: int) -> LowRankMixture:
         options = self.options
-        self.mixture = ThinMixture(
-            backbone.dim,
+        return LowRankMixture(
+            dim,
             options.rank,
             options.inner_rank,
             options.dropout,
@@ -69,16 +84,23 @@ class E3vaX(RoutedMethod, Highway):
         )
 
     def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Codes of the mixture, which is the same for both branches, whatever the block."""
-        outputs = [self.mixture.encode(tokens) for tokens in (attention, ffn)]
+        """Codes of the mixture, which is the same for both branches of all blocks of a stage."""
+        stage = self.stage_of[self.block_numbers[place]]
+        outputs = [self.mixture_of(stage).encode(tokens) for tokens in (attention, ffn)]
         for output in outputs:
-            self.note(output.routing)
+            self.note(output.routing, stage)
         return outputs[0].tokens + outputs[1].tokens, [output.balance_loss for output in outputs]
 
     def uses(self, count: int) -> list[str]:
         """Two a block that feeds the highway: outputs of its attention and of its FFN."""
         return [f"block {number + 1} {branch}" for number in self.block_numbers for branch in ("attention", "FFN")]
 
-    def decode(self, state: Tensor) -> Tensor:
+    def decode(self, state: Tensor, stage: int) -> Tensor:
         """Codes -> (B, L, C)."""
-        return self.mixture.decode(state)
+        return self.mixture_of(stage).decode(state)
+
+    def mixture_of(self, stage: int) -> LowRankMixture:
+        """The mixture that serves a stage."""
+        mixture = self.mixture if self.mixture is not None else self.stage_mixtures[str(stage)]
+        assert isinstance(mixture, LowRankMixture)
+        return mixture

@@ -1,4 +1,4 @@
-"""IDPT: a prompt made of the tokens of each instance, for the last block (arXiv 2304.07221)."""
+"""IDPT: a prompt generated from the tokens of each instance, for the last block (arXiv 2304.07221)."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def _numbers(batch: int, like: Tensor) -> Tensor:
 class Idpt(Method):
     """Three edge convolutions over the patch tokens before the last block, and their maximum as a prompt token.
 
-    The neighbours are the k nearest patch tokens (in their own features, anew in each layer), or, on the grid of a ViT,
-    the patches around. The outputs of all layers side by side, a linear layer, BatchNorm and a leaky ReLU, then the
-    maximum over the patches gives one token after CLS. Trains that, class token and its position where they are not
-    pre-trained, and the head: 1.70 M parameters for ScanObjectNN with the head. Extra cost: nine C x C products a
-    patch, once, and one token more in the last block.
+    The neighbours are the k nearest patch tokens (in their own features, found again in each layer), or, on the grid
+    of a ViT, the patches around. The outputs of all layers side by side, a linear layer, BatchNorm and a leaky ReLU,
+    then the maximum over the patches gives one token after CLS. Trains that, class token and its position where they
+    are not pre-trained, and the head: 1.70 M parameters for ScanObjectNN with the head. Extra cost: nine C x C
+    products a patch, once, and one token more in the last block.
     """
 
     class Options(Method.Options):
@@ -79,8 +79,14 @@ class Idpt(Method):
             """One, for the last block."""
             return True
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The whole block, before which the prompt comes."""
+            return ("block",)
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            """A grid that there is not."""
+            """A grid that the backbone does not have."""
+            yield from super().problems(backbone)
             if self.graph == "grid" and not backbone.has_grid:
                 yield "graph", f"the patches of {backbone.name} lie on no grid; use features, or leave it out"
 
@@ -90,11 +96,12 @@ class Idpt(Method):
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the prompt generator."""
-        options, dim = self.options, backbone.dim
-        self.last = len(backbone.blocks) - 1
-        self.num_patches = backbone.num_patches
-        self.neighbours = min(options.neighbours, backbone.num_patches)
-        grid = None if options.graph == "features" else backbone.grid
+        options, stage = self.options, backbone.stages[-1]
+        dim = stage.width
+        self.last = stage.blocks[-1].index
+        self.num_patches = stage.num_patches
+        self.neighbours = min(options.neighbours, stage.num_patches)
+        grid = None if options.graph == "features" else stage.grid
         self.register_buffer("grid_neighbours", None if grid is None else grid_neighbours(grid), persistent=False)
         self.layers = nn.ModuleList(EdgeConv(dim, options.slope) for _ in range(options.layers))
         self.joint = nn.Linear(options.layers * dim, dim, bias=False)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone, Features
-from pointadapterx.models.frozen import Frozen, Sequence
-from pointadapterx.models.tokens import TokenSequence
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.features import Features
+from pointadapterx.models.frozen import FinalTokens, Frozen
 from pointadapterx.peft.base import METHODS, Method
 
 
@@ -30,15 +30,17 @@ class Linear(Method):
         """None."""
         yield from ()
 
-    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """The plain backbone, or its output of before."""
-        if isinstance(inputs, Sequence):
-            return Features(TokenSequence(inputs.tokens, backbone.num_patches), [])
-        return super().run(backbone, inputs)
+        if isinstance(inputs, FinalTokens):
+            return Features(backbone.sequence(backbone.stages[-1], inputs.tokens), [])
+        return super().run(backbone, inputs, keep)
 
-    def precompute(self, backbone: Backbone, inputs: Tensor) -> Sequence:
-        """The whole backbone's output."""
-        return Sequence(super().run(backbone, inputs).sequence.tokens)
+    def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
+        """The whole backbone's output, unless tokens of other blocks are wanted too."""
+        if keep:
+            return super().precompute(backbone, inputs, keep)
+        return FinalTokens(super().run(backbone, inputs).sequence.tokens)
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
         """All of the backbone."""

@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.block import Block
+from pointadapterx.models.sites import BlockSites, Site
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.schema import Distinct, Rate, Width
 
@@ -100,32 +101,35 @@ class Lora(Method):
         targets: Annotated[list[Target], Field(min_length=1), Distinct] = ["q", "v"]  # noqa: RUF012
         dropout: Rate = 0.0
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The layers of the targets."""
+            return tuple(dict.fromkeys("qkv" if name in QKV else name for name in self.targets))
+
     def __init__(self, options: Lora.Options) -> None:
         super().__init__(options)
         self.options: Lora.Options = options
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates the updates and hooks them beside their layers."""
+        """Creates the updates and places them beside their layers."""
         self.blocks = nn.ModuleList()
-        for block in backbone.blocks:
-            assert isinstance(block, Block)
+        for block in backbone.every_block():
             updates = self._updates(block)
-            for name, (leaf, _) in block.leaves().items():
-                if name in updates:
-                    self.branch(leaf, updates[name])
+            for site in block.layers():
+                if site.name in updates:
+                    self.branch(site, updates[site.name])
             self.blocks.append(updates)
 
-    def _updates(self, block: Block) -> nn.ModuleDict:
+    def _updates(self, block: BlockSites) -> nn.ModuleDict:
         """The modules beside the layers of a block, by the layer's name."""
         updates = nn.ModuleDict()
-        dim = block.attn.proj.in_features
+        dim = block.width
         thirds: dict[str, LowRank] = {name: self._update(dim) for name in QKV if name in self.options.targets}
         if thirds:
             updates["qkv"] = LowRankQkv(thirds, dim)
-        for name, (leaf, _) in block.leaves().items():
-            if name in self.options.targets:
-                assert isinstance(leaf, nn.Linear)
-                updates[name] = self._update(leaf.in_features, leaf.out_features)
+        for site in block.layers():
+            if site.name in self.options.targets:
+                updates[site.name] = self._update(_linear(site).in_features, site.width)
         return updates
 
     def _update(self, width: int, out: int | None = None) -> LowRank:
@@ -136,12 +140,19 @@ class Lora(Method):
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         """W + s · B A."""
-        for block, updates in zip(backbone.blocks, self.blocks, strict=True):
-            assert isinstance(block, Block)
+        for block, updates in zip(backbone.every_block(), self.blocks, strict=True):
             assert isinstance(updates, nn.ModuleDict)
-            for name, (leaf, _) in block.leaves().items():
-                if name in updates:
-                    update = updates[name]
-                    assert isinstance(leaf, nn.Linear)
-                    assert isinstance(update, LowRank | LowRankQkv)
-                    leaf.weight += update.weight()
+            for name, update in updates.items():
+                assert isinstance(update, LowRank | LowRankQkv)
+                _linear(block.site(name)).weight += update.weight()
+
+
+def _linear(site: Site) -> nn.Linear:
+    """The layer at a site.
+
+    Raises:
+        ConfigError: if it is no linear layer.
+    """
+    if not isinstance(site.module, nn.Linear):
+        raise ConfigError(f"lora adapts linear layers, but at {site.name} is a {type(site.module).__name__}")
+    return site.module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pointadapterx.models.backbone import Backbone, Features
-from pointadapterx.models.block import Adaptation, Block
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
@@ -23,9 +24,9 @@ from pointadapterx.schema import Distinct, Rate, Section, Times, Width
 
 OptionalWidth = Annotated[int, Field(ge=0, le=2**16)]
 Widths = Annotated[list[OptionalWidth], Field(min_length=1, max_length=1_000)]
-Steps = Annotated[list[Width], Field(min_length=1, max_length=1_000), Distinct]
+DistinctWidths = Annotated[list[Width], Field(min_length=1, max_length=1_000), Distinct]
 
-KINDS = ("prompts", "lora", "adapter")
+COMPONENTS = ("prompts", "lora", "adapter")
 Architecture = dict[str, list[int]]
 """By kind: prompt tokens, LoRA's r and the adapter's r of each block; 0 is none."""
 
@@ -46,8 +47,8 @@ class SearchConfig(Section):
         population: architectures of a generation.
         generations: number of generations, the random first one included.
         parents: best architectures so far, from which the next generation is made.
-        mutation: probability that a width is drawn anew in a mutation.
-        depth_mutation: probability that a kind's depth is drawn anew in a mutation.
+        mutation: probability that a mutation draws a width again.
+        depth_mutation: probability that a mutation draws a component's depth again.
     """
 
     budget: int = Field(640_000, ge=1)
@@ -122,8 +123,8 @@ class Noah(Method):
         """
 
         name: Literal["noah"] = "noah"
-        widths: Steps = [5, 10, 50, 100]  # noqa: RUF012
-        depths: Steps | None = None
+        widths: DistinctWidths = [5, 10, 50, 100]  # noqa: RUF012
+        depths: DistinctWidths | None = None
         architecture: ArchitectureConfig | None = None
         search: SearchConfig = SearchConfig.model_validate({})
         joint_lora: bool | None = None
@@ -131,13 +132,27 @@ class Noah(Method):
         xavier: bool | None = None
         dropout: Rate | None = None
 
+        @property
+        def needs_class_token(self) -> bool:
+            """For its prompts, of which an architecture may have none."""
+            return self.architecture is None or any(self.architecture.prompts)
+
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """Those of its three components."""
+            return ("qkv", "ffn", "block")
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Depths or an architecture of another backbone; one that has nothing; a budget too small for any."""
-            beyond = [number for number in self.depths or () if number > backbone.depth]
+            yield from super().problems(backbone)
+            dims = [stage.width for stage in backbone.stages() for _ in range(stage.depth)]
+            depth = len(dims)
+            beyond = [number for number in self.depths or () if number > depth]
             if beyond:
-                yield "depths", f"{beyond} exceed the {backbone.depth} blocks of the backbone"
+                yield "depths", f"{beyond} exceed the {depth} blocks of the backbone"
+                return
             if self.architecture is None:
-                space = SearchSpace.of(self, backbone.dim, backbone.depth)
+                space = SearchSpace.of(self, dims)
                 least = space.cost(space.smallest)
                 if least > self.search.budget:
                     yield (
@@ -148,8 +163,8 @@ class Noah(Method):
                 return
             widths = self.architecture.model_dump()
             for kind, values in widths.items():
-                if len(values) != backbone.depth:
-                    yield f"architecture.{kind}", f"{len(values)} numbers for {backbone.depth} blocks; give one a block"
+                if len(values) != depth:
+                    yield f"architecture.{kind}", f"{len(values)} numbers for {depth} blocks; give one a block"
             if not any(map(sum, widths.values())):
                 yield "architecture", "has nothing; use method.name=linear"
 
@@ -159,22 +174,24 @@ class Noah(Method):
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the modules, of the architecture's widths or of the largest ones."""
-        options, dim, depth = self.options, backbone.dim, len(backbone.blocks)
-        self.num_patches = backbone.num_patches
-        self.space = SearchSpace.of(options, dim, depth)
+        options, blocks = self.options, backbone.every_block()
+        dims = [block.width for block in blocks]
+        self.has_class_token = backbone.has_class_token
+        self.num_patches = [backbone.stages[block.stage].num_patches for block in blocks]
+        self.space = SearchSpace.of(options, dims)
         chosen = options.architecture
         limits = self.space.largest if chosen is None else chosen.model_dump()
         dropout = options.dropout or 0.0
         self.dropout = nn.Dropout(dropout)
         self.prompts = nn.ParameterDict(
-            {str(index): self._prompts(count, dim) for index, count in enumerate(limits["prompts"]) if count}
+            {str(index): self._prompts(count, dims[index]) for index, count in enumerate(limits["prompts"]) if count}
         )
         self.lora, self.adapters = nn.ModuleDict(), nn.ModuleDict()
-        for index, block in enumerate(backbone.blocks):
-            assert isinstance(block, Block)
+        for index, block in enumerate(blocks):
+            dim = block.width
             if rank := limits["lora"][index]:
                 self.lora[str(index)] = self._lora(dim, rank, dropout)
-                self.branch(block.attn.qkv, self.lora[str(index)])
+                self.branch(block.site("qkv"), self.lora[str(index)])
             if rank := limits["adapter"][index]:
                 activation = QuickGelu() if options.quick_gelu else nn.GELU()
                 self.adapters[str(index)] = SlicedBottleneck(dim, rank, activation, dropout)
@@ -216,7 +233,7 @@ class Noah(Method):
             self.use(self.space.largest)
         return self
 
-    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """The whole pass; in training, of an architecture drawn with torch's random state.
 
         A supernet that is only counted has no random numbers: it is counted as its largest architecture.
@@ -226,26 +243,28 @@ class Noah(Method):
                 self.use(self.space.largest)
             else:
                 self._use_another()
-        return super().run(backbone, inputs)
+        return super().run(backbone, inputs, keep)
 
     @torch.compiler.disable
     def _use_another(self) -> None:
-        """A compiler leaves the draw alone, and compiles anew for each architecture, up to its limit."""
+        """The draw is not compiled; the compiler compiles once per architecture, up to its limit."""
         self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts in the place of those of the block before."""
-        tokens = torch.cat([tokens[:, :1], tokens[:, -self.num_patches :]], dim=1)
+        if not self.has_class_token:
+            return tokens
+        tokens = torch.cat([tokens[:, :1], tokens[:, -self.num_patches[index] :]], dim=1)
         if str(index) not in self.prompts:
             return tokens
         prompts = self.prompts[str(index)][:, : self.active_prompts[index]]
         return insert_after_cls(tokens, self.dropout(prompts.expand(len(tokens), -1, -1)))
 
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation | None:
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
         """adapter(mlp(u)), where the block has one."""
         if str(index) not in self.adapters:
             return None
-        return Adaptation(self.adapters[str(index)](ffn_output))
+        return FfnUpdate(self.adapters[str(index)](ffn_output))
 
 
 def _draw_as_published(adapter: nn.Module) -> None:
@@ -259,48 +278,49 @@ class SearchSpace:
     """The architectures of a supernet.
 
     Args:
-        dim: token width C.
-        depth: number of blocks.
+        dims: token width C of each block.
         widths: that a block may have of a kind.
         depths: how many of the first blocks may have a kind.
     """
 
-    def __init__(self, dim: int, depth: int, widths: Sequence[int], depths: Sequence[int]) -> None:
-        self.dim = dim
-        self.depth = depth
+    def __init__(self, dims: Sequence[int], widths: Sequence[int], depths: Sequence[int]) -> None:
+        self.dims = list(dims)
+        self.depth = len(self.dims)
         self.widths = sorted(widths)
         self.depths = sorted(depths)
 
     @classmethod
-    def of(cls, options: Noah.Options, dim: int, depth: int) -> SearchSpace:
-        """That of a method on a backbone."""
-        quarters = sorted({max(1, round(depth * share / 4)) for share in (1, 2, 3, 4)})
-        return cls(dim, depth, options.widths, options.depths or quarters)
+    def of(cls, options: Noah.Options, dims: Sequence[int]) -> SearchSpace:
+        """That of a method on a backbone whose blocks have these widths."""
+        quarters = sorted({max(1, round(len(dims) * share / 4)) for share in (1, 2, 3, 4)})
+        return cls(dims, options.widths, options.depths or quarters)
 
     @property
     def largest(self) -> Architecture:
         """Every kind at its largest width in as many blocks as may have it."""
-        return {kind: self._padded([self.widths[-1]] * self.depths[-1]) for kind in KINDS}
+        return {kind: self._padded([self.widths[-1]] * self.depths[-1]) for kind in COMPONENTS}
 
     @property
     def smallest(self) -> Architecture:
         """Every kind at its smallest width in as few blocks as may have it."""
-        return {kind: self._padded([self.widths[0]] * self.depths[0]) for kind in KINDS}
+        return {kind: self._padded([self.widths[0]] * self.depths[0]) for kind in COMPONENTS}
 
     def cost(self, architecture: Mapping[str, Sequence[int]]) -> int:
         """Parameters of prompts, LoRA and adapters together."""
-        prompts, lora, adapter = (architecture[kind] for kind in KINDS)
-        of_adapters = sum(2 * rank * self.dim + rank + self.dim for rank in adapter if rank)
-        return (sum(prompts) + 4 * sum(lora)) * self.dim + of_adapters
+        blocks = zip(self.dims, *(architecture[kind] for kind in COMPONENTS), strict=True)
+        return sum(
+            (prompts + 4 * lora) * dim + (2 * adapter * dim + adapter + dim if adapter else 0)
+            for dim, prompts, lora, adapter in blocks
+        )
 
     def draw(self, source: random.Random) -> Architecture:
         """A random architecture."""
-        return {kind: self._drawn(source.choice(self.depths), source) for kind in KINDS}
+        return {kind: self._drawn(source.choice(self.depths), source) for kind in COMPONENTS}
 
     def mutate(self, architecture: Architecture, source: random.Random, options: SearchConfig) -> Architecture:
-        """Some kinds of another depth, some widths drawn anew."""
+        """Some kinds of another depth, some widths drawn again."""
         mutated: Architecture = {}
-        for kind in KINDS:
+        for kind in COMPONENTS:
             old = [width for width in architecture[kind] if width]
             if source.random() < options.depth_mutation:
                 depth = source.choice(self.depths)
@@ -312,7 +332,7 @@ class SearchSpace:
     def cross(self, one: Architecture, other: Architecture, source: random.Random) -> Architecture:
         """Each kind's depth from one of two parents, and each width from either, where both have one."""
         child: Architecture = {}
-        for kind in KINDS:
+        for kind in COMPONENTS:
             first, second = (one, other) if source.random() < 0.5 else (other, one)
             pairs = zip(first[kind], second[kind], strict=True)
             child[kind] = [source.choice([a, b]) if a and b else a for a, b in pairs]

@@ -10,8 +10,9 @@ from torch import nn
 
 from pointadapterx.errors import MergeError
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.block import Block
-from pointadapterx.peft.base import METHODS, Method, ScaleShift
+from pointadapterx.models.sites import LAYERS
+from pointadapterx.peft.base import METHODS, Method
+from pointadapterx.peft.parts.scale_shift import ScaleShift
 
 
 @METHODS.register("ssf")
@@ -33,24 +34,28 @@ class Ssf(Method):
         name: Literal["ssf"] = "ssf"
         std: float = Field(0.0, ge=0.0)
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """Every norm and linear layer."""
+            return LAYERS
+
     def __init__(self, options: Ssf.Options) -> None:
         super().__init__(options)
         self.options: Ssf.Options = options
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates one γ and β a layer and hooks them behind it."""
+        """Creates one γ and β a layer and places them behind it."""
         std = self.options.std
-        self.patch = ScaleShift(backbone.dim, std)
-        self.norm = ScaleShift(backbone.dim, std)
-        self.tap(backbone.patch_module, self.patch)
-        self.tap(backbone.norm, self.norm)
+        patch, norm = backbone.site("patch"), backbone.site("final norm")
+        self.patch = ScaleShift(patch.width, std)
+        self.norm = ScaleShift(norm.width, std)
+        self.tap(patch, self.patch)
+        self.tap(norm, self.norm)
         self.blocks = nn.ModuleList()
-        for block in backbone.blocks:
-            assert isinstance(block, Block)
-            leaves = block.leaves()
-            layers = nn.ModuleDict({name: ScaleShift(width, std) for name, (_, width) in leaves.items()})
-            for name, (leaf, _) in leaves.items():
-                self.tap(leaf, layers[name])
+        for block in backbone.every_block():
+            layers = nn.ModuleDict({site.name: ScaleShift(site.width, std) for site in block.layers()})
+            for site in block.layers():
+                self.tap(site, layers[site.name])
             self.blocks.append(layers)
 
     def merge(self, backbone: Backbone) -> None:
@@ -66,11 +71,10 @@ class Ssf(Method):
             )
         merge_into(backbone.patch_projection, self.patch)
         merge_into(backbone.norm, self.norm)
-        for block, layers in zip(backbone.blocks, self.blocks, strict=True):
-            assert isinstance(block, Block)
+        for block, layers in zip(backbone.every_block(), self.blocks, strict=True):
             assert isinstance(layers, nn.ModuleDict)
-            for name, (leaf, _) in block.leaves().items():
-                merge_into(leaf, layers[name])
+            for site in block.layers():
+                merge_into(site.module, layers[site.name])
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""VPT: learned prompt tokens, at the input or anew in every block (arXiv 2203.12119)."""
+"""VPT: learned prompt tokens, at the input or in every block (arXiv 2203.12119)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pointadapterx.schema import Rate, Width
 
 @METHODS.register("vpt")
 class Vpt(Method):
-    """P learned tokens after CLS: before the first block (shallow), or others in each block (deep).
+    """P learned tokens after CLS: before the first block of each stage (shallow), or others in each block (deep).
 
-    Deep (equation 5): block i sees its own prompts, and what block i - 1 made of the ones before is dropped. Shallow
+    Deep (equation 5): block i sees its own prompts, and the outputs of the previous ones are dropped. Shallow
     (equation 4): the blocks carry them on. Trains the prompts (P · C a block, deep), class token and its position
     where they are not pre-trained, and the head. Extra cost: P more tokens in every block, about P / L of its
     products, and more of attention. On Point-MAE their position is zero, unless it is trained.
@@ -47,6 +47,11 @@ class Vpt(Method):
             """Always."""
             return True
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The whole block, before which the prompts come."""
+            return ("block",)
+
     def __init__(self, options: Vpt.Options) -> None:
         super().__init__(options)
         self.options: Vpt.Options = options
@@ -57,18 +62,21 @@ class Vpt(Method):
 
         With positions both are drawn with 0.02, as IDPT's code does.
         """
-        count, dim = self.options.num_prompts, backbone.dim
-        times = len(backbone.blocks) if self.options.deep else 1
+        count = self.options.num_prompts
+        self.firsts = [stage.first for stage in backbone.stages]
+        blocks = [block for block in backbone.every_block() if self.options.deep or block.index in self.firsts]
+        self.place_of = {block.index: place for place, block in enumerate(blocks)}
+        dims = [block.width for block in blocks]
         if self.options.positions:
             self.prompts, self.positions = (
-                nn.ParameterList(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02) for _ in range(times))
+                nn.ParameterList(nn.init.trunc_normal_(torch.empty(1, count, dim), std=0.02) for dim in dims)
                 for _ in range(2)
             )
             return
-        limit = math.sqrt(6.0 / (backbone.patch_values + dim))
+        limits = [math.sqrt(6.0 / (backbone.patch_values + dim)) for dim in dims]
         self.positions = nn.ParameterList()
         self.prompts = nn.ParameterList(
-            nn.init.uniform_(torch.empty(1, count, dim), -limit, limit) for _ in range(times)
+            nn.init.uniform_(torch.empty(1, count, dim), -limit, limit) for dim, limit in zip(dims, limits, strict=True)
         )
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
@@ -76,12 +84,13 @@ class Vpt(Method):
         yield from (*self.prompts, *self.positions)
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """(B, L, C) -> (B, L + P, C) before the first block; after it the prompts are replaced, if deep."""
-        if index >= len(self.prompts):
+        """(B, L, C) -> (B, L + P, C) before a stage's first block; before others, deep prompts are replaced."""
+        place = self.place_of.get(index)
+        if place is None:
             return tokens
-        prompts = self.dropout(self.prompts[index].expand(len(tokens), -1, -1))
+        prompts = self.dropout(self.prompts[place].expand(len(tokens), -1, -1))
         if self.positions:
-            prompts = prompts + self.positions[index]
-        if index > 0:
+            prompts = prompts + self.positions[place]
+        if index not in self.firsts:
             tokens = torch.cat([tokens[:, :1], tokens[:, 1 + self.options.num_prompts :]], dim=1)
         return insert_after_cls(tokens, prompts)

@@ -105,7 +105,7 @@ class PretrainedModel(AdaptedModel):
                 )
             device = next(self.head.parameters()).device
             with seeded(config.train.seed):
-                self.head = build_task(config).build_head(self.backbone).to(device).train(self.training)
+                self.head = build_task(config).build_head(self.backbone.feature_info).to(device).train(self.training)
         self.config, self.frozen_bn = config, config.train.frozen_bn
         self.recipe, self.num_points = model_recipe(config), config.data.num_points
 

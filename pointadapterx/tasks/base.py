@@ -18,10 +18,10 @@ from pointadapterx.datasets import Samples, stratified_split
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.models import Backbone
+from pointadapterx.models.features import FeatureInfo, Head
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.registry import Registry
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
-from pointadapterx.tasks.heads import ClassificationHead
 
 LabelOf = Callable[[Samples], tuple[Tensor, Tensor]]
 """Samples -> what the head's last layer reads of each (n, H), and the head's outputs (n, …)."""
@@ -102,8 +102,8 @@ class Task:
 
     # Model.
 
-    def build_head(self, backbone: Backbone) -> ClassificationHead:
-        """The head of a backbone, with random weights."""
+    def build_head(self, info: FeatureInfo) -> Head:
+        """The head for the features of a backbone, with random weights."""
         raise NotImplementedError(f"{type(self).__name__} must build its head")
 
     def build_whole(self, backbone: Backbone) -> MaskedAutoencoder:

@@ -71,7 +71,7 @@ class ClassFacts(Facts):
         classes, head = names_of(values["classes"]), config.head
         assert head is not None
         calibration = Calibration(**values["calibration"]) if "calibration" in values else None
-        width = head.hidden[-1] if head.hidden else config.backbone.dim * len(head.pools or ())
+        width = head.hidden[-1] if head.hidden else config.backbone.stages()[-1].width * len(head.pools or ())
         seen = {key.removeprefix(NOVELTY): tensor for key, tensor in tensors.items() if key.startswith(NOVELTY)}
         novelty = Novelty.from_tensors(seen, len(classes), width)
         if len(classes) != head.num_classes:

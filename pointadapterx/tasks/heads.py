@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from pydantic import Field
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import ConfigError, DataError, shown
-from pointadapterx.models.tokens import POOLS, TokenSequence
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.features import FeatureInfo, Features, Head
+from pointadapterx.models.tokens import POOLS
 from pointadapterx.peft.base import Method
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate, Section
@@ -20,7 +22,7 @@ from pointadapterx.schema import Rate, Section
 class HeadConfig(Section):
     """``head:``: pools are concatenated in the given order.
 
-    Null stands for :func:`default_pools` of the method, and for the number of classes of the data set.
+    Null means :func:`default_pools` of the method, and the number of classes of the data set.
     """
 
     pools: list[str] | None = Field(None, min_length=1, max_length=100)
@@ -29,7 +31,7 @@ class HeadConfig(Section):
     dropout: Rate = 0.5
 
     def completed(
-        self, method: Method.Options | None, data: DataConfig | None
+        self, method: Method.Options | None, data: DataConfig | None, backbone: Backbone.Options | None = None
     ) -> tuple[HeadConfig, list[tuple[str, str]]]:
         """With what is null filled in, and (dotted key, message) for what cannot be.
 
@@ -38,11 +40,12 @@ class HeadConfig(Section):
         Args:
             method: None where its section is wrong.
             data: likewise.
+            backbone: likewise.
         """
         changes: dict[str, object] = {}
         problems = []
         if self.pools is None:
-            changes["pools"] = default_pools(method)
+            changes["pools"] = default_pools(method, backbone)
         if self.num_classes is None and data is not None and data.name in DATASETS:
             try:
                 changes["num_classes"] = data.find_classes()
@@ -53,8 +56,10 @@ class HeadConfig(Section):
                     problems.append(("head.num_classes", f"is required, as only the files of {data.name} tell it"))
         return self.model_copy(update=changes), problems
 
-    def problems(self, method: Method.Options | None, data: DataConfig | None) -> Iterator[tuple[str, str]]:
-        """(dotted key, message) for each unknown pool, and what does not fit method and data, where they are right."""
+    def problems(
+        self, method: Method.Options | None, data: DataConfig | None, backbone: Backbone.Options | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """(dotted key, message) for each unknown pool, and for what does not fit other sections that are right."""
         pools = self.pools or []
         for pool in pools:
             if pool not in POOLS:
@@ -68,6 +73,9 @@ class HeadConfig(Section):
             if expected is not None and self.num_classes not in (None, expected):
                 what = data.name if data.few_shot is None else "data.few_shot"
                 yield "head.num_classes", f"{self.num_classes}, but {what} has {expected} classes"
+        if backbone is not None and not backbone.has_class_token and "cls" in pools:
+            needs = f"cls needs a class token, which backbone {backbone.name} does not have"
+            yield "head.pools", f"{needs}; use patch_mean or patch_max"
         if method is None:
             return
         of_prompts = [pool for pool in pools if pool.startswith("prompt_")]
@@ -79,41 +87,38 @@ class HeadConfig(Section):
             yield "method.prompts", "its prompts are read by a prompt pool alone; add prompt_mean to head.pools"
 
 
-def default_pools(method: Method.Options | None) -> list[str]:
-    """What the head reads where ``head.pools`` is null: class token and patches, and prompts where there are some."""
-    return ["cls", *(["prompt_mean"] if method is not None and method.makes_prompts else []), "patch_max"]
+def default_pools(method: Method.Options | None, backbone: Backbone.Options | None = None) -> list[str]:
+    """What the head reads where ``head.pools`` is null: class token and patches, and prompts where there are some.
+
+    Without a class token it is mean and maximum of the patches.
+    """
+    first = "cls" if backbone is None or backbone.has_class_token else "patch_mean"
+    return [first, *(["prompt_mean"] if method is not None and method.makes_prompts else []), "patch_max"]
 
 
-class ClassificationHead(nn.Module):
+class ClassificationHead(Head):
     """Concatenated pools -> (Linear, BatchNorm, ReLU, Dropout) per hidden width -> Linear.
 
     Args:
-        dim: token width C.
-        num_classes: number of classes.
-        pools: names from :data:`~pointadapterx.models.tokens.POOLS`, concatenated in this order.
-        hidden: hidden widths; Point-MAE and DAPT use (256, 256), ``()`` is a linear classifier.
-        dropout: dropout rate after each hidden layer.
+        info: of the backbone whose features it reads.
+        options: ``pools`` are names from :data:`~pointadapterx.models.tokens.POOLS`, concatenated in this order;
+            ``hidden`` are hidden widths, (256, 256) in Point-MAE and DAPT, none for a linear classifier; ``dropout`` is
+            the rate behind each hidden layer; ``num_classes`` is required.
 
     Attributes:
         width: of what :meth:`pool` returns.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_classes: int,
-        pools: Sequence[str] = ("cls", "patch_max"),
-        hidden: Sequence[int] = (256, 256),
-        dropout: float = 0.5,
-    ) -> None:
+    def __init__(self, info: FeatureInfo, options: HeadConfig) -> None:
         super().__init__()
-        self.pools = tuple(pools)
+        assert options.num_classes is not None
+        self.pools = tuple(options.pools or ("cls", "patch_max"))
         layers: list[nn.Module] = []
-        self.width = width = dim * len(self.pools)
-        for inner in hidden:
-            layers += [nn.Linear(width, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Dropout(dropout)]
+        self.width = width = info.width * len(self.pools)
+        for inner in options.hidden:
+            layers += [nn.Linear(width, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Dropout(options.dropout)]
             width = inner
-        self.mlp = nn.Sequential(*layers, nn.Linear(width, num_classes))
+        self.mlp = nn.Sequential(*layers, nn.Linear(width, options.num_classes))
 
     @property
     def num_classes(self) -> int:
@@ -136,15 +141,15 @@ class ClassificationHead(nn.Module):
         width = first.in_features // len(self.pools)
         return first.out_features * width * sum(name.startswith("prompt_") for name in self.pools)
 
-    def pool(self, sequence: TokenSequence) -> Tensor:
-        """Normalised tokens -> the concatenated pools (B, pools · C), which ``mlp`` reads."""
-        return torch.cat([POOLS[name](sequence) for name in self.pools], dim=-1)
+    def pool(self, features: Features) -> Tensor:
+        """The concatenated pools (B, pools · C) of the normalised tokens, which ``mlp`` reads."""
+        return torch.cat([POOLS[name](features.sequence) for name in self.pools], dim=-1)
 
     def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Pools (B, pools · C) -> what the last layer reads (B, H), and logits (B, num_classes)."""
         hidden = self.mlp[:-1](pooled)
         return hidden, self.mlp[-1](hidden)
 
-    def forward(self, sequence: TokenSequence) -> Tensor:
-        """Normalised tokens -> logits (B, num_classes)."""
-        return self.mlp(self.pool(sequence))
+    def forward(self, features: Features) -> Tensor:
+        """Features -> logits (B, num_classes)."""
+        return self.mlp(self.pool(features))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.files import write_text
-from pointadapterx.models import Backbone
+from pointadapterx.models.features import FeatureInfo
 from pointadapterx.tasks.base import Task
 from pointadapterx.tasks.exchange import Answer, Predictions, Ready
 from pointadapterx.tasks.heads import ClassificationHead
@@ -66,10 +66,10 @@ class PooledTask(Task):
         """Outputs of the head for a sample."""
         raise NotImplementedError(f"{type(self).__name__} must say how many numbers it predicts")
 
-    def build_head(self, backbone: Backbone) -> ClassificationHead:
+    def build_head(self, info: FeatureInfo) -> ClassificationHead:
         """The MLP of the ``head`` section, with :meth:`width` outputs."""
         assert self.config.head is not None
-        return ClassificationHead(backbone.dim, **self.config.head.model_dump() | {"num_classes": self.width()})
+        return ClassificationHead(info, self.config.head.model_copy(update={"num_classes": self.width()}))
 
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss, a mean over samples.

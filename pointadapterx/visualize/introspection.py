@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.block import Block
 from pointadapterx.models.grouping import Grouping
 from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.peft.parts.routed import RoutedMethod
@@ -29,22 +28,29 @@ def class_attention(model: AdaptedModel, inputs: Tensor) -> Tensor:
     Args:
         model: in eval mode.
         inputs: as the model takes them, B.
+
+    Raises:
+        ConfigError: if its backbone has no class token, or several stages.
     """
     found: list[Tensor] = []
+    info = model.backbone.feature_info
+    if not info.has_class_token or len(info.stages) > 1:
+        lacking = "has several stages" if info.has_class_token else "has no class token"
+        name = type(model.backbone).__name__
+        raise ConfigError(f"attention is that of the class token over one stage, but backbone {name} {lacking}")
 
-    def look(block: Block) -> Any:
+    def look(heads: int) -> Any:
         def hook(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-            heads = block.attn.num_heads
             query, key, _ = output.float().unflatten(-1, (3, heads, -1)).unbind(dim=2)  # each (B, L, heads, d)
             with torch.autocast(output.device.type, enabled=False):  # which would take the product in bf16
                 scores = torch.einsum("bhd,blhd->bhl", query[:, 0] * query.shape[-1] ** -0.5, key)
                 weights = scores.softmax(dim=-1).mean(dim=1)
-            found.append(weights[:, -model.backbone.num_patches :].cpu())
+            found.append(weights[:, -info.num_patches :].cpu())
 
         return hook
 
-    blocks = [block for block in model.backbone.blocks if isinstance(block, Block)]
-    handles = [block.attn.qkv.register_forward_hook(look(block)) for block in blocks]
+    blocks = model.backbone.every_block()
+    handles = [block.site("qkv").module.register_forward_hook(look(block.num_heads)) for block in blocks]
     try:
         model(inputs)
     finally:
@@ -73,8 +79,7 @@ def routing(model: AdaptedModel, inputs: Tensor) -> dict[str, Routing]:
 def routes(model: AdaptedModel) -> bool:
     """Whether the model's method has a router in use."""
     method = model.method
-    mixtures = (getattr(method, "mixture", None), *getattr(method, "block_mixtures", ()))
-    return isinstance(method, RoutedMethod) and any(mixture is not None for mixture in mixtures)
+    return isinstance(method, RoutedMethod) and method.routes
 
 
 def require_router(model: AdaptedModel) -> RoutedMethod:

@@ -28,7 +28,7 @@ from pointadapterx.engine import devices, features
 from pointadapterx.engine.features import FeatureCache, open_features
 from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.frozen import Steps, restore
+from pointadapterx.models.frozen import RecordedBranches, restore
 from pointadapterx.run_folder import STATE_FILE
 
 MakeConfig = Callable[..., Config]
@@ -271,7 +271,7 @@ def test_branches_in_bf16_stay_so(name: str, run_config: MakeConfig) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         computed = model.method.precompute(model.backbone, inputs)
         kept = restore(type(computed), (values.bfloat16() for values in computed))
-        assert isinstance(kept, Steps)
+        assert isinstance(kept, RecordedBranches)
         assert [values.dtype for values in kept] == [torch.bfloat16, torch.bfloat16, torch.float32]
         torch.testing.assert_close(model(kept).logits, model(inputs).logits, atol=0.02, rtol=0.02)
     assert {v.dtype for v in restore(type(computed), (values.half() for values in computed))} == {torch.float32}

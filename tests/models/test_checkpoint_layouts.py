@@ -17,10 +17,10 @@ from torch import nn
 
 from pointadapterx.build import build_backbone
 from pointadapterx.checkpoints.kinds import recognise
-from pointadapterx.checkpoints.places import unwrapped
 from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.errors import CheckpointError
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.checkpoint_places import unwrapped
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
 from pointadapterx.models.vit import ViT
 from tests.conftest import small_config

@@ -15,7 +15,7 @@ from pointadapterx.config import load_config
 from pointadapterx.jobs.tables import parameter_table
 from pointadapterx.models.vit import ViT
 from pointadapterx.peft import METHODS
-from pointadapterx.tasks.heads import ClassificationHead
+from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
 from tests.conftest import ROOT
 
 
@@ -154,7 +154,9 @@ def test_several_compositions_meet_the_paper(rank: int, heads: int, vectors: str
 )
 def test_published_sizes_on_vit_b(method: dict[str, Any], without_head: int) -> None:
     with torch.device("meta"):
-        model = AdaptedModel(ViT(ViT.Options()), build_method(method), ClassificationHead(768, 100, ["cls"], ()))
+        backbone = ViT(ViT.Options())
+        head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=100, pools=["cls"], hidden=[]))
+        model = AdaptedModel(backbone, build_method(METHODS[method["name"]].Options(**method)), head)
     assert count_parameters(model).trainable_without_head == without_head
 
 

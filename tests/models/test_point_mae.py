@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from pointadapterx.build import build_backbone
 from pointadapterx.models.backbone import Embedded
+from pointadapterx.models.features import Features
 from pointadapterx.models.grouping import Grouping, Groups
 from pointadapterx.models.patch_encoder import PatchEncoder
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
 from pointadapterx.models.tokens import POOLS, TokenSequence, insert_after_cls, pad_position
 from pointadapterx.peft.base import Method
-from pointadapterx.tasks.heads import ClassificationHead
-from tests.conftest import small_config
+from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
+from tests.conftest import feature_info, small_config
 
 
 def backbone(**changes: Any) -> PointMAE:
@@ -111,8 +112,9 @@ def test_patch_tokens_follow_the_order_of_their_groups(groups: Groups) -> None:
 @pytest.mark.parametrize("encoder_dim", [48, 32])
 def test_embedding_puts_the_class_token_first(points: Tensor, encoder_dim: int) -> None:
     model = backbone(encoder_dim=encoder_dim)
-    tokens, position = model.embed(points)
+    tokens, position, centers = model.embed(points)
     assert tokens.shape == position.shape == (6, 17, 48)
+    assert torch.equal(centers, model.grouping(points).centers)
     assert torch.equal(tokens[:, :1], model.cls_token.expand(6, -1, -1))
     assert torch.equal(position[:, :1], model.cls_position.expand(6, -1, -1))
     assert isinstance(model.patch_module, PatchEncoder if encoder_dim == 48 else nn.Linear)
@@ -178,16 +180,18 @@ def test_pools_are_what_they_are_called() -> None:
 def test_head_concatenates_its_pools_in_order() -> None:
     sequence = TokenSequence(torch.randn(5, 9, 6), num_patches=6)
     names = ["patch_max", "cls", "prompt_mean"]
-    head = ClassificationHead(6, 4, names, hidden=[])
+    head = ClassificationHead(feature_info(6), HeadConfig(num_classes=4, pools=names, hidden=[]))
     (layer,) = head.mlp
     assert isinstance(layer, nn.Linear)
-    assert torch.equal(head(sequence), layer(torch.cat([POOLS[name](sequence) for name in names], dim=-1)))
+    assert torch.equal(
+        head(Features(sequence, [])), layer(torch.cat([POOLS[name](sequence) for name in names], dim=-1))
+    )
     assert head.num_classes == 4
     assert head.prompt_pool_parameters() == 4 * 6
 
 
 def test_published_head_is_the_published_size() -> None:
-    head = ClassificationHead(384, 15, ["cls", "prompt_mean", "patch_max"])
+    head = ClassificationHead(feature_info(384), HeadConfig(num_classes=15, pools=["cls", "prompt_mean", "patch_max"]))
     assert sum(p.numel() for p in head.parameters()) == 365_839
     assert [type(layer).__name__ for layer in head.mlp] == [*["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2, "Linear"]
 

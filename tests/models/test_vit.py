@@ -17,7 +17,7 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz
 from pointadapterx.models.vit import ViT, interpolate_positions
 from pointadapterx.peft import METHODS
-from pointadapterx.tasks.heads import ClassificationHead
+from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
 from tests.parity.oracle import classify_vit, random_vit_state
 
 SIZES = {"dim": 24, "depth": 2, "num_heads": 3, "patch_size": 4, "image_size": 16}
@@ -28,7 +28,7 @@ def vit(**changes: int) -> ViT:
 
 
 def classifier(backbone: ViT, classes: int) -> AdaptedModel:
-    head = ClassificationHead(backbone.dim, classes, ["cls"], ())
+    head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=classes, pools=["cls"], hidden=[]))
     return AdaptedModel(backbone, METHODS["full"](METHODS["full"].Options()), head).eval()
 
 

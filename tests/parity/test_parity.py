@@ -14,7 +14,7 @@ from pointadapterx.models.grouping import Grouping, Groups
 from pointadapterx.models.point_mae import MaskedAutoencoder, PointMAE
 from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft import METHODS
-from pointadapterx.tasks.heads import ClassificationHead
+from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
 from tests.parity import oracle
 
 POOLS = {"mean": ["cls", "prompt_mean", "patch_max"], "None": ["cls", "patch_max"]}
@@ -25,8 +25,9 @@ def classifier(config: dict[str, Any], method: str, pools: list[str]) -> Adapted
     options = METHODS[method].Options
     chosen = options(rank=config["rank"], dropout=0.0) if method == "dapt" else options()
     position = "input" if method == "dapt" else "every_block"
-    head = ClassificationHead(config["trans_dim"], config["cls_dim"], pools)
-    return AdaptedModel(encoder(config, position), METHODS[method](chosen), head).eval()
+    backbone = encoder(config, position)
+    head = ClassificationHead(backbone.feature_info, HeadConfig(num_classes=config["cls_dim"], pools=pools))
+    return AdaptedModel(backbone, METHODS[method](chosen), head).eval()
 
 
 def encoder(config: dict[str, Any], position: str = "every_block") -> PointMAE:

@@ -17,7 +17,7 @@ from pointadapterx.build import build_model
 from pointadapterx.counting import count_costs
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
-from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
 from tests.conftest import randomise, small_config
 
 METHODS = ["e3va", "e3va_x"]
@@ -31,7 +31,7 @@ def batch(kind: str = "point_mae", size: int = 2) -> Tensor:
 def branches(model: AdaptedModel, inputs: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Attention, FFN and output of each block of the plain backbone, written out."""
     backbone = model.backbone
-    tokens, position = backbone.embed(inputs)
+    tokens, position, _ = backbone.embed(inputs)
     steps = []
     for block in backbone.blocks:
         assert isinstance(block, Block)
@@ -148,7 +148,7 @@ def test_at_most_an_eighth_of_dapts_activations_is_kept(name: str, kind: str) ->
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_what_is_computed_again_is_the_same(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = []
-    monkeypatch.setattr(ThinMixture, "_has_kernel", lambda self, tokens: False)
+    monkeypatch.setattr(LowRankMixture, "_has_kernel", lambda self, tokens: False)
     for again in (True, False):
         model = randomise(build_model(small_config("e3va_x", method={"dropout": dropout}))).train()
         if not again:

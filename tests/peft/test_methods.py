@@ -24,6 +24,7 @@ from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft import METHODS
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
+from pointadapterx.sections import TrainConfig
 from tests.conftest import randomise, small_config
 
 MakeConfig = Callable[..., Config]
@@ -68,7 +69,7 @@ def steps(model: AdaptedModel, inputs: torch.Tensor, count: int = 3) -> None:
     """A few real optimiser steps."""
     model.train()
     torch.manual_seed(0)  # dropout and drop path
-    optimizer = build_optimizer(model, {"lr": 1e-2, "weight_decay": 0.05})
+    optimizer = build_optimizer(model, TrainConfig(lr=1e-2, weight_decay=0.05))
     for _ in range(count):
         logits, auxiliary = model(inputs)
         loss = F.cross_entropy(logits, LABELS)
@@ -126,9 +127,10 @@ def test_a_method_that_acts_inside_the_patch_encoder_keeps_nothing(
 ) -> None:
     model = build_model(make_config("linear")).eval()
     method = Method(model.method.options)
-    layer = model.backbone.patch_encoder.first
-    for act, leaf in ((method.tap, layer), (method.branch, model.backbone.patch_module)):
-        act(leaf, torch.nn.Identity())
+    patch = model.backbone.site("patch")
+    inside = patch._replace(module=model.backbone.patch_encoder.first)
+    for act, site in ((method.tap, inside), (method.branch, patch)):
+        act(site, torch.nn.Identity())
         with pytest.raises(ConfigError, match="trains the patch embedding"):
             method.frozen_state(model.backbone)
         method.hooks.pop().remove()
@@ -304,7 +306,7 @@ def test_bf16_on_a_cpu_avoids_the_slow_fused_attention(
 
 def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
     model = build_model(small_config("dapt_x"))
-    optimizer = build_optimizer(model, {"lr": 1e-3, "weight_decay": 0.05})
+    optimizer = build_optimizer(model, TrainConfig(lr=1e-3, weight_decay=0.05))
     names = {id(p): n for n, p in model.named_parameters()}
     decayed = {names[id(p)] for p in optimizer.param_groups[0]["params"]}
     spared = {names[id(p)] for p in optimizer.param_groups[1]["params"]}
@@ -318,7 +320,7 @@ def test_weight_decay_spares_tokens_biases_and_vectors() -> None:
 def test_tokens_take_no_weight_decay(name: str, make_config: MakeConfig) -> None:
     model = build_model(make_config(name))
     names = {id(p): n for n, p in model.named_parameters()}
-    optimizer = build_optimizer(model, {"lr": 1e-3, "weight_decay": 0.05})
+    optimizer = build_optimizer(model, TrainConfig(lr=1e-3, weight_decay=0.05))
     decayed = {names[id(p)] for p in optimizer.param_groups[0]["params"]}
     assert decayed
     assert not any("cls_" in n or "pos_embed" in n or "prompts." in n for n in decayed)

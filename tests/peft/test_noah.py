@@ -23,12 +23,12 @@ from pointadapterx.engine.evaluator import evaluate
 from pointadapterx.errors import ConfigError
 from pointadapterx.jobs import noah_search as search
 from pointadapterx.jobs.noah_search import evolve
-from pointadapterx.peft.noah import KINDS, Architecture, Noah, SearchConfig, SearchSpace
+from pointadapterx.peft.noah import COMPONENTS, Architecture, Noah, SearchConfig, SearchSpace
 from pointadapterx.run_folder import ARCHITECTURE_FILE, SEARCH_FILE
 from tests.conftest import randomise, small_config
 
 SMALL: Architecture = {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}
-SPACE = SearchSpace(dim=8, depth=4, widths=[1, 2, 4], depths=[1, 2, 4])
+SPACE = SearchSpace(dims=[8] * 4, widths=[1, 2, 4], depths=[1, 2, 4])
 
 
 def method_of(model: AdaptedModel) -> Noah:
@@ -80,13 +80,13 @@ def test_parameters_of_an_architecture() -> None:
 
 
 def test_vit_b_published_size_is_within_the_space() -> None:
-    space = SearchSpace.of(Noah.Options(), 768, 12)
+    space = SearchSpace.of(Noah.Options(), [768] * 12)
     assert space.depths == [3, 6, 9, 12]
     assert space.cost(space.smallest) < 360_000 < space.cost(space.largest)
 
 
 def is_of_the_space(architecture: Architecture) -> bool:
-    for kind in KINDS:
+    for kind in COMPONENTS:
         widths = [width for width in architecture[kind] if width]
         if architecture[kind] != widths + [0] * (4 - len(widths)):
             return False
@@ -111,7 +111,9 @@ def test_evolution_beats_as_many_random_draws() -> None:
     target = SPACE.draw(random.Random(9))
 
     def score(architecture: Architecture) -> float:
-        return -float(sum(abs(a - b) for kind in KINDS for a, b in zip(architecture[kind], target[kind], strict=True)))
+        return -float(
+            sum(abs(a - b) for kind in COMPONENTS for a, b in zip(architecture[kind], target[kind], strict=True))
+        )
 
     asked: list[Architecture] = []
 
@@ -269,7 +271,7 @@ def test_search_of_damaged_scores(content: str, supernet: Path, capsys: pytest.C
         ({"depths": [3]}, r"method.depths: \[3\] exceed the 2 blocks"),
         ({"search": {"budget": 5}}, "method.search.budget: 5 is less than"),
         ({"architecture": {**SMALL, "lora": [1]}}, "method.architecture.lora: 1 numbers for 2 blocks"),
-        ({"architecture": {kind: [0, 0] for kind in KINDS}}, "method.architecture: has nothing"),
+        ({"architecture": {kind: [0, 0] for kind in COMPONENTS}}, "method.architecture: has nothing"),
         ({"search": {"populatoin": 5}}, "method.search.populatoin: unknown key"),
     ],
 )

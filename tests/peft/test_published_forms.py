@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pointadapterx.adapted_model import count_parameters
 from pointadapterx.build import build_model
 from pointadapterx.config import Config, read_config
-from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
 from pointadapterx.peft.parts.mixture import SharedMixture
 from tests.conftest import randomise, small_config
 
@@ -54,7 +54,7 @@ def test_a_dense_mixtures_balance_loss_needs_soft_loads() -> None:
     tokens = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
     for make in (
         lambda soft: SharedMixture(lambda width: nn.Linear(width, width), 24, 3, top_k=4, soft_balance=soft),
-        lambda soft: ThinMixture(24, 3, 2, top_k=4, soft_balance=soft),
+        lambda soft: LowRankMixture(24, 3, 2, top_k=4, soft_balance=soft),
     ):
         hard, soft = make(False), make(True)
         soft.load_state_dict(hard.state_dict())

@@ -14,11 +14,12 @@ from pointadapterx.build import build_model
 from pointadapterx.config import Config
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
+from pointadapterx.models.sites import LAYERS
 from pointadapterx.peft import Method
-from pointadapterx.peft.base import ScaleShift
 from pointadapterx.peft.idpt import EdgeConv
 from pointadapterx.peft.lora import Lora
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, DynamicAdapter
+from pointadapterx.peft.parts.scale_shift import ScaleShift
 from tests.conftest import randomise, small_config
 
 MakeConfig = Callable[..., Config]
@@ -133,9 +134,9 @@ LORA = {"rank": 2, "alpha": 6.0, "targets": ["v", "q", "proj", "fc1", "fc2"]}
 @pytest.mark.parametrize("targets", [["q"], ["k", "v"], ["proj"], ["fc1", "fc2"], LORA["targets"]])
 def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[str], make_config: MakeConfig) -> None:
     model = randomise(build_model(make_config("lora", method={**LORA, "targets": targets}))).eval()
-    method, block = model.method, model.backbone.blocks[0]
+    method, block = model.method, model.backbone.every_block()[0]
     assert isinstance(method, Lora)
-    for name, (leaf, _) in block.leaves().items():
+    for name, leaf, _ in block.layers():
         if not isinstance(leaf, nn.Linear):
             continue
         values = torch.randn(2, 4, leaf.in_features)
@@ -164,9 +165,9 @@ def test_lora_targets_are_distinct_and_known(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize("kind", ["point_mae", "vit"])
 def test_ssf_scales_and_shifts_every_layer(kind: str) -> None:
     model = randomise(build_model(small_config("ssf", kind=kind))).eval()
-    block, layers = model.backbone.blocks[1], model.method.blocks[1]
-    assert set(layers) == set(block.leaves())
-    for name, (leaf, width) in block.leaves().items():
+    block, layers = model.backbone.every_block()[1], model.method.blocks[1]
+    assert set(layers) == set(LAYERS)
+    for name, leaf, width in block.layers():
         values = torch.randn(2, 4, leaf.weight.shape[-1])
         before = leaf.forward(values)  # without its hooks
         assert before.shape[-1] == width
@@ -231,7 +232,9 @@ def test_idpt_puts_one_prompt_before_the_last_block(points: Tensor, make_config:
 
 @pytest.mark.parametrize("width", [48, 1])
 def test_a_scale_and_shift_has_the_gradients_of_its_formula(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pointadapterx.peft.base._ScaleShift.CHUNK", 100)  # several parts, the last one smaller
+    monkeypatch.setattr(
+        "pointadapterx.peft.parts.scale_shift._ScaleShift.CHUNK", 100
+    )  # several parts, the last one smaller
     layer = ScaleShift(width, std=0.3)
     tokens = TOKENS.clone().requires_grad_()
     variables = [tokens, layer.gamma, layer.beta]

@@ -46,7 +46,7 @@ template <typename T>
 int64_t interpolate(const T* points, const int64_t* indices, const T* weights, int64_t count, int64_t queries,
                     int64_t channels, int64_t k, int64_t begin, int64_t end, T* out);
 
-// The experts of a thin mixture, see pointadapterx/peft/thin_mixture.py: x -> inner -> rank -> GELU -> inner. All in rows
+// The experts of a low-rank mixture, see pointadapterx/peft/parts/low_rank_mixture.py: x -> inner -> rank -> GELU -> inner. All in rows
 // of `width` or `rank` values, which are filled up with zeros to a multiple of kLanes.
 struct Experts {
   int64_t number, width, inner, rank;

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointadapterx.peft.parts.expert_batching import Groups, grouped_linear, stacked
+from pointadapterx.peft.parts.expert_batching import ExpertGroups, grouped_linear, stacked
 from pointadapterx.registry import Registry
 
 
@@ -37,14 +37,14 @@ class Bottleneck(nn.Module):
         return self.up(self.dropout(self.activation(self.down(tokens))))
 
     @staticmethod
-    def grouped(experts: Sequence[Bottleneck], tokens: Tensor, groups: Groups) -> Tensor:
+    def grouped(experts: Sequence[Bottleneck], tokens: Tensor, groups: ExpertGroups) -> Tensor:
         """Many of the same kind, each on its group: :class:`~pointadapterx.peft.parts.expert_batching.Groupable`."""
         first = experts[0]
         hidden = first.dropout(first.activation(_grouped_layer([expert.down for expert in experts], tokens, groups)))
         return _grouped_layer([expert.up for expert in experts], hidden, groups)
 
 
-def _grouped_layer(layers: Sequence[nn.Linear], tokens: Tensor, groups: Groups) -> Tensor:
+def _grouped_layer(layers: Sequence[nn.Linear], tokens: Tensor, groups: ExpertGroups) -> Tensor:
     weight, bias = stacked(layer.weight for layer in layers), stacked(layer.bias for layer in layers)
     return grouped_linear(tokens, weight, bias, groups)
 
@@ -97,7 +97,7 @@ class DynamicAdapter(nn.Module):
         return self.up(self.dropout(F.gelu(self.down(normed)))) * scale
 
     @staticmethod
-    def grouped(experts: Sequence[DynamicAdapter], tokens: Tensor, groups: Groups) -> Tensor:
+    def grouped(experts: Sequence[DynamicAdapter], tokens: Tensor, groups: ExpertGroups) -> Tensor:
         """Many of them, each on its group; the norms' γ and β go into the layers that read them.
 
         W (γ ⊙ x + β) + b = (W ⊙ γ) x + (W β + b), with the token scale as one more row of W.
@@ -119,7 +119,7 @@ class AdapterKind(NamedTuple):
 
     Attributes:
         make: builds one from width C, rank r and dropout rate; (..., C) -> (..., C), zero at the start.
-        serial: it stands behind the FFN and reads its output, instead of beside it and reading its input.
+        serial: it is behind the FFN and reads its output; otherwise it is beside the FFN and reads its input.
     """
 
     make: Callable[[int, int, float], nn.Module]

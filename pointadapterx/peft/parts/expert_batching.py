@@ -16,7 +16,7 @@ MANY_EXPERTS = 32
 KNOWN = (nn.Linear, nn.LayerNorm)
 
 
-class Groups(NamedTuple):
+class ExpertGroups(NamedTuple):
     """T sub-tokens sorted by expert.
 
     Attributes:
@@ -28,7 +28,7 @@ class Groups(NamedTuple):
     ends: Tensor
 
     @classmethod
-    def of(cls, expert_of: Tensor, sizes: Sequence[int]) -> Groups:
+    def of(cls, expert_of: Tensor, sizes: Sequence[int]) -> ExpertGroups:
         """From the sorted experts and how many sub-tokens each has."""
         ends = torch.tensor(sizes, dtype=torch.int32, device=expert_of.device).cumsum(0, dtype=torch.int32)
         return cls(expert_of, ends)
@@ -38,7 +38,7 @@ class Groupable(Protocol):
     """An expert whose class can run many experts in a few products."""
 
     @staticmethod
-    def grouped(experts: Sequence[Any], tokens: Tensor, groups: Groups) -> Tensor:
+    def grouped(experts: Sequence[Any], tokens: Tensor, groups: ExpertGroups) -> Tensor:
         """Sub-tokens (T, C / h), sorted by expert -> what their experts make of them, (T, C / h)."""
         ...
 
@@ -61,7 +61,7 @@ def run_grouped(experts: Sequence[nn.Module], tokens: Tensor, expert_of: Tensor,
     """
     if len(experts) >= MANY_EXPERTS and _has_product(tokens) and _groupable(experts):
         kind = cast(Groupable, type(experts[0]))
-        return kind.grouped(experts, tokens, Groups.of(expert_of, sizes))
+        return kind.grouped(experts, tokens, ExpertGroups.of(expert_of, sizes))
     return torch.cat([expert(group) for expert, group in zip(experts, tokens.split(list(sizes)), strict=True)])
 
 
@@ -92,7 +92,7 @@ def stacked(parameters: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(parameters))
 
 
-def grouped_linear(tokens: Tensor, weight: Tensor, bias: Tensor, groups: Groups) -> Tensor:
+def grouped_linear(tokens: Tensor, weight: Tensor, bias: Tensor, groups: ExpertGroups) -> Tensor:
     """Each group times its expert's matrix, plus its bias.
 
     Args:

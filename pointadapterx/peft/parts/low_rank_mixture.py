@@ -1,4 +1,4 @@
-"""The mixture of E³VA-X: experts that begin and end so thin that sub-tokens need not be sorted by expert."""
+"""The mixture of E³VA-X: experts whose first and last layers have low rank, so sub-tokens need no sorting."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bank(NamedTuple):
     up_in: Tensor
 
 
-class ThinMixture(SharedMixture):
+class LowRankMixture(SharedMixture):
     """A :class:`~pointadapterx.peft.parts.mixture.SharedMixture` of :class:`~pointadapterx.peft.e3va.DoublyLowRank`
     experts.
 
@@ -93,7 +93,7 @@ class ThinMixture(SharedMixture):
             that it is sent to, what this expert's last layer reads, and 1; both times the gate. Else zeros.
         """
         if self._has_kernel(tokens):
-            codes, gates, chosen, _ = _ThinExperts.apply(tokens.flatten(1), self.router.directions(), *self.bank())
+            codes, gates, chosen, _ = _LowRankExperts.apply(tokens.flatten(1), self.router.directions(), *self.bank())
         elif torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler makes such choices itself
             codes, gates, chosen = checkpoint(self._encode, tokens, use_reentrant=False)
         else:
@@ -153,8 +153,8 @@ class ThinMixture(SharedMixture):
             return torch.cat([code * sent, sent], dim=-1).sum(dim=1).flatten(1), gates, chosen
 
 
-class _ThinExperts(torch.autograd.Function):
-    """The compiled :meth:`ThinMixture._encode`, each sub-token by its expert alone; tokens get no gradient.
+class _LowRankExperts(torch.autograd.Function):
+    """The compiled :meth:`LowRankMixture._encode`, each sub-token by its expert alone; tokens get no gradient.
 
     (B, L · C) and the bank -> codes (T, E, k + 1), gates (T, E), chosen (T,), and what ``down_in`` makes (T, k).
     """

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from pointadapterx.models.sites import StageSize
 from pointadapterx.peft.parts.expert_batching import run_grouped
 
 
@@ -199,10 +200,13 @@ def at_least_float32_on_cpu(tokens: Tensor) -> Tensor:
     return tokens.float() if tokens.device.type == "cpu" and tokens.itemsize < 4 else tokens
 
 
-def mixture_problems(dim: int, num_experts: int, num_heads: int, top_k: int) -> Iterator[tuple[str, str]]:
+def mixture_problems(
+    stages: Sequence[StageSize], num_experts: int, num_heads: int, top_k: int
+) -> Iterator[tuple[str, str]]:
     """(key, message) for what cannot be in a config: widths that do not divide, more experts than there are."""
-    if dim % num_heads != 0:
-        yield "num_heads", f"{num_heads} sub-tokens do not divide backbone.dim={dim}; choose a divisor of {dim}"
+    for dim in dict.fromkeys(stage.width for stage in stages):
+        if dim % num_heads != 0:
+            yield "num_heads", f"{num_heads} sub-tokens do not divide backbone.dim={dim}; choose a divisor of {dim}"
     if top_k > num_experts:
         yield "top_k", f"{top_k} exceeds num_experts={num_experts}; lower it to {num_experts}"
 
@@ -229,22 +233,26 @@ def expert_load(chosen: Tensor, num_experts: int) -> Tensor:
     return counts / len(assigned)
 
 
-def routing_statistics(routings: Sequence[Routing], num_patches: int) -> dict[str, Tensor]:
-    """Health of the routing of one pass, as sums over its B samples (each mean times B).
+def routing_statistics(
+    routings: Sequence[Routing], num_patches: int, *, has_class_token: bool = True
+) -> dict[str, Tensor]:
+    """Health of the routing of one pass through a stage, as sums over its B samples (each mean times B).
 
     Args:
-        routings: of the blocks in order, each (B, 1 + P + G, h, ...): CLS, P prompts, G patch tokens.
+        routings: of the blocks in order, each (B, [1 +] P + G, h, ...): CLS, P prompts, G patch tokens.
         num_patches: G.
+        has_class_token: whether the first token is CLS.
 
     Returns:
         ``routing/load`` (blocks, E), share of the assignments per expert; ``routing/entropy`` (blocks,), mean
         entropy of a sub-token's gates in nats, log E when they are uniform; ``routing/switched`` (blocks - 1,),
         share of the sub-tokens of CLS and patch tokens whose best expert is another than in the block before.
     """
+    first = int(has_class_token)
     batch, num_experts = len(routings[0].gates), routings[0].gates.shape[-1]
     load = torch.stack([expert_load(routing.chosen, num_experts) for routing in routings])
     entropy = torch.stack([torch.special.entr(routing.gates).sum(dim=-1).mean() for routing in routings])
-    best = [routing.chosen[..., 0] for routing in routings]  # (B, 1 + P + G, h)
-    kept = torch.stack([torch.cat([chosen[:, :1], chosen[:, -num_patches:]], dim=1) for chosen in best])
+    best = [routing.chosen[..., 0] for routing in routings]  # (B, [1 +] P + G, h)
+    kept = torch.stack([torch.cat([chosen[:, :first], chosen[:, -num_patches:]], dim=1) for chosen in best])
     switched = (kept[1:] != kept[:-1]).float().mean(dim=(1, 2, 3))
     return {"routing/load": batch * load, "routing/entropy": batch * entropy, "routing/switched": batch * switched}

@@ -7,13 +7,13 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.block import Adaptation
+from pointadapterx.models.block import FfnUpdate
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, without_biases
 from pointadapterx.schema import Rate, Width
 
 
-class BlockAdapters(Method):
+class PerBlockMethod(Method):
     """One adapter a block, beside the FFN or behind it.
 
     Trains the adapters, class token and its position where they are not pre-trained, and the head. Extra cost: the
@@ -40,18 +40,23 @@ class BlockAdapters(Method):
         scale: float = 1.0
         biases: bool | None = None
 
-    def __init__(self, options: BlockAdapters.Options) -> None:
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The FFN."""
+            return ("ffn",)
+
+    def __init__(self, options: PerBlockMethod.Options) -> None:
         super().__init__(options)
-        self.options: BlockAdapters.Options = options
+        self.options: PerBlockMethod.Options = options
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the adapters."""
         make = ADAPTERS[self.kind].make
         options = self.options
-        made = [make(backbone.dim, options.rank, options.dropout) for _ in backbone.blocks]
+        made = [make(block.width, options.rank, options.dropout) for block in backbone.every_block()]
         self.adapters = nn.ModuleList(made if options.biases is not False else map(without_biases, made))
 
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate:
         """s · adapter(u) beside the FFN, s · adapter(mlp(u)) behind it."""
         source = ffn_output if ADAPTERS[self.kind].serial else ffn_input
-        return Adaptation(self.options.scale * self.adapters[index](source))
+        return FfnUpdate(self.options.scale * self.adapters[index](source))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pointadapterx.models.backbone import Backbone, Features
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.mixture import Routing, routing_statistics
@@ -23,26 +24,33 @@ class RoutedMethod(Method):
 
     def __init__(self, options: Section) -> None:
         super().__init__(options)
-        self._routings: list[Routing] = []  # in order of use, of the last pass in training mode
+        self._routings: list[tuple[int, Routing]] = []  # stage and routing by use, of the last pass in training mode
         self._passing = self._recording = False
 
     def attach(self, backbone: Backbone) -> None:
-        """Notes the number of patches."""
+        """Notes the sizes of the stages."""
         super().attach(backbone)
-        self.num_patches = backbone.num_patches
+        self.num_patches = [stage.num_patches for stage in backbone.stages]
+        self.stage_of = [block.stage for block in backbone.every_block()]
+        self.has_class_token = backbone.has_class_token
 
-    def run(self, backbone: Backbone, inputs: Tensor | Frozen) -> Features:
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """The whole pass; forgets the routing of the pass before."""
         self._routings, self._passing = [], True
         try:
-            return super().run(backbone, inputs)
+            return super().run(backbone, inputs, keep)
         finally:
             self._passing = False
 
-    def note(self, routing: Routing) -> None:
+    @property
+    def routes(self) -> bool:
+        """Whether a mixture is in use."""
+        return True
+
+    def note(self, routing: Routing, stage: int) -> None:
         """Keeps the routing of one use of a mixture in a pass in training mode, not when it is computed again."""
         if (self.training or self._recording) and self._passing:
-            self._routings.append(routing)
+            self._routings.append((stage, routing))
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -55,7 +63,7 @@ class RoutedMethod(Method):
 
     def routing(self) -> dict[str, Routing]:
         """Routing of the last pass that kept it, by the name of the use of the mixture, in order."""
-        return dict(zip(self.uses(len(self._routings)), self._routings, strict=True))
+        return dict(zip(self.uses(len(self._routings)), (routing for _, routing in self._routings), strict=True))
 
     def uses(self, count: int) -> list[str]:
         """Names of a pass's ``count`` uses of the mixture; by default one a block."""
@@ -66,6 +74,16 @@ class RoutedMethod(Method):
         return self.options.balance_weight * torch.stack(losses).mean()
 
     def statistics(self) -> dict[str, Tensor]:
-        """Health of the routing, see :func:`~pointadapterx.peft.parts.mixture.routing_statistics`; a row a use."""
-        routings, self._routings = self._routings, []
-        return routing_statistics(routings, self.num_patches) if routings else {}
+        """Health of the routing, see :func:`~pointadapterx.peft.parts.mixture.routing_statistics`; a row a use.
+
+        Between two stages no sub-token is compared.
+        """
+        noted, self._routings = self._routings, []
+        parts = [
+            routing_statistics(
+                [routing for stage, routing in noted if stage == number], count, has_class_token=self.has_class_token
+            )
+            for number, count in enumerate(self.num_patches)
+            if any(stage == number for stage, _ in noted)
+        ]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}

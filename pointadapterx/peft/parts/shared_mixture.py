@@ -1,4 +1,4 @@
-"""The X-family: a mixture shared by all blocks, of any kind of adapter (Adapter-X, arXiv 2406.03051)."""
+"""The X-family: a mixture shared by all blocks of a stage, of any kind of adapter (Adapter-X, arXiv 2406.03051)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.block import Adaptation, Block
-from pointadapterx.peft.base import Method, ScaleShift
+from pointadapterx.models.block import FfnUpdate
+from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS
 from pointadapterx.peft.parts.mixture import SharedMixture, mixture_problems
 from pointadapterx.peft.parts.routed import RoutedMethod
+from pointadapterx.peft.parts.scale_shift import ScaleShift
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Many, Rate, Width
 
 MOST_EXPERTS = 2**16  # of all blocks together: each is a module, and as many take minutes to make
 
 
-class SharedAdapters(RoutedMethod):
+class SharedMixtureMethod(RoutedMethod):
     """A shared mixture; per block a trainable norm2 and a prompt generator.
+
+    Where stages differ in width, each stage has a shared mixture of its own.
 
     Block i (§3.2, §3.3): ``u = norm2_i(h); f = mlp(u); a = SMoA(u); y = h + f + s·a; p_i = γ_i ⊙ mean(a) + β_i``;
     with serial experts ``a = SMoA(f)``. Trains: the mixture, each block's norm2 and prompt generator, class token and
@@ -31,8 +34,8 @@ class SharedAdapters(RoutedMethod):
     sub-token one expert of rank r.
 
     Each part can be switched off for an ablation. Without the mixture nothing is added to the FFN, and the
-    prompts are made of the FFN's output: ``p_i = γ_i ⊙ mean(mlp(u)) + β_i``. That is what is left where the
-    mixture stands behind the FFN. γ_i then starts at 0 instead of 1, so that the prompts are zero tokens at the
+    prompts come from the FFN's output: ``p_i = γ_i ⊙ mean(mlp(u)) + β_i``. That is what is left where the
+    mixture is behind the FFN. γ_i then starts at 0 instead of 1, so that the prompts are zero tokens at the
     start in every variant.
 
     Attributes:
@@ -40,7 +43,8 @@ class SharedAdapters(RoutedMethod):
         another.
         scalar_prompts: whether γ_i and β_i are one number each instead of C, unless ``method.prompt_vectors`` says so.
         trains_final_norm: whether the final norm is trained, unless ``method.final_norm`` says so.
-        mixture: the shared mixture, or None without it.
+        mixture: the shared mixture of a backbone of one stage, or None without it.
+        stage_mixtures: one a stage in a backbone of several, else empty.
         block_mixtures: one a block with ``shared: false``, else empty.
     """
 
@@ -94,12 +98,18 @@ class SharedAdapters(RoutedMethod):
             """One prompt a block."""
             return self.prompts
 
+        @property
+        def needs_sites(self) -> tuple[str, ...]:
+            """The FFN, and the norm before it where that is trained."""
+            return ("norm2", "ffn") if self.norms else ("ffn",)
+
         def left_without_mixture(self) -> bool:
             """Whether anything is left of the method without the mixture."""
             return self.norms or self.prompts
 
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            """Nothing left of the method, widths that do not divide, more experts asked for than there are."""
+            """Nothing left of the method, widths that do not divide, more chosen experts than there are."""
+            yield from super().problems(backbone)
             if self.expert is not None and self.expert not in ADAPTERS:
                 known = list(ADAPTERS)
                 yield (
@@ -114,16 +124,17 @@ class SharedAdapters(RoutedMethod):
                         "or use method.name=linear",
                     )
                 return
-            yield from mixture_problems(backbone.dim, self.num_experts, self.num_heads, self.top_k)
-            if self.shared is False and self.num_experts * backbone.depth > MOST_EXPERTS:
+            yield from mixture_problems(backbone.stages(), self.num_experts, self.num_heads, self.top_k)
+            depth = sum(stage.depth for stage in backbone.stages())
+            if self.shared is False and self.num_experts * depth > MOST_EXPERTS:
                 yield (
                     "num_experts",
-                    f"{self.num_experts} experts in each of {backbone.depth} blocks exceed {MOST_EXPERTS:,}; lower it",
+                    f"{self.num_experts} experts in each of {depth} blocks exceed {MOST_EXPERTS:,}; lower it",
                 )
 
-    def __init__(self, options: SharedAdapters.Options) -> None:
+    def __init__(self, options: SharedMixtureMethod.Options) -> None:
         super().__init__(options)
-        self.options: SharedAdapters.Options = options
+        self.options: SharedMixtureMethod.Options = options
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the mixture and one prompt generator a block."""
@@ -131,13 +142,27 @@ class SharedAdapters(RoutedMethod):
         options = self.options
         self.serial = ADAPTERS[options.expert or self.kind].serial
         own = options.mixture and options.shared is False
-        self.mixture = self._make_mixture(backbone.dim) if options.mixture and not own else None
-        self.block_mixtures = nn.ModuleList(self._make_mixture(backbone.dim) for _ in backbone.blocks if own)
+        shared, stages, blocks = options.mixture and not own, backbone.stages, backbone.every_block()
+        several = shared and len(stages) > 1
+        self.mixture = self._make_mixture(stages[0].width) if shared and not several else None
+        self.stage_mixtures = nn.ModuleList(self._make_mixture(stage.width) for stage in stages if several)
+        self.block_mixtures = nn.ModuleList(self._make_mixture(block.width) for block in blocks if own)
         vectors = not self.scalar_prompts if options.prompt_vectors is None else options.prompt_vectors
-        width = backbone.dim if vectors else 1
         scale = 1.0 if options.mixture else 0.0
-        count = len(backbone.blocks) if options.prompts else 0
-        self.prompt_generators = nn.ModuleList(ScaleShift(width, scale=scale) for _ in range(count))
+        self.prompt_generators = nn.ModuleList(
+            ScaleShift(block.width if vectors else 1, scale=scale) for block in blocks if options.prompts
+        )
+
+    @property
+    def routes(self) -> bool:
+        """Whether a mixture is in use, which an ablation may switch off."""
+        return self.options.mixture
+
+    def mixture_of(self, index: int) -> nn.Module | None:
+        """The mixture that serves a block, by the block's number."""
+        if self.block_mixtures:
+            return self.block_mixtures[index]
+        return self.stage_mixtures[self.stage_of[index]] if self.stage_mixtures else self.mixture
 
     def _make_mixture(self, dim: int) -> SharedMixture:
         options = self.options
@@ -157,22 +182,21 @@ class SharedAdapters(RoutedMethod):
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """Each block's norm2, class token and its position, the final norm where it is trained."""
-        for block in backbone.blocks if self.options.norms else ():
-            assert isinstance(block, Block)
-            yield from block.norm2.parameters()
+        for block in backbone.every_block() if self.options.norms else ():
+            yield from block.site("norm2").module.parameters()
         yield from super().trained_backbone_parameters(backbone)
         wanted = self.options.final_norm
         if self.trains_final_norm if wanted is None else wanted:
             yield from backbone.norm.parameters()
 
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> Adaptation:
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate:
         """s times the mixture's output, the block's prompt, and the block's balance loss."""
-        mixture = self.block_mixtures[index] if self.block_mixtures else self.mixture
+        mixture = self.mixture_of(index)
         if mixture is None:
-            return Adaptation(torch.zeros_like(ffn_output), self._prompt(index, ffn_output))
+            return FfnUpdate(torch.zeros_like(ffn_output), self._prompt(index, ffn_output))
         mixed, balance, routing = mixture(ffn_output if self.serial else ffn_input)
-        self.note(routing)
-        return Adaptation(self.options.scale * mixed, self._prompt(index, mixed), balance)
+        self.note(routing, self.stage_of[index])
+        return FfnUpdate(self.options.scale * mixed, self._prompt(index, mixed), balance)
 
     def _prompt(self, index: int, source: Tensor) -> Tensor | None:
         if not self.options.prompts:

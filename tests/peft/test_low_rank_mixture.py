@@ -1,4 +1,4 @@
-"""The thin mixture, compiled and not, against experts that are run one by one."""
+"""The low-rank mixture, compiled and not, against experts that are run one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pointadapterx import ops
-from pointadapterx.peft.parts.low_rank_mixture import ThinMixture
+from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
 from pointadapterx.peft.parts.mixture import MixtureOutput, SharedMixture
 from tests.conftest import randomise
 
@@ -32,20 +32,20 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     calls: list[None] = []
     op = torch.ops.pointadapterx.thin_experts if request.param else None
     if not request.param:
-        monkeypatch.setattr(ThinMixture, "_has_kernel", lambda self, tokens: False)
+        monkeypatch.setattr(LowRankMixture, "_has_kernel", lambda self, tokens: False)
     else:
         monkeypatch.setattr(torch.ops.pointadapterx, "thin_experts", lambda *a: calls.append(None) or op(*a))
     yield request.param
     assert bool(calls) == request.param
 
 
-def make(sizes: tuple[int, ...] = SIZES[0], **options: Any) -> ThinMixture:
+def make(sizes: tuple[int, ...] = SIZES[0], **options: Any) -> LowRankMixture:
     dim, rank, inner, experts, heads = sizes
     torch.manual_seed(0)
-    return randomise(ThinMixture(dim, rank, inner, num_experts=experts, num_heads=heads, **options))
+    return randomise(LowRankMixture(dim, rank, inner, num_experts=experts, num_heads=heads, **options))
 
 
-def tokens_of(mixture: ThinMixture, heads: int = 3, *, length: int = 40) -> Tensor:
+def tokens_of(mixture: LowRankMixture, heads: int = 3, *, length: int = 40) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return 2 * torch.randn(3, length, heads * mixture.width, generator=generator)
 
@@ -64,7 +64,7 @@ def raw(tokens: Tensor, weights: list[Tensor]) -> list[Tensor]:
     return [codes, *saved, *op.thin_experts_backward(codes, saved[0], *saved, tokens, *weights)]
 
 
-def gradients(mixture: ThinMixture, run: Callable[[Tensor], MixtureOutput], tokens: Tensor) -> list[Tensor]:
+def gradients(mixture: LowRankMixture, run: Callable[[Tensor], MixtureOutput], tokens: Tensor) -> list[Tensor]:
     output = run(tokens)
     generator = torch.Generator().manual_seed(2)
     weights = torch.randn(output.tokens.shape, generator=generator)
@@ -161,7 +161,7 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
 SCRIPT = """
 import sys, torch
 from pointadapterx import ops
-from tests.peft.test_thin_mixture import SIZES, inputs, raw
+from tests.peft.test_low_rank_mixture import SIZES, inputs, raw
 torch.save({"level": torch.ops.pointadapterx.simd(), "found": [raw(*inputs(sizes)) for sizes in SIZES]}, sys.argv[1])
 """
 

@@ -1,0 +1,167 @@
+"""A task that answers for every point goes through training, evaluation, voting, files and predictions unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pointadapterx.build import build_model, build_splits
+from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.config import Config, read_config
+from pointadapterx.datasets import PointClouds, Samples
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batch
+from pointadapterx.engine.devices import make_accelerator
+from pointadapterx.engine.evaluator import evaluate, vote
+from pointadapterx.engine.predictor import Predictor
+from pointadapterx.jobs import test as run_test
+from pointadapterx.jobs import train
+from pointadapterx.models.features import FeatureInfo, Features, Head
+from pointadapterx.tasks import TASKS, build_task
+from pointadapterx.tasks.base import Task
+from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, TaskOptions
+from pointadapterx.tasks.pooled import Values
+from tests.conftest import small_config
+from tests.synthetic import write_ldraw20
+
+CLASSES = 2
+
+
+class HalvesOptions(TaskOptions):
+    """``task:``."""
+
+    name: Literal["halves"] = "halves"
+
+
+class PointHead(Head):
+    """Pooled tokens, a point's coordinates and the sample's category -> logits of the point."""
+
+    def __init__(self, info: FeatureInfo) -> None:
+        super().__init__()
+        self.layer = nn.Linear(info.width + 3 + 1, CLASSES)
+        nn.init.zeros_(self.layer.weight)
+        self.width = info.width
+
+    def forward(self, features: Features) -> Tensor:
+        """Features -> (B, N, classes)."""
+        points, category = features.inputs, features.condition
+        assert points is not None
+        pooled = features.sequence.patches.amax(dim=1)[:, None].expand(-1, points.shape[1], -1)
+        given = points.new_zeros(len(points)) if category is None else category.to(points.dtype)
+        categories = given[:, None, None].expand(*points.shape[:2], 1)
+        return self.layer(torch.cat([pooled, points, categories], dim=-1))
+
+
+class Halves(Task):
+    """Whether a point is in the upper half of its cloud; conditioned on the label."""
+
+    Options = HalvesOptions
+    scores: ClassVar[Mapping[str, Score]] = {"iou": Score("mIoU", "instance mIoU")}
+
+    def targets(self, data: Samples) -> Targets:
+        """Labels of points, and categories."""
+        assert isinstance(data, PointClouds)
+        heights = data.points[..., 1]
+        return Targets(data.labels, (heights > heights.median(dim=1, keepdim=True).values).long())
+
+    def learn(self, train: Samples) -> Facts:
+        """Names of the parts."""
+        return Facts(["lower", "upper"])
+
+    def build_head(self, info: FeatureInfo) -> PointHead:
+        """See the class."""
+        return PointHead(info)
+
+    def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of points."""
+        logits, auxiliary = model(batch.inputs, batch.targets.sample)
+        assert batch.targets.points is not None
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.points.flatten())
+        return loss if auxiliary is None else loss + auxiliary, {"loss": loss.detach() * len(logits)}
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits of the points."""
+        return model(batch.inputs, batch.targets.sample).logits
+
+    def combine(self, outputs: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+        """Sums of logits where the points of all copies lie in the cloud, for those of the first copy."""
+        if len(outputs) == 1:
+            return outputs[0]
+        index = [batch.index for batch in batches]
+        assert all(part is not None for part in index)
+        total = outputs[0].new_zeros(len(outputs[0]), int(max(part.max() for part in index)) + 1, CLASSES)
+        for part, logits in zip(index, outputs, strict=True):
+            total.scatter_add_(1, part[..., None].expand_as(logits), logits)
+        return total.take_along_dim(index[0][..., None], dim=1)
+
+    def rows(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(b, 2 · classes): points in the intersection and the union of each part."""
+        truth = nn.functional.one_hot(batch.targets.points, CLASSES).bool()
+        found = nn.functional.one_hot(outputs.argmax(dim=-1), CLASSES).bool()
+        return torch.cat([(truth & found).sum(dim=1), (truth | found).sum(dim=1)], dim=1)
+
+    def metrics(self, found: Predictions) -> dict[str, Any]:
+        """Instance mIoU."""
+        both, either = found.rows.double().split(CLASSES, dim=1)
+        return {"iou": 100.0 * (both / either.clamp_min(1)).mean().item(), "count": len(both)}
+
+    def write_answers(self, path: Path, found: Predictions, data: Samples, protocol: str | None) -> None:
+        """Counts of each sample."""
+        path.write_text(json.dumps(found.rows.tolist()))
+
+    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
+        """The number of points in the upper half."""
+        counts = self.outputs(model, batch).argmax(dim=-1).sum(dim=1).tolist()
+        return [Values(item.name, adapter, {"upper": float(n)}, []) for item, n in zip(inputs, counts, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    TASKS.register("halves")(Halves)
+    folder = tmp_path_factory.mktemp("halves")
+    write_ldraw20(folder, train_per_class=4, test_per_class=2, num_points=300)
+    plain = small_config("lora", data={"root": str(folder), "augment": ["point_dropout", "rotation"]})
+    sections = plain.dump()
+    sections["eval"]["select"] = None
+    return Config.of({"task": {"name": "halves"}, **sections, "train": {**sections["train"], "lr": 5e-2, "epochs": 4}})
+
+
+@pytest.fixture(scope="module")
+def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(config, "halves", tmp_path_factory.mktemp("run") / "run", make_accelerator("fp32"))
+
+
+def test_it_learns_and_is_stored(run: Path) -> None:
+    history = json.loads((run / "history.json").read_text())
+    assert history[-1]["val_iou"] > 60  # a third by chance
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["val_iou"] == max(record["val_iou"] for record in history)
+    info = read_adapter(run)
+    assert info.classes == ["lower", "upper"]
+    assert info.config.task.name == read_config(run / "config.yaml").task.name == "halves"
+    assert len(json.loads((run / "predictions.csv").read_text())) == 40
+
+
+def test_its_votes_add_up_where_the_points_lie(config: Config, run: Path) -> None:
+    """A vote of one copy is the copy; several go through the places of their points."""
+    task, model, accelerator = build_task(config), build_model(config), make_accelerator("fp32")
+    test = build_splits(config).test
+    assert test is not None
+    assert evaluate(model, test, task, accelerator).rows.shape == (40, 2 * CLASSES)
+    one, again = (vote(model, test, task, accelerator, copies=1, seed=3).rows for _ in range(2))
+    assert torch.equal(one, again)
+    report = run_test(run, [], 2, False, run / "tested")
+    assert report["vote"]["iou"]["votes"]
+
+
+def test_it_predicts(run: Path) -> None:
+    (answer,) = Predictor(run)([np.random.default_rng(0).uniform(-1, 1, (500, 3))])
+    assert isinstance(answer, Values)
+    assert 0 <= answer.values["upper"] <= 128
