@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,19 +13,21 @@ from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.preparation import wants_unit_sphere
+from pointadapterx.engine.protocol import chooses
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.hashing import hash_file
 from pointadapterx.hub import HUB, Address
-from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
 from pointadapterx.templates import render
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-TASKS = {"points": "point-cloud-classification", "images": "image-classification"}
-ACCURACIES = {"overall_accuracy": "overall accuracy (OA)", "mean_class_accuracy": "mean-class accuracy (mAcc)"}
+CLASSIFICATION = {"points": "point-cloud-classification", "images": "image-classification"}
+"""Modality to the tag of the task; the hub's own only for images."""
 
 
+DIGITS = 2  # of scores, behind the point
 OWN_DATA = ("folder", "h5", "imagefolder")
 
 
@@ -58,7 +59,7 @@ def needed_weights(info: AdapterInfo) -> Needed:
     if weights in shipped_weights():
         return Needed(f"{weights}, which come with the package", True)
     file = Path(weights)
-    digest = f" with SHA-256 {_sha256(file)}" if _is_of(file, info) else ""
+    digest = f" with SHA-256 {hash_file(file)}" if _is_of(file, info) else ""
     return Needed(f"{file.name}, a file{digest} that does not come along: give yours as --weights FILE", False)
 
 
@@ -83,22 +84,20 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         license: identifier of the hub, such as ``cc-by-4.0``, or None.
     """
     data, needed = info.config.data, needed_weights(info)
-    found = (report or {}).get("calibration")
     return render(
         "card.md",
         front_matter=_front_matter(info, report, address, license, needed),
         title=address.name,
         method=info.method.name,
         data=_named(data),
-        classes=len(info.classes),
+        classes=f": {len(info.classes)} classes" if info.classes else "",
         facts=_facts(info, report, license, needed),
         results=None if report is None else _results(info, report),
         place=str(address),
         repository=str(address).removeprefix(HUB),
         file="picture.png" if _modality(info) == "images" else "scan.ply",
         portable=needed.portable,
-        calibration=info.calibration,
-        error=None if found is None else _calibration_error(found),
+        sections=info.task.card(report),
         limits=_limits(info, report),
     )
 
@@ -108,12 +107,13 @@ def _front_matter(
 ) -> str:
     from huggingface_hub import ModelCardData  # slow to import
 
-    task = TASKS[_modality(info)]
+    classifies = info.task.predicts_classes
+    task = CLASSIFICATION[_modality(info)] if classifies else info.config.task.name.replace("_", "-")
     return ModelCardData(
         library_name="pointadapterx",
         license=license,
         base_model=needed.base,
-        pipeline_tag=task if _modality(info) == "images" else None,  # the hub has no such task for point clouds
+        pipeline_tag=task if classifies and _modality(info) == "images" else None,
         tags=["pointadapterx", "adapter", task, info.config.backbone.name, info.method.name],
         model_name=address.name,
         eval_results=None if report is None else _eval_results(info, report, task),
@@ -133,11 +133,11 @@ def _eval_results(info: AdapterInfo, report: Mapping[str, Any], task: str) -> li
             dataset_name=f"{_name(data)}, {drawn}" if drawn else _name(data),
             dataset_config=", ".join(filter(None, (data.variant, drawn))) or None,
             dataset_split="test",
-            metric_type="accuracy",
-            metric_name=f"{name} in %, {under}",
-            metric_value=round(report["test"][key], 2),
+            metric_type="accuracy" if key.endswith("accuracy") else key,
+            metric_name=f"{score.long}{f' in {score.unit}' if score.unit else ''}, {under}",
+            metric_value=round(report["test"][key], DIGITS),
         )
-        for key, name in ACCURACIES.items()
+        for key, score in info.task.scores.items()
     ]
 
 
@@ -159,14 +159,14 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
         **_licence_of_weights(backbone.weights),
         "hash of the backbone's tensors": f"{info.backbone_hash}",
         "input": form,
-        "classes": ", ".join(info.classes),
+        **({"classes": ", ".join(info.classes)} if info.classes else {}),
     }
     if report is not None:
         count = report["parameters"]
         facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
     return {
         **facts,
-        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {_sha256(info.path)}",
+        "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {hash_file(info.path)}",
         "made with": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "licence": license or "not stated; ask the owner of the repository",
     }
@@ -174,7 +174,8 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
 
 def _results(info: AdapterInfo, report: Mapping[str, Any]) -> dict[str, str]:
     data, test = info.config.data, report["test"]
-    return {name: f"{test[key]:.2f} %" for key, name in ACCURACIES.items()} | {
+    scores = info.task.scores.items()
+    return {score.long: f"{test[key]:.{DIGITS}f} {score.unit}".rstrip() for key, score in scores} | {
         "test set": f"{_named(data)}, {test['count']:,} samples, checksum {report['data']['checksum']}",
         **_drawn(data),
         "protocol": report["protocol"],
@@ -184,21 +185,8 @@ def _results(info: AdapterInfo, report: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _calibration_error(found: Mapping[str, Any]) -> dict[str, str]:
-    """In %, on the test set, with the temperature and without."""
-    return {
-        "after": f"{found['calibration_error']:.2f}",
-        "before": f"{found['calibration_error_before']:.2f}",
-    }
-
-
 def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> list[str]:
-    lines = ["Every input gets one of the classes above, whatever it shows."]
-    if info.novelty is not None:
-        lines[0] += (
-            " `novelty` and `known` of a prediction hint at what is unlike the training data; most objects of other "
-            "classes pass as known."
-        )
+    lines = info.task.limits()
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
         if info.config.eval.protocol == "published" and chooses(info.config):
@@ -241,7 +229,3 @@ def _licence_of_weights(weights: str | None) -> dict[str, str]:
 
 def _modality(info: AdapterInfo) -> str:
     return DATASETS[info.config.data.name].modality
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -26,6 +26,7 @@ from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError
 from pointadapterx.report import page
 from pointadapterx.report.document import _record, write_report
+from pointadapterx.tasks.classification import Classification
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
 
@@ -56,7 +57,7 @@ def test_files_of_another_kind_are_named(name: str, content: str, tmp_path: Path
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / name).write_text(content)
     with pytest.raises(CheckpointError, match=f"{name}: is not .*; restore it or move it away"):
-        _record(SimpleNamespace(path=tmp_path / "adapter.safetensors"))  # type: ignore[arg-type]
+        _record(SimpleNamespace(path=tmp_path / "adapter.safetensors", task=Classification))
 
 
 @pytest.mark.slow

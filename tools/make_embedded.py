@@ -18,6 +18,7 @@ import numpy as np
 
 from pointadapterx.datasets.base import SPLITS
 from pointadapterx.datasets.ldraw20 import EMBEDDED, LDraw20
+from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import DataError
 from pointadapterx.files import replacing
 
@@ -116,6 +117,7 @@ def make_embedded(source: Path, output: Path, fraction: float) -> None:
         raise DataError(f"{output}: {total} bytes exceed the {LIMIT} that are shipped; lower --fraction {fraction}")
 
 
+@ends_in_one_line
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -123,11 +125,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=EMBEDDED, help="folder to write to (default: %(default)s)")
     parser.add_argument("--fraction", type=float, default=0.48, help="share of every class (default: %(default)s)")
     arguments = parser.parse_args()
-    try:
-        make_embedded(arguments.source, arguments.output, arguments.fraction)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    make_embedded(arguments.source, arguments.output, arguments.fraction)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from markupsafe import Markup
 from pointadapterx.adapted_model import count_parameters
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.inputs import regime
-from pointadapterx.engine.metrics import compute_metrics
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.hub import HUB
@@ -21,7 +20,6 @@ from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
-from pointadapterx.tasks.calibration import summary
 from pointadapterx.visualize import introspection, plots
 from pointadapterx.visualize.drawing import Sheet, paint
 from pointadapterx.visualize.loaded_run import Subject, name_apart
@@ -62,11 +60,7 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
     sections = [
         ("Result", _result(subjects, records)),
         ("Data", _data(first)),
-        ("Classes", _classes(subjects)),
-        ("Confusion", page.image(plots.confusion(subjects), "confusion matrix")),
-        ("Features", _features(subjects)),
-        ("Surest mistakes", _gallery(first, _surest(first), clouds)),
-        ("Samples", _gallery(first, _samples(first), clouds)),
+        *(_of_classes(subjects, clouds) if first.task.predicts_classes else _of_task(subjects)),
         *_looking(subjects),
         ("Course of training", _course(subjects, records)),
         ("How to repeat it", _recipe(subjects)),
@@ -77,6 +71,27 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
     return output
 
 
+def _of_classes(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> list[tuple[str, Markup]]:
+    """What there is to show where every sample gets a class; clouds are added to those that the viewer turns."""
+    first = subjects[0]
+    return [
+        ("Classes", _classes(subjects)),
+        ("Confusion", page.image(plots.confusion(subjects), "confusion matrix")),
+        ("Features", _features(subjects)),
+        ("Surest mistakes", _gallery(first, _surest(first), clouds)),
+        ("Samples", _gallery(first, _samples(first), clouds)),
+    ]
+
+
+def _of_task(subjects: Sequence[Subject]) -> list[tuple[str, Markup]]:
+    """The tables of any other task."""
+    tables = [(subject, table) for subject in subjects for table in subject.task.tables(subject.metrics)]
+    return [
+        (table.title if len(subjects) == 1 else f"{table.title}, {subject.name}", page.table(table.header, table.rows))
+        for subject, table in tables
+    ]
+
+
 def _record(subject: Subject) -> dict[str, Any]:
     """What a run wrote of itself, where the adapter lies in a run's folder."""
     folder, found = subject.path.parent, dict[str, Any]()
@@ -84,18 +99,18 @@ def _record(subject: Subject) -> dict[str, Any]:
         return found
     if (folder / METRICS_FILE).is_file():
         found["metrics"] = read_metrics(folder)
-        if not _is_metrics(found["metrics"]):
+        if not _is_metrics(found["metrics"], subject.task.scores):
             raise not_of_a_run(folder / METRICS_FILE)
     if (folder / HISTORY_FILE).is_file():
         found["history"] = read_history(folder)
     return found
 
 
-def _is_metrics(content: Mapping[str, Any]) -> bool:
+def _is_metrics(content: Mapping[str, Any], scores: Iterable[str]) -> bool:
     """Whether metrics have what is read of them."""
     if not isinstance(content.get("test"), dict):
         return False
-    numbers = [content["test"].get("overall_accuracy"), content.get("seconds_per_epoch"), content.get("epochs")]
+    numbers = [content.get("seconds_per_epoch"), content.get("epochs"), *map(content["test"].get, scores)]
     memory = content.get("peak_memory_mib", "")
     known = {"best_epoch", "hardware", "versions"} <= content.keys() and (memory is None or _is_number(memory))
     return known and all(map(_is_number, numbers))
@@ -106,7 +121,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _right(subject: Subject) -> np.ndarray:
-    logits, labels = subject.predictions
+    logits, labels = subject.predictions.logits, subject.predictions.labels
     return (logits.argmax(dim=-1) == labels).numpy()
 
 
@@ -115,7 +130,8 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
     groups = subjects[0].test.groups
     of_objects = None if groups is None else groups.numpy()
     columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
-    if len(subjects) > 1:
+    classifies = subjects[0].task.predicts_classes
+    if len(subjects) > 1 and classifies:
         base = _right(subjects[0])
         for subject, column in zip(subjects, columns, strict=True):
             right = _right(subject)
@@ -126,24 +142,24 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
             )
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
-    count, largest = len(subjects[0].test), int(subjects[0].test.labels.bincount().max())
+    table = page.table(["", *(subject.name for subject in subjects)], rows)
+    count = len(subjects[0].test)
+    if not classifies:
+        return table + page.note(f"Test set of {count} samples, evaluated for this report, for one seed.")
+    largest = int(subjects[0].test.labels.bincount().max())
     told = (
         f"Test set of {count} samples, evaluated for this report; intervals are of the samples drawn anew (bootstrap) "
         "for one seed: another seed differs besides. Always answering the largest class gives "
         f"{100 * largest / count:.2f} %."
     )
-    return page.table(["", *(subject.name for subject in subjects)], rows) + page.note(told)
+    return table + page.note(told)
 
 
 def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | None) -> dict[str, str]:
     """Names to numbers of one run."""
-    metrics, run = compute_metrics(subject.predictions, subject.classes), record.get("metrics", {})
-    low, high = accuracy_interval([_right(subject)], groups=groups)
-    mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
-    parameters = count_parameters(subject.model)
+    run, parameters = record.get("metrics", {}), count_parameters(subject.model)
     found = {
-        "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
-        "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
+        **(_accuracies(subject, groups) if subject.task.predicts_classes else _scores(subject)),
         "selection": str(subject.info.metrics.get("protocol", "–")),
         "augmentation regime": regime(subject.config.data),
         "seed": str(subject.config.train.seed),
@@ -151,8 +167,8 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         "versions": ", ".join(f"{name} {version}" for name, version in subject.info.versions.items()),
         "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
     }
-    if subject.info.calibration is not None:
-        told = summary(subject.info.calibration, *subject.predictions)
+    told = subject.task.judge(subject.predictions).get("calibration")
+    if told is not None:
         found["expected calibration error, as trained"] = f"{told['calibration_error_before']:.2f} %"
         found["the same with the stored temperature"] = (
             f"{told['calibration_error']:.2f} % (T = {told['temperature']:.2f}, {told['fitted_on']} validation samples)"
@@ -160,13 +176,37 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         )
     if run:
         found |= {
-            "OA as the run recorded it": f"{run['test']['overall_accuracy']:.2f}",
+            **_recorded(subject, run),
             "epochs, kept": f"{run['epochs']}, {run['best_epoch']}",
             "seconds an epoch": f"{run['seconds_per_epoch']:.2f}",
             "peak memory": "–" if run["peak_memory_mib"] is None else f"{run['peak_memory_mib']:,.0f} MiB",
             "hardware": str(run["hardware"]),
         }
     return found
+
+
+def _accuracies(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
+    """OA and mAcc with their intervals."""
+    low, high = accuracy_interval([_right(subject)], groups=groups)
+    mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
+    metrics = subject.metrics
+    return {
+        "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
+        "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
+    }
+
+
+def _scores(subject: Subject) -> dict[str, str]:
+    """The scores of any task."""
+    return {
+        score.long: f"{subject.metrics[key]:.4g} {score.unit}".rstrip() for key, score in subject.task.scores.items()
+    }
+
+
+def _recorded(subject: Subject, run: Mapping[str, Any]) -> dict[str, str]:
+    """The first score as the run wrote it."""
+    key, score = next(iter(subject.task.scores.items()))
+    return {f"{score.short} as the run recorded it": f"{run['test'][key]:.2f}"}
 
 
 def _mean_class_interval(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -216,7 +256,7 @@ def _count_training(subject: Subject) -> str:
 def _classes(subjects: Sequence[Subject]) -> Markup:
     parts = []
     for subject in subjects:
-        classes = compute_metrics(subject.predictions, subject.classes)["per_class"]
+        classes = subject.metrics["per_class"]
         rows = [(name, entry["count"], entry["accuracy"]) for name, entry in classes.items()]
         parts.append(page.shares([subject.name, "samples", "accuracy %"], rows))
     return Markup("\n").join(parts)
@@ -275,7 +315,7 @@ def _drawn(name: str, subject: Subject, samples: int) -> Figure:
 
 def _course(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
     named = [(s.name, r["history"]) for s, r in zip(subjects, records, strict=True) if r.get("history")]
-    return page.image(plots.curves(named), "loss and accuracy by epoch") if named else Markup()
+    return page.image(plots.curves(named, subjects[0].task.scores), "loss and scores by epoch") if named else Markup()
 
 
 def _recipe(subjects: Sequence[Subject]) -> Markup:
