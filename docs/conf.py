@@ -23,6 +23,8 @@ extensions = [
 ]
 exclude_patterns = ["notebooks"]
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = project
 html_copy_source = False
 html_show_sourcelink = False
@@ -42,7 +44,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
-# Names of our own must resolve; others would need their projects' pages, that is, the network.
+# Names of this project must resolve. Others are ignored, since resolving them needs the network.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!pointadapterx\.).*"), ("py:.*", r"pointadapterx\..*\.(T|SamplesT)")]
 
@@ -55,11 +57,11 @@ SHOWN_AS = {
     "pointadapterx/weights/point_mae_tiny.md": "weights/point_mae_tiny.md",
     "pointadapterx/weights/vit_tiny.md": "weights/vit_tiny.md",
 }
-"""Files of the repository outside docs/ that have a page here, which includes them."""
+"""Files outside docs/, and the page of the site that includes each."""
 
 
 def redirect_links(app: Any, docname: str, source: list[str]) -> None:
-    """Links out of docs/, which work in the repository, lead to the page that includes the file."""
+    """Turns links to files outside docs/ into links to the pages that include these files."""
     here = (DOCS / docname).parent
 
     def page(match: re.Match[str]) -> str:
@@ -73,5 +75,5 @@ def redirect_links(app: Any, docname: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> None:
-    """Called by Sphinx."""
+    """Registers :func:`redirect_links`; Sphinx calls this when it loads the file."""
     app.connect("source-read", redirect_links)

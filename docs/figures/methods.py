@@ -1,4 +1,4 @@
-"""Pictures of where methods stand in a block: python docs/figures/methods.py writes docs/methods/figures/*.svg"""
+"""Pictures of where each method acts in a block: python docs/figures/methods.py writes docs/methods/figures/*.svg"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drawing import FROZEN, PARTLY, SOFT, TOKEN, TRAINED, Drawing, write
 FOLDER = Path(__file__).resolve().parent.parent / "methods" / "figures"
 TOP = 92  # of the row of layers
 MIDDLE = TOP + 20
-BELOW = 178  # of what stands beside it
+BELOW = 178  # of what a method adds
 BOXES = {  # left edge and width
     "patch": (16, 74),
     "norm1": (140, 58),
@@ -24,8 +24,8 @@ BOXES = {  # left edge and width
     "head": (798, 58),
 }
 WORDS = {"patch": "patch\nencoder", "norm": "final\nnorm"}
-FIRST, SECOND = 425, 668  # where the branches are added
-ENTRY, MIDWAY = 128, 440  # where they leave
+FIRST, SECOND = 425, 668  # where the residual branches are added
+ENTRY, MIDWAY = 128, 440  # where they begin
 LAYERS = ("norm1", "qkv", "proj", "norm2", "fc1", "fc2")
 
 
@@ -34,10 +34,10 @@ class Figure(Drawing):
 
     Args:
         title: of the picture.
-        trained: layers that are trained, besides the head.
-        partly: layers of which the biases are trained.
-        prompts: whether tokens are added.
-        height: of the picture.
+        trained: layers that are trained, in addition to the head.
+        partly: layers whose biases alone are trained.
+        prompts: whether the method adds tokens.
+        height: of the picture, in pixels.
     """
 
     def __init__(
@@ -70,91 +70,101 @@ class Figure(Drawing):
             x += 52 + 6.6 * len(words)
 
     def between(self, start: float, end: float, words: str, *, width: float = 120, y: float = BELOW) -> None:
-        """A trained box below the row, from one place of it to another, where it is added."""
+        """A trained box below the row of layers: reads at ``start``, is added at ``end``."""
         middle = (start + end) / 2
         self.line((start, MIDDLE), (start, y + 20), (middle - width / 2, y + 20))
         self.box(middle - width / 2, y, width, 40, words, TRAINED)
         self.line((middle + width / 2, y + 20), (end, y + 20), (end, MIDDLE + 10))
 
     def behind_each(self, names: Collection[str]) -> None:
-        """Scale and shift behind layers."""
+        """A narrow box for scale and shift behind each of these layers."""
         for name in names:
             x, width = BOXES[name]
             self.box(x + width - 3, TOP + 6, 11, 28, "", TRAINED)
 
 
 def full() -> Figure:
-    """Everything."""
+    """Full fine-tuning: every layer is trained."""
     return Figure("Full fine-tuning: all layers are trained", ("patch", *LAYERS, "norm"))
 
 
 def linear() -> Figure:
-    """Nothing but the head."""
+    """Linear probe: only the head is trained."""
     return Figure("Linear probe: the head alone is trained")
 
 
 def bitfit() -> Figure:
-    """Biases."""
+    """BitFit: biases are trained."""
     return Figure("BitFit: biases are trained", partly=("norm1", "proj", "norm2", "fc1", "fc2", "norm"))
 
 
 def vpt() -> Figure:
-    """Prompts at the input of each block."""
+    """VPT: prompts at the input of each block."""
     figure = Figure("VPT: learned prompt tokens enter each block")
     figure.box(46, BELOW, 130, 40, "P prompts\nof each block", TRAINED)
     figure.line((112, BELOW), (112, MIDDLE + 2))
-    figure.text(190, BELOW + 25, "after CLS; shallow: before the first block alone", anchor="start", ink=SOFT)
+    figure.text(190, BELOW + 25, "after CLS; shallow: only before the first block", anchor="start", ink=SOFT)
     return figure
 
 
 def lora() -> Figure:
-    """Beside queries and values."""
-    figure = Figure("LoRA: low-rank updates beside the query and value projections")
+    """LoRA: an update parallel to the projections of queries and values."""
+    figure = Figure("LoRA: low-rank updates of the query and value projections")
     figure.between(203, 261, "B A", width=40)
     figure.text(
-        282, BELOW + 25, "of q and v; added to the layer's output, merged into it afterwards", anchor="start", ink=SOFT
+        282,
+        BELOW + 25,
+        "of q and v; can be merged into the layer after training",
+        anchor="start",
+        ink=SOFT,
     )
     return figure
 
 
 def ssf() -> Figure:
-    """Behind every layer."""
+    """SSF: scale and shift behind every layer."""
     figure = Figure("SSF: scale and shift behind every layer")
     figure.behind_each(("patch", *LAYERS, "norm"))
-    figure.text(140, BELOW + 25, "γ · x + β behind every layer; merged into it afterwards", anchor="start", ink=SOFT)
+    figure.text(
+        140,
+        BELOW + 25,
+        "γ · x + β; can be merged into the layers after training",
+        anchor="start",
+        ink=SOFT,
+    )
     return figure
 
 
 def adapter() -> Figure:
-    """Behind the FFN."""
+    """Adapter: a bottleneck behind the FFN."""
     figure = Figure("Adapter: a bottleneck behind the FFN")
     _serial(figure, "down, GELU, up", TRAINED)
     return figure
 
 
 def _serial(figure: Figure, words: str, fill: str) -> None:
-    """A box below, which reads the FFN's output and is added with it."""
+    """A box below that reads the FFN's output and is added together with it."""
     figure.line((646, MIDDLE), (646, BELOW + 12), (631, BELOW + 12))
     figure.box(481, BELOW, 150, 40, words, fill)
     figure.line((631, BELOW + 28), (SECOND, BELOW + 28), (SECOND, MIDDLE + 10))
 
 
 def _parallel(figure: Figure, words: str) -> None:
-    """A box below, which reads the FFN's input."""
+    """A box below that reads the FFN's input."""
     figure.line((515, MIDDLE), (515, BELOW - 10), (480, BELOW - 10), (480, BELOW + 20), (491, BELOW + 20))
     figure.box(491, BELOW, 140, 40, words, TRAINED)
     figure.line((631, BELOW + 20), (SECOND, BELOW + 20), (SECOND, MIDDLE + 10))
 
 
 def adaptformer() -> Figure:
-    """Beside the FFN."""
+    """AdaptFormer: a bottleneck parallel to the FFN."""
     figure = Figure("AdaptFormer: a scaled bottleneck beside the FFN")
     _parallel(figure, "down, ReLU, up")
     return figure
 
 
 def noah() -> Figure:
-    """All three."""
+    """NOAH: prompts, LoRA and adapters."""
     figure = Figure("NOAH: prompts, LoRA and an adapter in each block, of searched widths")
     figure.box(16, BELOW, 130, 40, "prompts", TRAINED)
     figure.line((112, BELOW), (112, MIDDLE + 2))
@@ -165,19 +175,19 @@ def noah() -> Figure:
 
 
 def idpt() -> Figure:
-    """A prompt for the last block."""
-    figure = Figure("IDPT: a prompt made of the patch tokens, for the last block", prompts=True)
+    """IDPT: a generated prompt for the last block."""
+    figure = Figure("IDPT: a prompt computed from the patch tokens, for the last block", prompts=True)
     figure.line((100, MIDDLE), (100, BELOW + 20), (119, BELOW + 20))
     figure.box(120, BELOW, 150, 40, "3 edge convolutions,\nmaximum", TRAINED)
     figure.line((270, BELOW + 20), (299, BELOW + 20))
     figure.box(300, BELOW + 3, 90, 34, "prompt", TOKEN)
     figure.line((345, BELOW + 3), (345, 162), (114, 162), (114, MIDDLE + 2))
-    figure.text(402, BELOW + 25, "before the last block alone", anchor="start", ink=SOFT)
+    figure.text(402, BELOW + 25, "only before the last block", anchor="start", ink=SOFT)
     return figure
 
 
 def _prompt(figure: Figure, words: str) -> None:
-    """A prompt made of what the box below gives, for the next block."""
+    """A prompt for the next block, computed from the output of the box below."""
     figure.line((610, BELOW + 40), (610, BELOW + 62), (689, BELOW + 62))
     figure.box(690, BELOW + 42, 170, 40, words, TRAINED)
     figure.line((715, BELOW + 42), (715, MIDDLE + 2))
@@ -185,7 +195,7 @@ def _prompt(figure: Figure, words: str) -> None:
 
 
 def dapt() -> Figure:
-    """Adapter, TFTS, prompt."""
+    """DAPT: dynamic adapter, TFTS (scale and shift) and prompt."""
     figure = Figure("DAPT: dynamic adapters, scale and shift, generated prompts", prompts=True, height=300)
     figure.behind_each(("patch", *LAYERS, "norm"))
     _parallel(figure, "dynamic adapter")
@@ -201,26 +211,26 @@ def _mixture(figure: Figure, serial: bool, kind: str) -> None:
     else:
         _parallel(figure, words)
     _prompt(figure, "γ · mean(a) + β")
-    figure.text(16, BELOW + 25, "the mixture is the same one in every block;", anchor="start", ink=SOFT)
-    figure.text(16, BELOW + 43, "norm2 and the prompt's γ, β are each block's own", anchor="start", ink=SOFT)
+    figure.text(16, BELOW + 25, "all blocks share one mixture;", anchor="start", ink=SOFT)
+    figure.text(16, BELOW + 43, "each block has its own norm2, γ and β", anchor="start", ink=SOFT)
 
 
 def adapter_x() -> Figure:
-    """Shared, behind the FFN."""
+    """Adapter-X: one mixture for all blocks, behind the FFN."""
     figure = Figure("Adapter-X: one mixture of adapters behind all FFNs", ("norm2",), prompts=True, height=300)
     _mixture(figure, True, "adapter")
     return figure
 
 
 def adaptformer_x() -> Figure:
-    """Shared, beside the FFN."""
+    """AdaptFormer-X: one mixture for all blocks, parallel to the FFN."""
     figure = Figure("AdaptFormer-X: one mixture of adapters beside all FFNs", ("norm2",), prompts=True, height=300)
     _mixture(figure, False, "adapter")
     return figure
 
 
 def dapt_x() -> Figure:
-    """Shared dynamic adapters."""
+    """DAPT-X: one mixture of dynamic adapters for all blocks."""
     figure = Figure(
         "DAPT-X: one mixture of dynamic adapters beside all FFNs", ("norm2", "norm"), prompts=True, height=300
     )
@@ -229,7 +239,7 @@ def dapt_x() -> Figure:
 
 
 def _highway(figure: Figure, words: str) -> None:
-    """Adapters below, whose outputs are added to a state on its way to the final norm."""
+    """Adapters whose outputs are added to a state that runs below the block to the final norm."""
     way = BELOW + 82
     figure.line((30, way), (753, way), (753, TOP + 41), width=2.4)
     figure.text(30, way - 8, "state, from 0", anchor="start", ink=SOFT, size=12)
@@ -241,7 +251,7 @@ def _highway(figure: Figure, words: str) -> None:
 
 
 def e3va() -> Figure:
-    """On the highway."""
+    """E³VA: adapters on the highway."""
     figure = Figure("E³VA: adapters on a highway beside the frozen backbone", ("norm",), height=310)
     _highway(figure, "doubly low-rank\nadapter")
     figure.text(16, BELOW + 25, "no gradient enters the blocks", anchor="start", ink=SOFT)
@@ -249,10 +259,10 @@ def e3va() -> Figure:
 
 
 def e3va_x() -> Figure:
-    """A mixture on the highway."""
+    """E³VA-X: one mixture on the highway."""
     figure = Figure("E³VA-X: one mixture on a highway beside the frozen backbone", ("norm",), height=310)
     _highway(figure, "4 doubly low-rank\nexperts, 1 router")
-    figure.text(16, BELOW + 18, "the mixture is the same one everywhere;", anchor="start", ink=SOFT)
+    figure.text(16, BELOW + 18, "all blocks share one mixture;", anchor="start", ink=SOFT)
     figure.text(16, BELOW + 36, "no gradient enters the blocks", anchor="start", ink=SOFT)
     return figure
 
@@ -267,7 +277,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 def pictures() -> dict[Path, str]:
-    """The files, with their content."""
+    """The text of each SVG file."""
     return {FOLDER / f"{name}.svg": figure().svg() for name, figure in FIGURES.items()}
 
 

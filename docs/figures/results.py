@@ -1,6 +1,6 @@
 """The picture of every method's accuracy: python docs/figures/results.py writes docs/figures/methods.svg
 
-Its numbers are those of docs/results/ldraw20_methods/report.md.
+The numbers come from docs/results/ldraw20_methods/report.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    """All methods, full fine-tuning among them, by their share of trained parameters."""
+    """All methods, including full fine-tuning, sorted by their share of trained parameters."""
     found = []
     for line in REPORT.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
@@ -45,16 +45,16 @@ def rows() -> list[Row]:
 
 
 def place(points: float) -> float:
-    """Horizontal position of a difference."""
+    """The x coordinate of a difference in points."""
     return LEFT + (points - LOWEST) / (HIGHEST - LOWEST) * (RIGHT - LEFT)
 
 
 def draw() -> str:
-    """The picture."""
+    """The text of the SVG file."""
     methods = rows()
     bottom = TOP + ROW * len(methods)
-    drawing = Drawing(880, bottom + 42, "Test accuracy on LDraw-20 beside full fine-tuning, by trained parameters")
-    drawing.text(20, 26, "Test accuracy beside full fine-tuning, points [95 % interval]", size=15, anchor="start")
+    drawing = Drawing(880, bottom + 42, "Test accuracy on LDraw-20 minus that of full fine-tuning")
+    drawing.text(20, 26, "Test accuracy minus full fine-tuning's, points [95 % interval]", size=15, anchor="start")
     drawing.text(20, 46, "LDraw-20, point_mae_tiny, three seeds; orange: under 2 % trained", anchor="start", ink=SOFT)
     for x, anchor, words in ((20, "start", "method"), (255, "end", "trained"), (322, "end", "test OA")):
         drawing.text(x, TOP - 10, words, size=12, anchor=anchor, ink=SOFT)
@@ -77,7 +77,7 @@ def draw() -> str:
 
 
 def pictures() -> dict[Path, str]:
-    """The files, with their content."""
+    """The text of each file."""
     return {Path(__file__).with_name("methods.svg"): draw()}
 
 

@@ -42,6 +42,11 @@ PRETRAIN = [*SMALL, "pretrain.decoder_heads=3", "pretrain.decoder_depth=1", "pre
 
 COMMANDS: dict[str, list[str]] = {
     "make demo": FEW,
+    "pointadapterx predict scans/new/wheel_1.ply": [],
+    "pointadapterx train scans --output run": ONE_EPOCH,
+    "pointadapterx predict run scans/new": [],
+    "pointadapterx train scans --output parts": ONE_EPOCH,
+    "pointadapterx predict parts scans/new": [],
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
     "pointadapterx doctor h5_clouds": [],
@@ -94,6 +99,9 @@ NOT_EXECUTED: dict[str, str] = {
     "pointadapterx push RUN_OR_ADAPTER owner/repository --license cc-by-4.0": HUB,
     "pointadapterx pull owner/repository [DIR]": HUB,
     "pointadapterx predict hf://owner/repository scans/": HUB,
+    "pip install '.[mesh,viz]'": "loads packages from the network; see tests/docs/test_tutorial.py",
+    "pointadapterx example scans": "the scans of every test here are written by it",
+    "python tools/main.py --config cfgs/scan_pb_t50_rs.yaml": "the same with weights is executed",
     "make test": "runs this test",
     "make lint": "is run beside the tests",
     "make docs": "see tests/docs/test_site.py, which builds the pages as it does",
@@ -140,6 +148,7 @@ class Example(NamedTuple):
 
 WIDE = str(SMALL)
 EXAMPLES: dict[str, Example] = {
+    'model = pax.create_model("point_mae_tiny"': Example({'"scans"': '"few"'}, needs={"points": "batch"}),
     'model = build_model(load_config("cfgs/scan_pb_t50_rs_dapt.yaml"))': Example(
         {'"cfgs/scan_pb_t50_rs_dapt.yaml"': f'"cfgs/scan_pb_t50_rs_dapt.yaml", {WIDE}'}
     ),
@@ -221,7 +230,13 @@ def given(folder: Path) -> dict[str, object]:
     adapted = build_model(info.config).eval()
     load_adapter(adapted, info)
     cloud = build_dataset("ldraw20", "test", root="ldraw20").points[0].float()
-    return {"cloud": cloud, "adapted": adapted, "info": info, "lora": build_model(small_config("lora"))}
+    return {
+        "cloud": cloud,
+        "batch": cloud[None],
+        "adapted": adapted,
+        "info": info,
+        "lora": build_model(small_config("lora")),
+    }
 
 
 def executed_pages() -> list[str]:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from pointadapterx.peft import METHODS
@@ -74,6 +76,25 @@ def test_figures_are_what_their_scripts_draw(script: str) -> None:
     assert drawn
     for path, text in drawn.items():
         assert path.read_text(encoding="utf-8") == text, f"run: python docs/figures/{script}.py"
+
+
+def test_drawings_are_described_and_suit_dark_pages() -> None:
+    drawings = [*FIGURES.glob("*.svg"), *(DOCS / "methods" / "figures").glob("*.svg")]
+    assert len(drawings) > len(METHODS)
+    for path in drawings:
+        text = path.read_text(encoding="utf-8")
+        assert "<title>" in text, path
+        assert "@media (prefers-color-scheme:dark)" in text, path
+
+
+def test_the_first_picture_shows_what_a_model_answers() -> None:
+    hero = load_script("hero")
+    points = np.random.default_rng(0).normal(size=(256, 3))
+    text = hero.draw(hero.Answer(points, ["wheel", "plate"], [0.8, 0.2], np.sign(points[:, 1]), 1.9))
+    tree = ElementTree.fromstring(text)
+    words = {element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"wheel", "80 %", "plate", "20 %", "1.90 % of the parameters"} <= words
+    assert text.count("h0") == 2 * len(points)
 
 
 def test_links_to_files_lead_somewhere() -> None:
