@@ -75,7 +75,7 @@ def recognise(path: str | Path) -> OwnData:
                 f"--config vtab/digits data.name=imagefolder data.root={path}"
             )
         raise DataError(unlabelled_text(path))
-    parts = ", ".join(f"{folder}/" for folder in layout.parts.values())
+    parts = ", ".join(f"{layout.parts[part]}/" for part in ("train", "val", "test") if part in layout.parts)
     kinds = {
         "parts": f"folders of classes in {parts}",
         "parts of classes": f"a folder for each class, divided into {parts}",
