@@ -155,9 +155,9 @@ def _adapter_of(paths: Sequence[str]) -> tuple[str, Sequence[str]]:
 def _introduce(classes: Sequence[str]) -> None:
     """Says which adapter answers, and what it does not know."""
     print(
-        f"note: no adapter was given, so {READY} answers, which is shipped: it knows {len(classes)} classes of CAD parts "
-        f"({', '.join(classes)}), and whatever else it is shown gets the nearest of them; for your own classes run "
-        "pointadapterx train FOLDER",
+        f"note: no adapter was given, so {READY} answers, which is shipped: it knows {len(classes)} classes of CAD "
+        f"parts ({', '.join(classes)}), and whatever else it is shown gets the nearest of them; for your own classes "
+        "run pointadapterx train FOLDER",
         file=sys.stderr,
     )
 

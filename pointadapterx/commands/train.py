@@ -19,7 +19,7 @@ EXAMPLES = """\
 ABOUT = (
     "folder, CSV or HDF5 file of your own clouds or meshes (or a config), and config overrides such as train.lr=1e-3"
 )
-DATA = (".csv", ".h5", ".hdf5")
+CONFIGS = (".yaml", ".yml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,22 +61,22 @@ def _is_data(text: str) -> bool:
     """
     from pointadapterx.config.files import find
     from pointadapterx.errors import ConfigError, DataError
+    from pointadapterx.quickstart.own_data import FORM
 
     path = Path(text)
-    lies = path.is_dir() or (path.is_file() and path.suffix.lower() in DATA)
+    if path.is_file():
+        return path.suffix.lower() not in CONFIGS
     try:
-        config = find(path)
+        find(path)
     except ConfigError as error:
-        if lies or path.exists():
+        if path.exists():
             return True
-        raise DataError(f"{text}: no such folder or file; as a config: {str(error).partition(': ')[2]}") from None
-    if lies and config != path:
-        raise UsageError(f"{text} is a {_kind(path)} here and a shipped config: give ./{text} or --config {text}")
-    return lies
-
-
-def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else "file"
+        near = str(error).partition(": no such config")[2].partition(" Shipped: ")[0]
+        what = "no such folder, file or shipped config"
+        raise DataError(f"{text}: {what}{near}" if near != "." else f"{text}: {what}; {FORM}") from None
+    if path.exists():
+        raise UsageError(f"{text} is a folder here and a shipped config: give ./{text} or --config {text}")
+    return False
 
 
 def _train_config(name: str, overrides: Sequence[str], output: Path | None) -> None:

@@ -53,7 +53,7 @@ def train_on(path: str | Path, overrides: Sequence[str], output: Path | None) ->
     config = read_config(CONFIG, [f"data.name={own.name}", f"data.root={json.dumps(str(path))}", *overrides])
     for line in doubtful(config):
         _say(f"doubtful: {line}")
-    config = _with_parts(config, overrides)
+    config = with_parts(config, overrides)
     accelerator = make_accelerator(config.train.precision, config.train.device)
     folder = jobs.train(config, Path(path).resolve().stem, output, accelerator)
     if accelerator.is_main_process:
@@ -61,7 +61,7 @@ def train_on(path: str | Path, overrides: Sequence[str], output: Path | None) ->
     return folder
 
 
-def _with_parts(config: Config, overrides: Sequence[str]) -> Config:
+def with_parts(config: Config, overrides: Sequence[str]) -> Config:
     """With a validation part that has a cloud of every class, or none where too few would be left to train on."""
     chosen = {text.partition("=")[0] for text in overrides}
     if config.eval.protocol != "validation" or chosen & {"eval.protocol", "eval.val_fraction"}:
