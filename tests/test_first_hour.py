@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pointadapterx.checkpoints.shipped import ADAPTERS
 from pointadapterx.commands.main import main
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
-from pointadapterx.quickstart.folder_run import with_parts
+from pointadapterx.quickstart.folder_run import interval, with_parts
 from pointadapterx.run_folder import read_metrics
 from tests.conftest import ROOT
 
@@ -92,6 +93,7 @@ def test_three_commands_lead_from_meshes_to_predictions(
     furniture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copy("furniture/chair/0.obj", "furniture/stool/twin.obj")  # to be found doubtful
     assert main(["predict", "furniture/chair/0.obj"]) == 0  # before anything is trained
     said = capsys.readouterr()
     assert re.search(r"ldraw20 answers, which is shipped: it knows 20 classes of CAD parts \(plate, brick", said.err)
@@ -101,7 +103,7 @@ def test_three_commands_lead_from_meshes_to_predictions(
     assert main(["train", "furniture", "--output", "run", *few, "train.warmup_epochs=0"]) == 0
     said = capsys.readouterr()
     assert "furniture: a folder for each class, of which 20 % are kept for the test; 12 classes (bed, bench" in said.out
-    assert "doubtful: " in said.out
+    assert re.search("doubtful: .*chair/0.obj.*stool/twin.obj", said.out)
     assert re.search(r"test: \d+\.\d % of 12 clouds are right, 95 % interval \d+ to \d+ %", said.out)
     assert "next: pointadapterx predict run FILES" in said.out
     report = read_metrics(Path("run"))
@@ -182,6 +184,22 @@ def test_the_validation_part_suits_the_number_of_clouds(
     assert ("too few to set some aside" in capsys.readouterr().out) == (expected["protocol"] == "last")
     assert build_splits(found).test is not None
     assert with_parts(found, ["eval.val_fraction=0.3"]) is found
+
+
+@pytest.mark.parametrize(
+    ("right", "groups", "low", "high"),
+    [
+        ([True] * 36, None, 90.4, 100),
+        ([True] * 9 + [False], None, 59.6, 98.2),
+        ([True] * 36, [*range(9)] * 4, 70.1, 100),  # no more than nine objects
+        ([True, True, False, False], [0, 0, 1, 1], 0, 100),
+    ],
+)
+def test_the_interval_of_few_clouds_is_wide(
+    right: list[bool], groups: list[int] | None, low: float, high: float
+) -> None:
+    found = interval(np.array(right), None if groups is None else np.array(groups))
+    assert found == pytest.approx((low, high), abs=0.1)
 
 
 def test_the_ready_adapter_is_what_its_card_says() -> None:

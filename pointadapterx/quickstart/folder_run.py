@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from pointadapterx.visualize.drawing import Sheet, paint, save
 from pointadapterx.visualize.loaded_run import Subject
 from pointadapterx.visualize.pictures import PICTURES
 
+LOGGER = logging.getLogger("pointadapterx")
 CONFIG = "own"
 """Shipped config that it starts from."""
 ENOUGH = 4  # training clouds a class, below which none are set aside to choose an epoch by
@@ -84,7 +86,7 @@ def _summarise(folder: Path) -> None:
     """The result, its uncertainty, pictures, and what to do next."""
     report = read_metrics(folder)
     right, groups, largest = _answers(folder / PREDICTIONS_FILE)
-    low, high = accuracy_interval([right], groups=groups)
+    low, high = interval(right, groups)
     stopped = ", stopped early" if report.get("stopped_early") else ""
     _say(
         f"\ntest: {100 * right.mean():.1f} % of {len(right)} clouds are right, 95 % interval {low:.0f} to {high:.0f} % "
@@ -97,6 +99,24 @@ def _summarise(folder: Path) -> None:
     elif (reason := missing("matplotlib.figure", "viz")) is not None:
         _say(f"pictures: none, as matplotlib {reason}")
     _say(f"next: pointadapterx predict {folder} FILES, or pointadapterx report {folder} for a page with all of it")
+
+
+def interval(right: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:
+    """95 % interval of the accuracy in %, by Wilson's score; where samples belong together, by their bootstrap.
+
+    A bootstrap of samples that are all right would be certain of it.
+
+    Args:
+        right: (n,) bool.
+        groups: (n,) int, or None.
+    """
+    share, units = float(right.mean()), len(right) if groups is None else len(np.unique(groups))
+    if groups is not None and 0 < share < 1:
+        return accuracy_interval([right], groups=groups)
+    z = 1.96
+    centre, spread = share + z * z / (2 * units), z * math.sqrt(share * (1 - share) / units + (z / (2 * units)) ** 2)
+    low, high = (100 * (centre + side * spread) / (1 + z * z / units) for side in (-1, 1))
+    return max(low, 0.0), min(high, 100.0)
 
 
 def _answers(path: Path) -> tuple[np.ndarray, np.ndarray | None, float]:
@@ -113,15 +133,20 @@ def _draw(folder: Path) -> list[Path]:
     """Confusion and mistakes, where they can be drawn."""
     if missing("matplotlib.figure", "viz") is not None:
         return []
-    subject, drawn = Subject(folder, []), []
-    for name in DRAWN:
-        try:
-            made: Any = PICTURES[name].make([subject], None)
-        except ConfigError:  # no mistake to show
-            continue
-        path = folder / PICTURES_FOLDER / f"{name}.png"
-        save(paint(made) if isinstance(made, Sheet) else made, path, 120)
-        drawn.append(path)
+    drawn, level = list[Path](), LOGGER.level
+    LOGGER.setLevel(logging.ERROR)  # the same weights and data were just read, and said to be
+    try:
+        subject = Subject(folder, [])
+        for name in DRAWN:
+            try:
+                made: Any = PICTURES[name].make([subject], None)
+            except ConfigError:  # no mistake to show
+                continue
+            path = folder / PICTURES_FOLDER / f"{name}.png"
+            save(paint(made) if isinstance(made, Sheet) else made, path, 120)
+            drawn.append(path)
+    finally:
+        LOGGER.setLevel(level)
     return drawn
 
 
