@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pointadapterx.commands.main import main
-from pointadapterx.config import SHIPPED, Config, dump_config, load_config
+from pointadapterx.config import SHIPPED, Config, dump_config, load_config, read_config
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft import METHODS
 from tests.conftest import ROOT, small_config
@@ -372,3 +372,60 @@ def test_an_override_replaces_no_section(overrides: list[str], says: str) -> Non
     with pytest.raises(ConfigError, match=re.escape(says)):
         load_config("demo", overrides)
     assert load_config("demo", ["data.few_shot={ways: 2, shots: 1}", "data.few_shot=null"]).data.few_shot is None
+
+
+def test_a_typed_config_is_what_users_get_as_a_mapping() -> None:
+    config = read_config("demo", ["train.lr=1e-2", "eval.vote={copies: 3}"])
+    assert (config.train.lr, config.eval.vote.copies, config.data.few_shot) == (0.01, 3, None)
+    assert config.pretrain is None
+    assert config.dump() == load_config("demo", ["train.lr=1e-2", "eval.vote={copies: 3}"])
+    assert Config.of(config) is config
+    assert Config.of(config.dump()) == config
+    assert Config.of(config, "here", ["train.seed=5"]).train.seed == 5
+
+
+def test_a_changed_copy_is_checked() -> None:
+    config = small_config()
+    changed = config.replaced(train={"precision": "bf16"}, eval={"vote": {"copies": 2}})
+    assert (config.train.precision, changed.train.precision) == ("fp32", "bf16")
+    assert changed.eval.vote.model_dump() == {"copies": 2, "seeds": [0, 1, 2]}
+    assert changed.replaced(train={"precision": "fp32"}, eval={"vote": {"copies": 10}}) == config
+    with pytest.raises(ConfigError, match=r"train\.epoch: unknown key; did you mean 'epochs'\?"):
+        config.replaced(train={"epoch": 3})
+    with pytest.raises(ConfigError, match=r"backbone\.num_groups: 999 exceeds data\.num_points=128"):
+        config.replaced(backbone={"num_groups": 999})
+
+
+@pytest.mark.parametrize(("base", "name"), [("demo", "classification"), ("pretrain/point_mae_tiny", "reconstruction")])
+def test_a_task_that_the_sections_imply_is_not_stored(base: str, name: str) -> None:
+    config = read_config(base)
+    assert config.task.name == name
+    assert "task" not in config.dump()
+    assert read_config(base, [f"task.name={name}"]) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["task.name=classify"], "task.name: unknown name 'classify'; did you mean 'classification'? Known: "),
+        (["task.classes=3"], "task.classes: unknown key"),
+        (["task.name=reconstruction"], "config: section 'pretrain' is missing"),
+        (["pretrain={}"], "head: belongs to adaptation, but there is a section 'pretrain'; remove one"),
+    ],
+)
+def test_a_task_is_checked(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_config("demo", overrides)
+    assert says in str(error.value)
+
+
+def test_configs_are_typed_outside_their_files() -> None:
+    untyped = re.compile(r"config: (Mapping|dict)\[str, Any\]|config\[[\"']")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for folder in ("pointadapterx", "datasets", "benchmarks", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.parent != ROOT / "pointadapterx" / "config"
+        for match in untyped.finditer(path.read_text())
+    ]
+    assert found == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_model
-from pointadapterx.config import load_config
+from pointadapterx.config import Config, read_config
 from pointadapterx.counting import (
     Costs,
     SavedStorages,
@@ -20,7 +19,6 @@ from pointadapterx.counting import (
     count_model,
     count_parts,
     flop_counter,
-    input_shape,
 )
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft import METHODS
@@ -31,8 +29,10 @@ from tests.conftest import BACKBONES, ROOT, small_config, small_pretraining
 KINDS = list(BACKBONES)
 
 
-def batch(config: dict[str, Any], size: int = 2) -> Tensor:
-    return torch.randn(size, *input_shape(config), generator=torch.Generator().manual_seed(0))
+def batch(config: Config, size: int = 2) -> Tensor:
+    return torch.randn(
+        size, *config.backbone.input_shape(config.data.num_points), generator=torch.Generator().manual_seed(0)
+    )
 
 
 def by_hand() -> dict[str, tuple[int, int]]:
@@ -116,10 +116,13 @@ def test_multiply_adds_of_a_sample_do_not_depend_on_the_batch(name: str) -> None
 
 @pytest.mark.parametrize("name", ["scan_pb_t50_rs_adapter", "scan_pb_t50_rs_e3va", "vtab/lora"])
 def test_activations_of_a_sample_hardly_depend_on_the_batch(name: str) -> None:
-    config = load_config(ROOT / "cfgs" / f"{name}.yaml")
+    config = read_config(ROOT / "cfgs" / f"{name}.yaml")
     with torch.device("meta"):
         model = build_model(config)
-        two, four = (count_costs(model, torch.empty(size, *input_shape(config))) for size in (2, 4))
+        two, four = (
+            count_costs(model, torch.empty(size, *config.backbone.input_shape(config.data.num_points)))
+            for size in (2, 4)
+        )
     assert two.activation_bytes == pytest.approx(four.activation_bytes, rel=2e-3)
 
 

@@ -104,7 +104,7 @@ def test_the_file_tells_how_to_use_it(tmp_path: Path) -> None:
         "std": [0.5, 0.5, 0.5],
     }
     assert told["temperature"] == 1.5
-    assert told["config"] == config
+    assert told["config"] == config.dump()
     assert str(Path(__file__).parent.parent).encode() not in exported.path.read_bytes()
 
 

@@ -34,8 +34,8 @@ def export_backbone(adapter: Path, output: Path) -> None:
     if method != "full":
         raise ConfigError(f"{info.path}: method.name={method} leaves the backbone as it was; only full trains it")
     model = restore_model(info)
-    config = info.config.dump()
-    story = {"data": config["data"], "train": config["train"], "metrics": info.metrics}
+    sections = info.config.dump()
+    story = {"data": sections["data"], "train": sections["train"], "metrics": info.metrics}
     save_backbone(model.backbone, output, info.config.backbone, story)
     print(f"{output}: {output.stat().st_size:,} bytes")
 

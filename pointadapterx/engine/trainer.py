@@ -84,12 +84,13 @@ class Trainer:
         self.selection = {"validation": splits.val, "published": splits.test, "last": None}[protocol]
         self.selection_name = "test" if protocol == "published" else "val"
         if self.settings.cached_views is not None:
-            adapted = self._adapted(model)
-            adapted.method.frozen_state(adapted.backbone)  # refuses before anything is written
+            assert isinstance(model, AdaptedModel)
+            model.method.frozen_state(model.backbone)  # refuses before anything is written
         if self.settings.compile:
             require_compiler(accelerator.device)
             model.compile()
         recompute_activations(model, bool(self.settings.gradient_checkpointing))
+        self._statistics = model.method.statistics if isinstance(model, AdaptedModel) else dict
         self.progress = Progress(identity=self._identity(model))
         optimizer = build_optimizer(model, self.settings)
         self.wrapped: nn.Module
@@ -101,11 +102,7 @@ class Trainer:
         parts = {"train": self.dataset, "test": self.splits.test, "selection": self.selection}
         found = {name: part.checksum for name, part in parts.items() if part is not None}
         found["processes"] = str(self.accelerator.num_processes)
-        return found | ({"backbone": self._adapted(model).backbone_hash} if self.task.adapts else {})
-
-    def _adapted(self, model: nn.Module) -> AdaptedModel:
-        assert isinstance(model, AdaptedModel)
-        return model
+        return found | ({"backbone": model.backbone_hash} if isinstance(model, AdaptedModel) else {})
 
     @property
     def plain_model(self) -> Any:
@@ -116,8 +113,8 @@ class Trainer:
         """What is done once before the first step."""
         views, device = self.settings.cached_views, self.accelerator.device
         if views is None:
-            targets = self.task.targets(self.dataset)
-            self.batches = Batches(build_inputs(self.config), self.dataset, targets, device, staged=True)
+            inputs, targets = build_inputs(self.config), self.task.targets(self.dataset)
+            self.batches = Batches(inputs, self.dataset, targets, device, staged=True)
             return
         self.features = open_features(self.plain_model, self.dataset, self.config, self.accelerator, views=views)
         if self.selection is not None:
@@ -156,8 +153,7 @@ class Trainer:
         if self.selection is not None and (last or (self.progress.epoch + 1) % self.config.eval.every == 0):
             self._select(record, self.task.metrics(self._predict(self.selection)))
         elif self.selection is None and last:
-            self.progress.best_epoch = self.progress.epoch
-            self._call_best({})
+            self._keep({})
         for hook in self.hooks:
             hook.assessed(self, record, last)
 
@@ -169,10 +165,11 @@ class Trainer:
             return
         score = self.task.scores[self.task.select].goodness(metrics[self.task.select])
         if score > self.progress.best_score:
-            self.progress.best_score, self.progress.best_epoch = score, self.progress.epoch
-            self._call_best({self.selection_name: metrics})
+            self.progress.best_score = score
+            self._keep({self.selection_name: metrics})
 
-    def _call_best(self, selected: Mapping[str, Any]) -> None:
+    def _keep(self, selected: Mapping[str, Any]) -> None:
+        self.progress.best_epoch = self.progress.epoch
         for hook in self.hooks:
             hook.best(self, selected)
 
@@ -199,10 +196,8 @@ class Trainer:
 
     def line(self, record: Mapping[str, Any]) -> str:
         """The epoch in words, after number, learning rate and loss."""
-        name = self.selection_name
-        parts = [self.task.progress_text(record)]
-        keys = (*self.task.scores, *self.task.recorded)
-        if keys and f"{name}_{keys[0]}" in record:
+        name, parts = self.selection_name, [self.task.progress_text(record)]
+        if any(f"{name}_{key}" in record for key in (*self.task.scores, *self.task.recorded)):
             optimistic = " (selects on TEST)" if name == "test" and chooses(self.config) else ""
             parts.append(f"{self.task.record_text(record, name)}{optimistic}")
             if self.task.scores and chooses(self.config):
@@ -315,9 +310,7 @@ class Trainer:
                 loss, sums = self.task.loss(self.wrapped, batch, generator)
                 # Mean over the whole step, though parts may differ by one sample; DDP averages over processes.
                 accelerator.backward(loss * (len(part) * world / size))
-            if self.task.adapts:
-                sums |= self.plain_model.method.statistics()
-            sums |= {"samples": torch.tensor(len(part)), "broken": ~torch.isfinite(loss.detach())}
+            sums |= self._statistics() | {"samples": torch.tensor(len(part)), "broken": ~torch.isfinite(loss.detach())}
             for name, values in sums.items():
                 values = values.detach().cpu().double()
                 totals[name] = totals[name] + values if name in totals else values

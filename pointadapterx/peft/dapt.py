@@ -60,7 +60,7 @@ class Dapt(Method):
             tfts_std: spread of the initial γ and β; the published code draws them with 0.02, the default 0
                 starts at the plain backbone.
             scale_bias: initial bias of the token scale, see
-            :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
+                :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
         """
 
         name: Literal["dapt"] = "dapt"

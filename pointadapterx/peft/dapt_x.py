@@ -33,7 +33,7 @@ class DaptX(SharedMixtureMethod):
 
         Attributes:
             scale_bias: initial bias of the token scale, see
-            :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
+                :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
             tfts: places that get a TFTS, γ ⊙ x + β, as DAPT has there. It starts as the identity. After norm2 it adds
                 no function to a norm2 that is trained, only parameters. None: nowhere, which trains nothing inside the
                 attention branch.

@@ -81,8 +81,10 @@ class HeadConfig(Section):
         of_prompts = [pool for pool in pools if pool.startswith("prompt_")]
         if not method.makes_prompts:
             for pool in of_prompts:
-                needs = f"{pool} needs prompt tokens, which method {method.name} does not make"
-                yield "head.pools", f"{needs}; remove it"
+                yield (
+                    "head.pools",
+                    f"{pool} needs prompt tokens, which method {method.name} does not make; remove it",
+                )
         elif method.needs_prompt_pool and not of_prompts:
             yield "method.prompts", "its prompts are read by a prompt pool alone; add prompt_mean to head.pools"
 

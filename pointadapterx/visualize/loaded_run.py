@@ -14,6 +14,8 @@ from torch import Tensor
 from pointadapterx.build import build_restored, build_splits, build_test_split, model_config
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.datasets import Samples, build_inputs
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.given import listed
@@ -22,7 +24,7 @@ from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.tasks import build_task
-from pointadapterx.tasks.exchange import Predictions, require_finite
+from pointadapterx.tasks.exchange import Predictions, Ready, require_finite
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection
 
@@ -184,6 +186,19 @@ class Subject:
         """Logits (..., classes) -> probabilities, calibrated where the adapter stores a temperature."""
         calibration = self.info.facts.calibration
         return logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
+
+    def answers(self, inputs: Tensor) -> list[str]:
+        """What the adapter says of each input, in a few words.
+
+        Raises:
+            TrainingError: if outputs are not finite.
+        """
+        if self.task.predicts_classes:
+            return [f"{answer} {100 * sure:.0f} %" for answer, sure in zip(*self.prediction(inputs), strict=True)]
+        given = [Ready(str(number), values, []) for number, values in enumerate(inputs)]
+        with torch.inference_mode(), self.accelerator.autocast():
+            said = self.task.answers(self.model, Batch(inputs, Targets()), given, self.name, top=1)
+        return ["not finite" if answer is None else printable(answer.text()) for answer in said]
 
     def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:
         """The likeliest class of each input, and its probability.

@@ -209,8 +209,7 @@ def surest_mistakes(subject: Subject, count: int) -> list[tuple[int, str, float]
 
 
 def _answers(subject: Subject, chosen: Chosen) -> list[str]:
-    answers = zip(chosen.names, *subject.prediction(chosen.inputs), strict=True)
-    return [f"{name}\n{answer} {100 * sure:.0f} %" for name, answer, sure in answers]
+    return [f"{name}\n{said}" for name, said in zip(chosen.names, subject.answers(chosen.inputs), strict=True)]
 
 
 def _augmented(augment: Callable[..., Tensor], values: Tensor, subject: Subject, generator: torch.Generator) -> Tensor:

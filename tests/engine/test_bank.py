@@ -175,7 +175,7 @@ def test_what_a_bank_refuses(tmp_path: Path) -> None:
 
 def test_averages_and_likeness(tmp_path: Path) -> None:
     infos = [read_adapter(make(tmp_path, f"a{seed}", "dapt_x", seed)[0]) for seed in (1, 2)]
-    infos[1] = infos[1]._replace(classes=infos[0].classes)
+    infos[1] = infos[1]._replace(facts=infos[0].facts)
     mean = average_adapters(infos, [1, 3])
     for name, tensor in mean.tensors.items():
         if tensor.is_floating_point():

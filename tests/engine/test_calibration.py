@@ -125,9 +125,9 @@ def test_a_run_stores_how_to_read_its_logits(run_config: MakeConfig, tmp_path: P
     path = tmp_path / "again.safetensors"
     save_adapter(model, path, config=info.config, facts=info.facts)
     again = read_adapter(path)
-    assert again.calibration == info.facts.calibration
-    assert again.novelty is not None
-    assert torch.equal(again.novelty.share_below(hidden, logits), info.facts.novelty.share_below(hidden, logits))
+    assert again.facts.calibration == info.facts.calibration
+    assert again.facts.novelty is not None
+    assert torch.equal(again.facts.novelty.share_below(hidden, logits), info.facts.novelty.share_below(hidden, logits))
 
 
 @pytest.mark.parametrize("protocol", ["last", "published"])

@@ -209,7 +209,7 @@ def test_novelty_must_fit(tmp_path: Path) -> None:
     reference = {f"novelty/{key}": tensor for key, tensor in fitted.tensors().items()}
     tensors = load_file(path)
     rewrite(path, tensors | reference)
-    assert read_adapter(path).novelty is not None
+    assert read_adapter(path).facts.novelty is not None
     for name, tensor in reference.items():
         rewrite(path, tensors | reference | {name: torch.full_like(tensor, torch.nan)})
         part = name.removeprefix("novelty/")
@@ -217,7 +217,7 @@ def test_novelty_must_fit(tmp_path: Path) -> None:
             read_adapter(path)
     earlier = {"novelty/means": torch.zeros(20, 144), "novelty/scales": torch.ones(144)}
     rewrite(path, tensors | earlier | {"novelty/quantiles": torch.ones(5)})
-    assert read_adapter(path).novelty is None
+    assert read_adapter(path).facts.novelty is None
 
 
 def test_a_stored_config_is_checked_as_a_file_is(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_what_decides_the_features_decides_their_folder(
     before = folders(tmp_path)
     assert len(before) == 1
     other = cached(**changes)
-    opened(other, other["train"]["cached_views"])
+    opened(other, other.train.cached_views)
     assert len(folders(tmp_path) - before) == 1
 
 

@@ -30,9 +30,9 @@ from pointadapterx.datasets.resample import resample_test
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine import devices
 from pointadapterx.engine.input_form import Failure
-from pointadapterx.engine.predictor import Prediction
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.run_folder import ADAPTER_FILE
+from pointadapterx.tasks.classification import Prediction
 from tests.conftest import small_config
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)

@@ -112,12 +112,12 @@ def test_two_processes_validate_like_one(small_data: Path, tmp_path: Path) -> No
     script.write_text(
         f"""
 from pathlib import Path
-from pointadapterx.config import load_config
+from pointadapterx.config import read_config
 from pointadapterx.engine import devices
 from pointadapterx.jobs import training
 def validate():
     accelerator = devices.make_accelerator("fp32")
-    config = load_config({str(tmp_path / "config.yaml")!r})
+    config = read_config({str(tmp_path / "config.yaml")!r})
     trainer = training._trainer(config, Path({str(tmp_path / "run")!r}), accelerator)
     loss = trainer.task.metrics(trainer._predict(trainer.selection))["loss"]
     if accelerator.is_main_process:
@@ -163,12 +163,12 @@ def test_the_best_weights_are_kept(small_data: Path, tmp_path: Path, monkeypatch
 
 
 def test_held_out_clouds_are_not_trained_on(small_data: Path) -> None:
-    data = build_splits(small_pretraining(small_data))
+    config = small_pretraining(small_data)
+    data, probe = build_splits(config), build_probe_data(config)
     positions = [*data.train.positions.tolist(), *data.val.positions.tolist()]
     assert sorted(positions) == list(range(80))
     assert len(data.val) == 16
-    assert data.probe is not None
-    assert not set(data.probe[0].positions.tolist()) & set(data.probe[1].positions.tolist())
+    assert not set(probe[0].positions.tolist()) & set(probe[1].positions.tolist())
 
 
 def test_variants_of_one_object_are_held_out_together(small_data: Path) -> None:

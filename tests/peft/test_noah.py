@@ -164,7 +164,7 @@ def test_search_and_train_what_it_found(supernet: Path, monkeypatch: pytest.Monk
     config = read_config(supernet / ARCHITECTURE_FILE)
     model = build_model(config)
     assert sum(p.numel() for p in model.method.parameters()) <= 3000
-    assert yaml.safe_load(first)["method"]["architecture"] == config.method.architecture
+    assert yaml.safe_load(first)["method"]["architecture"] == config.method.architecture.model_dump()
     arguments = ["--config", str(supernet / ARCHITECTURE_FILE), "--output", str(supernet / "found")]
     assert main([*arguments, "eval.protocol=last"]) == 0
 

@@ -126,4 +126,4 @@ def test_noahs_supernet_is_trained_as_published() -> None:
     found = read_config("vtab/noah")
     assert (found.train.epochs, found.train.lr, found.train.weight_decay) == (500, 5e-4, 1e-4)
     assert found.method.search.generations == 15
-    assert {key: found.method[key] for key in NOAH} == {**NOAH, "dropout": 0.1}
+    assert {key: getattr(found.method, key) for key in NOAH} == {**NOAH, "dropout": 0.1}

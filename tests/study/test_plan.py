@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pointadapterx.config import read_document
+from pointadapterx.config import read_config, read_document
 from pointadapterx.errors import ConfigError
 from pointadapterx.sections import TrainConfig
 from pointadapterx.study.identity import run_name
@@ -132,6 +132,11 @@ def test_the_same_run_in_two_tables_is_one(make_study: MakeStudy) -> None:
     tables = table(rows) | {"again": table(rows)["main"]}
     uses, _ = read_plan(make_study(tables=tables)).due({})
     assert len(uses) == 2
+
+
+@pytest.mark.parametrize(("config", "name"), [("demo", "dapt_x-90c5545fa53f"), ("demo_linear", "linear-485cf37d4b6e")])
+def test_runs_of_earlier_versions_keep_their_names(config: str, name: str) -> None:
+    assert run_name(read_config(config)) == name
 
 
 def test_identity_is_of_content_not_of_location(tmp_path: Path) -> None:
