@@ -25,6 +25,7 @@ from pointadapterx.config import read_config
 from pointadapterx.engine import devices
 from pointadapterx.errors import CheckpointError
 from pointadapterx.report import page
+from pointadapterx.tasks import Classification
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
 
@@ -55,7 +56,7 @@ def test_files_of_another_kind_are_named(name: str, content: str, tmp_path: Path
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / name).write_text(content)
     with pytest.raises(CheckpointError, match=f"{name}: is not .*; restore it or move it away"):
-        _record(SimpleNamespace(path=tmp_path / "adapter.safetensors"))  # type: ignore[arg-type]
+        _record(SimpleNamespace(path=tmp_path / "adapter.safetensors", task=Classification))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from pointadapterx.files import write_text
 from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
-from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE
+from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, is_finished, read_history, read_metrics
 from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection, plots
@@ -128,30 +127,21 @@ def _of_task(subjects: Sequence[Subject]) -> list[tuple[str, str]]:
 def _record(subject: Subject) -> dict[str, Any]:
     """What a run wrote of itself, where the adapter lies in a run's folder."""
     found: dict[str, Any] = {}
-    for key, name in (("metrics", METRICS_FILE), ("history", HISTORY_FILE)):
-        path = subject.path.parent / name
-        if path.is_file() and (subject.path.parent / CONFIG_FILE).is_file():
-            try:
-                found[key] = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, RecursionError):
-                raise CheckpointError(f"{path}: is not JSON; restore it or move it away") from None
-            scores = subject.task.scores
-            if not (_is_metrics(found[key], scores) if key == "metrics" else _is_history(found[key])):
-                raise CheckpointError(f"{path}: is not of a finished run; restore it or move it away")
+    folder = subject.path.parent
+    if not (folder / CONFIG_FILE).is_file():
+        return found
+    if is_finished(folder):
+        found["metrics"] = read_metrics(folder)
+        if not _is_metrics(found["metrics"], subject.task.scores):
+            raise CheckpointError(f"{folder / METRICS_FILE}: is not of a finished run; restore it or move it away")
+    if (folder / HISTORY_FILE).is_file():
+        found["history"] = read_history(folder)
     return found
 
 
-def _is_history(content: Any) -> bool:
-    """Whether a history has what is read of it."""
-    return isinstance(content, list) and all(
-        isinstance(record, dict) and all(isinstance(record.get(key), int | float) for key in ("epoch", "train_loss"))
-        for record in content
-    )
-
-
-def _is_metrics(content: Any, scores: Iterable[str]) -> bool:
+def _is_metrics(content: Mapping[str, Any], scores: Iterable[str]) -> bool:
     """Whether metrics have what is read of them."""
-    if not isinstance(content, dict) or not isinstance(content.get("test"), dict):
+    if not isinstance(content.get("test"), dict):
         return False
     numbers = [content.get("seconds_per_epoch"), content.get("epochs"), *map(content["test"].get, scores)]
     memory = content.get("peak_memory_mib", "")
