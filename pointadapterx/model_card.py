@@ -14,10 +14,10 @@ from pointadapterx.checkpoints.adapter_file import AdapterInfo
 from pointadapterx.checkpoints.shipped import shipped_licence, shipped_weights
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.preparation import wants_unit_sphere
+from pointadapterx.engine.protocol import chooses
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.hashing import hash_file
 from pointadapterx.hub import HUB, Address
-from pointadapterx.jobs.adaptation import chooses
 from pointadapterx.peft import METHODS
 from pointadapterx.text import markdown
 

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.fuzz_stored import stored_targets
-from pointadapterx import build
-from pointadapterx.build import build_backbone, build_model, restore_model
+from pointadapterx.build import build_backbone, build_model, models, restore_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, save_adapter
 from pointadapterx.config import MOST_FILES, MOST_LINES, Config, dump_config, load_config, read_document
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
@@ -128,7 +127,7 @@ def test_experts_of_all_blocks_together() -> None:
 
 def test_a_backbone_beyond_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     options = small_config(backbone={"dim": 48, "depth": 2}).backbone
-    monkeypatch.setattr(build, "total_memory", lambda: 4 * 12 * 2 * 48**2)
+    monkeypatch.setattr(models, "total_memory", lambda: 4 * 12 * 2 * 48**2)
     build_backbone(options)
     with pytest.raises(ConfigError, match=r"depth=3 and dim=48: the blocks take 0 GB, but this machine has 0 GB"):
         build_backbone(options.model_copy(update={"depth": 3}))
