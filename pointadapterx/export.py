@@ -69,7 +69,7 @@ def export_adapter(
         batch_size: B; None is any.
         weights: where the backbone's weights lie now, if not where the adapter's config says.
         tolerance: the largest difference between logits that passes.
-        progress: is told what is done next, which may take a minute.
+        progress: called with what is done next, which may take a minute.
 
     Raises:
         ConfigError: for an output of another kind.

@@ -46,7 +46,7 @@ class Needed(NamedTuple):
 
 
 def needed_weights(info: AdapterInfo) -> Needed:
-    """What an adapter needs besides its file, with the SHA-256 of a local file as long as the right one is there."""
+    """What else an adapter needs; with the SHA-256 of a local file as long as the right one is there."""
     weights = info.config.backbone.weights
     base = Address.parse(weights).repository if weights is not None and weights.startswith(HUB) else None
     if METHODS[info.method.name].trains_backbone:

@@ -106,13 +106,13 @@ def _read_report(info: AdapterInfo) -> dict[str, Any] | None:
     data = report["data"] if isinstance(report["data"], dict) else {}
     own: dict[str, Any] = {"method": info.method.name, "seed": info.config.train.seed}
     own |= {key: info.metrics[key] for key in ("protocol", "regime") if key in info.metrics}
-    for name, told, mine in (
+    for name, theirs, mine in (
         *((key, report[key], value) for key, value in own.items()),
         *((f"data.{key}", data.get(key), stored[key]) for key in ("name", "variant", "few_shot", "train_size")),
     ):
-        if told != mine:
+        if theirs != mine:
             raise CheckpointError(
-                f"{path}: is of another run, its {name} is {told!r} and the adapter's {mine!r}; move the adapter "
+                f"{path}: is of another run, its {name} is {theirs!r} and the adapter's {mine!r}; move the adapter "
                 "elsewhere"
             )
     return report

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RECONSTRUCTION = "reconstruction"
-EXTRAS = ("umap",)  # drawn when they are asked for
+EXTRAS = ("umap",)  # only drawn when named
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _shower(options: argparse.Namespace, run: str) -> Callable[[str, Sheet | Fig
 
 
 def _wanted(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[str]:
-    """Pictures asked for, or all that can be made of the first subject."""
+    """The pictures that were named, or all that suit the first subject."""
     first = subjects[0]
     for name in options.picture if options.window else ():
         if name in PICTURES and not PICTURES[name].samples:

@@ -35,7 +35,7 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
     """Writes one HTML file, which opens without a network and without a server.
 
     Args:
-        runs: run folders or adapter files; the first is told in full, the others beside it.
+        runs: run folders or adapter files; the first in full, the others beside it.
         overrides: of their configs, such as ``data.root=…``.
         output: the file; default: ``report.html`` beside the first adapter.
 
@@ -147,12 +147,12 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
     if not classifies:
         return table + page.note(f"Test set of {count} samples, evaluated for this report, for one seed.")
     largest = int(subjects[0].test.labels.bincount().max())
-    told = (
-        f"Test set of {count} samples, evaluated for this report; intervals are of the samples drawn anew (bootstrap) "
-        "for one seed: another seed differs besides. Always answering the largest class gives "
+    remark = (
+        f"Test set of {count} samples, evaluated for this report. Intervals are bootstrap intervals over the test "
+        "samples, for one seed; another seed gives another accuracy. Always answering the largest class gives "
         f"{100 * largest / count:.2f} %."
     )
-    return table + page.note(told)
+    return table + page.note(remark)
 
 
 def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | None) -> dict[str, str]:
@@ -167,12 +167,12 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         "versions": ", ".join(f"{name} {version}" for name, version in subject.info.versions.items()),
         "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
     }
-    told = subject.task.judge(subject.predictions).get("calibration")
-    if told is not None:
-        found["expected calibration error, as trained"] = f"{told['calibration_error_before']:.2f} %"
+    judged = subject.task.judge(subject.predictions).get("calibration")
+    if judged is not None:
+        found["expected calibration error, as trained"] = f"{judged['calibration_error_before']:.2f} %"
         found["the same with the stored temperature"] = (
-            f"{told['calibration_error']:.2f} % (T = {told['temperature']:.2f}, {told['fitted_on']} validation samples)"
-            + (f": {told['reason']}" if told["reason"] else "")
+            f"{judged['calibration_error']:.2f} % (T = {judged['temperature']:.2f}, {judged['fitted_on']} validation "
+            f"samples){': ' + judged['reason'] if judged['reason'] else ''}"
         )
     if run:
         found |= {
@@ -210,7 +210,7 @@ def _recorded(subject: Subject, run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _mean_class_interval(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """95 % interval of mAcc: the samples of every class drawn anew, each class by itself.
+    """95 % interval of mAcc: bootstrap over the samples of each class.
 
     Args:
         right: (n,) bool.

@@ -42,7 +42,7 @@ def draws_data(replicate_key: str) -> bool:
 def selection_words(config: Config, replicate_key: str) -> str:
     """How a run of this config selects its epoch (``eval.select=overall_accuracy ...``), but for what is repeated.
 
-    A validation part that the data set publishes is told as such, as the settings of the draw mean nothing then.
+    A validation part that the data set publishes is named as such, since the settings of a draw mean nothing then.
     """
     settings = config.eval
     keys = [key for key in SELECTION_KEYS[settings.protocol] if f"eval.{key}" != replicate_key]

@@ -93,10 +93,10 @@ def collect(
     def outcome(cell: Cell, run: Run, *, tested: bool) -> dict[str, Any]:
         folder, line = runs / run.name, (known or {}).get((run.name, tested))
         if line is None or is_finished(folder) or divergence(folder) is not None:
-            told = _outcome(run, folder, failures, tested=tested)
+            values = _outcome(run, folder, failures, tested=tested)
         else:
-            told = {key: getattr(line, key) for key in (*_OF_TRAINING, *(OF_TEST_SET if tested else ()))}
-        return told if told["status"] != "finished" else told | _settings(run, cell.replicate.key)
+            values = {key: getattr(line, key) for key in (*_OF_TRAINING, *(OF_TEST_SET if tested else ()))}
+        return values if values["status"] != "finished" else values | _settings(run, cell.replicate.key)
 
     return [record for cell in plan.cells.values() for record in _cell_records(plan, cell, runs, scores, outcome)]
 
@@ -134,9 +134,9 @@ def _cell_records(
             yield Record(**common, kind="final", replicate=str(value), tuned="{}", status="missing")
         return
     for value, run in plan.final_runs(cell, chosen):
-        told = outcome(cell, run, tested=True)
+        values = outcome(cell, run, tested=True)
         tuned = json.dumps(chosen)
-        yield _record(runs / run.name, **common, kind="final", replicate=str(value), tuned=tuned, **told)
+        yield _record(runs / run.name, **common, kind="final", replicate=str(value), tuned=tuned, **values)
 
 
 def _record(folder: Path, **values: Any) -> Record:
@@ -175,7 +175,7 @@ def _outcome(run: Run, folder: Path, failures: Mapping[str, str], *, tested: boo
 
 
 def _settings(run: Run, replicate_key: str) -> dict[str, Any]:
-    """What a line tells of the run's config."""
+    """What a line says of the run's config."""
     assert run.config.method is not None
     return {
         "method": run.config.method.name,
@@ -216,7 +216,7 @@ def _damaged_run(path: Path, folder: Path, why: str) -> DataError:
 
 
 def _last_epoch(folder: Path) -> dict[str, Any]:
-    """What the last epoch tells of the fit to the training set, and of the routing."""
+    """What the last epoch says of the fit to the training set, and of the routing."""
     path = folder / OUTPUT / HISTORY_FILE
     if not path.is_file():
         return {}

@@ -31,7 +31,7 @@ class Run(NamedTuple):
 
 
 class CellKey(NamedTuple):
-    """Where a cell stands."""
+    """The place of a cell."""
 
     table: str
     row: str
@@ -43,7 +43,7 @@ class Cell:
     """One method under one column's conditions.
 
     Attributes:
-        key: where it stands.
+        key: its place.
         label: of the row.
         overrides: of study, column and row.
         replicate: what is repeated.

@@ -19,13 +19,13 @@ from pointadapterx.study.schema import Percentage
 from pointadapterx.text import guarded, unguarded
 
 Known = Mapping[tuple[str, bool], "Record"]
-"""Name of a run, and whether its test result is asked for, to a line of an earlier CSV that tells."""
+"""Name of a run, and whether its test result is wanted, to a line of an earlier CSV that has it."""
 
 OF_TEST_SET = ("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "groups", "correct")
 
 
 class Record(BaseModel):
-    """One line of the CSV. Percentages, seconds, MiB and bytes; empty where a run does not tell.
+    """One line of the CSV. Percentages, seconds, MiB and bytes; empty where a run does not say.
 
     ``tested`` is false in a table that only tunes. ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the
     cell they were taken from, if another. A ``tune`` line carries nothing of the test set. ``train_accuracy`` and the

@@ -22,7 +22,7 @@ Runs = Sequence[np.ndarray]
 
 
 class _Units(NamedTuple):
-    """What is resampled: U groups of objects, or of many groups the U kinds that differ in what is told of them.
+    """What is resampled: U groups of objects, or of many groups the U kinds that differ in what is known of them.
 
     Attributes:
         right: right objects, (R, U) for the R replicates of each method.
@@ -184,7 +184,7 @@ def _draws(units: _Units, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def _resampled_means(method: int, units: _Units, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(CHUNK,) mean accuracies in percent over the drawn groups and as many replicates, drawn anew."""
+    """(CHUNK,) mean accuracies in percent over the drawn groups and as many drawn replicates."""
     right, replicates = units.right[method], len(units.right[method])
     weights = rng.multinomial(replicates, [1 / replicates] * replicates, size=len(drawn)) / replicates
     per_unit = weights @ right  # (CHUNK, U)
