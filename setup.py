@@ -189,7 +189,7 @@ if __name__ == "__main__":
         package_data={
             "pointadapterx.datasets": ["embedded/*.h5", "embedded/*.md", "embedded/**/*"],
             "pointadapterx.cfgs": ["*.yaml", "**/*.yaml"],
-            "pointadapterx": ["weights/*"],
+            "pointadapterx": ["py.typed", "weights/*", "adapters/*"],
             "pointadapterx.report": ["*.css", "*.js"],
             "pointadapterx.templates": ["*.html", "*.md"],
         },

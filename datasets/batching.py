@@ -9,7 +9,7 @@ import torch
 from pointadapterx.errors import ConfigError
 from pointadapterx.hashing import derive_seed
 
-__all__ = ["EvalBatches", "derive_seed", "even_batches"]
+__all__ = ["EvalBatches", "balanced_order", "derive_seed", "even_batches"]
 
 MIN_SHARD = 2  # BatchNorm cannot train on one sample
 
@@ -23,6 +23,7 @@ def even_batches(
     rank: int = 0,
     world_size: int = 1,
     accumulate: int = 1,
+    strata: torch.Tensor | None = None,
 ) -> list[list[torch.Tensor]]:
     """Training batches of one epoch that use every sample once.
 
@@ -39,6 +40,8 @@ def even_batches(
         rank: this process.
         world_size: number of processes.
         accumulate: micro-batches an optimiser step.
+        strata: ``(num_samples,)`` int64, for instance class labels. Every one of them is drawn equally often, as in
+            :func:`balanced_order`, instead of every sample once.
 
     Returns:
         One list an optimiser step, holding this rank's ``accumulate`` micro-batches of sample indices (int64).
@@ -56,11 +59,40 @@ def even_batches(
     if num_samples < MIN_SHARD * shards or num_samples // steps < MIN_SHARD * shards:
         raise ConfigError(_too_small(num_samples, batch_size, world_size, accumulate))
     generator = torch.Generator().manual_seed(derive_seed(seed, "batches", epoch))
-    order = torch.randperm(num_samples, generator=generator)
+    if strata is None:
+        order = torch.randperm(num_samples, generator=generator)
+    else:
+        order = balanced_order(strata, generator)
     return [
         list(batch.tensor_split(shards)[rank * accumulate : (rank + 1) * accumulate])
         for batch in order.tensor_split(steps)
     ]
+
+
+def balanced_order(strata: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """As many draws as there are samples, with the same share of every stratum, up to one draw.
+
+    Within a stratum no sample is drawn once more before all others were drawn as often.
+
+    Args:
+        strata: ``(n,)`` int64.
+        generator: on the CPU.
+
+    Returns:
+        ``(n,)`` int64 indices in random order.
+    """
+    numbers = strata.unique()
+    share, rest = divmod(len(strata), len(numbers))
+    one_more = set(torch.randperm(len(numbers), generator=generator)[:rest].tolist())
+    drawn = []
+    for place, number in enumerate(numbers.tolist()):
+        members = (strata == number).nonzero().flatten()
+        wanted = share + (place in one_more)
+        rounds = -(-wanted // len(members))
+        orders = [members[torch.randperm(len(members), generator=generator)] for _ in range(rounds)]
+        drawn.append(torch.cat(orders)[:wanted] if orders else members[:0])
+    order = torch.cat(drawn)
+    return order[torch.randperm(len(order), generator=generator)]
 
 
 def _too_small(num_samples: int, batch_size: int, world_size: int, accumulate: int) -> str:

@@ -18,6 +18,8 @@ from pointadapterx.errors import DataError
 LINKS = 16  # soft links that one name may lead through
 MOST_COMPRESSED = 1032  # bytes that deflate, the densest of the built-in filters, makes of one
 TEXT_BLOCK = 2**26  # bytes of text at most that are read at once
+STEPS = "steps_per_unit"
+"""Attribute of an array of whole numbers that are coordinates in such steps; the least number of its type is -0."""
 OWN_ARRAYS = "; write the arrays themselves into the file"
 
 
@@ -46,7 +48,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
 
 
 def read_numbers(file: h5py.File, key: str, *, columns: int | None = None) -> np.ndarray:
-    """An array of whole or floating-point numbers, of any shape.
+    """An array of whole or floating-point numbers, of any shape; with an attribute :data:`STEPS`, in units.
 
     Args:
         file: from :func:`open_h5`.
@@ -60,7 +62,24 @@ def read_numbers(file: h5py.File, key: str, *, columns: int | None = None) -> np
     entry = find_array(file, key)
     if _type(entry) is None or entry.dtype.kind not in "fiu":
         raise DataError(f"{file.filename}: '{key}' holds {_kind(entry)}, expected numbers")
-    return np.asarray(entry[()] if columns is None or not entry.shape else entry[..., :columns])
+    values = np.asarray(entry[()] if columns is None or not entry.shape else entry[..., :columns])
+    return _scaled(entry, values) if STEPS in entry.attrs else values
+
+
+def _scaled(entry: h5py.Dataset, values: np.ndarray) -> np.ndarray:
+    """Coordinates that are kept as whole steps, which compress better: float32.
+
+    Raises:
+        DataError: if the steps are not whole, or their number in a unit is not a positive one.
+    """
+    steps = np.asarray(entry.attrs[STEPS])
+    if values.dtype.kind not in "iu" or steps.shape != () or steps.dtype.kind not in "fiu" or not 0 < steps < np.inf:
+        what = f"{values.dtype} in {STEPS}={steps.tolist()!r}"
+        raise DataError(f"{entry.file.filename}: '{entry.name}' holds {what}; they have to be whole numbers")
+    found = values.astype(np.float32) / np.float32(steps)
+    if values.dtype.kind == "i":
+        found[values == np.iinfo(values.dtype).min] = -0.0
+    return found
 
 
 def read_text(file: h5py.File, key: str) -> list[str]:

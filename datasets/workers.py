@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from time import perf_counter
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -38,10 +40,27 @@ def map_in_order(
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process in which torch has threads may hang
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        ahead = pool.map(function, blocks[0], chunksize=8)
+        ahead = _submitted(pool, function, blocks[0])
         for following in [*blocks[1:], []]:
-            current, ahead = ahead, pool.map(function, following, chunksize=8)
+            current, ahead = ahead, _submitted(pool, function, following)
             yield from current
+
+
+def _submitted(
+    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[Result]:
+    """Hands items to processes, which start here and import this package alone.
+
+    Else each would run the caller's script again, up to where it calls this, unless the script guards itself by
+    ``if __name__ == "__main__":``.
+    """
+    main = sys.modules["__main__"]
+    if function.__module__ != "__main__":
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        return pool.map(function, items, chunksize=8)
+    finally:
+        sys.modules["__main__"] = main
 
 
 def read_ahead(

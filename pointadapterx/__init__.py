@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pointadapterx.export import export_adapter
     from pointadapterx.ops import farthest_point_sample, knn
     from pointadapterx.peft import METHODS
+    from pointadapterx.quickstart.model import PretrainedModel, create_model, from_pretrained
+    from pointadapterx.quickstart.training import train
     from pointadapterx.sharing import pull_adapter, push_adapter
     from pointadapterx.tasks.classification import Prediction
 
@@ -30,13 +32,16 @@ _HOME = {
     "Failure": "pointadapterx.engine.input_form",
     "METHODS": "pointadapterx.peft",
     "Prediction": "pointadapterx.tasks.classification",
+    "PretrainedModel": "pointadapterx.quickstart.model",
     "Predictor": "pointadapterx.engine.predictor",
     "build_model": "pointadapterx.build",
     "count_costs": "pointadapterx.counting",
     "count_model": "pointadapterx.counting",
     "count_parameters": "pointadapterx.adapted_model",
+    "create_model": "pointadapterx.quickstart.model",
     "export_adapter": "pointadapterx.export",
     "farthest_point_sample": "pointadapterx.ops",
+    "from_pretrained": "pointadapterx.quickstart.model",
     "knn": "pointadapterx.ops",
     "load_adapter": "pointadapterx.checkpoints.adapter_file",
     "load_config": "pointadapterx.config",
@@ -45,6 +50,7 @@ _HOME = {
     "push_adapter": "pointadapterx.sharing",
     "read_adapter": "pointadapterx.checkpoints.adapter_file",
     "save_adapter": "pointadapterx.checkpoints.adapter_file",
+    "train": "pointadapterx.quickstart.training",
 }
 
 __all__ = [
@@ -54,12 +60,15 @@ __all__ = [
     "Failure",
     "Prediction",
     "Predictor",
+    "PretrainedModel",
     "build_model",
     "count_costs",
     "count_model",
     "count_parameters",
+    "create_model",
     "export_adapter",
     "farthest_point_sample",
+    "from_pretrained",
     "knn",
     "load_adapter",
     "load_config",
@@ -68,6 +77,7 @@ __all__ = [
     "push_adapter",
     "read_adapter",
     "save_adapter",
+    "train",
 ]
 
 

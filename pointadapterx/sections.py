@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +15,10 @@ class TrainConfig(Section):
     """``train:``: ``batch_size`` is per optimiser step, over all processes and ``accumulate`` parts.
 
     Optional keys are null by default, so that runs keep their names (see ``study.identity``).
+
+    ``class_weights`` are factors of the loss, one a class in the order of the classes; ``balanced`` makes every class
+    count alike. ``sampler: balanced`` draws every class equally often; null is ``shuffle``. ``early_stopping`` ends the
+    run after so many evaluations without a better score.
     """
 
     epochs: Times = 300
@@ -34,9 +39,15 @@ class TrainConfig(Section):
     gradient_checkpointing: bool | None = None
     cached_views: Times | None = None
     cache_folder: str | None = None
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None
+    sampler: Literal["shuffle", "balanced"] | None = None
+    early_stopping: Times | None = None
+    device: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) for each impossible combination."""
+        if self.device is not None and DEVICE.fullmatch(self.device) is None:
+            yield "device", f"{self.device!r} is none of auto, cpu, cuda and cuda:N"
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             yield (
                 "warmup_epochs",
@@ -58,6 +69,9 @@ class TrainConfig(Section):
                 "too few for BatchNorm; lower it",
             )
 
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+"""What ``train.device`` may be; null is ``auto``."""
 
 NOTHING_TO_KEEP = "{}, so there is nothing to keep; remove it"
 """Of ``train.cached_views``, with the reason."""

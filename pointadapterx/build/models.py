@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, other_shape
 from pointadapterx.checkpoints.published import load_pretrained
-from pointadapterx.config import Config
+from pointadapterx.config import Config, Overrides
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.malloc_tuning import total_memory
 from pointadapterx.models import BACKBONES, Backbone
@@ -25,12 +25,15 @@ from pointadapterx.tasks import build_task
 log = logging.getLogger(__name__)
 
 
-def build_model(config: Config | Mapping[str, Any], *, restored: bool = False) -> AdaptedModel:
+def build_model(
+    config: Config | Mapping[str, Any], *, restored: bool = False, kind: type[AdaptedModel] = AdaptedModel
+) -> AdaptedModel:
     """Pre-trained weights into the plain backbone, then the method, then freezing by ownership.
 
     Args:
         config: from :func:`~pointadapterx.config.load_config`.
         restored: whether an adapter's file will bring all weights, which makes a warning of random ones superfluous.
+        kind: of the model.
 
     Returns:
         The model on the CPU, in training mode. Its initial values depend on ``backbone.init_seed`` and
@@ -40,15 +43,15 @@ def build_model(config: Config | Mapping[str, Any], *, restored: bool = False) -
     backbone = build_backbone(config.backbone)
     if config.backbone.weights is None and not restored and not next(backbone.parameters()).is_meta:
         log.warning("backbone.weights is not set: the backbone keeps random weights, results only test the pipeline")
-    return adapt_backbone(backbone, config)
+    return adapt_backbone(backbone, config, kind)
 
 
-def adapt_backbone(backbone: Backbone, config: Config) -> AdaptedModel:
+def adapt_backbone(backbone: Backbone, config: Config, kind: type[AdaptedModel] = AdaptedModel) -> AdaptedModel:
     """Method and head of a config on a backbone, which is changed."""
     assert config.method is not None
     with seeded(config.train.seed):
         head = build_task(config).build_head(backbone.feature_info)
-        model = AdaptedModel(backbone, build_method(config.method), head, config.train.frozen_bn)
+        model = kind(backbone, build_method(config.method), head, config.train.frozen_bn)
     model.recipe, model.num_points = model_recipe(config), config.data.num_points
     return model
 
@@ -119,7 +122,7 @@ def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> Adapt
     return build_restored(info, model_config(info, overrides))
 
 
-def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
+def model_config(info: AdapterInfo, overrides: Overrides = ()) -> Config:
     """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
 
     Args:
@@ -133,14 +136,14 @@ def model_config(info: AdapterInfo, overrides: Sequence[str] = ()) -> Config:
     return Config.of(config, str(info.path), overrides)
 
 
-def build_restored(info: AdapterInfo, config: Config) -> AdaptedModel:
+def build_restored(info: AdapterInfo, config: Config, kind: type[AdaptedModel] = AdaptedModel) -> AdaptedModel:
     """The model of an adapter, built from what :func:`model_config` returned.
 
     Raises:
         CheckpointError: if the file does not fit its own config, or its backbone's weights cannot be loaded.
     """
     _require_shapes(info, config)
-    model = build_model(config, restored=_brings_backbone(info))
+    model = build_model(config, restored=_brings_backbone(info), kind=kind)
     load_adapter(model, info)
     return model
 

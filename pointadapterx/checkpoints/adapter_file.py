@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.shipped import shipped_adapter
 from pointadapterx.config import Config
 from pointadapterx.datasets.preparation import Preparation
 from pointadapterx.errors import CheckpointError, ConfigError, shown
@@ -122,8 +123,8 @@ def read_adapter(path: str | Path) -> AdapterInfo:
     """Reads an adapter file without building a model.
 
     Args:
-        path: the file; the folder of a run; or ``hf://owner/repository``, optionally ``@revision``, which is downloaded
-            once through huggingface_hub.
+        path: the file; the folder of a run; the name of a shipped adapter; or ``hf://owner/repository``, optionally
+            ``@revision``, which is downloaded once through huggingface_hub.
 
     Raises:
         CheckpointError: if it is missing, damaged, or not an adapter of this package.
@@ -229,6 +230,8 @@ def _find_adapter(path: str | Path) -> Path:
     if str(path).startswith(HUB):
         address = Address.parse(str(path))
         return fetch(address._replace(file=address.file or ADAPTER_FILE))
+    if (shipped := shipped_adapter(path)) is not None:
+        return shipped
     path = Path(path)
     file = path / ADAPTER_FILE if path.is_dir() else path
     if not file.exists():

@@ -21,6 +21,11 @@ from pointadapterx.registry import did_you_mean
 SHIPPED = Path(str(importlib.resources.files("pointadapterx"))) / "weights"
 """Folder of the shipped weights, each with a model card of the same name."""
 
+ADAPTERS = SHIPPED.with_name("adapters")
+"""Folder of the shipped adapters, likewise."""
+READY = "ldraw20"
+"""The shipped adapter that predicts where no other is named."""
+
 BACKBONE_FORMAT = "pointadapterx-backbone-1"
 
 
@@ -54,6 +59,12 @@ def find_weights(weights: str | Path) -> Path:
 def shipped_weights() -> list[str]:
     """Names of the weights that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def shipped_adapter(name: str | Path) -> Path | None:
+    """The file of a shipped adapter, or None for what is none's name, or a path that exists."""
+    file = ADAPTERS / f"{name}.safetensors"
+    return file if Path(name).name == str(name) and not Path(name).exists() and file.is_file() else None
 
 
 def without_locations(config: Config, keys: Sequence[str] = LOCATIONS) -> Config:

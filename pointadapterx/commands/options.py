@@ -12,6 +12,7 @@ from pointadapterx.errors import ConfigError
 
 ADAPTER = "RUN_OR_ADAPTER"
 ADAPTER_HELP = "adapter file, run folder, or hf://owner/repository"
+OVERRIDES = "config overrides, for example train.lr=1e-3"
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*")
 
 
@@ -19,15 +20,17 @@ class UsageError(Exception):
     """Arguments that do not go together; printed below the command's usage."""
 
 
-def add_overrides(parser: argparse.ArgumentParser, about: str = "config overrides, for example train.lr=1e-3") -> None:
+def add_overrides(parser: argparse.ArgumentParser, about: str = OVERRIDES, given: str = "key=value") -> None:
     """Any number of ``key=value``, between options too."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=about)
+    parser.add_argument("overrides", nargs="*", metavar=given, help=about)
 
 
-def add_config(parser: argparse.ArgumentParser, example: str = "demo") -> None:
-    """``--config``, and overrides of its keys."""
+def add_config(
+    parser: argparse.ArgumentParser, example: str = "demo", *, given: str = "key=value", about: str = OVERRIDES
+) -> None:
+    """``--config``, and overrides of its keys, which a command may take together with something else."""
     parser.add_argument("--config", metavar="FILE", help=f"YAML config, or the name of a shipped one ({example})")
-    add_overrides(parser)
+    add_overrides(parser, about, given)
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:

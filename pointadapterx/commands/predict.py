@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from pointadapterx.checkpoints.adapter_file import ADAPTERS
+from pointadapterx.checkpoints.shipped import READY, shipped_adapter
 from pointadapterx.commands.options import UsageError, add_device, add_reading, add_weights, require_positive
+from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.endings import explain
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.hub import HUB
 from pointadapterx.locks import alone
+from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, STATE_FILE
 from pointadapterx.tasks import Task
 from pointadapterx.tasks.exchange import Answer
 from pointadapterx.text import cell, json_line, printable
@@ -27,7 +31,9 @@ from pointadapterx.text import cell, json_line, printable
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
 FORMATS = (".csv", ".jsonl")
+ADAPTER_SUFFIX = ".safetensors"
 EXAMPLES = """\
+  %(prog)s scan.ply                                             with the shipped adapter, of 20 classes of CAD parts
   %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
   %(prog)s hf://owner/repository scans/
@@ -48,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="first the adapter (its file, its run's folder or hf://owner/repository), unless --adapter; then files, "
-        "folders and globs",
+        help="first the adapter (its file, its run's folder or hf://owner/repository), unless --adapter or for the "
+        "shipped one; then files, folders and globs",
     )
     parser.add_argument(
         "--adapter",
@@ -86,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     named = dict(text.partition("=")[::2] for text in options.adapter)
     if not all(named) or not all(named.values()) or len(named) < len(options.adapter):
         raise UsageError("--adapter takes NAME=FILE, each name once")
-    adapter, paths = (named, options.paths) if named else (options.paths[0], options.paths[1:])
+    adapter, paths = (named, options.paths) if named else _adapter_of(options.paths)
     if not paths:
         raise UsageError(f"nothing to predict: first {ADAPTERS}, then files, folders or globs")
     predictor = Predictor(
@@ -101,6 +107,8 @@ def run(options: argparse.Namespace) -> int:
         nan=options.nan,
         workers=options.workers,
     )
+    if adapter == READY and options.paths[0] != READY:
+        _introduce(predictor.classes[READY])
     files = find_files(paths, predictor.suffixes, leave_out=options.output)
     failures: list[Failure] = []
     with (
@@ -128,6 +136,30 @@ def run(options: argparse.Namespace) -> int:
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
         print(f"{len(failed)} of {len(files)} files could not be predicted{more}", file=sys.stderr)
     return FAILED if failures else 0
+
+
+def _adapter_of(paths: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The adapter, and what to predict: the shipped adapter where the first path is no adapter but clouds."""
+    first = Path(paths[0])
+    if paths[0].startswith(HUB) or shipped_adapter(paths[0]) is not None:
+        is_adapter = True
+    elif first.is_dir():
+        is_adapter = any((first / name).exists() for name in (ADAPTER_FILE, STATE_FILE, CONFIG_FILE))
+    elif first.exists() or glob.has_magic(paths[0]):
+        is_adapter = first.suffix.lower() == ADAPTER_SUFFIX
+    else:  # a word that is nothing yet is meant as a run, unless it looks like a cloud
+        is_adapter = first.suffix.lower()[1:] not in KINDS
+    return (paths[0], paths[1:]) if is_adapter else (READY, paths)
+
+
+def _introduce(classes: Sequence[str]) -> None:
+    """Says which adapter answers, and what it does not know."""
+    print(
+        f"note: no adapter was given, so {READY} answers, which is shipped: it knows {len(classes)} classes of CAD "
+        f"parts ({', '.join(classes)}), and whatever else it is shown gets the nearest of them; for your own classes "
+        "run pointadapterx train FOLDER",
+        file=sys.stderr,
+    )
 
 
 def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path | None = None) -> list[str]:

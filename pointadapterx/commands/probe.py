@@ -26,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
 
     log_to_terminal()
     config = read_config(options.config, options.overrides)
-    jobs.probe(config, make_accelerator(config.train.precision))
+    jobs.probe(config, make_accelerator(config.train.precision, config.train.device))
     return 0

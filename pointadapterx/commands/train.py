@@ -1,42 +1,89 @@
-"""Adapt a pre-trained model to data, or pre-train one, as a config says; test it at the end."""
+"""Adapt a pre-trained model to your own data, or train what a config says; test it at the end."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from pointadapterx.commands import resume
-from pointadapterx.commands.options import UsageError, add_config, add_output_folder, log_to_terminal, require_config
+from pointadapterx.commands.options import OVERRIDE, UsageError, add_config, add_output_folder, log_to_terminal
 
 EXAMPLES = """\
+  %(prog)s scans                                           a folder with a folder for each class
+  %(prog)s scans data.up=z --output run                    the same, whose files have z up, into a folder of your choice
   %(prog)s --config demo                                   the embedded clouds, in minutes on a CPU
   %(prog)s --config demo train.lr=1e-3 train.seed=1        any key of the config can be overridden
-  %(prog)s --config folder data.root=scans --output run    your own files, into a folder of your choice
   %(prog)s --resume runs/demo/20260101-120000              the same as the command resume
 """
+ABOUT = (
+    "folder, CSV or HDF5 file of your own clouds or meshes (or a config), and config overrides such as train.lr=1e-3"
+)
+CONFIGS = (".yaml", ".yml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
-    add_config(parser)
-    add_output_folder(parser, "runs/<config>/<time>")
+    add_config(parser, given="FOLDER|key=value", about=ABOUT)
+    add_output_folder(parser, "runs/<folder or config>/<time>")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the run in this folder instead")
 
 
 def run(options: argparse.Namespace) -> int:
     """Trains, and leaves a run folder."""
+    whats = [text for text in options.overrides if Path(text).exists() or not _is_override(text)]
+    overrides = [text for text in options.overrides if text not in whats]
+    if len(whats) + (options.config is not None) + (options.resume is not None) != 1:
+        raise UsageError("give one of FOLDER, --config FILE (for example --config cfgs/demo.yaml) and --resume RUN")
     if options.resume is not None:
-        if options.config is not None:
-            raise UsageError("choose one of --config and --resume")
-        options.run = options.resume
+        options.run, options.overrides = options.resume, overrides
         return resume.run(options)
-    require_config(options, " or --resume RUN")
+    log_to_terminal()
+    if whats and _is_data(whats[0]):
+        from pointadapterx.quickstart.folder_run import train_on
+
+        train_on(whats[0], overrides, options.output)
+        return 0
+    _train_config(options.config or whats[0], overrides, options.output)
+    return 0
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text or OVERRIDE.fullmatch(text) is not None
+
+
+def _is_data(text: str) -> bool:
+    """Whether a path of data is meant, or else a config.
+
+    Raises:
+        UsageError: if it can be both.
+        DataError: if it is neither.
+    """
+    from pointadapterx.config.files import find
+    from pointadapterx.errors import ConfigError, DataError
+    from pointadapterx.quickstart.own_data import FORM
+
+    path = Path(text)
+    if path.is_file():
+        return path.suffix.lower() not in CONFIGS
+    try:
+        find(path)
+    except ConfigError as error:
+        if path.exists():
+            return True
+        near = str(error).partition(": no such config")[2].partition(" Shipped: ")[0]
+        what = "no such folder, file or shipped config"
+        raise DataError(f"{text}: {what}{near}" if near != "." else f"{text}: {what}; {FORM}") from None
+    if path.exists():
+        raise UsageError(f"{text} is a folder here and a shipped config: give ./{text} or --config {text}")
+    return False
+
+
+def _train_config(name: str, overrides: Sequence[str], output: Path | None) -> None:
     from pointadapterx import jobs
     from pointadapterx.config import read_config
     from pointadapterx.engine.devices import make_accelerator
 
-    log_to_terminal()
-    config = read_config(options.config, options.overrides)
-    accelerator = make_accelerator(config.train.precision)
-    jobs.train(config, Path(options.config).stem, options.output, accelerator)
-    return 0
+    config = read_config(name, overrides)
+    accelerator = make_accelerator(config.train.precision, config.train.device)
+    jobs.train(config, Path(name).stem, output, accelerator)

@@ -5,7 +5,7 @@ Every problem of a config is found and reported at once, each with the file and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from easydict import EasyDict
 
 from pointadapterx.config.files import MOST_FILES, SHIPPED, Document, Origins, find, plain, read_document, read_file
-from pointadapterx.config.overrides import parse_value
+from pointadapterx.config.overrides import Overrides, parse_value
 from pointadapterx.config.problems import MOST_LINES
 from pointadapterx.config.sections import LOCATIONS, ORDER
 from pointadapterx.config.typed import Config, checked
@@ -26,6 +26,7 @@ __all__ = [
     "SHIPPED",
     "Config",
     "Document",
+    "Overrides",
     "dump_config",
     "load_config",
     "parse_value",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
+def load_config(path: str | Path, overrides: Overrides = ()) -> EasyDict:
     """Reads, merges, overrides and checks a config.
 
     Args:
@@ -42,7 +43,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
             (or a list), relative to the file, is read first and overridden by what follows. A ``method``
             with another ``name`` than its base replaces the base's, whose keys belong to another method, and so do
             the pools of its prompts in ``head.pools``.
-        overrides: ``"train.lr=1e-3"``; the value is YAML.
+        overrides: ``["train.lr=1e-3"]``, whose values are YAML; or ``{"train.lr": 1e-3}``, or
+            ``{"train": {"lr": 1e-3}}``.
 
     Returns:
         The complete config, every default filled in; ``config.train.lr`` and ``config["train"]["lr"]`` are the same.
@@ -53,7 +55,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
     return EasyDict(read_config(path, overrides).dump())
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read_config(path: str | Path, overrides: Overrides = ()) -> Config:
     """The typed config of a file, see :func:`load_config`.
 
     Raises:

@@ -152,6 +152,30 @@ def _check_alone(parts: Parts) -> Iterator[Problem]:
         yield from (Problem(*problem) for problem in found)
     if parts.train is not None:
         yield from Problem.of("train", parts.train.problems())
+    if parts.task is not None and parts.train is not None and parts.eval is not None:
+        yield from Problem.of("train", _problems_of_training(TASKS[parts.task.name], parts.train, parts.eval))
+
+
+def _problems_of_training(task: type[Task], train: TrainConfig, judged: EvalConfig) -> Iterator[tuple[str, str]]:
+    """(key, message) for each key of ``train`` that the task or ``eval`` leaves without effect."""
+    name = task.Options().name
+    if not task.predicts_classes:
+        if train.class_weights is not None:
+            yield "class_weights", f"the task {name} has no classes to weigh; remove it"
+        if train.sampler == "balanced":
+            yield "sampler", f"the task {name} has no classes to balance; remove it, or use shuffle"
+    if train.early_stopping is None:
+        return
+    if not task.scores:
+        yield "early_stopping", f"the task {name} has no score to wait for; remove it"
+    elif judged.protocol == "last":
+        yield "early_stopping", "eval.protocol=last scores no epoch; use eval.protocol=validation, or remove it"
+    elif judged.every * (train.early_stopping + 1) > train.epochs:
+        yield (
+            "early_stopping",
+            f"{train.early_stopping} evaluations, one every {judged.every} epochs, never pass within "
+            f"train.epochs={train.epochs}; lower it or eval.every, or remove it",
+        )
 
 
 def _check_modality(backbone: Backbone.Options, data: DataConfig) -> Iterator[Problem]:

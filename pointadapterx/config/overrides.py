@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import yaml
 
 from pointadapterx.config.files import Origins, plain
@@ -14,12 +16,59 @@ from pointadapterx.config.problems import Problem
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.yaml_text import parse_yaml
 
+Overrides: TypeAlias = Sequence[str] | Mapping[str, Any]
+"""``["train.lr=1e-3"]``, ``{"train.lr": 1e-3}`` or ``{"train": {"lr": 1e-3}}``."""
 
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str], origins: Origins) -> list[Problem]:
+
+class Change(NamedTuple):
+    """A value in place of another.
+
+    Attributes:
+        key: dotted.
+        value: to set.
+        text: as it was given, for messages.
+    """
+
+    key: str
+    value: Any
+    text: str
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Overrides, origins: Origins) -> list[Problem]:
     """Merges overrides into nested mappings; returns what is wrong with them."""
+    found = [_parsed(text) for text in overrides] if not isinstance(overrides, Mapping) else list(_flat(overrides))
     # A new method replaces the old one's section, so it comes before the keys that belong to it.
-    ordered = sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith(".name"))
-    return [problem for text in ordered if (problem := _override(raw, text, origins)) is not None]
+    ordered = sorted(found, key=lambda change: not (isinstance(change, Change) and change.key.endswith(".name")))
+    problems = (change if isinstance(change, Problem) else _apply(raw, change, origins) for change in ordered)
+    return [problem for problem in problems if problem is not None]
+
+
+def flat(overrides: Overrides) -> dict[str, Any]:
+    """Overrides by dotted key.
+
+    Raises:
+        ConfigError: for a text that is no override.
+    """
+    if isinstance(overrides, Mapping):
+        return {change.key: change.value for change in _flat(overrides)}
+    found = [_parsed(text) for text in overrides]
+    problem = next((one for one in found if isinstance(one, Problem)), None)
+    if problem is not None:
+        raise ConfigError(": ".join(filter(None, problem)))
+    return {change.key: change.value for change in found if isinstance(change, Change)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[Change]:
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{key}.")
+            continue
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        elif isinstance(value, np.generic):
+            value = value.item()
+        yield Change(key, plain(value), f"{key}={value}")
 
 
 def parse_value(text: str) -> Any:
@@ -34,22 +83,26 @@ def parse_value(text: str) -> Any:
         raise ConfigError(f"override value {shown(text)} is not valid YAML; quote it") from None
 
 
-def _override(raw: dict[str, Any], text: str, origins: Origins) -> Problem | None:
+def _parsed(text: str) -> Change | Problem:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
         return Problem("", f"override '{text}' is not of the form section.key=value")
     try:
-        update = parse_value(value)
+        return Change(key, parse_value(value), text)
     except ConfigError as error:
         return Problem(key, f"{error}")
-    conflict = _conflict(raw, key.split("."), update)
+
+
+def _apply(raw: dict[str, Any], change: Change, origins: Origins) -> Problem | None:
+    parts, update = change.key.split("."), change.value
+    conflict = _conflict(raw, parts, update)
     if conflict is not None:
         return conflict
-    for part in reversed(key.split(".")):
+    for part in reversed(parts):
         update = {part: update}
     merge(raw, update)
-    origins[key] = f"override {text}"
+    origins[change.key] = f"override {change.text}"
     return None
 
 

@@ -16,8 +16,8 @@ from pointadapterx.tasks.reconstruction import PretrainConfig
 ORDER = ("task", "backbone", "method", "head", "pretrain", "data", "train", "eval")
 """Sections in the order of a stored config."""
 
-LOCATIONS = ("data.root", "data.cache_dir", "backbone.weights", "train.cache_folder")
-"""Keys that say where files lie: what lies there counts, not where."""
+LOCATIONS = ("data.root", "data.cache_dir", "backbone.weights", "train.cache_folder", "train.device")
+"""Keys that belong to one machine: where files lie, and what computes; results do not depend on them."""
 
 COMMON = ("backbone", "data", "train", "eval")
 """Sections of every task."""

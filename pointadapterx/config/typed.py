@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from pointadapterx.config.checks import Parts, check
 from pointadapterx.config.files import Origins, plain
 from pointadapterx.config.merging import merge
-from pointadapterx.config.overrides import apply_overrides
+from pointadapterx.config.overrides import Overrides, apply_overrides
 from pointadapterx.config.problems import error_of
 from pointadapterx.config.sections import ORDER, default_task
 from pointadapterx.datasets.options import DataConfig
@@ -47,7 +47,7 @@ class Config:
     eval: EvalConfig
 
     @classmethod
-    def of(cls, config: Config | Mapping[str, Any], source: str = "config", overrides: Sequence[str] = ()) -> Config:
+    def of(cls, config: Config | Mapping[str, Any], source: str = "config", overrides: Overrides = ()) -> Config:
         """The typed config of a mapping of sections; a Config without overrides is returned as it is.
 
         Args:
@@ -87,7 +87,7 @@ class Config:
         return Config.of(sections)
 
 
-def checked(raw: dict[str, Any], overrides: Sequence[str], origins: Origins, source: str) -> Config:
+def checked(raw: dict[str, Any], overrides: Overrides, origins: Origins, source: str) -> Config:
     """The config of nested mappings with overrides applied.
 
     Raises:

@@ -31,25 +31,27 @@ except ImportError:  # not on Windows
 log = logging.getLogger(__name__)
 
 
-def make_accelerator(precision: str) -> Accelerator:
+def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
     """Device, processes and precision: one process, ``torchrun`` or ``accelerate launch``, GPU or CPU (gloo).
 
-    One at a time: a process that makes another with another precision no longer uses the first.
+    One at a time: a process that makes another with another precision or device no longer uses the first.
 
     Args:
         precision: ``train.precision``; ``auto`` is bf16 where the hardware multiplies it, else fp32.
+        device: ``train.device``; null and ``auto`` are the first GPU, or the CPU where there is none.
 
     Raises:
-        ConfigError: for fp16 without a CUDA device.
+        ConfigError: for a device that is not here, or fp16 without a CUDA device.
     """
-    if precision == "fp16" and not torch.cuda.is_available():
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpu = _chosen(device, several=several).type == "cpu"
+    if precision == "fp16" and on_cpu:
         raise ConfigError("train.precision=fp16 needs a CUDA device; use bf16 or fp32 on this machine")
     if precision == "auto":
-        precision = "bf16" if multiplies_bf16() else "fp32"
+        precision = "bf16" if multiplies_bf16(torch.device("cpu") if on_cpu else None) else "fp32"
     # A head that pools no prompts leaves the last prompt generator without a gradient.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
     # accelerate ignores torchrun's processes where there is no CUDA device, unless it is told to use the CPU.
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several:
         # DistributedDataParallel imports it indirectly (torch 2.13). Its functions have the default group, as it is
         # then, as default arguments: imported later, it would keep the group and its threads to the end of the process.
@@ -61,11 +63,35 @@ def make_accelerator(precision: str) -> Accelerator:
     # There is one state a process, which refuses another precision; a notebook's next run may have one.
     if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()
+    if is_initialized() and (AcceleratorState().device.type == "cpu") != on_cpu:
+        AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
-        cpu=several and not torch.cuda.is_available(),
+        cpu=on_cpu and (several or torch.cuda.is_available()),
         mixed_precision=mixed_precision,
         kwargs_handlers=[ddp, patience],
     )
+
+
+def _chosen(name: str | None, *, several: bool) -> torch.device:
+    """The device that ``train.device`` means; of several GPUs it becomes the current one.
+
+    Raises:
+        ConfigError: if it is not here, or several processes cannot share it.
+    """
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None or name == "auto":
+        return torch.device("cuda" if here else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not here:
+        raise ConfigError(f"train.device={name}: there is no CUDA device here; use cpu, or auto for what is there")
+    if device.index is None:
+        return device
+    if several:
+        raise ConfigError(f"train.device={name}: several processes take a GPU each; use cuda, and CUDA_VISIBLE_DEVICES")
+    if device.index >= here:
+        raise ConfigError(f"train.device={name}: the last of {here} CUDA devices here is cuda:{here - 1}; use that")
+    torch.cuda.set_device(device)
+    return device
 
 
 def leave_process_group() -> None:

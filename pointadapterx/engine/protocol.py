@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from pointadapterx.config import Config
 
 PROTOCOLS = {
@@ -19,6 +22,23 @@ LAST_KEPT = {
 def chooses(config: Config) -> bool:
     """Whether a run of this config has several epochs to choose from."""
     return config.eval.protocol != "last" and config.eval.every < config.train.epochs
+
+
+def waits_too_long(config: Config, history: Sequence[Mapping[str, Any]], best_epoch: int) -> bool:
+    """Whether ``train.early_stopping`` evaluations have passed without a better score.
+
+    It depends on the history alone, so a run that is resumed stops where it would have stopped.
+
+    Args:
+        config: complete config.
+        history: a record a finished epoch.
+        best_epoch: the best so far, from 0; -1 for none.
+    """
+    patience, every, epochs = config.train.early_stopping, config.eval.every, config.train.epochs
+    if patience is None or best_epoch < 0:
+        return False
+    judged = [epoch for epoch in range(1, len(history) + 1) if epoch % every == 0 or epoch == epochs]
+    return sum(epoch > best_epoch + 1 for epoch in judged) >= patience
 
 
 def protocol_words(config: Config, own_validation: bool) -> str:

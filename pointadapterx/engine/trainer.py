@@ -28,7 +28,7 @@ from pointadapterx.engine.features import open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
 from pointadapterx.engine.hooks import Hook, KeepAdapter
 from pointadapterx.engine.optim import build_optimizer, learning_rate
-from pointadapterx.engine.protocol import chooses, protocol_words
+from pointadapterx.engine.protocol import chooses, protocol_words, waits_too_long
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
@@ -226,7 +226,7 @@ class Trainer:
         log.info("resuming at epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
 
     def fit(self) -> None:
-        """Trains to the last epoch.
+        """Trains to the last epoch, or until ``train.early_stopping`` ends it.
 
         Raises:
             Interrupted: after saving the state, when a signal asked to stop.
@@ -237,7 +237,7 @@ class Trainer:
             self._save_state()
         self.prepare()
         with stop_requests("finishing this step, then saving") as requests, self._events() as write:
-            while progress.epoch < self.settings.epochs:
+            while not self.finished:
                 self._train_epoch(requests)
                 record = self._finish_epoch()
                 write(record)
@@ -245,6 +245,19 @@ class Trainer:
                 if stop:
                     self._save_state()
                     raise Interrupted(stop, self.folder)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the score has not become better for as long as ``train.early_stopping`` waits."""
+        progress = self.progress
+        if progress.epoch >= self.settings.epochs:
+            return False
+        return waits_too_long(self.config, progress.history, progress.best_epoch)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.progress.epoch >= self.settings.epochs or self.stopped_early
 
     def _train_epoch(self, requests: list[int]) -> None:
         """The steps of one epoch from ``progress.step`` on; every draw is a function of (seed, epoch, step)."""
@@ -335,6 +348,7 @@ class Trainer:
             "rank": self.accelerator.process_index,
             "world_size": self.accelerator.num_processes,
             "accumulate": self.settings.accumulate,
+            "strata": self.task.strata(self.dataset) if self.settings.sampler == "balanced" else None,
         }
 
     def _agreed(self, requests: list[int]) -> int:
@@ -371,7 +385,13 @@ class Trainer:
             record["seconds"],
         )
         progress.epoch, progress.step, progress.seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
-        if last or progress.epoch % self.settings.save_every == 0:
+        if self.stopped_early:
+            log.info(
+                "stopped early: no better %s for %d evaluations; epoch %d of %d is the last",
+                *(self.task.scores[self.task.select].short, self.settings.early_stopping),
+                *(progress.epoch, self.settings.epochs),
+            )
+        if self.finished or progress.epoch % self.settings.save_every == 0:
             self._save_state()
         return record
 

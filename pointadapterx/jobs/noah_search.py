@@ -64,7 +64,7 @@ def search(folder: Path, overrides: list[str]) -> Candidate:
         InUseError: if the run or another search is still running.
     """
     config = _config(folder, overrides)
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision, config.train.device)
     with claimed(folder, accelerator, "wait for it, or stop it first"):
         return _search(folder, config, accelerator)
 

@@ -45,7 +45,7 @@ def test(
         adapter: what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` takes. For one of the hub,
             ``data.root`` and ``data.cache_dir`` are null unless an override sets them.
         overrides: of the adapter's stored config, as long as they leave the model what it is: ``data.…``,
-            ``eval.…``, ``backbone.weights``, ``train.precision``.
+            ``eval.…``, ``backbone.weights``, ``train.precision``, ``train.device``.
         copies: K copies per vote, or None for no vote.
         published: votes as the published figures do: maximum of 299 votes.
         output: folder for ``test.json`` and predictions; default: ``test-<time>`` beside the adapter.
@@ -59,17 +59,17 @@ def test(
         InUseError: if another process is writing into the folder.
     """
     for text in overrides:
-        if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=")):
+        if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=", "train.device=")):
             raise ConfigError(
-                f"{text}: a test keeps the adapter's model (data.*, eval.*, backbone.weights and train.precision may "
-                "change); train another adapter instead"
+                f"{text}: a test keeps the adapter's model (data.*, eval.*, backbone.weights, train.precision and "
+                "train.device may change); train another adapter instead"
             )
     info = read_adapter(adapter)
     on_hub = str(adapter).startswith(HUB)  # its file lies in the hub's cache
     if on_hub:  # where the data of whoever trained it lay says nothing here
         info = info._replace(config=without_locations(info.config, ("data.root", "data.cache_dir")))
     config = model_config(info, overrides)
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision, config.train.device)
     config = config.replaced(train={"precision": precision_of(accelerator)})
     with accelerator.main_process_first():
         dataset = build_test_split(config)

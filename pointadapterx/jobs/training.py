@@ -41,7 +41,13 @@ from pointadapterx.run_folder import (
 log = logging.getLogger(__name__)
 
 
-def train(config: Config | Mapping[str, Any], name: str, output: Path | None, accelerator: Accelerator) -> Path:
+def train(
+    config: Config | Mapping[str, Any],
+    name: str,
+    output: Path | None,
+    accelerator: Accelerator,
+    model: AdaptedModel | None = None,
+) -> Path:
     """Adapts and tests the best adapter once, or pre-trains where the config says so; returns the run's folder.
 
     Args:
@@ -49,6 +55,7 @@ def train(config: Config | Mapping[str, Any], name: str, output: Path | None, ac
         name: of the config, for the default folder ``runs/<name>/<time>``.
         output: run folder; must not hold a run yet.
         accelerator: from :func:`make_accelerator`.
+        model: to go on from, of this config; holds the kept adapter afterwards. By default a new one.
 
     Raises:
         PointAdapterXError: for wrong data, weights, or a folder that is taken.
@@ -61,7 +68,7 @@ def train(config: Config | Mapping[str, Any], name: str, output: Path | None, ac
     _require_no_run(folder)
     # What is stored names the precision, so a run is resumed and tested as it was trained, whatever the machine.
     config = config.replaced(train={"precision": precision_of(accelerator)})
-    trainer = _trainer(config, folder, accelerator)
+    trainer = _trainer(config, folder, accelerator, model)
     with claimed(folder, accelerator, ANOTHER_OUTPUT, lambda: _require_no_run(folder)):
         if accelerator.is_main_process:
             write_text(folder / CONFIG_FILE, dump_config(config))
@@ -102,7 +109,7 @@ def resume(folder: Path, overrides: list[str]) -> Path:
         raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
     require_utf8(folder)
     config = read_config(folder / CONFIG_FILE, overrides)
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision, config.train.device)
     with claimed(folder, accelerator, "wait for it, or stop it first"):
         return _continue(config, folder, accelerator)
 
@@ -110,25 +117,25 @@ def resume(folder: Path, overrides: list[str]) -> Path:
 def _continue(config: Config, folder: Path, accelerator: Accelerator) -> Path:
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
-    progress, epochs = trainer.progress, config.train.epochs
+    progress = trainer.progress
     if trainer.task.adapts and progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
             f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
             "restore it, or start a new run"
         )
-    if not trainer.task.adapts and progress.epoch >= epochs and not (folder / WEIGHTS_FILE).is_file():
+    if not trainer.task.adapts and trainer.finished and not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder}: {WEIGHTS_FILE} of the finished run is gone; restore it, or start a new run")
-    if is_finished(folder) and progress.epoch >= epochs:
+    if is_finished(folder) and trainer.finished:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder
     return _fit(trainer)
 
 
-def _trainer(config: Config, folder: Path, accelerator: Accelerator) -> Trainer:
+def _trainer(config: Config, folder: Path, accelerator: Accelerator, given: AdaptedModel | None = None) -> Trainer:
     with accelerator.main_process_first():  # which may have to build a cache that the others then read
         splits = build_splits(config)
         hooks = None if config.pretrain is None else pretraining_hooks(config)
-    model = build_trained(config)
+    model = build_trained(config) if given is None else given
     log_device(accelerator)
     if isinstance(model, AdaptedModel):
         if accelerator.is_main_process:
@@ -161,6 +168,8 @@ def _fit(trainer: Trainer) -> Path:
             "hardware": hardware(accelerator.device),
             "versions": versions(),
         }
+        if trainer.settings.early_stopping is not None:
+            report["stopped_early"] = trainer.stopped_early
         if not trainer.task.adapts:
             measured = [key for key in history[-1] if key not in ("epoch", "lr", "train_loss", "seconds")]
             report |= {key: history[-1][key] for key in measured}

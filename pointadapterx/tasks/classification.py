@@ -37,6 +37,7 @@ from pointadapterx.tasks.exchange import (
 )
 from pointadapterx.tasks.novelty import Novelty
 from pointadapterx.tasks.pooled import PooledTask
+from pointadapterx.tasks.weighting import class_weights
 from pointadapterx.text import cell, markdown, printable
 
 NOVELTY = "novelty/"  # before the names of its tensors in an adapter's file
@@ -148,6 +149,12 @@ class Classification(PooledTask):
     pictures = (*PooledTask.pictures, "saliency", "tsne", "umap", "confusion", "mistakes")
 
     facts: ClassFacts
+    _weights: Tensor | None = None
+
+    def learn(self, train: Samples) -> Facts:
+        """The classes, and how much each of them counts in the loss."""
+        self._weights = class_weights(self.config.train.class_weights, train.labels, train.classes)
+        return super().learn(train)
 
     def width(self) -> int:
         """``head.num_classes``."""
@@ -169,8 +176,13 @@ class Classification(PooledTask):
             )
 
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy."""
-        return F.cross_entropy(outputs, targets, label_smoothing=self.config.train.label_smoothing)
+        """Cross-entropy, weighted by ``train.class_weights``."""
+        smoothing = self.config.train.label_smoothing
+        if self._weights is None:
+            return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        weights = self._weights.to(outputs.device)
+        # Not divided by the weights of the batch: the parts of a step then add up to what the whole step would give.
+        return F.cross_entropy(outputs, targets, weights, label_smoothing=smoothing, reduction="none").mean()
 
     def counted(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The hits."""

@@ -85,7 +85,7 @@ class Subject:
     @property
     def accelerator(self) -> Accelerator:
         """Device and precision; there is one a process, which the subject that computes makes its own."""
-        return make_accelerator(self.config.train.precision)
+        return make_accelerator(self.config.train.precision, self.config.train.device)
 
     @property
     def is_points(self) -> bool:

@@ -166,3 +166,18 @@ def test_a_small_file_that_expands_to_much(tmp_path: Path) -> None:
         DataError, match=r"24,000,000 bytes, but [\d,]+ are stored for it, which no cloud is compressed"
     ):
         read_cloud(path, 1, 0)
+
+
+def test_whole_steps_are_coordinates(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "clouds.h5", "w") as file:
+        file["data"] = np.array([[0, 512, -2048], [-32768, 1, 2047]], np.int16)
+        file["data"].attrs["steps_per_unit"] = 2048
+        file["other"] = np.zeros((2, 3))
+        file["other"].attrs["steps_per_unit"] = 2048
+    with open_h5(tmp_path / "clouds.h5") as file:
+        found = read_numbers(file, "data")
+        assert found.dtype == np.float32
+        assert found.tolist() == [[0, 0.25, -1], [0, 1 / 2048, 2047 / 2048]]
+        assert np.signbit(found).tolist() == [[False, False, True], [True, False, False]]
+        with pytest.raises(DataError, match="'/other' holds float64 in steps_per_unit=2048; they have to be whole"):
+            read_numbers(file, "other")

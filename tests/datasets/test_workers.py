@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -66,3 +68,15 @@ def test_map_in_order_reads_files(tmp_path: Path) -> None:
     for path in paths:
         path.write_text(path.stem)
     assert list(map_in_order(Path.read_text, paths, 2, 1)) == ["0", "1", "2"]
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_not_run_again_by_the_processes(tmp_path: Path) -> None:
+    """``pointadapterx.train`` on many files, called as a notebook's cell or a first script would."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from os.path import basename\nfrom pointadapterx.datasets.workers import map_in_order\n"
+        "print(len(list(map_in_order(basename, [f'a/{i}' for i in range(40)], 16, 2))))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "40\n"), done.stderr

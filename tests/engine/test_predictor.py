@@ -126,16 +126,25 @@ def test_a_disk_that_runs_full(
     assert not output.exists()
 
 
-def test_a_model_that_computes_nan_says_nothing(trained: Path, clouds: torch.Tensor) -> None:
+def test_a_model_that_computes_nan_says_nothing(
+    trained: Path, clouds: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the logits of one adapter, and in what the last layer of the other reads."""
     predictor = Predictor({"one": trained, "two": trained})
-    compute = predictor._compute
+    for name, part, row in (("one", 1, 1), ("two", 0, 2)):
+        head = predictor._models(name).head
 
-    def broken(name: str, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, pooled = compute(name, inputs)
-        (logits if name == "one" else pooled)[1 if name == "one" else 2, 0] = float("nan")
-        return logits, pooled
+        def broken(
+            pooled: torch.Tensor,
+            classify: Callable[..., tuple[torch.Tensor, ...]] = head.classify,
+            part: int = part,
+            row: int = row,
+        ) -> tuple[torch.Tensor, ...]:
+            found = classify(pooled)
+            found[part][row, 0] = float("nan")
+            return found
 
-    predictor._compute = broken  # type: ignore[method-assign]
+        monkeypatch.setattr(head, "classify", broken)
     found = predictor(list(clouds[:3]))
     failures = [place for place, one in enumerate(found) if isinstance(one, Failure)]
     assert failures == [2, 5]  # of each input there are two answers

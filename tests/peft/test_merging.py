@@ -39,7 +39,8 @@ def hook_count(model: nn.Module) -> int:
 @pytest.mark.parametrize("kind", ["point_mae", "vit"])
 @pytest.mark.parametrize(("name", "method"), MERGEABLE)
 def test_merged_equals_unmerged(name: str, method: dict[str, Any], kind: str, tmp_path: Path) -> None:
-    model = randomise(build_model(small_config(name, kind=kind, method=method))).eval()
+    config = small_config(name, kind=kind, method=method)
+    model = randomise(build_model(config)).eval()
     inputs, before = batch(kind), {key: value.clone() for key, value in model.state_dict().items()}
     merged = model.merge()
     torch.testing.assert_close(merged(inputs).logits, model(inputs).logits, atol=1e-5, rtol=0)
@@ -49,7 +50,7 @@ def test_merged_equals_unmerged(name: str, method: dict[str, Any], kind: str, tm
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert torch.equal(merged.merge()(inputs).logits, merged(inputs).logits)  # once more changes nothing
     with pytest.raises(CheckpointError, match="the model trains nothing, so there is no adapter to write"):
-        save_adapter(merged, tmp_path / "merged.safetensors", config={}, classes=["a"] * merged.head.num_classes)
+        save_adapter(merged, tmp_path / "merged.safetensors", config=config, classes=["a"] * merged.head.num_classes)
 
 
 def test_a_projection_behind_the_maximum_merges_any_scale() -> None:
