@@ -145,8 +145,8 @@ def test_sigterm_exits_cleanly_with_the_way_to_continue(config_file: Callable[..
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "history.json").exists() and time.monotonic() < deadline:
+    deadline, log = time.monotonic() + 120, tmp_path / "run" / "log.txt"
+    while not (log.exists() and "epoch 1/" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
