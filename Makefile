@@ -1,7 +1,8 @@
 # The two commands a newcomer needs:
 #   make demo   adapts the shipped point-cloud transformer to the embedded clouds: linear probe, then DAPT-X
 #   make test   runs the tests
-# make test-all also runs those that take long: under sanitizers, and without each optional package and program.
+# make test-all also runs those that take long: every method and precision where make test takes one of a kind, under
+# sanitizers, and without each optional package and program.
 # Each sets up $(VENV) by itself. Needed: Python >= 3.10 with venv, make; a C++20 compiler makes the point ops fast.
 # A CPU build of torch:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
@@ -19,10 +20,13 @@ demo: $(VENV)/.ready
 	$(BIN)/python tools/main.py --config cfgs/demo.yaml
 
 # One thread a process: idle threads of two processes on two cores would spin against each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) --dist loadfile -m "not exhaustive" --durations=20
 
 test-all: test
+	$(PYTEST) --dist load -m exhaustive --durations=20
 	$(BIN)/python tests/absent
 	$(BIN)/python tests/sanitized
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from benchmarks.novelty_scores import measure
 from pointadapterx.ops import reference
 from pointadapterx.peft.parts.scale_shift import ScaleShift
 from tests.conftest import ROOT
+from tests.mechanisms import exhaustive
 
 needs_atheris = pytest.mark.skipif(find_spec("atheris") is None, reason="atheris, of the extra fuzz, is not installed")
 SMALL = ["backbone.weights=null", "data.num_points=256", "backbone.encoder_width=8"]
@@ -117,6 +118,7 @@ def test_inference_side_by_side(tmp_path: Path) -> None:
     assert "| s, batch 3 |" in stem.with_suffix(".md").read_text(encoding="utf-8")
 
 
+@exhaustive  # of a measurement, not of the product
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of resident memory need Linux")
 def test_memory_of_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stem = tmp_path / "memory"
@@ -223,10 +225,13 @@ def test_every_axis_of_the_curves_can_be_read(values: list[float]) -> None:
         assert low <= min(values) < max(values) <= high
 
 
-def test_the_command_names_its_kinds() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "usage: python -m benchmarks {curves,exactness,fuzz,infer,memory,novelty,ops,predict,train}" in done.stderr
+def test_the_command_names_its_kinds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("benchmarks", run_name="__main__")
+    printed = str(stop.value) + capsys.readouterr().err
+    assert "usage: python -m benchmarks {curves,exactness,fuzz,infer,memory,novelty,ops,predict,train}" in printed
+    assert stop.value.code not in (0, None)
 
 
 def test_point_operations_side_by_side(
@@ -284,7 +289,7 @@ def test_fuzzing_knows_its_readers(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(list(target.seeds()) for target in fuzz.targets().values())
 
 
-@pytest.mark.slow
+@exhaustive
 @needs_atheris
 def test_fuzzing_finds_what_a_reader_does_not_expect(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -19,10 +19,13 @@ from pointadapterx.engine import devices
 from pointadapterx.study.outcomes import OUTPUT
 from pointadapterx.study.plan import CellKey, read_plan
 from tests.conftest import small_config, small_pretraining
+from tests.mechanisms import exhaustive
 from tests.synthetic import write_ldraw20
 
 METHODS = ("dapt_x", "lora", "linear", "full", "e3va_x")
 PRECISIONS = ("fp32", "bf16")
+FOR_ALL = {("dapt_x", "bf16"), ("lora", "fp32")}
+"""Runs that stand for all: one with every kind of part, whose values numpy cannot hold, and one that can be merged."""
 CLASSES = ["plate", "wheel", "window"]
 
 
@@ -66,24 +69,34 @@ def _own(name: str) -> dict[str, Any]:
     return {f"method.{key}": value for key, value in method.items()} | {"head.pools": config.head.pools}
 
 
+in_both = pytest.mark.parametrize("precision", [pytest.param("fp32", marks=exhaustive), "bf16"])
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("every"))
 
 
-@pytest.fixture(params=PRECISIONS)
-def precision(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(
+    params=[
+        pytest.param((name, kind), marks=[exhaustive] * ((name, kind) not in FOR_ALL), id=f"{name}-{kind}")
+        for name in METHODS
+        for kind in PRECISIONS
+    ]
+)
+def trained(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A method and a precision."""
+    return request.param
 
 
-@pytest.fixture(params=METHODS)
-def folder(request: pytest.FixtureRequest, runs: Runs, precision: str) -> Path:
+@pytest.fixture
+def folder(trained: tuple[str, str], runs: Runs) -> Path:
     """Of a finished run."""
-    return runs.folders[request.param, precision]
+    return runs.folders[trained]
 
 
-def test_training_and_resuming(folder: Path, precision: str) -> None:
-    assert f"precision: {precision}" in (folder / "config.yaml").read_text()
+def test_training_and_resuming(folder: Path, trained: tuple[str, str]) -> None:
+    assert f"precision: {trained[1]}" in (folder / "config.yaml").read_text()
     finished = (folder / "metrics.json").read_bytes()
     assert main(["--resume", str(folder)]) == 0
     assert (folder / "metrics.json").read_bytes() == finished
@@ -127,9 +140,9 @@ def test_exporting(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(line.startswith(start) for line, start in zip(lines, told, strict=True)), lines
 
 
-def test_sharing(folder: Path, precision: str, tmp_path: Path) -> None:
+def test_sharing(folder: Path, trained: tuple[str, str], tmp_path: Path) -> None:
     assert main(["push", str(folder), "owner/name", "--folder", str(tmp_path / "card")]) == 0
-    assert precision in (tmp_path / "card" / "README.md").read_text()
+    assert trained[1] in (tmp_path / "card" / "README.md").read_text()
 
 
 def test_comparing(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +156,7 @@ def test_looking_at_the_data(runs: Runs) -> None:
     assert main(["doctor", str(runs.data), "--workers", "1"]) == 0
 
 
+@in_both
 def test_searching(runs: Runs, precision: str, tmp_path: Path) -> None:
     config = small_config(
         "noah",
@@ -156,6 +170,7 @@ def test_searching(runs: Runs, precision: str, tmp_path: Path) -> None:
     assert main(["search", str(tmp_path / "run")]) == 0
 
 
+@in_both
 def test_pre_training(precision: str, tmp_path: Path) -> None:
     """With its pictures, and the probe, which is a command as well."""
     write_ldraw20(tmp_path / "data", train_per_class=4, test_per_class=2, num_points=160)

@@ -25,6 +25,7 @@ from pointadapterx.ops import decomposed, reference
 from pointadapterx.tasks.calibration import Calibration
 from pointadapterx.tasks.classification import ClassFacts
 from tests.conftest import randomise, small_config
+from tests.mechanisms import exhaustive
 
 SMALL = {"num_groups": 8, "depth": 1}
 """Of a point backbone: FPS is unrolled, and exporters are slow."""
@@ -67,12 +68,14 @@ CONFIGS: dict[str, tuple[dict[str, Any], Tensor]] = {
         torch.cat([clouds(3), lattice(3)]),
     ),
     "digits": (read_config("vtab/digits"), images(5)),
+    "images": (small_config("dapt_x", "vit"), torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(5))),
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if "e3va_x" in name else [pytest.mark.slow]) for name in CONFIGS]
-)
+SHIPPED = ("demo", "digits")  # larger models of the same parts
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[exhaustive] * (name in SHIPPED)) for name in CONFIGS])
 def test_onnx_computes_what_torch_computes(name: str, tmp_path: Path) -> None:
     config, inputs = CONFIGS[name]
     adapter = adapter_of(config, tmp_path)

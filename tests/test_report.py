@@ -32,13 +32,15 @@ from tests.visualize.conftest import save_random
 
 BROWSER = os.environ.get("POINTADAPTERX_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
 
+SMALL = ["backbone.weights=null", "backbone.depth=2", "backbone.num_groups=16", "data.num_points=256"]
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run on the embedded clouds, for reports, which need matplotlib."""
     pytest.importorskip("matplotlib", exc_type=ImportError)
     folder = tmp_path_factory.mktemp("report") / "run"
-    overrides = ["train.epochs=2", "train.warmup_epochs=0", "data.train_size=100"]
+    overrides = ["train.epochs=2", "train.warmup_epochs=0", "data.train_size=100", *SMALL]
     run.train(read_config(ROOT / "cfgs" / "demo.yaml", overrides), "demo", folder, devices.make_accelerator("fp32"))
     return folder
 
@@ -92,7 +94,7 @@ def test_it_says_what_the_run_found(finished: Path, report: Path) -> None:
 
 @pytest.mark.slow
 def test_several_runs_side_by_side(finished: Path, tmp_path: Path) -> None:
-    other = save_random(tmp_path / "linear.safetensors", "demo_linear.yaml")
+    other = save_random(tmp_path / "linear.safetensors", "demo_linear.yaml", *SMALL)
     output = tmp_path / "both.html"
     assert main(["report", str(finished), str(other), "--output", str(output)]) == 0
     text = output.read_text(encoding="utf-8")
@@ -174,7 +176,7 @@ def test_it_lives_in_a_browser(opened: tuple[str, Any, list[str], list[str]], re
         shown = [legend.get_attribute("data-mode") for legend in section.locator(".legend:visible").all()]
         assert shown == ["groups"]
         modes = choices.locator("option").all_inner_texts()
-        depth = read_config(ROOT / "cfgs" / "demo.yaml").backbone.depth
+        depth = read_config(report.parent / "config.yaml", []).backbone.depth
         assert [name for name in modes if name.startswith("expert")] == [
             f"expert of sub-token 1, block {number}" for number in range(1, depth + 1)
         ]

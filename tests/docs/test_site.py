@@ -16,6 +16,7 @@ import pytest
 from pointadapterx.peft import METHODS
 from tests.conftest import ROOT
 from tests.docs.pages import DOCS
+from tests.mechanisms import exhaustive
 
 FIGURES = DOCS / "figures"
 
@@ -30,6 +31,7 @@ def load_script(name: str) -> ModuleType:
 
 
 @pytest.mark.slow
+@exhaustive  # make docs builds the same
 def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     for package in ("sphinx", "myst_parser", "furo", "sphinx_copybutton", "sphinx-mathjax-offline"):
         pytest.importorskip(package, reason="the extra docs is not installed")

@@ -19,6 +19,7 @@ from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.config import dump_config
 from pointadapterx.datasets import build_dataset
 from tests.conftest import ROOT, randomise, small_config
+from tests.processes import run_together
 from tests.synthetic import write_ldraw20
 
 pytestmark = [
@@ -29,19 +30,35 @@ pytestmark = [
 
 
 def launch(processes: int, *arguments: object, script: Path = ROOT / "tools" / "main.py") -> str:
-    """Runs a script, the command line by default, on the CPU in one process or several; what it printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
-    start = [*torchrun, "--master-port", str(port)] if processes > 1 else []
-    command = [sys.executable, *start, str(script), *map(str, arguments)]
-    one_thread = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    """Runs a script, the command line by default, on the CPU in one process or several; what it printed.
+
+    They get the variables that torchrun sets. :func:`torchrun` starts it itself, which takes seconds.
+    """
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environments = [shared]
+    if processes > 1:
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        environments = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return run_together(script, [str(argument) for argument in arguments], environments)
+
+
+def torchrun(processes: int, *arguments: object) -> None:
+    """Runs the command line as users do."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(ROOT / "tools" / "main.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        command, env=os.environ | one_thread, capture_output=True, text=True, check=False, timeout=400
+        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False, timeout=400
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+
+
+def free_port() -> int:
+    """Of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def one_epoch(folder: Path) -> list[str]:
@@ -82,7 +99,7 @@ def test_two_processes_train_one_adapter(tmp_path: Path) -> None:
     )
     (tmp_path / "config.yaml").write_text(dump_config(config))
     run = tmp_path / "run"
-    launch(2, "--config", tmp_path / "config.yaml", "--output", run)
+    torchrun(2, "--config", tmp_path / "config.yaml", "--output", run)
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["count"] == 40
     assert sum(map(sum, metrics["test"]["confusion_matrix"])) == 40

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from pointadapterx import jobs as run
@@ -34,6 +35,7 @@ from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXErro
 from pointadapterx.run_folder import ADAPTER_FILE, STATE_FILE
 from pointadapterx.sections import TrainConfig
 from tests.conftest import ROOT
+from tests.processes import start
 
 MakeConfig = Callable[..., Config]
 
@@ -85,7 +87,7 @@ def test_the_same_seed_gives_the_same_weights(run_config: MakeConfig, tmp_path: 
 @pytest.mark.slow
 def test_killed_mid_epoch_and_resumed_is_bit_identical(config_file: Callable[..., Path], tmp_path: Path) -> None:
     config = config_file(train={"epochs": 4}, method={"dropout": 0.1})
-    subprocess.run(command("--config", config, "--output", tmp_path / "whole"), check=True, capture_output=True)
+    assert main(["--config", str(config), "--output", str(tmp_path / "whole")]) == 0
     killed = tmp_path / "killed"
     # A file of its own makes the process kill itself, with SIGKILL, inside the third epoch.
     killer = tmp_path / "killer.py"
@@ -103,10 +105,12 @@ Trainer._train_step = kill_in_third_epoch
 main(["--config", {str(config)!r}, "--output", {str(killed)!r}])
 """
     )
-    done = subprocess.run([sys.executable, str(killer)], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = start(killer, (), os.environ, tmp_path / "printed")
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
     assert not (killed / "metrics.json").exists()
-    subprocess.run(command("--resume", killed), check=True, capture_output=True)
+    AcceleratorState._reset_state()
+    assert main(["--resume", str(killed)]) == 0
     assert_identical(load_file(tmp_path / "whole" / STATE_FILE), load_file(killed / STATE_FILE))
     assert_identical(load_file(tmp_path / "whole" / ADAPTER_FILE), load_file(killed / ADAPTER_FILE))
     reports = [json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "whole", killed)]
@@ -144,10 +148,9 @@ def test_sigterm_exits_cleanly_with_the_way_to_continue(config_file: Callable[..
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "history.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
+    deadline, log = time.monotonic() + 120, tmp_path / "run" / "log.txt"
+    while not (log.exists() and "epoch 1/" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
@@ -198,7 +201,8 @@ def test_a_kill_during_a_save_leaves_the_previous_checkpoint(run_config: MakeCon
     train(config, tmp_path / "run")
     path = tmp_path / "run" / STATE_FILE
     before = path.read_bytes()
-    script = f"""
+    script = tmp_path / "save.py"
+    script.write_text(f"""
 import resource, signal
 from pathlib import Path
 from safetensors.torch import load_file
@@ -207,9 +211,10 @@ tensors = load_file({str(path)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, {len(before) // 2}))
 write_safetensors(Path({str(path)!r}), tensors, {{}})
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert done.returncode != 0
+""")
+    process = start(script, (), os.environ, tmp_path / "printed")
+    process.join(120)
+    assert process.exitcode == -signal.SIGXFSZ
     assert path.read_bytes() == before
     model = build_model(config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
@@ -435,7 +440,11 @@ def test_gradient_checkpointing_keeps_less(run_config: MakeConfig) -> None:
 def test_a_compiled_run_trains_the_same_and_resumes(
     run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    still: dict[str, Any] = {"method": {"dropout": 0.0}, "head": {"dropout": 0.0}, "backbone": {"drop_path": 0.0}}
+    still: dict[str, Any] = {
+        "method": {"dropout": 0.0},
+        "head": {"dropout": 0.0},
+        "backbone": {"drop_path": 0.0, "depth": 1},
+    }
     train(run_config("dapt_x", **still), tmp_path / "plain")
     compile_module = torch.nn.Module.compile
     calls = []

@@ -26,11 +26,19 @@ def compiled(device: str) -> str:
     return device
 
 
+IN_FLOAT64 = ("random", "lattice", "overflowing")
+"""Clouds that are compared in float64 too where they are large: of no order, with ties, and beyond the numbers."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that compare compiled ops need a compiler."""
+    """Those that compare compiled ops need a compiler; in double precision large clouds of some kinds stand for all."""
     for item in items:
         if "compiled" in getattr(item, "fixturenames", ()) and "cuda" not in item.nodeid:
             item.add_marker("compiler")
+        values = item.callspec.params if hasattr(item, "callspec") else {}
+        large = "large_cloud" in item.name and values.get("dtype") is torch.float64
+        if large and values.get("clouds", IN_FLOAT64[0]) not in IN_FLOAT64:
+            item.add_marker("exhaustive")
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])

@@ -19,6 +19,7 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
 from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
 from tests.conftest import randomise, small_config
+from tests.mechanisms import exhaustive
 
 METHODS = ["e3va", "e3va_x"]
 
@@ -128,8 +129,14 @@ def held_bytes(model: AdaptedModel, inputs: Tensor) -> int:
     return found
 
 
-@pytest.mark.parametrize("kind", ["point_mae", "vit"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[exhaustive] * ((name, kind) not in (("e3va", "vit"), ("e3va_x", "point_mae"))))
+        for name in METHODS
+        for kind in ("point_mae", "vit")
+    ],
+)
 def test_at_most_an_eighth_of_dapts_activations_is_kept(name: str, kind: str) -> None:
     """Half of the published blocks (384 wide, 6 heads, 128 patches; methods as by default)."""
     sizes: dict[str, Any] = {"dim": 384, "num_heads": 6, "depth": 6}

@@ -10,6 +10,7 @@ import pytest
 
 from pointadapterx.commands.main import main
 from tests.conftest import ROOT
+from tests.mechanisms import exhaustive
 
 RESULTS = ROOT / "docs" / "results"
 CSVS = sorted(RESULTS.glob("*/results.csv"))
@@ -28,7 +29,13 @@ def test_there_are_results() -> None:
     assert CSVS
 
 
-@pytest.mark.parametrize("path", CSVS, ids=lambda path: path.parent.name)
+LARGE = ("ldraw20", "vit_tiny", "precision", "cached_views")  # the others have every kind of table and plot too
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[exhaustive] * (path.parent.name in LARGE), id=path.parent.name) for path in CSVS],
+)
 def test_reports_are_rebuilt_from_their_csv_alone(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     shutil.copy(path, tmp_path)

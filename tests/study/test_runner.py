@@ -20,6 +20,7 @@ from pointadapterx.study.outcomes import OUTPUT
 from pointadapterx.study.plan import Plan, Run, read_plan
 from pointadapterx.study.runner import Runner, training_command
 from tests.conftest import ROOT
+from tests.mechanisms import exhaustive
 from tests.study.conftest import write_result
 
 MakeStudy = Callable[..., Path]
@@ -343,7 +344,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=exhaustive), signal.SIGKILL],
+    ids=lambda number: number.name,
+)
 def test_real_runs_survive_the_study_being_stopped(make_study: MakeStudy, tmp_path: Path, number: int) -> None:
     rows = {"dapt_x": None}
     columns = {"rotation": {"train.epochs": 6, "train.batch_size": 4}}

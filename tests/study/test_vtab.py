@@ -24,6 +24,7 @@ from pointadapterx.study.records import read_records
 from pointadapterx.study.schema import TableConfig, check_study
 from pointadapterx.study.summary import published_means
 from tests.conftest import ROOT, small_config
+from tests.mechanisms import exhaustive
 from tests.study.conftest import LINEAR, make_record, write_result
 from tests.synthetic import write_vtab
 
@@ -345,7 +346,7 @@ def test_printed_averages_are_means_of_groups(shipped: TableConfig) -> None:
     assert apart == [("full fine-tuning", 68.97), ("linear probe", 57.68), ("LoRA", 74.6)]
 
 
-@pytest.mark.slow
+@exhaustive  # other studies with real runs: tests/study/test_runner.py
 def test_a_whole_study_on_small_images(make_study: MakeStudy, tmp_path: Path) -> None:
     rows = {"linear": {"overrides": LINEAR}}
     columns = {"kitti": {"data.variant": "kitti", "head.num_classes": 4}}
