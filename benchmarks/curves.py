@@ -57,7 +57,7 @@ CURVES = [
 
 
 def jobs_of(curve: Curve, config: str, overrides: list[str], device: torch.device) -> list[Job]:
-    """The steps of a curve, one a value."""
+    """The jobs of a curve, one for each value."""
     if curve.title == "adapters":
         return [make_bank(count, config, overrides, curve.batch_size, device) for count in curve.values]
     spec = Spec.parse(config)
@@ -111,7 +111,7 @@ def measure(config: str, overrides: list[str], rounds: int, largest: int, only: 
 
 
 def markdown(result: Mapping[str, Any], command: str, picture: str) -> str:
-    """A table a curve."""
+    """The measurement as Markdown, one table per curve."""
     lines = [
         "# What a step costs against its sizes",
         "",
@@ -173,7 +173,7 @@ def _use_log(axes: Axes) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks curves", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
     parser.add_argument("--config", default="scan_pb_t50_rs@bf16", metavar="CONFIG[@bf16]")

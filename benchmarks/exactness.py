@@ -59,7 +59,7 @@ def compare(draw: random.Random, batch: int, sizes: tuple[int, int], device: str
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks exactness", description=__doc__)
     parser.add_argument("--cases", type=int, default=1_000_000, help="clouds sampled and queries answered, in all")
     parser.add_argument("--seed", type=int, default=0)

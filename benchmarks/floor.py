@@ -1,4 +1,4 @@
-"""The time that the matrix products of a step take alone."""
+"""Measures the time of a step's matrix products alone: a lower bound for the step."""
 
 from __future__ import annotations
 

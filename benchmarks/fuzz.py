@@ -70,7 +70,7 @@ def targets() -> dict[str, Target]:
 
 
 def read_both(suffix: str) -> Callable[[Path], object]:
-    """A format's own reader, whose errors tell more than those around it, and what is made of what it reads."""
+    """Calls a format's own reader, whose errors are more precise, and then the code that uses its result."""
     from zipfile import BadZipFile
     from zlib import error as zlib_error
 

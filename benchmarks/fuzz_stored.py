@@ -1,4 +1,4 @@
-"""Fuzzing of what is stored: adapters, configs, studies and checkpoints; targets of :mod:`benchmarks.fuzz`."""
+"""Fuzzing of adapters, configs, studies and checkpoints: targets of :mod:`benchmarks.fuzz`."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = make_parser("infer", __doc__, JOBS)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_intermixed_args(argv)

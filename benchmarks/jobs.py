@@ -1,4 +1,4 @@
-"""Models at work: training steps and inference, as the measurements name them."""
+"""Training steps and inference as jobs with names, for the measurements."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
 
 
 def seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Duration of a step."""
+    """Duration of one step in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = perf_counter()
@@ -242,5 +242,5 @@ def take_turns(jobs: list[Job], rounds: int, device: torch.device, again: bool =
 
 
 def spread(taken: list[float]) -> str:
-    """Median, fastest and slowest."""
+    """Median, minimum and maximum of durations."""
     return f"{median(taken):.3f} [{min(taken):.3f}, {max(taken):.3f}]"

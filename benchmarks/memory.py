@@ -40,7 +40,7 @@ def peak(spec: Spec, overrides: list[str], batch_size: int) -> int:
             torch.cuda.reset_peak_memory_stats()
         else:
             before = _resident("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
         for _ in range(STEPS):
             job.step()
         return (torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM")) - before
@@ -93,7 +93,7 @@ def _row(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = make_parser("memory", __doc__, JOBS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(argv)

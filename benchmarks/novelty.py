@@ -1,4 +1,4 @@
-"""How well novelty is noticed: clouds of held-out classes, and of other data sets, beside known test clouds."""
+"""How well novelty is recognised: clouds of held-out classes and other data sets against known test clouds."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def summarise(results: list[tuple[dict[str, Any], dict[str, Pair]]]) -> list[dic
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
-    """The tables."""
+    """The measurement as Markdown tables."""
     rows = result["rows"]
     most = max(record["bytes"] for record in result["runs"])
     lines = [
@@ -190,7 +190,7 @@ def _rounded(value: Any) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks novelty", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides")
     parser.add_argument(

@@ -111,7 +111,7 @@ class Part(NamedTuple):
 
     @property
     def views(self) -> int:
-        """Views of every sample."""
+        """Number of views of every sample."""
         return self.cache.views
 
     def fetch(self, indices: Tensor, views: Tensor, device: torch.device | str = "cpu") -> Frozen:

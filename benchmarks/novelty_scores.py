@@ -120,7 +120,7 @@ class Pair(NamedTuple):
 def intervals(pairs: list[Pair], names: list[str], against: str) -> dict[str, dict[str, list[float]]]:
     """95 % intervals of mean AUROCs, and of the difference of ``against`` to each of them.
 
-    Runs are drawn anew, and in each the known and the unknown objects, near-copies together.
+    Runs are resampled, and within each run the known and the unknown objects, near-copies together.
     """
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), RESAMPLES) / len(pairs)
@@ -139,7 +139,7 @@ def intervals(pairs: list[Pair], names: list[str], against: str) -> dict[str, di
 
 
 def _weights(groups: Tensor, rng: np.random.Generator) -> Tensor:
-    """Weights (resamples, n) of objects drawn anew; rows sum to 1."""
+    """Weights (resamples, n) of resampled objects; rows sum to 1."""
     numbers = groups.unique(return_inverse=True)[1]
     objects = int(numbers.max()) + 1
     drawn = torch.from_numpy(rng.multinomial(objects, np.full(objects, 1 / objects), RESAMPLES)).float()[:, numbers]

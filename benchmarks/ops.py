@@ -1,4 +1,4 @@
-"""Point operations beside those of other packages, on the same clouds, in one process, taking turns."""
+"""Point operations compared with those of other packages, on the same clouds, taking turns in one process."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _ms(seconds: float) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks ops", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

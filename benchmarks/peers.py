@@ -1,4 +1,4 @@
-"""Other packages' point operations, as a user of theirs would call them: the extra ``bench`` installs them.
+"""Point operations of other packages, called as their users would; the extra ``bench`` installs them.
 
 Each function returns what does the work with inputs that are already in the form that the package takes. Clouds that a
 package takes one at a time are given to as many threads as torch has. Raises ImportError where the package is missing.
@@ -56,7 +56,7 @@ def torch_quickfps(points: Tensor, number: int) -> Work:
 
 
 def fpsample(points: Tensor, number: int) -> Work:
-    """fpsample, bucketed."""
+    """The bucketed FPS of fpsample."""
     sample = import_module("fpsample").bucket_fps_kdline_sampling
     arrays = points.numpy()
     works = [_each(lambda b, h=h: sample(arrays[b], number, h=h, start_idx=0), len(points)) for h in _heights(points)]

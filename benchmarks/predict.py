@@ -88,7 +88,7 @@ def _seconds_alone(predictor: Predictor, inputs: torch.Tensor, batch_size: int) 
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
-    """The table."""
+    """The measurement as a Markdown table."""
     times, count = result["seconds"], result["files"]
     changed = " with other sizes, see the command" if result["overrides"] else ""
     alone = median(times["model"])
@@ -114,7 +114,7 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = make_parser("predict", __doc__, JOBS)
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)

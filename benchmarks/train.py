@@ -89,7 +89,7 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = make_parser("train", __doc__, JOBS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--floor", action="store_true", help="also time the matrix products alone")

@@ -1,4 +1,4 @@
-"""What every data set is once it is read: samples with labels, and where they came from."""
+"""The common form of all data sets: samples with labels, and where they came from."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Samples(Dataset[dict[str, Any]]):
 
     @classmethod
     def require_labels(cls, root: str | Path | None) -> None:
-        """Makes sure that ``root`` serves for more than pre-training.
+        """Makes sure that ``root`` has labels, which pre-training does not need.
 
         Raises:
             ConfigError: for one without labels.

@@ -1,4 +1,4 @@
-"""Which samples form which batch, on which process: a function of seed and epoch alone."""
+"""Assigns samples to batches and processes, as a function of seed and epoch only."""
 
 from __future__ import annotations
 

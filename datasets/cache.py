@@ -1,4 +1,4 @@
-"""Caches of clouds that take long to read: whole, made from these very files, or made anew."""
+"""Caches of clouds that take long to read: complete and made from these very files, or rebuilt."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _read(cache: Path, made_from: str, said: list[str]) -> torch.Tensor | None:
     try:
         with h5py.File(cache, "r") as file:
             if file.attrs["made_from"] != made_from:
-                logger.warning("%s: the cache is stale (its files have changed); making it anew", cache)
+                logger.warning("%s: the cache is stale (its files have changed); rebuilding it", cache)
                 return None
             points = torch.from_numpy(read_numbers(file, "points"))
             if content_hash(points) == file.attrs["content"]:
@@ -91,7 +91,7 @@ def _read(cache: Path, made_from: str, said: list[str]) -> torch.Tensor | None:
             reason = "its content does not match its checksum"
     except (DataError, OSError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-    logger.warning("%s: the cache is damaged (%s); making it anew", cache, reason)
+    logger.warning("%s: the cache is damaged (%s); rebuilding it", cache, reason)
     return None
 
 

@@ -21,8 +21,8 @@ class Digits(Images):
 
     Args:
         split: ``"train"`` or ``"test"``.
-        root: there is none; a folder here is an error.
-        variant: there is none; a name here is an error.
+        root: not supported here; a folder is an error.
+        variant: not supported here; a name is an error.
 
     Raises:
         ConfigError: for an unknown split, a folder or a variant.

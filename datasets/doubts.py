@@ -1,4 +1,4 @@
-"""What looks wrong with the coordinates of a cloud, though they can be read."""
+"""Finds suspicious coordinates in clouds that can be read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def not_finite(bad: int, total: int) -> Doubt:
 
 
 def doubts_of(points: np.ndarray, stored: np.ndarray | None = None) -> tuple[Doubt, ...]:
-    """Everything of this module that is true of a cloud.
+    """All doubts of this module that apply to a cloud.
 
     Args:
         points: ``(n, 3)`` float64, finite, n at least 1.
@@ -76,7 +76,7 @@ def doubts_of(points: np.ndarray, stored: np.ndarray | None = None) -> tuple[Dou
 
 
 def outside(points: np.ndarray) -> np.ndarray:
-    """Whether each point ``(n, 3)`` stands for no data or lies far from the others: ``(n,)`` bool, not all of them."""
+    """Which points ``(n, 3)`` mean "no data" or lie far from the others: ``(n,)`` bool, never all of them."""
     with np.errstate(over="ignore"):
         left_out, _ = _no_data(points)
         if left_out.all():
@@ -107,7 +107,7 @@ def few_values(points: np.ndarray) -> Doubt | None:
 
 
 def _no_data(points: np.ndarray) -> tuple[np.ndarray, list[Doubt]]:
-    """Which points stand for no data, ``(n,)`` bool, and in what words."""
+    """Which points mean "no data", ``(n,)`` bool, and the text that says so."""
     fix = "remove these points: they decide where the cloud's middle is and how large it is"
     empty, doubts = np.zeros(len(points), dtype=bool), []
     for axis, values in zip(AXES, points.T, strict=True):

@@ -1,4 +1,4 @@
-"""Files of the data sets: what to say when one is missing or is not what its name promises."""
+"""Files of the data sets: messages for files that are missing or are not what their names promise."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from pointadapterx.errors import DataError
 
 DEMO = (
-    "Nothing at hand? `make demo` (or `python tools/main.py --config cfgs/demo.yaml`) runs on the shipped "
-    "LDraw-20 parts."
+    "No data yet? `make demo` (or `python tools/main.py --config cfgs/demo.yaml`) runs on the shipped LDraw-20 parts."
 )
 
 

@@ -1,4 +1,4 @@
-"""Point files and meshes of one's own: clouds with a class each, or without labels, for pre-training."""
+"""The user's own point files and meshes: clouds with classes, or without labels for pre-training."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Folder(PointClouds):
         split: ``"train"`` or ``"test"``, the latter where there are labels.
         root: folder, CSV file, or HDF5 file with ``data (n, N, 3)`` and perhaps ``name (n,)``; labels in it are
             ignored.
-        variant: there is none; a name here is an error.
+        variant: not supported here; a name is an error.
         normalize: centre and scale into the unit sphere. Off, clouds keep the units and place of their files.
         cache_dir: folder for the cache; beside the data by default, or in the user's cache folder where the data
             is read-only.
@@ -122,7 +122,7 @@ class Folder(PointClouds):
 
     @classmethod
     def classes_in(cls, root: str | Path | None) -> int:
-        """Those of training."""
+        """Number of classes of the training part."""
         base = _required(root)
         if not base.exists():
             raise DataError(f"{base}: {MISSING}")
@@ -190,7 +190,7 @@ def _is_table(path: Path) -> bool:
 
 
 def unlabelled_text(base: Path) -> str:
-    """What to say of a root without labels, and how to give it some."""
+    """Explains why a root has no labels, and how to add them."""
     why = find_layout(base).why if base.is_dir() else "it is a single file"
     with suppress(DataError):
         if find_h5(base):
@@ -298,7 +298,7 @@ def _read_file(path: Path, centre: bool, folder_options: Mapping[str, Any]) -> t
 def _read_files(
     reader: CloudReader, names: Sequence[str], label: str, cache_dir: Path | None, workers: int | None
 ) -> tuple[torch.Tensor, Path]:
-    """Clouds of files, and where they came from: their folder, or the cache, in whose name ``label`` stands."""
+    """Clouds of files, and their source: the folder, or the cache, whose name contains ``label``."""
     meshes = [name for name in names if Path(name).suffix.lower() in SURFACE_SUFFIXES]
     if meshes and trimesh_version() is None:
         raise DataError(f"{reader.root / meshes[0]}: {MISSING_TRIMESH}")
@@ -311,7 +311,7 @@ def _read_files(
 
 
 def cache_of(reader: CloudReader, names: Sequence[str], label: str, cache_dir: Path | None) -> tuple[Path, str]:
-    """Cache of the clouds of files, in whose name ``label`` stands, and hash of what they are made from."""
+    """Path of the cache for these files, which contains ``label``, and the hash of what determines the clouds."""
     name = f"pointadapterx-{label}{reader.num_points}pts{'-centred' if reader.centre else ''}{CACHE_SUFFIX}"
     return cache_path(reader.root, name, cache_dir), reader.fingerprint(names)
 

@@ -109,7 +109,7 @@ def find_h5(root: Path) -> dict[str, list[Path]]:
     """The files of each part that is there, of ``"train"``, ``"val"`` and ``"test"``, in order.
 
     Raises:
-        DataError: if there is none to train on, or it is not clear which are meant.
+        DataError: if there are no training files, or it is not clear which are meant.
     """
     if root.is_file() and root.suffix.lower() in SUFFIXES:
         return {"train": [root]}

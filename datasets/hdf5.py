@@ -132,7 +132,7 @@ def find_array(file: h5py.File, key: str) -> h5py.Dataset:
     their sizes are such as the file can hold.
 
     Raises:
-        DataError: else, or if there is none of this name.
+        DataError: otherwise, or if there is no data set of this name.
     """
     entry = _follow(file, key)
     if not isinstance(entry, h5py.Dataset):

@@ -35,7 +35,7 @@ class ImageTransform(ABC):
 
     @abstractmethod
     def apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """The transform itself."""
+        """Transforms a batch whose shape has been checked; see :meth:`__call__`."""
 
 
 IMAGE_TRANSFORMS: Registry[type[ImageTransform]] = Registry("transform")
@@ -54,7 +54,7 @@ class Flip(ImageTransform):
             raise ConfigError(f"{self!r}: expected 0 <= p <= 1")
 
     def apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Mirror the drawn ones."""
+        """Mirrors the images that were drawn with probability ``p``."""
         drawn = torch.rand(len(images), generator=generator, device=images.device) < self.p
         return torch.where(drawn.view(-1, 1, 1, 1), images.flip(3), images)
 
@@ -71,7 +71,7 @@ class Shift(ImageTransform):
             raise ConfigError(f"{self!r}: expected 0 <= fraction < 1")
 
     def apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Pad and cut out."""
+        """Pads the images by repeating their edges, and crops them at random places."""
         batch, _, height, width = images.shape
         reach = round(self.fraction * width)
         padded = F.pad(images, (reach,) * 4, mode="replicate")

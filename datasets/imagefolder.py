@@ -26,7 +26,7 @@ class ImageFolder(Images):
     Args:
         split: ``"train"`` or ``"test"``.
         root: folder with ``train`` and ``test``.
-        variant: there is none; a name here is an error.
+        variant: not supported here; a name is an error.
 
     Raises:
         ConfigError: for an unknown split, a variant, or a missing root.
@@ -35,7 +35,7 @@ class ImageFolder(Images):
 
     @classmethod
     def classes_in(cls, root: str | Path | None) -> int:
-        """The folders of training."""
+        """Number of class folders in the training part."""
         return len(class_folders(_required(root), "train"))
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:

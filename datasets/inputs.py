@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Inputs(ABC):
-    """What stands between a data set and the model, in training and in tests."""
+    """Converts samples of a data set into inputs of the model, in training and in tests."""
 
     @abstractmethod
     def source(self, dataset: Samples) -> Fetch:
@@ -103,13 +103,13 @@ class PointInputs(Inputs):
         return index
 
     def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
-        """Resampled and augmented."""
+        """Clouds resampled at random and augmented: (B, num_points, 3)."""
         index = drawn_index(raw, self.count, generator, skip_origin=self.skip_origin)
         points, moved = self.augment.carry(taken(raw, index), generator)
         return points, follow(index, moved)
 
     def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
-        """FPS alone."""
+        """Clouds reduced by FPS, without augmentation: (B, num_points, 3)."""
         index = spread_index(raw, self.count, skip_origin=self.skip_origin)
         return taken(raw, index), index
 
@@ -123,16 +123,16 @@ class ImageInputs(Inputs):
         self.augment = build_augment(data.augment, "images")
 
     def source(self, dataset: Samples) -> Fetch:
-        """The images, decoded and resized when they are asked for."""
+        """The images, decoded and resized when they are needed."""
         assert isinstance(dataset, Images)
         return lambda indices: dataset.fetch(indices, self.size, self.channels)
 
     def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
-        """Augmented and normalised."""
+        """Images augmented in [0, 1], then normalised: (B, channels, S, S)."""
         return self._normalized(self.augment(raw.float() / 255.0, generator)), None
 
     def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
-        """Normalised."""
+        """Images normalised, without augmentation: (B, channels, S, S)."""
         return self._normalized(raw.float() / 255.0), None
 
     def _normalized(self, images: torch.Tensor) -> torch.Tensor:

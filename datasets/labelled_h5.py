@@ -1,4 +1,4 @@
-"""Labelled HDF5 files with classes of their own, as this field ships its data sets."""
+"""Labelled HDF5 files with their own classes, the usual form of data sets in this field."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LabelledH5(PointClouds):
     Args:
         split: ``"train"`` or ``"test"``.
         root: see above.
-        variant: there is none; a name here is an error.
+        variant: not supported here; a name is an error.
         normalize: centre and scale into the unit sphere. Off, clouds keep the units and place of their files.
         up: axis of the files that points up, as of :class:`~pointadapterx.datasets.folder.Folder`.
         labels: False reads all clouds of the training files without labels, for pre-training.
@@ -197,7 +197,7 @@ def _read(path: Path, num_classes: int | None, centre: bool) -> _Content:
 
 
 def _groups(file: h5py.File) -> list[str] | None:
-    """One a cloud."""
+    """The group of each cloud, or None where the file has none."""
     if "group" not in file:
         return None
     if find_array(file, "group").dtype.kind not in "iu":

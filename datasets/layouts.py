@@ -1,4 +1,4 @@
-"""Which split and class files are of, by the names of their folders: one answer, for training and for the doctor."""
+"""Finds the split and class of files by the names of their folders, for training and the doctor alike."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _counts(labels: Sequence[Hashable], indices: Collection[int]) -> dict[Hashab
 
 
 def held_out_text(where: Path, held_out: np.ndarray) -> str:
-    """What to say of them, as a result depends on it."""
+    """The message about held-out samples, on which a result depends."""
     return (
         f"{where}: no test split: {100 * HELD_OUT:.0f} % of each class, {held_out.sum()} of {len(held_out)} clouds, "
         "are held out for the test, the same in every run"

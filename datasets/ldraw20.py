@@ -50,8 +50,8 @@ class LDraw20(PointClouds):
     Args:
         split: ``"train"`` or ``"test"``.
         root: folder with ``train.h5`` and ``test.h5``; the shipped subset by default.
-        variant: there is none; a name here is an error.
-        normalize: centre and scale anew. The files already are.
+        variant: not supported here; a name is an error.
+        normalize: centre and scale again, although the files already are.
 
     Raises:
         ConfigError: for an unknown split or a variant.

@@ -1,4 +1,4 @@
-"""Which class one's own files are of: a folder for each, or a table of them."""
+"""Finds the classes of the user's own files: by folders, or by a table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Listing(NamedTuple):
         labels: (n,) int64, indices into ``classes``.
         classes: of the training split, sorted.
         groups: (n,) int64, files of one object share a number; None where nobody says.
-        validation: (n,) bool, the files of a validation part; None where there is none.
+        validation: (n,) bool, the files of a validation part; None without one.
         label: what tells its cache from that of the other split in the same folder.
         said: what the user has to know of it.
     """
@@ -146,7 +146,7 @@ def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
     """Files of the kinds ``suffixes`` below ``root``, as sorted relative paths with ``/``; others are logged.
 
     Raises:
-        DataError: if there is none, or a folder cannot be listed.
+        DataError: if there are no such files, or a folder cannot be listed.
     """
     names, others = [], Counter[str]()
     for path in walk_files(root):

@@ -172,7 +172,7 @@ def _read_dat(path: Path) -> Content:
         if not isinstance(cloud, np.ndarray) or cloud.ndim != 2 or cloud.shape[1] < 3 or cloud.shape != first:
             raise DataError(f"{path}: cloud {i} is {shape}, expected an array of shape (points, 6) as all the others")
     stored = path.stat().st_size
-    if len(clouds) * clouds[0].nbytes > stored:  # one array may stand in a list many times
+    if len(clouds) * clouds[0].nbytes > stored:  # one array may occur in a list many times
         raise DataError(f"{path}: {len(clouds)} clouds of {clouds[0].nbytes} bytes in a file of {stored} bytes")
     for i, label in enumerate(labels):
         if not isinstance(label, np.ndarray) or label.size != 1 or label.dtype.kind not in "iu":

@@ -104,7 +104,7 @@ def read_text_layout(
     """Clouds of the text layout, from the cache if it is whole and was made from these very files.
 
     The cache carries a hash of its content and of what it was made from (every file's name, size and time of
-    change). A stale or damaged one is made anew, with a log line. It is written atomically, so several processes
+    change). A stale or damaged one is rebuilt, with a log line. It is written atomically, so several processes
     may do so at once. If it cannot be written, that is a warning.
 
     Args:

@@ -65,7 +65,7 @@ MISSING_TRIMESH = f"{mesh.NEEDED}, which is not installed; pip install trimesh"
 
 @dataclass(frozen=True)
 class Reading:
-    """What the user says of the files, the keys of the ``data`` section.
+    """How the user wants files to be read: keys of the ``data`` section.
 
     Attributes:
         columns: of text files, those of x, y and z, by name or by number from 0; None: as the files name them.
@@ -121,7 +121,7 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
     """Coordinates of a file, ``(m, 3)`` float64, in its own units and axes.
 
     Args:
-        path: a mesh or a point file, told by its suffix. Rows or columns of a point file beyond x, y, z
+        path: a mesh or a point file, recognised by its suffix. Rows or columns of a point file beyond x, y, z
             (normals, colours) are left out.
         num_samples: points to draw from a mesh, uniformly over its surface; a point file gives all of its own.
         seed: of that draw.
@@ -164,7 +164,7 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
 
 
 def checked_cloud(points: np.ndarray, where: str, reading: Reading, stored: np.ndarray | None = None) -> Cloud:
-    """The finite ones of points ``(n, 3 or more)``, n at least 1, as float64, and what looks wrong with them.
+    """The finite points of ``(n, 3 or more)``, n at least 1, as float64, and doubts about them.
 
     Args:
         points: numbers.

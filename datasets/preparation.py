@@ -1,4 +1,4 @@
-"""What the clouds of a training set were like, so that others can be brought into the same form, and told apart."""
+"""Properties of the training clouds, so that other clouds can be prepared alike, and differences noticed."""
 
 from __future__ import annotations
 

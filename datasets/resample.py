@@ -1,4 +1,4 @@
-"""How many points a model sees: farthest point sampling (FPS), then, in training, a random subset."""
+"""Resampling to the number of points that a model takes: FPS, then, in training, a random subset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A validation part of the training set, so that the test set takes no part in choosing anything."""
+"""A validation part of the training set, so that nothing is chosen on the test set."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def stratified_draw(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
             f"to {len(y)}"
         )
     order = np.random.default_rng(derive_seed(seed, "draw")).permutation(len(y))
-    # The k-th drawn sample of a class, from 0, stands at k / its size; the first of all classes are taken.
+    # The k-th drawn sample of a class, from 0, has the position k / its size; the lowest positions are taken.
     place = np.empty(len(y))
     for label in np.unique(y):
         members = order[y[order] == label]
@@ -97,7 +97,7 @@ def stratified_draw(labels: torch.Tensor, size: int, seed: int) -> torch.Tensor:
 
 
 def _lone_units(y: np.ndarray, units: np.ndarray, unit: str) -> np.ndarray:
-    """The samples or groups that are the only ones of a class."""
+    """Classes with only one sample or group."""
     pairs = np.unique(np.stack([y, units]), axis=1)  # (2, pairs of a class and a unit)
     classes, counts = np.unique(pairs[0], return_counts=True)
     lone = classes[counts == 1]

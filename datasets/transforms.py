@@ -100,7 +100,7 @@ class RotateSO3(Transform):
     """Rotate each cloud by a rotation drawn uniformly from SO(3): a normal 4-vector, normalised, as quaternion."""
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Rotate about the origin."""
+        """Multiplies each cloud (B, N, 3) by its own random rotation."""
         quaternion = torch.randn((len(points), 4), generator=generator, device=points.device, dtype=points.dtype)
         w, x, y, z = torch.nn.functional.normalize(quaternion, dim=1).unbind(1)
         rotation = torch.stack(
@@ -128,7 +128,7 @@ class Scale(Transform):
         _check_scale(self)
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Scale about the origin."""
+        """Multiplies each axis of each cloud (B, N, 3) by its own random factor."""
         return points * _uniform(points, (len(points), 1, 3), self.low, self.high, generator)
 
 
@@ -164,7 +164,7 @@ class Jitter(Transform):
         self.require(self.std >= 0 and self.clip >= 0, "std >= 0 and clip >= 0")
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Add the noise."""
+        """Adds clipped normal noise to every coordinate."""
         noise = torch.randn(points.shape, generator=generator, device=points.device, dtype=points.dtype)
         return points + (self.std * noise).clamp(-self.clip, self.clip)
 
@@ -192,7 +192,7 @@ class PointDropout(Transform):
         return torch.where(dropped[..., None], points[:, :1], points), index
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Replace the dropped points."""
+        """Replaces the dropped points of each cloud by its first point."""
         return self.carry(points, generator)[0]
 
 
@@ -205,7 +205,7 @@ class NormalizeUnitSphere(Transform):
     """
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Centre and scale."""
+        """Moves each cloud's mean to the origin and scales it into the unit sphere."""
         # First by a power of two, which is exact: the squares of 1e30 or 1e-30 are beyond float32.
         exponent = points.abs().amax(dim=(1, 2), keepdim=True).frexp().exponent.clamp(-126, 126)
         points = points.ldexp(-exponent)
@@ -223,7 +223,7 @@ def follow(first: torch.Tensor | None, then: torch.Tensor | None) -> torch.Tenso
 
 @dataclass(frozen=True)
 class Augment:
-    """Transforms in order; falsy when there are none. ``label`` names the regime."""
+    """Transforms in order; falsy when empty. ``label`` names the regime."""
 
     transforms: tuple[Transform | ImageTransform, ...] = ()
 
@@ -311,7 +311,7 @@ def _build_one(name: Any, parameters: Any, modality: str) -> Transform | ImageTr
     registry = TRANSFORMS if modality == "points" else IMAGE_TRANSFORMS
     cls = registry[name] if name != "none" else None
     if cls is None:
-        raise ConfigError("augment 'none' stands alone; remove it from the list")
+        raise ConfigError("augment 'none' cannot be combined with others; remove it from the list")
     if not isinstance(parameters, Mapping):
         raise ConfigError(f"augment {name}: {parameters!r} is not a mapping of parameters")
     known = [field.name for field in dataclasses.fields(cls)]

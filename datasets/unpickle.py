@@ -29,7 +29,7 @@ class _Refused(Exception):
 
 
 class _Function:
-    """A name in the file that stands for something an array needs."""
+    """A name in the file that refers to something an array needs."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -87,7 +87,7 @@ def _reconstruct(cls: Any, shape: Any, code: Any) -> _Array:
 
 
 def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    """Arrays of protocol 5."""
+    """Rebuilds an array that pickle protocol 5 stored as a buffer."""
     return _array(raw, dtype, shape, order)
 
 
@@ -273,7 +273,7 @@ _DESCRIBED = {
 
 
 def _finished(value: Any, done: dict[int, Any], depth: int = 0) -> Any:
-    """Lists and tuples with their arrays in place; each object once, however often the file names it."""
+    """Completes lists and tuples with their arrays; each object is completed once, even if it is referred to often."""
     if isinstance(value, _Dtype | _Function) or value is _MARK:
         raise _Refused("a part of an array by itself")
     if isinstance(value, _Array):

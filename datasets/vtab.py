@@ -55,7 +55,7 @@ class Vtab(Images):
 
     @classmethod
     def count_classes(cls, variant: str | None) -> int | None:
-        """The task's."""
+        """Number of classes of the task."""
         return None if variant is None else TASKS.get(variant)
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A backbone, a method and a head: the model that is trained, and who owns which parameter."""
+"""The model that is trained, composed of backbone, method and head, and who owns which parameter."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ModelFeatures(NamedTuple):
 
 
 class AdaptedModel(nn.Module):
-    """Wires built parts together and freezes what nobody owns.
+    """Connects backbone, method and head, and freezes every parameter that nobody owns.
 
     Ownership: the method's parameters and the head's are trainable, and so are the backbone parameters
     that the method names; everything else is frozen.
@@ -95,7 +95,7 @@ class AdaptedModel(nn.Module):
         self.train(self.training)
 
     def remember_backbone(self) -> None:
-        """Takes the backbone's present weights for those that adapters belong to."""
+        """Remembers the backbone's current weights as those that adapters belong to."""
         self.backbone_hash = hash_backbone(self.backbone)
         self._initial_buffers = {name: buffer.clone() for name, buffer in self.backbone.named_buffers("backbone")}
         self._initial_parameters = {  # for unload; those of full fine-tuning would be the whole backbone again
@@ -105,11 +105,11 @@ class AdaptedModel(nn.Module):
         }
 
     def forget_backbone(self) -> None:
-        """Gives up what only :meth:`unload` and :meth:`adapter_state` need."""
+        """Discards what only :meth:`unload` and :meth:`adapter_state` need."""
         self._initial_parameters, self._initial_buffers = {}, {}
 
     def merge(self) -> AdaptedModel:
-        """A plain model that computes the same, in eval mode with nothing to train; this one stays as it is.
+        """A plain model that computes the same, in eval mode with nothing to train; this model is not changed.
 
         Raises:
             MergeError: if the method cannot be merged.
@@ -120,7 +120,7 @@ class AdaptedModel(nn.Module):
         return merged
 
     def unload(self) -> Backbone:
-        """The backbone as it came, without anything of the method; this model stays as it is.
+        """The original backbone, without the method; this model is not changed.
 
         ``model.unload()(inputs)`` are its :class:`~pointadapterx.models.features.Features`.
 
@@ -222,7 +222,7 @@ class AdaptedModel(nn.Module):
         return [*self.backbone.undecayed_parameters(), *self.method.undecayed_parameters()]
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """What one task needs beside the backbone's weights file.
+        """What a task needs in addition to the backbone's weights file.
 
         Trainable parameters, the class token (a self-supervised checkpoint has none), all buffers of
         method, head and trained backbone layers, and the other backbone buffers that differ from those it came with.
@@ -248,14 +248,14 @@ class AdaptedModel(nn.Module):
 def hash_backbone(backbone: Backbone) -> str:
     """SHA-256 over names, shapes and float32 values of a backbone's state, class token excluded.
 
-    The class token is excluded because every adapter file brings its own.
+    The class token is excluded because every adapter file contains its own.
     """
     excluded = set(backbone.class_parameters())
     return hash_tensors({k: v for k, v in backbone.state_dict().items() if k not in excluded})
 
 
 class ParameterCount(NamedTuple):
-    """Parameters of a component."""
+    """Number of parameters of one component (backbone, method or head)."""
 
     trainable: int
     total: int

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor's values, wherever it lies and whatever its precision.
+    """A tensor's values as an array, from any device and in any precision.
 
     numpy has no bfloat16, in which a model computes under ``train.precision=bf16``; all floating-point types below
     float32 become float32.

@@ -1,4 +1,4 @@
-"""What adapting a model costs: parameters by part, multiply-adds of a training step, activations kept for it."""
+"""The cost of adapting a model: parameters by part, multiply-adds of a training step, activations kept for it."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class SavedStorages:
         self._saved: dict[int, torch.UntypedStorage] = {}  # alive, so that no other takes its place
 
     def watch(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """Context in which what is saved is noted."""
+        """Context manager that records the tensors autograd saves."""
         return torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
 
     def _note(self, tensor: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class SavedStorages:
         return tensor
 
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """Total size of the recorded storages in bytes."""
         return sum(storage.nbytes() for storage in self._saved.values())
 
 

@@ -87,7 +87,7 @@ def ends_in_one_line(command: Callable[Parameters, int]) -> Callable[Parameters,
 
 
 def explain(error: Exception) -> str | None:
-    """One line for what the machine cannot do; None for a fault of the program."""
+    """One line for an error of the system; None for a bug of the program."""
     if isinstance(error, OSError):
         way = WAYS.get(error.errno or 0)
         if way is None or (error.errno == errno.ENOENT and error.filename is None):

@@ -13,20 +13,20 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100
 
 
 def shown(value: object) -> str:
-    """A value as messages name it: its ``repr``, cut where it is long."""
+    """A value for a message: its ``repr``, shortened if it is long."""
     return _SHORT.repr(value)
 
 
 class PointAdapterXError(Exception):
     """Base class: the command line prints it as one ``error:`` line, without a traceback.
 
-    The names of files and classes in it cannot act on the terminal that shows it.
+    File and class names in it are escaped, so that they cannot affect the terminal.
     """
 
     LINES = ""
 
     def __str__(self) -> str:
-        """See :func:`~pointadapterx.text.printable`."""
+        """The message, escaped by :func:`~pointadapterx.text.printable`, so that no name in it acts on a terminal."""
         return printable(super().__str__(), keep=self.LINES)
 
 
@@ -57,7 +57,7 @@ class ExportError(PointAdapterXError, RuntimeError):
 
 
 class HubError(CheckpointError):
-    """The Hugging Face hub cannot be reached, or does not have or accept what it was asked for."""
+    """The Hugging Face hub cannot be reached, does not have what was requested, or refuses it."""
 
 
 class InUseError(PointAdapterXError, RuntimeError):

@@ -36,7 +36,7 @@ Run = Callable[[Tensor], Tensor]
 
 
 class Exported(NamedTuple):
-    """What was written.
+    """The result of an export.
 
     Attributes:
         path: the file.

@@ -112,13 +112,13 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text atomically."""
+    """Writes UTF-8 text atomically: on failure the previous file is unchanged."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON atomically."""
+    """Writes indented JSON atomically: on failure the previous file is unchanged."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""What stands for foreign objects in a ``torch.save`` file: plain values, and nothing that can run code.
+"""Replacements for foreign objects in a ``torch.save`` file: plain values, and nothing that can run code.
 
 Checkpoints carry more than tensors: metrics as numpy scalars, the arguments of the training as an
 ``argparse.Namespace`` or a config. PyTorch's restricted reader refuses these classes, and allowing numpy's own would
@@ -47,7 +47,7 @@ class _Dtype:
 
 
 def _scalar(dtype: object, raw: object) -> Any:
-    """``numpy.core.multiarray.scalar``."""
+    """Stands in for ``numpy.core.multiarray.scalar``: a numpy scalar as a plain Python value."""
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or len(raw) != dtype.dtype.itemsize or not raw:
         raise UnpicklingError("a damaged numpy scalar")
     return np.frombuffer(raw, dtype.dtype, 1)[0]
@@ -68,7 +68,7 @@ class Array:
 
 
 def _array(*_: object) -> Array:
-    """``numpy.core.multiarray._reconstruct``."""
+    """Stands in for ``numpy.core.multiarray._reconstruct``: an array whose content is ignored."""
     return Array()
 
 
@@ -81,7 +81,7 @@ class Namespace:
     """``argparse.Namespace`` and its like: read over, and not kept."""
 
     def __setstate__(self, state: object) -> None:
-        """Keeps nothing."""
+        """Discards the array's state, since only tensors are used."""
 
 
 class _Mapping:
@@ -92,7 +92,7 @@ class _Mapping:
 
 
 def _path(*parts: object) -> str:
-    """``pathlib.Path``."""
+    """Stands in for ``pathlib.Path``: the path as text."""
     for part in parts:  # the text of anything else may be without end: lists may name one list twice each
         if not isinstance(part, str):
             raise UnpicklingError(f"a path of {type(part).__name__}")

@@ -1,4 +1,4 @@
-"""Locks between processes: whoever writes into a place has it alone.
+"""Locks between processes: only one process at a time writes to a place.
 
 A lock is the operating system's, on a file of its own, so that a process that is killed leaves nothing locked. A
 second file beside it says who holds it; where that file is of a killed process, nobody reads it.
@@ -27,7 +27,7 @@ WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  #
 
 
 class Hold:
-    """A lock that this process has, until :meth:`release` or its end.
+    """A lock that this process holds until :meth:`release` or its end.
 
     Args:
         path: of the lock's file.
@@ -45,7 +45,7 @@ class Hold:
             _owner_file(path).write_text(json.dumps(owner), encoding="utf-8")
 
     def release(self, *, remove: bool = True) -> None:
-        """Lets the next one have it.
+        """Releases the lock for the next process.
 
         Args:
             remove: the file as well; not where others wait for it, who have it open.
@@ -104,7 +104,7 @@ def _acquire(lock: FileLock) -> bool:
 
 
 def holder(path: Path) -> str:
-    """``process 123 on HOST since …``, as far as it is known who has a lock."""
+    """Describes the holder of a lock as far as it is known: ``process 123 on HOST since …``."""
     try:
         owner = json.loads(_owner_file(path).read_text(encoding="utf-8"))
         return f"process {int(owner['process'])} on {owner['host']!s} since {owner['since']!s}"
@@ -114,7 +114,7 @@ def holder(path: Path) -> str:
 
 @contextmanager
 def alone(path: Path, what: object, way_out: str) -> Iterator[None]:
-    """Holds a lock, or refuses.
+    """Context manager that holds a lock, or raises if another process has it.
 
     Args:
         path: of the lock's file, in a folder that exists.
@@ -139,7 +139,7 @@ def alone(path: Path, what: object, way_out: str) -> Iterator[None]:
 
 @contextmanager
 def in_turn(path: Path, what: object) -> Iterator[None]:
-    """Holds a lock, and waits for the process that has it; its file stays.
+    """Context manager that waits for a lock and holds it; the lock's file is kept.
 
     Args:
         path: of the lock's file, in a folder that exists.

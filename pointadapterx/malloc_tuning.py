@@ -1,4 +1,4 @@
-"""Memory on a CPU: how the C library hands it out for tensors, and how much there is."""
+"""Memory on a CPU: tuning of the C library's allocator, and the size of the machine's memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 
 
 def total_memory() -> int | None:
-    """Bytes of this machine's memory; None where the system does not tell."""
+    """Size of this machine's memory in bytes, or None if it is unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # the first is Windows'
@@ -20,13 +20,13 @@ def total_memory() -> int | None:
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what it frees, for the next step, instead of giving it to the system and taking it again.
+    """Makes this process keep freed memory for the next step, instead of returning it to the system each time.
 
     With glibc's defaults every large tensor is taken from the system page by page, and given back. The commands do it
     first of all; a program with steps of its own may. The process may hold somewhat more at its peak.
 
     Returns:
-        Whether it was done: not without glibc, nor where the environment has settings for it.
+        Whether it was done: False without glibc, or when the environment already configures it.
     """
     if platform.libc_ver()[0] != "glibc" or any(os.environ.get(name) for name in VARIABLES):
         return False

@@ -1,4 +1,4 @@
-"""Packages that are not everyone's: imported where they are needed, with words for those who lack them."""
+"""Optional packages: imported where they are needed, with a helpful message if they are missing."""
 
 from __future__ import annotations
 

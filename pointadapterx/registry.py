@@ -1,4 +1,4 @@
-"""A name → class table that knows how to say "did you mean"."""
+"""A table of classes by name, with "did you mean" suggestions for unknown names."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def push_adapter(
         return str(folder)
     with tempfile.TemporaryDirectory() as part:
         _write(info, address, license, Path(part))
-        # What an adapter pushed before it left there would stand beside this one.
+        # Otherwise a file of the adapter that was pushed before would remain next to this one.
         without = [name for name in (METRICS_FILE,) if not (Path(part) / name).exists()]
         message = f"Adapter of {info.method.name}"
         return upload(Path(part), address, private=private, message=message, without=without)

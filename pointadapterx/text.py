@@ -1,4 +1,4 @@
-"""Names that others chose (of files, classes, studies) in places where some characters mean something else.
+"""Escaping of names (of files, classes, studies) where some characters have a special meaning.
 
 A terminal takes ANSI escapes, a spreadsheet formulas, Markdown its markup, and UTF-8 no half of a character; a name may
 hold any of these. What is stored stays as it is: names change where they are shown alone.
@@ -24,7 +24,7 @@ _MARKUP = re.compile(r"[\\`*\[\]<>|#~&!$]|(?<![^\W_])_|_(?![^\W_])")  # an under
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Text in which nothing acts on a terminal and nothing is beyond UTF-8: such characters become ``\x1b``, ``\n``, …
+    r"""Text that is safe to print on a terminal and valid UTF-8: other characters become ``\x1b``, ``\n``, …
 
     A byte of a file name that is not UTF-8, which Python reads as half a character, becomes ``\xff``.
 

@@ -1,4 +1,4 @@
-"""YAML as configs have it, within limits: a small text must not ask for a large memory or a long time."""
+"""YAML for configs, with limits, so that a small text cannot require much memory or time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _require_size(root: yaml.Node) -> None:
     def size(node: yaml.Node) -> int:
         if id(node) in open_nodes:
             raise yaml.MarkedYAMLError(
-                problem="nested without end; an alias (*) stands inside its own anchor (&)",
+                problem="nested without end; an alias (*) refers to its own anchor (&)",
                 problem_mark=node.start_mark,
             )
         if id(node) not in sizes:

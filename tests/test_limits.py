@@ -38,7 +38,7 @@ MERGES = "\n".join(["a0: &a0 {k: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n
     [
         (bomb(12), "values with its aliases (*), of at most 20,000"),
         (MERGES, "values with its aliases (*), of at most 20,000"),
-        ("a: &a [*a]", "an alias (*) stands inside its own anchor (&)"),
+        ("a: &a [*a]", "an alias (*) refers to its own anchor (&)"),
         ("a: " + "[" * 50_000, "nested more than 64 levels deep"),
         ("\n".join(" " * n + "a:" for n in range(200)), "nested more than 64 levels deep"),
         ("a: [" + "1," * 50_000 + "]", "more than 20,000 values"),

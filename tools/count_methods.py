@@ -132,14 +132,14 @@ HEADER = """\
 
 
 def point_mae_rows() -> list[Row]:
-    """Every method, and variants."""
+    """Rows of the table: every method and its variants."""
     configs = {name: "scan_pb_t50_rs" if name == "dapt_x" else f"scan_pb_t50_rs_{name}" for name in METHODS}
     rows = [Row(config, POINT_MAE.get(name, "–"), words=WORDS.get(name, "")) for name, config in configs.items()]
     return rows + list(POINT_MAE_VARIANTS)
 
 
 def vit_rows() -> list[Row]:
-    """Every method, and variants."""
+    """Rows of the table: every method and its variants."""
     rows = [Row(f"vtab/{name}", VIT.get(name, "–"), words=WORDS.get(name, "")) for name in METHODS]
     return rows + list(VIT_VARIANTS)
 
@@ -173,13 +173,13 @@ def parameter_cells(row: Row, found: ParameterReport) -> str:
 
 
 def cost_cells(costs: Costs) -> str:
-    """The other columns."""
+    """Columns with the costs of a training step, in Markdown."""
     kept = costs.activation_bytes / 2**20
     return f" {costs.forward / 1e9:.2f} | {costs.backward / 1e9:.2f} | {kept:.2f} |"
 
 
 def line(row: Row) -> str:
-    """A row of Markdown."""
+    """All columns of one row, in Markdown."""
     found = count_model(load(row))
     return parameter_cells(row, found.parameters) + cost_cells(found.costs)
 

@@ -42,7 +42,7 @@ def export_backbone(adapter: Path, output: Path) -> None:
 
 @ends_in_one_line
 def main() -> int:
-    """The command line."""
+    """Runs this module from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", type=Path, metavar="RUN", help="run folder or adapter file")
     parser.add_argument("output", type=Path, metavar="FILE", help="file to write, .safetensors")

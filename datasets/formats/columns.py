@@ -112,7 +112,7 @@ def chosen(columns: Sequence[str | int], names: Sequence[str] | None, width: int
         if isinstance(column, int):
             matching = [column] if column < width else []
         elif names is None:
-            raise ValueError(f"it names no columns, so there is none called '{column}'; give numbers from 0")
+            raise ValueError(f"it names no columns, so no column is called '{column}'; give numbers from 0")
         else:
             matching = [index for index, name in enumerate(names) if name == column]
             matching = matching or [index for index, name in enumerate(names) if _plain(name) == _plain(column)]
@@ -141,7 +141,7 @@ def count_up(names: Sequence[str]) -> bool:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message."""
+    """Names of columns as a list for a message, cut if it is long."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(_show(name) or "''" for name in names[:SHOWN]) + more
 

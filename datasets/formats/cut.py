@@ -1,4 +1,4 @@
-"""Files of text that end in the middle of a number, so that every count is right and one value is not."""
+"""Detects text files that end in the middle of a number: all counts are right, but one value is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of text whose columns nothing names: whether the first three can be x, y and z."""
+"""Text files without column names: decides whether the first three columns can be x, y and z."""
 
 from __future__ import annotations
 

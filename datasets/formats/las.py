@@ -128,7 +128,7 @@ def _laszip(head: bytes, header: Header) -> bytes | None:
 
 
 def _check_chunks(lazrs: Any, file: BinaryIO, header: Header, laszip: bytes | None, size: int) -> None:
-    """That the compressed data can be what they are said to be: the decompressor takes memory for what it is told."""
+    """Checks the declared sizes of the compressed data, since the decompressor allocates memory according to them."""
     if laszip is None or len(laszip) < 34:
         raise ValueError("its points are compressed, and no record says how")
     compressor, chunk, count = struct.unpack_from("<H10xI16xH", laszip)

@@ -1,4 +1,4 @@
-"""Surfaces, and how points are drawn from them."""
+"""Triangle meshes, and sampling of points from their surfaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wavefront objects: obj."""
+"""Meshes in Wavefront's text format: obj."""
 
 from __future__ import annotations
 

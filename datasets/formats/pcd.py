@@ -11,7 +11,7 @@ import numpy as np
 from pointadapterx.datasets.formats.tables import NotReadError, table, text_lines
 
 PADDING = "_"  # name of fields that hold nothing
-EXPANDS = 88  # LZF: three bytes stand for at most 264
+EXPANDS = 88  # LZF: three bytes encode at most 264
 KEYS = ("VERSION", "FIELDS", "COLUMNS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
 
 
@@ -25,7 +25,7 @@ class Field:
 
     @property
     def size(self) -> int:
-        """Bytes in a row."""
+        """Number of bytes of this field in one row."""
         return self.dtype.itemsize * self.count
 
 

@@ -13,7 +13,7 @@ from pointadapterx.datasets.formats.mesh import Mesh, surface
 from pointadapterx.datasets.formats.tables import number_of, shown
 
 HEAD, RECORD = 84, np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-# A facet of text, word by word; dots stand for numbers.
+# A facet as text, word by word; dots mark numbers.
 FACET = b"facet normal . . . outer loop vertex . . . vertex . . . vertex . . . endloop endfacet".split()
 KEYWORDS = itemgetter(*(place for place, word in enumerate(FACET) if word != b"."))
 CORNERS = itemgetter(8, 9, 10, 12, 13, 14, 16, 17, 18)

@@ -66,7 +66,7 @@ def _by_numpy(path: Path, layout: Layout) -> np.ndarray | None:
 
 
 def _by_hand(path: Path, layout: Layout) -> Iterator[float]:
-    """Coordinates one by one."""
+    """Parses coordinates one by one, and names the first line that is wrong."""
     for numbers, lines in _Rows(path, layout).blocks():
         for line_number, line in zip(numbers, lines, strict=True):
             cells = layout.split(line)

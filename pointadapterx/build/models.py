@@ -83,7 +83,7 @@ def build_backbone(options: Backbone.Options) -> Backbone:
 
 
 def _require_memory(options: Backbone.Options) -> None:
-    """Refuses blocks that could never be held, as the system would end the process without a word."""
+    """Refuses a model larger than the memory, since the system would kill the process without a message."""
     memory = total_memory()
     # bytes of attention (4 C²) and FFN (8 C²) in fp32
     needed = sum(4 * 12 * stage.depth * stage.width**2 for stage in options.stages())
@@ -101,7 +101,7 @@ def build_method(options: Method.Options) -> Method:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch for what is built inside, and restores its random state afterwards."""
+    """Context manager that seeds torch, and restores its random state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -123,7 +123,7 @@ def restore_model(info: AdapterInfo, weights: str | Path | None = None) -> Adapt
 
 
 def model_config(info: AdapterInfo, overrides: Overrides = ()) -> Config:
-    """An adapter's config to build its model from: full fine-tuning needs no weights besides its file.
+    """The config to build an adapter's model from; full fine-tuning needs no weights apart from its file.
 
     Args:
         info: from :func:`~pointadapterx.checkpoints.adapter_file.read_adapter`.

@@ -30,7 +30,7 @@ MOST_POINTS = 2**24  # of a cloud
 
 
 class AdapterInfo(NamedTuple):
-    """What an adapter file says of itself.
+    """The content of an adapter file.
 
     Attributes:
         path: the file.
@@ -82,7 +82,7 @@ def save_adapter(
     metrics: Mapping[str, Any] | None = None,
     facts: Facts | None = None,
 ) -> None:
-    """Writes what the task added to the backbone: trainable tensors, changed buffers, and their story.
+    """Writes what the task added to the backbone: trainable tensors, changed buffers, and how they were obtained.
 
     Args:
         model: the adapted model.
@@ -170,7 +170,7 @@ def _brief(error: Exception) -> str:
 
 
 def _require_consistent(info: AdapterInfo) -> None:
-    """Raises a ValueError for what reads well and cannot be meant."""
+    """Raises a ValueError for values that can be parsed but make no sense."""
     prepared = Preparation.stored(info.metrics)
     if prepared is not None and not 1 <= prepared.points <= MOST_POINTS:
         raise ValueError(f"inputs of {shown(prepared.points)} points")
@@ -240,7 +240,7 @@ def _find_adapter(path: str | Path) -> Path:
 
 
 def _why_no_adapter(path: Path, folder: Path) -> str:
-    """What to say of a path without an adapter, and of the folder where it would be."""
+    """The reason why a path holds no adapter, for the error message."""
     if not (folder / STATE_FILE).is_file():
         what = "holds no adapter" if path.is_dir() else "no such run or file"
         return f"{path}: {what}; {ADAPTERS}"
@@ -250,7 +250,7 @@ def _why_no_adapter(path: Path, folder: Path) -> str:
 
 
 def _require_same_recipe(info: AdapterInfo, model: AdaptedModel) -> None:
-    """Equal shapes do not make equal models: positions, scales and the order of pools must agree too."""
+    """Compares positions, scales and the order of pools, which can differ although all shapes agree."""
     if model.recipe is None:
         return
     trained = model_recipe(info.config)
@@ -266,7 +266,7 @@ def _require_same_recipe(info: AdapterInfo, model: AdaptedModel) -> None:
 
 
 def model_recipe(config: Config) -> dict[str, Any]:
-    """What of a config decides what a trained model computes: ``section.key`` to value."""
+    """The part of a config that determines what a trained model computes: ``section.key`` to value."""
     irrelevant = {
         *("backbone.weights", "backbone.init_seed", "backbone.drop_path"),
         *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),

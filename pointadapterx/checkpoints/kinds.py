@@ -84,7 +84,7 @@ _PATTERNS = [(kind, [re.compile(rf"(?:^|\.)(?:{one})") for one in patterns]) for
 
 
 def recognise(names: Iterable[str]) -> Kind | None:
-    """What kind of file has these names; None where no rule knows."""
+    """The kind of file with these tensor names, or None if it is not recognised."""
     names = list(names)
     return next(
         (kind for kind, needed in _PATTERNS if all(any(one.search(name) for name in names) for one in needed)), None

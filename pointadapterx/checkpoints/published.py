@@ -1,4 +1,4 @@
-"""Loading pre-trained and published weights: nothing missing goes unnoticed."""
+"""Loads pre-trained and published weights, and notices everything that is missing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pointadapterx.models.point_mae import MaskedAutoencoder
 log = logging.getLogger(__name__)
 
 # What only other architectures have, and without which the rest computes something else: layer scale (DeiT III, DINOv2,
-# BEiT), norms of queries and keys, relative positions, a qkv bias where there is none here, norms elsewhere (CLIP), a
-# local branch (Point-FEMAE).
+# BEiT), norms of queries and keys, relative positions, a qkv bias where this backbone has none, norms elsewhere (CLIP),
+# a local branch (Point-FEMAE).
 STRANGE = re.compile(
     r"\.ls[12]\.gamma$|\.gamma_[12]$|\.attn\.[qk]_norm\.|relative_position|\.attn\.qkv\.bias$|^(norm_pre|fc_norm)\."
     r"|blocks\.\d+\.cls\."
@@ -194,7 +194,7 @@ def _name(backbone: Backbone) -> str:
 
 
 def _require_kind(kind: Kind | None, backbone: Backbone) -> None:
-    """Refuses what is known to be another architecture's."""
+    """Refuses files that belong to another architecture."""
     name = _name(backbone)
     if kind is None or kind.backbone == name:
         return
@@ -210,7 +210,7 @@ def _require_kind(kind: Kind | None, backbone: Backbone) -> None:
 def _sizes_problem(
     tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], prefix: str, backbone: Backbone
 ) -> str | None:
-    """What of the config differs from the backbone's own, as the shapes tell it."""
+    """Which sizes differ between file and config, judged by the shapes of tensors."""
     stored, own = (_told_sizes(part, prefix, backbone) for part in (tensors, target))
     differing = [key for key in own if key in stored and stored[key] != own[key]]
     if not differing:
@@ -236,7 +236,7 @@ def _told_sizes(tensors: Mapping[str, Tensor], prefix: str, backbone: Backbone) 
 
 
 def _compare_sizes(path: Path, sizes: Mapping[str, Any], backbone: Backbone) -> None:
-    """What no tensor's shape tells: the heads must agree; other patches than in pre-training are worth a warning."""
+    """Checks what tensor shapes do not show: heads must agree; other patches than in pre-training give a warning."""
     own = [stage.blocks[0].num_heads for stage in backbone.stages]
     now = own[0] if len(own) == 1 else own
     heads = sizes.get("num_heads", now)

@@ -1,4 +1,4 @@
-"""Files of pre-trained backbones: where a name leads, and how our own are written."""
+"""Files of pre-trained backbones: finding them by name, and writing our own."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
 
 
 def _require_no_options_of_files(options: argparse.Namespace, name: str) -> None:
-    """As training refuses them, instead of leaving them out of account."""
+    """Refuses options that do not apply, as training does, instead of ignoring them."""
     for key in ("suffixes", "columns", "nan"):
         if getattr(options, key) is not None:
             raise ConfigError(f"--{key}: belongs to files of one cloud each, but this is data.name={name}; remove it")

@@ -42,10 +42,10 @@ EXAMPLES = """\
 
 
 class Sink(Protocol):
-    """Takes what is found, one after the other."""
+    """Receives predictions and failures one after the other."""
 
     def __call__(self, found: Answer | Failure) -> None:
-        """Writes it."""
+        """Writes the line of one prediction or failure."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +185,7 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path
 
 @contextmanager
 def _writer(output: Path | None, task: Task, top: int, *, several: bool) -> Iterator[Sink]:
-    """To the terminal; or to a file that has its name when it is whole, until then ``NAME.part``."""
+    """Writes to the terminal, or to ``NAME.part``, which is renamed when it is complete."""
     if output is None:
         yield lambda found: _print(found, several)
         return

@@ -116,7 +116,7 @@ def draw(options: argparse.Namespace) -> None:
 
 
 def _shower(options: argparse.Namespace, run: str) -> Callable[[str, Sheet | Figure], None]:
-    """What is done with a picture by name: a window, or files."""
+    """Returns the function that shows or saves a picture: in a window, or as files."""
     if options.window:
         return lambda name, sheet: open3d_view.show(sheet) if isinstance(sheet, Sheet) else None
     if options.output is None and run.startswith(HUB):

@@ -18,7 +18,7 @@ MOST_WIDE = 2_000  # characters of a line of it
 
 
 class Problem(NamedTuple):
-    """One thing wrong with a config: dotted key and message."""
+    """One problem of a config: dotted key and message."""
 
     key: str
     message: str

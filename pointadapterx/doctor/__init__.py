@@ -1,4 +1,4 @@
-"""Examines every cloud of a data set, and says what is wrong with it before anything is trained on it."""
+"""Examines every cloud of a data set, and reports problems before anything is trained on it."""
 
 from pointadapterx.doctor.checks import Finding, diagnose
 from pointadapterx.doctor.examined import Entry, Examined

@@ -1,4 +1,4 @@
-"""What may be wrong with a data set, one function a kind of fault."""
+"""Checks of a data set, one function for each kind of problem."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RARE = 5  # samples of a class in training, below which a validation part and a 
 
 
 class Finding(NamedTuple):
-    """Something to mend (or, as a note, to know), and how, unless the text says that, too."""
+    """A problem (or, as a note, a fact), and how to fix it, unless the text already says so."""
 
     text: str
     fix: str = ""
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is checked.
+    """The examined data set, and the sizes against which it is checked.
 
     Attributes:
         entries: all clouds.
@@ -50,17 +50,17 @@ class Subject(NamedTuple):
     shown: int | None
 
     def rest(self, items: Sized) -> int:
-        """Number of the items that are not listed."""
+        """The number of items that the list omits."""
         return 0 if self.shown is None else max(0, len(items) - self.shown)
 
     def names(self, entries: Sequence[Entry]) -> str:
-        """The first of them, and how many more there are."""
+        """The first items as a list, and the number of the others."""
         more = f" and {self.rest(entries)} more" if self.rest(entries) else ""
         return ", ".join(entry.name for entry in entries[: self.shown]) + more
 
 
 def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int, shown: int | None = SHOWN) -> list[Finding]:
-    """What is wrong with a set.
+    """Finds all problems of a data set.
 
     Args:
         entries: all of its clouds.

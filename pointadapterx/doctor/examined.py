@@ -1,4 +1,4 @@
-"""What there is to say of one cloud of a data set."""
+"""Properties of a single cloud of a data set, measured for the doctor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLAT = 1e-3  # of the largest side, that the smallest must have
 
 @dataclass(frozen=True)
 class Examined:
-    """What there is to say of one cloud.
+    """Properties of one cloud.
 
     Attributes:
         points: number of points, of a mesh those that were sampled.
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 
     @property
     def part(self) -> str:
-        """``"train"``, ``"val"`` or ``"test"``."""
+        """The part that the clouds belong to: ``"train"``, ``"val"`` or ``"test"``."""
         return "val" if self.validation else self.split
 
 
@@ -83,7 +83,7 @@ def examine(cloud: Cloud, *, mesh: bool = False) -> Examined:
 
 
 def _digest(points: np.ndarray) -> str:
-    """Without points far away, by whose distance all others would be the same up to rounding."""
+    """A hash of the cloud without far points, next to which all other points would be equal up to rounding."""
     body = points[~outside(points)]
     body = body - body.mean(axis=0)
     radius = float(np.sqrt(np.square(body).sum(axis=1)).max())

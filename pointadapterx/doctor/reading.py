@@ -1,4 +1,4 @@
-"""Reads and examines every cloud of a data set, and leaves what training reads of it in training's cache."""
+"""Reads and examines every cloud of a data set, and fills the cache from which training reads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FORMAT = "1"  # of what is kept of examined clouds; another one where the same f
 
 @dataclass(frozen=True)
 class Options:
-    """How files are read, as the keys of the ``data`` section say it to training.
+    """How files are read, like the keys of the ``data`` section for training.
 
     Attributes:
         suffixes: kinds of files; None: all.
@@ -89,7 +89,7 @@ class Batch:
 
 
 class Plan(NamedTuple):
-    """What there is to examine.
+    """All files to be examined, and what training would say about them.
 
     Attributes:
         batches: all files.
@@ -143,7 +143,7 @@ def _reader(root: Path, options: Options) -> CloudReader:
 
 
 def _everything(path: Path, options: Options) -> Batch:
-    """The files that folders of classes hold, and those that lie beside."""
+    """All files in folders of classes and next to them."""
     layout = find_layout(path)
     of_test = parts_of_split("test", layout.parts) if layout.parts else ()
     batch = Batch(_reader(path, options), [], [], [], [], [], None)
@@ -163,7 +163,7 @@ def _everything(path: Path, options: Options) -> Batch:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Examines the file of a name, and brings it to what training keeps of it; picklable, for other processes.
+    """Reads and examines one file, and reduces it to what training keeps; picklable, for other processes.
 
     Args:
         keep: whether what training keeps is wanted.
@@ -250,7 +250,7 @@ def _examine(batch: Batch, options: Options) -> Iterator[Examined | str]:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of examined clouds, and hash of what they were made from."""
+    """The reduced clouds for training's cache, and the hash of what determines them."""
 
     state: str
     clouds: list[Examined]
@@ -308,7 +308,7 @@ def _has_labels(root: Path) -> bool:
 
 
 def entries_of(data: PointClouds) -> Iterator[Entry]:
-    """Clouds of a data set that was read."""
+    """The entries of a data set that was read as a whole."""
     unlabelled = data.classes == UNLABELLED
     validation = [False] * len(data) if data.validation is None else data.validation.tolist()
     for number, (points, label) in enumerate(zip(data.points, data.labels.tolist(), strict=True)):

@@ -65,7 +65,7 @@ class AdapterBank(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Names of the adapters."""
+        """Names of the adapters, in the order in which they were given."""
         return list(self._adapters)
 
     def classes(self, name: str) -> list[str]:

@@ -87,7 +87,7 @@ class _FileHandler(logging.FileHandler):
     """Is left out from the first line on that cannot be written; logging's own prints a traceback for each."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Says so once."""
+        """Reports a failed write once, instead of a traceback for every record."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)

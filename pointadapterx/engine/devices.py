@@ -95,9 +95,9 @@ def _chosen(name: str | None, *, several: bool) -> torch.device:
 
 
 def leave_process_group() -> None:
-    """Ends the group of :func:`make_accelerator`, if any, and its threads; a process that exits with them may abort.
+    """Ends the process group of :func:`make_accelerator`, if any, whose threads can make a process abort at exit.
 
-    They run as long as anything refers to the group, as an accelerator and a trainer do; let go of these before.
+    They run as long as an accelerator or a trainer refers to the group, so delete these first.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()
@@ -147,7 +147,7 @@ def hardware(device: torch.device) -> str:
 
 
 def _read_or_empty(path: str) -> str:
-    """Text of a file of Linux's, or nothing on another system."""
+    """Content of a file under Linux's /proc, or an empty string on other systems."""
     try:
         return Path(path).read_text()
     except OSError:

@@ -52,11 +52,11 @@ class Field(NamedTuple):
     dtype: torch.dtype
 
     def numel(self, samples: int, views: int) -> int:
-        """Its number of values."""
+        """Number of values that this field has for so many samples and views."""
         return samples * views * math.prod(self.shape)
 
     def nbytes(self, samples: int, views: int) -> int:
-        """Size of its file."""
+        """Size in bytes of this field for so many samples and views."""
         return self.numel(samples, views) * self.dtype.itemsize
 
 
@@ -69,7 +69,7 @@ class FeatureCache:
         fields: of the files.
         samples: n.
         views: V.
-        write: whether the files are made anew.
+        write: whether to create the files.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FeatureCache:
         ]
 
     def fetch(self, indices: Tensor, views: Tensor, device: torch.device | str = "cpu") -> Frozen:
-        """Features of samples (b,), each of the view that is told for it (b,): (b, ...), on a device."""
+        """Features of samples (b,), for each the view given in ``views`` (b,): (b, ...), on a device."""
         return restore(self.kind, (tensor[indices, views].to(device) for tensor in self._tensors))
 
     def put(self, indices: Tensor, view: int, features: Frozen) -> None:
@@ -148,7 +148,7 @@ def open_features(
 
 
 def _read(folder: Path, samples: int, views: int) -> tuple[type[Frozen], list[Field]] | None:
-    """What a folder holds, if it is whole."""
+    """The features stored in a folder, if they are complete."""
     try:
         stored = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         kind = next(kind for kind in get_args(Frozen) if kind.__name__ == stored["kind"])
@@ -179,7 +179,7 @@ def _code() -> str:
 def _describe(
     model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator, views: int | None
 ) -> dict[str, Any]:
-    """All that decides the features."""
+    """Everything that determines the features, for the hash."""
     irrelevant, data = ("weights", "init_seed", "drop_path"), config.data
     seed = None if views is None else config.train.seed
     return {
@@ -251,7 +251,7 @@ def _compute(
 
 
 def _make_room(building: Path, folder: Path, fields: list[Field], samples: int, views: int | None) -> None:
-    """Tells the size, and takes the room on the disk, so that it cannot run full under files that are mapped."""
+    """Logs the size and reserves the disk space, so that the disk cannot fill up while files are memory-mapped."""
     size = sum(field.nbytes(samples, views or 1) for field in fields)
     what = f"{samples:,} samples × {views} views" if views is not None else f"{samples:,} samples"
     free = shutil.disk_usage(building).free

@@ -58,7 +58,7 @@ def files_of(folder: Path, suffixes: Sequence[str], *, leave_out: Path | None = 
     """Files of the kinds ``suffixes`` in a folder and below, sorted, but the file ``leave_out``.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there are no such files.
     """
     own = None if leave_out is None else leave_out.resolve()
     files = (path for path in walk_files(folder) if path.suffix.lower()[1:] in suffixes and path.resolve() != own)

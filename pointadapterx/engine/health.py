@@ -119,5 +119,5 @@ def _under(record: Mapping[str, Any], share: float) -> set[int]:
 
 
 def _load_per_expert(record: Mapping[str, Any]) -> list[float]:
-    """(E,), averaged over blocks."""
+    """Share of the assignments that each expert gets, averaged over blocks: (E,)."""
     return [fmean(loads) for loads in zip(*record[LOAD], strict=True)]

@@ -1,4 +1,4 @@
-"""How inputs have to come to an adapter's model: read, turned, normalised and resampled as in its training."""
+"""How inputs are prepared for an adapter's model: read, rotated, normalised and resampled as in its training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bf16 where the hardware has it."""
+"""Choice of precision: bf16 if the hardware supports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions for one's own files: clouds, meshes or pictures that no data set lists."""
+"""Predictions for the user's own files: clouds, meshes or pictures that belong to no data set."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Predictor:
 
     @property
     def without_novelty(self) -> list[str]:
-        """Names of the adapters whose files do not say what their training data looked like."""
+        """Names of the adapters whose files store no novelty score."""
         return [name for name, task in self.tasks.items() if task.lacks_novelty]
 
     @property
@@ -125,7 +125,7 @@ class Predictor:
         return tuple(chosen) if chosen else KINDS
 
     def __call__(self, inputs: Given) -> list[Answer | Failure]:
-        """All predictions, in the order of the inputs, a failure where there is none; see :meth:`stream`."""
+        """All predictions in the order of the inputs, with a failure for each that has none; see :meth:`stream`."""
         return list(self.stream(inputs))
 
     def stream(self, inputs: Given) -> Iterator[Answer | Failure]:
@@ -159,7 +159,7 @@ class Predictor:
             yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device).inputs
 
     def doubts(self) -> list[str]:
-        """What looks wrong with some of the clouds so far, and what all have in common but not with training clouds."""
+        """Doubts about single clouds so far, and differences of all of them from the training clouds."""
         counted = [f"{count} of {self._clouds} clouds: {kind}" for kind, count in self._doubts.items()]
         return counted + self._doubts_of_axes()
 
@@ -265,7 +265,7 @@ def _usable(name: str | torch.device) -> torch.device:
 
 
 def _is_bf16(wanted: str | None, trained: str, device: torch.device) -> bool:
-    """Whether to compute in bf16: where it was asked for or trained in, and the hardware has it."""
+    """Whether to compute in bf16: if it was requested or used in training, and the hardware supports it."""
     if wanted not in (None, "auto", "fp32", "bf16"):
         raise ConfigError(f"precision={wanted}: choose auto, fp32 or bf16")
     possible = multiplies_bf16(device)

@@ -16,7 +16,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 @contextmanager
 def stop_requests(reaction: str) -> Iterator[list[int]]:
-    """Collects stop signals instead of dying; a second ctrl-C raises :class:`KeyboardInterrupt`.
+    """Collects stop signals instead of ending the process; a second ctrl-C raises :class:`KeyboardInterrupt`.
 
     A signal that is ignored, as ``nohup`` does with SIGHUP, stays ignored.
 

@@ -22,7 +22,7 @@ FORMAT = "pointadapterx-state-2"
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """How far a run has come.
 
     Attributes:
         epoch: epoch in progress, from 0.
@@ -60,7 +60,7 @@ def save_state(
         model: gives its parameters' names.
         tensors: what of the model's state has to be stored.
         optimizer: of that model.
-        progress: where the run stands.
+        progress: how far the run has come.
         scaler: gradient scaler under fp16.
 
     Raises:

@@ -110,7 +110,7 @@ class Trainer:
         return self.accelerator.unwrap_model(self.wrapped)
 
     def prepare(self) -> None:
-        """What is done once before the first step."""
+        """Hook for work to be done once before the first step."""
         views, device = self.settings.cached_views, self.accelerator.device
         if views is None:
             inputs, targets = build_inputs(self.config), self.task.targets(self.dataset)
@@ -195,7 +195,7 @@ class Trainer:
         return model.adapter_state() if self.task.adapts else model.state_dict()
 
     def line(self, record: Mapping[str, Any]) -> str:
-        """The epoch in words, after number, learning rate and loss."""
+        """The part of an epoch's log line after number, learning rate and loss."""
         name, parts = self.selection_name, [self.task.progress_text(record)]
         if any(f"{name}_{key}" in record for key in (*self.task.scores, *self.task.recorded)):
             optimistic = " (selects on TEST)" if name == "test" and chooses(self.config) else ""
@@ -209,7 +209,7 @@ class Trainer:
         """Continues from the folder's state.
 
         Raises:
-            CheckpointError: if there is none, or data or backbone are not those of the run.
+            CheckpointError: if there is no state, or data or backbone differ from those of the run.
         """
         path = self.folder / STATE_FILE
         self.progress = load_state(

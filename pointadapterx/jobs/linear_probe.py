@@ -1,4 +1,4 @@
-"""The linear probe: how much of a task a backbone's features already tell a linear classifier."""
+"""The linear probe: how well a linear classifier solves a task from a backbone's frozen features."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def frozen_features(backbone: Backbone, dataset: PointClouds, config: Config, ac
 def calibrate_batch_norm(backbone: PointMAE, dataset: PointClouds, config: Config) -> None:
     """Gives the patch encoder's BatchNorm the statistics of ``dataset``, as the first epoch of any training would.
 
-    Random weights keep 0 and 1 otherwise, which handicaps them for no reason that has to do with what was learnt.
+    Otherwise random weights keep mean 0 and variance 1, a handicap that has nothing to do with what was learnt.
     """
     device, inputs = next(backbone.parameters()).device, build_inputs(config)
     clouds = (inputs.for_test(points.to(device)) for points in dataset.points.split(config.eval.batch_size))

@@ -48,7 +48,7 @@ class Candidate(NamedTuple):
 def search(folder: Path, overrides: list[str]) -> Candidate:
     """Searches the supernet of a finished run, and writes ``architecture.yaml``, a config to train, into its folder.
 
-    Every score is kept in ``search.json``, so that a stopped search goes on where it was.
+    Every score is stored in ``search.json``, so an interrupted search continues where it stopped.
 
     Args:
         folder: the run's.
@@ -110,7 +110,7 @@ def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate
 def settle_head(model: AdaptedModel, train: Samples, config: Config, accelerator: Accelerator) -> None:
     """Gives the head's BatchNorm, if any, the statistics of the model as it is, from a fixed part of the training set.
 
-    Those of training are means over all the architectures that were drawn, which fit none of them.
+    Training averages them over all architectures that were drawn, which suits none of them.
     """
     if not any(isinstance(module, _BatchNorm) for module in model.head.modules()):
         return

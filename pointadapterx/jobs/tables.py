@@ -55,7 +55,7 @@ def parameter_table(
 
 
 def _in_units(count: int) -> str:
-    """``4,571,234,567`` as ``4.57 G``."""
+    """A count with a unit prefix: ``4,571,234,567`` becomes ``4.57 G``."""
     for unit, size in (("G", 1e9), ("M", 1e6)):
         if count >= size:
             return f"{count / size:,.2f} {unit}"

@@ -184,7 +184,7 @@ def _fit(trainer: Trainer) -> Path:
 
 
 def _test_best(trainer: Trainer) -> dict[str, Any]:
-    """The kept adapter on the test set."""
+    """Evaluates the chosen adapter on the test set."""
     accelerator, folder, config, test = trainer.accelerator, trainer.folder, trainer.config, trainer.splits.test
     assert test is not None
     info = _fit_facts(trainer, load_adapter(trainer.plain_model, folder / ADAPTER_FILE))
@@ -205,7 +205,7 @@ def _test_best(trainer: Trainer) -> dict[str, Any]:
 def _fit_facts(trainer: Trainer, info: AdapterInfo) -> AdapterInfo:
     """Has the task fit what it can to the kept adapter's answers, and adds that to the adapter's file.
 
-    Without a part that neither trained nor tests there is nothing to fit on, and the file stays as it is.
+    Without a part that is used neither for training nor for testing, nothing is fitted and the file is unchanged.
     """
     val, task, accelerator = trainer.splits.val, trainer.task, trainer.accelerator
     if val is None:

@@ -35,7 +35,7 @@ class Embedded(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What a method beside the frozen backbone sees of one block; no gradient enters any of it.
+    """The outputs of one block that a method parallel to the frozen backbone reads; they have no gradient.
 
     Attributes:
         attention: output of the site ``attention``, (B, [1 +] G, C).
@@ -213,7 +213,7 @@ class Backbone(nn.Module):
         return self.assemble(self.patches(inputs))
 
     def patch_layers(self) -> list[nn.Module]:
-        """The modules that make the tokens of :meth:`patches`."""
+        """The modules that compute the tokens of :meth:`patches`."""
         return [self.patch_module]
 
     def position_layers(self) -> list[nn.Module]:
@@ -233,7 +233,7 @@ class Backbone(nn.Module):
         raise NotImplementedError("a backbone must translate its published checkpoints")
 
     def fit_tensor(self, name: str, tensor: Tensor) -> Tensor:
-        """A checkpoint's tensor in the shape that this backbone needs, where that can be done at all.
+        """A checkpoint's tensor converted to the shape that this backbone needs, if possible.
 
         Args:
             name: of the backbone's tensor.
@@ -242,14 +242,14 @@ class Backbone(nn.Module):
         return tensor
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
-        """Its tokens: parameters that take no weight decay though they are not 1-D."""
+        """Token parameters, which take no weight decay though they are not 1-D."""
         yield from self.class_parameters().values()
 
     def forward(self, inputs: Tensor | Patches, method: Additions = PLAIN, keep: Collection[int] = ()) -> Features:
         """Embeds the inputs, runs the blocks with the method's additions, and normalises.
 
         Args:
-            inputs: of the task, or what :meth:`patches` made of them, without what the method does to it.
+            inputs: of the task, or the result of :meth:`patches` for them, without the method's changes.
             method: as in :meth:`run_blocks`; by default the plain backbone runs.
             keep: numbers of the blocks whose tokens are kept in ``Features.intermediates``.
         """

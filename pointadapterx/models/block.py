@@ -122,7 +122,7 @@ class Block(nn.Module):
         norm_eps: epsilon of the layer norms (Point-MAE 1e-5, ViT 1e-6).
 
     Attributes:
-        recomputed: whether its activations are computed again in the backward pass instead of kept.
+        recomputed: whether activations are recomputed in the backward pass instead of being kept.
     """
 
     recomputed = False

@@ -65,7 +65,7 @@ _GOOGLE_QKV = tuple(f"MultiHeadDotProductAttention_1/{part}" for part in ("query
 
 
 class Translated(NamedTuple):
-    """A checkpoint in our names.
+    """A checkpoint with its tensors renamed to our names.
 
     Attributes:
         tensors: named as in an adapted model (``backbone.*``, ``method.*``, ``head.*``), or as the model's own.

@@ -1,4 +1,4 @@
-"""Where in a file the encoder lies: under which prefixes, and which of several copies."""
+"""Finds the encoder in a file: its prefix, and which of several copies to take."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 
 def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what torch.compile, FSDP and checkpointing put into them.
+    """Names without the parts that torch.compile, FSDP and checkpointing insert.
 
     Raises:
         CheckpointError: if two names become one.
@@ -56,7 +56,7 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def find_encoder(names: Iterable[str], layout: Layout) -> Place | None:
-    """The place of the one encoder that is meant; None without any.
+    """The place of the only, or the chosen, encoder; None if there is none.
 
     Of Point-BERT's two, the trained ``transformer_q`` is the one that its own loader takes; no other choice is made
     here.

@@ -1,4 +1,4 @@
-"""Splits a cloud into local patches: FPS centres and their nearest points (Point-MAE §3.1)."""
+"""Divides a cloud into local patches: FPS centres and their nearest points (Point-MAE §3.1)."""
 
 from __future__ import annotations
 

@@ -87,7 +87,8 @@ class PointMAE(Backbone):
 
     @property
     def patch_scale_merges(self) -> bool:
-        """Not where a maximum over the points of a group comes last: a negative factor would make it a minimum."""
+        """False if a maximum over the points of a group comes last, which a negative factor would turn into a
+        minimum."""
         return not isinstance(self.reduce_dim, nn.Identity)
 
     @property

@@ -46,7 +46,7 @@ class TokenSequence:
 
     @property
     def patches(self) -> Tensor:
-        """(B, G, C)."""
+        """The patch tokens, (B, G, C)."""
         return self.tokens[:, self.tokens.shape[1] - self.num_patches :]
 
     def without_prompts(self) -> Tensor:

@@ -61,7 +61,7 @@ class ViT(Backbone):
             return self.channels, self.image_size, self.image_size
 
         def problems(self) -> Iterator[tuple[str, str]]:
-            """Also an image that the patches do not fill."""
+            """Also reports an image size that the patch size does not divide."""
             yield from super().problems()
             if self.image_size % self.patch_size != 0:
                 yield (
@@ -113,7 +113,7 @@ class ViT(Backbone):
 
     @property
     def patch_projection(self) -> nn.Conv2d:
-        """Its convolution."""
+        """The convolution that turns pixels into patch tokens."""
         return self.patch_embed.proj
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
@@ -121,7 +121,7 @@ class ViT(Backbone):
         return {}
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
-        """Class token and positions."""
+        """The class token and the position embeddings."""
         yield self.cls_token
         yield self.pos_embed
 

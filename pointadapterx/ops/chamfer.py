@@ -1,4 +1,4 @@
-"""Chamfer distance."""
+"""Chamfer distance between batches of point clouds, with gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every check of what a caller hands to a point op, and its message, in one place."""
+"""All checks of the arguments of point operations, with their messages."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def same_shape(first: Tensor, first_name: str, second: Tensor, second_name: str)
 
 
 def floating(values: Tensor, name: str) -> None:
-    """A floating-point tensor."""
+    """Checks that a tensor is floating-point, of any shape."""
     _require_tensor(values, name)
     if not values.is_floating_point():
         raise TypeError(f"{name} has dtype {values.dtype}; it must be floating-point: pass {name}.float()")

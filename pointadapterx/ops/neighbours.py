@@ -52,8 +52,8 @@ def three_nn(query: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 def ball_query(query: Tensor, points: Tensor, radius: float, num_samples: int) -> tuple[Tensor, Tensor]:
     """Points closer to each query than a radius: the first ``num_samples`` of them, in index order.
 
-    The rule of PointNet++ (§3.3): a ball with more points than asked for is cut off, not ranked, and the
-    free places of a ball with fewer repeat its first index. ``counts`` says which places are real.
+    The rule of PointNet++ (§3.3): if a ball has more points than places, the first ones are taken, not the nearest, and
+    the free places of a ball with fewer repeat its first index. ``counts`` says which places are real.
 
     Args:
         query: (B, M, 3), floating-point. Half precision is upcast to float32.

@@ -1,4 +1,4 @@
-"""Farthest point sampling."""
+"""Farthest point sampling (FPS) of batches of point clouds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adaptation methods. Adding one: a file with a :class:`~pointadapterx.peft.base.Method`, and a line here."""
+"""Adaptation methods. To add one, write a file with a :class:`~pointadapterx.peft.base.Method`, and import it here."""
 
 from pointadapterx.peft import (
     adapter,

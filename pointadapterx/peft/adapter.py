@@ -1,4 +1,4 @@
-"""Adapter: a bottleneck behind the FFN (Houlsby et al., arXiv 1902.00751)."""
+"""Adapter: a bottleneck after the FFN (Houlsby et al., arXiv 1902.00751)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pointadapterx.peft.parts.per_block import PerBlockMethod
 class Adapter(PerBlockMethod):
     """y = h + f + s · up(GELU(down(f))), f = mlp(norm2(h)), in every block.
 
-    Houlsby has a second one behind attention; here it is the one behind the FFN, NOAH's and Adapter-X's baseline:
+    Houlsby et al. have another after attention; this is only the one after the FFN, as in NOAH and Adapter-X:
     0.15 M parameters without the head on ViT-B with r = 8, 1.19 M with r = 64.
     """
 

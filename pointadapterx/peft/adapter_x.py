@@ -13,7 +13,7 @@ class AdapterX(SharedMixtureMethod):
     """The mixture of ``adapter``: 167,448 parameters without the head on ViT-B with r = 64, 0.20 % (see docs)."""
 
     class Options(SharedMixtureMethod.Options):
-        """``method: {name: adapter_x, ...}``."""
+        """``method: {name: adapter_x, ...}``: the keys of every shared mixture."""
 
         name: Literal["adapter_x"] = "adapter_x"
 

@@ -1,4 +1,4 @@
-"""AdaptFormer: a scaled bottleneck beside the FFN (arXiv 2205.13535)."""
+"""AdaptFormer: a scaled bottleneck parallel to the FFN (arXiv 2205.13535)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AdaptFormer(PerBlockMethod):
     class Options(PerBlockMethod.Options):
         """``method: {name: adaptformer, ...}``, see :class:`~.PerBlockMethod.Options`.
 
-        ``scale`` is 0.1 in the paper; VTAB-1K chooses it on its validation part.
+        ``scale`` is 0.1 in the paper; for VTAB-1K it is chosen on the validation part.
         """
 
         name: Literal["adaptformer"] = "adaptformer"

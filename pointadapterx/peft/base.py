@@ -48,7 +48,7 @@ class Method(nn.Module):
     """
 
     class Options(Section):
-        """``method:`` of a config. A subclass declares its fields here, ``name`` included."""
+        """``method:`` of a config. A subclass declares its keys here, including ``name``."""
 
         name: str
 
@@ -59,7 +59,7 @@ class Method(nn.Module):
 
         @property
         def needs_prompt_pool(self) -> bool:
-            """Whether nothing but a prompt pool of the head would read what these options make."""
+            """Whether the prompts of these options have an effect only through a prompt pool of the head."""
             return False
 
         @property
@@ -125,7 +125,7 @@ class Method(nn.Module):
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """Backbone parameters that the method also trains; by default what is not pre-trained.
 
-        That is the class token and its position where the backbone's weights have none.
+        These are the class token and its position, if the backbone's weights have none.
         """
         yield from backbone.class_parameters().values()
 
@@ -148,7 +148,7 @@ class Method(nn.Module):
 
         Args:
             backbone: the one that the method is attached to.
-            inputs: of the task, or what :meth:`precompute` made of them.
+            inputs: of the task, or the result of :meth:`precompute` for them.
             keep: numbers of the blocks whose tokens are kept in ``Features.intermediates``.
         """
         return backbone(inputs, self, keep)
@@ -156,7 +156,7 @@ class Method(nn.Module):
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
         """What does not depend on anything trained: here the patch tokens. Computed in eval mode, without gradient.
 
-        A method that leaves more of the backbone alone overrides it together with :meth:`run`.
+        A method that leaves more of the backbone frozen overrides this and :meth:`run`.
 
         Args:
             backbone: the one that the method is attached to.
@@ -173,7 +173,7 @@ class Method(nn.Module):
                 hook.enabled = True
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
-        """Parameters and buffers that decide what :meth:`precompute` returns.
+        """Parameters and buffers that determine the result of :meth:`precompute`.
 
         Raises:
             ConfigError: if some of them are trained.
@@ -210,7 +210,7 @@ class Method(nn.Module):
         return {}
 
     def merge(self, backbone: Backbone) -> None:
-        """Folds what the method computes into the backbone's own weights, after which it is not needed any more.
+        """Folds the method into the backbone's weights, so that it is no longer needed.
 
         The hooks are removed by the caller.
 

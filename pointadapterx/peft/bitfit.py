@@ -1,4 +1,4 @@
-"""BitFit: the biases and nothing else (arXiv 2106.10199)."""
+"""BitFit: trains only biases (arXiv 2106.10199)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BitFit(Method):
     """
 
     class Options(Method.Options):
-        """``method: {name: bitfit}``."""
+        """``method: {name: bitfit}``, without further keys."""
 
         name: Literal["bitfit"] = "bitfit"
 

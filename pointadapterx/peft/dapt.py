@@ -59,8 +59,7 @@ class Dapt(Method):
             prompts: whether each block generates a prompt token.
             tfts_std: spread of the initial γ and β; the published code draws them with 0.02, the default 0
                 starts at the plain backbone.
-            scale_bias: initial bias of the token scale, see
-                :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
+            scale_bias: initial bias of the adapters' token scale; None: drawn by torch. DAPT's code starts it at 0.
         """
 
         name: Literal["dapt"] = "dapt"
@@ -72,7 +71,7 @@ class Dapt(Method):
 
         @property
         def makes_prompts(self) -> bool:
-            """One prompt a block."""
+            """Whether each block generates one prompt (the option ``prompts``)."""
             return self.prompts
 
         @property

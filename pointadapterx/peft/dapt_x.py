@@ -32,8 +32,7 @@ class DaptX(SharedMixtureMethod):
         """``method: {name: dapt_x, ...}``.
 
         Attributes:
-            scale_bias: initial bias of the token scale, see
-                :class:`~pointadapterx.peft.parts.bottlenecks.DynamicAdapter`.
+            scale_bias: initial bias of the adapters' token scale; None: drawn by torch. DAPT's code starts it at 0.
             tfts: places that get a TFTS, γ ⊙ x + β, as DAPT has there. It starts as the identity. After norm2 it adds
                 no function to a norm2 that is trained, only parameters. None: nowhere, which trains nothing inside the
                 attention branch.
@@ -45,7 +44,7 @@ class DaptX(SharedMixtureMethod):
         tfts: Annotated[list[TftsPlace], Field(min_length=1), Distinct] | None = None
 
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            """Also a key of dynamic adapters for experts of another kind."""
+            """Also reports ``scale_bias`` for experts that are not dynamic adapters."""
             yield from super().problems(backbone)
             if self.scale_bias is not None and self.expert not in (None, "dapt"):
                 yield "scale_bias", f"belongs to dapt's adapters, but the experts are {self.expert}; remove one"
@@ -56,7 +55,7 @@ class DaptX(SharedMixtureMethod):
             return (*super().needs_sites, *(name for name in self.tfts or () if name != "patch"))
 
         def left_without_mixture(self) -> bool:
-            """TFTS are a part of it too."""
+            """TFTS also remain without the mixture."""
             return super().left_without_mixture() or bool(self.tfts)
 
     kind = "dapt"
@@ -84,7 +83,7 @@ class DaptX(SharedMixtureMethod):
             self.block_tfts.append(of_block)
 
     def make_expert(self, width: int) -> nn.Module:
-        """As every X method does; a dynamic adapter also takes ``scale_bias``."""
+        """Builds an expert like every X method; a dynamic adapter also takes ``scale_bias``."""
         if self.options.expert not in (None, self.kind):
             return super().make_expert(width)
         return DynamicAdapter(width, self.options.rank, self.options.dropout, self.options.scale_bias)

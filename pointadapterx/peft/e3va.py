@@ -1,4 +1,4 @@
-"""E³VA: adapters on a highway beside the frozen backbone, into which no gradient goes (ACM MM 2023)."""
+"""E³VA: adapters on a highway parallel to the frozen backbone, which gets no gradient (ACM MM 2023)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pointadapterx.schema import Distinct, Rate, Width
 
 
 class DoublyLowRank(nn.Module):
-    """A bottleneck whose projections are products of two thin matrices each; it starts as the zero function.
+    """A bottleneck whose two projections are products of low-rank matrices; it starts as the zero function.
 
     x -> (k) -> r -> GELU -> (k) -> out, where (k) is linear without a bias.
 
@@ -49,7 +49,7 @@ class DoublyLowRank(nn.Module):
 
 
 class Highway(Method):
-    """A running state beside the blocks; what is added to it in each block is a subclass's business.
+    """A running state parallel to the blocks; subclasses define what each block adds to it.
 
     ``s_i = s_{i-1} + A(attention_i) + A(mlp_i)``, with the outputs of the two branches of the frozen block i; the
     trained final norm of ``tokens + s`` feeds the head, with the tokens of the last block. So everything starts as the
@@ -86,7 +86,7 @@ class Highway(Method):
 
         @property
         def makes_prompts(self) -> bool:
-            """One prompt a block that feeds the highway."""
+            """Whether each block that feeds the highway adds one prompt (the option ``prompts``)."""
             return self.prompts
 
         @property
@@ -135,11 +135,11 @@ class Highway(Method):
         self.prompt_generators = nn.ModuleList(ScaleShift(self.width) for _ in self.prompting)
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """The final norm."""
+        """The final norm, which reads the sum of tokens and highway."""
         yield from backbone.norm.parameters()
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
-        """The class token's state."""
+        """The trained initial state of the class token, if there is one."""
         if self.class_state is not None:
             yield self.class_state
 
@@ -161,7 +161,7 @@ class Highway(Method):
         return state
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
-        """The frozen pass, or its outputs of before, with the highway beside it."""
+        """Runs the frozen backbone, or takes its precomputed outputs, and the highway parallel to it."""
         losses: list[Tensor] = []
         prompts: list[Tensor] = []
         kept: dict[int, BlockTokens] = {}
@@ -228,7 +228,7 @@ class Highway(Method):
         )
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
-        """All of the backbone but its final norm, and which blocks feed the highway."""
+        """Everything in the backbone except the final norm, and which blocks feed the highway."""
         state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("norm.")}
         return state | {"block_numbers": torch.tensor(self.block_numbers)}
 
@@ -238,7 +238,7 @@ class Highway(Method):
 
 @METHODS.register("e3va")
 class E3va(Highway):
-    """Two doubly low-rank adapters a block, behind its attention and its FFN.
+    """Two doubly low-rank adapters per block, after its attention and its FFN.
 
     k (C + r) + r + k (r + width) + width parameters an adapter. Extra cost: four thin products an adapter; in return
     nothing of the backbone is kept for the backward pass, and none is run through it.
@@ -250,7 +250,7 @@ class E3va(Highway):
         name: Literal["e3va"] = "e3va"
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates the adapters."""
+        """Creates two adapters for each block that feeds the highway, for its attention and its FFN."""
         super().attach(backbone)
         options, blocks = self.options, backbone.every_block()
         self.adapters = nn.ModuleList(
@@ -266,7 +266,7 @@ class E3va(Highway):
         )
 
     def update(self, place: int, attention: Tensor, ffn: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Adapters of its own for every block."""
+        """The sum of the outputs of the block's own two adapters."""
         adapters = self.adapters[place]
         assert isinstance(adapters, nn.ModuleDict)
         return adapters["attention"](attention) + adapters["ffn"](ffn), []

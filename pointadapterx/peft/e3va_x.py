@@ -48,7 +48,7 @@ class E3vaX(RoutedMethod, Highway):
         soft_balance: bool | None = None
 
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            """Also of the mixture, whose output is as wide as its input."""
+            """Also reports problems of the mixture, whose output is as wide as its input."""
             yield from super().problems(backbone)
             yield from mixture_problems(backbone.stages(), self.num_experts, self.num_heads, self.top_k)
             if len(backbone.stages()) == 1 and self.width not in (None, backbone.dim):
@@ -59,7 +59,7 @@ class E3vaX(RoutedMethod, Highway):
         self.options: E3vaX.Options = options
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates the mixture."""
+        """Creates the mixture that all blocks share."""
         super().attach(backbone)
         stages = backbone.stages
         fed = {self.stage_of[number] for number in self.block_numbers}

@@ -17,7 +17,7 @@ class Full(Method):
     """Trains backbone and head: 22.1 M parameters for Point-MAE, the reference of every comparison."""
 
     class Options(Method.Options):
-        """``method: {name: full}``."""
+        """``method: {name: full}``, without further keys."""
 
         name: Literal["full"] = "full"
 
@@ -29,5 +29,5 @@ class Full(Method):
         super().__init__(options)
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """All of them."""
+        """Every parameter of the backbone."""
         yield from backbone.parameters()

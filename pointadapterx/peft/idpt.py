@@ -95,7 +95,7 @@ class Idpt(Method):
         self.options: Idpt.Options = options
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates the prompt generator."""
+        """Creates the edge convolutions that generate the prompt."""
         options, stage = self.options, backbone.stages[-1]
         dim = stage.width
         self.last = stage.blocks[-1].index
@@ -124,7 +124,7 @@ class Idpt(Method):
         return F.leaky_relu(normed, self.options.slope).amax(dim=1, keepdim=True)
 
     def _graph(self, patches: Tensor) -> Tensor:
-        """Indices (B, G, k) of each patch's neighbours, itself among them."""
+        """Indices (B, G, k) of each patch's neighbours, including the patch itself."""
         fixed = self.grid_neighbours
         if isinstance(fixed, Tensor):
             return fixed.expand(len(patches), -1, -1)

@@ -15,23 +15,23 @@ from pointadapterx.peft.base import METHODS, Method
 
 @METHODS.register("linear")
 class Linear(Method):
-    """Trains the head alone, whichever ``head.hidden`` makes it; ``head.hidden: []`` is one linear layer.
+    """Trains only the head; with ``head.hidden: []`` it is a single linear layer.
 
     The class token is not trained: a self-supervised checkpoint has none, so it stays as initialised and
     is stored in the adapter file.
     """
 
     class Options(Method.Options):
-        """``method: {name: linear}``."""
+        """``method: {name: linear}``, without further keys."""
 
         name: Literal["linear"] = "linear"
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
-        """None."""
+        """No parameter of the backbone."""
         yield from ()
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
-        """The plain backbone, or its output of before."""
+        """Runs the plain backbone, or takes its precomputed output."""
         if isinstance(inputs, FinalTokens):
             return Features(backbone.sequence(backbone.stages[-1], inputs.tokens), [])
         return super().run(backbone, inputs, keep)
@@ -43,7 +43,7 @@ class Linear(Method):
         return FinalTokens(super().run(backbone, inputs).sequence.tokens)
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
-        """All of the backbone."""
+        """Every parameter and buffer of the backbone."""
         return backbone.state_dict()
 
     merge = Method.merge_nothing

@@ -1,4 +1,4 @@
-"""LoRA: a low-rank update beside linear layers, which can be merged into them (arXiv 2106.09685)."""
+"""LoRA: low-rank updates of linear layers, which can be merged into them (arXiv 2106.09685)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LowRank(nn.Module):
 
 
 class LowRankQkv(nn.Module):
-    """Low-rank updates of some of queries, keys and values, side by side as the joint projection has them.
+    """Low-rank updates of queries, keys or values, concatenated like the joint projection.
 
     Args:
         parts: by name, in any order.
@@ -69,7 +69,7 @@ class LowRankQkv(nn.Module):
         return torch.cat([found.get(name, zeros) for name in QKV], dim=-1)
 
     def weight(self) -> Tensor:
-        """(3 C, C)."""
+        """The update of the joint projection, (3 C, C); zeros where there is none."""
         device = next(self.parameters()).device
         zeros = torch.zeros(self.dim, self.dim, device=device)
         found = {name: part.weight() for name, part in self.parts.items() if isinstance(part, LowRank)}
@@ -121,7 +121,7 @@ class Lora(Method):
             self.blocks.append(updates)
 
     def _updates(self, block: BlockSites) -> nn.ModuleDict:
-        """The modules beside the layers of a block, by the layer's name."""
+        """The updates of a block's layers, by the name of the layer."""
         updates = nn.ModuleDict()
         dim = block.width
         thirds: dict[str, LowRank] = {name: self._update(dim) for name in QKV if name in self.options.targets}

@@ -1,4 +1,4 @@
-"""NOAH: adapter, LoRA and VPT in one supernet, and a search for how much of each a block gets (arXiv 2206.04673)."""
+"""NOAH: adapter, LoRA and VPT in one supernet, and a search for the size of each in every block (arXiv 2206.04673)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SearchConfig(Section):
         budget: parameters of prompts, LoRA and adapters together that an architecture may have.
         population: architectures of a generation.
         generations: number of generations, the random first one included.
-        parents: best architectures so far, from which the next generation is made.
+        parents: number of best architectures so far from which the next generation is derived.
         mutation: probability that a mutation draws a width again.
         depth_mutation: probability that a mutation draws a component's depth again.
     """
@@ -60,7 +60,7 @@ class SearchConfig(Section):
 
 
 class SlicedLowRank(LowRank):
-    """Low-rank update of which the first ``active`` of its ranks take part."""
+    """Low-rank update of which only the first ``active`` ranks are used."""
 
     active: int = 0
 
@@ -71,7 +71,7 @@ class SlicedLowRank(LowRank):
 
 
 class SlicedBottleneck(Bottleneck):
-    """Adapter of which the first ``active`` hidden units take part."""
+    """Adapter of which only the first ``active`` hidden units are used."""
 
     active: int = 0
 
@@ -86,7 +86,7 @@ class QuickGelu(nn.Module):
     """x · sigmoid(1.702 x), which is close to GELU."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Any shape."""
+        """x · sigmoid(1.702 x) of values of any shape."""
         return values * torch.sigmoid(1.702 * values)
 
 
@@ -143,7 +143,8 @@ class Noah(Method):
             return ("qkv", "ffn", "block")
 
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            """Depths or an architecture of another backbone; one that has nothing; a budget too small for any."""
+            """Reports depths or architectures that do not fit the backbone or are empty, and a budget that is too
+            small."""
             yield from super().problems(backbone)
             dims = [stage.width for stage in backbone.stages() for _ in range(stage.depth)]
             depth = len(dims)
@@ -211,7 +212,7 @@ class Noah(Method):
         return LowRankQkv(parts, dim)
 
     def use(self, architecture: Mapping[str, Sequence[int]]) -> None:
-        """Makes the modules take part with these widths, each at most what they were created with."""
+        """Sets the active widths of the modules, each at most the width it was created with."""
         self.active_prompts = list(architecture["prompts"])
         for name, updates in self.lora.items():
             for part in updates.modules():
@@ -222,11 +223,11 @@ class Noah(Method):
             adapter.active = architecture["adapter"][int(name)]
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
-        """The prompts."""
+        """The prompt tokens of all blocks."""
         yield from self.prompts.values()
 
     def train(self, mode: bool = True) -> Noah:
-        """Leaving training brings the supernet, which drew architectures there, back to its largest."""
+        """In eval mode the supernet, which draws architectures in training, is its largest architecture."""
         leaves = self.training and not mode
         super().train(mode)
         if leaves and self.options.architecture is None:
@@ -251,7 +252,7 @@ class Noah(Method):
         self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts in the place of those of the block before."""
+        """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts replace those of the previous block."""
         if not self.has_class_token:
             return tokens
         tokens = torch.cat([tokens[:, :1], tokens[:, -self.num_patches[index] :]], dim=1)
@@ -261,7 +262,7 @@ class Noah(Method):
         return insert_after_cls(tokens, self.dropout(prompts.expand(len(tokens), -1, -1)))
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
-        """adapter(mlp(u)), where the block has one."""
+        """adapter(mlp(u)), if the block has an adapter."""
         if str(index) not in self.adapters:
             return None
         return FfnUpdate(self.adapters[str(index)](ffn_output))
@@ -314,7 +315,7 @@ class SearchSpace:
         )
 
     def draw(self, source: random.Random) -> Architecture:
-        """A random architecture."""
+        """An architecture with random depths and widths."""
         return {kind: self._drawn(source.choice(self.depths), source) for kind in COMPONENTS}
 
     def mutate(self, architecture: Architecture, source: random.Random, options: SearchConfig) -> Architecture:
@@ -330,7 +331,7 @@ class SearchSpace:
         return mutated
 
     def cross(self, one: Architecture, other: Architecture, source: random.Random) -> Architecture:
-        """Each kind's depth from one of two parents, and each width from either, where both have one."""
+        """A child with each kind's depth from one of two parents, and each width from either if both have one."""
         child: Architecture = {}
         for kind in COMPONENTS:
             first, second = (one, other) if source.random() < 0.5 else (other, one)

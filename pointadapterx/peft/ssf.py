@@ -1,4 +1,4 @@
-"""SSF: scale and shift the features behind every layer, which can be merged into it (arXiv 2210.08823)."""
+"""SSF: scales and shifts the output of every layer, and can be merged into the layers (arXiv 2210.08823)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Vpt(Method):
 
         @property
         def makes_prompts(self) -> bool:
-            """Always."""
+            """True: this method consists of prompts."""
             return True
 
         @property

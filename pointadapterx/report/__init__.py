@@ -1,1 +1,1 @@
-"""One HTML file that tells a run: numbers, pictures, clouds that turn, and how to repeat it."""
+"""A report of a run in one HTML file: numbers, pictures, interactive clouds, and how to repeat the run."""

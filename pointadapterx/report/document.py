@@ -93,7 +93,7 @@ def _of_task(subjects: Sequence[Subject]) -> list[tuple[str, Markup]]:
 
 
 def _record(subject: Subject) -> dict[str, Any]:
-    """What a run wrote of itself, where the adapter lies in a run's folder."""
+    """The metrics that a run recorded, if the adapter is in a run's folder."""
     folder, found = subject.path.parent, dict[str, Any]()
     if not (folder / CONFIG_FILE).is_file():
         return found
@@ -126,7 +126,7 @@ def _right(subject: Subject) -> np.ndarray:
 
 
 def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
-    """One column a run."""
+    """The table of results, with one column per run."""
     groups = subjects[0].test.groups
     of_objects = None if groups is None else groups.numpy()
     columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]

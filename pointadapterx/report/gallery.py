@@ -1,4 +1,4 @@
-"""Clouds of a report: quantised, with colours to choose from, and a still picture for where nothing can turn them."""
+"""Clouds of a report: quantised, with a choice of colours, and a still picture for browsers without WebGL."""
 
 from __future__ import annotations
 

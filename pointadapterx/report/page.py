@@ -60,7 +60,7 @@ def shares(header: Sequence[str], rows: Iterable[tuple[str, int, float | None]])
 
 
 def note(remark: str) -> Markup:
-    """A remark."""
+    """A paragraph of remarks, as HTML."""
     return _part("note", remark)
 
 

@@ -1,4 +1,4 @@
-"""What may stand in one column: results of one augmentation regime, selection protocol and test set."""
+"""Which results may share a column: those of one augmentation regime, selection protocol and test set."""
 
 from __future__ import annotations
 

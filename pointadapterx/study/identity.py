@@ -1,4 +1,4 @@
-"""Which runs are the same run: a hash of all that decides a result, whatever the files' locations."""
+"""Identity of runs: a hash of everything that determines a result, independent of file locations."""
 
 from __future__ import annotations
 

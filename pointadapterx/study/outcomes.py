@@ -36,7 +36,7 @@ _OF_TRAINING = (
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run of this folder needs no further training."""
+    """Whether the run in this folder is finished."""
     return run_folder.is_finished(folder / OUTPUT)
 
 
@@ -77,7 +77,7 @@ def describe_result(folder: Path, run: Run, *, tested: bool) -> str:
 def collect(
     plan: Plan, runs: Path, scores: Mapping[str, float], failures: Mapping[str, str], known: Known | None = None
 ) -> list[Record]:
-    """Every line of the study as things stand.
+    """Every line of the study, in its present state.
 
     Args:
         plan: the study.

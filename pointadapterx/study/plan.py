@@ -1,4 +1,4 @@
-"""From a study's YAML to its runs: cells of tables, grids that tune them, and the config of each run."""
+"""Plans the runs of a study from its YAML: cells of tables, tuning grids, and the config of each run."""
 
 from __future__ import annotations
 
@@ -335,5 +335,5 @@ def _conditions(cell: Cell, replicate: Replicate, config: Config) -> Conditions:
 
 
 def format_values(values: Mapping[str, Any]) -> str:
-    """``train.lr=0.001 train.seed=0``."""
+    """Config keys and values as text, such as ``train.lr=0.001 train.seed=0``."""
     return " ".join(f"{key}={value}" for key, value in values.items())

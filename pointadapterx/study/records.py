@@ -157,7 +157,7 @@ def pack_correctness(correct: np.ndarray) -> str:
 
 
 def pack_groups(groups: Sequence[str]) -> str | None:
-    """Which of n objects belong together: ``"0 3; 1 2 4"`` are two groups; objects that stand alone are left out.
+    """Which of n objects belong together: ``"0 3; 1 2 4"`` are two groups; independent objects are left out.
 
     Args:
         groups: n names, empty where they are not known.
@@ -190,7 +190,7 @@ def read_known(paths: Iterable[str | Path]) -> Known:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes the CSV."""
+    """Writes the lines of the CSV atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Record.model_fields), lineterminator="\n")
     writer.writeheader()

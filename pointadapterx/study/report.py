@@ -303,7 +303,7 @@ def _failures(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _score(runs: Sequence[Record]) -> str:
-    """Validation score of a candidate's runs, or why there is none."""
+    """Validation score of a candidate's runs, or the reason for its absence."""
     statuses = {record.status for record in runs}
     if statuses == {"finished"}:
         return _spread(spread([record.best_val or 0.0 for record in runs]))

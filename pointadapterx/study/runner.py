@@ -1,4 +1,4 @@
-"""Trains the runs of a study: several at a time, each once, whatever is killed in between.
+"""Trains the runs of a study, several at a time and each only once, even if processes are killed in between.
 
 Every run is a process of its own, and is locked twice: its folder by the study that waits for it, and its output by its
 own process. So a run of another study, or of one that was killed, is waited for, not trained twice.

@@ -124,7 +124,7 @@ class TableContext(StudySection):
 
     @property
     def given(self) -> bool:
-        """Whether there is any."""
+        """Whether the table has groups of columns or published rows."""
         return bool(self.groups) or self.published is not None
 
     def problems(self, columns: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -303,7 +303,7 @@ def _context_problems(study: StudyConfig) -> Iterator[tuple[str, str]]:
         yield from ((f"tables.{name}.{key}", message) for key, message in table.problems(table.columns))
         for key in ("groups", "published"):
             if not table.test and getattr(table, key):
-                yield f"tables.{name}.{key}", "has nothing to stand beside, as test is false; remove one of both"
+                yield f"tables.{name}.{key}", "has no results to compare with, as test is false; remove one of both"
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

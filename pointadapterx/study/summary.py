@@ -1,4 +1,4 @@
-"""Lines of a study's CSV, summed up: one summary a cell, over its replicates."""
+"""Summaries of a study's CSV: one for each cell, over its replicates."""
 
 from __future__ import annotations
 

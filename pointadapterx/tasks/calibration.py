@@ -1,4 +1,4 @@
-"""What a prediction is worth: calibrated confidence.
+"""How far a prediction can be trusted: calibrated probabilities.
 
 Fitted on the validation part with the kept adapter, and stored in its file.
 """
@@ -29,7 +29,7 @@ class Calibration(NamedTuple):
     Attributes:
         temperature: T of softmax(logits / T).
         samples: of the validation part that it was fitted on.
-        reason: why T is 1, where a fitted one was not kept.
+        reason: why T is 1, if the fitted temperature was rejected.
     """
 
     temperature: float
@@ -41,7 +41,7 @@ class Calibration(NamedTuple):
         return ((logits - logits.amax(dim=-1, keepdim=True)) / self.temperature).softmax(dim=-1)
 
     def check(self) -> None:
-        """Whether this can be meant.
+        """Checks that the values are plausible.
 
         Raises:
             ValueError: for a temperature that is no number, or beyond :data:`TEMPERATURES`, and other damage.
@@ -54,7 +54,7 @@ class Calibration(NamedTuple):
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> Calibration:
-    """The temperature with the least loss, kept where it lowers the calibration error of samples it was not fitted on.
+    """The temperature with the least loss, used only if it lowers the calibration error in cross-validation.
 
     These are the validation samples again, in five folds: each fold's error is measured with the temperature of the
     other four.
@@ -64,7 +64,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Calibration:
         labels: (n,).
 
     Returns:
-        Temperature 1 and the reason where it does not, or where there are too few samples to tell.
+        The fitted temperature; or 1 with the reason, if it does not help or there are too few samples.
     """
     count = len(labels)
     if count < LEAST:

@@ -87,7 +87,7 @@ class ClassFacts(Facts):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an adapter says of one input.
+    """The prediction of one adapter for one input.
 
     Attributes:
         name: of the input.

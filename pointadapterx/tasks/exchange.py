@@ -175,7 +175,7 @@ class Ready:
 
 
 class Answer(Protocol):
-    """What an adapter says of one input."""
+    """The prediction of one adapter for one input."""
 
     @property
     def name(self) -> str:

@@ -124,7 +124,7 @@ class ClassificationHead(Head):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, that is, of logits per sample."""
         last = self.mlp[-1]
         assert isinstance(last, nn.Linear)
         return last.out_features

@@ -1,4 +1,4 @@
-"""How unlike the training data a sample is, by what the adapter's last layer reads and by what it answers.
+"""How unlike the training data a sample is, judged by the features of the last layer and by the logits.
 
 Fitted on the training and the validation part with the kept adapter, and stored in its file. How well it works is
 measured by ``python -m benchmarks novelty`` (docs/results/novelty.md).
@@ -44,7 +44,7 @@ class Novelty:
 
     @classmethod
     def fit(cls, hidden: Tensor, labels: Tensor, val_hidden: Tensor, val_logits: Tensor) -> Novelty | None:
-        """From training samples, and from such as were not trained on.
+        """Fits the score on training samples and on samples that were not used for training.
 
         Args:
             hidden: (n, H), what the head's last layer reads.
@@ -143,7 +143,7 @@ class Novelty:
         return found
 
     def _whitened(self, hidden: Tensor) -> Tensor:
-        """With the covariance within classes taken out, (b, H)."""
+        """Features whitened by the covariance within classes, (b, H)."""
         values, rest = hidden.float().cpu(), 1 / self.spread[-1]
         return rest * values + (values @ self.basis * (1 / self.spread[:-1] - rest)) @ self.basis.T
 
@@ -171,6 +171,6 @@ def _within_classes(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _stored(values: Tensor) -> Tensor:
-    """In half precision, unless a value is beyond it."""
+    """The tensor in half precision, unless a value does not fit into it."""
     half = values.contiguous().half()
     return half if bool(half.isfinite().all()) else values.contiguous().float()

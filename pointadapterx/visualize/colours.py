@@ -1,4 +1,4 @@
-"""Colours that everyone tells apart: Okabe and Ito's for kinds, cividis for amounts, blue to orange for signs."""
+"""Colours that everyone can distinguish: Okabe and Ito's for kinds, cividis for amounts, blue to orange for signs."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Sheet:
 
 
 def projected(points: np.ndarray, azimuth: float = AZIMUTH, elevation: float = ELEVATION) -> np.ndarray:
-    """Points (N, 3), y up, as the eye sees them: (N, 3) to the right, upwards, towards the eye."""
+    """Points (N, 3), y up, in the coordinates of the viewer: (N, 3) to the right, upwards, towards the eye."""
     turn, lift = np.radians(azimuth), np.radians(elevation)
     x, y, z = points.T
     right, depth = x * np.cos(turn) - z * np.sin(turn), x * np.sin(turn) + z * np.cos(turn)
@@ -92,7 +92,7 @@ def projected(points: np.ndarray, azimuth: float = AZIMUTH, elevation: float = E
 
 
 def shaded(points: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Colours (N, 3), paler with the distance from the eye, so that form can be seen."""
+    """Colours (N, 3), paler with increasing distance from the eye, which makes the shape visible."""
     depth = projected(points)[:, 2]
     near = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-12)
     return 1 - (1 - colours) * (0.45 + 0.55 * near[:, None])
@@ -172,7 +172,7 @@ def box_edges(box: np.ndarray) -> np.ndarray:
 
 
 def reach_of(views: Sequence[View]) -> float:
-    """The largest coordinate of clouds as the eye sees them, which a view must show; 1 where there are none."""
+    """The largest coordinate of clouds as the eye sees them, which a view must show; 1 without clouds."""
     shown = [view.points for view in views if view.points is not None]
     shown += [box_edges(view.box).reshape(-1, 3) for view in views if view.box is not None]
     return max((float(np.abs(projected(points)[:, :2]).max()) for points in shown), default=1.0)
@@ -201,7 +201,7 @@ def _explain(figure: Figure, sheet: Sheet, axes: Sequence[Axes]) -> None:
 
 @drawing()
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes a figure, whole or not at all; the same bytes for the same picture."""
+    """Writes a figure atomically; the same picture always gives the same bytes."""
     kind = path.suffix[1:]
     with replacing(path) as temporary:
         metadata = {"Date": None} if kind == "svg" else {"Software": None}

@@ -1,4 +1,4 @@
-"""What goes on inside a model: attention of the class token, routing, and what an answer hangs on."""
+"""What happens inside a model: attention of the class token, routing, and which patches a prediction depends on."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def probabilities_of(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def saliency(model: AdaptedModel, inputs: Tensor, read: Callable[[Tensor], Tensor] = probabilities_of) -> Tensor:
-    """What the answer hangs on: how much its probability falls when a patch is taken away (occlusion, arXiv 1311.2901).
+    """Which patches a prediction depends on: how much its probability falls without each (occlusion, arXiv 1311.2901).
 
-    A cloud's patch is taken away by putting its points where others lie, so that their number stays; an image's by
-    painting it in the image's mean. Works for every method, whether or not gradients pass through it.
+    A patch of a cloud is removed by moving its points onto other points, which keeps their number; a patch of an image
+    by painting it in the mean colour. Works for every method, whether or not gradients pass through it.
 
     Args:
         model: in eval mode.
@@ -137,7 +137,7 @@ def nearest_patch(model: AdaptedModel, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Members(NamedTuple):
-    """Which points the groups of clouds are made of.
+    """Which points belong to each group.
 
     Attributes:
         centers: (B, G, 3).
@@ -158,7 +158,7 @@ class Members(NamedTuple):
 def group_members(model: AdaptedModel, points: Tensor) -> Members:
     """The groups that become tokens, of points (B, N, 3): each the nearest points of an FPS centre.
 
-    A point may be in several groups, or in none, which the model then does not see.
+    A point may be in several groups, or in none; then the model does not see it.
     """
     grouping = model.backbone.grouping
     assert isinstance(grouping, Grouping)

@@ -1,4 +1,4 @@
-"""What is looked at: a trained adapter, its data set, or files of one's own."""
+"""Loads a trained adapter together with its data set, or with the user's own files."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class Subject:
 
 
 def name_apart(subjects: Sequence[Subject]) -> None:
-    """Subjects of one method take the names of their folders or files as well, and numbers where these are the same."""
+    """Gives adapters of the same method distinct names, by their folders or files, or by numbers."""
     names = [subject.name for subject in subjects]
     for subject in subjects:
         if names.count(subject.name) > 1:

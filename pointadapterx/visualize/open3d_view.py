@@ -143,7 +143,7 @@ def choose_renderer(name: str) -> DrawCloud | None:
         name: ``open3d``, ``matplotlib``, or ``auto`` for Open3D where it can.
 
     Raises:
-        PointAdapterXError: if Open3D is asked for and cannot draw.
+        PointAdapterXError: if Open3D was requested and cannot draw.
     """
     if name == "matplotlib" or (name == "auto" and problem() is not None):
         return None

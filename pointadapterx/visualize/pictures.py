@@ -33,7 +33,7 @@ class Picture:
     Attributes:
         make: subjects and samples of the first -> a sheet of clouds or images, or a figure.
         about: what it shows, for the command's help.
-        samples: how many single samples it shows if not told; 0 where it is of the whole test split.
+        samples: how many single samples it shows by default; 0 for a picture of the whole test split.
         points_only: whether it is of clouds alone.
         routed: whether the method must route.
     """
@@ -45,7 +45,7 @@ class Picture:
     routed: bool = False
 
     def suits(self, subject: Subject) -> str | None:
-        """Why it cannot be made of an adapter, or None."""
+        """Why this picture cannot be drawn for an adapter, or None if it can."""
         if self.points_only and not subject.is_points:
             return "is of point clouds"
         if self.routed and not introspection.routes(subject.model):
@@ -138,7 +138,7 @@ def saliency(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     empty = [View("")] * (-len(views) % wide if len(views) > wide else 0)
     rows = [[*views, *empty][start : start + wide] for start in range(0, len(views), wide)]
     label = "points of probability that the answer loses without the patch; below 0 it gains"
-    return Sheet("What the answer hangs on", rows, scale=Scale(label, -100 * most, 100 * most, signed=True))
+    return Sheet("Which patches the answer depends on", rows, scale=Scale(label, -100 * most, 100 * most, signed=True))
 
 
 def routing(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
@@ -179,16 +179,16 @@ def umap(subjects: Sequence[Subject], chosen: Chosen | None) -> Figure:
 
 
 def confusion(subjects: Sequence[Subject], chosen: Chosen | None) -> Figure:
-    """Which class is taken for which."""
+    """The confusion matrix of one or several adapters."""
     return plots.confusion(subjects)
 
 
 def mistakes(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
-    """The wrong answers that the model was surest of."""
+    """The wrong answers with the highest probability."""
     subject = subjects[0]
     found = surest_mistakes(subject, 12)
     if not found:
-        raise ConfigError(f"{subject.path}: makes no mistake on its test split, so there is none to show")
+        raise ConfigError(f"{subject.path}: makes no mistake on its test split, so there is nothing to show")
     samples = subject.choose([index for index, _, _ in found])
     views = []
     for (index, answer, sure), value in zip(found, samples.inputs, strict=True):
@@ -201,7 +201,7 @@ def mistakes(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
 
 
 def surest_mistakes(subject: Subject, count: int) -> list[tuple[int, str, float]]:
-    """Number, answer and its probability of the wrong answers on the test split, the surest first."""
+    """Index, answer and probability of the wrong answers on the test split, the most certain first."""
     best = subject.probabilities.max(dim=-1)
     wrong = (best.indices != subject.predictions.labels).nonzero().flatten()
     order = wrong[best.values[wrong].argsort(descending=True)][:count]

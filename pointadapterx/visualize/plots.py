@@ -162,7 +162,7 @@ def confusion(subjects: Sequence[Subject]) -> Figure:
 
 
 def require_same_classes(subjects: Sequence[Subject]) -> None:
-    """Makes sure that adapters can stand side by side.
+    """Makes sure that adapters can be compared side by side.
 
     Raises:
         ConfigError: if they know different classes.

@@ -191,7 +191,7 @@ def test_columns_that_the_user_names(columns: tuple[str | int, ...], expected: o
 def test_columns_without_names_and_against_them(tmp_path: Path) -> None:
     path = write(tmp_path, INDEX)
     assert load_cloud(path, 1, 0, Reading((1, 2, 3))).points[1].tolist() == [0.5, 0.25, 7]
-    with pytest.raises(DataError, match="it names no columns, so there is none called 'x'; give numbers from 0"):
+    with pytest.raises(DataError, match="it names no columns, so no column is called 'x'; give numbers from 0"):
         load_cloud(path, 1, 0, Reading(("x", "y", "z")))
     path = write(tmp_path, "id,x,y,z\n1,2,3,4\n")
     with pytest.raises(DataError, match=r"columns called x, y and z are \(1, 2, 3\), not \(0, 1, 2\) as given"):

@@ -184,7 +184,7 @@ def test_augment_applies_in_order_and_none_is_the_identity() -> None:
     [
         ("rotatoin", "unknown transform 'rotatoin'; did you mean 'rotation'?"),
         (["rotation", "jiter"], "unknown transform 'jiter'; did you mean 'jitter'?"),
-        (["none", "jitter"], "augment 'none' stands alone"),
+        (["none", "jitter"], "augment 'none' cannot be combined with others"),
         ([{"jitter": {"sdt": 0.1}}], "augment jitter has no parameter 'sdt'; did you mean 'std'? Known: std, clip."),
         ([{"rotation": {"axis": "y"}}], "augment rotation has no parameter 'axis'. Known: none."),
         ([{"jitter": {"std": "big"}}], "augment jitter: std is 'big', expected a finite number"),

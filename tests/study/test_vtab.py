@@ -157,14 +157,14 @@ def test_what_tuning_overrides_is_no_part_of_other_names(make_study: MakeStudy) 
         ),
         ({"groups": {"a": [*COLUMNS, "kitti"]}, "published": None}, "groups.a: kitti is listed twice"),
         ({"groups": {"a": []}, "published": None}, "groups.a: List should have at least 1 item"),
-        ({"test": False, "published": None}, "vtab.groups: has nothing to stand beside, as test is false"),
+        ({"test": False, "published": None}, "vtab.groups: has no results to compare with, as test is false"),
         (
             {
                 "test": False,
                 "groups": None,
                 "published": {"conditions": "", "rows": {"A": {"source": "", "average": 5}}},
             },
-            "1 problem in the study\n.*vtab.published: has nothing to stand beside, as test is false",
+            "1 problem in the study\n.*vtab.published: has no results to compare with, as test is false",
         ),
         (
             {"published": "nowhere.yaml"},

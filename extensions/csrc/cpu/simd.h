@@ -20,7 +20,7 @@
 #endif
 
 // PAX_DISPATCH(int, name, (int a), (a), body) defines `int name(int a)`, which runs body<Bytes>(a), a function that is
-// always inlined, as compiled for the processor at hand.
+// always inlined, compiled for the instructions of the caller.
 #if defined(__x86_64__)
 #define PAX_DISPATCH(result, name, parameters, arguments, body)                                     \
   __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw"))) static result name##_avx512 parameters { \

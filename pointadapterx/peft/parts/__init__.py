@@ -1,1 +1,1 @@
-"""What several methods share."""
+"""Modules that several methods share: bottlenecks, mixtures, routing."""

@@ -1,4 +1,4 @@
-"""Adapters: small residual networks that a method places beside or behind the FFN."""
+"""Adapters: small residual networks that a method places parallel to or after the FFN."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _grouped_layer(layers: Sequence[nn.Linear], tokens: Tensor, groups: ExpertGr
 
 
 def start_as_zero(down: nn.Linear, up: nn.Linear) -> None:
-    """The usual start of a bottleneck: ``down`` random without bias, ``up`` zero, so that its output is zero."""
+    """The usual initialisation of a bottleneck: ``down`` random with zero bias, ``up`` zero, so its output is zero."""
     nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
     nn.init.zeros_(down.bias)
     nn.init.zeros_(up.weight)
@@ -58,7 +58,7 @@ def start_as_zero(down: nn.Linear, up: nn.Linear) -> None:
 
 
 def without_biases(adapter: nn.Module) -> nn.Module:
-    """The adapter itself, whose linear layers have no biases from now on."""
+    """Removes the biases of an adapter's linear layers, and returns the adapter."""
     for layer in adapter.modules():
         if isinstance(layer, nn.Linear):
             layer.register_parameter("bias", None)

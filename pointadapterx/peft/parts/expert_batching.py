@@ -1,4 +1,4 @@
-"""Many small experts at once: sub-tokens sorted by expert, times a stack of the experts' matrices."""
+"""Many small experts at once: sub-tokens sorted by expert, multiplied by the stacked matrices of the experts."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Groupable(Protocol):
 
     @staticmethod
     def grouped(experts: Sequence[Any], tokens: Tensor, groups: ExpertGroups) -> Tensor:
-        """Sub-tokens (T, C / h), sorted by expert -> what their experts make of them, (T, C / h)."""
+        """Sub-tokens (T, C / h), sorted by expert -> outputs of their experts, (T, C / h)."""
         ...
 
 
 def run_grouped(experts: Sequence[nn.Module], tokens: Tensor, expert_of: Tensor, sizes: Sequence[int]) -> Tensor:
-    """What each expert makes of its group of sub-tokens.
+    """Applies each expert to its group of sub-tokens.
 
     In a few products for many experts in float32 on a CPU, if their class has ``grouped`` as :class:`Groupable` does,
     and torch the product (2.10 and newer); hooks on experts are not called then. Expert by expert else, and in a model

@@ -83,7 +83,7 @@ class LowRankMixture(SharedMixture):
         return output._replace(tokens=self.decode(output.tokens))
 
     def encode(self, tokens: Tensor) -> MixtureOutput:
-        """All but the experts' last layer.
+        """Computes everything except the experts' last layer.
 
         Args:
             tokens: (B, L, C).
@@ -109,7 +109,7 @@ class LowRankMixture(SharedMixture):
             return (codes.unflatten(-1, (-1, len(matrix))) @ matrix).flatten(-2)
 
     def bank(self) -> Bank:
-        """The layers of all experts but their last."""
+        """The layers of all experts except the last."""
         experts = self.doubly_low_rank()
         return Bank(
             torch.stack([expert.down_in.weight for expert in experts]),
@@ -119,7 +119,7 @@ class LowRankMixture(SharedMixture):
         )
 
     def doubly_low_rank(self) -> list[DoublyLowRank]:
-        """The experts."""
+        """The experts, with their concrete type."""
         return [expert for expert in self.experts if isinstance(expert, DoublyLowRank)]
 
     def _has_kernel(self, tokens: Tensor) -> bool:
@@ -166,7 +166,7 @@ class _LowRankExperts(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps the inputs, and what is small."""
+        """Saves the inputs and the small intermediate tensors."""
         ctx.mark_non_differentiable(*output[2:])
         ctx.save_for_backward(*output[1:], *inputs)
 

@@ -20,7 +20,7 @@ from pointadapterx.peft.parts.expert_batching import run_grouped
 
 
 class Routing(NamedTuple):
-    """Where a mixture sent its sub-tokens.
+    """Which experts a mixture chose for its sub-tokens.
 
     Attributes:
         gates: (B, L, h, E) float32, detached; sums to 1 over the experts.
@@ -86,9 +86,9 @@ class Router(nn.Module):
 
 
 class SharedMixture(nn.Module):
-    """Splits tokens into sub-tokens, sends each to its expert(s), and merges them again.
+    """Splits tokens into sub-tokens, applies the chosen expert(s) to each, and merges them again.
 
-    The same instance serves every block, which is what makes the parameters few.
+    One instance serves every block, which keeps the number of parameters small.
 
     Args:
         make_expert: builds one expert of the sub-token width, (T, C / h) -> (T, C / h).
@@ -146,7 +146,7 @@ class SharedMixture(nn.Module):
         return MixtureOutput(tokens, balance_loss(gates, chosen, soft=self.soft_balance), routing)
 
     def mix(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Each expert on the sub-tokens sent to it, and on no other.
+        """Applies each expert only to the sub-tokens routed to it.
 
         Args:
             sub_tokens: (T, C / h).
@@ -167,7 +167,7 @@ class SharedMixture(nn.Module):
         return torch.zeros_like(sub_tokens, dtype=outputs.dtype).index_add(0, token_of, outputs)
 
     def mix_dense(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Every expert on every sub-token, weighted by its gate or by zero: the oracle of :meth:`mix`."""
+        """Applies every expert to every sub-token, weighted by its gate or by zero: the test oracle of :meth:`mix`."""
         gates = weights.new_zeros(len(sub_tokens), len(self.experts)).scatter(1, chosen, weights)
         sub_tokens = at_least_float32_on_cpu(sub_tokens)
         with float32_on_cpu(sub_tokens):
@@ -196,7 +196,7 @@ def float32_on_cpu(tokens: Tensor) -> AbstractContextManager[object]:
 
 
 def at_least_float32_on_cpu(tokens: Tensor) -> Tensor:
-    """What :func:`float32_on_cpu` computes with: bf16 of a layer that autocast has lowered becomes float32."""
+    """Converts bf16 from a layer under autocast to float32, for :func:`float32_on_cpu`."""
     return tokens.float() if tokens.device.type == "cpu" and tokens.itemsize < 4 else tokens
 
 

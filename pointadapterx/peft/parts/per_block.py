@@ -1,4 +1,4 @@
-"""What ``adapter`` and ``adaptformer`` have in common: an adapter of its own for every block."""
+"""What ``adapter`` and ``adaptformer`` have in common: a separate adapter for every block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pointadapterx.schema import Rate, Width
 
 
 class PerBlockMethod(Method):
-    """One adapter a block, beside the FFN or behind it.
+    """One adapter per block, parallel to the FFN or after it.
 
     Trains the adapters, class token and its position where they are not pre-trained, and the head. Extra cost: the
     adapters' two products, 2 · r / (12 · C) of a block's linear layers.
@@ -50,7 +50,7 @@ class PerBlockMethod(Method):
         self.options: PerBlockMethod.Options = options
 
     def attach(self, backbone: Backbone) -> None:
-        """Creates the adapters."""
+        """Creates one adapter for each block, parallel to the FFN or after it."""
         make = ADAPTERS[self.kind].make
         options = self.options
         made = [make(block.width, options.rank, options.dropout) for block in backbone.every_block()]

@@ -1,4 +1,4 @@
-"""What every method with a routed mixture keeps: the routing of its last pass, and the balance loss."""
+"""Common part of methods with a routed mixture: the routing of the last pass, and the balance loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pointadapterx.schema import Section
 
 
 class RoutedMethod(Method):
-    """Base of the methods that route; its options have ``balance_weight``. Stands first among several bases."""
+    """Base of the methods that route; its options have ``balance_weight``. It must be the first of several bases."""
 
     options: Any
 
@@ -35,7 +35,7 @@ class RoutedMethod(Method):
         self.has_class_token = backbone.has_class_token
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
-        """The whole pass; forgets the routing of the pass before."""
+        """Runs the backbone; clears the routing of the previous pass."""
         self._routings, self._passing = [], True
         try:
             return super().run(backbone, inputs, keep)
@@ -48,13 +48,13 @@ class RoutedMethod(Method):
         return True
 
     def note(self, routing: Routing, stage: int) -> None:
-        """Keeps the routing of one use of a mixture in a pass in training mode, not when it is computed again."""
+        """Records the routing of one use of the mixture in training mode, but not when it is recomputed."""
         if (self.training or self._recording) and self._passing:
             self._routings.append((stage, routing))
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keeps the routing of passes in eval mode too; :meth:`routing` has that of the last."""
+        """Also records the routing in eval mode; :meth:`routing` returns that of the last pass."""
         self._recording = True
         try:
             yield

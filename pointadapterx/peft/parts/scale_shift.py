@@ -34,7 +34,7 @@ class ScaleShift(nn.Module):
 
 
 class _ScaleShift(torch.autograd.Function):
-    """addcmul on a CPU, whose three gradients are taken of a few rows at a time, while these are in the cache."""
+    """addcmul on a CPU; its three gradients are computed for a few rows at a time, while these are in the cache."""
 
     CHUNK = 2**17  # values
 

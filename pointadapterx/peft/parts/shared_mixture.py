@@ -95,7 +95,7 @@ class SharedMixtureMethod(RoutedMethod):
 
         @property
         def makes_prompts(self) -> bool:
-            """One prompt a block."""
+            """Whether each block generates one prompt (the option ``prompts``)."""
             return self.prompts
 
         @property
