@@ -239,8 +239,7 @@ class Trainer:
         with stop_requests("finishing this step, then saving") as requests, self._events() as write:
             while not self.finished:
                 self._train_epoch(requests)
-                record = self._finish_epoch()
-                write(record)
+                write(self._finish_epoch())
                 stop = self._agreed(requests)
                 if stop:
                     self._save_state()
@@ -384,14 +383,8 @@ class Trainer:
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
             path = self.folder / STATE_FILE
-            save_state(
-                path,
-                self.plain_model,
-                self.state_tensors(),
-                self._plain_optimizer,
-                self.progress,
-                self.accelerator.scaler,
-            )
+            model, tensors = self.plain_model, self.state_tensors()
+            save_state(path, model, tensors, self._plain_optimizer, self.progress, self.accelerator.scaler)
             write_json(self.folder / HISTORY_FILE, self.progress.history)
         self.accelerator.wait_for_everyone()
 
