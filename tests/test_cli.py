@@ -46,7 +46,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     for name in ("train", "resume", "test", "count", "probe", "search"):
         monkeypatch.setattr(jobs, name, record(name))
-    monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda precision: precision)
+    monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda precision, device: precision)
     monkeypatch.setattr("pointadapterx.config.read_config", lambda path, overrides: Given(path, tuple(overrides)))
     return calls
 
@@ -56,7 +56,7 @@ class Given(NamedTuple):
 
     path: str
     overrides: tuple[str, ...]
-    train: SimpleNamespace = SimpleNamespace(precision="fp32")
+    train: SimpleNamespace = SimpleNamespace(precision="fp32", device=None)
 
 
 @pytest.mark.parametrize(

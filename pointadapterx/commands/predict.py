@@ -33,7 +33,7 @@ SHOWN = 20
 FORMATS = (".csv", ".jsonl")
 ADAPTER_SUFFIX = ".safetensors"
 EXAMPLES = """\
-  %(prog)s scan.ply                                             with the shipped adapter, of 20 classes of CAD parts
+  %(prog)s scan.ply                                             by the shipped adapter
   %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
   %(prog)s hf://owner/repository scans/
@@ -144,7 +144,8 @@ def _adapter_of(paths: Sequence[str]) -> tuple[str, Sequence[str]]:
     if paths[0].startswith(HUB) or shipped_adapter(paths[0]) is not None:
         is_adapter = True
     elif first.is_dir():
-        is_adapter = any((first / name).exists() for name in (ADAPTER_FILE, STATE_FILE, CONFIG_FILE))
+        # With more behind it, it is taken for a run in the wrong place: its files may be of anything.
+        is_adapter = len(paths) > 1 or any((first / name).exists() for name in (ADAPTER_FILE, STATE_FILE, CONFIG_FILE))
     elif first.exists() or glob.has_magic(paths[0]):
         is_adapter = first.suffix.lower() == ADAPTER_SUFFIX
     else:  # a word that is nothing yet is meant as a run, unless it looks like a cloud
