@@ -19,7 +19,7 @@ from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
-from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
+from pointadapterx.study.statistics import RESAMPLES, difference_interval, score_interval
 from pointadapterx.visualize import introspection, plots
 from pointadapterx.visualize.drawing import Sheet, paint
 from pointadapterx.visualize.loaded_run import Subject, name_apart
@@ -187,7 +187,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
 
 def _accuracies(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
     """OA and mAcc with their intervals."""
-    low, high = accuracy_interval([_right(subject)], groups=groups)
+    low, high = score_interval([_right(subject)], groups=groups)
     mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
     metrics = subject.metrics
     return {
