@@ -61,7 +61,8 @@ def export_adapter(
     """Writes the whole model of an adapter, backbone included, in float32.
 
     The file maps clouds (B, num_points, 3), or images (B, channels, S, S), prepared as for the model, to what the head
-    says, such as logits (B, classes); a task that has categories takes one (B,) as second input. What can be merged is. It is read again and checked against torch on random inputs.
+    says, such as logits (B, classes); a task that has categories takes one (B,) as second input. What can be merged is.
+    It is read again and checked against torch on random inputs.
 
     Args:
         adapter: what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` takes.

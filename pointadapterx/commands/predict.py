@@ -248,7 +248,7 @@ def _each_writer(
         stem = Path(found.name).stem
         path = folder / f"{stem}{f'.{found.adapter}' if len(tasks) > 1 else ''}{suffix}"
         with replacing(path) as temporary:
-            tasks[found.adapter].write_file(found, temporary)
+            tasks[found.adapter].write_file(found, temporary, suffix)
 
     return write
 

@@ -258,12 +258,13 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} must answer")
 
-    def write_file(self, answer: Answer, path: Path) -> None:
+    def write_file(self, answer: Answer, path: Path, kind: str) -> None:
         """Writes an answer into a file of its own, such as the input with a label a point.
 
         Args:
             answer: of :meth:`answers`.
-            path: with one of the suffixes :attr:`file_kinds`.
+            path: to write, a temporary name.
+            kind: one of :attr:`file_kinds`.
         """
         raise NotImplementedError(f"{type(self).__name__} must write its files")
 
