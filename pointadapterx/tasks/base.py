@@ -7,6 +7,7 @@ and knows none by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,8 +137,9 @@ class Task:
         Args:
             inputs: of a model, (b, N, 3) or (b, channels, S, S).
         """
-        zeros = inputs.new_zeros(inputs.shape[:2], dtype=torch.int64)
-        return Targets(zeros[:, 0], zeros if inputs.ndim == 3 else None)
+        number, of_points = inputs.shape[0], inputs.shape[:2] if inputs.ndim == 3 else None
+        zeros = partial(inputs.new_zeros, dtype=torch.int64)
+        return Targets(zeros(number), None if of_points is None else zeros(of_points))
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a micro-batch in training.
