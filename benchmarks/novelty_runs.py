@@ -19,7 +19,7 @@ from pointadapterx.config import Config, read_config
 from pointadapterx.datasets import PointClouds, derive_seed, stratified_draw, stratified_split
 from pointadapterx.datasets.h5 import read_h5
 from pointadapterx.datasets.ldraw20 import LDraw20
-from pointadapterx.engine.features import FeatureCache, open_features
+from pointadapterx.engine.features import FeatureCache, StoredBatches, open_features
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.errors import DataError
 from pointadapterx.models.frozen import Frozen
@@ -125,7 +125,11 @@ class _Trainer(Trainer):
     parts: tuple[Part, Part]
 
     def prepare(self) -> None:
-        self.features, self.selection_features = self.parts  # type: ignore[assignment]
+        train, val = self.parts
+        device, selection = self.accelerator.device, self.selection
+        assert selection is not None
+        self.batches = StoredBatches(train, self.task.targets(self.dataset), device)
+        self.selection_batches = StoredBatches(val, self.task.targets(selection), device)
 
 
 class Source:

@@ -272,7 +272,7 @@ def model_recipe(config: Config) -> dict[str, Any]:
         *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
         *("method.soft_balance", "method.xavier"),
     }
-    sections = {"backbone": config.backbone, "method": config.method, "head": config.head}
+    sections = {"task": config.task, "backbone": config.backbone, "method": config.method, "head": config.head}
     recipe = {
         f"{name}.{key}": value
         for name, section in sections.items()

@@ -14,12 +14,13 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples, stratified_split
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo, Head
-from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.registry import Registry
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
 
@@ -106,8 +107,8 @@ class Task:
         """The head for the features of a backbone, with random weights."""
         raise NotImplementedError(f"{type(self).__name__} must build its head")
 
-    def build_whole(self, backbone: Backbone) -> MaskedAutoencoder:
-        """What a task that adapts nothing trains, with ``undecayed_parameters()``.
+    def build_whole(self, backbone: Backbone) -> TrainableModel:
+        """What a task that adapts nothing trains: a model around the backbone.
 
         Raises:
             ConfigError: for a backbone that it cannot train.
@@ -223,7 +224,9 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} must name its columns")
 
-    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
+    def answers(
+        self, model: AdaptedModel, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int
+    ) -> list[Answer | None]:
         """What a model in eval mode says of some inputs; None where that is not finite.
 
         Args:

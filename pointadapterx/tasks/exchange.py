@@ -63,7 +63,7 @@ class TaskOptions(Section):
 
 
 class Score(NamedTuple):
-    """A metric of a whole set that may select an epoch, and stands in tables.
+    """A metric of a whole set that may select an epoch, and is shown in tables.
 
     Attributes:
         short: in a line of the log.
