@@ -51,7 +51,7 @@ class Trainer:
             ``protocol: last``.
         folder: run folder, which receives state, history and TensorBoard events.
         accelerator: device, precision, processes.
-        hooks: what is done besides; by default an adaptation keeps its best adapter.
+        hooks: what else is done after an epoch; by default an adaptation keeps its best adapter.
 
     Attributes:
         task: of the config, with what it learnt from the training part.

@@ -132,7 +132,7 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} must define its loss")
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
-        """What of the means of :meth:`loss` enters the epoch's record besides the loss."""
+        """Further values for the epoch's record, from the means of what :meth:`loss` reports."""
         return {}
 
     def progress_text(self, record: Mapping[str, Any]) -> str:
@@ -207,7 +207,7 @@ class Task:
         return self.facts
 
     def judge(self, found: Predictions) -> dict[str, Any]:
-        """What a report says of a test besides the metrics, such as calibration; JSON-able."""
+        """What a report says of a test in addition to the metrics, such as calibration; JSON-able."""
         return {}
 
     def sample_scores(self, found: Predictions) -> Tensor | None:
@@ -217,7 +217,7 @@ class Task:
     # Predictions for single inputs.
 
     def columns(self, top: int) -> list[str]:
-        """Of a CSV file of answers, besides file, adapter, warnings and error.
+        """Columns of a CSV file of answers, between ``file`` and ``adapter`` and ``warnings`` and ``error``.
 
         Args:
             top: how many of several ranked answers are given.
@@ -246,7 +246,7 @@ class Task:
     # Presentation.
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
-        """Metrics in tables for a report, besides the scores."""
+        """Metrics in tables for a report, in addition to the scores."""
         return []
 
     def reading(self) -> dict[str, Any]:
