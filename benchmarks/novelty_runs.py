@@ -206,7 +206,7 @@ class Source:
         with torch.inference_mode(), self.accelerator.autocast():
             for part in index.split(64):
                 frozen = cache.fetch(part, torch.zeros_like(part), self.accelerator.device)
-                features = model.head.pool(model.method.run(model.backbone, frozen).sequence)
+                features = model.head.pool(model.read(frozen))
                 rows.append([values.float().cpu() for values in (features, *model.head.classify(features))])
         groups = torch.arange(len(clouds)) if clouds.groups is None else clouds.groups
         return Seen(*(torch.cat(column) for column in zip(*rows, strict=True)), clouds.labels, groups)

@@ -115,7 +115,7 @@ class Tabular(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a task knows of its data that its config does not say: stored in the adapter's file, and needed to read its answers.
+    """What a task knows of its data that its config does not say: stored in the adapter's file, to read its answers.
 
     A task with more to know adds fields of numbers; for anything else it extends both methods. Tensors have a ``/`` in
     their names, which those of a model have not.
