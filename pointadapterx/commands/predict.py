@@ -33,8 +33,8 @@ SHOWN = 20
 FORMATS = (".csv", ".jsonl")
 ADAPTER_SUFFIX = ".safetensors"
 EXAMPLES = """\
-  %(prog)s scan.ply                                             with the shipped adapter, of 20 classes of CAD parts
-  %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
+  %(prog)s scan.ply                                 with the shipped adapter, of 20 classes of CAD parts
+  %(prog)s runs/demo/<time> scan.ply                the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
   %(prog)s hf://owner/repository scans/
   %(prog)s --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl

@@ -10,11 +10,11 @@ from pointadapterx.commands import resume
 from pointadapterx.commands.options import OVERRIDE, UsageError, add_config, add_output_folder, log_to_terminal
 
 EXAMPLES = """\
-  %(prog)s scans                                           a folder with a folder for each class
-  %(prog)s scans data.up=z --output run                    the same, whose files have z up, into a folder of your choice
-  %(prog)s --config demo                                   the embedded clouds, in minutes on a CPU
-  %(prog)s --config demo train.lr=1e-3 train.seed=1        any key of the config can be overridden
-  %(prog)s --resume runs/demo/20260101-120000              the same as the command resume
+  %(prog)s scans                                       a folder with a folder for each class
+  %(prog)s scans data.up=z --output run                files with z up; writes to the folder run
+  %(prog)s --config demo                               the embedded clouds, in minutes on a CPU
+  %(prog)s --config demo train.lr=1e-3 train.seed=1    any key of the config can be overridden
+  %(prog)s --resume runs/demo/20260101-120000          the same as the command resume
 """
 ABOUT = (
     "folder, CSV or HDF5 file of your own clouds or meshes (or a config), and config overrides such as train.lr=1e-3"
@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     if len(whats) + (options.config is not None) + (options.resume is not None) != 1:
         raise UsageError("give one of FOLDER, --config FILE (for example --config cfgs/demo.yaml) and --resume RUN")
     if options.resume is not None:
+        if options.output is not None:
+            raise UsageError("--resume writes into the run's folder; remove --output")
         options.run, options.overrides = options.resume, overrides
         return resume.run(options)
     log_to_terminal()

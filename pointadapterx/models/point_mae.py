@@ -44,6 +44,16 @@ class PointMAE(Backbone):
         position: Literal["every_block", "input"] = "every_block"
         skip_origin: bool = False
 
+        @property
+        def least_points(self) -> int:
+            """Centres, or the points of a group if these are more."""
+            return max(self.num_groups, self.group_size)
+
+        @property
+        def leaves_out_origin(self) -> bool:
+            """As ``skip_origin`` says."""
+            return self.skip_origin
+
     modality = "points"
     translate = staticmethod(translate_published)
     sizes: ClassVar = {
