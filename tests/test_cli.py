@@ -154,6 +154,18 @@ def test_help_lists_every_command_without_importing_torch() -> None:
         assert f"\n  {command} " in done.stdout
 
 
+def test_most_commands_explain_themselves_without_importing_torch() -> None:
+    """It takes seconds; the others name data sets, pictures or tolerances in their help."""
+    waiting = {"doctor", "export", "predict", "visualize"}
+    script = (
+        "import sys\nfrom pointadapterx.commands.main import build_parser\n"
+        f"for name in {sorted(COMMANDS.keys() - waiting)}:\n    build_parser(name, name)\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

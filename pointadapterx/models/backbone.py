@@ -169,6 +169,9 @@ class Backbone(nn.Module):
     position: str
     has_class_token: bool = True
 
+    def follow(self, options: Backbone.Options) -> None:
+        """Takes over what another config of the same weights may set differently; nothing by default."""
+
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Its stages in order; a backbone with several overrides this."""

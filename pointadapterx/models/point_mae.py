@@ -90,6 +90,11 @@ class PointMAE(Backbone):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.cls_position, std=0.02)
 
+    def follow(self, options: Backbone.Options) -> None:
+        """Adds positions where ``options`` say."""
+        assert isinstance(options, PointMAE.Options)
+        self.position = options.position
+
     @property
     def patch_module(self) -> nn.Module:
         """The mini-PointNet (or the projection behind it)."""

@@ -59,6 +59,7 @@ class Pyramid(Backbone):
         @property
         def least_points(self) -> int:
             return max(self.num_groups, self.group_size)
+
         class_token: bool = False
 
         @property
