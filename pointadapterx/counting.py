@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +16,15 @@ from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel, ParameterCount, ParameterReport, count_parameters
 from pointadapterx.build import build_model
 from pointadapterx.config import Config
+from pointadapterx.datasets.inputs import Batch
 from pointadapterx.errors import ConfigError
 from pointadapterx.models import Backbone
-from pointadapterx.tasks import TASKS
+from pointadapterx.tasks import TASKS, Task, build_task
 
 BATCH_SIZE = 32  # the published one of Point-MAE; what a batch costs once, whatever its size, is shared by so many
+
+
+Loss = Callable[[AdaptedModel, Tensor], Tensor]
 
 
 class Costs(NamedTuple):
@@ -66,7 +70,18 @@ def count_model(config: Config | Mapping[str, Any]) -> ModelCount:
     with torch.device("meta"):  # shapes without values
         model = build_model(config.replaced(backbone={"weights": None}))
         inputs = torch.empty(BATCH_SIZE, *config.backbone.input_shape(config.data.num_points))
-    return ModelCount(count_parameters(model), count_parts(model), count_costs(model, inputs))
+    costs = count_costs(model, inputs, _loss_of(build_task(config)))
+    return ModelCount(count_parameters(model), count_parts(model), costs)
+
+
+def _loss_of(task: Task) -> Loss:
+    """What training for a task minimises, for targets that do not matter."""
+    generator = torch.Generator()
+
+    def loss(model: AdaptedModel, inputs: Tensor) -> Tensor:
+        return task.loss(model, Batch(inputs, task.blank_targets(inputs)), generator)[0]
+
+    return loss
 
 
 def count_parts(model: AdaptedModel) -> dict[str, dict[str, ParameterCount]]:
@@ -108,7 +123,7 @@ def _count(parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, ParameterCo
     }
 
 
-def count_costs(model: AdaptedModel, inputs: Tensor) -> Costs:
+def count_costs(model: AdaptedModel, inputs: Tensor, loss: Loss | None = None) -> Costs:
     """Counts a training step of a model: forward pass, loss, backward pass.
 
     The step is followed on tensors that have shapes but no values, on a copy, as on a CPU: the model stays as it is,
@@ -126,31 +141,33 @@ def count_costs(model: AdaptedModel, inputs: Tensor) -> Costs:
     Args:
         model: in training or eval mode; it is counted in training mode.
         inputs: a batch of the model's inputs, points (B, N, 3) or images (B, channels, S, S); only the shape matters.
+        loss: model and inputs -> what training minimises; by default the cross-entropy of the outputs.
     """
     model = copy.deepcopy(model)
+    loss = loss or _cross_entropy
     with FakeTensorMode(allow_non_fake_inputs=True), ops.unchecked():
         model.to_empty(device="cpu").train()
         inputs = torch.empty_like(inputs, device="cpu")
-        single, double = _count_step(model, inputs), _count_step(model, torch.cat([inputs, inputs]))
+        single, double = (_count_step(model, part, loss) for part in (inputs, torch.cat([inputs, inputs])))
     forward, backward = (round((two - one) / 2 / len(inputs)) for one, two in zip(single[:2], double[:2], strict=True))
     return Costs(forward, backward, round(single[2] / len(inputs)))
 
 
-def _count_step(model: AdaptedModel, inputs: Tensor) -> tuple[int, int, int]:
+def _count_step(model: AdaptedModel, inputs: Tensor, minimised: Loss) -> tuple[int, int, int]:
     """Floating-point operations forward and backward, and bytes of saved activations."""
     kept = SavedStorages([*model.parameters(), *model.buffers(), inputs])
     with flop_counter() as forward, kept.watch():
-        loss = _loss(model, inputs)
+        loss = minimised(model, inputs)
     with flop_counter() as backward:
         if loss.requires_grad:
             loss.backward()
     return forward.get_total_flops(), backward.get_total_flops(), kept.nbytes()
 
 
-def _loss(model: AdaptedModel, inputs: Tensor) -> Tensor:
-    """What training minimises, for labels that do not matter."""
+def _cross_entropy(model: AdaptedModel, inputs: Tensor) -> Tensor:
+    """For labels that do not matter."""
     logits, auxiliary = model(inputs)
-    rows = logits.flatten(0, -2)  # of any task: its loss is as good as nothing beside the model
+    rows = logits.flatten(0, -2)
     loss = F.cross_entropy(rows, rows.new_zeros(len(rows), dtype=torch.long))
     return loss if auxiliary is None else loss + auxiliary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,8 @@ METADATA = "pointadapterx.json"  # entry of a .pt2 file
 TOLERANCE = 1e-4
 CHECKED = (1, 3, 4)  # sizes of the batches that a file is checked on
 
-Run = Callable[[Tensor], Tensor]
-"""Inputs of a model -> its logits."""
+Run = Callable[..., Tensor]
+"""Inputs of a model, and its condition where it takes one -> its logits."""
 
 
 class Exported(NamedTuple):
@@ -60,8 +60,9 @@ def export_adapter(
 ) -> Exported:
     """Writes the whole model of an adapter, backbone included, in float32.
 
-    The file maps clouds (B, num_points, 3), or images (B, channels, S, S), prepared as for the model, to logits
-    (B, classes). What can be merged is. It is read again and checked against torch on random inputs.
+    The file maps clouds (B, num_points, 3), or images (B, channels, S, S), prepared as for the model, to what the head
+    says, such as logits (B, classes); a task that has categories takes one (B,) as second input. What can be merged is.
+    It is read again and checked against torch on random inputs.
 
     Args:
         adapter: what :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` takes.
@@ -88,18 +89,18 @@ def export_adapter(
     model = restore_model(info, weights).eval()
     with suppress(MergeError):  # other methods stay beside the backbone
         model = model.merge()
-    metadata = describe(info, batch_size)
     sizes = CHECKED if batch_size is None else (batch_size, batch_size)
     inputs = [random_inputs(info, size, seed) for seed, size in enumerate(sizes)]
     with replacing(output) as temporary, _quiet(), torch.no_grad():
         try:
+            metadata = describe(info, batch_size, model(*inputs[-1]).logits.shape)
             progress("tracing the model")
             program = trace(model, inputs[-1], batch_size, kind.decompositions)
             progress(f"writing {output.name}")
             kind.write(program, metadata, temporary)
             progress(f"checking {output.name} against torch")
             run = kind.open(temporary)
-            difference = float(torch.stack([(run(part) - model(part).logits).abs().max() for part in inputs]).max())
+            difference = float(torch.stack([(run(*part) - model(*part).logits).abs().max() for part in inputs]).max())
         except (OSError, PointAdapterXError):
             raise
         except Exception as error:  # the exporters raise many types
@@ -112,26 +113,22 @@ def export_adapter(
     return Exported(output, metadata, difference)
 
 
-def describe(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
-    """What an exported file says of itself: all that is needed to prepare its inputs and to read its logits."""
-    data = info.config.data
-    shape = [batch_size or "batch", *info.config.backbone.input_shape(data.num_points)]
-    if DATASETS[data.name].modality == "images":
-        mean, std = data.statistics(info.config.backbone.input_shape(None)[0])  # subtracted, divided by
-        form = {"name": "images", "shape": shape, "range": [0.0, 1.0], "mean": mean, "std": std}
-    else:
-        form = {
-            "name": "points",
-            "shape": shape,
-            "up": "y",
-            "unit_sphere": wants_unit_sphere(info.metrics, data),
-            "resampling": "farthest points from the first one on",
-        }
+def describe(info: AdapterInfo, batch_size: int | None, outputs: Sequence[int]) -> dict[str, Any]:
+    """What an exported file says of itself: all that is needed to prepare its inputs and to read its logits.
+
+    Args:
+        info: the adapter.
+        batch_size: B; None is any.
+        outputs: shape of the logits of some batch.
+    """
+    task, batch = info.task, batch_size or "batch"
+    condition = {"name": "category", "shape": [batch], "categories": task.categories}
     return {
         "format": FORMAT,
-        "input": form,
-        "output": {"name": "logits", "shape": [batch_size or "batch", len(info.classes)]},
-        **info.task.reading(),
+        "input": _describe_input(info, batch_size),
+        **({"condition": condition} if task.categories else {}),
+        "output": {"name": "logits", "shape": [batch, *outputs[1:]]},
+        **task.reading(),
         "config": without_locations(info.config).dump(),
         "metrics": info.metrics,
         "backbone_hash": info.backbone_hash,
@@ -140,17 +137,34 @@ def describe(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
     }
 
 
-def random_inputs(info: AdapterInfo, count: int, seed: int) -> Tensor:
-    """Clouds (count, num_points, 3) in the unit sphere, or images (count, channels, S, S)."""
+def _describe_input(info: AdapterInfo, batch_size: int | None) -> dict[str, Any]:
+    data = info.config.data
+    shape = [batch_size or "batch", *info.config.backbone.input_shape(data.num_points)]
+    if DATASETS[data.name].modality == "images":
+        mean, std = data.statistics(info.config.backbone.input_shape(None)[0])  # subtracted, divided by
+        return {"name": "images", "shape": shape, "range": [0.0, 1.0], "mean": mean, "std": std}
+    return {
+        "name": "points",
+        "shape": shape,
+        "up": "y",
+        "unit_sphere": wants_unit_sphere(info.metrics, data),
+        "resampling": "farthest points from the first one on",
+    }
+
+
+def random_inputs(info: AdapterInfo, count: int, seed: int) -> tuple[Tensor, ...]:
+    """Clouds (count, num_points, 3) in the unit sphere, or images (count, channels, S, S); and categories (count,)."""
     generator = torch.Generator().manual_seed(seed)
-    shape = describe(info, count)["input"]["shape"]
+    shape = _describe_input(info, count)["shape"]
     values = torch.randn(shape, generator=generator)
-    return values if len(shape) == 4 else NormalizeUnitSphere()(values)
+    values = values if len(shape) == 4 else NormalizeUnitSphere()(values)
+    kinds = len(info.task.categories)
+    return (values, torch.randint(kinds, (count,), generator=generator)) if kinds else (values,)
 
 
 def trace(
     model: AdaptedModel,
-    inputs: Tensor,
+    inputs: tuple[Tensor, ...],
     batch_size: int | None,
     decompositions: Mapping[Any, Callable[..., Any]] = DECOMPOSITIONS,
 ) -> ExportedProgram:
@@ -158,13 +172,14 @@ def trace(
 
     Args:
         model: in eval mode.
-        inputs: some of more than one sample, or of ``batch_size``.
+        inputs: some of more than one sample, or of ``batch_size``; with a condition where the model takes one.
         batch_size: B; None is any.
         decompositions: of the point operations.
     """
-    shapes = {"inputs": {0: Dim("batch", min=1)}} if batch_size is None else None
+    batch = {0: Dim("batch", min=1)}
+    shapes = dict.fromkeys(("inputs", "condition")[: len(inputs)], batch) if batch_size is None else None
     # Strict: by torch.compile's tracer, through which every method goes without a break.
-    program = torch.export.export(_Logits(model), (inputs,), dynamic_shapes=shapes, strict=True)
+    program = torch.export.export(_Logits(model), inputs, dynamic_shapes=shapes, strict=True)
     program = program.run_decompositions(dict(decompositions))
     for node in program.graph.nodes:  # lines and paths of this package's source
         node.meta.pop("stack_trace", None)
@@ -178,16 +193,17 @@ class _Logits(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.model(inputs).logits
+    def forward(self, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.model(inputs, condition).logits
         return logits
 
 
 def _write_onnx(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> None:
-    names = [metadata["input"]["name"]], [metadata["output"]["name"]]
-    dynamic = None if isinstance(metadata["input"]["shape"][0], int) else [{0: "batch"}]
+    inputs = [metadata[key]["name"] for key in ("input", "condition") if key in metadata]
+    dynamic = None if isinstance(metadata["input"]["shape"][0], int) else [{0: "batch"} for _ in inputs]
+    outputs = [metadata["output"]["name"]]
     onnx = torch.onnx.export(
-        program, dynamo=True, input_names=names[0], output_names=names[1], dynamic_shapes=dynamic, verbose=False
+        program, dynamo=True, input_names=inputs, output_names=outputs, dynamic_shapes=dynamic, verbose=False
     )
     assert onnx is not None
     for node in onnx.model.graph.all_nodes():
@@ -202,8 +218,13 @@ def _open_onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda inputs: torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Tensor:
+        given = {name: values.numpy() for name, values in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return run
 
 
 def _write_program(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> None:

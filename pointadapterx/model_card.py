@@ -23,10 +23,6 @@ from pointadapterx.templates import render
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-CLASSIFICATION = {"points": "point-cloud-classification", "images": "image-classification"}
-"""Modality to the tag of the task; the hub's own only for images."""
-
-
 DIGITS = 2  # of scores, behind the point
 OWN_DATA = ("folder", "h5", "imagefolder")
 
@@ -97,6 +93,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         repository=str(address).removeprefix(HUB),
         file="picture.png" if _modality(info) == "images" else "scan.ply",
         portable=needed.portable,
+        usage=info.task.usage,
         sections=info.task.card(report),
         limits=_limits(info, report),
     )
@@ -107,13 +104,13 @@ def _front_matter(
 ) -> str:
     from huggingface_hub import ModelCardData  # slow to import
 
-    classifies = info.task.predicts_classes
-    task = CLASSIFICATION[_modality(info)] if classifies else info.config.task.name.replace("_", "-")
+    modality = _modality(info)
+    task = info.task.tags.get(modality, info.config.task.name.replace("_", "-"))
     return ModelCardData(
         library_name="pointadapterx",
         license=license,
         base_model=needed.base,
-        pipeline_tag=task if classifies and _modality(info) == "images" else None,
+        pipeline_tag=task if modality in info.task.pipelines else None,
         tags=["pointadapterx", "adapter", task, info.config.backbone.name, info.method.name],
         model_name=address.name,
         eval_results=None if report is None else _eval_results(info, report, task),

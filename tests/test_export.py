@@ -140,7 +140,7 @@ def test_a_program_of_torch_runs_without_this_package(tmp_path: Path) -> None:
 def test_neighbours_of_tokens_become_standard_operators() -> None:
     model = randomise(build_model(small_config("idpt", backbone=SMALL))).eval()
     with torch.no_grad():
-        program = trace(model, clouds(2), None)
+        program = trace(model, (clouds(2),), None)
         targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
         assert not any("pointadapterx" in target for target in targets)
         for count in (1, 3):

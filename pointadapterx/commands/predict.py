@@ -6,7 +6,7 @@ import argparse
 import csv
 import glob
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -21,6 +21,7 @@ from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import PointAdapterXError
+from pointadapterx.files import replacing
 from pointadapterx.hub import HUB
 from pointadapterx.locks import alone
 from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, STATE_FILE
@@ -33,8 +34,8 @@ SHOWN = 20
 FORMATS = (".csv", ".jsonl")
 ADAPTER_SUFFIX = ".safetensors"
 EXAMPLES = """\
-  %(prog)s scan.ply                                 with the shipped adapter, of 20 classes of CAD parts
-  %(prog)s runs/demo/<time> scan.ply                the three likeliest classes
+  %(prog)s scan.ply                                             by the shipped adapter
+  %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
   %(prog)s hf://owner/repository scans/
   %(prog)s --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl
@@ -67,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers = parser.add_argument_group("answers")
     answers.add_argument("--output", type=Path, metavar="FILE", help="FILE.csv or FILE.jsonl instead of the terminal")
     answers.add_argument("--top", type=int, default=3, help="classes a file")
+    answers.add_argument(
+        "--each", type=Path, metavar="DIR", help="also a file for each input, of tasks that write such"
+    )
+    answers.add_argument("--kind", metavar="SUFFIX", help="of these files (default: the first that the task writes)")
     files = parser.add_argument_group("reading files")
     files.add_argument(
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
@@ -110,6 +115,7 @@ def run(options: argparse.Namespace) -> int:
     if adapter == READY and options.paths[0] != READY:
         _introduce(predictor.classes[READY])
     files = find_files(paths, predictor.suffixes, leave_out=options.output)
+    write_each = _each_writer(options.each, options.kind, predictor.tasks, files)
     failures: list[Failure] = []
     with (
         _writer(options.output, next(iter(predictor.tasks.values())), options.top, several=len(named) > 1) as write,
@@ -120,6 +126,8 @@ def run(options: argparse.Namespace) -> int:
             write(found)
             if isinstance(found, Failure):
                 failures.append(found)
+            else:
+                write_each(found)
             if found.name != last:
                 advance()
             last = found.name
@@ -144,7 +152,8 @@ def _adapter_of(paths: Sequence[str]) -> tuple[str, Sequence[str]]:
     if paths[0].startswith(HUB) or shipped_adapter(paths[0]) is not None:
         is_adapter = True
     elif first.is_dir():
-        is_adapter = any((first / name).exists() for name in (ADAPTER_FILE, STATE_FILE, CONFIG_FILE))
+        # With more behind it, it is taken for a run in the wrong place: its files may be of anything.
+        is_adapter = len(paths) > 1 or any((first / name).exists() for name in (ADAPTER_FILE, STATE_FILE, CONFIG_FILE))
     elif first.exists() or glob.has_magic(paths[0]):
         is_adapter = first.suffix.lower() == ADAPTER_SUFFIX
     else:  # a word that is nothing yet is meant as a run, unless it looks like a cloud
@@ -210,6 +219,39 @@ def _writer(output: Path | None, task: Task, top: int, *, several: bool) -> Iter
             raise PointAdapterXError(
                 f"{output}: cannot be written ({error.strerror}); what was found is in {part}"
             ) from None
+
+
+def _each_writer(
+    folder: Path | None, kind: str | None, tasks: Mapping[str, Task], files: Sequence[str]
+) -> Callable[[Answer], None]:
+    """Writes a file for each answer into a folder, named like the input, and like the adapter where there are several.
+
+    Raises:
+        UsageError: if the task writes no such files, or two would have one name.
+    """
+    if folder is None:
+        if kind is not None:
+            raise UsageError("--kind belongs to --each DIR")
+        return lambda found: None
+    task = next(iter(tasks.values()))
+    name, kinds = task.config.task.name, task.file_kinds
+    suffix = f".{kind.removeprefix('.')}" if kind is not None else next(iter(kinds), "")
+    if not kinds:
+        raise UsageError(f"--each {folder}: the task {name} has one answer a file; use --output FILE.csv")
+    if suffix not in kinds:
+        raise UsageError(f"--kind {kind}: the task {name} writes {', '.join(kinds)}")
+    first: dict[str, str] = {}
+    for file in files:
+        if first.setdefault(Path(file).stem, file) != file:
+            raise UsageError(f"--each {folder}: {first[Path(file).stem]} and {file} have one name; predict them apart")
+
+    def write(found: Answer) -> None:
+        stem = Path(found.name).stem
+        path = folder / f"{stem}{f'.{found.adapter}' if len(tasks) > 1 else ''}{suffix}"
+        with replacing(path) as temporary:
+            tasks[found.adapter].write_file(found, temporary, suffix)
+
+    return write
 
 
 def _print(found: Answer | Failure, several: bool) -> None:

@@ -10,11 +10,11 @@ from pointadapterx.commands import resume
 from pointadapterx.commands.options import OVERRIDE, UsageError, add_config, add_output_folder, log_to_terminal
 
 EXAMPLES = """\
-  %(prog)s scans                                       a folder with a folder for each class
-  %(prog)s scans data.up=z --output run                files with z up; writes to the folder run
-  %(prog)s --config demo                               the embedded clouds, in minutes on a CPU
-  %(prog)s --config demo train.lr=1e-3 train.seed=1    any key of the config can be overridden
-  %(prog)s --resume runs/demo/20260101-120000          the same as the command resume
+  %(prog)s scans                                           a folder with a folder for each class
+  %(prog)s scans data.up=z --output run                    files with z up; the run's folder
+  %(prog)s --config demo                                   the embedded clouds, in minutes on a CPU
+  %(prog)s --config demo train.lr=1e-3 train.seed=1        any key of the config can be overridden
+  %(prog)s --resume runs/demo/20260101-120000              the same as the command resume
 """
 ABOUT = (
     "folder, CSV or HDF5 file of your own clouds or meshes (or a config), and config overrides such as train.lr=1e-3"
@@ -31,10 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, and leaves a run folder."""
-    whats = [text for text in options.overrides if Path(text).exists() or not _is_override(text)]
+    flags = [f"--{name}" for name in ("config", "resume") if getattr(options, name) is not None]
+    # A word beside a flag is an override that lacks its value, unless it is a path.
+    whats = [text for text in options.overrides if Path(text).exists() or not (flags or _is_override(text))]
     overrides = [text for text in options.overrides if text not in whats]
-    if len(whats) + (options.config is not None) + (options.resume is not None) != 1:
-        raise UsageError("give one of FOLDER, --config FILE (for example --config cfgs/demo.yaml) and --resume RUN")
+    given = [*whats, *flags]
+    if len(given) > 1:
+        raise UsageError(f"choose one of {', '.join(given[:-1])} and {given[-1]}")
+    if not given:
+        raise UsageError("give --config FILE (for example --config cfgs/demo.yaml), FOLDER or --resume RUN")
     if options.resume is not None:
         if options.output is not None:
             raise UsageError("--resume writes into the run's folder; remove --output")

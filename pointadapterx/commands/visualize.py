@@ -22,7 +22,7 @@ from pointadapterx.text import printable
 from pointadapterx.visualize import open3d_view
 from pointadapterx.visualize.drawing import Sheet, paint, save
 from pointadapterx.visualize.loaded_run import Chosen, Subject, name_apart
-from pointadapterx.visualize.pictures import PICTURES
+from pointadapterx.visualize.pictures import PICTURES, unsuited
 from pointadapterx.visualize.pretraining import is_pretraining, reconstruction
 
 if TYPE_CHECKING:
@@ -142,11 +142,11 @@ def _wanted(options: argparse.Namespace, subjects: Sequence[Subject]) -> list[st
         if RECONSTRUCTION in options.picture:
             raise ConfigError(f"{first.path}: was not pre-trained; {RECONSTRUCTION} is of the folder of such a run")
         for name in options.picture:
-            reason = PICTURES[name].suits(first)
+            reason = unsuited(name, first)
             if reason is not None:
                 raise ConfigError(f"picture {name}: {reason}")
             if options.files and not PICTURES[name].samples:
                 raise ConfigError(f"picture {name}: is of a whole test split; leave --files out")
         return list(dict.fromkeys(options.picture))
-    names = [name for name, picture in PICTURES.items() if picture.suits(first) is None and name not in EXTRAS]
+    names = [name for name in PICTURES if unsuited(name, first) is None and name not in EXTRAS]
     return [name for name in names if PICTURES[name].samples or not (options.files or options.window)]

@@ -164,6 +164,8 @@ def _problems_of_training(task: type[Task], train: TrainConfig, judged: EvalConf
             yield "class_weights", f"the task {name} has no classes to weigh; remove it"
         if train.sampler == "balanced":
             yield "sampler", f"the task {name} has no classes to balance; remove it, or use shuffle"
+    if train.cached_views is not None and task.adapts and not task.caches:
+        yield "cached_views", f"the task {name} cannot train from kept features; remove it"
     if train.early_stopping is None:
         return
     if not task.scores:

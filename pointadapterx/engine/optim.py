@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.datasets import Samples
+from pointadapterx.errors import TrainingError
 from pointadapterx.models.point_mae import MaskedAutoencoder
 from pointadapterx.sections import TrainConfig
 
@@ -47,3 +50,21 @@ def learning_rate(epoch: int, train: TrainConfig) -> float:
         return train.warmup_lr + (peak - train.warmup_lr) * epoch / warmup
     cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / train.epochs))
     return train.min_lr + (peak - train.min_lr) * cosine
+
+
+def refused_step(data: Samples, epoch: int, step: int, what: str, parts: Sequence[Tensor]) -> TrainingError:
+    """The error for a step whose loss or gradient is not finite.
+
+    Args:
+        data: training samples.
+        epoch: from 0.
+        step: of the epoch, from 0.
+        what: is not finite.
+        parts: indices (b,) of the samples that it comes from; none where another process has them.
+    """
+    chosen = torch.cat(list(parts)).sort().values if parts else torch.empty(0, dtype=torch.int64)
+    where = f"samples {data.positions[chosen].tolist()} of the training file" if parts else "another process's samples"
+    return TrainingError(
+        f"the {what} of epoch {epoch + 1}, step {step + 1} is not finite: {where}. The weights were not updated. Lower "
+        "train.lr or train.clip_grad, or use train.precision=fp32"
+    )

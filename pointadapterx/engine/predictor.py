@@ -54,8 +54,7 @@ class Predictor:
         columns: of x, y and z in text files, by name or by number from 0; by default the adapter's ``data.columns``.
         nan: ``"drop"`` leaves out points with NaN or infinite coordinates, with a warning, ``"error"`` refuses such
             inputs; by default the adapter's ``data.nan``, or ``"drop"``.
-        workers: processes that read files where one thread would take long; None: one a core. More than one need
-            ``if __name__ == "__main__":`` around the caller's script, as all processes of Python do.
+        workers: processes that read files where one thread would take long; None: one a core.
 
     Attributes:
         classes: names of the classes by adapter.

@@ -24,8 +24,8 @@ def chooses(config: Config) -> bool:
     return config.eval.protocol != "last" and config.eval.every < config.train.epochs
 
 
-def waits_too_long(config: Config, history: Sequence[Mapping[str, Any]], best_epoch: int) -> bool:
-    """Whether ``train.early_stopping`` evaluations have passed without a better score.
+def stops_early(config: Config, history: Sequence[Mapping[str, Any]], best_epoch: int) -> bool:
+    """Whether ``train.early_stopping`` evaluations have passed without a better score, and epochs are left.
 
     It depends on the history alone, so a run that is resumed stops where it would have stopped.
 
@@ -35,9 +35,9 @@ def waits_too_long(config: Config, history: Sequence[Mapping[str, Any]], best_ep
         best_epoch: the best so far, from 0; -1 for none.
     """
     patience, every, epochs = config.train.early_stopping, config.eval.every, config.train.epochs
-    if patience is None or best_epoch < 0:
+    if patience is None or best_epoch < 0 or len(history) >= epochs:
         return False
-    judged = [epoch for epoch in range(1, len(history) + 1) if epoch % every == 0 or epoch == epochs]
+    judged = range(every, len(history) + 1, every)  # epochs, from 1
     return sum(epoch > best_epoch + 1 for epoch in judged) >= patience
 
 

@@ -27,8 +27,8 @@ from pointadapterx.engine.events import tensorboard_events
 from pointadapterx.engine.features import open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
 from pointadapterx.engine.hooks import Hook, KeepAdapter
-from pointadapterx.engine.optim import build_optimizer, learning_rate
-from pointadapterx.engine.protocol import chooses, protocol_words, waits_too_long
+from pointadapterx.engine.optim import build_optimizer, learning_rate, refused_step
+from pointadapterx.engine.protocol import chooses, protocol_words, stops_early
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
@@ -239,8 +239,7 @@ class Trainer:
         with stop_requests("finishing this step, then saving") as requests, self._events() as write:
             while not self.finished:
                 self._train_epoch(requests)
-                record = self._finish_epoch()
-                write(record)
+                write(self._finish_epoch())
                 stop = self._agreed(requests)
                 if stop:
                     self._save_state()
@@ -248,11 +247,8 @@ class Trainer:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the score has not become better for as long as ``train.early_stopping`` waits."""
-        progress = self.progress
-        if progress.epoch >= self.settings.epochs:
-            return False
-        return waits_too_long(self.config, progress.history, progress.best_epoch)
+        """Whether ``train.early_stopping`` has ended the run before its last epoch."""
+        return stops_early(self.config, self.progress.history, self.progress.best_epoch)
 
     @property
     def finished(self) -> bool:
@@ -319,25 +315,14 @@ class Trainer:
         if world > 1:
             totals = {name: accelerator.reduce(values.to(device)).cpu() for name, values in totals.items()}
         if totals.pop("broken"):
-            self._refuse_step(step, "loss", broken)
+            raise refused_step(self.dataset, epoch, step, "loss", broken)
         limit = settings.clip_grad if settings.clip_grad is not None else float("inf")
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
         # Under fp16 the gradient scaler skips such a step and lowers its scale.
         if settings.precision != "fp16" and norm is not None and not bool(torch.isfinite(norm)):
-            self._refuse_step(step, "gradient", parts)
+            raise refused_step(self.dataset, epoch, step, "gradient", parts)
         self.optimizer.step()
         return totals
-
-    def _refuse_step(self, step: int, what: str, parts: list[Tensor]) -> None:
-        data = self.dataset
-        chosen = torch.cat(parts).sort().values if parts else torch.empty(0, dtype=torch.int64)
-        where = (
-            f"samples {data.positions[chosen].tolist()} of the training file" if parts else "another process's samples"
-        )
-        raise TrainingError(
-            f"the {what} of epoch {self.progress.epoch + 1}, step {step + 1} is not finite: {where}. The weights were "
-            "not updated. Lower train.lr or train.clip_grad, or use train.precision=fp32"
-        )
 
     def _batching(self, epoch: int) -> dict[str, Any]:
         """Arguments of :func:`even_batches` after the number of samples."""
@@ -386,11 +371,7 @@ class Trainer:
         )
         progress.epoch, progress.step, progress.seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
         if self.stopped_early:
-            log.info(
-                "stopped early: no better %s for %d evaluations; epoch %d of %d is the last",
-                *(self.task.scores[self.task.select].short, self.settings.early_stopping),
-                *(progress.epoch, self.settings.epochs),
-            )
+            log.info("stopped early: no better %s since epoch %d", self.task.select, progress.best_epoch + 1)
         if self.finished or progress.epoch % self.settings.save_every == 0:
             self._save_state()
         return record
@@ -402,14 +383,8 @@ class Trainer:
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
             path = self.folder / STATE_FILE
-            save_state(
-                path,
-                self.plain_model,
-                self.state_tensors(),
-                self._plain_optimizer,
-                self.progress,
-                self.accelerator.scaler,
-            )
+            model, tensors = self.plain_model, self.state_tensors()
+            save_state(path, model, tensors, self._plain_optimizer, self.progress, self.accelerator.scaler)
             write_json(self.folder / HISTORY_FILE, self.progress.history)
         self.accelerator.wait_for_everyone()
 

@@ -24,11 +24,12 @@ from pointadapterx.engine.devices import agreed_folder, log_device, make_acceler
 from pointadapterx.engine.evaluator import evaluate, vote_over_seeds
 from pointadapterx.engine.precision import precision_of
 from pointadapterx.errors import CheckpointError, ConfigError
-from pointadapterx.files import write_json
+from pointadapterx.files import write_json, write_text
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.tables import parameter_table
-from pointadapterx.run_folder import PREDICTIONS_FILE, TEST_FILE, VOTE_PREDICTIONS_FILE
+from pointadapterx.run_folder import PREDICTIONS_FILE, SAMPLE_SCORES_FILE, TEST_FILE, VOTE_PREDICTIONS_FILE
 from pointadapterx.tasks import Task, build_task
+from pointadapterx.tasks.exchange import Predictions
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,18 @@ def evaluate_and_write(
         title = f"{config.method.name} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
         console.print(task.metrics_table(metrics, title))
         task.write_answers(folder / PREDICTIONS_FILE, predictions, dataset, protocol)
+        _write_sample_scores(folder / SAMPLE_SCORES_FILE, predictions, dataset, task)
     return report
+
+
+def _write_sample_scores(path: Path, found: Predictions, dataset: Samples, task: Task) -> None:
+    """One line a sample: index, score, group; for intervals, which classification takes from its answers."""
+    scores = None if task.predicts_classes else task.sample_scores(found)
+    if scores is None:
+        return
+    groups = [""] * len(scores) if dataset.groups is None else dataset.groups.tolist()
+    rows = zip(range(len(scores)), scores.tolist(), groups, strict=True)
+    write_text(path, "".join(f"{','.join(map(str, row))}\n" for row in [("index", "score", "group"), *rows]))
 
 
 def _vote_line(votes: Mapping[str, Any], task: Task) -> str:

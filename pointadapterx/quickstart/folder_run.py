@@ -20,7 +20,7 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.optional import missing
 from pointadapterx.quickstart.own_data import doubtful, recognise
 from pointadapterx.run_folder import PREDICTIONS_FILE, read_metrics
-from pointadapterx.study.statistics import accuracy_interval
+from pointadapterx.study.statistics import score_interval
 from pointadapterx.text import printable
 from pointadapterx.visualize.drawing import Sheet, paint, save
 from pointadapterx.visualize.loaded_run import Subject
@@ -112,7 +112,7 @@ def interval(right: np.ndarray, groups: np.ndarray | None) -> tuple[float, float
     """
     share, units = float(right.mean()), len(right) if groups is None else len(np.unique(groups))
     if groups is not None and 0 < share < 1:
-        return accuracy_interval([right], groups=groups)
+        return score_interval([right], groups=groups)
     z = 1.96
     centre, spread = share + z * z / (2 * units), z * math.sqrt(share * (1 - share) / units + (z / (2 * units)) ** 2)
     low, high = (100 * (centre + side * spread) / (1 + z * z / units) for side in (-1, 1))

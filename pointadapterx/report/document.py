@@ -19,11 +19,11 @@ from pointadapterx.optional import need
 from pointadapterx.report import page
 from pointadapterx.report.gallery import pack_clouds
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
-from pointadapterx.study.statistics import RESAMPLES, accuracy_interval, difference_interval
-from pointadapterx.visualize import introspection, plots
+from pointadapterx.study.statistics import RESAMPLES, difference_interval, mean_difference, score_interval
+from pointadapterx.visualize import plots
 from pointadapterx.visualize.drawing import Sheet, paint
 from pointadapterx.visualize.loaded_run import Subject, name_apart
-from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes
+from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes, unsuited
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,27 +125,38 @@ def _right(subject: Subject) -> np.ndarray:
     return (logits.argmax(dim=-1) == labels).numpy()
 
 
+def _outcomes(subject: Subject) -> np.ndarray | None:
+    """(n,) bool, which test samples are right, or float64, their scores; None where they have none."""
+    if subject.task.predicts_classes:
+        return _right(subject)
+    scores = subject.task.sample_scores(subject.predictions)
+    return None if scores is None else scores.double().numpy()
+
+
 def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
     """The table of results, with one column per run."""
     groups = subjects[0].test.groups
     of_objects = None if groups is None else groups.numpy()
     columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
-    classifies = subjects[0].task.predicts_classes
-    if len(subjects) > 1 and classifies:
-        base = _right(subjects[0])
+    task, base = subjects[0].task, _outcomes(subjects[0])
+    if len(subjects) > 1 and base is not None:
+        short = next(iter(task.scores.values())).short
         for subject, column in zip(subjects, columns, strict=True):
-            right = _right(subject)
-            difference = 100 * float(right.mean() - base.mean())
-            low, high = difference_interval([right], [base], groups=of_objects)
-            column[f"OA, difference to {subjects[0].name} [95 %]"] = (
+            own = _outcomes(subject)
+            assert own is not None  # of the same task
+            difference = mean_difference([own], [base])
+            low, high = difference_interval([own], [base], groups=of_objects)
+            column[f"{short}, difference to {subjects[0].name} [95 %]"] = (
                 "" if subject is subjects[0] else f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
             )
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
     table = page.table(["", *(subject.name for subject in subjects)], rows)
     count = len(subjects[0].test)
-    if not classifies:
-        return table + page.note(f"Test set of {count} samples, evaluated for this report, for one seed.")
+    if not task.predicts_classes:
+        intervals = "" if base is None else " Intervals are bootstrap intervals over the test samples."
+        note = f"Test set of {count} samples, evaluated for this report, for one seed.{intervals}"
+        return table + page.note(note)
     largest = int(subjects[0].test.labels.bincount().max())
     remark = (
         f"Test set of {count} samples, evaluated for this report. Intervals are bootstrap intervals over the test "
@@ -159,7 +170,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
     """Names to numbers of one run."""
     run, parameters = record.get("metrics", {}), count_parameters(subject.model)
     found = {
-        **(_accuracies(subject, groups) if subject.task.predicts_classes else _scores(subject)),
+        **(_accuracies(subject, groups) if subject.task.predicts_classes else _scores(subject, groups)),
         "selection": str(subject.info.metrics.get("protocol", "–")),
         "augmentation regime": regime(subject.config.data),
         "seed": str(subject.config.train.seed),
@@ -187,7 +198,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
 
 def _accuracies(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
     """OA and mAcc with their intervals."""
-    low, high = accuracy_interval([_right(subject)], groups=groups)
+    low, high = score_interval([_right(subject)], groups=groups)
     mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
     metrics = subject.metrics
     return {
@@ -196,11 +207,17 @@ def _accuracies(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
     }
 
 
-def _scores(subject: Subject) -> dict[str, str]:
-    """The scores of any task."""
-    return {
+def _scores(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
+    """The scores of any task, the first with its interval where samples have scores."""
+    found = {
         score.long: f"{subject.metrics[key]:.4g} {score.unit}".rstrip() for key, score in subject.task.scores.items()
     }
+    outcomes = _outcomes(subject)
+    if outcomes is None:
+        return found
+    low, high = score_interval([outcomes], groups=groups)
+    (name, value), *others = found.items()
+    return {f"{name} [95 %]": f"{value} [{low:.4g}, {high:.4g}]", **dict(others)}
 
 
 def _recorded(subject: Subject, run: Mapping[str, Any]) -> dict[str, str]:
@@ -236,7 +253,7 @@ def _data(subject: Subject) -> Markup:
     rows = [
         ("name", data.name),
         *((key, stored[key]) for key in ("variant", "few_shot", "train_size") if stored[key] is not None),
-        ("classes", len(subject.classes)),
+        *([("classes", len(subject.classes))] if subject.classes else []),
         ("training samples", _count_training(subject)),
         ("test samples", len(test)),
         ("checksum of the test part", test.checksum),
@@ -300,11 +317,13 @@ def _looking(subjects: Sequence[Subject]) -> list[tuple[str, Markup]]:
     """Routing of every run that routes; attention of the first."""
     parts = []
     for subject in subjects:
-        if introspection.routes(subject.model):
+        if unsuited("routing", subject) is None:
             strip = _drawn("routing", subject, 1)
             body = page.image(plots.experts(subject), "load of the experts") + page.image(strip, "routing of a sample")
             parts.append((f"Routing of {subject.name}" if len(subjects) > 1 else "Routing", body))
     first = subjects[0]
+    if unsuited("attention", first) is not None:
+        return parts
     return [*parts, ("Attention", page.image(_drawn("attention", first, 3), "attention of the class token"))]
 
 

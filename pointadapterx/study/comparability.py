@@ -1,4 +1,4 @@
-"""Which results may share a column: those of one augmentation regime, selection protocol and test set."""
+"""Which results may share a column: those of one task, augmentation regime, selection protocol and test set."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Conditions(NamedTuple):
     protocol: str
     selection: str
     test_set: str
+    task: str
 
 
 def draws_data(replicate_key: str) -> bool:
@@ -75,6 +76,7 @@ def check_columns(results: Iterable[Conditions]) -> None:
     for result in results:
         column = (result.table, result.column)
         for what, place in (
+            ("task", column),
             ("regime", column),
             ("protocol", column),
             ("selection", column),

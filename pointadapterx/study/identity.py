@@ -74,7 +74,7 @@ def check_splits(config: Config) -> None:
         DataError: if files are missing or damaged, or no validation part can be cut.
     """
     sections = config.dump()
-    key = json.dumps([sections["data"], sections["eval"], sections["head"]])
+    key = json.dumps([sections[name] for name in ("task", "data", "eval", "head") if name in sections])
     if key not in _cut:
         train, test = outlines(config.data)
         cut_splits(config, train.samples, test.samples)

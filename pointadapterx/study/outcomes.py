@@ -13,12 +13,25 @@ import numpy as np
 from pydantic import ValidationError
 
 from pointadapterx import run_folder
+from pointadapterx.config import Config
 from pointadapterx.engine.health import routing_summary
 from pointadapterx.errors import DataError
-from pointadapterx.run_folder import HISTORY_FILE, METRICS_FILE, PREDICTIONS_FILE
+from pointadapterx.run_folder import HISTORY_FILE, METRICS_FILE, PREDICTIONS_FILE, SAMPLE_SCORES_FILE
 from pointadapterx.study.comparability import selection_words, task_words
 from pointadapterx.study.plan import Cell, Plan, Run
-from pointadapterx.study.records import OF_TEST_SET, Known, Record, first_problem, pack_correctness, pack_groups
+from pointadapterx.study.records import (
+    OF_TEST_SET,
+    UNNAMED,
+    Known,
+    Record,
+    finite,
+    first_problem,
+    pack_correctness,
+    pack_groups,
+    pack_scores,
+    task_scores,
+)
+from pointadapterx.tasks import TASKS, build_task
 from pointadapterx.text import printable
 
 OUTPUT = "run"
@@ -28,7 +41,7 @@ DIVERGED = "diverged.txt"
 """File in the folder of a run that diverged, with its error."""
 
 _OF_TRAINING = (
-    *("status", "error", "run", "regime", "protocol", "best_val", "train_accuracy"),
+    *("status", "error", "run", "task", "regime", "protocol", "best_val", "train_accuracy"),
     *("routing_min_load", "routing_entropy", "routing_switched"),
     *("trainable", "trainable_without_head", "percent", "seconds_per_epoch", "seconds"),
     *("peak_memory_mib", "checkpoint_bytes", "hardware", "torch"),
@@ -61,13 +74,17 @@ def validation_score(folder: Path, run: Run) -> float | None:
     return metrics[key]
 
 
+def goodness(run: Run, score: float) -> float:
+    """A number that is higher for the better of two validation scores of the run's task."""
+    return TASKS[run.config.task.name].scores[str(run.config.eval.select)].goodness(score)
+
+
 def describe_result(folder: Path, run: Run, *, tested: bool) -> str:
     """A finished run's result in words: of the test set for final runs, else of the validation part."""
     if not tested:
         return f"validation {validation_score(folder, run):.2f}"
     try:
-        test = _read_metrics(folder)["test"]
-        return f"OA {test['overall_accuracy']:.2f} mAcc {test['mean_class_accuracy']:.2f}"
+        return build_task(run.config).scores_text(_read_metrics(folder)["test"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -82,7 +99,7 @@ def collect(
     Args:
         plan: the study.
         runs: folder of the runs.
-        scores: run name to validation score of the finished runs, ``-inf`` where one diverged.
+        scores: run name to :func:`goodness` of the validation score of the finished runs, ``-inf`` where one diverged.
         failures: run name to error of the runs that failed.
         known: lines of earlier studies, for runs that have not ended in ``runs``.
 
@@ -150,14 +167,16 @@ def _outcome(run: Run, folder: Path, failures: Mapping[str, str], *, tested: boo
     if not is_finished(folder):
         diverged, failed = divergence(folder), failures.get(run.name)
         status = "diverged" if diverged is not None else "failed" if failed is not None else "missing"
-        return {"status": status, "error": printable(diverged or failed or "") or None, "run": run.name}
-    metrics = _read_metrics(folder)
+        error = printable(diverged or failed or "") or None
+        return {"status": status, "error": error, "run": run.name, "task": named_task(run.config)}
+    metrics, task = _read_metrics(folder), named_task(run.config)
     outcome = (
         _costs(metrics)
         | _last_epoch(folder)
         | {
             "status": "finished",
             "run": run.name,
+            "task": task,
             "regime": metrics.get("regime"),
             "protocol": metrics.get("protocol"),
             "best_val": validation_score(folder, run),
@@ -165,13 +184,17 @@ def _outcome(run: Run, folder: Path, failures: Mapping[str, str], *, tested: boo
     )
     if tested:
         test = metrics.get("test", {})
-        outcome |= {
-            "overall_accuracy": test.get("overall_accuracy"),
-            "mean_class_accuracy": test.get("mean_class_accuracy"),
-            "test_checksum": metrics.get("data", {}).get("checksum"),
-            **_test_objects(folder),
-        }
+        outcome["test_checksum"] = metrics.get("data", {}).get("checksum")
+        if task is None:
+            outcome |= {key: test.get(key) for key in task_scores(None)} | _test_objects(folder)
+        else:
+            outcome |= _test_scores(folder, task, test) | _scores_of_samples(folder, test)
     return outcome
+
+
+def named_task(config: Config) -> str | None:
+    """The task of a run as the CSV names it: None for classification."""
+    return None if config.task.name == UNNAMED else config.task.name
 
 
 def _settings(run: Run, replicate_key: str) -> dict[str, Any]:
@@ -228,21 +251,43 @@ def _last_epoch(folder: Path) -> dict[str, Any]:
 
 
 def _test_objects(folder: Path) -> dict[str, Any]:
-    path = folder / OUTPUT / PREDICTIONS_FILE
+    """Which test objects are classified correctly."""
+    rows, groups = _rows(folder, PREDICTIONS_FILE, "correct")
+    return {"test_objects": len(rows), "groups": groups, "correct": pack_correctness(rows == 1)}
+
+
+def _test_scores(folder: Path, task: str, test: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a task that the CSV names."""
+    try:
+        return {"scores": json.dumps({key: finite(test[key]) for key in task_scores(task)})}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged_run(folder / OUTPUT / METRICS_FILE, folder, repr(error)) from None
+
+
+def _scores_of_samples(folder: Path, test: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of the test objects, where the task has such."""
+    if not (folder / OUTPUT / SAMPLE_SCORES_FILE).is_file():
+        return {"test_objects": test.get("count")}
+    rows, groups = _rows(folder, SAMPLE_SCORES_FILE, "score")
+    return {"test_objects": len(rows), "groups": groups, "sample_scores": pack_scores(rows)}
+
+
+def _rows(folder: Path, name: str, column: str) -> tuple[np.ndarray, str | None]:
+    """Numbers of the test objects in a column of a run's CSV, float64, and groups, as of :func:`pack_groups`."""
+    path = folder / OUTPUT / name
     try:
         changed = path.stat().st_mtime_ns
     except OSError as error:
         raise _damaged_run(path, folder, repr(error)) from None
-    return _read_predictions(path, folder, changed)
+    return _read_rows(path, folder, column, changed)
 
 
 @cache  # the CSV is written after each run, and predictions of all runs may be millions of lines
-def _read_predictions(path: Path, folder: Path, changed: int) -> dict[str, Any]:
+def _read_rows(path: Path, folder: Path, column: str, changed: int) -> tuple[np.ndarray, str | None]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        correct = np.array([row["correct"] == "1" for row in rows])
-    except (OSError, KeyError, ValueError) as error:
+        values = np.array([float(row[column]) for row in rows])
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged_run(path, folder, repr(error)) from None
-    groups = pack_groups([row.get("group") or "" for row in rows])
-    return {"test_objects": len(correct), "groups": groups, "correct": pack_correctness(correct)}
+    return values, pack_groups([row.get("group") or "" for row in rows])

@@ -18,6 +18,7 @@ from pointadapterx.registry import did_you_mean
 from pointadapterx.study.comparability import Conditions, check_columns, draws_data, selection_words, task_words
 from pointadapterx.study.identity import check_splits, outlines, run_name
 from pointadapterx.study.schema import Grid, Replicate, ReplicateConfig, StudyConfig, check_study
+from pointadapterx.tasks import TASKS
 
 Values = dict[str, Any]
 """Dotted config keys to values."""
@@ -132,7 +133,8 @@ class Plan:
 
         Args:
             cell: any cell.
-            scores: run name to validation score, of the finished runs; ``-inf`` where a run diverged.
+            scores: run name to validation score, higher for the better, of the finished runs; ``-inf`` where a run
+                diverged.
 
         Returns:
             Its values; None until all are known, or if every candidate diverged.
@@ -189,7 +191,7 @@ class Plan:
         texts = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
         if texts not in self._runs:
             config = read_config(self._base, texts)
-            if config.pretrain is not None:
+            if not TASKS[config.task.name].adapts:
                 raise ConfigError(f"{self._base}: pre-trains; a study compares adaptations, remove 'pretrain'")
             if config.train.precision == "auto":  # which is each machine's own choice
                 config = config.replaced(train={"precision": "fp32"})
@@ -331,6 +333,7 @@ def _conditions(cell: Cell, replicate: Replicate, config: Config) -> Conditions:
         protocol=config.eval.protocol,
         selection=selection_words(config, cell.replicate.key),
         test_set=" ".join(filter(None, (task_words(data), fold, outlines(data)[1].checksum[:12]))),
+        task=config.task.name,
     )
 
 

@@ -1,4 +1,4 @@
-"""Plots of a study: accuracy against what it costs."""
+"""Plots of a study: scores against what it costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.files import replacing
 from pointadapterx.optional import missing
-from pointadapterx.study.summary import Column, Summary, Table
+from pointadapterx.study.summary import Column, Summary, Table, plain_name
 from pointadapterx.text import printable
 
 
@@ -92,7 +92,7 @@ def _grid(panels: int) -> tuple[int, int]:
 
 
 def _drawn(column: Column, cost: Cost) -> list[Summary]:
-    return [s for s in column.summaries if s.overall is not None and getattr(s, cost.field) is not None]
+    return [s for s in column.summaries if s.first_score is not None and getattr(s, cost.field) is not None]
 
 
 def _draw(
@@ -113,7 +113,9 @@ def _draw(
         if cost.logarithmic:
             _use_decades(axis, [getattr(summary, cost.field) for summary in summaries])
         axis.set_xlabel(cost.label)
-        axis.set_ylabel("overall accuracy (%), 95 % interval")
+        unit = f" ({column.score.unit})" if column.score.unit else ""
+        interval = "" if all(summary.interval is None for summary in summaries) else ", 95 % interval"
+        axis.set_ylabel(f"{plain_name(column.score)}{unit}{interval}")
         axis.set_title(_text(column.name))
     above = 0.98 if down == 1 else 1.01  # of a tall figure, 2 % are more than a panel's title
     figure.suptitle(_text(title), y=above)
@@ -187,13 +189,13 @@ def _use_decades(axis: Any, values: Sequence[float]) -> None:
 
 
 def _point(axis: Any, summary: Summary, cost: float, number: int) -> Any:
-    assert summary.overall is not None
-    assert summary.interval is not None
-    centre = summary.overall.mean
+    assert summary.first_score is not None
+    centre, interval = summary.first_score.mean, summary.interval
+    bars = None if interval is None else [[max(0.0, centre - interval.low)], [max(0.0, interval.high - centre)]]
     point = axis.errorbar(
         [cost],
         [centre],
-        yerr=[[max(0.0, centre - summary.interval.low)], [max(0.0, summary.interval.high - centre)]],
+        yerr=bars,
         marker=MARKERS[number % len(MARKERS)],
         color=COLOURS[number % len(COLOURS)],
         linestyle="none",

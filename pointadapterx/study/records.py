@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,18 +15,42 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_text
+from pointadapterx.registry import unknown_name
 from pointadapterx.study.plan import Values
 from pointadapterx.study.schema import Percentage
+from pointadapterx.tasks import TASKS
+from pointadapterx.tasks.exchange import Score
 from pointadapterx.text import guarded, unguarded
+
+UNNAMED = "classification"
+"""The task of a line that names none, as all did before there were others."""
+
+LARGEST_FIELD = 2**30  # characters; Python's own limit is 16,000 scores
 
 Known = Mapping[tuple[str, bool], "Record"]
 """Name of a run, and whether its test result is wanted, to a line of an earlier CSV that has it."""
 
-OF_TEST_SET = ("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "groups", "correct")
+OF_TASK = ("task", "scores", "sample_scores")
+"""Columns of studies with other tasks than classification; left out of a CSV where no line needs them."""
+
+OF_TEST_SET = (
+    *("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "groups", "correct"),
+    *("scores", "sample_scores"),
+)
+
+NEEDED = {
+    False: ("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "correct"),
+    True: ("test_checksum", "scores"),
+}
+"""Of a finished final line; by whether it names its task."""
 
 
 class Record(BaseModel):
     """One line of the CSV. Percentages, seconds, MiB and bytes; empty where a run does not say.
+
+    ``task`` is empty for classification. Other tasks have their scores in ``scores``, a JSON object by name, instead of
+    the accuracies, and in ``sample_scores``, if they have a score of each test object, those in file order as float32,
+    packed into hexadecimal digits, instead of ``correct``.
 
     ``tested`` is false in a table that only tunes. ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the
     cell they were taken from, if another. A ``tune`` line carries nothing of the test set. ``train_accuracy`` and the
@@ -61,7 +86,7 @@ class Record(BaseModel):
     chosen: bool | None = None
     overall_accuracy: Percentage | None = None
     mean_class_accuracy: Percentage | None = None
-    best_val: Percentage | None = None
+    best_val: float | None = None
     train_accuracy: Percentage | None = None
     routing_min_load: Percentage | None = None
     routing_entropy: Percentage | None = None
@@ -79,6 +104,9 @@ class Record(BaseModel):
     test_objects: Annotated[int, Field(ge=1)] | None = None
     groups: str | None = None
     correct: str | None = None
+    task: str | None = None
+    scores: str | None = None
+    sample_scores: str | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -99,17 +127,25 @@ class Record(BaseModel):
     @model_validator(mode="after")
     def _is_whole(self) -> Record:
         """What the statistics need is there and agrees."""
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"task: {unknown_name(self.task, TASKS)}")
+        if self.task is None and self.best_val is not None and not 0 <= self.best_val <= 100:
+            raise ValueError(f"best_val is {self.best_val}, which is no percentage")
         if self.status != "finished":
             return self
-        needed = [key for key in OF_TEST_SET if key != "groups"] if self.kind == "final" else ["best_val"]
+        needed = NEEDED[self.task is not None] if self.kind == "final" else ("best_val",)
         missing = [key for key in needed if getattr(self, key) is None]
         if missing:
             raise ValueError(f"a finished {self.kind} line without {', '.join(missing)}")
         if self.kind == "final":
-            self._check_test_set()
+            if self.task is None:
+                self._check_correctness()
+            else:
+                self._check_scores()
+            self._check_groups()
         return self
 
-    def _check_test_set(self) -> None:
+    def _check_correctness(self) -> None:
         assert self.test_objects is not None
         assert self.overall_accuracy is not None
         try:
@@ -121,12 +157,55 @@ class Record(BaseModel):
         accuracy = 100.0 * float(correct.mean())
         if abs(accuracy - self.overall_accuracy) > 1e-6:  # both are float64, of the same counts
             raise ValueError(f"overall_accuracy is {self.overall_accuracy}, but of the bits in correct {accuracy} %")
+
+    def _check_scores(self) -> None:
+        """Scores and those of samples, of a task that is named."""
+        try:
+            values = self.score_values
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"scores is not a JSON object of numbers for {', '.join(self.task_scores)}") from None
+        if self.sample_scores is None:
+            return
+        try:
+            samples = self.outcomes
+        except ValueError:
+            samples = None
+        if samples is None or len(samples) != self.test_objects or not np.isfinite(samples).all():
+            raise ValueError(f"sample_scores does not hold one number for each of {self.test_objects} test objects")
+        name, value = next(iter(values.items()))
+        if not math.isclose(float(samples.mean()), value, rel_tol=1e-5, abs_tol=1e-6):  # these are float32
+            raise ValueError(f"scores says {name} is {value}, but the mean of sample_scores is {samples.mean()}")
+
+    def _check_groups(self) -> None:
         try:
             groups = self.object_groups
         except (ValueError, IndexError):
             groups = np.empty(0)
         if groups is not None and pack_groups([str(number) for number in groups]) != self.groups:
             raise ValueError("groups is not of the form '0 3; 1 2 4', positions of test objects in order")
+
+    @property
+    def task_scores(self) -> Mapping[str, Score]:
+        """The scores of its task, the one that is compared first."""
+        return task_scores(self.task)
+
+    @property
+    def score_values(self) -> dict[str, float]:
+        """The test set's value of each of :attr:`task_scores`; empty where it was not tested."""
+        if self.task is not None:
+            found = json.loads(self.scores or "null")
+            return {} if found is None else {name: finite(found[name]) for name in self.task_scores}
+        values = {name: getattr(self, name) for name in self.task_scores}
+        return {} if None in values.values() else values
+
+    @property
+    def outcomes(self) -> np.ndarray | None:
+        """(n,) bool, which test objects are right, or float64, their scores; None where they have none."""
+        if self.task is None:
+            return self.correctness
+        if self.sample_scores is None:
+            return None
+        return np.frombuffer(bytes.fromhex(self.sample_scores), dtype=">f4").astype(np.float64)
 
     @property
     def tuned_values(self) -> Values:
@@ -154,6 +233,27 @@ class Record(BaseModel):
 def pack_correctness(correct: np.ndarray) -> str:
     """(n,) bool as hexadecimal digits, the inverse of :attr:`Record.correctness`."""
     return np.packbits(correct).tobytes().hex()
+
+
+def pack_scores(scores: np.ndarray) -> str:
+    """(n,) numbers as hexadecimal digits, float32; see :attr:`Record.outcomes`."""
+    return scores.astype(">f4").tobytes().hex()
+
+
+def finite(value: Any) -> float:
+    """A number as it is.
+
+    Raises:
+        TypeError, ValueError: for anything else.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    return float(value)
+
+
+def task_scores(task: str | None) -> Mapping[str, Score]:
+    """The scores of a task by its name in the CSV, which is empty for classification."""
+    return TASKS[task or UNNAMED].scores
 
 
 def pack_groups(groups: Sequence[str]) -> str | None:
@@ -191,8 +291,9 @@ def read_known(paths: Iterable[str | Path]) -> Known:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Writes the lines of the CSV atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Record.model_fields), lineterminator="\n")
+    records, text = list(records), io.StringIO()
+    names = [name for name in Record.model_fields if name not in OF_TASK or any(record.task for record in records)]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(_each_text(guarded, record.model_dump()) for record in records)
     write_text(path, text.getvalue())
@@ -207,6 +308,7 @@ def read_records(path: Path) -> list[Record]:
     records: dict[int, Record] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
+            csv.field_size_limit(LARGEST_FIELD)
             reader = csv.DictReader(file)
             for row in reader:
                 records[reader.line_num] = Record.model_validate(_each_text(unguarded, row))

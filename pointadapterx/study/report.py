@@ -7,10 +7,10 @@ from typing import Any
 
 from pointadapterx.datasets import DATASETS
 from pointadapterx.study.plan import format_values
-from pointadapterx.study.records import Record
+from pointadapterx.study.records import Record, task_scores
 from pointadapterx.study.schema import PublishedConfig
 from pointadapterx.study.statistics import RESAMPLES, Interval, Spread, spread
-from pointadapterx.study.summary import Column, Difference, Summary, Table, published_means
+from pointadapterx.study.summary import Column, Difference, Summary, Table, plain_name, published_means
 from pointadapterx.text import markdown, printable
 
 NONE = "–"
@@ -32,7 +32,7 @@ def render_report(records: Sequence[Record], tables: Sequence[Table], plots: Map
         tables: of :func:`~pointadapterx.study.summary.summarise`.
         plots: table name to the image files to show, relative to the report.
     """
-    lines = [f"# {markdown(records[0].study)}", "", *_legend()]
+    lines = [f"# {markdown(records[0].study)}", "", _legend(records)]
     for table in tables:
         lines += ["", f"## {markdown(table.title)}", *_overview(table)]
         for column in table.columns:
@@ -65,20 +65,37 @@ def edge_warnings(tables: Sequence[Table]) -> list[str]:
     return warnings
 
 
-def _legend() -> list[str]:
-    return [
-        "OA is overall accuracy, mAcc mean-class accuracy, in percent: mean ± standard deviation over the "
+def _legend(records: Sequence[Record]) -> str:
+    tasks = list(dict.fromkeys(record.task for record in records)) or [None]
+    firsts = [next(iter(task_scores(task).values())) for task in tasks]
+    names = ", ".join(f"Δ {score.short}" for score in firsts)
+    classifies = None in tasks
+    points = ", in percentage points," if all(score.unit == "%" for score in firsts) else ", in the unit of the score,"
+    p = "; where there is one run of each, p is that of the exact McNemar test" if classifies else ""
+    no_p = ", and there is no p: the test takes objects as independent" if classifies else ""
+    return (
+        f"{'; '.join(map(_scores_words, tasks))}: mean ± standard deviation over the "
         "replicates, each tested once. In brackets: 95 % bootstrap percentile interval "
         f"({RESAMPLES:,} resamples of test objects and replicates, which is conservative; of a single run, it is of "
         "the test objects alone). "
-        "Δ OA is the difference to the baseline on the same test objects, in percentage points, with its paired "
-        "interval; where there is one run of each, p is that of the exact McNemar test. Where test objects "
-        "come in groups, such as variants of one part, whole groups are resampled, and there is no p: the test takes "
-        "objects as independent. Where replicates are few-shot folds, the intervals are Student's t over the folds; "
+        f"{names} is the difference to the baseline on the same test objects{points} with its paired "
+        f"interval{p}. Where test objects "
+        f"come in groups, such as variants of one part, whole groups are resampled{no_p}. "
+        "Where replicates are few-shot folds, the intervals are Student's t over the folds; "
         "folds draw from the same classes and objects, so they say nothing about other classes. Trainable "
         "parameters are given with and without the head, and in percent of full fine-tuning. Seconds and memory are "
-        "means over the runs; on a CPU memory is the peak of the whole process, libraries and data included.",
-    ]
+        "means over the runs; on a CPU memory is the peak of the whole process, libraries and data included."
+    )
+
+
+def _scores_words(task: str | None) -> str:
+    """``OA is overall accuracy, mAcc mean-class accuracy, in percent``."""
+    scores = list(task_scores(task).values())
+    words = [f"{score.short}{'' if number else ' is'} {plain_name(score)}" for number, score in enumerate(scores)]
+    units = dict.fromkeys(score.unit for score in scores)
+    unit = ", in percent" if list(units) == ["%"] else f", in {', '.join(filter(None, units))}" if any(units) else ""
+    lower = "" if scores[0].higher_is_better else ", of which the lower is the better"
+    return f"{', '.join(words)}{unit}{lower}"
 
 
 def render_overview(table: Table) -> list[str]:
@@ -126,8 +143,9 @@ def _overview_cells(table: Table, shown: Callable[[str], str]) -> tuple[list[str
         shown: how its names are shown.
     """
     context = table.context
+    scores = dict.fromkeys(f"{column.score.short} {column.score.unit}".rstrip() for column in table.columns)
     header = [
-        "OA %",
+        ", ".join(scores) or "method",
         *(["trainable, M"] if context.given else []),
         *(shown(column.name) for column in table.columns),
         *([*map(shown, context.groups), "mean of groups"] if context.groups else []),
@@ -146,7 +164,7 @@ def _own_cells(table: Table, row: str, shown: Callable[[str], str]) -> list[str]
     return [
         shown(summaries[0].label),
         *([_millions(summaries)] if table.context.given else []),
-        *(_spread(summary.overall) for summary in summaries),
+        *(_spread(summary.first_score) for summary in summaries),
         *([] if means is None else map(_spread, (*means.groups, means.overall))),
     ]
 
@@ -188,9 +206,12 @@ def _column(column: Column) -> Iterator[str]:
         yield "- Runs of different hardware: their times and memory are not comparable."
     yield ""
     baseline = next((markdown(s.label) for s in column.summaries if s.row == column.baseline), None)
+    first, *others = (score.short for score in task_scores(column.task).values())
+    samples = column.task is None or any(summary.interval is not None for summary in column.summaries)
+    interval = " [95 %]" if samples else ""
     header = [
-        *("method", f"runs ({column.replicate_key})", "OA [95 %]", "mAcc"),
-        *([f"Δ OA to {baseline} [95 %]"] if baseline is not None else []),
+        *("method", f"runs ({column.replicate_key})", f"{first}{interval}", *others),
+        *([f"Δ {first} to {baseline} [95 %]"] if baseline is not None else []),
         *("trainable", "without head", "% of full", "s/epoch", "peak MiB", "checkpoint kB", "tuned"),
     ]
     yield from _markdown(header, [_row(s, column, baseline is not None) for s in column.summaries])
@@ -199,11 +220,15 @@ def _column(column: Column) -> Iterator[str]:
 
 def _fit(column: Column) -> Iterator[str]:
     """Fit to the training set and health of the routing, where the runs tell."""
-    told = [summary for summary in column.summaries if summary.train_accuracy is not None]
+    told = [s for s in column.summaries if s.train_accuracy is not None or (s.finished and column.task is not None)]
     if not told:
         return
     shown = {key: name for key, name in FIT.items() if any(getattr(summary, key) is not None for summary in told)}
-    words = [f"OA in training is the last epoch's, on {_training_samples(column)} and with dropout."]
+    if not shown:
+        return
+    words = []
+    if "train_accuracy" in shown:
+        words.append(f"OA in training is the last epoch's, on {_training_samples(column)} and with dropout.")
     if "best_val" in shown:
         words.append("The validation score is that of the epoch it selected.")
     if "routing_min_load" in shown:
@@ -230,8 +255,8 @@ def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
     return [
         markdown(summary.label),
         str(summary.finished) if summary.finished == summary.planned else f"{summary.finished} of {summary.planned}",
-        f"{_spread(summary.overall)}{_interval(summary.interval)}",
-        _spread(summary.mean_class),
+        f"{_spread(summary.first_score)}{_interval(summary.interval)}",
+        *(_spread(summary.scores.get(key)) for key in list(task_scores(column.task))[1:]),
         *([difference] if compared else []),
         _number(summary.trainable, ",d"),
         _number(summary.trainable_without_head, ",d"),
@@ -261,6 +286,7 @@ def _tuning(table: Table) -> Iterator[str]:
         f"{'; scores are mean ± standard deviation' if ',' in replicates else ''}.{_other_protocol(table)}"
     )
     yield ""
+    unit = next(iter(table.tuning[0].task_scores.values())).unit
     rows = []
     for cell in _by(table.tuning, "row", "column"):
         candidates = _by(cell, "tuned")
@@ -269,7 +295,7 @@ def _tuning(table: Table) -> Iterator[str]:
             mark = "chosen" if first.chosen and len(candidates) > 1 else ""
             words = map(markdown, (first.label, first.column, format_values(first.tuned_values)))
             rows.append([*words, _score(runs), mark])
-    yield from _markdown(["method", "column", "value", "validation %", ""], rows)
+    yield from _markdown(["method", "column", "value", f"validation {unit}".rstrip(), ""], rows)
     for warning in edge_warnings([table]):
         yield from ("", f"**Note:** {markdown(warning)}.")
 

@@ -29,7 +29,15 @@ from pointadapterx.engine.signals import stop_requests
 from pointadapterx.files import write_text
 from pointadapterx.locks import Hold, holder, is_held, try_hold
 from pointadapterx.run_folder import LOCK_FILE, STATE_FILE, can_resume
-from pointadapterx.study.outcomes import DIVERGED, OUTPUT, describe_result, divergence, is_finished, validation_score
+from pointadapterx.study.outcomes import (
+    DIVERGED,
+    OUTPUT,
+    describe_result,
+    divergence,
+    goodness,
+    is_finished,
+    validation_score,
+)
 from pointadapterx.study.plan import Plan, Run, Use
 from pointadapterx.study.records import Known
 
@@ -49,7 +57,7 @@ class Outcome:
 
     Attributes:
         finished: names of the finished runs.
-        scores: validation scores of those that selected by one; ``-inf`` of the diverged.
+        scores: validation scores of those that selected by one, higher for the better; ``-inf`` of the diverged.
         diverged: errors of the runs whose training diverged, which is not tried again.
         failures: errors of the runs that failed otherwise in this session.
         signal: the one that stopped the study, or 0.
@@ -142,7 +150,7 @@ class Runner:
             self.outcome.finished.add(run.name)
             score = validation_score(folder, run)
             if score is not None:
-                self.outcome.scores[run.name] = score
+                self.outcome.scores[run.name] = goodness(run, score)
         else:
             return False
         (folder / OUTPUT / STATE_FILE).unlink(missing_ok=True)  # large, and there is nothing to continue
@@ -160,7 +168,7 @@ class Runner:
         if use.final:
             self.outcome.finished.add(use.run.name)
         if line.best_val is not None:
-            self.outcome.scores[use.run.name] = line.best_val
+            self.outcome.scores[use.run.name] = goodness(use.run, line.best_val)
         return True
 
     def _has_no_more_to_do(self, use: Use) -> bool:

@@ -1,4 +1,4 @@
-"""Means, intervals and paired tests of accuracies, from which test objects each run classified correctly."""
+"""Means, intervals and paired tests of scores, from which test objects each run got right, or their scores."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ MANY_GROUPS = 1000  # of more groups, those that are alike are drawn together, w
 LEVEL = 0.95
 
 Runs = Sequence[np.ndarray]
-"""One (n,) bool a replicate: which objects are right."""
+"""One (n,) bool a replicate, which objects are right, for percentages; or (n,) float64, the objects' scores."""
 
 
 class _Units(NamedTuple):
     """What is resampled: U groups of objects, or of many groups the U kinds that differ in what is known of them.
 
     Attributes:
-        right: right objects, (R, U) for the R replicates of each method.
+        right: right objects, or sums of scores, (R, U) for the R replicates of each method.
         sizes: (U,) objects of a group.
         counts: (U,) groups of each kind; None: each unit is a group by itself.
+        scale: by which means are multiplied.
     """
 
     right: list[np.ndarray]
     sizes: np.ndarray
     counts: np.ndarray | None
+    scale: float
 
 
 class Spread(NamedTuple):
@@ -73,18 +75,32 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean(values), stdev(values) if len(values) > 1 else None)
 
 
-def accuracy_interval(runs: Runs, *, groups: np.ndarray | None = None, same_objects: bool = True) -> Interval:
-    """Interval of the mean accuracy, in percent.
+def mean_score(run: np.ndarray) -> float:
+    """Accuracy in percent of (n,) bool, or the mean of (n,) scores."""
+    return _scale(run) * float(run.mean())
+
+
+def mean_difference(ours: Runs, theirs: Runs) -> float:
+    """The first's mean score minus the other's, of accuracies in percentage points."""
+    return _scale(ours[0]) * (mean(run.mean() for run in ours) - mean(run.mean() for run in theirs))
+
+
+def _scale(run: np.ndarray) -> float:
+    return 100.0 if run.dtype == bool else 1.0
+
+
+def score_interval(runs: Runs, *, groups: np.ndarray | None = None, same_objects: bool = True) -> Interval:
+    """Interval of the mean score: of accuracies in percent, of other scores in their unit.
 
     Objects and replicates are resampled independently, a pigeonhole bootstrap (Owen 2007), which is conservative:
     it counts what seeds and objects have in common more than once.
 
     Args:
-        runs: one (n,) bool a replicate.
+        runs: one a replicate.
         groups: (n,) int; objects of one number are not independent and are drawn together (cluster bootstrap,
             Davison and Hinkley 1997, section 3.8). None: every object is on its own.
         same_objects: all replicates were tested on the same objects, as seeds are. Otherwise, as in few-shot
-            folds, the interval is Student's t over the replicates, whose accuracies are taken as independent.
+            folds, the interval is Student's t over the replicates, whose scores are taken as independent.
 
     Raises:
         DataError: if replicates or groups are not of the same objects.
@@ -93,8 +109,8 @@ def accuracy_interval(runs: Runs, *, groups: np.ndarray | None = None, same_obje
     _require_same_objects([runs], None if several else groups, paired=several)
     rng = np.random.default_rng(0)
     if not same_objects and len(runs) > 1:
-        low, high = _t_interval([100.0 * float(run.mean()) for run in runs])
-        return Interval(max(0.0, low), min(100.0, high))
+        low, high = _t_interval([mean_score(run) for run in runs])
+        return Interval(max(0.0, low), min(100.0, high)) if runs[0].dtype == bool else Interval(low, high)
     units = _units([runs], groups)
     return _interval(np.concatenate([_resampled_means(0, units, drawn, rng) for drawn in _draws(units, rng)]))
 
@@ -102,16 +118,16 @@ def accuracy_interval(runs: Runs, *, groups: np.ndarray | None = None, same_obje
 def difference_interval(
     ours: Runs, theirs: Runs, *, groups: np.ndarray | None = None, same_objects: bool = True
 ) -> Interval:
-    """Interval of the difference of two mean accuracies on the same objects, in percentage points.
+    """Interval of the difference of two mean scores on the same objects, of accuracies in percentage points.
 
     Each resample takes the same objects for both, and replicates of each on their own: a seed of one method has
     nothing in common with that seed of another. Folds stay paired.
 
     Args:
-        ours: one (n,) bool a replicate.
+        ours: one a replicate.
         theirs: the other method's; without ``same_objects`` the same folds in the same order.
-        groups: as in :func:`accuracy_interval`.
-        same_objects: as in :func:`accuracy_interval`.
+        groups: as in :func:`score_interval`.
+        same_objects: as in :func:`score_interval`.
 
     Raises:
         DataError: if both are not of the same objects, or without ``same_objects`` not of as many folds.
@@ -125,7 +141,7 @@ def difference_interval(
         _require_same_objects([ours, theirs], groups)
     rng = np.random.default_rng(0)
     if not same_objects and len(ours) > 1:
-        differences = [100.0 * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
+        differences = [_scale(a) * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
         return _t_interval(differences)
     units = _units([ours, theirs], groups)
     parts = [
@@ -156,16 +172,16 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
 def _units(methods: Sequence[Runs], groups: np.ndarray | None) -> _Units:
     """The groups with the outcomes of each method's runs, or their kinds where there are many."""
     parts = [_by_group(runs, groups) for runs in methods]
-    right, sizes = [part for part, _ in parts], parts[0][1]
+    right, sizes, scale = [part for part, _ in parts], parts[0][1], _scale(methods[0][0])
     if len(sizes) <= MANY_GROUPS:
-        return _Units(right, sizes, None)
+        return _Units(right, sizes, None, scale)
     kinds, counts = np.unique(np.vstack([*right, sizes]), axis=1, return_counts=True)
     ends = np.cumsum([len(part) for part in right])
-    return _Units(np.split(kinds[:-1], ends[:-1]), kinds[-1], counts)
+    return _Units(np.split(kinds[:-1], ends[:-1]), kinds[-1], counts, scale)
 
 
 def _by_group(runs: Runs, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Right objects of each group, (R, G) for R replicates, and the groups' sizes, (G,)."""
+    """Right objects or sums of scores of each group, (R, G) for R replicates, and the groups' sizes, (G,)."""
     right = np.stack(runs).astype(np.float64)
     if groups is None:
         return right, np.ones(right.shape[1])
@@ -184,13 +200,13 @@ def _draws(units: _Units, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def _resampled_means(method: int, units: _Units, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(CHUNK,) mean accuracies in percent over the drawn groups and as many drawn replicates."""
+    """(CHUNK,) mean scores over the drawn groups and as many drawn replicates."""
     right, replicates = units.right[method], len(units.right[method])
     weights = rng.multinomial(replicates, [1 / replicates] * replicates, size=len(drawn)) / replicates
     per_unit = weights @ right  # (CHUNK, U)
     if units.counts is not None:
-        return 100.0 * (drawn * per_unit).sum(axis=1) / (drawn @ units.sizes)
-    return 100.0 * np.take_along_axis(per_unit, drawn, axis=1).sum(axis=1) / units.sizes[drawn].sum(axis=1)
+        return units.scale * (drawn * per_unit).sum(axis=1) / (drawn @ units.sizes)
+    return units.scale * np.take_along_axis(per_unit, drawn, axis=1).sum(axis=1) / units.sizes[drawn].sum(axis=1)
 
 
 def _t_interval(values: Sequence[float]) -> Interval:

@@ -9,23 +9,25 @@ from statistics import mean
 import numpy as np
 
 from pointadapterx.study.comparability import Conditions, check_columns, draws_data
-from pointadapterx.study.records import Record
+from pointadapterx.study.records import UNNAMED, Record, task_scores
 from pointadapterx.study.schema import PublishedRow, TableContext
 from pointadapterx.study.statistics import (
     Interval,
     Spread,
-    accuracy_interval,
     difference_interval,
     mcnemar,
+    mean_difference,
+    score_interval,
     spread,
 )
+from pointadapterx.tasks.exchange import Score
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Overall accuracy minus the baseline's on the same test objects.
+    """The first score minus the baseline's on the same test objects.
 
-    ``p`` is that of McNemar's test, where there is one run of each and the objects are independent.
+    ``p`` is that of McNemar's test, where there is one run of each, and objects are right or wrong and independent.
     """
 
     mean: float
@@ -35,8 +37,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """A cell over its finished replicates; costs, fit and routing are means over them. Accuracies in percent.
+    """A cell over its finished replicates; costs, fit and routing are means over them.
 
+    ``scores`` are those of the task, in its order; ``interval`` and ``difference`` are of the first of them, where its
+    test objects have scores.
     ``tuned_by`` names the cell that the tuned values were taken from, if it is another.
     """
 
@@ -44,9 +48,8 @@ class Summary:
     label: str
     planned: int
     finished: int
-    overall: Spread | None
+    scores: dict[str, Spread]
     interval: Interval | None
-    mean_class: Spread | None
     difference: Difference | None
     tuned: dict[str, object]
     tuned_by: str | None
@@ -63,6 +66,11 @@ class Summary:
     routing_entropy: float | None
     routing_switched: float | None
 
+    @property
+    def first_score(self) -> Spread | None:
+        """The score that is compared; None where no run is finished."""
+        return next(iter(self.scores.values()), None)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -73,6 +81,16 @@ class Column:
     replicate_key: str
     records: list[Record]
     summaries: list[Summary]
+
+    @property
+    def task(self) -> str | None:
+        """As the CSV names it; all runs of a column are of one task."""
+        return next((record.task for record in self.records if record.task is not None), None)
+
+    @property
+    def score(self) -> Score:
+        """What is compared."""
+        return next(iter(task_scores(self.task).values()))
 
     def values(self, key: str) -> list[str]:
         """The different values of a field of its finished runs, in order."""
@@ -88,7 +106,7 @@ class Column:
 
 @dataclass(frozen=True)
 class GroupMeans:
-    """Means of a row's overall accuracies over the columns of each group, and the mean of these means; in percent."""
+    """Means of a row's first scores over the columns of each group, and the mean of these means."""
 
     groups: list[Spread]
     overall: Spread
@@ -136,6 +154,11 @@ def summarise(records: Sequence[Record], contexts: Mapping[str, TableContext] | 
     return tables
 
 
+def plain_name(score: Score) -> str:
+    """``overall accuracy``, without the abbreviation behind it."""
+    return score.long.removesuffix(f" ({score.short})")
+
+
 def published_means(row: PublishedRow, groups: Mapping[str, Sequence[str]]) -> tuple[list[float | None], float | None]:
     """Mean of each group, from the row's values or else as printed, and the mean of these; None where not known."""
     means = [
@@ -150,18 +173,18 @@ def published_means(row: PublishedRow, groups: Mapping[str, Sequence[str]]) -> t
 
 def _means(tested: Sequence[Record], row: str, context: TableContext) -> GroupMeans | None:
     """Over groups of columns, replicate by replicate; None unless all are finished with the same replicates."""
-    accuracies: dict[str, dict[str, float]] = {}  # of each column, by replicate
-    for record in tested:
-        if record.row == row:
-            if record.status != "finished" or record.overall_accuracy is None:
-                return None
-            accuracies.setdefault(record.column, {})[record.replicate] = record.overall_accuracy
-    replicates = next(iter(accuracies.values()))
+    own = [record for record in tested if record.row == row]
+    if any(record.status != "finished" for record in own) or len({record.task for record in own}) > 1:
+        return None
+    scores: dict[str, dict[str, float]] = {}  # of each column, by replicate
+    for record in own:
+        scores.setdefault(record.column, {})[record.replicate] = next(iter(record.score_values.values()))
+    replicates = next(iter(scores.values()))
     columns = {name for members in context.groups.values() for name in members}
-    if not columns or any(accuracies.get(name, {}).keys() != replicates.keys() for name in columns):
+    if not columns or any(scores.get(name, {}).keys() != replicates.keys() for name in columns):
         return None
     groups = [
-        [mean(accuracies[name][replicate] for name in members) for replicate in replicates]
+        [mean(scores[name][replicate] for name in members) for replicate in replicates]
         for members in context.groups.values()
     ]
     return GroupMeans(
@@ -179,6 +202,7 @@ def _conditions(record: Record) -> Conditions:
         protocol=(record.protocol or "not told").partition(":")[0],  # ``selection`` says which epochs it chose from
         selection=record.selection or "not told",
         test_set=f"{record.data} {(record.test_checksum or '')[:12]}",
+        task=record.task or UNNAMED,
     )
 
 
@@ -213,9 +237,8 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
         label=first.label,
         planned=len(planned),
         finished=len(done),
-        overall=_spread(done, "overall_accuracy"),
-        interval=_accuracy_interval(done),
-        mean_class=_spread(done, "mean_class_accuracy"),
+        scores=_scores(done),
+        interval=_interval(done),
         difference=_difference(done, baseline),
         tuned=first.tuned_values,
         tuned_by=first.tuned_by,
@@ -234,15 +257,23 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
     )
 
 
-def _spread(done: list[Record], key: str) -> Spread | None:
-    return spread([getattr(record, key) for record in done]) if done else None
+def _scores(done: list[Record]) -> dict[str, Spread]:
+    values = [record.score_values for record in done]
+    return {key: spread([of_run[key] for of_run in values]) for key in (done[0].task_scores if done else ())}
 
 
-def _accuracy_interval(done: list[Record]) -> Interval | None:
-    if not done:
+def _outcomes(done: list[Record]) -> list[np.ndarray] | None:
+    """Which objects are right, or their scores, of each run; None unless all have them."""
+    found = [outcomes for record in done if (outcomes := record.outcomes) is not None]
+    return found if found and len(found) == len(done) else None
+
+
+def _interval(done: list[Record]) -> Interval | None:
+    outcomes = _outcomes(done)
+    if outcomes is None:
         return None
     crossed = not draws_data(done[0].replicate_key)
-    return accuracy_interval([record.correctness for record in done], groups=_groups(done), same_objects=crossed)
+    return score_interval(outcomes, groups=_groups(done), same_objects=crossed)
 
 
 def _difference(done: list[Record], baseline: list[Record]) -> Difference | None:
@@ -255,10 +286,13 @@ def _difference(done: list[Record], baseline: list[Record]) -> Difference | None
         baseline = sorted((r for r in baseline if r.replicate in common), key=lambda r: r.replicate)
         if not common:
             return None
-    ours, theirs = ([record.correctness for record in side] for side in (done, baseline))
+    ours, theirs = _outcomes(done), _outcomes(baseline)
+    if ours is None or theirs is None:
+        return None
     groups = _groups([*done, *baseline])
+    tested = groups is None and len(ours) == len(theirs) == 1 and ours[0].dtype == bool
     return Difference(
-        mean=100.0 * (mean(run.mean() for run in ours) - mean(run.mean() for run in theirs)),
+        mean=mean_difference(ours, theirs),
         interval=difference_interval(ours, theirs, groups=groups, same_objects=crossed),
-        p=mcnemar(ours[0], theirs[0]) if groups is None and len(ours) == len(theirs) == 1 else None,
+        p=mcnemar(ours[0], theirs[0]) if tested else None,
     )

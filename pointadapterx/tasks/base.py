@@ -7,6 +7,7 @@ and knows none by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +48,10 @@ class Task:
         scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
         recorded: further metrics that are written into the history.
         pictures: names of those of ``visualize.PICTURES`` that show something of this task.
+        tags: what the hub calls the task, by modality; by default the task's name.
+        pipelines: modalities whose tag is one of the hub's own pipelines.
+        usage: Python expressions, of an answer ``found``, that a model card prints.
+        file_kinds: suffixes of files, such as ``".ply"``, that :meth:`write_file` can write of an answer.
     """
 
     Options: ClassVar[type[TaskOptions]]
@@ -59,6 +64,11 @@ class Task:
     scores: ClassVar[Mapping[str, Score]] = {}
     recorded: ClassVar[tuple[str, ...]] = ()
     pictures: ClassVar[tuple[str, ...]] = ("groups", "augmentation", "attention", "routing", "experts")
+
+    tags: ClassVar[Mapping[str, str]] = {}
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    usage: ClassVar[str] = "found.text()"
+    file_kinds: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Sections, facts: Facts | None = None) -> None:
         self.config = config
@@ -114,7 +124,22 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} must build what it trains")
 
+    @property
+    def categories(self) -> list[str]:
+        """What a model's second input ``condition`` (b,) int64 numbers; empty where it takes only one."""
+        return []
+
     # Training.
+
+    def blank_targets(self, inputs: Tensor) -> Targets:
+        """Targets with which :meth:`loss` can be counted, whose values do not matter.
+
+        Args:
+            inputs: of a model, (b, N, 3) or (b, channels, S, S).
+        """
+        number, of_points = inputs.shape[0], inputs.shape[:2] if inputs.ndim == 3 else None
+        zeros = partial(inputs.new_zeros, dtype=torch.int64)
+        return Targets(zeros(number), None if of_points is None else zeros(of_points))
 
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a micro-batch in training.
@@ -234,6 +259,16 @@ class Task:
             top: how many of several ranked answers to give.
         """
         raise NotImplementedError(f"{type(self).__name__} must answer")
+
+    def write_file(self, answer: Answer, path: Path, kind: str) -> None:
+        """Writes an answer into a file of its own, such as the input with a label a point.
+
+        Args:
+            answer: of :meth:`answers`.
+            path: to write, a temporary name.
+            kind: one of :attr:`file_kinds`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must write its files")
 
     @property
     def lacks_novelty(self) -> bool:

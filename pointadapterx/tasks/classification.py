@@ -146,6 +146,12 @@ class Classification(PooledTask):
         "overall_accuracy": Score("OA", "overall accuracy (OA)"),
         "mean_class_accuracy": Score("mAcc", "mean-class accuracy (mAcc)"),
     }
+    tags: ClassVar[Mapping[str, str]] = {
+        "points": "point-cloud-classification",
+        "images": "image-classification",
+    }
+    pipelines = ("images",)
+    usage = "found.classes[0], found.probabilities[0], found.known"
     pictures = (*PooledTask.pictures, "saliency", "tsne", "umap", "confusion", "mistakes")
 
     facts: ClassFacts

@@ -56,6 +56,14 @@ class Picture:
 PICTURES: Registry[Picture] = Registry("picture")
 
 
+def unsuited(name: str, subject: Subject) -> str | None:
+    """Why a picture cannot be drawn for an adapter, or None if it can."""
+    shown = [picture for picture in PICTURES if picture in subject.task.pictures]
+    if name not in shown:
+        return f"shows nothing of the task {subject.config.task.name}; choose from {', '.join(shown)}"
+    return PICTURES[name].suits(subject)
+
+
 def groups(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     """Cloud, FPS centres, and groups: a point has the colour of the nearest of its groups; in how many groups it is."""
     assert chosen is not None

@@ -165,9 +165,12 @@ def require_same_classes(subjects: Sequence[Subject]) -> None:
     """Makes sure that adapters can be compared side by side.
 
     Raises:
-        ConfigError: if they know different classes.
+        ConfigError: if they are of different tasks, or know different classes.
     """
     for subject in subjects[1:]:
+        task, first = subject.config.task.name, subjects[0].config.task.name
+        if task != first:
+            raise ConfigError(f"{subject.path}: is of the task {task}, not {first}; show them one by one")
         if subject.classes != subjects[0].classes:
             raise ConfigError(f"{subject.path}: knows other classes than {subjects[0].path}; show them one by one")
 

@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.commands.main import main
 from pointadapterx.config import Config, read_config
+from pointadapterx.counting import count_model
 from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, vote
 from pointadapterx.engine.predictor import Predictor
+from pointadapterx.errors import ConfigError
+from pointadapterx.export import export_adapter
 from pointadapterx.jobs import test as run_test
 from pointadapterx.jobs import train
 from pointadapterx.models.features import FeatureInfo, Features, Head
@@ -63,6 +67,8 @@ class Halves(Task):
     """Whether a point is in the upper half of its cloud; conditioned on the label."""
 
     Options = HalvesOptions
+    caches = False
+    file_kinds = (".csv",)
     scores: ClassVar[Mapping[str, Score]] = {"iou": Score("mIoU", "instance mIoU")}
 
     def targets(self, data: Samples) -> Targets:
@@ -70,6 +76,11 @@ class Halves(Task):
         assert isinstance(data, PointClouds)
         heights = data.points[..., 1]
         return Targets(data.labels, (heights > heights.median(dim=1, keepdim=True).values).long())
+
+    @property
+    def categories(self) -> list[str]:
+        """Of samples."""
+        return ["nut", "bolt"]
 
     def learn(self, train: Samples) -> Facts:
         """Names of the parts."""
@@ -115,6 +126,14 @@ class Halves(Task):
     def write_answers(self, path: Path, found: Predictions, data: Samples, protocol: str | None) -> None:
         """Counts of each sample."""
         path.write_text(json.dumps(found.rows.tolist()))
+
+    def columns(self, top: int) -> list[str]:
+        """The number."""
+        return ["upper"]
+
+    def write_file(self, answer: Answer, path: Path, kind: str) -> None:
+        """The same, alone."""
+        path.write_text(f"{answer.name} {kind} {answer.text()}")
 
     def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
         """The number of points in the upper half."""
@@ -165,3 +184,36 @@ def test_it_predicts(run: Path) -> None:
     (answer,) = Predictor(run)([np.random.default_rng(0).uniform(-1, 1, (500, 3))])
     assert isinstance(answer, Values)
     assert 0 <= answer.values["upper"] <= 128
+
+
+def test_predict_writes_a_file_for_each_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        np.savetxt(tmp_path / f"{name}.txt", np.random.default_rng(0).uniform(-1, 1, (300, 3)))
+    command = ["predict", str(run / "adapter.safetensors"), str(tmp_path), "--each", str(tmp_path / "found")]
+    assert main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["a.csv", "b.csv"]
+    assert ".csv upper " in (tmp_path / "found" / "a.csv").read_text()
+    with pytest.raises(SystemExit):
+        main([*command, "--kind", "ply"])
+    assert "--kind ply: the task halves writes .csv" in capsys.readouterr().err
+
+
+def test_the_exported_file_takes_the_category(run: Path, tmp_path: Path) -> None:
+    found = export_adapter(run, tmp_path / "halves.pt2")
+    assert found.metadata["output"]["shape"] == ["batch", 128, CLASSES]
+    assert found.metadata["condition"] == {"name": "category", "shape": ["batch"], "categories": ["nut", "bolt"]}
+    program = torch.export.load(found.path).module()
+    points = torch.rand(3, 128, 3)
+    assert not torch.equal(*(program(points, torch.full((3,), kind)) for kind in (0, 1)))
+
+
+def test_it_is_counted_by_its_own_loss(config: Config) -> None:
+    """A backward pass through the head of every point."""
+    assert count_model(config).costs.backward > 0
+
+
+def test_training_from_kept_features_is_refused(config: Config) -> None:
+    sections = config.dump()
+    sections["train"]["cached_views"] = 2
+    with pytest.raises(ConfigError, match=r"train.cached_views: the task halves cannot train from kept features"):
+        Config.of(sections)

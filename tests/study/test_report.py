@@ -59,9 +59,9 @@ def test_a_single_column_is_printed_as_well() -> None:
 def test_means_spreads_and_differences(tmp_path: Path) -> None:
     (table,) = summarise(RECORDS)
     linear, x = table.columns[0].summaries
-    assert linear.overall is not None
-    assert (linear.overall.mean, linear.difference) == (62.0, None)
-    assert linear.overall.std == pytest.approx(8**0.5)
+    assert linear.first_score is not None
+    assert (linear.first_score.mean, linear.difference) == (62.0, None)
+    assert linear.first_score.std == pytest.approx(8**0.5)
     assert x.difference is not None
     assert x.difference.mean == pytest.approx(10.0)
     assert x.difference.p is None
