@@ -183,6 +183,10 @@ class Shaped(Protocol):
     def input_shape(self, num_points: int | None) -> tuple[int, ...]:
         """(num_points, 3), or (channels, S, S)."""
 
+    @property
+    def leaves_out_origin(self) -> bool:
+        """Whether clouds are resampled without the points that lie at the origin."""
+
 
 class Fed(Protocol):
     """A config, as far as the inputs of its backbone are concerned."""
@@ -200,7 +204,7 @@ def build_inputs(config: Fed) -> Inputs:
     """What a config's data set and backbone need between them."""
     data, backbone = config.data, config.backbone
     if DATASETS[data.name].modality == "points":
-        return PointInputs(data, skip_origin=getattr(backbone, "skip_origin", False))
+        return PointInputs(data, skip_origin=backbone.leaves_out_origin)
     channels, size, _ = backbone.input_shape(None)
     return ImageInputs(data, channels, size)
 

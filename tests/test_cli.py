@@ -46,7 +46,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     for name in ("train", "resume", "test", "count", "probe", "search"):
         monkeypatch.setattr(jobs, name, record(name))
-    monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda precision, device: precision)
+    monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda *given: given)
     monkeypatch.setattr("pointadapterx.config.read_config", lambda path, overrides: Given(path, tuple(overrides)))
     return calls
 
@@ -56,17 +56,20 @@ class Given(NamedTuple):
 
     path: str
     overrides: tuple[str, ...]
-    train: SimpleNamespace = SimpleNamespace(precision="fp32", device=None)
+    train: SimpleNamespace = SimpleNamespace(precision="fp32", device="cuda:1")
+
+
+DEVICE = ("fp32", "cuda:1")
 
 
 @pytest.mark.parametrize(
     ("flags", "command", "call"),
     [
-        ("--config a.yaml", "train --config a.yaml", ("train", Given("a.yaml", ()), "a", None, "fp32")),
+        ("--config a.yaml", "train --config a.yaml", ("train", Given("a.yaml", ()), "a", None, DEVICE)),
         (
             "x.y=1 --config a.yaml --output o z.w=2",
             "train x.y=1 --output o --config a.yaml z.w=2",
-            ("train", Given("a.yaml", ("x.y=1", "z.w=2")), "a", Path("o"), "fp32"),
+            ("train", Given("a.yaml", ("x.y=1", "z.w=2")), "a", Path("o"), DEVICE),
         ),
         ("--resume r", "resume r", ("resume", Path("r"), [])),
         ("--resume r data.root=b", "train --resume r data.root=b", ("resume", Path("r"), ["data.root=b"])),
@@ -86,7 +89,7 @@ class Given(NamedTuple):
         ("--search r", "search r", ("search", Path("r"), [])),
         ("--search r a.b=1", "search r a.b=1", ("search", Path("r"), ["a.b=1"])),
         ("--count --config a", "count --config a", ("count", Given("a", ()))),
-        ("--probe --config a b.c=1", "probe --config a b.c=1", ("probe", Given("a", ("b.c=1",)), "fp32")),
+        ("--probe --config a b.c=1", "probe --config a b.c=1", ("probe", Given("a", ("b.c=1",)), DEVICE)),
     ],
 )
 def test_flags_and_commands_call_the_same_job(
@@ -101,20 +104,27 @@ def test_flags_and_commands_call_the_same_job(
     ("arguments", "says"),
     [
         ("", "give --config FILE"),
-        ("train", "give --config FILE"),
+        ("train", "give --config FILE (for example --config cfgs/demo.yaml), FOLDER or --resume RUN"),
+        ("train a b", "choose one of a and b"),
+        ("train --resume a --output b", "--resume writes into the run's folder; remove --output"),
+        ("count", "give --config FILE (for example --config cfgs/demo.yaml)"),
+        ("probe", "give --config FILE (for example --config cfgs/pretrain/point_mae_tiny.yaml)"),
         ("train.lr=1", "give --config FILE"),
         ("doctr scans", "unknown command 'doctr'; did you mean 'doctor'?"),
         ("Train --config demo", "unknown command 'Train'; did you mean 'train'?"),
         ("xyz", "unknown command 'xyz'."),
-        ("test", "the following arguments are required: RUN_OR_ADAPTER"),
-        ("vote", "the following arguments are required: RUN_OR_ADAPTER"),
+        ("test", "the following arguments are required: RUN_OR_ADAPTER\n"),
+        ("vote", "the following arguments are required: RUN_OR_ADAPTER\n"),
         ("train --config a --resume b", "choose one of --config and --resume"),
         ("--config a --resume b", "choose one of --config, --resume, --test and --search"),
         ("--test a --resume b", "choose one of --config, --resume, --test and --search"),
         ("--config a --search b", "choose one of --config, --resume, --test and --search"),
         ("--search a --output b", "--search writes into the run's folder"),
+        ("--resume a --output b", "--resume writes into the run's folder; remove --output"),
         ("--search a --count", "--count and --probe need --config FILE alone"),
-        ("search", "the following arguments are required: RUN"),
+        ("--config a --count --probe", "--count and --probe need --config FILE alone"),
+        ("--config a --count --output b", "--count and --probe need --config FILE alone"),
+        ("search", "the following arguments are required: RUN\n"),
         ("--config a --vote 3", "--vote needs --test CKPT"),
         ("--config a --vote-published", "--vote needs --test CKPT"),
         ("--test a --vote 0", "--vote 0: at least 1 copy"),
@@ -142,6 +152,18 @@ def test_help_lists_every_command_without_importing_torch() -> None:
     assert "--resume RUN" in done.stdout
     for command in COMMANDS:
         assert f"\n  {command} " in done.stdout
+
+
+def test_most_commands_explain_themselves_without_importing_torch() -> None:
+    """It takes seconds; the others name data sets, pictures or tolerances in their help."""
+    waiting = {"doctor", "export", "predict", "visualize"}
+    script = (
+        "import sys\nfrom pointadapterx.commands.main import build_parser\n"
+        f"for name in {sorted(COMMANDS.keys() - waiting)}:\n    build_parser(name, name)\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -364,6 +364,8 @@ def test_the_command_line_prints_one_error(write: Write, capsys: pytest.CaptureF
     [
         (["train=5"], "train: is a section with keys of its own, not 5; set one of them, for example train."),
         (["train=5", "train.seed=1"], "1 problem in the config"),
+        (["method.name=null"], "method: needs a name, one of adapter, "),
+        (["method.name=3"], "method.name: unknown name 3. Known: adapter, "),
         (["method=null"], "method: is a section with keys of its own, not None"),
         (["data.name.x=5"], "data.name: is 'ldraw20', which has no keys, but an override sets data.name.x"),
     ],
@@ -420,7 +422,11 @@ def test_a_task_is_checked(overrides: list[str], says: str) -> None:
 
 
 def test_configs_are_typed_outside_their_files() -> None:
-    untyped = re.compile(r"config: (Mapping|dict)\[str, Any\]|config\[[\"']")
+    untyped = re.compile(
+        r"config: (Mapping|dict)\[str, Any\]|config\[[\"']"
+        r"|getattr\((\w+\.)*(config|config\.\w+|data), "
+        r"|model_dump\(\)\["
+    )
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for folder in ("pointadapterx", "datasets", "benchmarks", "tools")

@@ -19,8 +19,13 @@ HOMES = {PACKAGE: PACKAGE, "datasets": f"{PACKAGE}.datasets", "extensions": f"{P
 """Folders of the checkout, and the packages that they are."""
 PRODUCT = ("pointadapterx", "datasets", "extensions", "tools", "benchmarks")
 CODE = {".py", ".js"}
+SHADOWED = {"datasets": "pointadapterx.datasets", "extensions": "pointadapterx.extensions"}
+"""Folders of the checkout that could be imported from it by a name that an installed package does not have."""
 LONGEST = 400  # lines of a file
-MODULE = re.compile(rf"{PACKAGE}(\.\w+)+")
+MODULE = re.compile(rf"{PACKAGE}((?:\.\w+)+)(:\w+)?")
+BELOW = re.compile(r"\.\w+(\.\w+)*")
+IMPORTERS = {"import_module", "__import__", "resolve_name", "find_spec", "run_module"}
+"""Functions that import a module, or look for it, by its name."""
 
 
 class Import(NamedTuple):
@@ -69,8 +74,37 @@ def mentioned(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[in
                 yield node.lineno, name if name in modules() else name.rpartition(".")[0]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.rstrip(".")  # also the beginning of f"pointadapterx.commands.{name}"
-            if MODULE.fullmatch(name) and name in modules():
-                yield node.lineno, name
+            if MODULE.fullmatch(name) and (found := module_of(name)) is not None:
+                yield node.lineno, found
+        elif isinstance(node, ast.Call) and called_name(node) in IMPORTERS and node.args:
+            yield from ((node.lineno, name) for name in named(node.args[0], module, is_package))
+
+
+def module_of(name: str) -> str | None:
+    """The module that a dotted name is, or is within: ``pointadapterx.ops`` for ``….ops.knn`` and ``….ops:knn``."""
+    name = name.partition(":")[0]
+    while name != PACKAGE and name not in modules():
+        name = name.rpartition(".")[0]
+    return name if name != PACKAGE else None
+
+
+def called_name(node: ast.Call) -> str:
+    """Name of the function that is called, without its module."""
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def named(argument: ast.expr, module: str, is_package: bool) -> Iterator[str]:
+    """What a function that imports by name gets: a relative name, or one that is only known when it runs."""
+    text = argument.values[0] if isinstance(argument, ast.JoinedStr) and argument.values else argument
+    text = text.left if isinstance(text, ast.BinOp) else text
+    if not isinstance(text, ast.Constant) or not isinstance(text.value, str):
+        return
+    if text.value.rstrip(".") == PACKAGE:  # and something behind it: any room
+        yield PACKAGE
+    elif BELOW.fullmatch(text.value):
+        package = module if is_package else module.rpartition(".")[0]
+        yield module_of(f"{package}{text.value}") or PACKAGE
 
 
 @cache
@@ -80,6 +114,8 @@ def imports() -> list[Import]:
     for module, path in modules().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for line, name in mentioned(tree, module, path.name == "__init__.py"):
+            first = name.split(".")[0]
+            name = name.replace(first, SHADOWED.get(first, first), 1)
             if name.split(".")[0] == PACKAGE:
                 found.append(Import(f"{path.relative_to(ROOT)}:{line}", name, room(module), room(name)))
     return found
@@ -146,6 +182,13 @@ def test_no_file_is_long() -> None:
         ("def f():\n    import_module('pointadapterx.jobs')", ["pointadapterx.jobs"]),
         ("import_module(f'pointadapterx.commands.{name}')", ["pointadapterx.commands"]),
         ("HOME = {'knn': 'pointadapterx.ops'}", ["pointadapterx.ops"]),
+        ("import_module(f'pointadapterx.{name}')", ["pointadapterx"]),
+        ("importlib.import_module('pointadapterx.' + name)", ["pointadapterx"]),
+        ("import_module('.jobs', 'pointadapterx')", ["pointadapterx.jobs"]),
+        ("__import__('pointadapterx')", ["pointadapterx"]),
+        ("pkgutil.resolve_name('pointadapterx.jobs:train')", ["pointadapterx.jobs"]),
+        ("HOME = 'pointadapterx.jobs.train'", ["pointadapterx.jobs"]),
+        ("import datasets", ["datasets"]),
         ("logging.getLogger('pointadapterx')", []),
     ],
 )

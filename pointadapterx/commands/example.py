@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pointadapterx.datasets import LDraw20
 from pointadapterx.errors import DataError
 from pointadapterx.text import printable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CLASSES = ("plate", "wheel", "window")  # easy to tell apart
 TRAIN, TEST, NEW = 16, 8, 2  # files a class; parts of test and new are others than those of training
@@ -77,6 +78,10 @@ def write_example(folder: Path) -> int:
 
 def _clouds() -> Iterator[tuple[str, np.ndarray]]:
     """Names below the folder, and points (2048, 3)."""
+    import numpy as np
+
+    from pointadapterx.datasets import LDraw20
+
     for split, wanted in (("train", TRAIN), ("test", TEST + NEW)):
         data = LDraw20(split)
         assert data.names is not None

@@ -35,10 +35,11 @@ def translate(arguments: Sequence[str], prog: str) -> list[str]:
     jobs = [name for name in ("resume", "test", "search") if getattr(given, name) is not None]
     if len(jobs) > 1 or (given.config is not None and jobs and given.test is None):
         parser.error("choose one of --config, --resume, --test and --search")
-    if jobs and (given.count or given.probe):
+    if (given.count or given.probe) and (jobs or given.output is not None or (given.count and given.probe)):
         parser.error("--count and --probe need --config FILE alone")
-    if given.search is not None and given.output is not None:
-        parser.error("--search writes into the run's folder; remove --output")
+    for name in ("search", "resume"):
+        if getattr(given, name) is not None and given.output is not None:
+            parser.error(f"--{name} writes into the run's folder; remove --output")
     if not jobs and given.config is None:
         parser.error(
             "give --config FILE (for example --config cfgs/demo.yaml), --resume RUN, --test CKPT or --search RUN, "
@@ -49,10 +50,10 @@ def translate(arguments: Sequence[str], prog: str) -> list[str]:
     if given.test is not None:
         votes = [f"--vote={given.vote}"] * (given.vote is not None) + ["--vote-published"] * given.vote_published
         return ["test", given.test, *votes, *_output(given), *given.overrides]
-    if given.resume is not None or given.search is not None:
-        return (
-            ["search", given.search, *given.overrides] if given.search else ["resume", given.resume, *given.overrides]
-        )
+    if given.search is not None:
+        return ["search", given.search, *given.overrides]
+    if given.resume is not None:
+        return ["resume", given.resume, *given.overrides]
     if given.count or given.probe:
         return ["count" if given.count else "probe", f"--config={given.config}", *given.overrides]
     return ["train", f"--config={given.config}", *_output(given), *given.overrides]

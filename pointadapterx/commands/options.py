@@ -22,7 +22,7 @@ class UsageError(Exception):
 
 def add_overrides(parser: argparse.ArgumentParser, about: str = OVERRIDES, given: str = "key=value") -> None:
     """Any number of ``key=value``, between options too."""
-    parser.add_argument("overrides", nargs="*", metavar=given, help=about)
+    parser.add_argument("overrides", nargs="*", metavar=given, default=[], help=about)  # no default means: required
 
 
 def add_config(
@@ -100,14 +100,14 @@ def require_positive(options: argparse.Namespace, *names: str, what: str = "") -
             raise UsageError(f"--{name.replace('_', '-')} {value}: at least 1{what}")
 
 
-def require_config(options: argparse.Namespace, ways: str = "") -> None:
+def require_config(options: argparse.Namespace, example: str = "demo") -> None:
     """Refuses a command without ``--config``.
 
     Raises:
         UsageError: if it is missing.
     """
     if options.config is None:
-        raise UsageError(f"give --config FILE (for example --config cfgs/demo.yaml){ways}")
+        raise UsageError(f"give --config FILE (for example --config cfgs/{example}.yaml)")
 
 
 def split_overrides(texts: Sequence[str]) -> tuple[list[str], list[str]]:

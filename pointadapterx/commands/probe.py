@@ -6,6 +6,7 @@ import argparse
 
 from pointadapterx.commands.options import add_config, log_to_terminal, require_config
 
+EXAMPLE = "pretrain/point_mae_tiny"
 EXAMPLES = """\
   %(prog)s --config pretrain/point_mae_tiny backbone.weights=point_mae_tiny
   %(prog)s --config pretrain/point_mae_tiny backbone.weights=runs/pretrain/<time>/weights.safetensors
@@ -14,12 +15,12 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
-    add_config(parser, "pretrain/point_mae_tiny")
+    add_config(parser, EXAMPLE)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints a table."""
-    require_config(options)
+    require_config(options, EXAMPLE)
     from pointadapterx import jobs
     from pointadapterx.config import read_config
     from pointadapterx.engine.devices import make_accelerator

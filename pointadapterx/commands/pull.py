@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from pointadapterx.commands.push import address, say_needed_weights
-from pointadapterx.sharing import pull_adapter
 from pointadapterx.text import printable
 
 EXAMPLES = """\
@@ -23,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints where the files are now."""
+    from pointadapterx.sharing import pull_adapter
+
     info = pull_adapter(address(options), options.folder)
     print(printable(f"pulled: {info.path.parent}"))
     say_needed_weights(info)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.commands.options import ADAPTER, ADAPTER_HELP
 from pointadapterx.errors import HubError
-from pointadapterx.model_card import needed_weights
-from pointadapterx.sharing import push_adapter
 from pointadapterx.text import printable
+
+if TYPE_CHECKING:
+    from pointadapterx.checkpoints.adapter_file import AdapterInfo
 
 EXAMPLES = """\
   %(prog)s runs/demo/<time> owner/repository --license cc-by-4.0
@@ -29,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints where the adapter is now."""
+    from pointadapterx.checkpoints.adapter_file import read_adapter
+    from pointadapterx.sharing import push_adapter
+
     place = push_adapter(
         options.adapter,
         address(options),
@@ -54,4 +58,6 @@ def address(options: argparse.Namespace) -> str:
 
 def say_needed_weights(info: AdapterInfo) -> None:
     """Which backbone the adapter belongs to."""
+    from pointadapterx.model_card import needed_weights
+
     print(printable(f"weights of the backbone: {needed_weights(info).text}"))

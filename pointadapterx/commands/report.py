@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from pointadapterx.commands.options import add_runs, log_to_terminal, split_overrides
-from pointadapterx.report.document import write_report
 from pointadapterx.text import printable
 
 EXAMPLES = """\
@@ -23,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the page."""
+    from pointadapterx.report.document import write_report
+
     log_to_terminal()
     output = write_report(*split_overrides(options.runs), options.output)
     print(printable(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB)"))

@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     if not given:
         raise UsageError("give --config FILE (for example --config cfgs/demo.yaml), FOLDER or --resume RUN")
     if options.resume is not None:
+        if options.output is not None:
+            raise UsageError("--resume writes into the run's folder; remove --output")
         options.run, options.overrides = options.resume, overrides
         return resume.run(options)
     log_to_terminal()

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pointadapterx.errors import ConfigError
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.tasks.heads import default_pools
 
@@ -48,7 +47,10 @@ def _leave_pools(config: dict[str, Any], method: Mapping[str, Any]) -> None:
 
 def _options(method: Mapping[str, Any]) -> Method.Options | None:
     """Of a method's section, if it is right; what is wrong with it is found later."""
+    name = method["name"]
+    if not isinstance(name, str) or name not in METHODS:
+        return None
     try:
-        return METHODS[method["name"]].Options.model_validate(dict(method))
-    except (ConfigError, KeyError, TypeError, ValidationError):
+        return METHODS[name].Options.model_validate(dict(method))
+    except ValidationError:
         return None

@@ -137,7 +137,7 @@ class AdapterBank(nn.Module):
                 _tensor(self.backbone, key).copy_(tensor)
         for hook in adapter.model.method.hooks:
             hook.enabled = True
-        self.backbone.position = getattr(adapter.info.config.backbone, "position", self.backbone.position)
+        self.backbone.follow(adapter.info.config.backbone)
         self.active = name
 
     def model(self, name: str) -> AdaptedModel:

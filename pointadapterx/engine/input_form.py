@@ -92,7 +92,7 @@ class Form:
     def key(self) -> tuple[object, ...]:
         """Equal where inputs are prepared alike."""
         shape = self.backbone.input_shape(self.data.num_points)
-        grouped = (getattr(self.backbone, key, None) for key in ("skip_origin", "num_groups", "group_size"))
+        grouped = self.backbone.leaves_out_origin, self.backbone.least_points
         scaled = self.data.mean, self.data.std
         return (self.points, shape, *grouped, *scaled, self.count, self.up, self.normalize, self.reading)
 
@@ -112,7 +112,7 @@ class Form:
     def bring(self, name: str, cloud: Tensor) -> Ready | Failure:
         """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes."""
         wanted, found, warnings = self.data.num_points or 0, len(cloud), []
-        least = max(getattr(self.backbone, key, 1) for key in ("num_groups", "group_size"))
+        least = self.backbone.least_points
         if found < least:
             return Failure(name, f"{name}: {found} different points; the model's groups need {least}")
         if found < wanted:

@@ -138,6 +138,16 @@ class Backbone(nn.Module):
             assert num_points is not None
             return num_points, 3
 
+        @property
+        def least_points(self) -> int:
+            """Different points that a cloud must have."""
+            return 1
+
+        @property
+        def leaves_out_origin(self) -> bool:
+            """Whether clouds are resampled without the points that lie at the origin."""
+            return False
+
         def problems(self) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination of sizes."""
             dims, heads = _listed(self.dim), _listed(self.num_heads)
@@ -158,6 +168,9 @@ class Backbone(nn.Module):
     grid: int | None = None
     position: str
     has_class_token: bool = True
+
+    def follow(self, options: Backbone.Options) -> None:
+        """Takes over what another config of the same weights may set differently; nothing by default."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:

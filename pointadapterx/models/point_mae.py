@@ -45,6 +45,16 @@ class PointMAE(Backbone):
         position: Literal["every_block", "input"] = "every_block"
         skip_origin: bool = False
 
+        @property
+        def least_points(self) -> int:
+            """Centres, or the points of a group if these are more."""
+            return max(self.num_groups, self.group_size)
+
+        @property
+        def leaves_out_origin(self) -> bool:
+            """As ``skip_origin`` says."""
+            return self.skip_origin
+
     modality = "points"
     translate = staticmethod(translate_published)
     sizes: ClassVar = {
@@ -80,6 +90,11 @@ class PointMAE(Backbone):
         self.apply(_init_weights)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.cls_position, std=0.02)
+
+    def follow(self, options: Backbone.Options) -> None:
+        """Adds positions where ``options`` say."""
+        assert isinstance(options, PointMAE.Options)
+        self.position = options.position
 
     @property
     def patch_module(self) -> nn.Module:

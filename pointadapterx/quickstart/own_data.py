@@ -116,8 +116,7 @@ def doubtful(config: Config) -> list[str]:
             cache_dir=None if data.cache_dir is None else Path(data.cache_dir),
         )
         entries, wanted = examine_files(plan_reading(Path(data.root), how), how), how.stored_points
-    groups = max(getattr(config.backbone, key, 1) for key in ("num_groups", "group_size"))
-    findings = diagnose(entries, wanted=wanted, groups=groups, shown=2)
+    findings = diagnose(entries, wanted=wanted, groups=config.backbone.least_points, shown=2)
     return _lines(sorted(findings, key=lambda finding: finding.note), data.root)
 
 

@@ -97,7 +97,7 @@ def _changes(overrides: Overrides, more: Mapping[str, Any]) -> dict[str, Any]:
 def _config(model: PretrainedModel, name: str, root: Path, changes: Mapping[str, Any]) -> Config:
     """The model's config with other data, and the number of classes that these have."""
     sections, old = model.config.dump(), model.config.data
-    shared = {key: getattr(old, key) for key in ("num_points", "augment", "mean", "std")}
+    shared = {"num_points": old.num_points, "augment": old.augment, "mean": old.mean, "std": old.std}
     own = old.model_dump() if old.name == name else shared
     sections["data"] = {**own, "name": name, "root": str(root), "few_shot": None, "train_size": None}
     sections["head"]["num_classes"] = None

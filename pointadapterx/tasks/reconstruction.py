@@ -66,8 +66,9 @@ class PretrainConfig(Section):
         """(dotted key, message) for each impossible combination with the other sections, where they are right."""
         for key, message in self.probe.problems():
             yield f"pretrain.probe.{key}", message
-        for key in ("few_shot", "train_size"):
-            if getattr(data, key, None) is not None:
+        of_adaptation = {} if data is None else {"few_shot": data.few_shot, "train_size": data.train_size}
+        for key, value in of_adaptation.items():
+            if value is not None:
                 yield f"data.{key}", "belongs to adaptation, but there is a section 'pretrain'; remove one"
         if train is not None and train.cached_views is not None and train.frozen_bn != "batch":
             yield "train.cached_views", NOTHING_TO_KEEP.format("pre-training freezes nothing")

@@ -55,6 +55,11 @@ class Pyramid(Backbone):
         num_heads: list[Many] = [2, 2, 3, 3]  # noqa: RUF012
         num_groups: Width = 16
         group_size: Width = 8
+
+        @property
+        def least_points(self) -> int:
+            return max(self.num_groups, self.group_size)
+
         class_token: bool = False
 
         @property
