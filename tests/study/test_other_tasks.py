@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,9 +33,8 @@ class Depth(PooledTask):
 
 
 @pytest.fixture(autouse=True)
-def depth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def depth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS._entries, "depth", Depth)
-    return
 
 
 def line(samples: list[float] | None, **changes: Any) -> Record:
