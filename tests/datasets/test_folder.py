@@ -648,10 +648,10 @@ def test_an_adaptation_knows_the_number_of_classes(kind: str, tmp_path: Path) ->
         root = table(root, "train/cup/0.npy,cup,train,", "train/jug/0.npy,jug,train,", "test/bowl/0.npy,cup,test,")
     overrides = ["data.name=folder", f"data.root={root}", "head.num_classes=null", "data.num_points=40"]
     overrides += ["backbone.num_groups=4", "backbone.group_size=4"]
-    assert Config.of(small_config(), "test", overrides)["head"]["num_classes"] == (3 if kind == "folders" else 2)
+    assert Config.of(small_config(), "test", overrides).head.num_classes == (3 if kind == "folders" else 2)
     stored = Config.of(small_config(), "test", [*overrides, "head.num_classes=5"])
     with pytest.raises(ConfigError, match=r"head\.num_classes=5, but folder has [23] classes"):
-        build_splits({**stored, "data": {**stored["data"], "stored_points": 40}})
+        build_splits(stored.replaced(data={"stored_points": 40}))
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,9 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx predict scans/new/wheel_1.ply": [],
     "pointadapterx train scans --output run": ONE_EPOCH,
     "pointadapterx predict run scans/new": [],
-    "pointadapterx train scans --output parts": ONE_EPOCH,
-    "pointadapterx predict parts scans/new": [],
+    "pointadapterx train scans --output first": ONE_EPOCH,
+    "pointadapterx predict first scans/new": [],
+    "pointadapterx train scans": ONE_EPOCH,
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
     "pointadapterx doctor h5_clouds": [],
@@ -148,7 +149,12 @@ class Example(NamedTuple):
 
 WIDE = str(SMALL)
 EXAMPLES: dict[str, Example] = {
-    'model = pax.create_model("point_mae_tiny"': Example({'"scans"': '"few"'}, needs={"points": "batch"}),
+    'model = pax.create_model("point_mae_tiny", pretrained=True': Example(
+        {'(model, "scans")': '(model, "scans", epochs=1, warmup_epochs=0)'}, needs={"points": "batch"}
+    ),
+    'model = pax.create_model("point_mae_tiny", method="lora"': Example(
+        {'output="run", epochs=20': 'output="lora", epochs=1, warmup_epochs=0'}
+    ),
     'model = build_model(load_config("cfgs/scan_pb_t50_rs_dapt.yaml"))': Example(
         {'"cfgs/scan_pb_t50_rs_dapt.yaml"': f'"cfgs/scan_pb_t50_rs_dapt.yaml", {WIDE}'}
     ),

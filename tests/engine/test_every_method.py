@@ -114,7 +114,7 @@ def test_two_processes_train_every_method_like_one(forms: list[str], root: Path,
     launch(2, root, tmp_path / "2", 1, *forms, script=tmp_path / "every.py")
     for form in forms:
         config = config_of(*form.split("-"), root, epochs=1, accumulate=2)  # as many parts in all
-        run.train(config, "test", tmp_path / "1" / form, run.make_accelerator("fp32"))
+        run.train(config, "test", tmp_path / "1" / form, devices.make_accelerator("fp32"))
         one, two = (load_file(tmp_path / n / form / STATE_FILE) for n in ("1", "2"))
         weights = [key for key in one if key.startswith("model/") and not key.endswith(BUFFERS)]
         assert weights

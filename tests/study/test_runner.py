@@ -376,7 +376,7 @@ def test_real_runs_survive_the_study_being_stopped(make_study: MakeStudy, tmp_pa
     assert second.returncode == 0, output
     assert (done.read_bytes(), done.stat().st_mtime_ns) == (bytes_before, time_before)
     logs = "".join(path.read_text() for path in runs.glob("*/log.txt"))
-    assert logs.count("cli --config ") == 2  # each run was started once,
-    assert logs.count("cli --resume ") == (number == signal.SIGTERM)  # and the stopped one continued
+    assert logs.count("pointadapterx train --config ") == 2  # each run was started once,
+    assert logs.count("pointadapterx resume ") == (number == signal.SIGTERM)  # and the stopped one continued
     assert len((tmp_path / "results" / "results.csv").read_text().splitlines()) == 3
     assert (tmp_path / "results" / "report.md").is_file()
