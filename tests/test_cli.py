@@ -101,7 +101,7 @@ def test_flags_and_commands_call_the_same_job(
     ("arguments", "says"),
     [
         ("", "give --config FILE"),
-        ("train", "give --config FILE"),
+        ("train", "give FOLDER (your own files), --config FILE"),
         ("train.lr=1", "give --config FILE"),
         ("doctr scans", "unknown command 'doctr'; did you mean 'doctor'?"),
         ("Train --config demo", "unknown command 'Train'; did you mean 'train'?"),
