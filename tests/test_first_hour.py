@@ -179,6 +179,9 @@ def test_a_config_can_be_named_without_a_flag(tmp_path: Path, capsys: pytest.Cap
 def test_what_nobody_asked_for_gives_way_to_what_is_overridden(
     overrides: list[str], expected: dict[str, object], tmp_path: Path
 ) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "0.npy", np.eye(3))
     start = read_config("own", ["data.name=folder", f"data.root={tmp_path}"])
     assert fitting(start.train, start.eval, overrides) == expected
 
