@@ -88,5 +88,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """With the names that are imported on first use, which tab completion asks for."""
-    return sorted({*globals(), *__all__})
+    """The public names, imported or not yet, and nothing else that tab completion would offer."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

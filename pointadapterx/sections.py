@@ -18,7 +18,7 @@ class TrainConfig(Section):
 
     ``class_weights`` are factors of the loss, one a class in the order of the classes; ``balanced`` makes every class
     count alike. ``sampler: balanced`` draws every class equally often; null is ``shuffle``. ``early_stopping`` ends the
-    run after so many evaluations without a better score.
+    run after so many evaluations below the best score.
     """
 
     epochs: Times = 300

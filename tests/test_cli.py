@@ -104,7 +104,7 @@ def test_flags_and_commands_call_the_same_job(
     ("arguments", "says"),
     [
         ("", "give --config FILE"),
-        ("train", "give --config FILE (for example --config cfgs/demo.yaml), FOLDER or --resume RUN"),
+        ("train", "give FOLDER (your own files), --config FILE (for example --config demo) or --resume RUN"),
         ("train a b", "choose one of a and b"),
         ("train --resume a --output b", "--resume writes into the run's folder; remove --output"),
         ("count", "give --config FILE (for example --config cfgs/demo.yaml)"),

@@ -17,6 +17,7 @@ from pointadapterx.checkpoints.shipped import ADAPTERS
 from pointadapterx.commands.main import main
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
+from pointadapterx.quickstart.fitting import fitting
 from pointadapterx.quickstart.folder_run import interval, with_parts
 from pointadapterx.run_folder import read_metrics
 from tests.conftest import ROOT
@@ -99,8 +100,8 @@ def test_three_commands_lead_from_meshes_to_predictions(
     assert re.search(r"ldraw20 answers, which is shipped: it knows 20 classes of CAD parts \(plate, brick", said.err)
     assert said.out.startswith("furniture/chair/0.obj: ")
 
-    few = ["data.num_points=256", "data.stored_points=512", "train.epochs=2", "train.early_stopping=1"]
-    assert main(["train", "furniture", "--output", "run", *few, "train.warmup_epochs=0"]) == 0
+    few = ["data.num_points=256", "data.stored_points=512", "train.epochs=2"]
+    assert main(["train", "furniture", "--output", "run", *few]) == 0
     said = capsys.readouterr()
     assert "furniture: a folder for each class, of which 20 % are kept for the test; 12 classes (bed, bench" in said.out
     assert re.search("doubtful: .*chair/0.obj.*stool/twin.obj", said.out)
@@ -130,7 +131,7 @@ def test_the_commands_are_on_the_first_screen() -> None:
         ("scans", ["nowhere"], "nowhere: no such folder, file or shipped config; give a folder with a folder for each"),
         ("scans", ["demmo"], "demmo: no such folder, file or shipped config; did you mean 'demo'?"),
         ("scans", ["scans", "--config", "demo"], "choose one of scans and --config"),
-        ("scans", [], "give --config FILE (for example --config cfgs/demo.yaml), FOLDER or --resume RUN"),
+        ("scans", [], "give FOLDER (your own files), --config FILE (for example --config demo) or --resume RUN"),
         ("scans", ["scans"], "scans: has no labels, so it is for pre-training"),
         ("scans/a.ply", ["scans/a.ply"], "scans/a.ply: a single file is no data set; give a folder"),
         ("pictures/cat/1.png", ["pictures"], "pictures: holds pictures (1), not clouds; train on"),
@@ -160,6 +161,29 @@ def test_what_cannot_be_trained_on_is_one_line(
 def test_a_config_can_be_named_without_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "demo", "train.epochs=0", "--output", str(tmp_path / "run")]) == 2
     assert "override train.epochs=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], {}),
+        (["train.epochs=20"], {}),
+        (["train.epochs=5"], {"train.early_stopping": None}),
+        (["train.epochs=1"], {"train.early_stopping": None, "train.warmup_epochs": 0}),
+        (["train.epochs=5", "train.early_stopping=2"], {}),
+        (["eval.every=10"], {"train.early_stopping": None}),
+        (["eval.protocol=last"], {"train.early_stopping": None}),
+        (["train.epochs=few"], {}),  # refused by its own name
+    ],
+)
+def test_what_nobody_asked_for_gives_way_to_what_is_overridden(
+    overrides: list[str], expected: dict[str, object], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "0.npy", np.eye(3))
+    start = read_config("own", ["data.name=folder", f"data.root={tmp_path}"])
+    assert fitting(start.train, start.eval, overrides) == expected
 
 
 @pytest.mark.parametrize(
@@ -223,3 +247,15 @@ def test_a_shipped_adapter_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "ldraw20").mkdir()  # one's own folder comes first
     with pytest.raises(CheckpointError, match="ldraw20: holds no adapter"):
         read_adapter("ldraw20")
+
+
+def test_the_ready_adapter_answers_beside_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / READY).mkdir()
+    np.save("scan.npy", np.random.default_rng(0).normal(size=(300, 3)))
+    assert main(["predict", "scan.npy"]) == 0
+    printed = capsys.readouterr()
+    assert f"so {READY} answers" in printed.err
+    assert printed.out.startswith("scan.npy: ")

@@ -111,6 +111,7 @@ def test_a_head_of_other_classes_is_refused(trained: pax.PretrainedModel, tmp_pa
         ((np.zeros((4, 8, 3)), [0] * 3), {}, r"labels \(3,\) for 4 clouds"),
         ("nowhere", {}, "nowhere: no such file or folder; give a folder"),
         ("nowhere", {"rank": 3}, "rank=3: is no key of train"),
+        ("nowhere", {"epoch": 3}, "epoch=3: is no key of train; did you mean 'epochs'?"),
         ("nowhere", {"overrides": ["method.rank=3"]}, "method.rank: is decided when the model is created"),
         ({"test": ()}, {}, "the parts are test; give train"),
     ],

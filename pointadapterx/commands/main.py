@@ -50,7 +50,7 @@ class Module(Protocol):
 NOTHING_NEW = "stopped before there was anything new to save"
 GROUPS = {
     "train and evaluate": {
-        "train": Command("adapt a model to data as a config says, or pre-train it", NOTHING_NEW),
+        "train": Command("adapt a model to your own files, or do what a config says", NOTHING_NEW),
         "resume": Command("continue an interrupted run", NOTHING_NEW),
         "test": Command("test a trained adapter", NOTHING_NEW),
         "vote": Command("test it and vote over augmented copies", NOTHING_NEW),
@@ -80,6 +80,7 @@ GROUPS = {
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 WORD = re.compile(r"[^\W\d][\w-]*")  # an override has a =, and a path belongs to an option
 EXAMPLES = """\
+  %(prog)s train scans/                         train on your own files, a folder for each class
   %(prog)s train --config demo                  train on the embedded data
   %(prog)s train --config demo train.lr=1e-3    with another value of any key
   %(prog)s resume runs/demo/20260101-120000     continue an interrupted run

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from pointadapterx.checkpoints.adapter_file import ADAPTERS
+from pointadapterx.checkpoints.shipped import ADAPTERS as ADAPTERS_FOLDER
 from pointadapterx.checkpoints.shipped import READY, shipped_adapter
 from pointadapterx.commands.options import UsageError, add_device, add_reading, add_weights, require_positive
 from pointadapterx.datasets.point_files import KINDS
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
         nan=options.nan,
         workers=options.workers,
     )
-    if adapter == READY and options.paths[0] != READY:
+    if not named and isinstance(adapter, dict):
         _introduce(predictor.classes[READY])
     files = find_files(paths, predictor.suffixes, leave_out=options.output)
     write_each = _each_writer(options.each, options.kind, predictor.tasks, files)
@@ -146,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
     return FAILED if failures else 0
 
 
-def _adapter_of(paths: Sequence[str]) -> tuple[str, Sequence[str]]:
+def _adapter_of(paths: Sequence[str]) -> tuple[str | dict[str, Path], Sequence[str]]:
     """The adapter, and what to predict: the shipped adapter where the first path is no adapter but clouds."""
     first = Path(paths[0])
     if paths[0].startswith(HUB) or shipped_adapter(paths[0]) is not None:
@@ -158,7 +159,7 @@ def _adapter_of(paths: Sequence[str]) -> tuple[str, Sequence[str]]:
         is_adapter = first.suffix.lower() == ADAPTER_SUFFIX
     else:  # a word that is nothing yet is meant as a run, unless it looks like a cloud
         is_adapter = first.suffix.lower()[1:] not in KINDS
-    return (paths[0], paths[1:]) if is_adapter else (READY, paths)
+    return (paths[0], paths[1:]) if is_adapter else ({READY: ADAPTERS_FOLDER / f"{READY}{ADAPTER_SUFFIX}"}, paths)
 
 
 def _introduce(classes: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if len(given) > 1:
         raise UsageError(f"choose one of {', '.join(given[:-1])} and {given[-1]}")
     if not given:
-        raise UsageError("give --config FILE (for example --config cfgs/demo.yaml), FOLDER or --resume RUN")
+        raise UsageError("give FOLDER (your own files), --config FILE (for example --config demo) or --resume RUN")
     if options.resume is not None:
         if options.output is not None:
             raise UsageError("--resume writes into the run's folder; remove --output")

@@ -25,7 +25,7 @@ def chooses(config: Config) -> bool:
 
 
 def stops_early(config: Config, history: Sequence[Mapping[str, Any]], best_epoch: int) -> bool:
-    """Whether ``train.early_stopping`` evaluations have passed without a better score, and epochs are left.
+    """Whether ``train.early_stopping`` evaluations since the best have passed, and epochs are left.
 
     It depends on the history alone, so a run that is resumed stops where it would have stopped.
 

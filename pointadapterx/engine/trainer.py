@@ -154,7 +154,9 @@ class Trainer:
         if not self.task.scores:
             return
         score = self.task.scores[self.task.select].goodness(metrics[self.task.select])
-        if score > self.progress.best_score:
+        # A small part is soon answered without a mistake; the latest of equal epochs has learnt most.
+        ties = self.settings.early_stopping is not None and score == self.progress.best_score
+        if score > self.progress.best_score or ties:
             self.progress.best_score = score
             self._keep({self.selection_name: metrics})
 

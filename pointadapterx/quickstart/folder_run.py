@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pointadapterx.datasets import Samples, build_dataset
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import missing
+from pointadapterx.quickstart.fitting import fitting
 from pointadapterx.quickstart.own_data import doubtful, recognise
 from pointadapterx.run_folder import PREDICTIONS_FILE, read_metrics
 from pointadapterx.study.statistics import score_interval
@@ -52,7 +54,10 @@ def train_on(path: str | Path, overrides: Sequence[str], output: Path | None) ->
     _say(own.layout)
     if not any(text.startswith("data.up=") for text in overrides):
         _say("y is taken as up; where z is, add data.up=z")
-    config = read_config(CONFIG, [f"data.name={own.name}", f"data.root={json.dumps(str(path))}", *overrides])
+    given = [f"data.name={own.name}", f"data.root={json.dumps(str(path))}"]
+    start = read_config(CONFIG, given)
+    fitted = [f"{key}={json.dumps(value)}" for key, value in fitting(start.train, start.eval, overrides).items()]
+    config = read_config(CONFIG, [*given, *fitted, *overrides])
     for line in doubtful(config):
         _say(f"doubtful: {line}")
     config = with_parts(config, overrides)
@@ -98,7 +103,8 @@ def _summarise(folder: Path) -> None:
         _say(f"pictures: {', '.join(map(str, drawn))}")
     elif (reason := missing("matplotlib.figure", "viz")) is not None:
         _say(f"pictures: none, as matplotlib {reason}")
-    _say(f"next: pointadapterx predict {folder} FILES, or pointadapterx report {folder} for a page with all of it")
+    name = shlex.quote(str(folder))
+    _say(f"next: pointadapterx predict {name} FILES, or pointadapterx report {name} for a page with all of it")
 
 
 def interval(right: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:

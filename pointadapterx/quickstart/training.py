@@ -15,8 +15,10 @@ from pointadapterx.config import Config, Overrides
 from pointadapterx.config.overrides import flat
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.quickstart.fitting import fitting
 from pointadapterx.quickstart.model import PretrainedModel
 from pointadapterx.quickstart.own_data import recognise, store_arrays
+from pointadapterx.registry import did_you_mean
 from pointadapterx.run_folder import CONFIG_FILE, read_metrics
 from pointadapterx.sections import TrainConfig
 
@@ -89,8 +91,9 @@ def _changes(overrides: Overrides, more: Mapping[str, Any]) -> dict[str, Any]:
         if section not in SECTIONS:
             raise ConfigError(f"{key}: is decided when the model is created; give it to create_model")
         if section == "train" and name not in TrainConfig.model_fields and name in more:
-            known = ", ".join(TrainConfig.model_fields)
-            raise ConfigError(f"{name}={more[name]!r}: is no key of train; known: {known}")
+            known = tuple(TrainConfig.model_fields)
+            near = did_you_mean(name, known)
+            raise ConfigError(f"{name}={more[name]!r}: is no key of train{near} Known: {', '.join(known)}")
     return changes
 
 
@@ -101,4 +104,5 @@ def _config(model: PretrainedModel, name: str, root: Path, changes: Mapping[str,
     own = old.model_dump() if old.name == name else shared
     sections["data"] = {**own, "name": name, "root": str(root), "few_shot": None, "train_size": None}
     sections["head"]["num_classes"] = None
-    return Config.of(sections, str(root), dict(changes))
+    fitted = fitting(model.config.train, model.config.eval, changes)
+    return Config.of(sections, str(root), {**fitted, **changes})
