@@ -19,7 +19,7 @@ from pointadapterx.config import Config, read_config
 from pointadapterx.datasets import PointClouds, derive_seed, stratified_draw, stratified_split
 from pointadapterx.datasets.h5 import read_h5
 from pointadapterx.datasets.ldraw20 import LDraw20
-from pointadapterx.engine.features import FeatureCache, open_features
+from pointadapterx.engine.features import FeatureCache, StoredBatches, open_features
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.errors import DataError
 from pointadapterx.models.frozen import Frozen
@@ -125,7 +125,11 @@ class _Trainer(Trainer):
     parts: tuple[Part, Part]
 
     def prepare(self) -> None:
-        self.features, self.selection_features = self.parts  # type: ignore[assignment]
+        train, val = self.parts
+        device, selection = self.accelerator.device, self.selection
+        assert selection is not None
+        self.batches = StoredBatches(train, self.task.targets(self.dataset), device)
+        self.selection_batches = StoredBatches(val, self.task.targets(selection), device)
 
 
 class Source:
@@ -202,7 +206,7 @@ class Source:
         with torch.inference_mode(), self.accelerator.autocast():
             for part in index.split(64):
                 frozen = cache.fetch(part, torch.zeros_like(part), self.accelerator.device)
-                features = model.head.pool(model.method.run(model.backbone, frozen).sequence)
+                features = model.head.pool(model.read(frozen))
                 rows.append([values.float().cpu() for values in (features, *model.head.classify(features))])
         groups = torch.arange(len(clouds)) if clouds.groups is None else clouds.groups
         return Seen(*(torch.cat(column) for column in zip(*rows, strict=True)), clouds.labels, groups)

@@ -26,7 +26,8 @@ class Batch(NamedTuple):
     Attributes:
         inputs: points (b, N, 3), images (b, channels, S, S), or what the frozen part of a model made of them.
         targets: of these samples, and of these points.
-        index: (b, N), which point of the sample's cloud each of the points is; None: the same in the same order.
+        index: (b, N), which point of the sample's cloud each of the points is; None: the same in the same order. In
+            training it is given where targets of points follow it.
         number: of the batch, for draws that a test repeats.
     """
 
@@ -155,6 +156,9 @@ class Batches:
     ) -> None:
         self._inputs, self._targets, self._device = inputs, targets, device
         self._fetch, self._index = inputs.staged(dataset, device) if staged else (inputs.source(dataset), None)
+        self._traced = self._index is None or targets.points is not None
+        if not self._traced:  # two thirds of the memory of the clouds, for nothing
+            self._index = None
 
     def training(self, indices: torch.Tensor, generator: torch.Generator) -> Batch:
         """The samples at ``indices`` (b,), with all random draws from ``generator``, which is on the device."""
@@ -166,7 +170,9 @@ class Batches:
         return found._replace(number=number)
 
     def _batch(self, indices: torch.Tensor, inputs: torch.Tensor, index: Index) -> Batch:
-        if self._index is not None:
+        if not self._traced:
+            index = None
+        elif self._index is not None:
             index = follow(self._index[indices].to(self._device), index)
         return Batch(inputs, self._targets.of(indices).to(self._device).at(index), index)
 

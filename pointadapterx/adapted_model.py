@@ -15,6 +15,7 @@ from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features, Head
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.linear import Linear
@@ -24,7 +25,7 @@ class ModelOutput(NamedTuple):
     """Output of :class:`AdaptedModel`.
 
     Attributes:
-        logits: (B, number of classes).
+        logits: of the head, (B, number of classes) for classification, (B, N, ...) where it answers for each point.
         auxiliary_loss: scalar to add to the task loss, or None.
     """
 
@@ -48,7 +49,7 @@ class ModelFeatures(NamedTuple):
     centers: Tensor | None
 
 
-class AdaptedModel(nn.Module):
+class AdaptedModel(TrainableModel):
     """Connects backbone, method and head, and freezes every parameter that nobody owns.
 
     Ownership: the method's parameters and the head's are trainable, and so are the backbone parameters
@@ -152,24 +153,27 @@ class AdaptedModel(nn.Module):
         a warning is given once. :meth:`resample` brings them to that number.
         """
         self._check_number(inputs)
-        features = self.method.run(self.backbone, inputs, self.head.blocks)
+        features = self.read(inputs, condition)
         auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
-        sequence, losses, centers, intermediates, _, _ = features
-        points = inputs if isinstance(inputs, Tensor) else None
-        return ModelOutput(self.head(Features(sequence, losses, centers, intermediates, points, condition)), auxiliary)
+        return ModelOutput(self.head(features), auxiliary)
 
-    def pooled(self, inputs: Tensor) -> Tensor:
+    def read(self, inputs: Tensor | Frozen, condition: Tensor | None = None) -> Features:
+        """All that the head is given of inputs and ``condition``, see :meth:`forward`."""
+        sequence, losses, centers, kept, _, _ = self.method.run(self.backbone, inputs, self.head.blocks)
+        return Features(sequence, losses, centers, kept, inputs if isinstance(inputs, Tensor) else None, condition)
+
+    def pooled(self, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
         """Inputs of the backbone -> what the head's ``mlp`` reads, (B, pools · C)."""
         self._check_number(inputs)
-        return self.head.pool(self.method.run(self.backbone, inputs, self.head.blocks))
+        return self.head.pool(self.read(inputs, condition))
 
-    def features(self, inputs: Tensor) -> ModelFeatures:
+    def features(self, inputs: Tensor, condition: Tensor | None = None) -> ModelFeatures:
         """Inputs of the backbone -> what the adapted backbone makes of them, whole and patch by patch.
 
         Call it in eval mode, and under ``torch.no_grad()`` where no gradient is wanted.
         """
         self._check_number(inputs)
-        found = self.method.run(self.backbone, inputs, self.head.blocks)
+        found = self.read(inputs, condition)
         return ModelFeatures(self.head.pool(found), found.sequence.patches, found.class_token, found.centers)
 
     def print_trainable_parameters(self) -> None:

@@ -204,7 +204,7 @@ def test_paths_are_not_pushed(tmp_path: Path) -> None:
         pushed = load_config(folder / "config.yaml")
         assert pushed["backbone"]["weights"] == left
         assert pushed["data"] == config.data.model_dump() | {"root": None, "cache_dir": None}
-        assert describe(read_adapter(path), None)["config"] == pushed
+        assert describe(read_adapter(path), None, (1, 20))["config"] == pushed
 
 
 def test_full_fine_tuning_needs_nothing_else(

@@ -18,7 +18,7 @@ from pointadapterx.config import Config, Overrides
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.malloc_tuning import total_memory
 from pointadapterx.models import BACKBONES, Backbone
-from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.tasks import build_task
 
@@ -56,7 +56,7 @@ def adapt_backbone(backbone: Backbone, config: Config, kind: type[AdaptedModel] 
     return model
 
 
-def build_trained(config: Config | Mapping[str, Any]) -> AdaptedModel | MaskedAutoencoder:
+def build_trained(config: Config | Mapping[str, Any]) -> TrainableModel:
     """What a config trains, on the CPU, in training mode: an adapted model, or what its task makes of a backbone."""
     config = Config.of(config)
     task = build_task(config)

@@ -90,7 +90,7 @@ def save_adapter(
         config: resolved config.
         classes: class names, in the order of the logits.
         metrics: any JSON-able metrics.
-        facts: all that the task has to know besides the config, in place of ``classes``.
+        facts: all that the task has to know in addition to the config, in place of ``classes``.
 
     Raises:
         CheckpointError: if the file cannot be written, or the class names do not match the head.
@@ -272,7 +272,7 @@ def model_recipe(config: Config) -> dict[str, Any]:
         *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
         *("method.soft_balance", "method.xavier"),
     }
-    sections = {"backbone": config.backbone, "method": config.method, "head": config.head}
+    sections = {"task": config.task, "backbone": config.backbone, "method": config.method, "head": config.head}
     recipe = {
         f"{name}.{key}": value
         for name, section in sections.items()

@@ -215,14 +215,14 @@ def _sizes_problem(
     differing = [key for key in own if key in stored and stored[key] != own[key]]
     if not differing:
         return None
-    told = ", ".join(f"{key.replace('_', ' ')} {stored[key]} (the backbone: {own[key]})" for key in differing)
+    listed = ", ".join(f"{key.replace('_', ' ')} {stored[key]} (the backbone: {own[key]})" for key in differing)
     options = [key for key in differing if key in type(backbone).Options.model_fields]
     way = (
         f"set {' '.join(f'backbone.{key}={stored[key]}' for key in options)}"
         if options == differing
         else ("no option changes that, so give another checkpoint")
     )
-    return f"is of other sizes than the backbone: {told}; {way}"
+    return f"is of other sizes than the backbone: {listed}; {way}"
 
 
 def _told_sizes(tensors: Mapping[str, Tensor], prefix: str, backbone: Backbone) -> dict[str, int]:

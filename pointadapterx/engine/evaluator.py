@@ -52,7 +52,8 @@ def predict(
         outputs: list[Tensor] = []
         for batch in given:
             batches.append(batch)
-            outputs.append(task.outputs(model, batch).float())
+            with accelerator.autocast():  # and not where the batch is drawn
+                outputs.append(task.outputs(model, batch).float())
         return task.rows(task.combine(outputs, batches), batches[0])
 
     rows = _collect(model, dataset, task, accelerator, copies or _plain_copy(dataset, task, accelerator), compute)
@@ -76,11 +77,8 @@ def _collect(
     rows: list[Tensor] = []
     with torch.inference_mode():
         for batch in batches:
-            given = copies(batch, int(batch[0]) // size)
-            with accelerator.autocast():
-                output = compute(given)
             indices.append(batch)
-            rows.append(output.cpu())
+            rows.append(compute(copies(batch, int(batch[0]) // size)).cpu())
     model.train(was_training)
     return _gather_rows(torch.cat(indices), torch.cat(rows) if rows else torch.empty(0), accelerator)
 
@@ -112,7 +110,8 @@ def evaluate_features(model: AdaptedModel, dataset: Samples, task: Task, acceler
 
     def compute(given: Iterable[Batch]) -> Tensor:
         (batch,) = given
-        return model.pooled(batch.inputs).float()
+        with accelerator.autocast():
+            return model.pooled(batch.inputs).float()
 
     rows = _collect(model, dataset, task, accelerator, _plain_copy(dataset, task, accelerator), compute)
     require_finite(rows, "features")
@@ -127,7 +126,8 @@ def evaluate_hidden(
 
     def compute(given: Iterable[Batch]) -> Tensor:
         (batch,) = given
-        return torch.cat(model.head.classify(model.pooled(batch.inputs)), dim=1).float()
+        with accelerator.autocast():
+            return torch.cat(model.head.classify(model.pooled(batch.inputs)), dim=1).float()
 
     rows = _collect(model, dataset, task, accelerator, _plain_copy(dataset, task, accelerator), compute)
     hidden, outputs = rows.split([width, rows.shape[1] - width], dim=1)

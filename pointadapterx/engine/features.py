@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import PIL
 import torch
@@ -29,7 +29,7 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.config import Config
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.datasets.base import Targets
-from pointadapterx.datasets.inputs import Batches
+from pointadapterx.datasets.inputs import Batch, Batches
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import sync_folder, write_json
@@ -104,6 +104,52 @@ class FeatureCache:
                     "or remove the key"
                 )
             tensor[indices, view] = kept
+
+
+class Views(Protocol):
+    """Stored features of some samples, one or several views of each."""
+
+    @property
+    def views(self) -> int:
+        """Number of views of every sample."""
+
+    def fetch(self, indices: Tensor, views: Tensor, device: torch.device | str = "cpu") -> Frozen:
+        """See :meth:`FeatureCache.fetch`."""
+
+
+class StoredBatches:
+    """Batches of stored features, which take the place of :class:`~pointadapterx.datasets.inputs.Batches`.
+
+    Args:
+        features: of n samples.
+        targets: of these samples.
+        device: of the batches.
+
+    Raises:
+        ConfigError: for targets of points, since the points are not stored with the features.
+    """
+
+    def __init__(self, features: Views, targets: Targets, device: torch.device) -> None:
+        if targets.points is not None:
+            raise ConfigError(
+                "train.cached_views: this task predicts something of every point, and the points are not stored with "
+                "the features; remove the key"
+            )
+        self._features, self._targets, self._device = features, targets, device
+
+    def training(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        """A random view of each of the samples at ``indices`` (b,); ``generator`` is on the device."""
+        shape, device = indices.shape, self._device
+        return self._batch(
+            indices, torch.randint(self._features.views, shape, generator=generator, device=device).cpu()
+        )
+
+    def test(self, indices: Tensor, number: int = 0) -> Batch:
+        """The first view of each of the samples at ``indices`` (b,); ``number`` of the batch."""
+        return self._batch(indices, torch.zeros_like(indices))._replace(number=number)
+
+    def _batch(self, indices: Tensor, views: Tensor) -> Batch:
+        return Batch(self._features.fetch(indices, views, self._device), self._targets.of(indices).to(self._device))
 
 
 def open_features(

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples
 from pointadapterx.errors import TrainingError
-from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.sections import TrainConfig
 
 
-def build_optimizer(model: AdaptedModel | MaskedAutoencoder, train: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(model: TrainableModel, train: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on 1-D tensors, biases and tokens.
 
     Args:

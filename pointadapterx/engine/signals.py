@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
+from accelerate import Accelerator
+
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -41,3 +44,11 @@ def stop_requests(reaction: str) -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def agreed(requests: list[int], accelerator: Accelerator) -> int:
+    """The signal to stop for, the same on every process, or 0; ``requests`` are those of this process."""
+    if accelerator.num_processes == 1:
+        return max(requests, default=0)
+    received = torch.tensor([float(bool(requests))], device=accelerator.device)
+    return int(signal.SIGTERM) if float(accelerator.reduce(received)) > 0 else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,22 +18,22 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import Splits
 from pointadapterx.config import Config
 from pointadapterx.datasets import Samples, build_inputs, derive_seed, even_batches
-from pointadapterx.datasets.inputs import Batch, Batches
+from pointadapterx.datasets.inputs import Batches
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.devices import require_compiler
-from pointadapterx.engine.evaluator import evaluate, predict
+from pointadapterx.engine.evaluator import predict
 from pointadapterx.engine.events import tensorboard_events
-from pointadapterx.engine.features import open_features
+from pointadapterx.engine.features import StoredBatches, open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
 from pointadapterx.engine.hooks import Hook, KeepAdapter
 from pointadapterx.engine.optim import build_optimizer, learning_rate, refused_step
 from pointadapterx.engine.protocol import chooses, protocol_words, stops_early
-from pointadapterx.engine.signals import stop_requests
+from pointadapterx.engine.signals import agreed, stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.block import recompute_activations
-from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.run_folder import EVENTS_FOLDER, HISTORY_FILE, STATE_FILE
 from pointadapterx.tasks import build_task
 from pointadapterx.tasks.exchange import Predictions
@@ -52,7 +51,7 @@ class Trainer:
             ``protocol: last``.
         folder: run folder, which receives state, history and TensorBoard events.
         accelerator: device, precision, processes.
-        hooks: what is done besides; by default an adaptation keeps its best adapter.
+        hooks: what else is done after an epoch; by default an adaptation keeps its best adapter.
 
     Attributes:
         task: of the config, with what it learnt from the training part.
@@ -61,16 +60,19 @@ class Trainer:
         protocol_words: how the kept epoch is chosen.
     """
 
+    batches: Batches | StoredBatches
+    selection_batches: StoredBatches | None = None
+
     def __init__(
         self,
-        config: Config | Mapping[str, Any],
-        model: AdaptedModel | MaskedAutoencoder,
+        config: Config,
+        model: TrainableModel,
         splits: Splits,
         folder: Path,
         accelerator: Accelerator,
         hooks: Sequence[Hook] | None = None,
     ) -> None:
-        self.config = config = Config.of(config)
+        self.config = config
         self.settings = config.train
         self.accelerator = accelerator
         self.splits = splits
@@ -97,7 +99,7 @@ class Trainer:
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         even_batches(len(self.dataset), **self._batching(0))  # an impossible cut is found before anything is written
 
-    def _identity(self, model: AdaptedModel | MaskedAutoencoder) -> dict[str, str]:
+    def _identity(self, model: TrainableModel) -> dict[str, str]:
         """What must be the same when the run is resumed, by name."""
         parts = {"train": self.dataset, "test": self.splits.test, "selection": self.selection}
         found = {name: part.checksum for name, part in parts.items() if part is not None}
@@ -116,25 +118,13 @@ class Trainer:
             inputs, targets = build_inputs(self.config), self.task.targets(self.dataset)
             self.batches = Batches(inputs, self.dataset, targets, device, staged=True)
             return
-        self.features = open_features(self.plain_model, self.dataset, self.config, self.accelerator, views=views)
+        self.batches = self._stored(self.dataset, views)
         if self.selection is not None:
-            self.selection_features = open_features(
-                self.plain_model, self.selection, self.config, self.accelerator, views=None
-            )
+            self.selection_batches = self._stored(self.selection, None)
 
-    def draw(self, indices: Tensor, generator: torch.Generator) -> Batch:
-        """A micro-batch of training samples, resampled and augmented; or the features of a view of each.
-
-        Args:
-            indices: (b,) int64 of the training samples.
-            generator: for all random draws, on the device.
-        """
-        if self.settings.cached_views is None:
-            return self.batches.training(indices, generator)
-        device = self.accelerator.device
-        views = torch.randint(self.features.views, indices.shape, generator=generator, device=device).cpu()
-        targets = self.task.targets(self.dataset).of(indices).to(device)
-        return Batch(self.features.fetch(indices, views, device), targets)
+    def _stored(self, dataset: Samples, views: int | None) -> StoredBatches:
+        features = open_features(self.plain_model, dataset, self.config, self.accelerator, views=views)
+        return StoredBatches(features, self.task.targets(dataset), self.accelerator.device)
 
     def assess(self, record: dict[str, Any], means: Mapping[str, Tensor], last: bool) -> None:
         """Ends an epoch: completes its record, validates, keeps what is best.
@@ -179,15 +169,9 @@ class Trainer:
         return self.task.scores[self.task.select].goodness(self.progress.best_score)
 
     def _predict(self, dataset: Samples) -> Predictions:
-        if self.settings.cached_views is None:
-            return evaluate(self.plain_model, dataset, self.task, self.accelerator)
-        features, targets = self.selection_features, self.task.targets(dataset)
-
-        def stored(indices: Tensor, number: int) -> list[Batch]:
-            inputs = features.fetch(indices, torch.zeros_like(indices), self.accelerator.device)
-            return [Batch(inputs, targets.of(indices).to(self.accelerator.device), number=number)]
-
-        return predict(self.plain_model, dataset, self.task, self.accelerator, copies=stored)
+        stored = self.selection_batches
+        copies = None if stored is None else lambda indices, number: [stored.test(indices, number)]
+        return predict(self.plain_model, dataset, self.task, self.accelerator, copies=copies)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Tensors of the model that a resumed run needs; of an adaptation only what its backbone's file has not."""
@@ -240,7 +224,7 @@ class Trainer:
             while not self.finished:
                 self._train_epoch(requests)
                 write(self._finish_epoch())
-                stop = self._agreed(requests)
+                stop = agreed(requests, self.accelerator)
                 if stop:
                     self._save_state()
                     raise Interrupted(stop, self.folder)
@@ -273,7 +257,7 @@ class Trainer:
                 progress.step = step + 1
                 progress.seconds += time.perf_counter() - started
                 advance()
-                stop = self._agreed(requests)
+                stop = agreed(requests, accelerator)
                 if stop:
                     self._save_state()
                     raise Interrupted(stop, self.folder)
@@ -300,7 +284,7 @@ class Trainer:
             torch.manual_seed(derive_seed(settings.seed, "dropout", epoch, step, shard))
             seed = derive_seed(settings.seed, "augment", epoch, step, shard)
             generator = torch.Generator(device).manual_seed(seed)
-            batch = self.draw(part, generator)
+            batch = self.batches.training(part, generator)
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
                 loss, sums = self.task.loss(self.wrapped, batch, generator)
@@ -335,13 +319,6 @@ class Trainer:
             "accumulate": self.settings.accumulate,
             "strata": self.task.strata(self.dataset) if self.settings.sampler == "balanced" else None,
         }
-
-    def _agreed(self, requests: list[int]) -> int:
-        """The signal to stop for, the same on every process, or 0."""
-        if self.accelerator.num_processes == 1:
-            return max(requests, default=0)
-        received = torch.tensor([float(bool(requests))], device=self.accelerator.device)
-        return int(signal.SIGTERM) if float(self.accelerator.reduce(received)) > 0 else 0
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Assesses, records, saves, and moves on to the next epoch."""

@@ -123,7 +123,7 @@ def settle_head(model: AdaptedModel, train: Samples, config: Config, accelerator
     def features() -> Iterator[list[Features]]:
         for batch in batches:
             prepared = inputs.for_test(fetch(batch).to(accelerator.device))
-            yield [model.method.run(model.backbone, prepared)]  # of a tuple only the first field would be passed on
+            yield [model.read(prepared)]  # of a tuple only the first field would be passed on
 
     with seeded(0), accelerator.autocast():  # its dropout
         update_bn(features(), model.head)

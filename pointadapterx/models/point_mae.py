@@ -13,6 +13,7 @@ from pointadapterx.models.checkpoint_keys import translate_autoencoder, translat
 from pointadapterx.models.frozen import Patches
 from pointadapterx.models.grouping import Grouping, Groups
 from pointadapterx.models.patch_encoder import PatchEncoder
+from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.ops import chamfer_distance
 from pointadapterx.schema import Blocks, Many, Width
 
@@ -156,7 +157,7 @@ class Reconstruction(NamedTuple):
     predicted: Tensor
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(TrainableModel):
     """Point-MAE pre-training: encode the visible groups, predict the points of the masked ones.
 
     Args:

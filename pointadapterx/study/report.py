@@ -66,7 +66,7 @@ def edge_warnings(tables: Sequence[Table]) -> list[str]:
 
 
 def _legend(records: Sequence[Record]) -> str:
-    tasks = list(dict.fromkeys(record.task for record in records)) or [None]
+    tasks = list(dict.fromkeys(record.task for record in records if record.run is not None)) or [None]
     firsts = [next(iter(task_scores(task).values())) for task in tasks]
     names = ", ".join(f"Δ {score.short}" for score in firsts)
     classifies = None in tasks

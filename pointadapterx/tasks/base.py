@@ -15,12 +15,13 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples, stratified_split
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo, Head
-from pointadapterx.models.point_mae import MaskedAutoencoder
+from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.registry import Registry
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
 
@@ -116,8 +117,8 @@ class Task:
         """The head for the features of a backbone, with random weights."""
         raise NotImplementedError(f"{type(self).__name__} must build its head")
 
-    def build_whole(self, backbone: Backbone) -> MaskedAutoencoder:
-        """What a task that adapts nothing trains, with ``undecayed_parameters()``.
+    def build_whole(self, backbone: Backbone) -> TrainableModel:
+        """What a task that adapts nothing trains: a model around the backbone.
 
         Raises:
             ConfigError: for a backbone that it cannot train.
@@ -156,7 +157,7 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} must define its loss")
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
-        """What of the means of :meth:`loss` enters the epoch's record besides the loss."""
+        """Further values for the epoch's record, from the means of what :meth:`loss` reports."""
         return {}
 
     def progress_text(self, record: Mapping[str, Any]) -> str:
@@ -231,7 +232,7 @@ class Task:
         return self.facts
 
     def judge(self, found: Predictions) -> dict[str, Any]:
-        """What a report says of a test besides the metrics, such as calibration; JSON-able."""
+        """What a report says of a test in addition to the metrics, such as calibration; JSON-able."""
         return {}
 
     def sample_scores(self, found: Predictions) -> Tensor | None:
@@ -241,14 +242,16 @@ class Task:
     # Predictions for single inputs.
 
     def columns(self, top: int) -> list[str]:
-        """Of a CSV file of answers, besides file, adapter, warnings and error.
+        """Columns of a CSV file of answers, between ``file`` and ``adapter`` and ``warnings`` and ``error``.
 
         Args:
             top: how many of several ranked answers are given.
         """
         raise NotImplementedError(f"{type(self).__name__} must name its columns")
 
-    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
+    def answers(
+        self, model: AdaptedModel, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int
+    ) -> list[Answer | None]:
         """What a model in eval mode says of some inputs; None where that is not finite.
 
         Args:
@@ -278,7 +281,7 @@ class Task:
     # Presentation.
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
-        """Metrics in tables for a report, besides the scores."""
+        """Metrics in tables for a report, in addition to the scores."""
         return []
 
     def reading(self) -> dict[str, Any]:

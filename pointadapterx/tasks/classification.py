@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
@@ -238,7 +239,9 @@ class Classification(PooledTask):
         ranks = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
         return [*ranks, "novelty", "known"]
 
-    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
+    def answers(
+        self, model: AdaptedModel, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int
+    ) -> list[Answer | None]:
         """The likeliest classes of each input, and how unlike the training data it is."""
         hidden, logits = (part.float().cpu() for part in model.head.classify(model.pooled(batch.inputs)))
         calibration, seen = self.facts.calibration, self.facts.novelty

@@ -63,7 +63,7 @@ class TaskOptions(Section):
 
 
 class Score(NamedTuple):
-    """A metric of a whole set that may select an epoch, and stands in tables.
+    """A metric of a whole set that may select an epoch, and is shown in tables.
 
     Attributes:
         short: in a line of the log.
@@ -115,7 +115,7 @@ class Tabular(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a task knows of its data besides its config: stored in the adapter's file, and needed to read its answers.
+    """What a task knows of its data that its config does not say: stored in the adapter's file, to read its answers.
 
     A task with more to know adds fields of numbers; for anything else it extends both methods. Tensors have a ``/`` in
     their names, which those of a model have not.

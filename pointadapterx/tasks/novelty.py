@@ -145,7 +145,8 @@ class Novelty:
     def _whitened(self, hidden: Tensor) -> Tensor:
         """Features whitened by the covariance within classes, (b, H)."""
         values, rest = hidden.float().cpu(), 1 / self.spread[-1]
-        return rest * values + (values @ self.basis * (1 / self.spread[:-1] - rest)) @ self.basis.T
+        with torch.autocast("cpu", enabled=False):  # in which a prediction may run; the difference is too fine for bf16
+            return rest * values + (values @ self.basis * (1 / self.spread[:-1] - rest)) @ self.basis.T
 
 
 def energy(logits: Tensor) -> Tensor:

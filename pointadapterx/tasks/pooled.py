@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.files import write_text
@@ -111,7 +112,9 @@ class PooledTask(Task):
         """:attr:`said`."""
         return list(self.said)
 
-    def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
+    def answers(
+        self, model: AdaptedModel, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int
+    ) -> list[Answer | None]:
         """What each output says, unless it is not finite."""
         outputs = self.outputs(model, batch).float().cpu()
         finite = outputs.isfinite().all(dim=1).tolist()

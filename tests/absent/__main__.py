@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("tests/datasets/test_odd_files.py",)
@@ -37,8 +39,8 @@ def programs_but(hidden: Iterable[str], folder: Path) -> str:
     return str(folder)
 
 
-def run(packages: Iterable[str], programs: Iterable[str], tests: Iterable[str]) -> int:
-    """Exit status of pytest without them."""
+def run(packages: Iterable[str], programs: Iterable[str], tests: Iterable[str]) -> tuple[int, str]:
+    """Exit status of pytest without them, and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **os.environ,
@@ -48,24 +50,32 @@ def run(packages: Iterable[str], programs: Iterable[str], tests: Iterable[str]) 
             "POINTADAPTERX_ABSENT": ",".join(packages),
             "POINTADAPTERX_REQUIRE": "",  # what is hidden cannot be required
             "PATH": programs_but(set(programs), Path(folder)),
+            "OMP_NUM_THREADS": "1",  # several run at a time
         }
         if programs:
             environment |= {"CXX": "no-compiler-here", "CUDA_HOME": folder}
         options = ["-q", "-p", "no:cacheprovider", "-m", "not exhaustive"]
         command = [sys.executable, "-m", "pytest", *options, *dict.fromkeys(tests)]
-        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False, **streams)
+        return done.returncode, done.stdout
 
 
 def main() -> int:
     """Exit status: 0 if every run passed."""
     names = sys.argv[1:] or [*CASES, "everything"]
-    failed = []
+    parts = {}
     for name in names:
         chosen = list(CASES.values()) if name == "everything" else [CASES[name]]
-        print(f"== without {name}", flush=True)
-        parts = [sum((case[part] for case in chosen), ()) for part in range(3)]
-        if run(*parts):
-            failed.append(name)
+        parts[name] = [sum((case[part] for case in chosen), ()) for part in range(3)]
+    failed = []
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        runs = {name: pool.submit(run, *parts[name]) for name in names}
+        for name in names:
+            status, printed = runs[name].result()
+            print(f"== without {name}\n{printed}", flush=True)
+            if status:
+                failed.append(name)
     print(f"failed without: {', '.join(failed)}" if failed else "passed without each of them")
     return len(failed)
 

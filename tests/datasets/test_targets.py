@@ -60,6 +60,14 @@ def test_inputs_are_drawn_as_without_targets(clouds: PointClouds, augment: str) 
     assert torch.equal(batches(clouds, augment).test(indices).inputs, resample_test(clouds.points[indices], 128))
 
 
+def test_points_are_not_traced_for_targets_of_samples_alone(clouds: PointClouds) -> None:
+    inputs, draws = build_inputs(small_config(data={"augment": "none"})), (seeded(), seeded())
+    plain = Batches(inputs, clouds, Targets(clouds.labels), CPU, staged=True)
+    found, traced = plain.training(torch.arange(2), draws[0]), batches(clouds, "none", staged=True)
+    assert found.index is None
+    assert torch.equal(found.inputs, traced.training(torch.arange(2), draws[1]).inputs)
+
+
 def test_targets_belong_to_the_samples_and_to_the_data(clouds: PointClouds) -> None:
     part = clouds.subset([5, 2])
     assert torch.equal(part.targets.sample, torch.tensor([5, 2]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx.build import build_model, build_splits
-from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config, read_config
 from pointadapterx.counting import count_model
@@ -22,8 +23,9 @@ from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, vote
+from pointadapterx.engine.features import StoredBatches
 from pointadapterx.engine.predictor import Predictor
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.export import export_adapter
 from pointadapterx.jobs import test as run_test
 from pointadapterx.jobs import train
@@ -178,6 +180,30 @@ def test_its_votes_add_up_where_the_points_lie(config: Config, run: Path) -> Non
     assert torch.equal(one, again)
     report = run_test(run, [], 2, False, run / "tested")
     assert report["vote"]["iou"]["votes"]
+
+
+def test_its_head_is_given_all_wherever_it_is_asked(config: Config) -> None:
+    model, points, category = build_model(config).eval(), torch.randn(2, 128, 3), torch.tensor([0, 1])
+    found = model.read(points, category)
+    assert found.inputs is points
+    assert found.condition is category
+    assert torch.equal(model.head(found), model(points, category).logits)
+
+
+def test_features_without_points_cannot_train_it(config: Config) -> None:
+    data = build_splits(config).train
+    cache = SimpleNamespace(views=2, fetch=None)
+    with pytest.raises(
+        ConfigError, match=r"^train\.cached_views: this task predicts something of every point.*; remov"
+    ):
+        StoredBatches(cache, build_task(config).targets(data), torch.device("cpu"))
+
+
+def test_an_adapter_of_another_task_is_refused(config: Config, run: Path) -> None:
+    model = build_model(config)
+    model.recipe = model.recipe | {"task.name": "classification"}
+    with pytest.raises(CheckpointError, match=r"was trained with task\.name=halves, the model has classification"):
+        load_adapter(model, run / "adapter.safetensors")
 
 
 def test_it_predicts(run: Path) -> None:

@@ -19,7 +19,7 @@ from pointadapterx.build import build_model, build_test_split
 from pointadapterx.config import Config
 from pointadapterx.datasets import PointClouds, resample_test, resample_train
 from pointadapterx.datasets.base import Targets
-from pointadapterx.datasets.inputs import Batch
+from pointadapterx.datasets.inputs import Batch, Batches
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.engine import evaluator
 from pointadapterx.engine.devices import make_accelerator
@@ -146,6 +146,26 @@ def test_a_vote_is_a_function_of_its_seed(
     torch.manual_seed(99)
     assert torch.equal(vote(model, dataset, task_of(config), accelerator, copies=2, seed=1).logits, one)
     assert not torch.equal(vote(model, dataset, task_of(config), accelerator, copies=2, seed=2).logits, one)
+
+
+def test_only_the_model_computes_in_half_precision(
+    model: AdaptedModel, dataset: PointClouds, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draws of a vote are those of a training, whatever the precision."""
+    drawn, training = [], Batches.training
+
+    def note(batches: Batches, indices: Tensor, generator: torch.Generator) -> Batch:
+        drawn.append(torch.is_autocast_enabled("cpu"))
+        return training(batches, indices, generator)
+
+    monkeypatch.setattr(Batches, "training", note)
+    rank = Rank(0, 1)
+    rank.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    rough = vote(model, dataset, task_of(config), cast(Accelerator, rank), copies=2, seed=0).logits
+    assert drawn == [False] * len(drawn)
+    assert not torch.equal(
+        vote(model, dataset, task_of(config), cast(Accelerator, Rank(0, 1)), copies=2, seed=0).logits, rough
+    )
 
 
 def test_a_vote_is_the_mean_of_the_logits_of_its_copies(

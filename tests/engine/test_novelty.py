@@ -74,6 +74,13 @@ def test_what_is_not_finite_is_neither_known_nor_measured(value: float) -> None:
         assert math.isnan(found.share_below(hidden, logits)[0].item())
 
 
+def test_a_prediction_in_bf16_judges_as_exactly_as_any() -> None:
+    novelty, (hidden, logits, _) = fitted(), samples(50, seed=9)
+    wanted = novelty.score(hidden, logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(novelty.score(hidden, logits), wanted)
+
+
 def test_without_a_spread_of_validation_nothing_is_fitted() -> None:
     hidden, logits, labels = samples(30, 0)
     assert Novelty.fit(hidden, labels, hidden[:1], logits[:1]) is None

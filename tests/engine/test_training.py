@@ -440,12 +440,13 @@ def test_gradient_checkpointing_keeps_less(run_config: MakeConfig) -> None:
 def test_a_compiled_run_trains_the_same_and_resumes(
     run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a method that is compiled soon; tests/peft/test_methods.py compiles each of them."""
     still: dict[str, Any] = {
         "method": {"dropout": 0.0},
         "head": {"dropout": 0.0},
         "backbone": {"drop_path": 0.0, "depth": 1},
     }
-    train(run_config("dapt_x", **still), tmp_path / "plain")
+    train(run_config("lora", **still), tmp_path / "plain")
     compile_module = torch.nn.Module.compile
     calls = []
 
@@ -454,7 +455,7 @@ def test_a_compiled_run_trains_the_same_and_resumes(
         compile_module(self, backend="aot_eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_fast)
-    config = run_config("dapt_x", **still, train={"compile": True})
+    config = run_config("lora", **still, train={"compile": True})
     train(config, tmp_path / "compiled")
     assert len(calls) == 1
     assert_same_history(tmp_path / "plain", tmp_path / "compiled")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pointadapterx import extensions
+from tests.mechanisms import exhaustive
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "extensions" / "csrc"
@@ -141,6 +142,7 @@ def test_default_architectures():
     assert module.default_architectures("sm_50 sm_90a", "compute_90\n") == "9.0+PTX"
 
 
+@exhaustive  # the next test compiles them too, without a word on warnings
 @needs_sources
 @needs_nvcc
 @pytest.mark.nvcc
@@ -172,6 +174,7 @@ def test_kernels_are_built_without_contraction(kernel, tmp_path):
     assert "--fmad=false" not in flags or fused([flag for flag in flags if flag != "--fmad=false"]) > 0
 
 
+@exhaustive
 @needs_sources
 @pytest.mark.skipif(CUDA_INCLUDE is None, reason="cuda_runtime.h was not found")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ was not found")

@@ -274,7 +274,7 @@ def test_deep_copies_are_independent(
 
 
 WITH_DEFAULT_COMPILER = ("dapt_x", "dapt", "full")  # takes longest; the first has every kind of part
-TRACED_BY_OTHERS = ("linear", "full")  # every other graph has the backbone and the head
+TRACED_BY_OTHERS = ("linear", "full", "ssf", "adaptformer")  # parts of dapt_x: backbone, head, scales and bottlenecks
 
 
 def compilations() -> list[Any]:
@@ -282,6 +282,7 @@ def compilations() -> list[Any]:
     found = []
     for kind, (name, method) in itertools.product(("point_mae", "vit"), FORMS):
         repeats = bool(marks(name, kind)) or name in TRACED_BY_OTHERS or method not in ({}, TFTS)
+        repeats |= (name, method, kind) == (WITH_DEFAULT_COMPILER[0], {}, "point_mae")
         found.append(pytest.param(name, method, kind, "aot_eager", marks=[exhaustive] * repeats))
     for name in WITH_DEFAULT_COMPILER:
         found.append(pytest.param(name, {}, "point_mae", "inductor", marks=[exhaustive] * (name != "dapt_x")))
