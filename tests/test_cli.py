@@ -194,6 +194,17 @@ def test_tools_of_one_command(tool: str, monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err.startswith(f"usage: python tools/{tool}.py ")
 
 
+def test_ctrl_c_while_a_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(name: str, prog: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pointadapterx.commands.main.build_parser", stopped)
+    assert main(["doctor", "scans"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

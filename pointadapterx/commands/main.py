@@ -172,12 +172,15 @@ def build_parser(name: str, prog: str) -> tuple[argparse.ArgumentParser, Module]
 
 
 def _run(name: str, arguments: Sequence[str], prog: str) -> int:
-    parser, module = build_parser(name, prog)
-    options = parser.parse_intermixed_args(arguments)
-    try:
-        return run_to_status(lambda: module.run(options), COMMANDS[name].stopped)
-    except UsageError as error:
-        parser.error(str(error))
+    def run() -> int:
+        parser, module = build_parser(name, prog)  # within, as Ctrl-C may come while modules are imported
+        options = parser.parse_intermixed_args(arguments)
+        try:
+            return module.run(options)
+        except UsageError as error:
+            parser.error(str(error))
+
+    return run_to_status(run, COMMANDS[name].stopped)
 
 
 if __name__ == "__main__":
