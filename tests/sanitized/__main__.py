@@ -41,7 +41,8 @@ def main() -> int:
         "LD_PRELOAD": " ".join(filter(None, runtimes)),
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",  # Python and torch keep memory to the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "passive",  # idle threads of several processes would spin against each other
         "POINTADAPTERX_REQUIRE": "compiler",
         "PYTHONPATH": str(Path(__file__).parent),
     }
