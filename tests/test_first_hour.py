@@ -13,7 +13,7 @@ import pytest
 from pointadapterx import Predictor
 from pointadapterx.build import build_splits
 from pointadapterx.checkpoints.adapter_file import read_adapter
-from pointadapterx.checkpoints.shipped import ADAPTERS
+from pointadapterx.checkpoints.shipped import ADAPTERS, READY
 from pointadapterx.commands.main import main
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError

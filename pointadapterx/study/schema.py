@@ -47,9 +47,10 @@ class StudySection(Section):
         if not isinstance(values, Mapping):
             return {} if values is None else values
         known = list(cls.model_fields)
-        unknown = [f"'{key}'{did_you_mean(str(key), known)}" for key in values if key not in known]
+        unknown = [str(key) for key in values if key not in known]
         if unknown:
-            raise ValueError(f"unknown key {' '.join(unknown)} Known: {', '.join(known)}")
+            near = did_you_mean(unknown[0], known) if len(unknown) == 1 else "."
+            raise ValueError(f"unknown key {', '.join(map(repr, unknown))}{near} Known: {', '.join(known)}")
         return values
 
 

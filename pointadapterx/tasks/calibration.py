@@ -5,6 +5,7 @@ Fitted on the validation part with the kept adapter, and stored in its file.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from pointadapterx.datasets.preparation import is_number
 from pointadapterx.errors import shown
+
+log = logging.getLogger(__name__)
 
 BINS = 15
 LOG_TEMPERATURES = (-3.0, 3.0)
@@ -68,17 +71,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> Calibration:
     """
     count = len(labels)
     if count < LEAST:
-        return Calibration(1.0, count, f"{count} validation samples are too few to judge one by; {LEAST} are enough")
+        return _plain(count, f"{count} validation samples are too few to judge one by; {LEAST} are enough")
     plain = calibration_error(logits.softmax(dim=-1), labels)
     scaled = calibration_error(_out_of_fold(logits, labels), labels)
     if not scaled < plain:
-        return Calibration(
-            1.0,
+        return _plain(
             count,
             f"a fitted one does not lower the calibration error of validation samples ({plain:.2f} % without, "
             f"{scaled:.2f} % with it)",
         )
     return Calibration(least_loss(logits, labels), count)
+
+
+def _plain(count: int, reason: str) -> Calibration:
+    log.info("temperature 1: %s", reason)
+    return Calibration(1.0, count, reason)
 
 
 def _out_of_fold(logits: Tensor, labels: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,8 +40,6 @@ from pointadapterx.tasks.novelty import Novelty
 from pointadapterx.tasks.pooled import PooledTask
 from pointadapterx.tasks.weighting import class_weights
 from pointadapterx.text import cell, markdown, printable
-
-log = logging.getLogger(__name__)
 
 NOVELTY = "novelty/"  # before the names of its tensors in an adapter's file
 NOT_AVAILABLE = "not available"  # of an adapter's file that says nothing of its training data
@@ -222,12 +219,9 @@ class Classification(PooledTask):
         """Temperature and novelty, from the training and the validation part."""
         hidden, _ = read(train)
         val_hidden, logits = read(val)
-        calibration = fit_temperature(logits, val.labels)
-        if calibration.reason:
-            log.info("temperature 1: %s", calibration.reason)
         return replace(
             self.facts,
-            calibration=calibration,
+            calibration=fit_temperature(logits, val.labels),
             novelty=Novelty.fit(hidden, train.labels, val_hidden, logits),
         )
 
