@@ -145,7 +145,7 @@ def threads():
         with suppress(OSError):  # it ended just now
             names.add(path.read_text().strip())
     return {{name for name in names if "gloo" in name}}
-def fail(*arguments):
+def fail(*arguments, **options):
     raise PointAdapterXError("made to fail")
 leave = devices.leave_process_group
 def watched():
@@ -153,7 +153,7 @@ def watched():
     leave()
 devices.leave_process_group = watched
 if {code}:
-    trainer.evaluate = fail
+    trainer.predict = fail
 assert main({command!r}) == {code}
 deadline = time.monotonic() + 10
 while threads() and time.monotonic() < deadline:  # a joined thread may be listed for a moment
@@ -174,12 +174,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from pointadapterx.engine import trainer
 from pointadapterx.commands.main import main
-evaluate = trainer.evaluate
-def keep(model, dataset, task, accelerator):
+predict = trainer.predict
+def keep(model, dataset, task, accelerator, copies):
     state = {{name: tensor.clone() for name, tensor in model.state_dict().items()}}
     save_file(state, Path({str(tmp_path)!r}) / f"{{accelerator.process_index}}.safetensors")
-    return evaluate(model, dataset, task, accelerator)
-trainer.evaluate = keep
+    return predict(model, dataset, task, accelerator, copies=copies)
+trainer.predict = keep
 raise SystemExit(main({command!r}))
 """
     )
