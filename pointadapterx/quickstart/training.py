@@ -51,7 +51,7 @@ def train(
     ``train(model, "scans", epochs=10, output="run")``
 
     Args:
-        model: from :func:`pointadapterx.create_model` or ``from_pretrained``. It holds the kept adapter afterwards, in
+        model: from :func:`~pointadapterx.quickstart.model.create_model` or ``from_pretrained``. It holds the kept adapter afterwards, in
             eval mode, on the device that it was trained on.
         data: a folder with a folder for each class, a CSV, or HDF5 files; or ``(points, labels)``, of which 20 % of
             each class are held out for the test; or ``{"train": …, "test": …}`` of such, or of ``PointClouds``. Arrays
