@@ -117,7 +117,7 @@ def create_model(
     num_classes: int | None = None,
     **options: Any,
 ) -> PretrainedModel:
-    """A pre-trained backbone with a method and a head, ready to be trained by :func:`~pointadapterx.quickstart.training.train` or a loop.
+    """A pre-trained backbone with a method and a head, for :func:`~pointadapterx.quickstart.training.train` or a loop.
 
     ``create_model("point_mae_tiny", method="lora", num_classes=5, rank=8)``
 

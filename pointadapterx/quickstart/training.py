@@ -51,8 +51,8 @@ def train(
     ``train(model, "scans", epochs=10, output="run")``
 
     Args:
-        model: from :func:`~pointadapterx.quickstart.model.create_model` or ``from_pretrained``. It holds the kept adapter afterwards, in
-            eval mode, on the device that it was trained on.
+        model: from :func:`~pointadapterx.quickstart.model.create_model` or ``from_pretrained``. It holds the kept
+            adapter afterwards, in eval mode, on the device that it was trained on.
         data: a folder with a folder for each class, a CSV, or HDF5 files; or ``(points, labels)``, of which 20 % of
             each class are held out for the test; or ``{"train": …, "test": …}`` of such, or of ``PointClouds``. Arrays
             are stored in the run's folder.
