@@ -36,7 +36,7 @@ class Module(Protocol):
     EXAMPLES: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the command's arguments, which may stand in any order."""
+        """Adds the command's arguments, in the order in which the help lists them."""
 
     def run(self, options: argparse.Namespace) -> int:
         """Runs the command and returns its exit status.

@@ -38,7 +38,7 @@ def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
 
     Args:
         precision: ``train.precision``; ``auto`` is bf16 where the hardware multiplies it, else fp32.
-        device: ``train.device``; null and ``auto`` are the first GPU, or the CPU where there is none.
+        device: ``train.device``; null and ``auto`` mean the first GPU, or the CPU without one.
 
     Raises:
         ConfigError: for a device that is not here, or fp16 without a CUDA device.
@@ -158,7 +158,7 @@ def require_compiler(device: torch.device) -> None:
     """torch.compile writes C++ for a CPU, and needs a compiler from the first step on.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if no compiler is found.
     """
     candidates = shlex.split(os.environ.get("CXX", ""))[:1] or ["g++", "clang++", "cl"]
     if device.type == "cpu" and not any(map(shutil.which, candidates)):

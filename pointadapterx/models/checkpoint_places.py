@@ -56,7 +56,7 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def find_encoder(names: Iterable[str], layout: Layout) -> Place | None:
-    """The place of the only, or the chosen, encoder; None if there is none.
+    """The place of the only encoder or of the chosen one; None without any.
 
     Of Point-BERT's two, the trained ``transformer_q`` is the one that its own loader takes; no other choice is made
     here.

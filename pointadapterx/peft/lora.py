@@ -69,7 +69,7 @@ class LowRankQkv(nn.Module):
         return torch.cat([found.get(name, zeros) for name in QKV], dim=-1)
 
     def weight(self) -> Tensor:
-        """The update of the joint projection, (3 C, C); zeros where there is none."""
+        """The update of the joint projection, (3 C, C); zeros for q, k or v without an update."""
         device = next(self.parameters()).device
         zeros = torch.zeros(self.dim, self.dim, device=device)
         found = {name: part.weight() for name, part in self.parts.items() if isinstance(part, LowRank)}

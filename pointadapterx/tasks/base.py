@@ -39,7 +39,7 @@ class Task:
     Attributes:
         Options: of the config's ``task`` section.
         stores: what is stored with an adapter.
-        sections: of a config besides ``backbone``, ``data``, ``train`` and ``eval``.
+        sections: of a config that the task needs in addition to ``backbone``, ``data``, ``train`` and ``eval``.
         adapts: whether a method and a head are trained, and kept in an adapter's file with a test at the end; otherwise
             a whole model is trained for its backbone's weights.
         needs_labels: whether data without class labels are refused; otherwise they are not even read where the data set
