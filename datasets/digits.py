@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 
 from pointadapterx.datasets.base import DATASETS, check_split
 from pointadapterx.datasets.images import Images
@@ -35,6 +34,8 @@ class Digits(Images):
         for key, value in (("root", root), ("variant", variant)):
             if value is not None:
                 raise ConfigError(f"data.{key} '{value}': digits come with scikit-learn; remove data.{key}")
+        from sklearn.datasets import load_digits  # slow to import
+
         content = load_digits()
         labels = torch.from_numpy(content.target).long()
         kept, held_out = stratified_split(labels, TEST_SHARE, 0)

@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.hashing import derive_seed
@@ -118,11 +117,15 @@ def _shuffle_split(y: np.ndarray, fraction: float, state: int) -> np.ndarray:
             f"training, but there are {num_classes} classes; choose a fraction from {num_classes / len(y):.3f} "
             f"to {1 - num_classes / len(y):.3f}"
         )
+    from sklearn.model_selection import StratifiedShuffleSplit  # slow to import
+
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=num_val, random_state=state)
     return next(splitter.split(y, y))[1]
 
 
 def _group_split(y: np.ndarray, units: np.ndarray, fraction: float, state: int) -> np.ndarray:
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
     # No more folds than the largest class has samples, nor than there are groups.
     folds_at_most = min(MAX_FOLDS, int(np.bincount(y).max()), len(np.unique(units)))
     share = Fraction(fraction).limit_denominator(folds_at_most)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 
+PRELOADED = ["pointadapterx.commands.main", "pointadapterx.jobs", "torchmetrics", "sklearn.model_selection"]
+"""What all of them use; a name that is not there would be passed over in silence."""
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 if sys.platform == "linux":
-    CONTEXT.set_forkserver_preload(["pointadapterx.commands.main", "pointadapterx.jobs.run"])
+    CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def _run(script: str, arguments: Sequence[str], environment: Mapping[str, str], output: str) -> None:

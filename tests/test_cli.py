@@ -154,13 +154,20 @@ def test_help_lists_every_command_without_importing_torch() -> None:
         assert f"\n  {command} " in done.stdout
 
 
-def test_most_commands_explain_themselves_without_importing_torch() -> None:
-    """It takes seconds; the others name data sets, pictures or tolerances in their help."""
+SLOW_TO_IMPORT = {"sklearn", "scipy", "torchmetrics", "transformers", "tensorboard", "matplotlib", "open3d"}
+SLOW_TO_IMPORT |= {"torch._dynamo", "onnx", "huggingface_hub", "jinja2"}
+
+
+def test_commands_start_without_what_is_slow_to_import() -> None:
+    """Most without torch; the others name data sets, pictures or tolerances in their help. No job brings in more."""
     waiting = {"doctor", "export", "predict", "visualize"}
     script = (
         "import sys\nfrom pointadapterx.commands.main import build_parser\n"
         f"for name in {sorted(COMMANDS.keys() - waiting)}:\n    build_parser(name, name)\n"
-        "    assert 'torch' not in sys.modules, name"
+        "    assert 'torch' not in sys.modules, name\n"
+        f"for name in {sorted(waiting)}:\n    build_parser(name, name)\n"
+        "import pointadapterx.jobs\n"
+        f"assert not (found := {SLOW_TO_IMPORT} & sys.modules.keys()), found"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from pointadapterx.engine.health import routing_scalars
 from pointadapterx.text import markdown
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ def tensorboard_events(folder: Path, first_epoch: int) -> Iterator[Callable[[Map
     Yields:
         A function that writes an epoch's record; where that fails it says so once, and writes no more.
     """
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
     board: SummaryWriter | None = None
 
     def write(record: Mapping[str, Any]) -> None:

@@ -10,11 +10,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.table import Table
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 from torch.optim.swa_utils import update_bn
 
 from pointadapterx import ops
@@ -83,6 +78,13 @@ def probe_accuracy(
     Raises:
         TrainingError: if features are not finite.
     """
+    # Slow to import, for whoever only counts or resumes.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
     features = [frozen_features(backbone, part, config, accelerator) for part in (train, val)]
     for part in features:
         require_finite(torch.from_numpy(part), "features")

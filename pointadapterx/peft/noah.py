@@ -243,13 +243,10 @@ class Noah(Method):
             if isinstance(inputs, FakeTensor):
                 self.use(self.space.largest)
             else:
-                self._use_another()
-        return super().run(backbone, inputs, keep)
+                from pointadapterx.peft.parts.drawing import use_another  # imports the compiler, which takes a second
 
-    @torch.compiler.disable
-    def _use_another(self) -> None:
-        """The draw is not compiled; the compiler compiles once per architecture, up to its limit."""
-        self.use(self.space.draw(random.Random(int(torch.randint(2**31, ())))))
+                use_another(self)
+        return super().run(backbone, inputs, keep)
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts replace those of the previous block."""

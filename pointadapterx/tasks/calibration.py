@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from pointadapterx.datasets.preparation import is_number
 from pointadapterx.errors import shown
@@ -129,6 +128,8 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
         probabilities: (n, classes).
         labels: (n,).
     """
+    from torchmetrics.functional.classification import multiclass_calibration_error  # slow to import
+
     classes = probabilities.shape[-1]
     return 100.0 * multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS, norm="l1").item()
 

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples
@@ -325,11 +324,13 @@ def compute_metrics(predictions: Predictions, classes: Sequence[str]) -> dict[st
     Raises:
         TrainingError: if logits are not finite, as the largest of them is then no answer.
     """
+    from torchmetrics.functional import classification as scores  # slow to import
+
     logits, labels = predictions.logits, predictions.labels
     require_finite(logits, "logits")
     chosen, count = logits.argmax(dim=-1), len(classes)
-    confusion = multiclass_confusion_matrix(chosen, labels, num_classes=count)  # rows: truth
-    recall = multiclass_accuracy(chosen, labels, num_classes=count, average="none")
+    confusion = scores.multiclass_confusion_matrix(chosen, labels, num_classes=count)  # rows: truth
+    recall = scores.multiclass_accuracy(chosen, labels, num_classes=count, average="none")
     present = confusion.sum(dim=1) > 0
     return {
         "overall_accuracy": 100.0 * (chosen == labels).double().mean().item(),
