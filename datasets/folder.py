@@ -20,7 +20,7 @@ from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
 from pointadapterx.datasets.doubts import Doubt
 from pointadapterx.datasets.h5 import find_h5, read_unlabelled_h5
-from pointadapterx.datasets.layouts import find_layout
+from pointadapterx.datasets.layouts import find_layout, holds_clouds
 from pointadapterx.datasets.listings import (
     CACHE_SUFFIX,
     TABLE_SUFFIX,
@@ -29,6 +29,7 @@ from pointadapterx.datasets.listings import (
     find_clouds,
     list_layout,
     list_table,
+    nothing_text,
 )
 from pointadapterx.datasets.point_files import (
     AS_FILES_SAY,
@@ -190,11 +191,18 @@ def _is_table(path: Path) -> bool:
 
 
 def unlabelled_text(base: Path) -> str:
-    """Explains why a root has no labels, and how to add them."""
-    why = find_layout(base).why if base.is_dir() else "it is a single file"
+    """Explains why a root has no labels, and how to add them; or that it holds nothing that could have one."""
+    h5 = {}
     with suppress(DataError):
-        if find_h5(base):
-            why = "the labels of HDF5 files are read by data.name=h5"
+        h5 = find_h5(base)
+    if h5:
+        why = "the labels of HDF5 files are read by data.name=h5"
+    elif not base.is_dir():
+        why = "it is a single file"
+    elif not holds_clouds(base):
+        return nothing_text(base, KINDS)
+    else:
+        why = find_layout(base).why
     return f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)} ({why})"
 
 

@@ -141,7 +141,7 @@ def find_layout(root: Path) -> Layout:
     divided = [name for name in parts if subfolders(root / name)]
     if divided:
         return _by_parts(root, parts, divided, folders)
-    classes = [name for name in folders if _holds_clouds(root / name)]
+    classes = [name for name in folders if holds_clouds(root / name)]
     if len(classes) < 2:
         why = f"{classes[0]}/ is its only folder of clouds" if classes else "none of its folders holds clouds"
         return Layout(root, "plain", {}, [], why)
@@ -175,7 +175,7 @@ def _by_parts(root: Path, parts: Mapping[str, str], divided: Sequence[str], fold
     if "train" not in found or found["train"] not in divided:
         what = f"{found['train']}/ has none" if "train" in found else "there is no train/"
         raise DataError(f"{root}: {_and(divided)} has folders of classes, but {what}; put those of training into it")
-    others = [name for name in folders if name not in parts and len(parts) == 1 and _holds_clouds(root / name)]
+    others = [name for name in folders if name not in parts and len(parts) == 1 and holds_clouds(root / name)]
     if others:
         raise DataError(
             f"{root}: {found['train']}/ can be the training split, or a class beside {_and(others[:SHOWN])}; move what "
@@ -207,7 +207,8 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _holds_clouds(folder: Path) -> bool:
+def holds_clouds(folder: Path) -> bool:
+    """Whether there is a point file or mesh in a folder or below."""
     return any(path.suffix.lower()[1:] in KINDS for path in walk_files(folder))
 
 

@@ -6,7 +6,7 @@ import csv
 import logging
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from pointadapterx.datasets.base import SPLITS
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.layouts import Layout, held_out_text, hold_out, parts_of_split, subfolders
+from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def list_layout(layout: Layout, split: str, suffixes: Collection[str]) -> Listin
     root = layout.root / folders[0] if len(folders) == 1 else layout.root
     names, found = list[str](), list[tuple[str, str | None]]()
     for folder in folders or [""]:
-        for name in find_clouds(layout.root / folder, suffixes):
+        for name in find_clouds(layout.root / folder, suffixes, quiet=not folder and split != "train"):
             below = f"{folder}/{name}" if folder else name
             part, label = layout.place(below) or ("", None)
             if label is None:
@@ -142,28 +143,56 @@ def _held_out(listing: Listing, split: str, where: Path) -> Listing:
     )
 
 
-def find_clouds(root: Path, suffixes: Collection[str]) -> list[str]:
-    """Files of the kinds ``suffixes`` below ``root``, as sorted relative paths with ``/``; others are logged.
+def find_clouds(root: Path, suffixes: Collection[str], *, quiet: bool = False) -> list[str]:
+    """Files of the kinds ``suffixes`` below ``root``, as sorted relative paths with ``/``.
+
+    Args:
+        root: folder.
+        suffixes: kinds of files to read.
+        quiet: does not log what is left out, which was done before.
 
     Raises:
         DataError: if there are no such files, or a folder cannot be listed.
     """
-    names, others = [], Counter[str]()
+    names, unwanted, others = [], Counter[str](), Counter[str]()
     for path in walk_files(root):
         suffix = path.suffix.lower()
         if suffix[1:] in suffixes:
             names.append(path.relative_to(root).as_posix())
+        elif suffix[1:] in KINDS:
+            unwanted[suffix] += 1
         elif suffix != CACHE_SUFFIX:
             others[suffix or "without suffix"] += 1
-    left_out = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
     if not names:
-        raise DataError(
-            f"{root}: no point file or mesh in it or below ({' '.join(suffixes)}), only {left_out or 'nothing'}; set "
-            "data.root to another folder"
-        )
-    if left_out:
-        logger.info("%s: %d files of other kinds are left out (%s)", root, others.total(), left_out)
+        raise DataError(nothing_text(root, suffixes, unwanted + others))
+    if unwanted and not quiet:
+        text = "%s: %d files that could be read are left out (%s), as data.suffixes is [%s]"
+        logger.warning(text, root, unwanted.total(), _listed(unwanted), ", ".join(suffixes))
+    if others and not quiet:
+        logger.info("%s: %d files of other kinds are left out (%s)", root, others.total(), _listed(others))
     return sorted(names)
+
+
+def nothing_text(root: Path, suffixes: Collection[str], others: Mapping[str, int] | None = None) -> str:
+    """The message about a folder without a file that is read.
+
+    Args:
+        root: the folder.
+        suffixes: kinds of files that are read.
+        others: number of files of each other kind; counted by default.
+    """
+    if others is None:
+        others = Counter(path.suffix.lower() or "without suffix" for path in walk_files(root))
+    if not others:
+        return f"{root}: is empty, with no file in it or below; choose a folder with files ({' '.join(suffixes)})"
+    return (
+        f"{root}: no point file or mesh in it or below ({' '.join(suffixes)}), only {_listed(others)}; choose another "
+        "folder"
+    )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(counts).most_common())
 
 
 def list_table(path: Path, split: str) -> Listing:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pointadapterx.commands.main import main
-from pointadapterx.config import SHIPPED, Config, dump_config, load_config, read_config
+from pointadapterx.config import SHIPPED, Config, Overrides, dump_config, load_config, read_config
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft import METHODS
 from tests.conftest import ROOT, small_config
@@ -368,12 +368,28 @@ def test_the_command_line_prints_one_error(write: Write, capsys: pytest.CaptureF
         (["method.name=3"], "method.name: unknown name 3. Known: adapter, "),
         (["method=null"], "method: is a section with keys of its own, not None"),
         (["data.name.x=5"], "data.name: is 'ldraw20', which has no keys, but an override sets data.name.x"),
+        (["method=lora"], "method: is a section with keys of its own, not 'lora'; write method.name=lora"),
+        ({"backbone": "vit"}, "backbone: is a section with keys of its own, not 'vit'; write backbone.name=vit"),
     ],
 )
-def test_an_override_replaces_no_section(overrides: list[str], says: str) -> None:
+def test_an_override_replaces_no_section(overrides: Overrides, says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         load_config("demo", overrides)
     assert load_config("demo", ["data.few_shot={ways: 2, shots: 1}", "data.few_shot=null"]).data.few_shot is None
+
+
+def test_null_undoes_what_a_file_sets(tmp_path: Path) -> None:
+    """A shipped file is not to be changed for one run."""
+    with pytest.raises(ConfigError) as error:
+        load_config("demo", ["data.name=digits", "data.mean=[0.5]", "data.up=x"])
+    says = "belongs to point clouds, but digits holds images; remove it"
+    assert f"data.num_points: {says}, for example by data.num_points=null\n" in str(error.value)
+    assert f"override data.up=x: data.up: {says}\n" in str(error.value)
+    own = tmp_path / "own.yaml"
+    own.write_text("_base_: [demo.yaml]\nmethod: lora\n")
+    (tmp_path / "demo.yaml").write_text(dump_config(load_config("demo")))
+    with pytest.raises(ConfigError, match=r"method: needs a name, written as method: \{name: lora\}, one of adapter, "):
+        load_config(own)
 
 
 def test_a_typed_config_is_what_users_get_as_a_mapping() -> None:

@@ -132,7 +132,7 @@ def test_the_commands_are_on_the_first_screen() -> None:
         ("scans", ["demmo"], "demmo: no such folder, file or shipped config; did you mean 'demo'?"),
         ("scans", ["scans", "--config", "demo"], "choose one of scans and --config"),
         ("scans", [], "give FOLDER (your own files), --config FILE (for example --config demo) or --resume RUN"),
-        ("scans", ["scans"], "scans: has no labels, so it is for pre-training"),
+        ("scans", ["scans"], "scans: is empty, with no file in it or below; choose a folder"),
         ("scans/a.ply", ["scans/a.ply"], "scans/a.ply: a single file is no data set; give a folder"),
         ("pictures/cat/1.png", ["pictures"], "pictures: holds pictures (1), not clouds; train on"),
     ],

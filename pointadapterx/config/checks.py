@@ -96,7 +96,8 @@ def _check_section(section: str, values: Any) -> tuple[Section | None, list[Prob
     if section in NAMED:
         name = values.get("name") if isinstance(values, Mapping) else None
         if name is None:
-            return None, [Problem(section, f"needs a name, one of {', '.join(sorted(NAMED[section]))}")]
+            way = f", written as {section}: {{name: {values}}}" if isinstance(values, str) else ""
+            return None, [Problem(section, f"needs a name{way}, one of {', '.join(sorted(NAMED[section]))}")]
         if not isinstance(name, str) or name not in NAMED[section]:
             return None, [Problem(f"{section}.name", unknown_name(name, NAMED[section]))]
     if not isinstance(values, Mapping):

@@ -121,6 +121,8 @@ def _conflict(raw: Mapping[str, Any], parts: Sequence[str], value: Any) -> Probl
     nullable = len(parts) > 1  # as data.few_shot
     if isinstance(old, Mapping) and not isinstance(value, Mapping) and not (value is None and nullable):
         key = ".".join(parts)
-        example = f", for example {key}.{next(iter(old))}=..." if old else ""
-        return Problem(key, f"is a section with keys of its own, not {shown(value)}; set one of them{example}")
+        way = f"set one of them, for example {key}.{next(iter(old))}=..." if old else "set one of them"
+        if "name" in old and isinstance(value, str):
+            way = f"write {key}.name={value}"
+        return Problem(key, f"is a section with keys of its own, not {shown(value)}; {way}")
     return None

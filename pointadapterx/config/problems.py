@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
@@ -15,6 +16,7 @@ from pointadapterx.schema import Section
 MOST_LINES = 50
 """Problems of a config that a message lists."""
 MOST_WIDE = 2_000  # characters of a line of it
+_REMOVE = re.compile(r"\b(remove (it|one|one of the two|the key)|leave it out)$")
 
 
 class Problem(NamedTuple):
@@ -27,6 +29,27 @@ class Problem(NamedTuple):
     def of(cls, section: str, problems: Iterable[tuple[str, str]]) -> list[Problem]:
         """Of the (key, message) that a section gives for itself."""
         return [cls(f"{section}.{key}", message) for key, message in problems]
+
+
+def undone(problem: Problem, origins: Origins, sections: object) -> Problem:
+    """Says that null undoes a key that a file sets, as a file that others share is not to be changed for one run.
+
+    Args:
+        problem: whose message says to remove its key.
+        origins: where each key was set.
+        sections: has those that are right on their own as attributes; one of them has the key.
+    """
+    section, _, key = problem.key.partition(".")
+    field = getattr(type(getattr(sections, section, None)), "model_fields", {}).get(key)
+    of_file = not origins.get(problem.key, "override").startswith("override")
+    if (
+        field is None
+        or type(None) not in get_args(field.annotation)
+        or not of_file
+        or not _REMOVE.search(problem.message)
+    ):
+        return problem
+    return Problem(problem.key, f"{problem.message}, for example by {problem.key}=null")
 
 
 def error_of(problems: list[Problem], origins: Origins, source: str) -> ConfigError:

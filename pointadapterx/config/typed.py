@@ -10,7 +10,7 @@ from pointadapterx.config.checks import Parts, check
 from pointadapterx.config.files import Origins, plain
 from pointadapterx.config.merging import merge
 from pointadapterx.config.overrides import Overrides, apply_overrides
-from pointadapterx.config.problems import error_of
+from pointadapterx.config.problems import error_of, undone
 from pointadapterx.config.sections import ORDER, default_task
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import ConfigError
@@ -97,7 +97,7 @@ def checked(raw: dict[str, Any], overrides: Overrides, origins: Origins, source:
     parts, found = check(raw)
     problems += found
     if problems:
-        raise error_of(problems, origins, source)
+        raise error_of([undone(problem, origins, parts) for problem in problems], origins, source)
     return _config(parts)
 
 

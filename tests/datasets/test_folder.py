@@ -246,7 +246,7 @@ def test_files_left_out_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixt
             assert kind in caplog.text
 
 
-def test_the_kinds_to_read_are_chosen(tmp_path: Path) -> None:
+def test_the_kinds_to_read_are_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mixed(tmp_path)
     (tmp_path / "README.txt").write_text("read me\nbefore use\n")
     hint = r"data\.suffixes=\[csv,npy,obj,off,xyz\] leaves out files of their kind"
@@ -259,6 +259,9 @@ def test_the_kinds_to_read_are_chosen(tmp_path: Path) -> None:
     ):
         build(tmp_path)
     assert build(tmp_path, suffixes=["off", "xyz"]).names == ["b/box.off", "b/deep/c.XYZ"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "files that could be read are left out (2 .npy, " in warning
+    assert warning.endswith("), as data.suffixes is [off, xyz]")
     with pytest.raises(DataError, match=r"in it or below \(ply\), only 2 \.npy, "):
         build(tmp_path, suffixes=["ply"])
 
@@ -531,9 +534,15 @@ def test_wrong_roots(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: does not exist; set data\.root"):
         build_dataset("folder", "train", root=tmp_path / "nowhere")
     with pytest.raises(
-        DataError, match=r"no point file or mesh in it or below \(asc csv glb .* xyz\), only nothing; set"
+        DataError, match=r"is empty, with no file in it or below; choose a folder with files \(asc csv glb .* xyz\)"
     ):
         build(tmp_path)
+    (tmp_path / "notes.md").write_text("no cloud")
+    for unlabelled in (lambda: build(tmp_path), lambda: Folder.require_labels(tmp_path)):
+        with pytest.raises(
+            (DataError, ConfigError), match=r"no point file or mesh .* xyz\), only 1 \.md; choose another"
+        ):
+            unlabelled()
     np.save(tmp_path / "a.npy", POINTS)
     with pytest.raises(DataError, match=r"a\.npy: data\.root is a folder, a CSV or an HDF5 file"):
         build_dataset("folder", "train", root=tmp_path / "a.npy")
