@@ -12,7 +12,7 @@ import h5py
 import torch
 
 from pointadapterx.datasets.hdf5 import read_numbers, read_text
-from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.errors import DataError, PointAdapterXError, reason_of
 from pointadapterx.files import replacing
 from pointadapterx.hashing import content_hash
 
@@ -62,7 +62,7 @@ def cached_points(
         with replacing(cache) as temporary:
             _write(temporary, points, made_from, said)
     except (PointAdapterXError, OSError) as error:
-        logger.warning("no cache written, the files will be read again next time (%s)", error)
+        logger.warning("no cache written, the files will be read again next time (%s)", reason_of(error))
         return points, False
     return points, True
 
@@ -90,7 +90,7 @@ def _read(cache: Path, made_from: str, said: list[str]) -> torch.Tensor | None:
                 return points
             reason = "its content does not match its checksum"
     except (DataError, OSError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error)
     logger.warning("%s: the cache is damaged (%s); rebuilding it", cache, reason)
     return None
 

@@ -12,7 +12,7 @@ import torch
 from pointadapterx.datasets.base import DATASETS, check_choice, check_split
 from pointadapterx.datasets.files import impostor, require_files
 from pointadapterx.datasets.images import Images
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, reason_of
 
 FASHION_MNIST_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -92,7 +92,7 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: the file is truncated or damaged ({error}); obtain it again") from None
+        raise DataError(f"{path}: the file is truncated or damaged ({reason_of(error)}); obtain it again") from None
     dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     start = 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:start], dtype=">i4").tolist()) if len(content) >= start else ()

@@ -13,7 +13,7 @@ import numpy as np
 
 from pointadapterx.datasets.files import impostor
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, reason_of
 
 LINKS = 16  # soft links that one name may lead through
 MOST_COMPRESSED = 1032  # bytes that deflate, the densest of the built-in filters, makes of one
@@ -43,8 +43,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     except MemoryError:
         raise DataError(f"{path}: its content is too large for the memory of this machine") from None
     except Exception as error:  # h5py raises many types for damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: the file is truncated or damaged ({reason}); obtain it again") from error
+        raise DataError(f"{path}: the file is truncated or damaged ({reason_of(error)}); obtain it again") from error
 
 
 def read_numbers(file: h5py.File, key: str, *, columns: int | None = None) -> np.ndarray:

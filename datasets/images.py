@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from pointadapterx.datasets.base import Samples
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, reason_of
 from pointadapterx.hashing import content_hash, hash_bytes
 
 THREADS = 8  # decoding and resizing release the interpreter's lock
@@ -135,7 +135,7 @@ def decode(path: Path, size: int | None, channels: int | None) -> torch.Tensor:
                 converted = converted.resize((size, size), Image.Resampling.BICUBIC)
             pixels = torch.from_numpy(np.array(converted))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({error}); replace or remove it") from None
+        raise DataError(f"{path}: not a readable image ({reason_of(error)}); replace or remove it") from None
     return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).contiguous()
 
 

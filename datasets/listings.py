@@ -17,7 +17,7 @@ from pointadapterx.datasets.base import SPLITS
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.layouts import Layout, held_out_text, hold_out, parts_of_split, subfolders
 from pointadapterx.datasets.point_files import KINDS
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
                         raise DataError(f"{path}: line {line}: group {row['group']} is in training and test; split it")
                 rows.append(row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+        raise DataError(f"{path}: cannot be read as a table ({reason_of(error)})") from None
     return rows
 
 

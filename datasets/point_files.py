@@ -15,7 +15,7 @@ from pointadapterx.datasets.files import impostor
 from pointadapterx.datasets.formats import arrays, cut, glb, las, mesh, obj, off, pcd, ply, stl, text
 from pointadapterx.datasets.formats.mesh import Mesh, trimesh_version
 from pointadapterx.datasets.formats.tables import NotReadError
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.errors import ConfigError, DataError, reason_of
 
 __all__ = [
     "AS_FILES_SAY",
@@ -155,8 +155,9 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
     except NotReadError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # numpy, h5py and trimesh raise many types for damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: cannot be read as {suffix} ({reason}); obtain it again or remove it") from error
+        raise DataError(
+            f"{path}: cannot be read as {suffix} ({reason_of(error)}); obtain it again or remove it"
+        ) from error
     if len(points) == 0:
         raise DataError(f"{path}: there is no point or face in it; obtain it again or remove it")
     cloud = checked_cloud(points, str(path), reading, stored)

@@ -9,7 +9,7 @@ import torch
 from pointadapterx.datasets.base import DATASETS, check_choice, check_split
 from pointadapterx.datasets.files import require_files
 from pointadapterx.datasets.images import Images
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.errors import ConfigError, DataError, reason_of
 
 GROUPS: dict[str, dict[str, int]] = {
     "natural": {
@@ -97,7 +97,7 @@ def _entries(path: Path, num_classes: int) -> list[tuple[str, int]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable list ({error}); obtain it again") from None
+        raise DataError(f"{path}: not a readable list ({reason_of(error)}); obtain it again") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

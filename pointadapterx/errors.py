@@ -17,6 +17,12 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in a line: of the system's without number and path, which the message around it names."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return next(iter(text.splitlines()), "").strip() or type(error).__name__
+
+
 class PointAdapterXError(Exception):
     """Base class: the command line prints it as one ``error:`` line, without a traceback.
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pointadapterx.errors import CheckpointError
+from pointadapterx.errors import CheckpointError, reason_of
 from pointadapterx.inert import NOT_PLAIN, SAFE_GLOBALS
 
 EXPANSION = 256  # bytes of weights for a byte of a file; real ones hardly shrink
@@ -75,7 +75,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}); it is truncated or of another kind, copy it again"
+            f"{path}: not a readable safetensors file ({reason_of(error)}); it is truncated or of another kind, copy "
+            "it again"
         ) from None
     for name, tensor in tensors.items():
         if tensor.dtype not in READ:
@@ -101,7 +102,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(file[name]) for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{path}: not a readable .npz of arrays ({error}); download or copy it again") from None
+        raise CheckpointError(
+            f"{path}: not a readable .npz of arrays ({reason_of(error)}); download or copy it again"
+        ) from None
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -146,8 +149,8 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: could not be written ({error}); the previous file, if any, is unchanged; free space or "
-            "choose another place"
+            f"{path}: could not be written ({reason_of(error)}); the previous file, if any, is unchanged; free space "
+            "or choose another place"
         ) from error
     finally:
         if temporary is not None:
@@ -174,7 +177,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise CheckpointError(f"{path}: could not be written ({error}); free space or choose another folder") from error
+        raise CheckpointError(
+            f"{path}: could not be written ({reason_of(error)}); free space or choose another folder"
+        ) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

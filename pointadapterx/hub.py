@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pointadapterx.errors import HubError
+from pointadapterx.errors import HubError, reason_of
 
 HUB = "hf://"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -44,8 +44,8 @@ class Address(NamedTuple):
         if found is not None and not (_is_path(found[2].removeprefix("/")) and _is_path(found[3] or "")):
             raise HubError(f"{text}: file and revision must be plain paths, without . and .., \\ and empty parts")
         if found is None or (file is not None and file != bool(found[2])):
-            form = f"{HUB}owner/repository{'/file' if file else ''}"
-            raise HubError(f"{text}: is not of the form {form}, optionally with @revision at the end")
+            form = f"owner/repository{'/file' if file else ''}"
+            raise HubError(f"{text}: is not of the form {form} or {HUB}{form}, optionally with @revision at the end")
         return cls(found[1], found[3], found[2].removeprefix("/"))
 
     @property
@@ -155,7 +155,8 @@ def _explained(address: Address, done: str) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise NotFound(f"{address}: the repository has no such file; check the name") from error
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HubError(f"{address}: could not be {done} ({reason}); check the name and the network") from error
+        raise HubError(
+            f"{address}: could not be {done} ({reason_of(error)}); check the name and the network"
+        ) from error
     finally:
         logger.setLevel(level)

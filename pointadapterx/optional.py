@@ -7,7 +7,7 @@ import shlex
 from importlib.util import find_spec
 from typing import Any
 
-from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.errors import DataError, PointAdapterXError, reason_of
 
 REQUIREMENTS = {"laspy": "laspy[lazrs]", "umap": "umap-learn"}
 """What to install for a package, where it is not the name that is imported."""
@@ -38,11 +38,6 @@ def missing(package: str, extra: str) -> str | None:
             return f"is not installed; {install_command(name)} (the extra {extra})"
         return f"is installed but cannot be imported ({reason_of(error)}); install what it lacks"
     return None
-
-
-def reason_of(error: BaseException) -> str:
-    """The first line of an error, or its type where it says nothing."""
-    return next(iter(str(error).splitlines()), "").strip() or type(error).__name__
 
 
 def need(package: str, what: str, extra: str, error: type[PointAdapterXError] = DataError) -> Any:

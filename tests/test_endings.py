@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import logging
@@ -16,7 +17,8 @@ from pointadapterx.commands import main as cli
 from pointadapterx.commands.options import UsageError
 from pointadapterx.endings import BROKEN_PIPE, ends_in_one_line, explain
 from pointadapterx.engine.console import console, log_to_file
-from pointadapterx.errors import DataError, Interrupted
+from pointadapterx.errors import DataError, Interrupted, reason_of
+from tests.conftest import ROOT
 
 FULL = Path("/dev/full")
 GIVEN = {"compare": ["--config", "x"], "doctor": ["x"], "example": ["x"]}
@@ -176,3 +178,28 @@ def test_a_path_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_explain_leaves_bugs() -> None:
     assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def test_the_reason_is_words_without_number_and_path() -> None:
+    assert (
+        reason_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "a.ply")) == "No such file or directory"
+    )
+    assert reason_of(OSError("truncated header\nat byte 8")) == "truncated header"
+    assert reason_of(EOFError()) == "EOFError"
+
+
+def test_no_message_quotes_an_error_of_the_system_as_it_is() -> None:
+    """It would read ``[Errno 2] No such file or directory: 'a.ply'``; see :func:`pointadapterx.errors.reason_of`."""
+    quoting = []
+    for path in (path for folder in ("pointadapterx", "datasets") for path in (ROOT / folder).rglob("*.py")):
+        for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(handler, ast.ExceptHandler) or handler.type is None or handler.name is None:
+                continue
+            if "OSError" not in {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}:
+                continue
+            for node in ast.walk(handler):
+                plain = isinstance(node, ast.FormattedValue) and node.conversion == -1 and ast.unparse(node.value)
+                logged = isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("log.", "logger."))
+                if plain == handler.name or (logged and ast.unparse(node.args[-1]) == handler.name):
+                    quoting.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert quoting == []

@@ -439,9 +439,13 @@ def test_what_goes_wrong_is_one_line(
     assert fails("pull", "owner/empty").startswith(
         "error: hf://owner/empty/adapter.safetensors: not a readable safetensors file"
     )
-    assert "nothing: is not of the form hf://owner/repository" in fails("pull", "nothing")
-    assert "nothing: is not of the form hf://owner/repository" in fails("push", str(adapter), "nothing")
-    assert "owner/a/file: is not of the form hf://owner/repo" in fails("push", str(adapter), "owner/a/file")
+    assert "nothing: is not of the form owner/repository or hf://owner/repository, " in fails("pull", "nothing")
+    assert "nothing: is not of the form owner/repository or hf://owner/repository, " in fails(
+        "push", str(adapter), "nothing"
+    )
+    assert "owner/a/file: is not of the form owner/repository or hf://owner/repo" in fails(
+        "push", str(adapter), "owner/a/file"
+    )
     for command in (["push", str(adapter)], ["pull"]):
         assert fails(*command, "owner/x@a", "--revision", "b") == (
             "error: owner/x@a: names a revision already; remove --revision b"

@@ -17,8 +17,7 @@ from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.formats.columns import listed
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers
-from pointadapterx.errors import DataError
-from pointadapterx.optional import reason_of
+from pointadapterx.errors import DataError, reason_of
 
 SURE = ("points", "data")  # names of the entry that holds the points, the first first
 LIKELY = ("coord", "coords", "pos", "positions", "vertices", "xyz")  # where one of them is there

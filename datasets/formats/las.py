@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
-from pointadapterx.optional import need, reason_of
+from pointadapterx.errors import reason_of
+from pointadapterx.optional import need
 
 VLR, EVLR = 54, 60  # bytes before the content of a record of variable length
 HEADERS = {(1, minor): size for minor, size in enumerate((227, 227, 227, 235, 375))}

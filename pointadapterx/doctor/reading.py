@@ -35,7 +35,7 @@ from pointadapterx.datasets.listings import CACHE_SUFFIX, TABLE_SUFFIX
 from pointadapterx.datasets.point_files import AS_FILES_SAY, KINDS, MESH_SUFFIXES, Cloud, Reading, load_cloud
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.doctor.examined import Entry, Examined, examine
-from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.errors import DataError, PointAdapterXError, reason_of
 from pointadapterx.files import replacing
 from pointadapterx.hashing import content_hash, derive_seed
 
@@ -272,7 +272,9 @@ def _save(path: Path, state: str, examined: list[Examined]) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(_KEPT.dump_json(_Kept(state, examined)))
     except (PointAdapterXError, OSError) as error:
-        logger.warning("nothing kept of what was examined, the files will be read again next time (%s)", error)
+        logger.warning(
+            "nothing kept of what was examined, the files will be read again next time (%s)", reason_of(error)
+        )
 
 
 def is_h5(path: Path) -> bool:

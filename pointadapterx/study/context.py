@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, reason_of
 from pointadapterx.files import write_json
 from pointadapterx.study.records import Record
 from pointadapterx.study.schema import StudyConfig, TableContext, describe_problem
@@ -54,7 +54,7 @@ def read_contexts(folder: Path, records: Sequence[Record]) -> dict[str, TableCon
     except ValidationError as error:
         problems = (describe_problem(detail) for detail in error.errors())
     except (OSError, ValueError, RecursionError) as error:
-        problems = iter([("", f"cannot be read ({error})")])
+        problems = iter([("", f"cannot be read ({reason_of(error)})")])
     for key, message in problems:
         raise DataError(
             f"{path}: {': '.join(filter(None, (key, message)))}; write it again with the study, or remove it"

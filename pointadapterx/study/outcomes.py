@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pointadapterx import run_folder
 from pointadapterx.config import Config
 from pointadapterx.engine.health import routing_summary
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, reason_of
 from pointadapterx.run_folder import HISTORY_FILE, METRICS_FILE, PREDICTIONS_FILE, SAMPLE_SCORES_FILE
 from pointadapterx.study.comparability import selection_words, task_words
 from pointadapterx.study.plan import Cell, Plan, Run
@@ -231,7 +231,7 @@ def _read_json(path: Path, folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged_run(path, folder, str(error)) from None
+        raise _damaged_run(path, folder, reason_of(error)) from None
 
 
 def _damaged_run(path: Path, folder: Path, why: str) -> DataError:

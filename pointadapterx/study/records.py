@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pointadapterx.errors import DataError
+from pointadapterx.errors import DataError, reason_of
 from pointadapterx.files import write_text
 from pointadapterx.registry import unknown_name
 from pointadapterx.study.plan import Values
@@ -315,7 +315,7 @@ def read_records(path: Path) -> list[Record]:
     except ValidationError as error:
         raise _damaged(path, reader.line_num, first_problem(error)) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give the CSV of a study") from None
+        raise DataError(f"{path}: cannot be read ({reason_of(error)}); give the CSV of a study") from None
     if not records:
         raise DataError(f"{path}: holds no results; give the CSV of a study")
     for number, problem in _disagreements(records):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
-from pointadapterx.errors import ConfigError, DataError, shown
+from pointadapterx.errors import ConfigError, DataError, reason_of, shown
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.models.tokens import POOLS
@@ -50,7 +50,8 @@ class HeadConfig(Section):
             try:
                 changes["num_classes"] = data.find_classes()
             except (ConfigError, DataError, OSError) as error:
-                problems.append(("data.root", str(error)))
+                said = str(error) if not isinstance(error, OSError) else f"{data.root}: {reason_of(error)}"
+                problems.append(("data.root", said))
             else:
                 if changes["num_classes"] is None and not data.lacks_variant:
                     problems.append(("head.num_classes", f"is required, as only the files of {data.name} tell it"))

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from pointadapterx.errors import PointAdapterXError
-from pointadapterx.optional import reason_of
+from pointadapterx.errors import PointAdapterXError, reason_of
 from pointadapterx.visualize.drawing import MARK, DrawCloud, Sheet, View, projected, reach_of, shaded
 
 PIXELS = 400

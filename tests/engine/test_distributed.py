@@ -19,7 +19,7 @@ from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.config import dump_config
 from pointadapterx.datasets import build_dataset
 from tests.conftest import ROOT, randomise, small_config
-from tests.processes import PRELOADED, run_together
+from tests.processes import run_together
 from tests.synthetic import write_ldraw20
 
 pytestmark = [

@@ -49,7 +49,7 @@ def test_a_folder_is_not_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["hf://", "hf://owner", "hf://owner/repository", "hf://owner/repository/"])
 def test_a_hub_address_names_a_file(text: str) -> None:
-    with pytest.raises(CheckpointError, match="is not of the form hf://owner/repository/file"):
+    with pytest.raises(CheckpointError, match="is not of the form owner/repository/file or hf://owner/repository/file"):
         find_weights(text)
 
 
