@@ -120,8 +120,16 @@ def test_three_commands_lead_from_meshes_to_predictions(
 
 def test_the_commands_are_on_the_first_screen() -> None:
     screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:FIRST_SCREEN])
-    for command in (r"predict \S+\.ply", r"train \S+ --output run", r"predict run \S+"):
+    for command in (r"predict \S+\.ply", r"train \S+ --output \S+", r"predict runs/\S+ \S+"):
         assert re.search(rf"^pointadapterx {command}", screen, re.MULTILINE), command
+
+
+def test_the_first_screen_and_the_tutorial_write_into_different_folders() -> None:
+    """Whoever follows both would be refused by the second."""
+    pages = [(ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/tutorial.md")]
+    written = [set(re.findall(r"--output (\S+)", page)) for page in pages]
+    assert written[0]
+    assert not written[0] & written[1]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ PRETRAIN = [*SMALL, "pretrain.decoder_heads=3", "pretrain.decoder_depth=1", "pre
 COMMANDS: dict[str, list[str]] = {
     "make demo": FEW,
     "pointadapterx predict scans/new/wheel_1.ply": [],
-    "pointadapterx train scans --output run": ONE_EPOCH,
-    "pointadapterx predict run scans/new": [],
+    "pointadapterx train scans --output runs/scans": ONE_EPOCH,
+    "pointadapterx predict runs/scans scans/new": [],
     "pointadapterx train scans --output first": ONE_EPOCH,
     "pointadapterx predict first scans/new": [],
     "pointadapterx train scans": ONE_EPOCH,
