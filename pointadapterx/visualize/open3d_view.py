@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TextIO
 
 import numpy as np
 
@@ -44,6 +49,45 @@ def problem() -> str | None:
     return BROKEN.format(reason=broken[1]) if broken else NO_DRIVER
 
 
+@contextmanager
+def native_lines_hidden() -> Iterator[None]:
+    """Hides what libraries write to the process's own streams, past Python's; shows it all if an exception follows."""
+    streams, out = (sys.stdout, sys.stderr), (1, 2)
+    for stream in streams:
+        stream.flush()
+    kept = [os.dup(number) for number in out]
+    with tempfile.TemporaryFile() as hidden:
+        for number in out:
+            os.dup2(hidden.fileno(), number)
+        try:
+            yield
+        except BaseException:
+            _flush(streams)
+            hidden.seek(0)
+            os.write(kept[1], hidden.read())
+            raise
+        finally:
+            _flush(streams)
+            for copy, number in zip(kept, out, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def _errors_alone() -> AbstractContextManager[object]:
+    """Keeps Open3D from logging, which it does through Python where it can."""
+    import open3d
+
+    return open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error)
+
+
+def _flush(streams: Iterable[TextIO]) -> None:
+    """Python's streams, and the buffers of C's, which would otherwise be written later."""
+    for stream in streams:
+        stream.flush()
+    with suppress(AttributeError, OSError, TypeError):  # on Windows there is no such library
+        ctypes.CDLL(None).fflush(None)
+
+
 @lru_cache(maxsize=1)
 def off_screen() -> DrawCloud:
     """Draws clouds into square images; one renderer serves the process.
@@ -54,10 +98,13 @@ def off_screen() -> DrawCloud:
     reason = problem()
     if reason is not None:
         raise PointAdapterXError(f"{reason}, or choose --renderer matplotlib")
-    import open3d
-    from open3d.visualization import rendering
+    with native_lines_hidden():
+        import open3d
+        from open3d.visualization import rendering
 
-    renderer = rendering.OffscreenRenderer(PIXELS, PIXELS)
+        with _errors_alone():
+            renderer = rendering.OffscreenRenderer(PIXELS, PIXELS)
+            renderer.render_to_image()  # the first time it says more
     renderer.scene.set_background([1.0, 1.0, 1.0, 1.0])
     renderer.scene.view.set_post_processing(False)  # colours stay as they are given
     materials = []
@@ -119,7 +166,9 @@ def show(sheet: Sheet) -> None:
             if view.marked is not None:
                 clouds.append(_cloud(view.marked + moved, np.tile(MARK, (len(view.marked), 1))))
     window = open3d.visualization.Visualizer()
-    if not window.create_window(window_name=sheet.title):
+    with native_lines_hidden(), _errors_alone():
+        opened = window.create_window(window_name=sheet.title)
+    if not opened:
         raise PointAdapterXError("no window can be opened here (no display); leave --window out")
     for cloud in clouds:
         window.add_geometry(cloud)

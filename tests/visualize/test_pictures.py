@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import shutil
 import sys
@@ -335,8 +337,27 @@ def test_the_eye_stands_above_and_sees_up_upwards() -> None:
     assert np.allclose(np.linalg.norm(seen, axis=1), [1, 0, 1])  # a rotation
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="writes by the C library")
+def test_what_libraries_write_is_hidden_unless_something_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    libc = ctypes.CDLL(None)
+    with open3d_view.native_lines_hidden():
+        libc.puts(b"engine created")
+        os.write(2, b"warning: no window\n")
+    print("ours")
+    assert capfd.readouterr() == ("ours\n", "")
+
+    @open3d_view.native_lines_hidden()
+    def fail() -> None:
+        libc.puts(b"the cause")
+        raise PointAdapterXError("what failed")
+
+    with pytest.raises(PointAdapterXError, match="what failed"):
+        fail()
+    assert capfd.readouterr() == ("", "the cause\n")
+
+
 @pytest.mark.vulkan
-def test_open3d_draws_off_screen_what_it_is_given() -> None:
+def test_open3d_draws_off_screen_what_it_is_given(capfd: pytest.CaptureFixture[str]) -> None:
     if open3d_view.problem() is not None:
         pytest.skip(str(open3d_view.problem()))
     rng = np.random.default_rng(0)
@@ -345,6 +366,7 @@ def test_open3d_draws_off_screen_what_it_is_given() -> None:
     red = np.tile([1.0, 0.0, 0.0], (2000, 1))
     view = View("", points, red, marked=np.zeros((1, 3)))
     pixels = open3d_view.off_screen()(view, 5.0)
+    assert capfd.readouterr() == ("", "")
     assert pixels.shape == (open3d_view.PIXELS, open3d_view.PIXELS, 3)
     inked = pixels.min(axis=2) < 0.9
     rows, columns = inked.nonzero()
