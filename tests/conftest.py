@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -125,12 +125,24 @@ def _fresh_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _heed_signals() -> None:
-    """Under ``nohup`` or behind ``&`` the tests start with signals ignored, which those that send some cannot use."""
+    """Under ``nohup`` or behind ``&`` the tests start with signals ignored, which those that send some cannot use.
+
+    In a worker of pytest-xdist a signal that comes when nobody waits for it fails the test, where it would end the
+    worker without a word (``node down: Not properly terminated``).
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (getattr(signal, "SIGHUP", None), signal.SIGTERM):
-        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        if number is not None and "PYTEST_XDIST_WORKER" in os.environ:
+            signal.signal(number, _fail_for_signal)
+        elif number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _fail_for_signal(number: int, frame: FrameType | None, worker: int = os.getpid()) -> None:
+    if os.getpid() != worker:  # a fork of it, which is to be ended
+        os._exit(128 + number)
+    pytest.fail(f"{signal.Signals(number).name} came when nobody waited for it")
 
 
 @pytest.fixture

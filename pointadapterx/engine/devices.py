@@ -23,11 +23,6 @@ from pointadapterx import ops
 from pointadapterx.engine.precision import multiplies_bf16, precision_of
 from pointadapterx.errors import ConfigError
 
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None  # type: ignore[assignment]
-
 log = logging.getLogger(__name__)
 
 
@@ -130,7 +125,9 @@ def peak_memory_mib(device: torch.device) -> float | None:
     own = re.search(r"VmHWM:\s+(\d+) kB", _read_or_empty("/proc/self/status"))
     if own is not None:
         return int(own[1]) / 2**10
-    if resource is None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -90,7 +91,7 @@ class Nothing:
 PLAIN = Nothing()
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Base of Point-MAE and ViT, and of any transformer whose blocks are :class:`~pointadapterx.models.block.Block`.
 
     A subclass builds ``norm``, and ``blocks`` of width ``dim`` for its only stage, or else overrides :attr:`stages`;
@@ -199,27 +200,27 @@ class Backbone(nn.Module):
         return FeatureInfo(stages, self.has_class_token, 3 if self.modality == "points" else 0)
 
     @property
+    @abstractmethod
     def patch_module(self) -> nn.Module:
         """The module whose output is the patch tokens (B, G, C), before positions are added."""
-        raise NotImplementedError(f"{type(self).__name__} must name its patch module")
 
     @property
+    @abstractmethod
     def patch_projection(self) -> nn.Linear | nn.Conv2d:
         """The last layer of :attr:`patch_module`, whose output features are those of the patch tokens."""
-        raise NotImplementedError(f"{type(self).__name__} must name its patch projection")
 
     @property
     def patch_scale_merges(self) -> bool:
         """Whether patch tokens may be scaled by any number by scaling :attr:`patch_projection`."""
         return True
 
+    @abstractmethod
     def patches(self, inputs: Tensor) -> Patches:
         """Inputs of the task, for example points (B, N, 3), to the tokens of their patches."""
-        raise NotImplementedError(f"{type(self).__name__} must make patches of its inputs")
 
+    @abstractmethod
     def assemble(self, patches: Patches) -> Embedded:
         """Patches to the input of the first block: with class token and positions."""
-        raise NotImplementedError(f"{type(self).__name__} must assemble its tokens")
 
     def embed(self, inputs: Tensor) -> Embedded:
         """Inputs of the task, for example points (B, N, 3), to tokens and positions."""
@@ -233,17 +234,17 @@ class Backbone(nn.Module):
         """The modules that compute position embeddings, where positions are not parameters."""
         return []
 
+    @abstractmethod
     def class_parameters(self) -> dict[str, nn.Parameter]:
         """Class token and its position: learned per task, absent from self-supervised checkpoints.
 
         Empty where it is pre-trained, and where there is no class token.
         """
-        raise NotImplementedError(f"{type(self).__name__} must name its class token")
 
     @staticmethod
+    @abstractmethod
     def translate(state: Mapping[str, Tensor]) -> Translated:
         """Names of published checkpoints to ours, see :mod:`pointadapterx.models.checkpoint_keys`."""
-        raise NotImplementedError("a backbone must translate its published checkpoints")
 
     def fit_tensor(self, name: str, tensor: Tensor) -> Tensor:
         """A checkpoint's tensor converted to the shape that this backbone needs, if possible.

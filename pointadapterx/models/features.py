@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -98,7 +99,7 @@ class Features(NamedTuple):
         return self.sequence.cls if self.sequence.has_class_token else None
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """What an adapted model asks of its head.
 
     Attributes:
@@ -131,6 +132,6 @@ class Head(nn.Module):
         """Output of :meth:`pool` -> what the last layer reads (B, H), and logits (B, num_classes)."""
         raise NotImplementedError(f"{type(self).__name__} must classify")
 
+    @abstractmethod
     def forward(self, features: Features) -> Tensor:
         """Features -> logits."""
-        raise NotImplementedError(f"{type(self).__name__} must define its forward pass")

@@ -6,6 +6,7 @@ and knows none by name.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ LabelOf = Callable[[Samples], tuple[Tensor, Tensor]]
 """Samples -> what the head's last layer reads of each (n, H), and the head's outputs (n, …)."""
 
 
-class Task:
+class Task(ABC):
     """What is asked of the features.
 
     Args:
@@ -100,7 +101,7 @@ class Task:
         """
         return stratified_split(self.strata(data), fraction, seed, groups=data.groups)
 
-    def check(self, data: Samples) -> None:
+    def check(self, data: Samples) -> None:  # noqa: B027 - most tasks take any data
         """Whether a part of a data set fits the config.
 
         Raises:
@@ -142,6 +143,7 @@ class Task:
         zeros = partial(inputs.new_zeros, dtype=torch.int64)
         return Targets(zeros(number), None if of_points is None else zeros(of_points))
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a micro-batch in training.
 
@@ -154,7 +156,6 @@ class Task:
             The mean over the b samples, to be minimised, auxiliary losses included; and sums over them whose means over
             the epoch are reported: ``loss`` at least.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define its loss")
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
         """Further values for the epoch's record, from the means of what :meth:`loss` reports."""
@@ -185,13 +186,13 @@ class Task:
         """What is kept of the outputs for :meth:`metrics`: (b, …); counts a sample where whole outputs are large."""
         return outputs
 
+    @abstractmethod
     def metrics(self, found: Predictions) -> dict[str, Any]:
         """Metrics of a part of a data set, JSON-able, :attr:`scores` among them.
 
         Raises:
             TrainingError: if outputs are not finite.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define its metrics")
 
     def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
         """Metrics for the terminal; by default the scores alone."""

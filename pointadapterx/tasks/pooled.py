@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,15 +64,16 @@ class PooledTask(Task):
 
     said: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def width(self) -> int:
         """Outputs of the head for a sample."""
-        raise NotImplementedError(f"{type(self).__name__} must say how many numbers it predicts")
 
     def build_head(self, info: FeatureInfo) -> ClassificationHead:
         """The MLP of the ``head`` section, with :meth:`width` outputs."""
         assert self.config.head is not None
         return ClassificationHead(info, self.config.head.model_copy(update={"num_classes": self.width()}))
 
+    @abstractmethod
     def criterion(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss, a mean over samples.
 
@@ -79,7 +81,6 @@ class PooledTask(Task):
             outputs: (b, width) float32.
             targets: (b, …), ``targets.sample`` of the data.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define its criterion")
 
     def say(self, output: Tensor) -> dict[str, Said]:
         """The answer that an output (width,) means, by the names of :attr:`said`."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from sklearn.model_selection import check_cv
+from sklearn.model_selection import GridSearchCV, check_cv
 
 from pointadapterx import jobs as run
 from pointadapterx.build import build_backbone, build_probe_data, build_splits, build_trained
@@ -196,12 +196,12 @@ def test_the_probe_chooses_its_cost_without_seeing_variants(small_data: Path, mo
     parts = build_probe_data(config)
     folds = []
 
-    class Search(probe_module.GridSearchCV):
+    class Search(GridSearchCV):
         def fit(self, features: Any, labels: Any, groups: Any = None) -> Any:
             folds.extend(check_cv(self.cv, labels, classifier=True).split(features, labels, groups))
             return super().fit(features, labels, groups=groups)
 
-    monkeypatch.setattr(probe_module, "GridSearchCV", Search)
+    monkeypatch.setattr("sklearn.model_selection.GridSearchCV", Search)
     for part, together in ((parts[0], True), (without_groups(parts[0]), False)):
         folds.clear()
         accuracy = probe_module.probe_accuracy(

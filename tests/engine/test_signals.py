@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 
 import pytest
 
 from pointadapterx.engine.signals import stop_requests
+from tests import conftest
 
 
 def test_signals_are_collected_and_handlers_restored() -> None:
@@ -17,6 +19,22 @@ def test_signals_are_collected_and_handlers_restored() -> None:
             os.kill(os.getpid(), number)
         assert requests == list(before)
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_a_signal_that_nobody_waits_for_fails_the_test_instead_of_ending_its_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        conftest._heed_signals.__wrapped__()
+        for number in before:
+            with pytest.raises(pytest.fail.Exception, match=f"{number.name} came when nobody waited"):
+                os.kill(os.getpid(), number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert faulthandler.is_enabled()  # what ends a worker by SIGSEGV or SIGABRT is shown
 
 
 def test_a_second_interrupt_is_not_waited_for() -> None:
