@@ -1,7 +1,7 @@
 """What a machine must have: where POINTADAPTERX_REQUIRE names it, a test that would skip for lack of it fails instead.
 
-Everywhere else such tests skip and say why. ``.ci/run`` names what its machine has, so that no check goes missing
-there without anyone noticing.
+Everywhere else such tests are skipped and say why. ``.ci/run`` requires everything unless the variable is set, so that
+no check goes missing there without anyone noticing.
 """
 
 from __future__ import annotations

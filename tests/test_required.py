@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.required import KNOWN, VARIABLE
 
 TESTS = {
@@ -46,3 +50,35 @@ def test_a_misspelt_requirement_is_an_error(
 ) -> None:
     text = outcomes(tmp_path, "nvc", monkeypatch, capsys)
     assert f"{VARIABLE}: nvc; it takes browser, vulkan, nvcc" in text
+
+
+def ci(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``.ci/run`` in a folder of its own, on a machine with a C++ compiler whose ``make`` only prints its target."""
+    programs = folder / "bin"
+    if not programs.exists():
+        programs.mkdir()
+        for name in ("bash", "dirname", "env", "grep"):
+            (programs / name).symlink_to(str(shutil.which(name)))
+        for name, text in {"make": "echo make $1", "id": "echo 1000", "c++": "", "ldconfig": ""}.items():
+            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+            (programs / name).chmod(0o755)
+        (folder / ".ci").mkdir()
+        shutil.copy(ROOT / ".ci" / "run", folder / ".ci")
+    variables = {"PATH": str(programs), **environment}
+    return subprocess.run([str(folder / ".ci" / "run")], env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(os.name != "posix" or shutil.which("bash") is None, reason="a script for bash")
+def test_ci_fails_before_its_work_where_something_is_missing(tmp_path: Path) -> None:
+    done = ci(tmp_path)
+    assert done.returncode == 1
+    assert not done.stdout
+    names = re.findall(r"^missing here: (\w+):", done.stderr, re.MULTILINE)
+    lacking = ["reference", "nvcc", "browser", "vulkan"]
+    assert names == [name for name in lacking if name != "nvcc" or not Path("/usr/local/cuda/bin/nvcc").exists()]
+    done = ci(tmp_path, POINTADAPTERX_REQUIRE="packages,compiler")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == ["make lint", "make docs", "make test-all"]
+    (tmp_path / "bin" / "nvcc").symlink_to(tmp_path / "bin" / "c++")
+    reference = {"POINTADAPTERX_REFERENCE": str(tmp_path), "POINTADAPTERX_BROWSER": "chrome"}
+    assert re.findall(r"missing here: (\w+)", ci(tmp_path, **reference).stderr) == ["vulkan"]

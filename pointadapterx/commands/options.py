@@ -38,6 +38,12 @@ def add_adapter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", metavar=ADAPTER, help=ADAPTER_HELP)
 
 
+def add_run(parser: argparse.ArgumentParser, about: str, overrides: str) -> None:
+    """The folder of a run that the command goes on with, and what may be overridden."""
+    parser.add_argument("run", metavar="RUN", type=Path, help=about)
+    add_overrides(parser, overrides)
+
+
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """Adapters, and overrides of their configs; see :func:`split_overrides`."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders or adapter files, and key=value overrides")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from pointadapterx.commands.options import add_overrides, log_to_terminal
+from pointadapterx.commands.options import add_run, log_to_terminal
 
 EXAMPLES = """\
   %(prog)s runs/demo/20260101-120000
@@ -15,8 +14,8 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    add_overrides(parser, "where files lie now; all else stays as the run began, for example data.root=/mnt/scans")
+    where = "where files lie now; all else stays as the run began, for example data.root=/mnt/scans"
+    add_run(parser, "folder of the run", where)
 
 
 def run(options: argparse.Namespace) -> int:

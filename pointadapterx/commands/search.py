@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from pointadapterx.commands.options import add_overrides, log_to_terminal
+from pointadapterx.commands.options import add_run, log_to_terminal
 
 EXAMPLES = """\
   %(prog)s runs/noah                                       writes runs/noah/architecture.yaml
@@ -15,8 +14,8 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run that trained the supernet")
-    add_overrides(parser, "overrides of the search, for example method.search.budget=100000")
+    what = "overrides of the search, for example method.search.budget=100000"
+    add_run(parser, "folder of the run that trained the supernet", what)
 
 
 def run(options: argparse.Namespace) -> int:
