@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +19,7 @@ from pointadapterx.errors import DataError
 from pointadapterx.files import write_text
 from pointadapterx.registry import unknown_name
 from pointadapterx.study.plan import Values
+from pointadapterx.study.resampling import Records
 from pointadapterx.study.schema import Percentage
 from pointadapterx.tasks import TASKS
 from pointadapterx.tasks.exchange import Score
@@ -33,9 +36,12 @@ Known = Mapping[tuple[str, bool], "Record"]
 OF_TASK = ("task", "scores", "sample_scores")
 """Columns of studies with other tasks than classification; left out of a CSV where no line needs them."""
 
+OF_RECORDS = ("sample_records",)
+"""Columns of tasks whose scores are no mean over samples; left out of a CSV where no line needs them."""
+
 OF_TEST_SET = (
     *("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "groups", "correct"),
-    *("scores", "sample_scores"),
+    *("scores", "sample_scores", "sample_records"),
 )
 
 NEEDED = {
@@ -50,7 +56,8 @@ class Record(BaseModel):
 
     ``task`` is empty for classification. Other tasks have their scores in ``scores``, a JSON object by name, instead of
     the accuracies, and in ``sample_scores``, if they have a score of each test object, those in file order as float32,
-    packed into hexadecimal digits, instead of ``correct``.
+    packed into hexadecimal digits, instead of ``correct``; or in ``sample_records``, as of :func:`pack_records`, what of
+    each test object adds up to the scores.
 
     ``tested`` is false in a table that only tunes. ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the
     cell they were taken from, if another. A ``tune`` line carries nothing of the test set. ``train_accuracy`` and the
@@ -107,6 +114,7 @@ class Record(BaseModel):
     task: str | None = None
     scores: str | None = None
     sample_scores: str | None = None
+    sample_records: str | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -164,17 +172,33 @@ class Record(BaseModel):
             values = self.score_values
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"scores is not a JSON object of numbers for {', '.join(self.task_scores)}") from None
+        if self.sample_records is not None:
+            self._check_records(values)
+            return
         if self.sample_scores is None:
             return
         try:
             samples = self.outcomes
         except ValueError:
             samples = None
-        if samples is None or len(samples) != self.test_objects or not np.isfinite(samples).all():
+        if not isinstance(samples, np.ndarray) or len(samples) != self.test_objects or not np.isfinite(samples).all():
             raise ValueError(f"sample_scores does not hold one number for each of {self.test_objects} test objects")
         name, value = next(iter(values.items()))
         if not math.isclose(float(samples.mean()), value, rel_tol=1e-5, abs_tol=1e-6):  # these are float32
             raise ValueError(f"scores says {name} is {value}, but the mean of sample_scores is {samples.mean()}")
+
+    def _check_records(self, values: Mapping[str, float]) -> None:
+        """Records of samples, whose sum must have the scores."""
+        try:
+            found = self.outcomes
+            known = found.values if isinstance(found, Records) and np.isfinite(found.rows).all() else None
+        except (NotImplementedError, RuntimeError, ValueError, zlib.error):
+            known = None
+        if known is None:
+            raise ValueError(f"sample_records does not hold records of {self.test_objects} test objects")
+        for name, value in values.items():
+            if not math.isclose(known[name], value, rel_tol=1e-5, abs_tol=1e-6):  # metrics may be of float32
+                raise ValueError(f"scores says {name} is {value}, but of sample_records {known[name]}")
 
     def _check_groups(self) -> None:
         try:
@@ -199,10 +223,12 @@ class Record(BaseModel):
         return {} if None in values.values() else values
 
     @property
-    def outcomes(self) -> np.ndarray | None:
-        """(n,) bool, which test objects are right, or float64, their scores; None where they have none."""
+    def outcomes(self) -> np.ndarray | Records | None:
+        """(n,) bool, which test objects are right, or float64, their scores, or records; None where they have none."""
         if self.task is None:
             return self.correctness
+        if self.sample_records is not None:
+            return Records(unpack_records(self.sample_records, self.test_objects or 0), TASKS[self.task].scores_of)
         if self.sample_scores is None:
             return None
         return np.frombuffer(bytes.fromhex(self.sample_scores), dtype=">f4").astype(np.float64)
@@ -238,6 +264,24 @@ def pack_correctness(correct: np.ndarray) -> str:
 def pack_scores(scores: np.ndarray) -> str:
     """(n,) numbers as hexadecimal digits, float32; see :attr:`Record.outcomes`."""
     return scores.astype(">f4").tobytes().hex()
+
+
+def pack_records(rows: np.ndarray) -> str:
+    """(n, K) numbers, float64, compressed by zlib, in base64."""
+    return base64.b64encode(zlib.compress(rows.astype("<f8").tobytes())).decode()
+
+
+def unpack_records(text: str, count: int) -> np.ndarray:
+    """The inverse of :func:`pack_records` for ``count`` test objects.
+
+    Raises:
+        ValueError, zlib.error: for anything else, and for more than a field may hold.
+    """
+    unpacking = zlib.decompressobj()
+    content = unpacking.decompress(base64.b64decode(text, validate=True), LARGEST_FIELD)
+    if not unpacking.eof or not content:
+        raise ValueError("cut, or too long")
+    return np.frombuffer(content, dtype="<f8").reshape(count, -1)
 
 
 def finite(value: Any) -> float:
@@ -292,7 +336,9 @@ def read_known(paths: Iterable[str | Path]) -> Known:
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Writes the lines of the CSV atomically."""
     records, text = list(records), io.StringIO()
-    names = [name for name in Record.model_fields if name not in OF_TASK or any(record.task for record in records)]
+    unused = set[str]() if any(record.task for record in records) else set(OF_TASK)
+    unused |= set() if any(record.sample_records for record in records) else set(OF_RECORDS)
+    names = [name for name in Record.model_fields if name not in unused]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(_each_text(guarded, record.model_dump()) for record in records)
@@ -314,7 +360,9 @@ def read_records(path: Path) -> list[Record]:
                 records[reader.line_num] = Record.model_validate(_each_text(unguarded, row))
     except ValidationError as error:
         raise _damaged(path, reader.line_num, first_problem(error)) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give the CSV of a study") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); give the CSV of a study") from None
     if not records:
         raise DataError(f"{path}: holds no results; give the CSV of a study")

@@ -186,12 +186,16 @@ class Task:
         return outputs
 
     def metrics(self, found: Predictions) -> dict[str, Any]:
-        """Metrics of a part of a data set, JSON-able, :attr:`scores` among them.
+        """Metrics of a part of a data set, JSON-able, :attr:`scores` among them; by default those of the records.
 
         Raises:
             TrainingError: if outputs are not finite.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define its metrics")
+        records = self.sample_records(found)
+        if records is None:
+            raise NotImplementedError(f"{type(self).__name__} must define its metrics")
+        values = self.scores_of(records.double().sum(dim=0))
+        return {name: float(value) for name, value in values.items()} | {"count": len(records)}
 
     def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
         """Metrics for the terminal; by default the scores alone."""
@@ -238,6 +242,22 @@ class Task:
     def sample_scores(self, found: Predictions) -> Tensor | None:
         """(n,) the value of each sample whose mean is the first score, for intervals; None where it is no such mean."""
         return None
+
+    def sample_records(self, found: Predictions) -> Tensor | None:
+        """(n, K) what of each sample adds up to the scores, for intervals of scores that are no mean over samples.
+
+        Such as points in the intersection and in the union of each class. None where there is nothing of the kind.
+        """
+        return None
+
+    @classmethod
+    def scores_of(cls, sums: Tensor) -> Mapping[str, Tensor]:
+        """Each of :attr:`scores`, (...), from sums (..., K) of float64 over the records of samples.
+
+        Samples are resampled some thousand times for an interval, so it works on all leading axes at once, and stays
+        finite where a class is in none of the samples.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define its scores for its records")
 
     # Predictions for single inputs.
 
