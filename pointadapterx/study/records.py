@@ -56,8 +56,8 @@ class Record(BaseModel):
 
     ``task`` is empty for classification. Other tasks have their scores in ``scores``, a JSON object by name, instead of
     the accuracies, and in ``sample_scores``, if they have a score of each test object, those in file order as float32,
-    packed into hexadecimal digits, instead of ``correct``; or in ``sample_records``, as of :func:`pack_records`, what of
-    each test object adds up to the scores.
+    packed into hexadecimal digits, instead of ``correct``; or in ``sample_records``, as of :func:`pack_records`, what
+    of each test object adds up to the scores.
 
     ``tested`` is false in a table that only tunes. ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the
     cell they were taken from, if another. A ``tune`` line carries nothing of the test set. ``train_accuracy`` and the

@@ -1,4 +1,4 @@
-"""Intervals of scores that are no mean over samples, such as a mean IoU of classes: samples are resampled, then scored."""
+"""Intervals of scores that are no mean over samples, such as a mean IoU of classes: samples are resampled."""
 
 from __future__ import annotations
 

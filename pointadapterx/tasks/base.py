@@ -259,6 +259,17 @@ class Task:
         """
         raise NotImplementedError(f"{cls.__name__} must define its scores for its records")
 
+    # Labels of points.
+
+    @property
+    def point_classes(self) -> list[str]:
+        """Names of what a point is labelled with, by number; empty where points are not, and no picture shows them."""
+        return []
+
+    def point_labels(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(b, N) int64, the label of each point of a batch, from :meth:`outputs` (b, N, classes)."""
+        return outputs.argmax(dim=-1)
+
     # Predictions for single inputs.
 
     def columns(self, top: int) -> list[str]:
