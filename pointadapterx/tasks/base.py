@@ -45,6 +45,10 @@ class Task:
         needs_labels: whether data without class labels are refused; otherwise they are not even read where the data set
             can leave them out.
         predicts_classes: whether ``head.num_classes`` is the number of classes of the data.
+        weighs_classes: whether ``train.class_weights`` mean something; :meth:`learn` then makes factors of the loss of
+            them, by :func:`~pointadapterx.tasks.weighting.class_weights`.
+        balances_classes: whether every sample has one class, :meth:`strata`, which ``train.sampler=balanced`` can draw
+            equally often.
         caches: whether training from cached features (``train.cached_views``) is possible.
         scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
         recorded: further metrics that are written into the history.
@@ -61,6 +65,8 @@ class Task:
     adapts: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     predicts_classes: ClassVar[bool] = False
+    weighs_classes: ClassVar[bool] = False
+    balances_classes: ClassVar[bool] = False
     caches: ClassVar[bool] = True
     scores: ClassVar[Mapping[str, Score]] = {}
     recorded: ClassVar[tuple[str, ...]] = ()
