@@ -23,6 +23,7 @@ from pointadapterx.run_folder import (
     SAMPLE_SCORES_FILE,
 )
 from pointadapterx.study.comparability import selection_words, task_words
+from pointadapterx.study.packing import pack_correctness, pack_groups, pack_records, pack_scores
 from pointadapterx.study.plan import Cell, Plan, Run
 from pointadapterx.study.records import (
     OF_TEST_SET,
@@ -31,10 +32,6 @@ from pointadapterx.study.records import (
     Record,
     finite,
     first_problem,
-    pack_correctness,
-    pack_groups,
-    pack_records,
-    pack_scores,
     task_scores,
 )
 from pointadapterx.study.samples import read_samples

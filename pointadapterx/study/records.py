@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_text
 from pointadapterx.registry import unknown_name
+from pointadapterx.study.packing import (
+    LARGEST_FIELD,
+    pack_correctness,
+    pack_groups,
+    unpack_correctness,
+    unpack_groups,
+    unpack_records,
+    unpack_scores,
+)
 from pointadapterx.study.plan import Values
 from pointadapterx.study.resampling import Records
 from pointadapterx.study.schema import Percentage
@@ -27,8 +35,6 @@ from pointadapterx.text import guarded, unguarded
 
 UNNAMED = "classification"
 """The task of a line that names none, as all did before there were others."""
-
-LARGEST_FIELD = 2**30  # characters; Python's own limit is 16,000 scores
 
 Known = Mapping[tuple[str, bool], "Record"]
 """Name of a run, and whether its test result is wanted, to a line of an earlier CSV that has it."""
@@ -231,7 +237,7 @@ class Record(BaseModel):
             return Records(unpack_records(self.sample_records, self.test_objects or 0), TASKS[self.task].scores_of)
         if self.sample_scores is None:
             return None
-        return np.frombuffer(bytes.fromhex(self.sample_scores), dtype=">f4").astype(np.float64)
+        return unpack_scores(self.sample_scores)
 
     @property
     def tuned_values(self) -> Values:
@@ -241,47 +247,14 @@ class Record(BaseModel):
     @property
     def correctness(self) -> np.ndarray:
         """(n,) bool: which test objects are classified correctly."""
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.correct or ""), dtype=np.uint8))
-        return bits[: self.test_objects].astype(bool)
+        return unpack_correctness(self.correct or "", self.test_objects or 0)
 
     @property
     def object_groups(self) -> np.ndarray | None:
         """(n,) int64, equal for test objects that are not independent; None where all are."""
         if self.groups is None:
             return None
-        numbers = np.arange(self.test_objects or 0)
-        for text in self.groups.split(";"):
-            members = [int(position) for position in text.split()]
-            numbers[members] = members[0]
-        return numbers
-
-
-def pack_correctness(correct: np.ndarray) -> str:
-    """(n,) bool as hexadecimal digits, the inverse of :attr:`Record.correctness`."""
-    return np.packbits(correct).tobytes().hex()
-
-
-def pack_scores(scores: np.ndarray) -> str:
-    """(n,) numbers as hexadecimal digits, float32; see :attr:`Record.outcomes`."""
-    return scores.astype(">f4").tobytes().hex()
-
-
-def pack_records(rows: np.ndarray) -> str:
-    """(n, K) numbers, float64, compressed by zlib, in base64."""
-    return base64.b64encode(zlib.compress(rows.astype("<f8").tobytes())).decode()
-
-
-def unpack_records(text: str, count: int) -> np.ndarray:
-    """The inverse of :func:`pack_records` for ``count`` test objects.
-
-    Raises:
-        ValueError, zlib.error: for anything else, and for more than a field may hold.
-    """
-    unpacking = zlib.decompressobj()
-    content = unpacking.decompress(base64.b64decode(text, validate=True), LARGEST_FIELD)
-    if not unpacking.eof or not content:
-        raise ValueError("cut, or too long")
-    return np.frombuffer(content, dtype="<f8").reshape(count, -1)
+        return unpack_groups(self.groups, self.test_objects or 0)
 
 
 def finite(value: Any) -> float:
@@ -298,22 +271,6 @@ def finite(value: Any) -> float:
 def task_scores(task: str | None) -> Mapping[str, Score]:
     """The scores of a task by its name in the CSV, which is empty for classification."""
     return TASKS[task or UNNAMED].scores
-
-
-def pack_groups(groups: Sequence[str]) -> str | None:
-    """Which of n objects belong together: ``"0 3; 1 2 4"`` are two groups; independent objects are left out.
-
-    Args:
-        groups: n names, empty where they are not known.
-
-    Returns:
-        The groups in the order of their first object; None if all objects are on their own.
-    """
-    members: dict[str, list[str]] = {}
-    for position, group in enumerate(groups):
-        if group:
-            members.setdefault(group, []).append(str(position))
-    return "; ".join(" ".join(positions) for positions in members.values() if len(positions) > 1) or None
 
 
 def read_known(paths: Iterable[str | Path]) -> Known:

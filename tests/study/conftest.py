@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ import yaml
 from pointadapterx.config import dump_config
 from pointadapterx.files import write_json
 from pointadapterx.study.outcomes import OUTPUT
+from pointadapterx.study.packing import pack_correctness
 from pointadapterx.study.plan import Plan, Run, read_plan
-from pointadapterx.study.records import Record, pack_correctness
+from pointadapterx.study.records import Record
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20
 
 LINEAR = {"method.name": "linear", "head.pools": ["cls", "patch_max"]}
+ROWS: dict[str, dict[str, Any]] = {
+    "linear": {"label": "Linear probe", "overrides": LINEAR},
+    "dapt_x": {"tune": {"train.lr": [1e-3, 2e-3, 4e-3]}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -42,16 +48,7 @@ def make_study(study_data: Path, tmp_path: Path) -> Callable[..., Path]:
             "runs": str(tmp_path / "runs"),
             "results": str(tmp_path / "results"),
             "replicate": {"values": [0, 1]},
-            "tables": {
-                "main": {
-                    "baseline": "linear",
-                    "columns": {"rotation": None},
-                    "rows": {
-                        "linear": {"label": "Linear probe", "overrides": LINEAR},
-                        "dapt_x": {"tune": {"train.lr": [1e-3, 2e-3, 4e-3]}},
-                    },
-                }
-            },
+            "tables": {"main": {"baseline": "linear", "columns": {"rotation": None}, "rows": ROWS}},
         }
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump(study | changes, sort_keys=False))
@@ -119,3 +116,13 @@ def make_record(**changes: Any) -> Record:
         "correct": pack_correctness(np.array([True, True, True, False])),
     }
     return Record(**(values | changes))
+
+
+def change_line(path: Path, changes: Mapping[str, Any]) -> None:
+    """Writes other values into the only line of a CSV."""
+    with path.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row | changes)

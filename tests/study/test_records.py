@@ -15,9 +15,10 @@ import pytest
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_json
 from pointadapterx.study.outcomes import DIVERGED, OUTPUT, collect, describe_result
+from pointadapterx.study.packing import pack_correctness, pack_groups
 from pointadapterx.study.plan import CellKey, Plan
-from pointadapterx.study.records import pack_correctness, pack_groups, read_known, read_records, write_records
-from tests.study.conftest import make_record, write_result
+from pointadapterx.study.records import read_known, read_records, write_records
+from tests.study.conftest import change_line, make_record, write_result
 
 
 def finish_tuning(plan: Plan, runs: Path, correct: tuple[int, ...] = (30, 30, 30)) -> dict[str, float]:
@@ -184,12 +185,7 @@ def test_damaged_files_say_what_to_do(plan: Plan, tmp_path: Path) -> None:
 def test_a_damaged_csv_is_refused_with_its_line(tmp_path: Path, changes: dict[str, str], says: str) -> None:
     path = tmp_path / "results.csv"
     write_records(path, [make_record()])
-    with path.open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerow(row | changes)
+    change_line(path, changes)
     with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}.*; give a CSV"):
         read_records(path)
 
