@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config
@@ -18,13 +20,18 @@ from pointadapterx.datasets import DATASETS, PointClouds
 from pointadapterx.datasets.base import Unchecked
 from pointadapterx.datasets.batching import balanced_order
 from pointadapterx.engine.devices import make_accelerator
-from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.jobs import train
 from pointadapterx.report.document import write_report
 from pointadapterx.run_folder import SAMPLE_RECORDS_FILE
 from pointadapterx.sharing import push_adapter
+from pointadapterx.study.outcomes import OUTPUT, collect
+from pointadapterx.study.plan import read_plan
+from pointadapterx.study.records import read_records, write_records
+from pointadapterx.study.report import render_report
 from pointadapterx.study.resampling import Records
 from pointadapterx.study.samples import read_samples, run_intervals
+from pointadapterx.study.summary import summarise
 from pointadapterx.tasks import TASKS, build_task
 from pointadapterx.visualize.labels import labelled, worst
 from pointadapterx.visualize.loaded_run import Subject
@@ -54,6 +61,28 @@ def test_records_of_samples_are_kept(run: Path) -> None:
     assert groups[:4] == ["0", "0", "1", "1"]
     assert Records(rows, Layers.scores_of).values == pytest.approx({key: test[key] for key in ("iou", "upper")})
     assert not (run / "sample_scores.csv").exists()
+
+
+def test_a_study_reads_them_back(run: Path, tmp_path: Path) -> None:
+    table = {"columns": {"all": None}, "rows": {"lora": {}}}
+    study = {"title": "Layers", "config": str(run / "config.yaml"), "replicate": {"values": [0]}}
+    study |= {"runs": str(tmp_path), "results": str(tmp_path)}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"tables": {"main": table}}))
+    plan = read_plan(str(tmp_path / "study.yaml"), [])
+    ((cell,),) = ([*plan.cells.values()],)
+    ((_, planned),) = plan.final_runs(cell, {})
+    shutil.copytree(run, tmp_path / planned.name / OUTPUT)
+    (record,) = collect(plan, tmp_path, {}, {})
+    write_records(tmp_path / "results.csv", [record])
+    assert read_records(tmp_path / "results.csv") == [record]
+    report = render_report([record], summarise([record]), {})
+    intervals = run_intervals(run, Layers)
+    for key, value in record.score_values.items():
+        assert f"{value:.2f} [{intervals[key].low:.2f}, {intervals[key].high:.2f}]" in report
+    assert record.groups is not None
+    (tmp_path / planned.name / OUTPUT / SAMPLE_RECORDS_FILE).write_text("index\n0\n")
+    with pytest.raises(DataError, match=r"sample_records.csv: damaged \(.*it holds no records.*\); delete"):
+        collect(plan, tmp_path, {}, {})
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pointadapterx.run_folder import PREDICTIONS_FILE, SAMPLE_RECORDS_FILE, SAMPLE_SCORES_FILE
+from pointadapterx.study.packing import pack_groups, unpack_groups
 from pointadapterx.study.resampling import Records, record_intervals
 from pointadapterx.study.statistics import Interval, score_interval
 from pointadapterx.tasks import Task
@@ -61,7 +62,6 @@ def run_intervals(folder: Path, task: type[Task]) -> dict[str, Interval]:
 
 
 def _numbers(groups: list[str]) -> np.ndarray | None:
-    """(n,) a number for each group, and for each sample that is independent; None if all are."""
-    if not any(groups):
-        return None
-    return np.unique([group or f"alone {number}" for number, group in enumerate(groups)], return_inverse=True)[1]
+    """(n,) int64, equal for samples of one group; None if all are independent."""
+    packed = pack_groups(groups)
+    return None if packed is None else unpack_groups(packed, len(groups))

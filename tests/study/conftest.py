@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 import yaml
 
 from pointadapterx.config import dump_config
+from pointadapterx.errors import DataError
 from pointadapterx.files import write_json
 from pointadapterx.study.outcomes import OUTPUT
 from pointadapterx.study.packing import pack_correctness
 from pointadapterx.study.plan import Plan, Run, read_plan
-from pointadapterx.study.records import Record
+from pointadapterx.study.records import Record, read_records, write_records
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20
 
@@ -118,11 +120,15 @@ def make_record(**changes: Any) -> Record:
     return Record(**(values | changes))
 
 
-def change_line(path: Path, changes: Mapping[str, Any]) -> None:
-    """Writes other values into the only line of a CSV."""
+def refuse_changed(folder: Path, record: Record, changes: Mapping[str, Any], says: str) -> None:
+    """Makes sure that a CSV of a line with other values is refused, and says why."""
+    path = folder / "results.csv"
+    write_records(path, [record])
     with path.open(newline="") as file:
         (row,) = csv.DictReader(file)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         writer.writeheader()
         writer.writerow(row | changes)
+    with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}.*; give a CSV"):
+        read_records(path)

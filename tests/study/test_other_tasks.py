@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.errors import ConfigError
 from pointadapterx.study.packing import pack_records, pack_scores
 from pointadapterx.study.records import Record, read_records, write_records
 from pointadapterx.study.report import render_report
@@ -22,7 +22,7 @@ from pointadapterx.tasks import TASKS
 from pointadapterx.tasks.exchange import Score
 from pointadapterx.tasks.pooled import PooledTask
 from tests.dense_task import Layers, random_records
-from tests.study.conftest import change_line, make_record
+from tests.study.conftest import make_record, refuse_changed
 
 
 class Depth(PooledTask):
@@ -102,11 +102,7 @@ def test_a_report_has_intervals_of_all_scores_of_records() -> None:
     ],
 )
 def test_damaged_records_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
-    path = tmp_path / "results.csv"
-    write_records(path, [line_of_records()])
-    change_line(path, changes)
-    with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}"):
-        read_records(path)
+    refuse_changed(tmp_path, line_of_records(), changes, says)
 
 
 def test_lines_come_back_from_the_csv(tmp_path: Path) -> None:
@@ -132,11 +128,7 @@ def test_lines_come_back_from_the_csv(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_lines_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
-    path = tmp_path / "results.csv"
-    write_records(path, [line([1.0, 2.0])])
-    change_line(path, changes)
-    with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}"):
-        read_records(path)
+    refuse_changed(tmp_path, line([1.0, 2.0]), changes, says)
 
 
 def test_a_report_has_the_tasks_scores() -> None:
