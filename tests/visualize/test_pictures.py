@@ -16,7 +16,7 @@ from PIL import Image
 from pointadapterx.commands.main import main
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.report import page
-from pointadapterx.report.gallery import pack_clouds
+from pointadapterx.report.gallery import modes_of, pack_clouds
 from pointadapterx.visualize import introspection, open3d_view, pictures, plots
 from pointadapterx.visualize.colours import GREY, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.drawing import Scale, Sheet, View, box_edges, paint, projected, save
@@ -134,7 +134,8 @@ def test_experts_have_the_line_of_equal_shares(demo: Subject) -> None:
 
 
 def test_colours_of_the_viewer_have_legends(demo: Subject) -> None:
-    packed, legends = pack_clouds(demo, demo.choose([3, 4]).inputs)
+    inputs = demo.choose([3, 4]).inputs
+    packed, legends = pack_clouds(demo, inputs, modes_of(demo, inputs))
     assert all(list(cloud["modes"]) == list(legends) for cloud in packed)
     assert "in no group" in legends["groups"]
     assert legends["height"].startswith("lowest ")
