@@ -46,6 +46,10 @@ class Task(ABC):
         needs_labels: whether data without class labels are refused; otherwise they are not even read where the data set
             can leave them out.
         predicts_classes: whether ``head.num_classes`` is the number of classes of the data.
+        weighs_classes: whether ``train.class_weights`` mean something; :meth:`learn` then makes factors of the loss of
+            them, by :func:`~pointadapterx.tasks.weighting.class_weights`.
+        balances_classes: whether every sample has one class, :meth:`strata`, which ``train.sampler=balanced`` can draw
+            equally often.
         caches: whether training from cached features (``train.cached_views``) is possible.
         scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
         recorded: further metrics that are written into the history.
@@ -62,6 +66,8 @@ class Task(ABC):
     adapts: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     predicts_classes: ClassVar[bool] = False
+    weighs_classes: ClassVar[bool] = False
+    balances_classes: ClassVar[bool] = False
     caches: ClassVar[bool] = True
     scores: ClassVar[Mapping[str, Score]] = {}
     recorded: ClassVar[tuple[str, ...]] = ()
@@ -186,13 +192,17 @@ class Task(ABC):
         """What is kept of the outputs for :meth:`metrics`: (b, …); counts a sample where whole outputs are large."""
         return outputs
 
-    @abstractmethod
     def metrics(self, found: Predictions) -> dict[str, Any]:
-        """Metrics of a part of a data set, JSON-able, :attr:`scores` among them.
+        """Metrics of a part of a data set, JSON-able, :attr:`scores` among them; by default those of the records.
 
         Raises:
             TrainingError: if outputs are not finite.
         """
+        records = self.sample_records(found)
+        if records is None:
+            raise NotImplementedError(f"{type(self).__name__} must define its metrics")
+        values = self.scores_of(records.double().sum(dim=0))
+        return {name: float(value) for name, value in values.items()} | {"count": len(records)}
 
     def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
         """Metrics for the terminal; by default the scores alone."""
@@ -239,6 +249,33 @@ class Task(ABC):
     def sample_scores(self, found: Predictions) -> Tensor | None:
         """(n,) the value of each sample whose mean is the first score, for intervals; None where it is no such mean."""
         return None
+
+    def sample_records(self, found: Predictions) -> Tensor | None:
+        """(n, K) what of each sample adds up to the scores, for intervals of scores that are no mean over samples.
+
+        Such as points in the intersection and in the union of each class. None where there is nothing of the kind.
+        """
+        return None
+
+    @classmethod
+    def scores_of(cls, sums: Tensor) -> Mapping[str, Tensor]:
+        """Each of :attr:`scores`, (...), from sums (..., K) of float64 over the records of samples.
+
+        Samples are resampled some thousand times for an interval, so it works on all leading axes at once, and stays
+        finite where a class is in none of the samples.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define its scores for its records")
+
+    # Labels of points.
+
+    @property
+    def point_classes(self) -> list[str]:
+        """Names of what a point is labelled with, by number; empty where points are not, and no picture shows them."""
+        return []
+
+    def point_labels(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(b, N) int64, the label of each point of a batch, from :meth:`outputs` (b, N, classes)."""
+        return outputs.argmax(dim=-1)
 
     # Predictions for single inputs.
 

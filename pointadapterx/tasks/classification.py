@@ -142,6 +142,8 @@ class Classification(PooledTask):
     stores = ClassFacts
     needs_labels = True
     predicts_classes = True
+    weighs_classes = True
+    balances_classes = True
     scores: ClassVar[Mapping[str, Score]] = {
         "overall_accuracy": Score("OA", "overall accuracy (OA)"),
         "mean_class_accuracy": Score("mAcc", "mean-class accuracy (mAcc)"),
