@@ -47,9 +47,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path}: the file is truncated or damaged ({reason}); obtain it again") from error
 
 
-def read_numbers(
-    file: h5py.File, key: str, *, columns: int | None = None, rows: slice | None = None
-) -> np.ndarray:
+def read_numbers(file: h5py.File, key: str, *, columns: int | None = None, rows: slice | None = None) -> np.ndarray:
     """An array of whole or floating-point numbers, of any shape; with an attribute :data:`STEPS`, in units.
 
     Args:

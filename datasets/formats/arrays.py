@@ -106,6 +106,10 @@ def read_hdf5(path: Path) -> np.ndarray:
     with open_h5(path) as file:
         key = entry_of(file.keys())
         shape = find_array(file, key).shape
+        if len(shape) == 3 and shape[0] > 1 and not 3 <= shape[2] <= MOST_COLUMNS:
+            raise NotReadError(
+                f"'{key}' holds {shape[0]} clouds of shape {shape[1:]}, expected (points, 3 or more); write x, y and z"
+            )
         if len(shape) == 3 and shape[0] > 1:
             raise DataError(
                 f"{path}: '{key}' holds {shape[0]} clouds, expected one in each file; read them by data.name=h5 "

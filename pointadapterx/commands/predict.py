@@ -85,13 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_reading(files, nan="the adapter's, or drop")
     condition = files.add_mutually_exclusive_group()
-    condition.add_argument(
-        "--condition", metavar="NAME", help="category of all files, for tasks that have to know it"
-    )
+    condition.add_argument("--condition", metavar="NAME", help="category of all files, for tasks that have to know it")
     condition.add_argument(
         "--condition-from",
         metavar=f"{BY_FOLDER}|FILE.csv",
-        help=f"category of each file: {BY_FOLDER}, the name of its folder; or a table with the columns file and category",
+        help=f"category of each file: {BY_FOLDER}, its folder's name; or a table with the columns file and category",
     )
     model = parser.add_argument_group("model")
     add_weights(model)

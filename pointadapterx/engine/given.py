@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from pointadapterx.datasets.point_files import Cloud, checked_cloud, problem_of_
 from pointadapterx.errors import DataError
 
 File = str | Path
-Item = str | Entry | np.ndarray | Tensor
+Item: TypeAlias = str | Entry | np.ndarray | Tensor
 """One input: a file's path, a cloud of a file with several, or the points of a cloud (N, 3 or more)."""
-Given = File | np.ndarray | Tensor | Iterable[File | Entry | np.ndarray | Tensor]
+Given: TypeAlias = File | np.ndarray | Tensor | Iterable[File | Entry | np.ndarray | Tensor]
 """One file, folder, cloud (N, 3 or more) or batch of clouds (B, N, 3 or more), or several of these."""
 
 EXPECTED = "give a file, a folder, points (N, 3) as an array or tensor, or a list of these"
@@ -53,9 +54,7 @@ def listed(given: Given, suffixes: Sequence[str], *, clouds: bool = True) -> lis
     return found
 
 
-def _expanded(
-    one: str | os.PathLike[str] | np.ndarray | Tensor, suffixes: Sequence[str], clouds: bool
-) -> list[Item]:
+def _expanded(one: str | os.PathLike[str] | np.ndarray | Tensor, suffixes: Sequence[str], clouds: bool) -> list[Item]:
     if isinstance(one, np.ndarray | Tensor):
         return list(one) if one.ndim == 3 else [one]
     found: list[Item] = []

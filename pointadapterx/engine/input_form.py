@@ -137,7 +137,7 @@ class Form:
         if before is None or before.piece is None:
             yield Failure(name, f"{name}: the task {task.config.task.name} finds nothing in it to predict")
             return
-        yield replace(before, piece=before.piece._replace(last=True))
+        yield replace(before, piece=replace(before.piece, last=True))
 
     def bring(self, name: str, cloud: Tensor, piece: Piece | None = None) -> Ready | Failure:
         """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes.
@@ -156,7 +156,7 @@ class Form:
                 f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
             )
             repeated = torch.arange(wanted) % found
-            cloud, piece = cloud[repeated], None if piece is None else piece._replace(index=piece.index[repeated])
+            cloud, piece = cloud[repeated], None if piece is None else replace(piece, index=piece.index[repeated])
         cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
         if self.normalize:
             cloud = NormalizeUnitSphere()(cloud[None])[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Generic, cast
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ from pointadapterx.engine.given import File, Given, Item, listed, points_of
 from pointadapterx.engine.input_form import Failure, Form
 from pointadapterx.engine.precision import multiplies_bf16
 from pointadapterx.errors import CheckpointError, ConfigError
-from pointadapterx.tasks.exchange import Answer, Ready
+from pointadapterx.tasks import AnswerT
+from pointadapterx.tasks.exchange import Ready
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,12 @@ ENOUGH_FOR_AXES = 8  # clouds before anything is said of which axis points up
 BETTER = 0.5  # of the deviation from the training set's extents, that another axis must leave
 
 
-class Predictor:
+class Predictor(Generic[AnswerT]):
     """An adapter, or several on one backbone, ready for files and arrays.
 
     Inputs are prepared as the clouds of the adapter's training were: turned, normalised, resampled.
+
+    Type checkers take answers for those of classification; those of another task are had by ``Predictor[Answer](…)``.
 
     Args:
         adapters: an adapter file, a run's folder or ``hf://owner/repository``; or several by name, which must prepare
@@ -135,7 +139,7 @@ class Predictor:
         chosen = next(iter(self._infos.values())).config.data.suffixes
         return tuple(chosen) if chosen else KINDS
 
-    def __call__(self, inputs: Given) -> list[Answer | Failure]:
+    def __call__(self, inputs: Given) -> list[AnswerT | Failure]:
         """All predictions in the order of the inputs, with a failure for each that has none; see :meth:`stream`."""
         return list(self.stream(inputs))
 
@@ -143,7 +147,7 @@ class Predictor:
         """The single inputs of what :meth:`stream` takes, each of which gets an answer."""
         return listed(inputs, self.suffixes, clouds=self._form.points)
 
-    def stream(self, inputs: Given) -> Iterator[Answer | Failure]:
+    def stream(self, inputs: Given) -> Iterator[AnswerT | Failure]:
         """Predictions as they are made, in the order of the inputs, one an adapter; a failure takes their place.
 
         Files are read while the model computes, and a bounded number is in memory.
@@ -162,8 +166,8 @@ class Predictor:
             self._task.category(None)
         return self._stream(self.listed(inputs))
 
-    def _stream(self, inputs: Sequence[Item]) -> Iterator[Answer | Failure]:
-        pieces: list[list[Answer | Failure]] = []  # of the last input, whose other pieces are still to come
+    def _stream(self, inputs: Sequence[Item]) -> Iterator[AnswerT | Failure]:
+        pieces: list[list[AnswerT | Failure]] = []  # of the last input, whose other pieces are still to come
         for item, answers in self._answered(inputs):
             if isinstance(item, Failure):
                 pieces = []
@@ -176,13 +180,14 @@ class Predictor:
                     yield from self._joined(pieces, item.piece.cloud)
                     pieces = []
 
-    def _joined(self, pieces: Sequence[list[Answer | Failure]], cloud: Cloud) -> Iterator[Answer | Failure]:
+    def _joined(self, pieces: Sequence[list[AnswerT | Failure]], cloud: Cloud) -> Iterator[AnswerT | Failure]:
         """One answer an adapter, from those of the pieces of an input."""
         for task, own in zip(self.tasks.values(), zip(*pieces, strict=True), strict=True):
             failed = next((one for one in own if isinstance(one, Failure)), None)
-            yield failed or task.join([one for one in own if not isinstance(one, Failure)], cloud)
+            answers = [one for one in own if not isinstance(one, Failure)]
+            yield failed or cast(AnswerT, task.join(answers, cloud))
 
-    def _answered(self, inputs: Sequence[Item]) -> Iterator[tuple[Ready | Failure, list[Answer | Failure]]]:
+    def _answered(self, inputs: Sequence[Item]) -> Iterator[tuple[Ready | Failure, list[AnswerT | Failure]]]:
         """Each input, or piece of one, with its answers, one an adapter; a failure has none."""
         waiting: list[Ready | Failure] = []
         points = 0  # of whole clouds in memory
@@ -268,16 +273,16 @@ class Predictor:
                 self._clouds += 1
             yield item if said is None else replace(item, said=said)
 
-    def _answer(self, waiting: list[Ready | Failure]) -> Iterator[tuple[Ready | Failure, list[Answer | Failure]]]:
+    def _answer(self, waiting: list[Ready | Failure]) -> Iterator[tuple[Ready | Failure, list[AnswerT | Failure]]]:
         ready = [item for item in waiting if isinstance(item, Ready)]
         answers = self._predict(ready) if ready else iter(())
         for item in waiting:
             yield item, [] if isinstance(item, Failure) else next(answers)
 
     @torch.inference_mode()
-    def _predict(self, ready: list[Ready]) -> Iterator[list[Answer | Failure]]:
+    def _predict(self, ready: list[Ready]) -> Iterator[list[AnswerT | Failure]]:
         batch = self._form.batch([item.values for item in ready], self.device)
-        answers: list[list[Answer | Failure]] = [[] for _ in ready]
+        answers: list[list[AnswerT | Failure]] = [[] for _ in ready]
         for name, task in self.tasks.items():
             given = batch
             if task.categories:
@@ -287,7 +292,7 @@ class Predictor:
                 found = task.answers(self._models(name), given, ready, name, self.top)
             for item, answer, own in zip(ready, found, answers, strict=True):
                 failure = Failure(item.name, _no_answer(item.name, name, len(self._infos)))
-                own.append(failure if answer is None else answer)
+                own.append(failure if answer is None else cast(AnswerT, answer))
         return iter(answers)
 
     @torch.inference_mode()

@@ -167,7 +167,8 @@ def names_of(value: Any) -> list[str]:
     return value
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True)
+class Piece:
     """Where the points that a model is given come from, for a task that answers for every point.
 
     Attributes:

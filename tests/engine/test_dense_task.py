@@ -182,8 +182,10 @@ class Halves(Task):
     def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
         """The logits of the model's points."""
         outputs = self.outputs(model, batch).float().cpu()
-        rows = zip(inputs, outputs, places(batch, inputs), strict=True)
-        return [Labels(item.name, adapter, item.warnings, *row) if row[0].isfinite().all() else None for item, *row in rows]
+        return [
+            Labels(item.name, adapter, item.warnings, logits, at) if logits.isfinite().all() else None
+            for item, logits, at in zip(inputs, outputs, places(batch, inputs), strict=True)
+        ]
 
     def join(self, answers: Sequence[Answer], cloud: Cloud) -> Labels:
         """Sums of logits, then those of the nearest point that has some."""
@@ -266,7 +268,7 @@ def test_an_adapter_of_another_task_is_refused(config: Config, run: Path) -> Non
 
 def cloud(count: int, seed: int = 0) -> np.ndarray:
     """Points in no order."""
-    return np.random.default_rng(seed).uniform(-1, 1, (count, 3)) * (1, 4, 1)
+    return np.random.default_rng(seed).uniform(-1, 1, (count, 3)) * (0.3, 1, 0.3)
 
 
 def agreement(answer: Answer | Failure, points: np.ndarray) -> float:
@@ -328,7 +330,7 @@ def test_rows_without_a_point_have_no_label(sharp: Path) -> None:
 def test_a_piece_that_cannot_be_predicted_fails_its_file_alone(run: Path, tmp_path: Path) -> None:
     adapter = altered(run, tmp_path / "tiled.safetensors", tiles=3)
     flat = cloud(300)
-    flat[flat[:, 0] > np.median(flat[:, 0])] = (5, 0, 0)
+    flat[flat[:, 0] > np.median(flat[:, 0])] = (1, 0, 0)
     first, failed, last = Predictor(adapter, condition="nut", batch_size=2)([cloud(300), flat, cloud(300)])
     assert isinstance(failed, Failure)
     assert failed.reason.startswith("input 1: ")
