@@ -51,6 +51,7 @@ class Task:
         scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
         recorded: further metrics that are written into the history.
         pictures: names of those of ``visualize.PICTURES`` that show something of this task.
+        summary_pictures: those that a training on one's own data ends with.
         tags: what the hub calls the task, by modality; by default the task's name.
         pipelines: modalities whose tag is one of the hub's own pipelines.
         usage: Python expressions, of an answer ``found``, that a model card prints.
@@ -70,6 +71,8 @@ class Task:
     scores: ClassVar[Mapping[str, Score]] = {}
     recorded: ClassVar[tuple[str, ...]] = ()
     pictures: ClassVar[tuple[str, ...]] = ("groups", "augmentation", "attention", "routing", "experts")
+
+    summary_pictures: ClassVar[tuple[str, ...]] = ()
 
     tags: ClassVar[Mapping[str, str]] = {}
     pipelines: ClassVar[tuple[str, ...]] = ()
@@ -338,6 +341,19 @@ class Task:
         return False
 
     # Presentation.
+
+    def result(self, metrics: Mapping[str, Any], what: str, interval: tuple[float, float] | None) -> str:
+        """The outcome of a test in a line; by default the first score, with its 95 % interval where it has one.
+
+        Args:
+            metrics: of the test.
+            what: the samples are, ``"clouds"`` or ``"images"``.
+            interval: of the first score.
+        """
+        (key, score), *_ = self.scores.items()
+        sure = "" if interval is None else f", 95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
+        count = f" of {metrics['count']} {what}" if "count" in metrics else ""
+        return f"{score.long}{count} {metrics[key]:.4g}{sure} {score.unit}".rstrip()
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """Metrics in tables for a report, in addition to the scores."""

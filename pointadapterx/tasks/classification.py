@@ -154,6 +154,7 @@ class Classification(PooledTask):
     pipelines = ("images",)
     usage = "found.classes[0], found.probabilities[0], found.known"
     pictures = (*PooledTask.pictures, "saliency", "tsne", "umap", "confusion", "mistakes")
+    summary_pictures = ("confusion", "mistakes")
 
     facts: ClassFacts
     _weights: Tensor | None = None
@@ -267,6 +268,15 @@ class Classification(PooledTask):
     def lacks_novelty(self) -> bool:
         """Where no validation part was there to fit it on."""
         return self.facts.novelty is None
+
+    def result(self, metrics: Mapping[str, Any], what: str, interval: tuple[float, float] | None) -> str:
+        """How many are right, and how many would be if every answer were the most frequent class."""
+        largest = 100 * max(map(sum, metrics["confusion_matrix"])) / metrics["count"]
+        sure = "" if interval is None else f", 95 % interval {interval[0]:.0f} to {interval[1]:.0f} %"
+        return (
+            f"{metrics['overall_accuracy']:.1f} % of {metrics['count']} {what} are right{sure} (always the most "
+            f"frequent class: {largest:.1f} %)"
+        )
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """Accuracy by class."""

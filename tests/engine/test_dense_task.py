@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.commands.main import main
-from pointadapterx.config import Config, read_config
+from pointadapterx.config import Config, dump_config, read_config
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.base import Targets
@@ -445,6 +446,27 @@ def test_the_exported_file_takes_the_category(run: Path, tmp_path: Path) -> None
     program = torch.export.load(found.path).module()
     points = torch.rand(3, 128, 3)
     assert not torch.equal(*(program(points, torch.full((3,), kind)) for kind in (0, 1)))
+
+
+@pytest.mark.parametrize("command", ["config", "folder"])
+def test_training_ends_with_what_the_task_says(
+    command: str, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "run"
+    if command == "config":
+        (tmp_path / "halves.yaml").write_text(dump_config(config.replaced(train={"epochs": 1})))
+        arguments = ["--config", str(tmp_path / "halves.yaml")]
+    else:
+        for number in range(16):
+            path = tmp_path / "scans" / ("nut", "bolt")[number % 2] / f"{number}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, cloud(256, number))
+        small = ["data.num_points=128", "data.stored_points=256", "train.epochs=1"]
+        arguments = [str(tmp_path / "scans"), "task.name=halves", *small]
+    assert main(["train", *arguments, "--output", str(place)]) == 0
+    (first, *_, last) = capsys.readouterr().out.partition("\ntest: ")[2].splitlines()
+    assert re.fullmatch(r"instance mIoU of \d+ clouds [\d.]+ %", first)
+    assert last.startswith(f"next: pointadapterx predict {place} FILES --condition CATEGORY, or pointadapterx report ")
 
 
 def test_it_is_counted_by_its_own_loss(config: Config) -> None:
