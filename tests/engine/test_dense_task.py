@@ -33,14 +33,16 @@ from pointadapterx.engine.features import StoredBatches
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError
-from pointadapterx.export import export_adapter
+from pointadapterx.export import FORMATS, export_adapter
 from pointadapterx.jobs import test as run_test
 from pointadapterx.jobs import train
 from pointadapterx.models.features import FeatureInfo, Features, Head
+from pointadapterx.ops import three_interpolate, three_nn
 from pointadapterx.tasks import TASKS, build_task
 from pointadapterx.tasks.base import Task
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, TaskOptions, places
-from tests.conftest import small_config
+from tests.conftest import randomise, small_config
+from tests.mechanisms import exhaustive
 from tests.synthetic import write_ldraw20
 
 CLASSES = 2
@@ -54,7 +56,7 @@ class HalvesOptions(TaskOptions):
 
 
 class PointHead(Head):
-    """Pooled tokens, a point's coordinates and the sample's category -> logits of the point."""
+    """Tokens of the three nearest groups, a point's coordinates and the sample's category -> logits of the point."""
 
     def __init__(self, info: FeatureInfo) -> None:
         super().__init__()
@@ -66,7 +68,9 @@ class PointHead(Head):
         """Features -> (B, N, classes)."""
         points, category = features.inputs, features.condition
         assert points is not None
-        pooled = features.sequence.patches.amax(dim=1)[:, None].expand(-1, points.shape[1], -1)
+        distance, nearest = three_nn(points, features.centers)
+        weights = 1 / distance.clamp_min(1e-8)  # a sum with 1e-8 is dropped on the way to ONNX
+        pooled = three_interpolate(features.sequence.patches, nearest, weights / weights.sum(dim=-1, keepdim=True))
         given = points.new_zeros(len(points)) if category is None else category.to(points.dtype)
         categories = given[:, None, None].expand(*points.shape[:2], 1)
         return self.layer(torch.cat([pooled, points, categories], dim=-1))
@@ -439,13 +443,18 @@ def test_a_file_whose_condition_is_missing_fails_alone(run: Path, tmp_path: Path
     assert bad.reason == f"{tmp_path / 'screw' / '1.npy'}: category 'screw' is unknown. Known: nut, bolt"
 
 
-def test_the_exported_file_takes_the_category(run: Path, tmp_path: Path) -> None:
-    found = export_adapter(run, tmp_path / "halves.pt2")
+@pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=exhaustive)])
+def test_the_exported_file_takes_the_category(kind: str, config: Config, tmp_path: Path) -> None:
+    """What propagates features to points is exported too."""
+    small = config.replaced(backbone={"num_groups": 4, "depth": 1})  # FPS is unrolled, and exporters are slow
+    model = randomise(build_model(small))
+    save_adapter(model, tmp_path / "small.safetensors", config=small, facts=Facts(["lower", "upper"]), metrics={})
+    found = export_adapter(tmp_path / "small.safetensors", tmp_path / f"halves.{kind}")
     assert found.metadata["output"]["shape"] == ["batch", 128, CLASSES]
     assert found.metadata["condition"] == {"name": "category", "shape": ["batch"], "categories": ["nut", "bolt"]}
-    program = torch.export.load(found.path).module()
+    run = FORMATS[f".{kind}"].open(found.path)
     points = torch.rand(3, 128, 3)
-    assert not torch.equal(*(program(points, torch.full((3,), kind)) for kind in (0, 1)))
+    assert not torch.equal(*(run(points, torch.full((3,), number)) for number in (0, 1)))
 
 
 @pytest.mark.parametrize("command", ["config", "folder"])
