@@ -23,7 +23,7 @@ from pointadapterx.datasets.inputs import Batch
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_text
 from pointadapterx.tasks.base import TASKS, LabelOf
-from pointadapterx.tasks.calibration import Calibration, fit_temperature, summary
+from pointadapterx.tasks.calibration import Calibration, card_text, fit_temperature, summary
 from pointadapterx.tasks.exchange import (
     Answer,
     Facts,
@@ -39,7 +39,7 @@ from pointadapterx.tasks.exchange import (
 from pointadapterx.tasks.novelty import Novelty
 from pointadapterx.tasks.pooled import PooledTask
 from pointadapterx.tasks.weighting import class_weights
-from pointadapterx.text import cell, markdown, printable
+from pointadapterx.text import cell, printable
 
 NOVELTY = "novelty/"  # before the names of its tensors in an adapter's file
 NOT_AVAILABLE = "not available"  # of an adapter's file that says nothing of its training data
@@ -293,24 +293,7 @@ class Classification(PooledTask):
 
     def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """What the probabilities are worth."""
-        calibration, found = self.facts.calibration, (report or {}).get("calibration")
-        if calibration is None:
-            text = "None was fitted: probabilities are those of a softmax over the logits, often too certain."
-        elif calibration.reason:
-            text = f"Probabilities are softmax(logits). No temperature: {markdown(calibration.reason)}."
-            if found is not None:
-                text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
-        else:
-            text = (
-                f"Probabilities are softmax(logits / {calibration.temperature:.4f}), fitted on {calibration.samples} "
-                "validation samples."
-            )
-            if found is not None:
-                text += (
-                    f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
-                    f"{found['calibration_error_before']:.2f} % (15 bins)."
-                )
-        return [("Calibration", text)]
+        return [("Calibration", card_text(self.facts.calibration, (report or {}).get("calibration")))]
 
     def limits(self) -> list[str]:
         """What a class says, and what novelty does not."""
