@@ -26,15 +26,18 @@ UNLABELLED = ["unlabelled"]  # classes of what has none
 
 
 class Targets(NamedTuple):
-    """What a task predicts of samples, a row a sample.
+    """What a task predicts of samples, and what it is told of them beside their inputs; a row a sample.
 
     Attributes:
         sample: ``(n, ...)``, of a whole sample, such as its class; None where a task has nothing of the kind.
         points: ``(n, N, ...)``, of every point of a cloud; they follow the points through resampling and augmentation.
+        condition: ``(n,)`` int64, the model's second input, such as the number of the object's category; None where a
+            task's model takes none.
     """
 
     sample: torch.Tensor | None = None
     points: torch.Tensor | None = None
+    condition: torch.Tensor | None = None
 
     def of(self, indices: torch.Tensor) -> Targets:
         """Those of the samples at ``indices`` (b,)."""
@@ -267,7 +270,7 @@ class PointClouds(Samples):
         """With ``points`` (n, N, 0)."""
         part = self._part(torch.arange(len(self)))
         part.points = self.points[..., :0].clone()
-        part.targets = Targets(part.targets.sample)
+        part.targets = part.targets._replace(points=None)
         return part
 
 

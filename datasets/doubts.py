@@ -46,10 +46,18 @@ class Doubt(NamedTuple):
 
 
 class Cloud(NamedTuple):
-    """Points ``(m, 3)`` of a file or an array, and what looks wrong with them."""
+    """Points of a file or an array, and what looks wrong with them.
+
+    Attributes:
+        points: ``(m, 3)``.
+        doubts: about them.
+        kept: ``(rows,)`` bool, which rows of the file the points are, in order; None: all of them. The others have NaN
+            or infinite coordinates.
+    """
 
     points: np.ndarray
     doubts: tuple[Doubt, ...] = ()
+    kept: np.ndarray | None = None
 
 
 def label_doubts(found: Unchecked) -> Iterator[Doubt]:

@@ -7,7 +7,7 @@ and knows none by name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples, stratified_split
 from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
+from pointadapterx.errors import ConfigError
 from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo, Head
 from pointadapterx.models.trainable import TrainableModel
-from pointadapterx.registry import Registry
+from pointadapterx.registry import Registry, did_you_mean
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
 
 LabelOf = Callable[[Samples], tuple[Tensor, Tensor]]
@@ -54,10 +56,14 @@ class Task(ABC):
         scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
         recorded: further metrics that are written into the history.
         pictures: names of those of ``visualize.PICTURES`` that show something of this task.
+        summary_pictures: those that a training on one's own data ends with.
         tags: what the hub calls the task, by modality; by default the task's name.
         pipelines: modalities whose tag is one of the hub's own pipelines.
         usage: Python expressions, of an answer ``found``, that a model card prints.
         file_kinds: suffixes of files, such as ``".ply"``, that :meth:`write_file` can write of an answer.
+        whole: whether an answer is about all points of an input, as its file has them; otherwise only those that the
+            model takes are kept in memory.
+        condition: what a model's second input is called, where :attr:`categories` has names for it.
     """
 
     Options: ClassVar[type[TaskOptions]]
@@ -73,10 +79,14 @@ class Task(ABC):
     recorded: ClassVar[tuple[str, ...]] = ()
     pictures: ClassVar[tuple[str, ...]] = ("groups", "augmentation", "attention", "routing", "experts")
 
+    summary_pictures: ClassVar[tuple[str, ...]] = ()
+
     tags: ClassVar[Mapping[str, str]] = {}
     pipelines: ClassVar[tuple[str, ...]] = ()
     usage: ClassVar[str] = "found.text()"
     file_kinds: ClassVar[tuple[str, ...]] = ()
+    whole: ClassVar[bool] = False
+    condition: ClassVar[str] = "category"
 
     def __init__(self, config: Sections, facts: Facts | None = None) -> None:
         self.config = config
@@ -134,8 +144,33 @@ class Task(ABC):
 
     @property
     def categories(self) -> list[str]:
-        """What a model's second input ``condition`` (b,) int64 numbers; empty where it takes only one."""
+        """What a model's second input ``condition`` (b,) int64 numbers; empty where it takes only one.
+
+        In training and tests it is ``targets.condition`` of :meth:`targets`, in a prediction of :meth:`category`.
+        """
         return []
+
+    def category(self, said: str | None) -> int | None:
+        """The number of what is said of an input that is to be predicted; None where the model takes no condition.
+
+        Raises:
+            ConfigError: if nothing is said, but something has to be; for an unknown name; or if anything is said
+                though the model takes no condition.
+        """
+        known, task = self.categories, self.config.task.name
+        if not known:
+            if said is not None:
+                raise ConfigError(f"condition {said!r}: the task {task} takes none; remove it")
+            return None
+        if said is None:
+            raise ConfigError(
+                f"the task {task} has to know the {self.condition} of an input: give --condition NAME, or condition="
+                f"NAME to Predictor ({', '.join(known)})"
+            )
+        if said not in known:
+            near = did_you_mean(said, known)
+            raise ConfigError(f"{self.condition} {said!r} is unknown{near} Known: {', '.join(known)}")
+        return known.index(said)
 
     # Training.
 
@@ -147,7 +182,11 @@ class Task(ABC):
         """
         number, of_points = inputs.shape[0], inputs.shape[:2] if inputs.ndim == 3 else None
         zeros = partial(inputs.new_zeros, dtype=torch.int64)
-        return Targets(zeros(number), None if of_points is None else zeros(of_points))
+        return Targets(
+            zeros(number),
+            None if of_points is None else zeros(of_points),
+            zeros(number) if self.categories else None,
+        )
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -294,12 +333,35 @@ class Task(ABC):
 
         Args:
             model: of the adapter, on the device of the batch.
-            batch: the inputs as the model takes them.
-            inputs: as they were read, with all their points.
+            batch: the inputs as the model takes them, with ``targets.condition`` where it takes one.
+            inputs: as they were read; of a task about :attr:`whole` inputs with their pieces, see :meth:`pieces`.
             adapter: its name.
             top: how many of several ranked answers to give.
         """
         raise NotImplementedError(f"{type(self).__name__} must answer")
+
+    def pieces(self, points: Tensor) -> Iterable[Tensor]:
+        """What a model is given of a :attr:`whole` cloud, piece by piece; by default all of it at once.
+
+        Each piece is then prepared as a training cloud is: normalised, and reduced to the model's number of points or
+        repeated up to it. Pieces may overlap. Only a batch of them is in memory.
+
+        Args:
+            points: (n, 3) float64, with y up, in the units of the file.
+
+        Returns:
+            For each piece, of which there is at least one, the points in it, (m,) int64.
+        """
+        return [torch.arange(len(points))]
+
+    def join(self, answers: Sequence[Answer], cloud: Cloud) -> Answer:
+        """The answer about a :attr:`whole` input, from those of :meth:`answers` about its pieces, in order.
+
+        Args:
+            answers: at least one, for instance the logits of the model's points, with their :func:`places`.
+            cloud: the input. A label for each row of its file is in ``cloud.kept``'s order where rows were left out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must join its answers")
 
     def write_file(self, answer: Answer, path: Path, kind: str) -> None:
         """Writes an answer into a file of its own, such as the input with a label a point.
@@ -317,6 +379,19 @@ class Task(ABC):
         return False
 
     # Presentation.
+
+    def result(self, metrics: Mapping[str, Any], what: str, interval: tuple[float, float] | None) -> str:
+        """The outcome of a test in a line; by default the first score, with its 95 % interval where it has one.
+
+        Args:
+            metrics: of the test.
+            what: the samples are, ``"clouds"`` or ``"images"``.
+            interval: of the first score.
+        """
+        (key, score), *_ = self.scores.items()
+        sure = "" if interval is None else f", 95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
+        count = f" of {metrics['count']} {what}" if "count" in metrics else ""
+        return f"{score.long}{count} {metrics[key]:.4g}{sure} {score.unit}".rstrip()
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """Metrics in tables for a report, in addition to the scores."""

@@ -18,7 +18,6 @@ from pointadapterx.datasets.base import UNLABELLED, Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
-from pointadapterx.engine.given import listed
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
@@ -168,13 +167,13 @@ class Subject:
             DataError: if one cannot be read.
         """
         predictor = Predictor(self.path, weights=self.config.backbone.weights, device=self.device)
-        files = [str(file) for file in listed(files, predictor.suffixes)]
+        inputs = predictor.listed(files)
         values = []
-        for item in predictor.prepared(files):
+        for item in predictor.prepared(inputs):
             if isinstance(item, Failure):
                 raise DataError(item.reason)
             values.append(item)
-        return Chosen(torch.cat(values), [printable(Path(file).stem) for file in files], None)
+        return Chosen(torch.cat(values), [printable(Path(str(one)).stem) for one in inputs], None)
 
     def routing(self, inputs: Tensor) -> dict[str, Routing]:
         """See :func:`~pointadapterx.visualize.introspection.routing`; in the run's precision, as all of these."""

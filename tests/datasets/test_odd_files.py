@@ -307,7 +307,7 @@ NOT_READ: dict[str, tuple[Content, str]] = {
     "npz of other names": (npz(a=POINTS, b=POINTS), "its entries are a, b, expected one called 'points'; name it so"),
     "h5 of several clouds": (
         h5(data=np.ones((5, 4, 3))),
-        "'points' holds 5 clouds, expected one in each file; read them by data.name=h5 (train, test, doctor), or give",
+        "'points' holds 5 clouds, expected one in each file; read them by data.name=h5 (train, test, doctor, predict)",
     ),
     "obj utf-16": (OBJ.encode("utf-16"), "it is UTF-16 text; save it as UTF-8"),
     "off four dimensions": ("4OFF\n1 0 0\n1 2 3 4\n", "four or more coordinates"),
