@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
@@ -26,13 +25,14 @@ from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo, Head
 from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.registry import Registry, did_you_mean
-from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
+from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, TaskOptions
+from pointadapterx.tasks.presentation import Presentation
 
 LabelOf = Callable[[Samples], tuple[Tensor, Tensor]]
 """Samples -> what the head's last layer reads of each (n, H), and the head's outputs (n, …)."""
 
 
-class Task(ABC):
+class Task(Presentation, ABC):
     """What is asked of the features.
 
     Args:
@@ -117,7 +117,7 @@ class Task(ABC):
         """
         return stratified_split(self.strata(data), fraction, seed, groups=data.groups)
 
-    def check(self, data: Samples) -> None:  # noqa: B027 - most tasks take any data
+    def check(self, data: Samples) -> None:
         """Whether a part of a data set fits the config.
 
         Raises:
@@ -243,23 +243,6 @@ class Task(ABC):
         values = self.scores_of(records.double().sum(dim=0))
         return {name: float(value) for name, value in values.items()} | {"count": len(records)}
 
-    def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
-        """Metrics for the terminal; by default the scores alone."""
-        table = Table(title=title, title_justify="left")
-        table.add_column("")
-        table.add_column("", justify="right")
-        for key, score in self.scores.items():
-            table.add_row(score.long, f"{metrics[key]:.4g} {score.unit}".rstrip(), style="bold")
-        return table
-
-    def scores_text(self, metrics: Mapping[str, Any], prefix: str = "") -> str:
-        """The scores in a line: ``OA 81.20 mAcc 78.10``."""
-        return " ".join(f"{score.short} {metrics[f'{prefix}{key}']:.2f}" for key, score in self.scores.items())
-
-    def record_text(self, record: Mapping[str, Any], part: str) -> str:
-        """The metrics of a part of the data in an epoch's record, for the log."""
-        return f"{part} {self.scores_text(record, f'{part}_')}"
-
     def write_answers(self, path: Path, found: Predictions, data: Samples, protocol: str | None) -> None:
         """Writes what the model says of each sample of a data set, as CSV.
 
@@ -377,41 +360,6 @@ class Task(ABC):
     def lacks_novelty(self) -> bool:
         """Whether answers could say how unlike the training data an input is, but the adapter's file does not."""
         return False
-
-    # Presentation.
-
-    def result(self, metrics: Mapping[str, Any], what: str, interval: tuple[float, float] | None) -> str:
-        """The outcome of a test in a line; by default the first score, with its 95 % interval where it has one.
-
-        Args:
-            metrics: of the test.
-            what: the samples are, ``"clouds"`` or ``"images"``.
-            interval: of the first score.
-        """
-        (key, score), *_ = self.scores.items()
-        sure = "" if interval is None else f", 95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
-        count = f" of {metrics['count']} {what}" if "count" in metrics else ""
-        return f"{score.long}{count} {metrics[key]:.4g}{sure} {score.unit}".rstrip()
-
-    def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
-        """Metrics in tables for a report, in addition to the scores."""
-        return []
-
-    def reading(self) -> dict[str, Any]:
-        """What an exported file says of how to read its outputs; JSON-able."""
-        return {"classes": self.facts.classes}
-
-    def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-        """Sections of a model card on what the answers are worth: title and Markdown.
-
-        Args:
-            report: of the run, where there is one.
-        """
-        return []
-
-    def limits(self) -> list[str]:
-        """Sentences of a model card on what the answers do not say."""
-        return []
 
 
 TASKS: Registry[type[Task]] = Registry("task")
