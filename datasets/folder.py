@@ -6,20 +6,17 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from pointadapterx.datasets.base import AXES, DATASETS, UNLABELLED, PointClouds, check_choice, check_split
 from pointadapterx.datasets.cache import cache_path, cached_points
-from pointadapterx.datasets.checks import moved_to_origin
+from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.doubts import Doubt
-from pointadapterx.datasets.entries import Entry
 from pointadapterx.datasets.h5 import find_h5, read_unlabelled_h5
 from pointadapterx.datasets.layouts import find_layout, holds_clouds
 from pointadapterx.datasets.listings import (
@@ -33,26 +30,18 @@ from pointadapterx.datasets.listings import (
     nothing_text,
 )
 from pointadapterx.datasets.point_files import (
-    AS_FILES_SAY,
     KINDS,
     MISSING_TRIMESH,
     SURFACE_SUFFIXES,
-    Cloud,
     Reading,
-    checked_cloud,
-    load_cloud,
     trimesh_version,
 )
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import ConfigError, DataError
-from pointadapterx.hashing import content_hash, derive_seed
-from pointadapterx.ops import farthest_point_sample
 
 logger = logging.getLogger(__name__)
 
 STORED_POINTS = 2048
-DISTINCT = 0.9  # of a cloud's points: scans hold a few points twice, while padding holds one many times
-LARGEST = 1e18  # coordinate whose squared distances float32 holds
 BLOCK = 64  # files handed to the processes at a time; fewer are read faster than a process starts
 SHOWN = 5  # files that a message lists
 MISSING = "does not exist; set data.root to a folder, a CSV or an HDF5 file"
@@ -60,7 +49,6 @@ LABELLED = (
     "put files into {base}/{{train,test}}/<class>/ or {base}/<class>/, or list them in a CSV file with the columns "
     "file,label,split"
 )
-CACHE_FORMAT = "3"
 
 
 @DATASETS.register("folder")
@@ -235,85 +223,6 @@ def list_files(base: Path, split: str, suffixes: Sequence[str] | None, labels: b
 
 def _unlabelled(base: Path, names: list[str] | None, count: int) -> Listing:
     return Listing(base, names or [], torch.zeros(count, dtype=torch.int64), UNLABELLED, None)
-
-
-@dataclass(frozen=True)
-class CloudReader:
-    """Brings a file below ``root`` to at most ``num_points`` points; picklable, for other processes.
-
-    Args:
-        root: folder.
-        num_points: points of a cloud.
-        centre: clouds will be normalised; see :func:`~pointadapterx.datasets.checks.moved_to_origin`.
-        by_name: the draw of a mesh's points depends on its name; False: it is the same for every mesh.
-        reading: what the user says of the files.
-        whole: all points are wanted as the file has them, for a task that answers for every point.
-    """
-
-    root: Path
-    num_points: int
-    centre: bool
-    by_name: bool = True
-    reading: Reading = AS_FILES_SAY
-    whole: bool = False
-
-    def __call__(self, name: str | Entry) -> Cloud | str:
-        """``(m, 3)`` float32, or what is wrong with the file; ``m`` is below ``num_points`` where it has too few.
-
-        Where the :attr:`whole` cloud is wanted, it is ``(n, 3)`` float64.
-        """
-        try:
-            if isinstance(name, Entry):
-                where, cloud = str(name), checked_cloud(name.read(), str(name), self.reading)
-            else:
-                seed = derive_seed("surface", name if self.by_name else "")
-                where = str(self.root / name)
-                cloud = load_cloud(self.root / name, self.num_points, seed, self.reading)
-            return self.reduce(cloud, where)
-        except DataError as error:
-            return str(error)
-
-    def reduce(self, cloud: Cloud, where: str) -> Cloud | str:
-        """Finite coordinates ``(n, 3)`` float64 -> as :meth:`__call__`; ``where`` they are from, for the message."""
-        if self.whole:
-            return cloud
-        found = self.reduced(cloud.points, where)
-        return found if isinstance(found, str) else Cloud(found[0], cloud.doubts)
-
-    def reduced(self, points: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray | None] | str:
-        """Finite coordinates brought to at most ``num_points``.
-
-        Args:
-            points: ``(n, 3)`` float64.
-            where: they are from, for the message.
-
-        Returns:
-            ``(m, 3)`` float32, and which of the points these are, ``(m,)`` int64, None for all of them; or what is
-            wrong.
-        """
-        if self.centre:
-            points = moved_to_origin(points)
-        if not (np.abs(points) < LARGEST).all():
-            return f"{where}: coordinates beyond {LARGEST:g}, whose distances float32 cannot hold; scale them"
-        cloud, index = points.astype(np.float32), None
-        if len(cloud) > self.num_points:
-            index = farthest_point_sample(torch.from_numpy(cloud)[None], self.num_points)[0].numpy()
-            cloud = cloud[index]
-        wanted = DISTINCT * self.num_points
-        if any(len(np.unique(axis)) >= wanted for axis in cloud.T):  # far quicker, and enough for most clouds
-            return cloud, index
-        distinct, first = np.unique(cloud, axis=0, return_index=True)
-        if len(distinct) >= wanted:
-            return cloud, index
-        return distinct, first if index is None else index[first]
-
-    def fingerprint(self, names: Sequence[str]) -> str:
-        """Hash of everything that determines the clouds of ``names``."""
-        parts = [CACHE_FORMAT, f"{self.num_points} {self.centre} {trimesh_version()} {self.reading}"]
-        for name in names:
-            stat = (self.root / name).stat()
-            parts.append(f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}")
-        return content_hash("\n".join(parts))
 
 
 def _read_file(path: Path, centre: bool, folder_options: Mapping[str, Any]) -> tuple[torch.Tensor, list[str] | None]:

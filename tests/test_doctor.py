@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from pointadapterx.commands.main import main
-from pointadapterx.datasets import build_dataset
-from pointadapterx.datasets import folder as folder_module
+from pointadapterx.datasets import build_dataset, cloud_reader
 from pointadapterx.doctor import Options, diagnose, read_entries, reading
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
@@ -255,7 +254,7 @@ def test_files_are_read_once_by_the_doctor_and_training(
     first = capsys.readouterr().out
     monkeypatch.setattr(logging.getLogger("pointadapterx"), "propagate", True)  # the command has its own handler
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module, "load_cloud", refuse)
+        patch.setattr(cloud_reader, "load_cloud", refuse)
         caplog.clear()
         shared = [build_dataset("folder", split, root=healthy) for split in ("train", "test")]
         warned = caplog.messages.copy()
@@ -274,7 +273,7 @@ def test_files_are_read_once_by_the_doctor_and_training(
 def test_after_training_the_doctor_reads_but_does_not_reduce(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it says needs whole files."""
     before = [build_dataset("folder", split, root=healthy).checksum for split in ("train", "test")]
-    monkeypatch.setattr(folder_module.CloudReader, "reduce", refuse)
+    monkeypatch.setattr(cloud_reader.CloudReader, "reduce", refuse)
     assert findings(healthy) == []
     assert [build_dataset("folder", split, root=healthy).checksum for split in ("train", "test")] == before
 

@@ -15,11 +15,11 @@ from typing import Protocol, TextIO
 from pointadapterx.checkpoints.adapter_file import ADAPTERS
 from pointadapterx.checkpoints.shipped import ADAPTERS as ADAPTERS_FOLDER
 from pointadapterx.checkpoints.shipped import READY, shipped_adapter
+from pointadapterx.commands.conditions import add_condition, condition_of
 from pointadapterx.commands.options import UsageError, add_device, add_reading, add_weights, require_positive
 from pointadapterx.datasets.h5 import SUFFIXES
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.endings import explain
-from pointadapterx.engine.conditions import Said, folder_of
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
@@ -36,7 +36,6 @@ from pointadapterx.text import cell, json_line, printable
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
 FORMATS = (".csv", ".jsonl")
-BY_FOLDER = "folder"
 ADAPTER_SUFFIX = ".safetensors"
 EXAMPLES = """\
   %(prog)s scan.ply                                             by the shipped adapter
@@ -84,13 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
     )
     add_reading(files, nan="the adapter's, or drop")
-    condition = files.add_mutually_exclusive_group()
-    condition.add_argument("--condition", metavar="NAME", help="category of all files, for tasks that have to know it")
-    condition.add_argument(
-        "--condition-from",
-        metavar=f"{BY_FOLDER}|FILE.csv",
-        help=f"category of each file: {BY_FOLDER}, its folder's name; or a table with the columns file and category",
-    )
+    add_condition(files)
     model = parser.add_argument_group("model")
     add_weights(model)
     add_device(model)
@@ -125,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
         columns=options.columns,
         nan=options.nan,
         workers=options.workers,
-        condition=_condition_of(options),
+        condition=condition_of(options),
     )
     if not named and isinstance(adapter, dict):
         _introduce(predictor.classes[READY])
@@ -175,19 +168,6 @@ def _adapter_of(paths: Sequence[str]) -> tuple[str | dict[str, Path], Sequence[s
     else:  # a word that is nothing yet is meant as a run, unless it looks like a cloud
         is_adapter = first.suffix.lower()[1:] not in KINDS
     return (paths[0], paths[1:]) if is_adapter else ({READY: ADAPTERS_FOLDER / f"{READY}{ADAPTER_SUFFIX}"}, paths)
-
-
-def _condition_of(options: argparse.Namespace) -> Said:
-    """What ``--condition`` and ``--condition-from`` say."""
-    source = options.condition_from
-    if source is None:
-        name: str | None = options.condition
-        return name
-    if source == BY_FOLDER:
-        return folder_of
-    if Path(source).suffix.lower() != ".csv":
-        raise UsageError(f"--condition-from {source}: give {BY_FOLDER} or FILE.csv; --condition NAME is of all files")
-    return Path(source)
 
 
 def _introduce(classes: Sequence[str]) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pointadapterx.commands.conditions import add_condition, condition_of
 from pointadapterx.commands.options import (
+    UsageError,
     add_output_folder,
     add_runs,
     log_to_terminal,
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to draw")
     what.add_argument("--picture", nargs="+", default=[], metavar="NAME", help="default: all that suit the first RUN")
     what.add_argument("--files", nargs="+", default=[], metavar="FILE", help="look at these instead of test samples")
+    add_condition(what)
     what.add_argument(
         "--samples", type=int, metavar="N", help="test samples to look at (default: as suits the picture)"
     )
@@ -70,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Writes pictures, or opens windows."""
     require_positive(options, "samples", "dpi")
+    if condition_of(options) is not None and not options.files:
+        raise UsageError("--condition and --condition-from are of --files; test samples have theirs")
     log_to_terminal()
     try:
         draw(options)
@@ -99,7 +104,7 @@ def draw(options: argparse.Namespace) -> None:
     subjects = [Subject(run, overrides) for run in runs]
     name_apart(subjects)
     wanted = _wanted(options, subjects)
-    files = subjects[0].read_files(options.files) if options.files else None
+    files = subjects[0].read_files(options.files, condition_of(options)) if options.files else None
     for name in wanted:
         picture, first = PICTURES[name], subjects[0]
         chosen: Chosen | None = None

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pointadapterx.datasets.base import AXES, SPLITS
+from pointadapterx.datasets.cloud_reader import DISTINCT
 from pointadapterx.datasets.doubts import Doubt
-from pointadapterx.datasets.folder import DISTINCT
 from pointadapterx.doctor.examined import Entry, Examined
 
 SHOWN = 4  # files that a line lists, and lines of one kind

@@ -16,12 +16,12 @@ from rich.progress import Progress
 
 from pointadapterx.datasets.base import DATASETS, SPLITS, PointClouds, Unchecked
 from pointadapterx.datasets.cache import cached_points, is_fresh
+from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.doubts import FEW, doubts_of, label_doubts
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import (
     BLOCK,
     STORED_POINTS,
-    CloudReader,
     cache_of,
     doubts_said,
     list_files,

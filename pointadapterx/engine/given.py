@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.entries import Entry, entries_of
 from pointadapterx.datasets.files import walk_files
-from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.point_files import Cloud, checked_cloud, problem_of_array
 from pointadapterx.errors import DataError
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pointadapterx.checkpoints.adapter_file import AdapterInfo
 from pointadapterx.datasets.base import AXES, DATASETS, Targets
+from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.doubts import Cloud
-from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.images import decode
 from pointadapterx.datasets.inputs import Batch, build_inputs
 from pointadapterx.datasets.options import DataConfig

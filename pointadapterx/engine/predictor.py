@@ -19,8 +19,9 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import restore_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.datasets.base import AXES, Targets
+from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.entries import Entry
-from pointadapterx.datasets.folder import BLOCK, CloudReader
+from pointadapterx.datasets.folder import BLOCK
 from pointadapterx.datasets.images import SUFFIXES
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.point_files import KINDS, Cloud
@@ -162,8 +163,7 @@ class Predictor(Generic[AnswerT]):
             DataError: for a folder without a file that can be read.
             TypeError: for anything else.
         """
-        if self._condition is None:
-            self._task.category(None)
+        self._require_condition()
         return self._stream(self.listed(inputs))
 
     def _stream(self, inputs: Sequence[Item]) -> Iterator[AnswerT | Failure]:
@@ -207,8 +207,25 @@ class Predictor(Generic[AnswerT]):
 
         Of an input that its task cuts into pieces, each of them.
         """
+        for item in self.ready(inputs):
+            yield item if isinstance(item, Failure) else item.values[None]
+
+    def ready(self, inputs: Given) -> Iterator[Ready | Failure]:
+        """The same, (N, 3) or (channels, S, S), with the names of the inputs and what is said of them.
+
+        Raises:
+            ConfigError: if the task needs a condition, and the predictor has none.
+        """
+        self._require_condition()
         for item in self._read(self.listed(inputs)):
-            yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device).inputs
+            if isinstance(item, Failure):
+                yield item
+            else:
+                yield replace(item, values=self._form.batch([item.values], self.device).inputs[0])
+
+    def _require_condition(self) -> None:
+        if self._condition is None:
+            self._task.category(None)
 
     def doubts(self) -> list[str]:
         """Doubts about single clouds so far, and differences of all of them from the training clouds."""

@@ -52,7 +52,7 @@ def class_attention(model: AdaptedModel, inputs: Tensor) -> Tensor:
     blocks = model.backbone.every_block()
     handles = [block.site("qkv").module.register_forward_hook(look(block.num_heads)) for block in blocks]
     try:
-        model(inputs)
+        model.read(inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -72,7 +72,7 @@ def routing(model: AdaptedModel, inputs: Tensor) -> dict[str, Routing]:
     """
     method = require_router(model)
     with method.recording():
-        model(inputs)
+        model.read(inputs)
         return method.routing()
 
 

@@ -15,7 +15,9 @@ from pointadapterx.build import build_restored, build_splits, build_test_split, 
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.datasets import Samples, build_inputs
 from pointadapterx.datasets.base import UNLABELLED, Targets
+from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
+from pointadapterx.engine.conditions import Said
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
 from pointadapterx.engine.input_form import Failure
@@ -23,7 +25,7 @@ from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.tasks import build_task
-from pointadapterx.tasks.exchange import Predictions, Ready, require_finite
+from pointadapterx.tasks.exchange import Piece, Predictions, Ready, require_finite
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection
 
@@ -36,12 +38,14 @@ class Chosen(NamedTuple):
         names: n titles.
         labels: (n,) int64, or None for files of which nothing is known.
         indices: n numbers of test samples, or None for files.
+        condition: (n,) int64, where the model takes one.
     """
 
     inputs: Tensor
     names: list[str]
     labels: Tensor | None
     indices: Sequence[int] | None = None
+    condition: Tensor | None = None
 
 
 class Subject:
@@ -141,7 +145,9 @@ class Subject:
         rows, dataset = torch.tensor(indices, dtype=torch.int64), self.test
         inputs = build_inputs(self.config)
         values = inputs.for_test(inputs.source(dataset)(rows).to(self.device))
-        return Chosen(values, [self.title(index) for index in indices], dataset.labels[rows], indices)
+        condition = self.targets.condition
+        known = None if condition is None else condition[rows]
+        return Chosen(values, [self.title(index) for index in indices], dataset.labels[rows], indices, known)
 
     def spread(self, count: int) -> list[int]:
         """Numbers of ``count`` test samples, of as many classes as can be: the first of each class, then the second."""
@@ -160,20 +166,28 @@ class Subject:
         label = self.test.classes[int(self.test.labels[index])]
         return printable(f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}")
 
-    def read_files(self, files: Sequence[str | Path]) -> Chosen:
-        """Files of one's own, or those in folders, prepared as ``predict`` does.
+    def read_files(self, files: Sequence[str | Path], condition: Said = None) -> Chosen:
+        """Files of one's own, or those in folders, prepared as ``predict`` does; of large ones each piece.
+
+        Args:
+            files: or folders.
+            condition: of the files, see :class:`~pointadapterx.engine.predictor.Predictor`.
 
         Raises:
-            DataError: if one cannot be read.
+            ConfigError: if the model takes a condition and none is given, or it is unknown.
+            DataError: if a file cannot be read.
         """
-        predictor = Predictor(self.path, weights=self.config.backbone.weights, device=self.device)
-        inputs = predictor.listed(files)
-        values = []
-        for item in predictor.prepared(inputs):
+        weights = self.config.backbone.weights
+        predictor = Predictor(self.path, weights=weights, device=self.device, condition=condition)
+        values, names, said = [], [], []
+        for item in predictor.ready(files):
             if isinstance(item, Failure):
                 raise DataError(item.reason)
-            values.append(item)
-        return Chosen(torch.cat(values), [printable(Path(str(one)).stem) for one in inputs], None)
+            values.append(item.values)
+            names.append(printable(Path(item.name).stem))
+            said.append(self.task.category(item.said))
+        known = torch.tensor(said) if self.task.categories else None
+        return Chosen(torch.stack(values), names, None, condition=known)
 
     def routing(self, inputs: Tensor) -> dict[str, Routing]:
         """See :func:`~pointadapterx.visualize.introspection.routing`; in the run's precision, as all of these."""
@@ -195,18 +209,33 @@ class Subject:
         calibration = self.info.facts.calibration
         return logits.softmax(dim=-1) if calibration is None else calibration.probabilities(logits)
 
-    def answers(self, inputs: Tensor) -> list[str]:
+    def answers(self, chosen: Chosen) -> list[str]:
         """What the adapter says of each input, in a few words.
 
         Raises:
             TrainingError: if outputs are not finite.
         """
+        inputs = chosen.inputs
         if self.task.predicts_classes:
             return [f"{answer} {100 * sure:.0f} %" for answer, sure in zip(*self.prediction(inputs), strict=True)]
-        given = [Ready(str(number), values, []) for number, values in enumerate(inputs)]
+        given = [
+            Ready(name, values, [], self._piece(values)) for name, values in zip(chosen.names, inputs, strict=True)
+        ]
+        condition = None if chosen.condition is None else chosen.condition.to(inputs.device)
         with torch.inference_mode(), self.accelerator.autocast():
-            said = self.task.answers(self.model, Batch(inputs, Targets()), given, self.name, top=1)
-        return ["not finite" if answer is None else printable(answer.text()) for answer in said]
+            batch = Batch(inputs, Targets(condition=condition))
+            said = self.task.answers(self.model, batch, given, self.name, top=1)
+        answers = [
+            answer if answer is None or item.piece is None else self.task.join([answer], item.piece.cloud)
+            for item, answer in zip(given, said, strict=True)
+        ]
+        return ["not finite" if answer is None else printable(answer.text()) for answer in answers]
+
+    def _piece(self, values: Tensor) -> Piece | None:
+        """What is shown as the only piece of its cloud, for a task about whole clouds."""
+        if not self.task.whole:
+            return None
+        return Piece(Cloud(values.double().cpu().numpy()), torch.arange(len(values)), last=True)
 
     def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:
         """The likeliest class of each input, and its probability.

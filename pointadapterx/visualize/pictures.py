@@ -235,7 +235,7 @@ def point_labels(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
 
 
 def _answers(subject: Subject, chosen: Chosen) -> list[str]:
-    return [f"{name}\n{said}" for name, said in zip(chosen.names, subject.answers(chosen.inputs), strict=True)]
+    return [f"{name}\n{said}" for name, said in zip(chosen.names, subject.answers(chosen), strict=True)]
 
 
 def _augmented(augment: Callable[..., Tensor], values: Tensor, subject: Subject, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from pointadapterx.build import build_splits
 from pointadapterx.config import Config
-from pointadapterx.datasets import Folder, PointClouds, build_dataset
+from pointadapterx.datasets import Folder, PointClouds, build_dataset, cloud_reader
 from pointadapterx.datasets import folder as folder_module
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
@@ -381,7 +381,7 @@ def test_another_trimesh_makes_the_cache_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     build(mixed(tmp_path))
-    monkeypatch.setattr(folder_module, "trimesh_version", lambda: "another")
+    monkeypatch.setattr(cloud_reader, "trimesh_version", lambda: "another")
     with caplog.at_level(logging.WARNING):
         build(tmp_path)
     assert "the cache is stale" in caplog.text

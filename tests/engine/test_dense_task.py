@@ -22,8 +22,8 @@ from pointadapterx.config import Config, dump_config, read_config
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import PointClouds, Samples
 from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.doubts import Cloud
-from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.conditions import folder_of
