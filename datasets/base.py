@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -25,15 +26,18 @@ UNLABELLED = ["unlabelled"]  # classes of what has none
 
 
 class Targets(NamedTuple):
-    """What a task predicts of samples, a row a sample.
+    """What a task predicts of samples, and what it is told of them beside their inputs; a row a sample.
 
     Attributes:
         sample: ``(n, ...)``, of a whole sample, such as its class; None where a task has nothing of the kind.
         points: ``(n, N, ...)``, of every point of a cloud; they follow the points through resampling and augmentation.
+        condition: ``(n,)`` int64, the model's second input, such as the number of the object's category; None where a
+            task's model takes none.
     """
 
     sample: torch.Tensor | None = None
     points: torch.Tensor | None = None
+    condition: torch.Tensor | None = None
 
     def of(self, indices: torch.Tensor) -> Targets:
         """Those of the samples at ``indices`` (b,)."""
@@ -49,6 +53,28 @@ class Targets(NamedTuple):
             return self
         rows = torch.arange(len(index), device=index.device)[:, None]
         return self._replace(points=self.points[rows, index])
+
+
+class Unchecked(NamedTuple):
+    """A cloud as a data set's files have it, for the doctor, who looks at all of them and refuses none.
+
+    Attributes:
+        name: in what is printed.
+        points: (m, 3); or why they cannot be read.
+        label: its class, or None.
+        validation: whether it is of a published validation part.
+        point_labels: one number a point, whatever the file has; None where it has none.
+        point_classes: names of what these numbers mean; empty where points have no labels.
+        ignored: numbers of points that have no class.
+    """
+
+    name: str
+    points: np.ndarray | str
+    label: str | None = None
+    validation: bool = False
+    point_labels: np.ndarray | None = None
+    point_classes: Sequence[str] = ()
+    ignored: Sequence[int] = ()
 
 
 SamplesT = TypeVar("SamplesT", bound="Samples")
@@ -67,6 +93,7 @@ class Samples(Dataset[dict[str, Any]]):
         source: the files that were read.
         positions: ``(n,)`` int64, each sample's number in the files; ``0 .. n - 1`` by default.
         targets: what tasks other than classification predict, where the files hold it.
+        point_classes: names of what ``targets.points`` numbers, where these are labels.
         validation: ``(n,)`` bool, the samples that the data set itself publishes as the validation part of its training
             split, which then is not drawn; some but not all. None: it publishes none.
 
@@ -95,6 +122,7 @@ class Samples(Dataset[dict[str, Any]]):
         source: Sequence[Path] = (),
         positions: torch.Tensor | None = None,
         targets: Targets | None = None,
+        point_classes: Sequence[str] = (),
         validation: torch.Tensor | None = None,
     ) -> None:
         self.labels = labels
@@ -105,6 +133,7 @@ class Samples(Dataset[dict[str, Any]]):
         self.source = list(source)
         self.positions = torch.arange(len(labels)) if positions is None else positions
         self.targets = targets or Targets()
+        self.point_classes = list(point_classes)
         self.validation = validation
 
     @classmethod
@@ -197,6 +226,31 @@ class PointClouds(Samples):
                 part.copy_(NormalizeUnitSphere()(part))
         self.points = points
 
+    @classmethod
+    def each_cloud(cls, split: str, **options: Any) -> Iterator[Unchecked]:
+        """The clouds of a split, one by one; a data set of many files overrides it, so that no bad file hides the next.
+
+        Args:
+            split: ``"train"`` or ``"test"``.
+            options: keyword arguments of the data set.
+
+        Raises:
+            ConfigError, DataError: if nothing can be read.
+        """
+        yield from cls(split, **options).unchecked()  # type: ignore[arg-type]  # a subclass reads what it needs
+
+    def unchecked(self) -> Iterator[Unchecked]:
+        """The same of a data set that was read as a whole."""
+        for number, points in enumerate(self.points):
+            yield Unchecked(
+                self.names[number] if self.names is not None else f"{self.split} {number}",
+                points.double().numpy(),
+                None if self.classes == UNLABELLED else self.classes[int(self.labels[number])],
+                self.validation is not None and bool(self.validation[number]),
+                self.targets.points[number].numpy() if self.point_classes and self.targets.points is not None else None,
+                self.point_classes,
+            )
+
     def _hash(self) -> str:
         targets = [part for part in self.targets if part is not None]
         return content_hash(self.points, self.labels, "\n".join(self.classes), *targets)
@@ -216,7 +270,7 @@ class PointClouds(Samples):
         """With ``points`` (n, N, 0)."""
         part = self._part(torch.arange(len(self)))
         part.points = self.points[..., :0].clone()
-        part.targets = Targets(part.targets.sample)
+        part.targets = part.targets._replace(points=None)
         return part
 
 

@@ -80,8 +80,13 @@ def balanced_order(strata: torch.Tensor, generator: torch.Generator) -> torch.Te
 
     Returns:
         ``(n,)`` int64 indices in random order.
+
+    Raises:
+        ConfigError: if there is one stratum alone.
     """
     numbers = strata.unique()
+    if len(numbers) < 2:
+        raise ConfigError("train.sampler=balanced: all training samples are of one class; remove it, or use shuffle")
     share, rest = divmod(len(strata), len(numbers))
     one_more = set(torch.randperm(len(numbers), generator=generator)[:rest].tolist())
     drawn = []

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pointadapterx.datasets.base import AXES
+from pointadapterx.datasets.base import AXES, Unchecked
 
 FEW = "few different values"
 NO_DATA = frozenset(
@@ -46,10 +46,48 @@ class Doubt(NamedTuple):
 
 
 class Cloud(NamedTuple):
-    """Points ``(m, 3)`` of a file or an array, and what looks wrong with them."""
+    """Points of a file or an array, and what looks wrong with them.
+
+    Attributes:
+        points: ``(m, 3)``.
+        doubts: about them.
+        kept: ``(rows,)`` bool, which rows of the file the points are, in order; None: all of them. The others have NaN
+            or infinite coordinates.
+    """
 
     points: np.ndarray
     doubts: tuple[Doubt, ...] = ()
+    kept: np.ndarray | None = None
+
+
+def label_doubts(found: Unchecked) -> Iterator[Doubt]:
+    """What is wrong with the labels of a cloud's points, where they should have some."""
+    labels, count = found.point_labels, len(found.points)
+    if not found.point_classes:
+        return
+    if labels is None:
+        yield Doubt("no labels of points", "its points have no labels", "add one for each point, or remove the file")
+        return
+    if labels.shape not in ((count,), (count, 1)):
+        shape = f"{len(labels)} labels" if labels.ndim == 1 else f"labels of shape {labels.shape}"
+        yield Doubt("another number of labels", f"{shape} for {count} points", "give each point one label")
+        return
+    labels = labels.ravel()
+    whole = labels.dtype.kind in "iufb" and np.isfinite(labels.astype(np.float64)) & (labels == np.floor(labels))
+    if not np.all(whole):
+        odd = labels[~np.asarray(whole)] if labels.dtype.kind in "fb" else labels
+        text = f"{len(odd)} of {count} labels of points are no whole numbers, such as {odd[0]}"
+        yield Doubt("labels that are no whole numbers", text, f"number the classes from 0 to {_last(found)}")
+        return
+    outside_classes = labels[((labels < 0) | (labels > _last(found))) & ~np.isin(labels, found.ignored)]
+    if len(outside_classes):
+        text = f"{len(outside_classes)} of {count} labels of points are none of the classes, such as"
+        text += f" {outside_classes[0]:g}; expected 0 to {_last(found)}"
+        yield Doubt("labels of points that are none of the classes", text, "mend the labels, or the list of classes")
+
+
+def _last(found: Unchecked) -> int:
+    return len(found.point_classes) - 1
 
 
 def not_finite(bad: int, total: int) -> Doubt:

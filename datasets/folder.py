@@ -19,6 +19,7 @@ from pointadapterx.datasets.base import AXES, DATASETS, UNLABELLED, PointClouds,
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.checks import moved_to_origin
 from pointadapterx.datasets.doubts import Doubt
+from pointadapterx.datasets.entries import Entry
 from pointadapterx.datasets.h5 import find_h5, read_unlabelled_h5
 from pointadapterx.datasets.layouts import find_layout, holds_clouds
 from pointadapterx.datasets.listings import (
@@ -38,13 +39,14 @@ from pointadapterx.datasets.point_files import (
     SURFACE_SUFFIXES,
     Cloud,
     Reading,
+    checked_cloud,
     load_cloud,
     trimesh_version,
 )
-from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.hashing import content_hash, derive_seed
+from pointadapterx.ops import farthest_point_sample
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +247,7 @@ class CloudReader:
         centre: clouds will be normalised; see :func:`~pointadapterx.datasets.checks.moved_to_origin`.
         by_name: the draw of a mesh's points depends on its name; False: it is the same for every mesh.
         reading: what the user says of the files.
+        whole: all points are wanted as the file has them, for a task that answers for every point.
     """
 
     root: Path
@@ -252,34 +255,57 @@ class CloudReader:
     centre: bool
     by_name: bool = True
     reading: Reading = AS_FILES_SAY
+    whole: bool = False
 
-    def __call__(self, name: str) -> Cloud | str:
-        """``(m, 3)`` float32, or what is wrong with the file; ``m`` is below ``num_points`` where it has too few."""
-        path = self.root / name
-        seed = derive_seed("surface", name if self.by_name else "")
+    def __call__(self, name: str | Entry) -> Cloud | str:
+        """``(m, 3)`` float32, or what is wrong with the file; ``m`` is below ``num_points`` where it has too few.
+
+        Where the :attr:`whole` cloud is wanted, it is ``(n, 3)`` float64.
+        """
         try:
-            return self.reduce(load_cloud(path, self.num_points, seed, self.reading), str(path))
+            if isinstance(name, Entry):
+                where, cloud = str(name), checked_cloud(name.read(), str(name), self.reading)
+            else:
+                seed = derive_seed("surface", name if self.by_name else "")
+                where = str(self.root / name)
+                cloud = load_cloud(self.root / name, self.num_points, seed, self.reading)
+            return self.reduce(cloud, where)
         except DataError as error:
             return str(error)
 
     def reduce(self, cloud: Cloud, where: str) -> Cloud | str:
         """Finite coordinates ``(n, 3)`` float64 -> as :meth:`__call__`; ``where`` they are from, for the message."""
-        points = self._reduced(cloud.points, where)
-        return points if isinstance(points, str) else Cloud(points, cloud.doubts)
+        if self.whole:
+            return cloud
+        found = self.reduced(cloud.points, where)
+        return found if isinstance(found, str) else Cloud(found[0], cloud.doubts)
 
-    def _reduced(self, points: np.ndarray, where: str) -> np.ndarray | str:
+    def reduced(self, points: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray | None] | str:
+        """Finite coordinates brought to at most ``num_points``.
+
+        Args:
+            points: ``(n, 3)`` float64.
+            where: they are from, for the message.
+
+        Returns:
+            ``(m, 3)`` float32, and which of the points these are, ``(m,)`` int64, None for all of them; or what is
+            wrong.
+        """
         if self.centre:
             points = moved_to_origin(points)
         if not (np.abs(points) < LARGEST).all():
             return f"{where}: coordinates beyond {LARGEST:g}, whose distances float32 cannot hold; scale them"
-        cloud = points.astype(np.float32)
+        cloud, index = points.astype(np.float32), None
         if len(cloud) > self.num_points:
-            cloud = fps(torch.from_numpy(cloud)[None], self.num_points)[0].numpy()
+            index = farthest_point_sample(torch.from_numpy(cloud)[None], self.num_points)[0].numpy()
+            cloud = cloud[index]
         wanted = DISTINCT * self.num_points
         if any(len(np.unique(axis)) >= wanted for axis in cloud.T):  # far quicker, and enough for most clouds
-            return cloud
-        distinct = np.unique(cloud, axis=0)
-        return cloud if len(distinct) >= wanted else distinct
+            return cloud, index
+        distinct, first = np.unique(cloud, axis=0, return_index=True)
+        if len(distinct) >= wanted:
+            return cloud, index
+        return distinct, first if index is None else index[first]
 
     def fingerprint(self, names: Sequence[str]) -> str:
         """Hash of everything that determines the clouds of ``names``."""

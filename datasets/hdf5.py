@@ -46,13 +46,14 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path}: the file is truncated or damaged ({reason_of(error)}); obtain it again") from error
 
 
-def read_numbers(file: h5py.File, key: str, *, columns: int | None = None) -> np.ndarray:
+def read_numbers(file: h5py.File, key: str, *, columns: int | None = None, rows: slice | None = None) -> np.ndarray:
     """An array of whole or floating-point numbers, of any shape; with an attribute :data:`STEPS`, in units.
 
     Args:
         file: from :func:`open_h5`.
         key: name of the data set.
         columns: of the last dimension, how many to read; all by default.
+        rows: of the first dimension, which to read; all by default.
 
     Raises:
         DataError: if there is no such data set, it is kept in another file, holds something else than numbers, or is
@@ -61,7 +62,11 @@ def read_numbers(file: h5py.File, key: str, *, columns: int | None = None) -> np
     entry = find_array(file, key)
     if _type(entry) is None or entry.dtype.kind not in "fiu":
         raise DataError(f"{file.filename}: '{key}' holds {_kind(entry)}, expected numbers")
-    values = np.asarray(entry[()] if columns is None or not entry.shape else entry[..., :columns])
+    if not entry.shape:
+        values = np.asarray(entry[()])
+    else:
+        place = (rows or slice(None), *[slice(None)] * (len(entry.shape) - 1))
+        values = np.asarray(entry[place if columns is None else (*place[:-1], slice(columns))])
     return _scaled(entry, values) if STEPS in entry.attrs else values
 
 

@@ -145,7 +145,7 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
         if isinstance(content, Mesh):
             stored, points = content.vertices, mesh.sample(path, content, num_samples, seed)
         else:
-            points, doubts = content if isinstance(content, Cloud) else Cloud(content)
+            points, doubts, _ = content if isinstance(content, Cloud) else Cloud(content)
         if suffix in MAY_BE_TEXT and (doubt := cut.ends_in_a_number(path)) is not None:
             doubts = (*doubts, doubt)
         if (problem := problem_of_array(points)) is not None:
@@ -177,7 +177,8 @@ def checked_cloud(points: np.ndarray, where: str, reading: Reading, stored: np.n
         DataError: if no point is finite, or one is not and that is an error.
     """
     points = points[:, :3].astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    kept = np.isfinite(points).all(axis=1)
+    bad = np.flatnonzero(~kept)
     if len(bad) == 0:
         return Cloud(points, doubts_of(points, stored))
     if len(bad) == len(points):
@@ -189,5 +190,5 @@ def checked_cloud(points: np.ndarray, where: str, reading: Reading, stored: np.n
             f"{where}: point {bad[0] + 1} has NaN or infinite coordinates, as {len(bad)} of {len(points)} have; "
             "obtain it again or remove it, or let such points be dropped (data.nan=drop, --nan drop)"
         )
-    points = np.delete(points, bad, axis=0)
-    return Cloud(points, (not_finite(len(bad), len(bad) + len(points)), *doubts_of(points, stored)))
+    points = points[kept]
+    return Cloud(points, (not_finite(len(bad), len(kept)), *doubts_of(points, stored)), kept)

@@ -122,7 +122,7 @@ def describe(info: AdapterInfo, batch_size: int | None, outputs: Sequence[int]) 
         outputs: shape of the logits of some batch.
     """
     task, batch = info.task, batch_size or "batch"
-    condition = {"name": "category", "shape": [batch], "categories": task.categories}
+    condition = {"name": task.condition, "shape": [batch], "categories": task.categories}
     return {
         "format": FORMAT,
         "input": _describe_input(info, batch_size),

@@ -14,10 +14,11 @@ from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.preparation import wants_unit_sphere
 from pointadapterx.engine.protocol import chooses
-from pointadapterx.errors import PointAdapterXError
+from pointadapterx.errors import CheckpointError, PointAdapterXError
 from pointadapterx.hashing import hash_file
 from pointadapterx.hub import HUB, Address
 from pointadapterx.peft import METHODS
+from pointadapterx.study.samples import run_intervals
 from pointadapterx.templates import render
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         license: identifier of the hub, such as ``cc-by-4.0``, or None.
     """
     data, needed = info.config.data, needed_weights(info)
+    intervals = {} if report is None else _intervals(info)
     return render(
         "card.md",
         front_matter=_front_matter(info, report, address, license, needed),
@@ -88,14 +90,14 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         data=_named(data),
         classes=f": {len(info.classes)} classes" if info.classes else "",
         facts=_facts(info, report, license, needed),
-        results=None if report is None else _results(info, report),
+        results=None if report is None else _results(info, report, intervals),
         place=str(address),
         repository=str(address).removeprefix(HUB),
         file="picture.png" if _modality(info) == "images" else "scan.ply",
         portable=needed.portable,
         usage=info.task.usage,
         sections=info.task.card(report),
-        limits=_limits(info, report),
+        limits=_limits(info, report, intervals),
     )
 
 
@@ -169,10 +171,13 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
     }
 
 
-def _results(info: AdapterInfo, report: Mapping[str, Any]) -> dict[str, str]:
+def _results(info: AdapterInfo, report: Mapping[str, Any], intervals: Mapping[str, str]) -> dict[str, str]:
     data, test = info.config.data, report["test"]
-    scores = info.task.scores.items()
-    return {score.long: f"{test[key]:.{DIGITS}f} {score.unit}".rstrip() for key, score in scores} | {
+    scores = {
+        score.long: f"{test[key]:.{DIGITS}f} {score.unit}".rstrip() + intervals.get(key, "")
+        for key, score in info.task.scores.items()
+    }
+    return scores | {
         "test set": f"{_named(data)}, {test['count']:,} samples, checksum {report['data']['checksum']}",
         **_drawn(data),
         "protocol": report["protocol"],
@@ -182,10 +187,23 @@ def _results(info: AdapterInfo, report: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _limits(info: AdapterInfo, report: Mapping[str, Any] | None) -> list[str]:
+def _intervals(info: AdapterInfo) -> dict[str, str]:
+    """What to say behind each score whose interval the files beside the adapter give."""
+    try:
+        found = run_intervals(info.path.parent, type(info.task))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{info.path.parent}: its answers to the test samples are damaged ({error!r}); move the adapter elsewhere"
+        ) from None
+    return {key: f", 95 % interval {low:.{DIGITS}f} to {high:.{DIGITS}f}" for key, (low, high) in found.items()}
+
+
+def _limits(info: AdapterInfo, report: Mapping[str, Any] | None, intervals: Mapping[str, str]) -> list[str]:
     lines = info.task.limits()
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
+        if intervals:
+            lines.append("Intervals are bootstrap intervals over the test samples; another seed gives other figures.")
         if info.config.eval.protocol == "published" and chooses(info.config):
             lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
     if not METHODS[info.method.name].trains_backbone:

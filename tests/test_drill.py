@@ -154,6 +154,8 @@ def test_answers_are_the_tasks_own(done: tuple[Path, str]) -> None:
 
 def test_what_is_made_of_a_run_says_the_score(done: tuple[Path, str]) -> None:
     folder, printed = done
+    assert re.search(r"test: mean absolute error of 40 clouds [\d.]+, 95 % interval [\d.]+ to [\d.]+", printed)
+    assert f"next: pointadapterx predict {folder / 'run'} FILES, or pointadapterx report" in printed
     assert "mean absolute error" in printed
     assert "vote of 2 copies: error" in printed
     assert "mean absolute error" in (folder / "report.html").read_text(encoding="utf-8")

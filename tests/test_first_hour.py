@@ -17,8 +17,9 @@ from pointadapterx.checkpoints.shipped import ADAPTERS, READY
 from pointadapterx.commands.main import main
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
+from pointadapterx.quickstart.ending import interval
 from pointadapterx.quickstart.fitting import fitting
-from pointadapterx.quickstart.folder_run import interval, with_parts
+from pointadapterx.quickstart.folder_run import with_parts
 from pointadapterx.run_folder import read_metrics
 from tests.conftest import ROOT
 
@@ -112,6 +113,12 @@ def test_three_commands_lead_from_meshes_to_predictions(
     assert sum(entry["count"] for entry in report["test"]["per_class"].values()) == 12
     if Path("run/pictures").exists():
         assert {"confusion.png", "mistakes.png"} >= {path.name for path in Path("run/pictures").iterdir()}
+
+    ending = said.out[said.out.index("\ntest:") :]
+    shutil.rmtree("run/pictures", ignore_errors=True)
+    assert main(["resume", "run"]) == 0
+    assert capsys.readouterr().out.endswith(ending)
+    assert Path("run/pictures").exists() == ("pictures: run/" in ending)
 
     assert main(["predict", "run", "furniture/chair", "--output", "found.csv"]) == 0
     rows = Path("found.csv").read_text().splitlines()

@@ -44,7 +44,7 @@ def read_npz(path: Path) -> Cloud:
     """
     with ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        entry = archive.infolist()[names.index(_entry(names))]
+        entry = archive.infolist()[names.index(entry_of(names))]
         if entry.file_size > max(SMALL, EXPANSION * entry.compress_size):
             raise ValueError(f"its {entry.compress_size} compressed bytes are said to be {entry.file_size}")
         with archive.open(entry) as file:
@@ -103,18 +103,27 @@ def read_hdf5(path: Path) -> np.ndarray:
         NotReadError: if there is no such data set.
     """
     with open_h5(path) as file:
-        key = _entry(file.keys())
+        key = entry_of(file.keys())
         shape = find_array(file, key).shape
+        if len(shape) == 3 and shape[0] > 1 and not 3 <= shape[2] <= MOST_COLUMNS:
+            raise NotReadError(
+                f"'{key}' holds {shape[0]} clouds of shape {shape[1:]}, expected (points, 3 or more); write x, y and z"
+            )
         if len(shape) == 3 and shape[0] > 1:
             raise DataError(
                 f"{path}: '{key}' holds {shape[0]} clouds, expected one in each file; read them by data.name=h5 "
-                "(train, test, doctor), or give their array to Predictor"
+                "(train, test, doctor, predict)"
             )
         values = read_numbers(file, key)
     return values[0] if len(shape) == 3 and shape[0] == 1 else values
 
 
-def _entry(names: Collection[str]) -> str:
+def entry_of(names: Collection[str]) -> str:
+    """The name of the entry that holds the points.
+
+    Raises:
+        NotReadError: if none does.
+    """
     likely = [name for name in names if name.lower() in LIKELY]
     for name in (*SURE, *(names if len(names) == 1 else likely if len(likely) == 1 else ())):
         if name in names:

@@ -18,7 +18,7 @@ INCOMPLETE = 1  # exit status where runs failed, or results are missing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--config", metavar="FILE", help="YAML of a study, or the name of a shipped one (study/quick)")
     what.add_argument("--report", metavar="CSV", type=Path, help="write report and plots beside this CSV and exit")
     add_overrides(parser, "train.epochs=2 for every run; processes, runs, results, known, title")
@@ -30,6 +30,10 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0, or 1 if runs failed or results are missing.
     """
+    if options.config is None and options.report is None:
+        runs = [text for text in options.overrides if Path(text).exists()]
+        hint = f"; of finished runs, 'pointadapterx report {' '.join(runs)}' makes one page" if runs else ""
+        raise UsageError(f"give --config FILE, a study, or --report CSV, its results{hint}")
     if options.report is not None and options.overrides:
         raise UsageError(f"--report reads a CSV as it is; leave out {options.overrides[0]}")
     from pointadapterx.study.session import report_again, run_study

@@ -43,5 +43,8 @@ def run(options: argparse.Namespace) -> int:
     print(printable(f"written: {exported.path} ({exported.path.stat().st_size / 1e6:.1f} MB)"))
     for end, part in (("input", given), ("output", made)):
         print(f"{end}: {part['name']} ({', '.join(map(str, part['shape']))}) float32")
+    if (told := exported.metadata.get("condition")) is not None:
+        names = ", ".join(f"{number} {name}" for number, name in enumerate(told["categories"]))
+        print(printable(f"condition: {told['name']} ({told['shape'][0]}) int64: {names}"))
     print(f"checked: logits differ from torch's by at most {exported.difference:.1e}")
     return 0

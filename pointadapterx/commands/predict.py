@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import glob
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,8 +16,10 @@ from pointadapterx.checkpoints.adapter_file import ADAPTERS
 from pointadapterx.checkpoints.shipped import ADAPTERS as ADAPTERS_FOLDER
 from pointadapterx.checkpoints.shipped import READY, shipped_adapter
 from pointadapterx.commands.options import UsageError, add_device, add_reading, add_weights, require_positive
+from pointadapterx.datasets.h5 import SUFFIXES
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.endings import explain
+from pointadapterx.engine.conditions import Said, folder_of
 from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
@@ -33,12 +36,15 @@ from pointadapterx.text import cell, json_line, printable
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
 FORMATS = (".csv", ".jsonl")
+BY_FOLDER = "folder"
 ADAPTER_SUFFIX = ".safetensors"
 EXAMPLES = """\
   %(prog)s scan.ply                                             by the shipped adapter
   %(prog)s runs/demo/<time> scan.ply                            the three likeliest classes
   %(prog)s adapter.safetensors scans/ 'more/*.obj' --output found.csv
   %(prog)s hf://owner/repository scans/
+  %(prog)s runs/demo/<time> clouds.h5                           each cloud of a file
+  %(prog)s runs/parts/<time> chairs/ --condition chair          where the task has to know the category
   %(prog)s --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl
 """
 
@@ -78,6 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
     )
     add_reading(files, nan="the adapter's, or drop")
+    condition = files.add_mutually_exclusive_group()
+    condition.add_argument("--condition", metavar="NAME", help="category of all files, for tasks that have to know it")
+    condition.add_argument(
+        "--condition-from",
+        metavar=f"{BY_FOLDER}|FILE.csv",
+        help=f"category of each file: {BY_FOLDER}, its folder's name; or a table with the columns file and category",
+    )
     model = parser.add_argument_group("model")
     add_weights(model)
     add_device(model)
@@ -112,18 +125,20 @@ def run(options: argparse.Namespace) -> int:
         columns=options.columns,
         nan=options.nan,
         workers=options.workers,
+        condition=_condition_of(options),
     )
     if not named and isinstance(adapter, dict):
         _introduce(predictor.classes[READY])
-    files = find_files(paths, predictor.suffixes, leave_out=options.output)
-    write_each = _each_writer(options.each, options.kind, predictor.tasks, files)
+    files = predictor.listed(find_files(paths, predictor.suffixes, leave_out=options.output))
+    write_each = _each_writer(options.each, options.kind, predictor.tasks, list(map(str, files)))
     failures: list[Failure] = []
+    answers = predictor.stream(files)
     with (
         _writer(options.output, next(iter(predictor.tasks.values())), options.top, several=len(named) > 1) as write,
         progress_bar("predicting", len(files), 0, options.output is not None) as advance,
     ):
         last = None
-        for found in predictor.stream(files):
+        for found in answers:
             write(found)
             if isinstance(found, Failure):
                 failures.append(found)
@@ -160,6 +175,19 @@ def _adapter_of(paths: Sequence[str]) -> tuple[str | dict[str, Path], Sequence[s
     else:  # a word that is nothing yet is meant as a run, unless it looks like a cloud
         is_adapter = first.suffix.lower()[1:] not in KINDS
     return (paths[0], paths[1:]) if is_adapter else ({READY: ADAPTERS_FOLDER / f"{READY}{ADAPTER_SUFFIX}"}, paths)
+
+
+def _condition_of(options: argparse.Namespace) -> Said:
+    """What ``--condition`` and ``--condition-from`` say."""
+    source = options.condition_from
+    if source is None:
+        name: str | None = options.condition
+        return name
+    if source == BY_FOLDER:
+        return folder_of
+    if Path(source).suffix.lower() != ".csv":
+        raise UsageError(f"--condition-from {source}: give {BY_FOLDER} or FILE.csv; --condition NAME is of all files")
+    return Path(source)
 
 
 def _introduce(classes: Sequence[str]) -> None:
@@ -227,6 +255,8 @@ def _each_writer(
 ) -> Callable[[Answer], None]:
     """Writes a file for each answer into a folder, named like the input, and like the adapter where there are several.
 
+    Inputs of one name from several folders are written into such folders again.
+
     Raises:
         UsageError: if the task writes no such files, or two would have one name.
     """
@@ -241,18 +271,29 @@ def _each_writer(
         raise UsageError(f"--each {folder}: the task {name} has one answer a file; use --output FILE.csv")
     if suffix not in kinds:
         raise UsageError(f"--kind {kind}: the task {name} writes {', '.join(kinds)}")
+    names = {file: _stem(file) for file in files}
+    if len(set(names.values())) < len(names):
+        top = os.path.commonpath([Path(file).absolute().parent for file in files])
+        names = {file: os.path.join(os.path.relpath(Path(file).absolute().parent, top), _stem(file)) for file in files}
     first: dict[str, str] = {}
-    for file in files:
-        if first.setdefault(Path(file).stem, file) != file:
-            raise UsageError(f"--each {folder}: {first[Path(file).stem]} and {file} have one name; predict them apart")
+    for file, name in names.items():
+        if first.setdefault(name, file) != file:
+            raise UsageError(f"--each {folder}: {first[name]} and {file} have one name; predict them apart")
 
     def write(found: Answer) -> None:
-        stem = Path(found.name).stem
-        path = folder / f"{stem}{f'.{found.adapter}' if len(tasks) > 1 else ''}{suffix}"
+        path = folder / f"{names[found.name]}{f'.{found.adapter}' if len(tasks) > 1 else ''}{suffix}"
         with replacing(path) as temporary:
             tasks[found.adapter].write_file(found, temporary, suffix)
 
     return write
+
+
+def _stem(name: str) -> str:
+    """The name of an input without its suffix: ``all#3`` of ``scans/all.h5#3``."""
+    path, mark, number = name.rpartition("#")
+    if mark and number.isdigit() and Path(path).suffix.lower() in SUFFIXES:
+        return f"{Path(path).stem}#{number}"
+    return Path(name).stem
 
 
 def _print(found: Answer | Failure, several: bool) -> None:

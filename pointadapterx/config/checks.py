@@ -160,11 +160,10 @@ def _check_alone(parts: Parts) -> Iterator[Problem]:
 def _problems_of_training(task: type[Task], train: TrainConfig, judged: EvalConfig) -> Iterator[tuple[str, str]]:
     """(key, message) for each key of ``train`` that the task or ``eval`` leaves without effect."""
     name = task.Options().name
-    if not task.predicts_classes:
-        if train.class_weights is not None:
-            yield "class_weights", f"the task {name} has no classes to weigh; remove it"
-        if train.sampler == "balanced":
-            yield "sampler", f"the task {name} has no classes to balance; remove it, or use shuffle"
+    if train.class_weights is not None and not task.weighs_classes:
+        yield "class_weights", f"the task {name} has no classes to weigh; remove it"
+    if train.sampler == "balanced" and not task.balances_classes:
+        yield "sampler", f"the task {name} has no classes to balance; remove it, or use shuffle"
     if train.cached_views is not None and task.adapts and not task.caches:
         yield "cached_views", f"the task {name} cannot train from kept features; remove it"
     if train.early_stopping is None:

@@ -70,7 +70,7 @@ def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int, shown: int |
     """
     good = [(entry, entry.found) for entry in entries if isinstance(entry.found, Examined)]
     subject = Subject(entries, good, wanted, groups, shown)
-    checks = (_unreadable, _labels, _doubts, _points, _shapes, _duplicates, _splits)
+    checks = (_unreadable, _labels, _point_classes, _doubts, _points, _shapes, _duplicates, _splits)
     return [finding for check in checks for finding in check(subject)]
 
 
@@ -111,6 +111,18 @@ def _labels(of: Subject) -> Iterator[Finding]:
     for names in alike.values():
         if len(names) > 1:
             yield Finding(f"classes that may be one: {', '.join(sorted(names))}", "name them alike, if they are")
+
+
+def _point_classes(of: Subject) -> Iterator[Finding]:
+    """Of data sets whose points have labels."""
+    seen = {
+        split: {name for e, found in of.good if e.split == split for name in found.point_classes} for split in SPLITS
+    }
+    strange = sorted(seen["test"] - seen["train"])
+    if strange and seen["train"]:
+        yield Finding(f"classes of points of the test alone: {', '.join(strange)}", "add training clouds with them")
+    if len(seen["train"]) == 1:
+        yield Finding("training points have one class", "a model that labels points needs at least two")
 
 
 def _doubts(of: Subject) -> Iterator[Finding]:

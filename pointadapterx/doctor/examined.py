@@ -26,7 +26,8 @@ class Examined:
         flat: whether the bounding box has no depth.
         digest: equal for clouds with the same points in any order, up to rounding.
         mesh: whether it was sampled from a surface.
-        doubts: what looks wrong with its coordinates.
+        doubts: what looks wrong with its coordinates, and with the labels of its points.
+        point_classes: names of the classes of its points, where they have some.
     """
 
     points: int
@@ -37,6 +38,7 @@ class Examined:
     digest: str
     mesh: bool
     doubts: tuple[Doubt, ...] = ()
+    point_classes: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):

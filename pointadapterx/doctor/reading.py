@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,9 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import Progress
 
-from pointadapterx.datasets import build_dataset
-from pointadapterx.datasets.base import SPLITS, UNLABELLED, PointClouds
+from pointadapterx.datasets.base import DATASETS, SPLITS, PointClouds, Unchecked
 from pointadapterx.datasets.cache import cached_points, is_fresh
-from pointadapterx.datasets.doubts import FEW, doubts_of
+from pointadapterx.datasets.doubts import FEW, doubts_of, label_doubts
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import (
     BLOCK,
@@ -297,10 +296,10 @@ def read_set(name: str, root: Path | None, variant: str | None = None, *, labels
         labels = labels and (root is None or _has_labels(root))
         own = {"normalize": False, "labels": labels}
     entries: list[Entry] = []
+    kind = DATASETS[name]
+    assert issubclass(kind, PointClouds)
     for split in SPLITS if labels else SPLITS[:1]:
-        data = build_dataset(name, split, root=root, variant=variant, **own)
-        assert isinstance(data, PointClouds)
-        entries += entries_of(data)
+        entries += entries_of(kind.each_cloud(split, root=root, variant=variant, **own), split)
     return entries
 
 
@@ -309,18 +308,21 @@ def _has_labels(root: Path) -> bool:
         return "label" in file
 
 
-def entries_of(data: PointClouds) -> Iterator[Entry]:
-    """The entries of a data set that was read as a whole."""
-    unlabelled = data.classes == UNLABELLED
-    validation = [False] * len(data) if data.validation is None else data.validation.tolist()
-    for number, (points, label) in enumerate(zip(data.points, data.labels.tolist(), strict=True)):
-        name = data.names[number] if data.names is not None else f"{data.split} {number}"
-        cloud = points.double().numpy()
-        bad = not bool(np.isfinite(cloud).all())
-        yield Entry(
-            name,
-            data.split,
-            None if unlabelled else data.classes[label],
-            "holds values that are not finite" if bad else examine(Cloud(cloud, doubts_of(cloud))),
-            validation[number],
-        )
+def entries_of(clouds: Iterable[Unchecked], split: str) -> Iterator[Entry]:
+    """The entries of a data set's clouds."""
+    for cloud in clouds:
+        yield Entry(cloud.name, split, cloud.label, _examined(cloud), cloud.validation)
+
+
+def _examined(cloud: Unchecked) -> Examined | str:
+    points = cloud.points
+    if isinstance(points, str):
+        return points
+    if not np.isfinite(points).all():
+        return "holds values that are not finite"
+    found, problems = examine(Cloud(points, doubts_of(points))), tuple(label_doubts(cloud))
+    names: tuple[str, ...] = ()
+    if cloud.point_labels is not None and cloud.point_classes and not problems:
+        numbers = np.unique(cloud.point_labels).astype(np.int64)
+        names = tuple(cloud.point_classes[number] for number in numbers if number not in cloud.ignored)
+    return replace(found, doubts=(*found.doubts, *problems), point_classes=names)

@@ -151,29 +151,32 @@ class AdapterBank(nn.Module):
         return self._get(name).model
 
     @torch.inference_mode()
-    def forward(self, inputs: Tensor, adapters: str | Sequence[str] | None = None) -> Tensor | list[Tensor]:
+    def forward(
+        self, inputs: Tensor, adapters: str | Sequence[str] | None = None, condition: Tensor | None = None
+    ) -> Tensor | list[Tensor]:
         """Logits.
 
         Args:
             inputs: of the backbone, for example points (B, N, 3).
             adapters: name of one adapter, the one in use by default; or a name for each of the B samples.
+            condition: (B,) int64, the second input of models that take one, such as each object's category.
 
         Returns:
-            (B, classes); with a name for each sample a list of B tensors (classes of its adapter,).
+            (B, …) as the head gives them, such as (B, classes); with a name for each sample a list of B tensors (…).
 
         Raises:
             KeyError: for a name that the bank does not have.
             ValueError: for another number of names than samples.
         """
         if adapters is None or isinstance(adapters, str):
-            return self.model(adapters or self.active)(inputs).logits
+            return self.model(adapters or self.active)(inputs, condition).logits
         if len(adapters) != len(inputs):
             raise ValueError(f"{len(adapters)} names of adapters for {len(inputs)} samples; give one a sample")
         logits: dict[int, Tensor] = {}
         for name in dict.fromkeys(adapters):
             rows = [number for number, other in enumerate(adapters) if other == name]
             self.switch(name)
-            found = self._adapters[name].model(inputs[rows]).logits
+            found = self._adapters[name].model(inputs[rows], None if condition is None else condition[rows]).logits
             logits |= dict(zip(rows, found, strict=True))
         return [logits[number] for number in range(len(inputs))]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pointadapterx.checkpoints.adapter_file import AdapterInfo
 from pointadapterx.datasets.base import AXES, DATASETS, Targets
+from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.folder import CloudReader
 from pointadapterx.datasets.images import decode
 from pointadapterx.datasets.inputs import Batch, build_inputs
@@ -22,7 +23,8 @@ from pointadapterx.datasets.preparation import Preparation, wants_unit_sphere
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.tasks.exchange import Ready
+from pointadapterx.tasks import Task
+from pointadapterx.tasks.exchange import Piece, Ready
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,49 @@ class Form:
         wanted = self.data.num_points or 0
         return wanted if self.stored is None else max(wanted, self.stored.points)
 
-    def reader(self) -> CloudReader | ImageReader:
-        """Reads a file; returns what is wrong with it as text."""
+    def reader(self, *, whole: bool = False) -> CloudReader | ImageReader:
+        """Reads a file; returns what is wrong with it as text.
+
+        Args:
+            whole: gives all points of clouds, for :meth:`cut`.
+        """
         if self.points:
-            return CloudReader(Path(), self.count, self.normalize, by_name=False, reading=self.reading)
+            reading = self.reading
+            return CloudReader(Path(), self.count, self.normalize, by_name=False, reading=reading, whole=whole)
         channels, size, _ = self.backbone.input_shape(None)
         return ImageReader(size, channels)
 
-    def bring(self, name: str, cloud: Tensor) -> Ready | Failure:
-        """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes."""
+    def cut(self, name: str, cloud: Cloud, task: Task) -> Iterator[Ready | Failure]:
+        """The pieces of a whole cloud that a task wants, as :meth:`bring` has them; a failure ends them."""
+        reader, before = self.reader(), None
+        assert isinstance(reader, CloudReader)
+        for chosen in task.pieces(torch.from_numpy(np.roll(cloud.points, 1 - AXES.index(self.up), axis=1))):
+            found = reader.reduced(cloud.points[chosen.numpy()], name)
+            if isinstance(found, str):
+                yield Failure(name, found)
+                return
+            points, index = found
+            piece = Piece(cloud, chosen if index is None else chosen[torch.from_numpy(index)], last=False)
+            ready = self.bring(name, torch.from_numpy(points), piece)
+            if isinstance(ready, Failure):
+                yield ready
+                return
+            if before is not None:
+                yield before
+            before = ready
+        if before is None or before.piece is None:
+            yield Failure(name, f"{name}: the task {task.config.task.name} finds nothing in it to predict")
+            return
+        yield replace(before, piece=replace(before.piece, last=True))
+
+    def bring(self, name: str, cloud: Tensor, piece: Piece | None = None) -> Ready | Failure:
+        """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes.
+
+        Args:
+            name: of the input.
+            cloud: as it was read.
+            piece: where its points come from, for a task about whole clouds.
+        """
         wanted, found, warnings = self.data.num_points or 0, len(cloud), []
         least = self.backbone.least_points
         if found < least:
@@ -119,7 +155,8 @@ class Form:
             warnings.append(
                 f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
             )
-            cloud = cloud[torch.arange(wanted) % found]
+            repeated = torch.arange(wanted) % found
+            cloud, piece = cloud[repeated], None if piece is None else replace(piece, index=piece.index[repeated])
         cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
         if self.normalize:
             cloud = NormalizeUnitSphere()(cloud[None])[0]
@@ -130,7 +167,7 @@ class Form:
                 warnings.append(
                     f"reaches {radius:.3g} from the origin, training clouds {median:.3g}: another unit or place"
                 )
-        return Ready(name, cloud, warnings)
+        return Ready(name, cloud, warnings, piece)
 
     def batch(self, values: list[Tensor], device: torch.device) -> Batch:
         """Prepared inputs as the model's, without targets."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Generic, cast
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import restore_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.datasets.base import AXES, Targets
+from pointadapterx.datasets.entries import Entry
 from pointadapterx.datasets.folder import BLOCK, CloudReader
 from pointadapterx.datasets.images import SUFFIXES
 from pointadapterx.datasets.inputs import Batch
@@ -24,23 +27,29 @@ from pointadapterx.datasets.point_files import KINDS, Cloud
 from pointadapterx.datasets.preparation import mean_extents
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
+from pointadapterx.engine.conditions import Said, reader_of
 from pointadapterx.engine.given import File, Given, Item, listed, points_of
 from pointadapterx.engine.input_form import Failure, Form
 from pointadapterx.engine.precision import multiplies_bf16
 from pointadapterx.errors import CheckpointError, ConfigError
-from pointadapterx.tasks.exchange import Answer, Ready
+from pointadapterx.tasks import AnswerT
+from pointadapterx.tasks.exchange import Ready
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 4  # times the batch size, of files that wait for their turn, those that failed among them
+MOST_POINTS = 2**22  # of whole clouds that wait for their turn, beyond which no further one is read
+MOST_BYTES = 2**27  # of files that are read ahead where clouds stay whole
 ENOUGH_FOR_AXES = 8  # clouds before anything is said of which axis points up
 BETTER = 0.5  # of the deviation from the training set's extents, that another axis must leave
 
 
-class Predictor:
+class Predictor(Generic[AnswerT]):
     """An adapter, or several on one backbone, ready for files and arrays.
 
     Inputs are prepared as the clouds of the adapter's training were: turned, normalised, resampled.
+
+    Type checkers take answers for those of classification; those of another task are had by ``Predictor[Answer](…)``.
 
     Args:
         adapters: an adapter file, a run's folder or ``hf://owner/repository``; or several by name, which must prepare
@@ -55,6 +64,9 @@ class Predictor:
         nan: ``"drop"`` leaves out points with NaN or infinite coordinates, with a warning, ``"error"`` refuses such
             inputs; by default the adapter's ``data.nan``, or ``"drop"``.
         workers: processes that read files where one thread would take long; None: one a core.
+        condition: of tasks that have to know more than the points, such as the category of each object: its name, for
+            all inputs; a path, of a CSV file with the columns ``file`` and that of the condition; or a mapping or a
+            function from an input's name to it, as :func:`~pointadapterx.engine.conditions.folder_of`.
 
     Attributes:
         classes: names of the classes by adapter.
@@ -63,7 +75,8 @@ class Predictor:
 
     Raises:
         CheckpointError: if an adapter cannot be read, or several do not fit one backbone or one preparation.
-        ConfigError: for an unknown axis, precision or device.
+        ConfigError: for an unknown axis, precision or device, or a condition that is missing, unknown, or not taken.
+        DataError: for a table of conditions that cannot be read.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class Predictor:
         columns: Sequence[str | int] | None = None,
         nan: str | None = None,
         workers: int | None = 1,
+        condition: Said = None,
     ) -> None:
         given = adapters if isinstance(adapters, Mapping) else {Path(adapters).stem: adapters}
         self._infos = {name: read_adapter(path) for name, path in given.items()}
@@ -91,6 +105,8 @@ class Predictor:
         self.classes = {name: info.classes for name, info in self._infos.items()}
         self.tasks = {name: info.task for name, info in self._infos.items()}
         _require_same_answers(self._infos)
+        self._task = first.task
+        self._condition, self._said = condition, reader_of(condition, self._task)
         self._bf16 = _is_bf16(precision, first.config.train.precision, self.device)
         said = {"up": up, "columns": columns, "nan": nan}
         self._form = Form.of(first, said)
@@ -123,38 +139,75 @@ class Predictor:
         chosen = next(iter(self._infos.values())).config.data.suffixes
         return tuple(chosen) if chosen else KINDS
 
-    def __call__(self, inputs: Given) -> list[Answer | Failure]:
+    def __call__(self, inputs: Given) -> list[AnswerT | Failure]:
         """All predictions in the order of the inputs, with a failure for each that has none; see :meth:`stream`."""
         return list(self.stream(inputs))
 
-    def stream(self, inputs: Given) -> Iterator[Answer | Failure]:
+    def listed(self, inputs: Given) -> list[Item]:
+        """The single inputs of what :meth:`stream` takes, each of which gets an answer."""
+        return listed(inputs, self.suffixes, clouds=self._form.points)
+
+    def stream(self, inputs: Given) -> Iterator[AnswerT | Failure]:
         """Predictions as they are made, in the order of the inputs, one an adapter; a failure takes their place.
 
         Files are read while the model computes, and a bounded number is in memory.
 
         Args:
             inputs: a file; a folder, for the files in it and below; points (N, 3 or more) as an array or tensor, or a
-                batch of such; or a list of these. Arrays are named by their number.
+                batch of such; or a list of these. Arrays are named by their number, and the clouds of an HDF5 file
+                that holds several ``all.h5#0``, ``all.h5#1`` and so on.
 
         Raises:
+            ConfigError: if the task needs a condition, and the predictor has none.
             DataError: for a folder without a file that can be read.
             TypeError: for anything else.
         """
-        return self._stream(listed(inputs, self.suffixes))
+        if self._condition is None:
+            self._task.category(None)
+        return self._stream(self.listed(inputs))
 
-    def _stream(self, inputs: Sequence[Item]) -> Iterator[Answer | Failure]:
+    def _stream(self, inputs: Sequence[Item]) -> Iterator[AnswerT | Failure]:
+        pieces: list[list[AnswerT | Failure]] = []  # of the last input, whose other pieces are still to come
+        for item, answers in self._answered(inputs):
+            if isinstance(item, Failure):
+                pieces = []
+                yield item
+            elif item.piece is None:
+                yield from answers
+            else:
+                pieces.append(answers)
+                if item.piece.last:
+                    yield from self._joined(pieces, item.piece.cloud)
+                    pieces = []
+
+    def _joined(self, pieces: Sequence[list[AnswerT | Failure]], cloud: Cloud) -> Iterator[AnswerT | Failure]:
+        """One answer an adapter, from those of the pieces of an input."""
+        for task, own in zip(self.tasks.values(), zip(*pieces, strict=True), strict=True):
+            failed = next((one for one in own if isinstance(one, Failure)), None)
+            answers = [one for one in own if not isinstance(one, Failure)]
+            yield failed or cast(AnswerT, task.join(answers, cloud))
+
+    def _answered(self, inputs: Sequence[Item]) -> Iterator[tuple[Ready | Failure, list[AnswerT | Failure]]]:
+        """Each input, or piece of one, with its answers, one an adapter; a failure has none."""
         waiting: list[Ready | Failure] = []
+        points = 0  # of whole clouds in memory
         for item in self._read(inputs):
             waiting.append(item)
             ready = sum(isinstance(one, Ready) for one in waiting)
-            if ready == self.batch_size or len(waiting) == MOST_WAITING * self.batch_size:
+            if isinstance(item, Ready) and item.piece is not None and item.piece.last:
+                points += len(item.piece.cloud.points)
+            full = ready == self.batch_size or len(waiting) == MOST_WAITING * self.batch_size
+            if full or points >= MOST_POINTS:
                 yield from self._answer(waiting)
-                waiting = []
+                waiting, points = [], 0
         yield from self._answer(waiting)
 
     def prepared(self, inputs: Given) -> Iterator[Tensor | Failure]:
-        """Each input as the model takes it, (1, N, 3) or (1, channels, S, S) on its device; or why it cannot be."""
-        for item in self._read(listed(inputs, self.suffixes)):
+        """Each input as the model takes it, (1, N, 3) or (1, channels, S, S) on its device; or why it cannot be.
+
+        Of an input that its task cuts into pieces, each of them.
+        """
+        for item in self._read(self.listed(inputs)):
             yield item if isinstance(item, Failure) else self._form.batch([item.values], self.device).inputs
 
     def doubts(self) -> list[str]:
@@ -177,49 +230,69 @@ class Predictor:
         ]
 
     def _read(self, inputs: Sequence[Item]) -> Iterator[Ready | Failure]:
-        files = [item for item in inputs if isinstance(item, str)]
-        reader = self._form.reader()
-        contents = read_ahead(reader, files, BLOCK, self.workers)
+        files = [item for item in inputs if isinstance(item, str | Entry)]
+        reader = self._form.reader(whole=self._task.whole)
+        contents = read_ahead(reader, files, _ahead(files) if self._task.whole else BLOCK, self.workers)
         for number, item in enumerate(inputs):
-            name = item if isinstance(item, str) else f"input {number}"
-            if isinstance(item, str):
+            name = str(item) if isinstance(item, str | Entry) else f"input {number}"
+            if isinstance(item, str | Entry):
                 content = next(contents)
             elif isinstance(reader, CloudReader):
                 content = points_of(item, name, reader)
             else:
                 content = f"{name} is an array; an adapter for pictures takes files"
-            yield Failure(name, content) if isinstance(content, str) else self._prepare(name, content)
+            if isinstance(content, str):
+                yield Failure(name, content)
+            else:
+                yield from self._prepare(name, content)
 
-    def _prepare(self, name: str, content: Cloud | np.ndarray) -> Ready | Failure:
+    def _prepare(self, name: str, content: Cloud | np.ndarray) -> Iterator[Ready | Failure]:
+        """An input, or the pieces of it that its task wants."""
+        said = self._said(name)
+        try:
+            for task in self.tasks.values() if self._condition is not None else ():
+                task.category(said)
+        except ConfigError as error:
+            yield Failure(name, f"{name}: {error}")
+            return
         if not isinstance(content, Cloud):
-            return Ready(name, torch.from_numpy(content), [])
-        prepared = self._form.bring(name, torch.from_numpy(content.points))
-        if isinstance(prepared, Ready):
-            prepared.warnings.extend(doubt.text for doubt in content.doubts)
-            self._doubts.update({doubt.kind for doubt in content.doubts})
-            self._extents += mean_extents(prepared.values[None])
-            self._clouds += 1
-        return prepared
+            yield Ready(name, torch.from_numpy(content), [], said=said)
+            return
+        if self._task.whole:
+            prepared = self._form.cut(name, content, self._task)
+        else:
+            prepared = iter([self._form.bring(name, torch.from_numpy(content.points))])
+        for number, item in enumerate(prepared):
+            if isinstance(item, Failure):
+                yield item
+                continue
+            if number == 0:
+                item.warnings.extend(doubt.text for doubt in content.doubts)
+                self._doubts.update({doubt.kind for doubt in content.doubts})
+                self._extents += mean_extents(item.values[None])
+                self._clouds += 1
+            yield item if said is None else replace(item, said=said)
 
-    def _answer(self, waiting: list[Ready | Failure]) -> Iterator[Answer | Failure]:
+    def _answer(self, waiting: list[Ready | Failure]) -> Iterator[tuple[Ready | Failure, list[AnswerT | Failure]]]:
         ready = [item for item in waiting if isinstance(item, Ready)]
         answers = self._predict(ready) if ready else iter(())
         for item in waiting:
-            if isinstance(item, Failure):
-                yield item
-            else:
-                yield from next(answers)
+            yield item, [] if isinstance(item, Failure) else next(answers)
 
     @torch.inference_mode()
-    def _predict(self, ready: list[Ready]) -> Iterator[list[Answer | Failure]]:
+    def _predict(self, ready: list[Ready]) -> Iterator[list[AnswerT | Failure]]:
         batch = self._form.batch([item.values for item in ready], self.device)
-        answers: list[list[Answer | Failure]] = [[] for _ in ready]
+        answers: list[list[AnswerT | Failure]] = [[] for _ in ready]
         for name, task in self.tasks.items():
+            given = batch
+            if task.categories:
+                numbers = torch.tensor([task.category(item.said) for item in ready], device=self.device)
+                given = batch._replace(targets=Targets(condition=numbers))
             with self._computing():
-                found = task.answers(self._models(name), batch, ready, name, self.top)
+                found = task.answers(self._models(name), given, ready, name, self.top)
             for item, answer, own in zip(ready, found, answers, strict=True):
                 failure = Failure(item.name, _no_answer(item.name, name, len(self._infos)))
-                own.append(failure if answer is None else answer)
+                own.append(failure if answer is None else cast(AnswerT, answer))
         return iter(answers)
 
     @torch.inference_mode()
@@ -236,10 +309,24 @@ class Predictor:
             yield
 
 
+def _ahead(files: Sequence[str | Entry]) -> int:
+    """Files to read ahead whose clouds stay whole: fewer, the larger they are."""
+    largest = 1
+    for file in files:
+        if isinstance(file, str):
+            with suppress(OSError):  # said when it is read
+                largest = max(largest, Path(file).stat().st_size)
+    return max(1, min(BLOCK, MOST_BYTES // largest))
+
+
 def _require_same_answers(infos: Mapping[str, AdapterInfo]) -> None:
-    """Adapters that answer side by side are of one task."""
+    """Adapters that answer side by side are of one task, and of one way to cut inputs into pieces."""
     first, *others = infos.values()
     for info in others:
+        if info.task.whole and info.config.task != first.config.task:
+            raise CheckpointError(
+                f"{info.path}: its section task differs from that of {first.path}; use a predictor for each"
+            )
         if info.config.task.name != first.config.task.name:
             raise CheckpointError(
                 f"{info.path}: is of the task {info.config.task.name}, {first.path} of {first.config.task.name}; use a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,13 @@ from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.hub import HUB, Address
 from pointadapterx.jobs.tables import parameter_table
-from pointadapterx.run_folder import PREDICTIONS_FILE, SAMPLE_SCORES_FILE, TEST_FILE, VOTE_PREDICTIONS_FILE
+from pointadapterx.run_folder import (
+    PREDICTIONS_FILE,
+    SAMPLE_RECORDS_FILE,
+    SAMPLE_SCORES_FILE,
+    TEST_FILE,
+    VOTE_PREDICTIONS_FILE,
+)
 from pointadapterx.tasks import Task, build_task
 from pointadapterx.tasks.exchange import Predictions
 
@@ -162,18 +168,26 @@ def evaluate_and_write(
         title = f"{config.method.name} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
         console.print(task.metrics_table(metrics, title))
         task.write_answers(folder / PREDICTIONS_FILE, predictions, dataset, protocol)
-        _write_sample_scores(folder / SAMPLE_SCORES_FILE, predictions, dataset, task)
+        _write_samples(folder, predictions, dataset, task)
     return report
 
 
-def _write_sample_scores(path: Path, found: Predictions, dataset: Samples, task: Task) -> None:
-    """One line a sample: index, score, group; for intervals, which classification takes from its answers."""
-    scores = None if task.predicts_classes else task.sample_scores(found)
-    if scores is None:
-        return
-    groups = [""] * len(scores) if dataset.groups is None else dataset.groups.tolist()
-    rows = zip(range(len(scores)), scores.tolist(), groups, strict=True)
-    write_text(path, "".join(f"{','.join(map(str, row))}\n" for row in [("index", "score", "group"), *rows]))
+def _write_samples(folder: Path, found: Predictions, dataset: Samples, task: Task) -> None:
+    """One line a sample for intervals: its records or else its score; classification's are in its answers."""
+    records = task.sample_records(found)
+    scores = None if task.predicts_classes or records is not None else task.sample_scores(found)
+    if records is not None:
+        names = [f"record_{number}" for number in range(1, records.shape[1] + 1)]
+        _write_rows(folder / SAMPLE_RECORDS_FILE, names, records.double().tolist(), dataset)
+    elif scores is not None:
+        _write_rows(folder / SAMPLE_SCORES_FILE, ["score"], scores[:, None].tolist(), dataset)
+
+
+def _write_rows(path: Path, names: Sequence[str], values: Sequence[Sequence[float]], dataset: Samples) -> None:
+    """A CSV of index, values and group."""
+    groups = [""] * len(values) if dataset.groups is None else dataset.groups.tolist()
+    rows = ((index, *row, group) for index, (row, group) in enumerate(zip(values, groups, strict=True)))
+    write_text(path, "".join(f"{','.join(map(str, row))}\n" for row in [("index", *names, "group"), *rows]))
 
 
 def _vote_line(votes: Mapping[str, Any], task: Task) -> str:

@@ -1,4 +1,4 @@
-"""FPS and kNN in operators that every runtime has, for files that run without this package.
+"""FPS, kNN, gathering and interpolation in operators that every runtime has, for files that run without this package.
 
 Same start, distances and ties as :mod:`pointadapterx.ops.reference`, of which they differ in form alone: nothing is
 written in place, and no shape depends on the size of the batch. FPS is unrolled, a dozen operators a sample.
@@ -48,6 +48,20 @@ def knn_by_topk(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return squared, indices
 
 
+def gather_points(points: Tensor, indices: Tensor) -> Tensor:
+    """(B, N, C), (B, M) -> (B, M, C)."""
+    return points.gather(1, indices.long().unsqueeze(-1).expand(-1, -1, points.shape[-1]))
+
+
+def interpolate(points: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """(B, N, C), (B, M, 3), (B, M, 3) -> (B, M, C), summed from the first point on."""
+    first, second, third = (
+        gather_points(points, at) * weight.unsqueeze(-1)
+        for at, weight in zip(indices.unbind(-1), weights.unbind(-1), strict=True)
+    )
+    return first + second + third
+
+
 def _squared_distances(query: Tensor, points: Tensor) -> Tensor:
     """(B, M, D), (B, N, D) -> (B, M, N), coordinates left to right."""
     pairs = zip(query.unbind(-1), points.unbind(-1), strict=True)
@@ -58,6 +72,8 @@ def _squared_distances(query: Tensor, points: Tensor) -> Tensor:
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.pointadapterx.farthest_point_sample.default: farthest_point_sample,
     torch.ops.pointadapterx.knn.default: knn,
+    torch.ops.pointadapterx.gather_points.default: gather_points,
+    torch.ops.pointadapterx.interpolate.default: interpolate,
 }
 """For :meth:`torch.export.ExportedProgram.run_decompositions`."""
 

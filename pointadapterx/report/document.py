@@ -17,11 +17,13 @@ from pointadapterx.files import write_text
 from pointadapterx.hub import HUB
 from pointadapterx.optional import need
 from pointadapterx.report import page
-from pointadapterx.report.gallery import pack_clouds
+from pointadapterx.report.gallery import modes_of, modes_of_labels, pack_clouds
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
-from pointadapterx.study.statistics import RESAMPLES, difference_interval, mean_difference, score_interval
+from pointadapterx.study.resampling import Records, record_difference, record_intervals
+from pointadapterx.study.statistics import RESAMPLES, Interval, difference_interval, mean_difference, score_interval
 from pointadapterx.visualize import plots
 from pointadapterx.visualize.drawing import Sheet, paint
+from pointadapterx.visualize.labels import labelled, labels_points, worst
 from pointadapterx.visualize.loaded_run import Subject, name_apart
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes, unsuited
 
@@ -60,7 +62,7 @@ def write_report(runs: Sequence[str | Path], overrides: Sequence[str] = (), outp
     sections = [
         ("Result", _result(subjects, records)),
         ("Data", _data(first)),
-        *(_of_classes(subjects, clouds) if first.task.predicts_classes else _of_task(subjects)),
+        *(_of_classes(subjects, clouds) if first.task.predicts_classes else _of_task(subjects, clouds)),
         *_looking(subjects),
         ("Course of training", _course(subjects, records)),
         ("How to repeat it", _recipe(subjects)),
@@ -83,13 +85,20 @@ def _of_classes(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> li
     ]
 
 
-def _of_task(subjects: Sequence[Subject]) -> list[tuple[str, Markup]]:
-    """The tables of any other task."""
+def _of_task(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> list[tuple[str, Markup]]:
+    """The tables of any other task, and galleries where it labels points."""
+    first = subjects[0]
     tables = [(subject, table) for subject in subjects for table in subject.task.tables(subject.metrics)]
-    return [
+    sections = [
         (table.title if len(subjects) == 1 else f"{table.title}, {subject.name}", page.table(table.header, table.rows))
         for subject, table in tables
     ]
+    if labels_points(first) and first.targets.points is not None:
+        last = [(index, f"{first.title(index)}: {words}") for index, words in worst(first, SHOWN)]
+        sections += [("Worst samples", _gallery(first, last, clouds))] * bool(last)
+        some = [(index, first.title(index)) for index in first.spread(SHOWN)]
+        sections.append(("Samples", _gallery(first, some, clouds)))
+    return sections
 
 
 def _record(subject: Subject) -> dict[str, Any]:
@@ -125,12 +134,22 @@ def _right(subject: Subject) -> np.ndarray:
     return (logits.argmax(dim=-1) == labels).numpy()
 
 
-def _outcomes(subject: Subject) -> np.ndarray | None:
-    """(n,) bool, which test samples are right, or float64, their scores; None where they have none."""
+def _outcomes(subject: Subject) -> np.ndarray | Records | None:
+    """Which test samples are right, (n,) bool, or their scores, float64, or records; None where there is no such."""
     if subject.task.predicts_classes:
         return _right(subject)
+    records = subject.task.sample_records(subject.predictions)
+    if records is not None:
+        return Records(records.double().numpy(), subject.task.scores_of)
     scores = subject.task.sample_scores(subject.predictions)
     return None if scores is None else scores.double().numpy()
+
+
+def _difference(own: Any, base: Any, groups: np.ndarray | None) -> tuple[float, Interval]:
+    """First score of a run minus another's of the same task, and its interval."""
+    if isinstance(own, Records):
+        return record_difference([own], [base], groups=groups)
+    return mean_difference([own], [base]), difference_interval([own], [base], groups=groups)
 
 
 def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
@@ -143,9 +162,7 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
         short = next(iter(task.scores.values())).short
         for subject, column in zip(subjects, columns, strict=True):
             own = _outcomes(subject)
-            assert own is not None  # of the same task
-            difference = mean_difference([own], [base])
-            low, high = difference_interval([own], [base], groups=of_objects)
+            difference, (low, high) = _difference(own, base, of_objects)
             column[f"{short}, difference to {subjects[0].name} [95 %]"] = (
                 "" if subject is subjects[0] else f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
             )
@@ -208,16 +225,22 @@ def _accuracies(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
 
 
 def _scores(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
-    """The scores of any task, the first with its interval where samples have scores."""
-    found = {
-        score.long: f"{subject.metrics[key]:.4g} {score.unit}".rstrip() for key, score in subject.task.scores.items()
-    }
-    outcomes = _outcomes(subject)
-    if outcomes is None:
-        return found
-    low, high = score_interval([outcomes], groups=groups)
-    (name, value), *others = found.items()
-    return {f"{name} [95 %]": f"{value} [{low:.4g}, {high:.4g}]", **dict(others)}
+    """The scores of any task, with intervals where samples have records; the first where they have scores."""
+    scores, outcomes = subject.task.scores, _outcomes(subject)
+    intervals: Mapping[str, Interval] = {}
+    if isinstance(outcomes, Records):
+        intervals = record_intervals([outcomes], groups=groups)
+    elif outcomes is not None:
+        intervals = {next(iter(scores)): score_interval([outcomes], groups=groups)}
+    found = {}
+    for key, score in scores.items():
+        value = f"{subject.metrics[key]:.4g} {score.unit}".rstrip()
+        if key in intervals:
+            low, high = intervals[key]
+            found[f"{score.long} [95 %]"] = f"{value} [{low:.4g}, {high:.4g}]"
+        else:
+            found[score.long] = value
+    return found
 
 
 def _recorded(subject: Subject, run: Mapping[str, Any]) -> dict[str, str]:
@@ -300,17 +323,24 @@ def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[di
     """Test samples by number, with captions; clouds are added to those that the viewer turns."""
     if not items:
         return page.note("None on this test set.")
-    chosen = subject.choose([index for index, _ in items])
-    captions = [caption for _, caption in items]
-    stills = [page.data_url(paint(Sheet("", [[plain_view(subject, "", value)]])), 60) for value in chosen.inputs]
-    numbers: list[int | None] = [None] * len(items)
-    modes: Mapping[str, Markup] = {}
+    indices, captions = zip(*items, strict=True)
+    inputs = subject.choose(indices).inputs
+    modes = modes_of(subject, inputs) if subject.is_points else {}
+    if labels_points(subject):
+        modes = modes_of_labels(labelled(subject, indices)) | modes
+    views = [plain_view(subject, "", value) for value in inputs]
     if subject.is_points:
-        packed, modes = pack_clouds(subject, chosen.inputs)
+        shown = next(iter(modes.values())).colours
+        views = [view._replace(colours=colours) for view, colours in zip(views, shown, strict=True)]
+    stills = [page.data_url(paint(Sheet("", [[view]])), 60) for view in views]
+    numbers: list[int | None] = [None] * len(items)
+    legends: Mapping[str, Markup] = {}
+    if subject.is_points:
+        packed, legends = pack_clouds(subject, inputs, modes)
         numbers = list(range(len(clouds), len(clouds) + len(packed)))
         clouds += packed
     hint = page.note("Drag a cloud to turn it.") if subject.is_points else Markup()
-    return hint + page.gallery(zip(numbers, stills, captions, strict=True), modes)
+    return hint + page.gallery(zip(numbers, stills, captions, strict=True), legends)
 
 
 def _looking(subjects: Sequence[Subject]) -> list[tuple[str, Markup]]:

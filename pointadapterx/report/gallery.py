@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,9 @@ from pointadapterx.report import page
 from pointadapterx.visualize import introspection
 from pointadapterx.visualize.colours import GREY, HIGHEST, height_colours, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.groups import group_colours
+from pointadapterx.visualize.labels import Labelled
 from pointadapterx.visualize.loaded_run import Subject
+from pointadapterx.visualize.pictures import unsuited
 
 HEIGHT = "height"  # what the points are coloured by first
 LARGEST = 32767  # of the 16-bit integers that coordinates become
@@ -31,8 +34,15 @@ class Mode(NamedTuple):
     legend: Markup
 
 
-def pack_clouds(subject: Subject, clouds: Tensor) -> tuple[list[dict[str, Any]], dict[str, Markup]]:
+def pack_clouds(
+    subject: Subject, clouds: Tensor, modes: Mapping[str, Mode]
+) -> tuple[list[dict[str, Any]], dict[str, Markup]]:
     """What the viewer reads of clouds, (B, N, 3), and the legends of its colours by their names.
+
+    Args:
+        subject: that they are shown of.
+        clouds: as the model takes them.
+        modes: ways to colour them, the first of which is shown first.
 
     Returns:
         For each cloud ``points`` (N, 3) int16, of which :data:`LARGEST` is the farthest point's distance; ``patches``
@@ -40,7 +50,6 @@ def pack_clouds(subject: Subject, clouds: Tensor) -> tuple[list[dict[str, Any]],
         base64. Amounts have one scale for all clouds.
     """
     _, nearest = introspection.nearest_patch(subject.model, clouds)
-    modes = _modes(subject, clouds)
     packed = []
     for row, cloud in enumerate(clouds.cpu()):
         points = cloud.numpy()
@@ -57,31 +66,40 @@ def pack_clouds(subject: Subject, clouds: Tensor) -> tuple[list[dict[str, Any]],
     return packed, {name: mode.legend for name, mode in modes.items()}
 
 
-def _modes(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
+def modes_of(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
+    """Ways to colour clouds (B, N, 3) that suit the adapter and its task."""
     heights = np.stack([height_colours(cloud.numpy()) for cloud in clouds.cpu()])
     groups = group_colours(subject.model, clouds)
     none, several = (100 * float(np.mean([getattr(own, share) for own in groups])) for share in ("none", "several"))
     kinds = [(f"in no group ({none:.1f} % of points; {several:.1f} % are in several)", rgb(GREY))]
-    attention = subject.class_attention(clouds)[-1].float().numpy()  # (B, G)
-    saliency = subject.saliency(clouds).float().numpy()
-    most, swing = float(attention.max()) or 1.0, float(np.abs(saliency).max()) or 1.0
     return {
         HEIGHT: Mode(heights, page.scale("lowest", of_amounts(np.linspace(0, HIGHEST, 9)), "highest")),
         "groups": Mode(np.stack([own.nearest for own in groups]), page.kinds(kinds)),
-        "attention of the class token, last block": Mode(
-            of_amounts(attention / most),
-            page.scale("0 %", of_amounts(np.linspace(0, 1, 9)), f"{100 * most:.1f} % of the attention"),
-        ),
-        "what the answer loses without the patch": Mode(
-            of_signed(saliency / swing),
-            page.scale(
-                f"gains {100 * swing:.1f} points of probability",
-                of_signed(np.linspace(-1, 1, 9)),
-                f"loses {100 * swing:.1f}",
-            ),
-        ),
+        **(_attention(subject, clouds) if unsuited("attention", subject) is None else {}),
+        **(_saliency(subject, clouds) if unsuited("saliency", subject) is None else {}),
         **_experts(subject, clouds),
     }
+
+
+def modes_of_labels(found: Labelled) -> dict[str, Mode]:
+    """Ways to colour clouds by the labels of their points."""
+    named, errors = page.kinds(found.legend()), page.kinds(found.legend_of_errors())
+    return {name: Mode(colours, errors if name == "errors" else named) for name, colours in found.coloured().items()}
+
+
+def _attention(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
+    attention = subject.class_attention(clouds)[-1].float().numpy()  # (B, G)
+    most = float(attention.max()) or 1.0
+    legend = page.scale("0 %", of_amounts(np.linspace(0, 1, 9)), f"{100 * most:.1f} % of the attention")
+    return {"attention of the class token, last block": Mode(of_amounts(attention / most), legend)}
+
+
+def _saliency(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
+    saliency = subject.saliency(clouds).float().numpy()
+    swing = float(np.abs(saliency).max()) or 1.0
+    low, high = f"gains {100 * swing:.1f} points of probability", f"loses {100 * swing:.1f}"
+    legend = page.scale(low, of_signed(np.linspace(-1, 1, 9)), high)
+    return {"what the answer loses without the patch": Mode(of_signed(saliency / swing), legend)}
 
 
 def _experts(subject: Subject, clouds: Tensor) -> dict[str, Mode]:

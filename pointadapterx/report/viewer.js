@@ -73,10 +73,8 @@
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", image.alt + "; arrow keys turn it");
     image.replaceWith(canvas);
-    const view = {
-      canvas, cloud, points: new Int16Array(bytes(cloud.points).buffer), turn: 0.61, lift: 0.35, mode: "height",
-    };
-    view.colours = pointColours(cloud, view.mode);
+    const view = { canvas, cloud, points: new Int16Array(bytes(cloud.points).buffer), turn: 0.61, lift: 0.35 };
+    view.colours = pointColours(cloud, Object.keys(cloud.modes)[0]);
     views.push(view);
     canvas.addEventListener("pointermove", event => {
       if (!(event.buttons & 1)) return;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -16,8 +15,15 @@ from pointadapterx import run_folder
 from pointadapterx.config import Config
 from pointadapterx.engine.health import routing_summary
 from pointadapterx.errors import DataError, reason_of
-from pointadapterx.run_folder import HISTORY_FILE, METRICS_FILE, PREDICTIONS_FILE, SAMPLE_SCORES_FILE
+from pointadapterx.run_folder import (
+    HISTORY_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    SAMPLE_RECORDS_FILE,
+    SAMPLE_SCORES_FILE,
+)
 from pointadapterx.study.comparability import selection_words, task_words
+from pointadapterx.study.packing import pack_correctness, pack_groups, pack_records, pack_scores
 from pointadapterx.study.plan import Cell, Plan, Run
 from pointadapterx.study.records import (
     OF_TEST_SET,
@@ -26,11 +32,9 @@ from pointadapterx.study.records import (
     Record,
     finite,
     first_problem,
-    pack_correctness,
-    pack_groups,
-    pack_scores,
     task_scores,
 )
+from pointadapterx.study.samples import read_samples
 from pointadapterx.tasks import TASKS, build_task
 from pointadapterx.text import printable
 
@@ -265,29 +269,26 @@ def _test_scores(folder: Path, task: str, test: Mapping[str, Any]) -> dict[str, 
 
 
 def _scores_of_samples(folder: Path, test: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of the test objects, where the task has such."""
+    """Records or scores of the test objects, where the task has such."""
+    if (folder / OUTPUT / SAMPLE_RECORDS_FILE).is_file():
+        rows, groups = _rows(folder, SAMPLE_RECORDS_FILE, None)
+        return {"test_objects": len(rows), "groups": groups, "sample_records": pack_records(rows)}
     if not (folder / OUTPUT / SAMPLE_SCORES_FILE).is_file():
         return {"test_objects": test.get("count")}
     rows, groups = _rows(folder, SAMPLE_SCORES_FILE, "score")
     return {"test_objects": len(rows), "groups": groups, "sample_scores": pack_scores(rows)}
 
 
-def _rows(folder: Path, name: str, column: str) -> tuple[np.ndarray, str | None]:
-    """Numbers of the test objects in a column of a run's CSV, float64, and groups, as of :func:`pack_groups`."""
+def _rows(folder: Path, name: str, column: str | None) -> tuple[np.ndarray, str | None]:
+    """Numbers of the test objects in a run's CSV, as of :func:`read_samples`, and groups, as of :func:`pack_groups`."""
     path = folder / OUTPUT / name
     try:
-        changed = path.stat().st_mtime_ns
-    except OSError as error:
+        return _read_rows(path, column, path.stat().st_mtime_ns)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged_run(path, folder, repr(error)) from None
-    return _read_rows(path, folder, column, changed)
 
 
 @cache  # the CSV is written after each run, and predictions of all runs may be millions of lines
-def _read_rows(path: Path, folder: Path, column: str, changed: int) -> tuple[np.ndarray, str | None]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        values = np.array([float(row[column]) for row in rows])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _damaged_run(path, folder, repr(error)) from None
-    return values, pack_groups([row.get("group") or "" for row in rows])
+def _read_rows(path: Path, column: str | None, changed: int) -> tuple[np.ndarray, str | None]:
+    values, groups = read_samples(path, column)
+    return values, pack_groups(groups)

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pointadapterx.errors import DataError, reason_of
 from pointadapterx.files import write_text
 from pointadapterx.registry import unknown_name
+from pointadapterx.study.packing import (
+    LARGEST_FIELD,
+    pack_correctness,
+    pack_groups,
+    unpack_correctness,
+    unpack_groups,
+    unpack_records,
+    unpack_scores,
+)
 from pointadapterx.study.plan import Values
+from pointadapterx.study.resampling import Records
 from pointadapterx.study.schema import Percentage
 from pointadapterx.tasks import TASKS
 from pointadapterx.tasks.exchange import Score
@@ -25,17 +36,18 @@ from pointadapterx.text import guarded, unguarded
 UNNAMED = "classification"
 """The task of a line that names none, as all did before there were others."""
 
-LARGEST_FIELD = 2**30  # characters; Python's own limit is 16,000 scores
-
 Known = Mapping[tuple[str, bool], "Record"]
 """Name of a run, and whether its test result is wanted, to a line of an earlier CSV that has it."""
 
 OF_TASK = ("task", "scores", "sample_scores")
 """Columns of studies with other tasks than classification; left out of a CSV where no line needs them."""
 
+OF_RECORDS = ("sample_records",)
+"""Columns of tasks whose scores are no mean over samples; left out of a CSV where no line needs them."""
+
 OF_TEST_SET = (
     *("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "groups", "correct"),
-    *("scores", "sample_scores"),
+    *("scores", "sample_scores", "sample_records"),
 )
 
 NEEDED = {
@@ -50,7 +62,8 @@ class Record(BaseModel):
 
     ``task`` is empty for classification. Other tasks have their scores in ``scores``, a JSON object by name, instead of
     the accuracies, and in ``sample_scores``, if they have a score of each test object, those in file order as float32,
-    packed into hexadecimal digits, instead of ``correct``.
+    packed into hexadecimal digits, instead of ``correct``; or in ``sample_records``, as of :func:`pack_records`, what
+    of each test object adds up to the scores.
 
     ``tested`` is false in a table that only tunes. ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the
     cell they were taken from, if another. A ``tune`` line carries nothing of the test set. ``train_accuracy`` and the
@@ -107,6 +120,7 @@ class Record(BaseModel):
     task: str | None = None
     scores: str | None = None
     sample_scores: str | None = None
+    sample_records: str | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -164,17 +178,33 @@ class Record(BaseModel):
             values = self.score_values
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"scores is not a JSON object of numbers for {', '.join(self.task_scores)}") from None
+        if self.sample_records is not None:
+            self._check_records(values)
+            return
         if self.sample_scores is None:
             return
         try:
             samples = self.outcomes
         except ValueError:
             samples = None
-        if samples is None or len(samples) != self.test_objects or not np.isfinite(samples).all():
+        if not isinstance(samples, np.ndarray) or len(samples) != self.test_objects or not np.isfinite(samples).all():
             raise ValueError(f"sample_scores does not hold one number for each of {self.test_objects} test objects")
         name, value = next(iter(values.items()))
         if not math.isclose(float(samples.mean()), value, rel_tol=1e-5, abs_tol=1e-6):  # these are float32
             raise ValueError(f"scores says {name} is {value}, but the mean of sample_scores is {samples.mean()}")
+
+    def _check_records(self, values: Mapping[str, float]) -> None:
+        """Records of samples, whose sum must have the scores."""
+        try:
+            found = self.outcomes
+            known = found.values if isinstance(found, Records) and np.isfinite(found.rows).all() else None
+        except (NotImplementedError, RuntimeError, ValueError, zlib.error):
+            known = None
+        if known is None:
+            raise ValueError(f"sample_records does not hold records of {self.test_objects} test objects")
+        for name, value in values.items():
+            if not math.isclose(known[name], value, rel_tol=1e-5, abs_tol=1e-6):  # metrics may be of float32
+                raise ValueError(f"scores says {name} is {value}, but of sample_records {known[name]}")
 
     def _check_groups(self) -> None:
         try:
@@ -199,13 +229,15 @@ class Record(BaseModel):
         return {} if None in values.values() else values
 
     @property
-    def outcomes(self) -> np.ndarray | None:
-        """(n,) bool, which test objects are right, or float64, their scores; None where they have none."""
+    def outcomes(self) -> np.ndarray | Records | None:
+        """(n,) bool, which test objects are right, or float64, their scores, or records; None where they have none."""
         if self.task is None:
             return self.correctness
+        if self.sample_records is not None:
+            return Records(unpack_records(self.sample_records, self.test_objects or 0), TASKS[self.task].scores_of)
         if self.sample_scores is None:
             return None
-        return np.frombuffer(bytes.fromhex(self.sample_scores), dtype=">f4").astype(np.float64)
+        return unpack_scores(self.sample_scores)
 
     @property
     def tuned_values(self) -> Values:
@@ -215,29 +247,14 @@ class Record(BaseModel):
     @property
     def correctness(self) -> np.ndarray:
         """(n,) bool: which test objects are classified correctly."""
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.correct or ""), dtype=np.uint8))
-        return bits[: self.test_objects].astype(bool)
+        return unpack_correctness(self.correct or "", self.test_objects or 0)
 
     @property
     def object_groups(self) -> np.ndarray | None:
         """(n,) int64, equal for test objects that are not independent; None where all are."""
         if self.groups is None:
             return None
-        numbers = np.arange(self.test_objects or 0)
-        for text in self.groups.split(";"):
-            members = [int(position) for position in text.split()]
-            numbers[members] = members[0]
-        return numbers
-
-
-def pack_correctness(correct: np.ndarray) -> str:
-    """(n,) bool as hexadecimal digits, the inverse of :attr:`Record.correctness`."""
-    return np.packbits(correct).tobytes().hex()
-
-
-def pack_scores(scores: np.ndarray) -> str:
-    """(n,) numbers as hexadecimal digits, float32; see :attr:`Record.outcomes`."""
-    return scores.astype(">f4").tobytes().hex()
+        return unpack_groups(self.groups, self.test_objects or 0)
 
 
 def finite(value: Any) -> float:
@@ -254,22 +271,6 @@ def finite(value: Any) -> float:
 def task_scores(task: str | None) -> Mapping[str, Score]:
     """The scores of a task by its name in the CSV, which is empty for classification."""
     return TASKS[task or UNNAMED].scores
-
-
-def pack_groups(groups: Sequence[str]) -> str | None:
-    """Which of n objects belong together: ``"0 3; 1 2 4"`` are two groups; independent objects are left out.
-
-    Args:
-        groups: n names, empty where they are not known.
-
-    Returns:
-        The groups in the order of their first object; None if all objects are on their own.
-    """
-    members: dict[str, list[str]] = {}
-    for position, group in enumerate(groups):
-        if group:
-            members.setdefault(group, []).append(str(position))
-    return "; ".join(" ".join(positions) for positions in members.values() if len(positions) > 1) or None
 
 
 def read_known(paths: Iterable[str | Path]) -> Known:
@@ -292,7 +293,9 @@ def read_known(paths: Iterable[str | Path]) -> Known:
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Writes the lines of the CSV atomically."""
     records, text = list(records), io.StringIO()
-    names = [name for name in Record.model_fields if name not in OF_TASK or any(record.task for record in records)]
+    unused = set[str]() if any(record.task for record in records) else set(OF_TASK)
+    unused |= set() if any(record.sample_records for record in records) else set(OF_RECORDS)
+    names = [name for name in Record.model_fields if name not in unused]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(_each_text(guarded, record.model_dump()) for record in records)

@@ -206,11 +206,14 @@ def _column(column: Column) -> Iterator[str]:
         yield "- Runs of different hardware: their times and memory are not comparable."
     yield ""
     baseline = next((markdown(s.label) for s in column.summaries if s.row == column.baseline), None)
-    first, *others = (score.short for score in task_scores(column.task).values())
-    samples = column.task is None or any(summary.interval is not None for summary in column.summaries)
-    interval = " [95 %]" if samples else ""
+    scores = task_scores(column.task)
+    known = {key for summary in column.summaries for key in summary.intervals}
+    if column.task is None:  # also where no run is finished
+        known.add(next(iter(scores)))
+    first = next(iter(scores.values())).short
     header = [
-        *("method", f"runs ({column.replicate_key})", f"{first}{interval}", *others),
+        *("method", f"runs ({column.replicate_key})"),
+        *(f"{score.short}{' [95 %]' if key in known else ''}" for key, score in scores.items()),
         *([f"Δ {first} to {baseline} [95 %]"] if baseline is not None else []),
         *("trainable", "without head", "% of full", "s/epoch", "peak MiB", "checkpoint kB", "tuned"),
     ]
@@ -255,8 +258,10 @@ def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
     return [
         markdown(summary.label),
         str(summary.finished) if summary.finished == summary.planned else f"{summary.finished} of {summary.planned}",
-        f"{_spread(summary.first_score)}{_interval(summary.interval)}",
-        *(_spread(summary.scores.get(key)) for key in list(task_scores(column.task))[1:]),
+        *(
+            f"{_spread(summary.scores.get(key))}{_interval(summary.intervals.get(key))}"
+            for key in task_scores(column.task)
+        ),
         *([difference] if compared else []),
         _number(summary.trainable, ",d"),
         _number(summary.trainable_without_head, ",d"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -51,8 +51,15 @@ class Interval(NamedTuple):
     high: float
 
 
-def _require_same_objects(methods: Sequence[Runs], groups: np.ndarray | None, *, paired: bool = False) -> None:
+def require_same_objects(
+    methods: Sequence[Sequence[Sized]], groups: np.ndarray | None, *, paired: bool = False
+) -> None:
     """Refuses what cannot be of the same test objects: NumPy would repeat a single one, or fail in words of its own.
+
+    Args:
+        methods: outcomes of each one's runs.
+        groups: one number an object, or None.
+        paired: whether runs are folds, of objects of their own.
 
     Raises:
         DataError: naming both numbers.
@@ -68,6 +75,18 @@ def _require_same_objects(methods: Sequence[Runs], groups: np.ndarray | None, *,
         )
     if groups is not None and {len(groups)} != set(numbers):
         raise DataError(f"{len(groups)} groups for runs of {numbers[0]} test objects; give one number an object")
+
+
+def require_same_folds(ours: Sequence[Sized], theirs: Sequence[Sized]) -> None:
+    """Refuses folds that cannot be paired.
+
+    Raises:
+        DataError: naming both numbers.
+    """
+    if len(ours) != len(theirs):
+        raise DataError(f"{len(ours)} and {len(theirs)} folds cannot be paired; compare the same folds")
+    for a, b in zip(ours, theirs, strict=True):
+        require_same_objects([[a], [b]], None)
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -106,13 +125,13 @@ def score_interval(runs: Runs, *, groups: np.ndarray | None = None, same_objects
         DataError: if replicates or groups are not of the same objects.
     """
     several = not same_objects and len(runs) > 1
-    _require_same_objects([runs], None if several else groups, paired=several)
+    require_same_objects([runs], None if several else groups, paired=several)
     rng = np.random.default_rng(0)
     if not same_objects and len(runs) > 1:
-        low, high = _t_interval([mean_score(run) for run in runs])
+        low, high = t_interval([mean_score(run) for run in runs])
         return Interval(max(0.0, low), min(100.0, high)) if runs[0].dtype == bool else Interval(low, high)
     units = _units([runs], groups)
-    return _interval(np.concatenate([_resampled_means(0, units, drawn, rng) for drawn in _draws(units, rng)]))
+    return percentile_interval(np.concatenate([_resampled_means(0, units, drawn, rng) for drawn in _draws(units, rng)]))
 
 
 def difference_interval(
@@ -132,22 +151,17 @@ def difference_interval(
     Raises:
         DataError: if both are not of the same objects, or without ``same_objects`` not of as many folds.
     """
-    folds = not same_objects and len(ours) > 1
-    if folds and len(ours) != len(theirs):
-        raise DataError(f"{len(ours)} and {len(theirs)} folds cannot be paired; compare the same folds")
-    for a, b in zip(ours, theirs, strict=True) if folds else ():
-        _require_same_objects([[a], [b]], None)
-    if not folds:
-        _require_same_objects([ours, theirs], groups)
-    rng = np.random.default_rng(0)
     if not same_objects and len(ours) > 1:
+        require_same_folds(ours, theirs)
         differences = [_scale(a) * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
-        return _t_interval(differences)
+        return t_interval(differences)
+    require_same_objects([ours, theirs], groups)
+    rng = np.random.default_rng(0)
     units = _units([ours, theirs], groups)
     parts = [
         _resampled_means(0, units, drawn, rng) - _resampled_means(1, units, drawn, rng) for drawn in _draws(units, rng)
     ]
-    return _interval(np.concatenate(parts))
+    return percentile_interval(np.concatenate(parts))
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -162,7 +176,7 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
     Raises:
         DataError: if there are not as many of both.
     """
-    _require_same_objects([[ours], [theirs]], None)
+    require_same_objects([[ours], [theirs]], None)
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     if only_ours + only_theirs == 0:
         return 1.0
@@ -209,11 +223,13 @@ def _resampled_means(method: int, units: _Units, drawn: np.ndarray, rng: np.rand
     return units.scale * np.take_along_axis(per_unit, drawn, axis=1).sum(axis=1) / units.sizes[drawn].sum(axis=1)
 
 
-def _t_interval(values: Sequence[float]) -> Interval:
+def t_interval(values: Sequence[float]) -> Interval:
+    """Student's t of the mean of at least two values."""
     half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Interval(mean(values) - half, mean(values) + half)
 
 
-def _interval(resampled: np.ndarray) -> Interval:
+def percentile_interval(resampled: np.ndarray) -> Interval:
+    """Of a score's values in all resamples."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))

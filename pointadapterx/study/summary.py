@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import TypeVar
 
 import numpy as np
 
 from pointadapterx.study.comparability import Conditions, check_columns, draws_data
 from pointadapterx.study.records import UNNAMED, Record, task_scores
+from pointadapterx.study.resampling import Records, record_difference, record_intervals
 from pointadapterx.study.schema import PublishedRow, TableContext
 from pointadapterx.study.statistics import (
     Interval,
@@ -21,6 +23,8 @@ from pointadapterx.study.statistics import (
     spread,
 )
 from pointadapterx.tasks.exchange import Score
+
+Outcomes = TypeVar("Outcomes", np.ndarray, Records)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Difference:
 class Summary:
     """A cell over its finished replicates; costs, fit and routing are means over them.
 
-    ``scores`` are those of the task, in its order; ``interval`` and ``difference`` are of the first of them, where its
-    test objects have scores.
+    ``scores`` are those of the task, in its order; ``intervals`` are of those of them that the outcomes of single test
+    objects give, and ``difference`` is of the first.
     ``tuned_by`` names the cell that the tuned values were taken from, if it is another.
     """
 
@@ -49,7 +53,7 @@ class Summary:
     planned: int
     finished: int
     scores: dict[str, Spread]
-    interval: Interval | None
+    intervals: dict[str, Interval]
     difference: Difference | None
     tuned: dict[str, object]
     tuned_by: str | None
@@ -70,6 +74,11 @@ class Summary:
     def first_score(self) -> Spread | None:
         """The score that is compared; None where no run is finished."""
         return next(iter(self.scores.values()), None)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of :attr:`first_score`; None where it has none."""
+        return self.intervals.get(next(iter(self.scores), ""))
 
 
 @dataclass(frozen=True)
@@ -238,7 +247,7 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
         planned=len(planned),
         finished=len(done),
         scores=_scores(done),
-        interval=_interval(done),
+        intervals=_intervals(done),
         difference=_difference(done, baseline),
         tuned=first.tuned_values,
         tuned_by=first.tuned_by,
@@ -262,18 +271,21 @@ def _scores(done: list[Record]) -> dict[str, Spread]:
     return {key: spread([of_run[key] for of_run in values]) for key in (done[0].task_scores if done else ())}
 
 
-def _outcomes(done: list[Record]) -> list[np.ndarray] | None:
-    """Which objects are right, or their scores, of each run; None unless all have them."""
-    found = [outcomes for record in done if (outcomes := record.outcomes) is not None]
+def _of_all(done: list[Record], kind: type[Outcomes]) -> list[Outcomes] | None:
+    """The outcomes of each run's test objects; None unless all have them, and in this form."""
+    found = [outcomes for record in done if isinstance(outcomes := record.outcomes, kind)]
     return found if found and len(found) == len(done) else None
 
 
-def _interval(done: list[Record]) -> Interval | None:
-    outcomes = _outcomes(done)
-    if outcomes is None:
-        return None
-    crossed = not draws_data(done[0].replicate_key)
-    return score_interval(outcomes, groups=_groups(done), same_objects=crossed)
+def _intervals(done: list[Record]) -> dict[str, Interval]:
+    arrays, records = _of_all(done, np.ndarray), _of_all(done, Records)
+    if arrays is None and records is None:
+        return {}
+    groups, crossed = _groups(done), not draws_data(done[0].replicate_key)
+    if records is not None:
+        return record_intervals(records, groups=groups, same_objects=crossed)
+    assert arrays is not None
+    return {next(iter(done[0].task_scores)): score_interval(arrays, groups=groups, same_objects=crossed)}
 
 
 def _difference(done: list[Record], baseline: list[Record]) -> Difference | None:
@@ -286,10 +298,14 @@ def _difference(done: list[Record], baseline: list[Record]) -> Difference | None
         baseline = sorted((r for r in baseline if r.replicate in common), key=lambda r: r.replicate)
         if not common:
             return None
-    ours, theirs = _outcomes(done), _outcomes(baseline)
+    groups = _groups([*done, *baseline])
+    our_records, their_records = _of_all(done, Records), _of_all(baseline, Records)
+    if our_records is not None and their_records is not None:
+        found = record_difference(our_records, their_records, groups=groups, same_objects=crossed)
+        return Difference(*found, p=None)
+    ours, theirs = _of_all(done, np.ndarray), _of_all(baseline, np.ndarray)
     if ours is None or theirs is None:
         return None
-    groups = _groups([*done, *baseline])
     tested = groups is None and len(ours) == len(theirs) == 1 and ours[0].dtype == bool
     return Difference(
         mean=mean_difference(ours, theirs),

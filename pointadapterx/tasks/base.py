@@ -7,30 +7,32 @@ and knows none by name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import Samples, stratified_split
 from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
+from pointadapterx.errors import ConfigError
 from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo, Head
 from pointadapterx.models.trainable import TrainableModel
-from pointadapterx.registry import Registry
-from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, Tabular, TaskOptions
+from pointadapterx.registry import Registry, did_you_mean
+from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, TaskOptions
+from pointadapterx.tasks.presentation import Presentation
 
 LabelOf = Callable[[Samples], tuple[Tensor, Tensor]]
 """Samples -> what the head's last layer reads of each (n, H), and the head's outputs (n, …)."""
 
 
-class Task(ABC):
+class Task(Presentation, ABC):
     """What is asked of the features.
 
     Args:
@@ -46,14 +48,22 @@ class Task(ABC):
         needs_labels: whether data without class labels are refused; otherwise they are not even read where the data set
             can leave them out.
         predicts_classes: whether ``head.num_classes`` is the number of classes of the data.
+        weighs_classes: whether ``train.class_weights`` mean something; :meth:`learn` then makes factors of the loss of
+            them, by :func:`~pointadapterx.tasks.weighting.class_weights`.
+        balances_classes: whether every sample has one class, :meth:`strata`, which ``train.sampler=balanced`` can draw
+            equally often.
         caches: whether training from cached features (``train.cached_views``) is possible.
         scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
         recorded: further metrics that are written into the history.
         pictures: names of those of ``visualize.PICTURES`` that show something of this task.
+        summary_pictures: those that a training on one's own data ends with.
         tags: what the hub calls the task, by modality; by default the task's name.
         pipelines: modalities whose tag is one of the hub's own pipelines.
         usage: Python expressions, of an answer ``found``, that a model card prints.
         file_kinds: suffixes of files, such as ``".ply"``, that :meth:`write_file` can write of an answer.
+        whole: whether an answer is about all points of an input, as its file has them; otherwise only those that the
+            model takes are kept in memory.
+        condition: what a model's second input is called, where :attr:`categories` has names for it.
     """
 
     Options: ClassVar[type[TaskOptions]]
@@ -62,15 +72,21 @@ class Task(ABC):
     adapts: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     predicts_classes: ClassVar[bool] = False
+    weighs_classes: ClassVar[bool] = False
+    balances_classes: ClassVar[bool] = False
     caches: ClassVar[bool] = True
     scores: ClassVar[Mapping[str, Score]] = {}
     recorded: ClassVar[tuple[str, ...]] = ()
     pictures: ClassVar[tuple[str, ...]] = ("groups", "augmentation", "attention", "routing", "experts")
 
+    summary_pictures: ClassVar[tuple[str, ...]] = ()
+
     tags: ClassVar[Mapping[str, str]] = {}
     pipelines: ClassVar[tuple[str, ...]] = ()
     usage: ClassVar[str] = "found.text()"
     file_kinds: ClassVar[tuple[str, ...]] = ()
+    whole: ClassVar[bool] = False
+    condition: ClassVar[str] = "category"
 
     def __init__(self, config: Sections, facts: Facts | None = None) -> None:
         self.config = config
@@ -101,7 +117,7 @@ class Task(ABC):
         """
         return stratified_split(self.strata(data), fraction, seed, groups=data.groups)
 
-    def check(self, data: Samples) -> None:  # noqa: B027 - most tasks take any data
+    def check(self, data: Samples) -> None:
         """Whether a part of a data set fits the config.
 
         Raises:
@@ -128,8 +144,33 @@ class Task(ABC):
 
     @property
     def categories(self) -> list[str]:
-        """What a model's second input ``condition`` (b,) int64 numbers; empty where it takes only one."""
+        """What a model's second input ``condition`` (b,) int64 numbers; empty where it takes only one.
+
+        In training and tests it is ``targets.condition`` of :meth:`targets`, in a prediction of :meth:`category`.
+        """
         return []
+
+    def category(self, said: str | None) -> int | None:
+        """The number of what is said of an input that is to be predicted; None where the model takes no condition.
+
+        Raises:
+            ConfigError: if nothing is said, but something has to be; for an unknown name; or if anything is said
+                though the model takes no condition.
+        """
+        known, task = self.categories, self.config.task.name
+        if not known:
+            if said is not None:
+                raise ConfigError(f"condition {said!r}: the task {task} takes none; remove it")
+            return None
+        if said is None:
+            raise ConfigError(
+                f"the task {task} has to know the {self.condition} of an input: give --condition NAME, or condition="
+                f"NAME to Predictor ({', '.join(known)})"
+            )
+        if said not in known:
+            near = did_you_mean(said, known)
+            raise ConfigError(f"{self.condition} {said!r} is unknown{near} Known: {', '.join(known)}")
+        return known.index(said)
 
     # Training.
 
@@ -141,7 +182,11 @@ class Task(ABC):
         """
         number, of_points = inputs.shape[0], inputs.shape[:2] if inputs.ndim == 3 else None
         zeros = partial(inputs.new_zeros, dtype=torch.int64)
-        return Targets(zeros(number), None if of_points is None else zeros(of_points))
+        return Targets(
+            zeros(number),
+            None if of_points is None else zeros(of_points),
+            zeros(number) if self.categories else None,
+        )
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -186,30 +231,17 @@ class Task(ABC):
         """What is kept of the outputs for :meth:`metrics`: (b, …); counts a sample where whole outputs are large."""
         return outputs
 
-    @abstractmethod
     def metrics(self, found: Predictions) -> dict[str, Any]:
-        """Metrics of a part of a data set, JSON-able, :attr:`scores` among them.
+        """Metrics of a part of a data set, JSON-able, :attr:`scores` among them; by default those of the records.
 
         Raises:
             TrainingError: if outputs are not finite.
         """
-
-    def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
-        """Metrics for the terminal; by default the scores alone."""
-        table = Table(title=title, title_justify="left")
-        table.add_column("")
-        table.add_column("", justify="right")
-        for key, score in self.scores.items():
-            table.add_row(score.long, f"{metrics[key]:.4g} {score.unit}".rstrip(), style="bold")
-        return table
-
-    def scores_text(self, metrics: Mapping[str, Any], prefix: str = "") -> str:
-        """The scores in a line: ``OA 81.20 mAcc 78.10``."""
-        return " ".join(f"{score.short} {metrics[f'{prefix}{key}']:.2f}" for key, score in self.scores.items())
-
-    def record_text(self, record: Mapping[str, Any], part: str) -> str:
-        """The metrics of a part of the data in an epoch's record, for the log."""
-        return f"{part} {self.scores_text(record, f'{part}_')}"
+        records = self.sample_records(found)
+        if records is None:
+            raise NotImplementedError(f"{type(self).__name__} must define its metrics")
+        values = self.scores_of(records.double().sum(dim=0))
+        return {name: float(value) for name, value in values.items()} | {"count": len(records)}
 
     def write_answers(self, path: Path, found: Predictions, data: Samples, protocol: str | None) -> None:
         """Writes what the model says of each sample of a data set, as CSV.
@@ -240,6 +272,33 @@ class Task(ABC):
         """(n,) the value of each sample whose mean is the first score, for intervals; None where it is no such mean."""
         return None
 
+    def sample_records(self, found: Predictions) -> Tensor | None:
+        """(n, K) what of each sample adds up to the scores, for intervals of scores that are no mean over samples.
+
+        Such as points in the intersection and in the union of each class. None where there is nothing of the kind.
+        """
+        return None
+
+    @classmethod
+    def scores_of(cls, sums: Tensor) -> Mapping[str, Tensor]:
+        """Each of :attr:`scores`, (...), from sums (..., K) of float64 over the records of samples.
+
+        Samples are resampled some thousand times for an interval, so it works on all leading axes at once, and stays
+        finite where a class is in none of the samples.
+        """
+        raise NotImplementedError(f"{cls.__name__} must define its scores for its records")
+
+    # Labels of points.
+
+    @property
+    def point_classes(self) -> list[str]:
+        """Names of what a point is labelled with, by number; empty where points are not, and no picture shows them."""
+        return []
+
+    def point_labels(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(b, N) int64, the label of each point of a batch, from :meth:`outputs` (b, N, classes)."""
+        return outputs.argmax(dim=-1)
+
     # Predictions for single inputs.
 
     def columns(self, top: int) -> list[str]:
@@ -257,12 +316,35 @@ class Task(ABC):
 
         Args:
             model: of the adapter, on the device of the batch.
-            batch: the inputs as the model takes them.
-            inputs: as they were read, with all their points.
+            batch: the inputs as the model takes them, with ``targets.condition`` where it takes one.
+            inputs: as they were read; of a task about :attr:`whole` inputs with their pieces, see :meth:`pieces`.
             adapter: its name.
             top: how many of several ranked answers to give.
         """
         raise NotImplementedError(f"{type(self).__name__} must answer")
+
+    def pieces(self, points: Tensor) -> Iterable[Tensor]:
+        """What a model is given of a :attr:`whole` cloud, piece by piece; by default all of it at once.
+
+        Each piece is then prepared as a training cloud is: normalised, and reduced to the model's number of points or
+        repeated up to it. Pieces may overlap. Only a batch of them is in memory.
+
+        Args:
+            points: (n, 3) float64, with y up, in the units of the file.
+
+        Returns:
+            For each piece, of which there is at least one, the points in it, (m,) int64.
+        """
+        return [torch.arange(len(points))]
+
+    def join(self, answers: Sequence[Answer], cloud: Cloud) -> Answer:
+        """The answer about a :attr:`whole` input, from those of :meth:`answers` about its pieces, in order.
+
+        Args:
+            answers: at least one, for instance the logits of the model's points, with their :func:`places`.
+            cloud: the input. A label for each row of its file is in ``cloud.kept``'s order where rows were left out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must join its answers")
 
     def write_file(self, answer: Answer, path: Path, kind: str) -> None:
         """Writes an answer into a file of its own, such as the input with a label a point.
@@ -278,28 +360,6 @@ class Task(ABC):
     def lacks_novelty(self) -> bool:
         """Whether answers could say how unlike the training data an input is, but the adapter's file does not."""
         return False
-
-    # Presentation.
-
-    def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
-        """Metrics in tables for a report, in addition to the scores."""
-        return []
-
-    def reading(self) -> dict[str, Any]:
-        """What an exported file says of how to read its outputs; JSON-able."""
-        return {"classes": self.facts.classes}
-
-    def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-        """Sections of a model card on what the answers are worth: title and Markdown.
-
-        Args:
-            report: of the run, where there is one.
-        """
-        return []
-
-    def limits(self) -> list[str]:
-        """Sentences of a model card on what the answers do not say."""
-        return []
 
 
 TASKS: Registry[type[Task]] = Registry("task")

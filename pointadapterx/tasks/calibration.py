@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pointadapterx.datasets.preparation import is_number
 from pointadapterx.errors import shown
+from pointadapterx.text import markdown
 
 log = logging.getLogger(__name__)
 
@@ -143,3 +145,29 @@ def summary(calibration: Calibration, logits: Tensor, labels: Tensor) -> dict[st
         "calibration_error_before": calibration_error(logits.softmax(dim=-1), labels),
         "calibration_error": calibration_error(calibration.probabilities(logits), labels),
     }
+
+
+def card_text(calibration: Calibration | None, found: Mapping[str, Any] | None) -> str:
+    """What a model card says of the probabilities.
+
+    Args:
+        calibration: of the adapter, where one was fitted.
+        found: what :func:`summary` says of the test set, where that is known.
+    """
+    if calibration is None:
+        return "None was fitted: probabilities are those of a softmax over the logits, often too certain."
+    if calibration.reason:
+        text = f"Probabilities are softmax(logits). No temperature: {markdown(calibration.reason)}."
+        if found is not None:
+            text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
+        return text
+    text = (
+        f"Probabilities are softmax(logits / {calibration.temperature:.4f}), fitted on {calibration.samples} "
+        "validation samples."
+    )
+    if found is not None:
+        text += (
+            f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
+            f"{found['calibration_error_before']:.2f} % (15 bins)."
+        )
+    return text

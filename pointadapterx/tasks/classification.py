@@ -22,7 +22,7 @@ from pointadapterx.datasets.inputs import Batch
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_text
 from pointadapterx.tasks.base import TASKS, LabelOf
-from pointadapterx.tasks.calibration import Calibration, fit_temperature, summary
+from pointadapterx.tasks.calibration import Calibration, card_text, fit_temperature, summary
 from pointadapterx.tasks.exchange import (
     Answer,
     Facts,
@@ -38,7 +38,7 @@ from pointadapterx.tasks.exchange import (
 from pointadapterx.tasks.novelty import Novelty
 from pointadapterx.tasks.pooled import PooledTask
 from pointadapterx.tasks.weighting import class_weights
-from pointadapterx.text import cell, markdown, printable
+from pointadapterx.text import cell, printable
 
 NOVELTY = "novelty/"  # before the names of its tensors in an adapter's file
 NOT_AVAILABLE = "not available"  # of an adapter's file that says nothing of its training data
@@ -142,6 +142,8 @@ class Classification(PooledTask):
     stores = ClassFacts
     needs_labels = True
     predicts_classes = True
+    weighs_classes = True
+    balances_classes = True
     scores: ClassVar[Mapping[str, Score]] = {
         "overall_accuracy": Score("OA", "overall accuracy (OA)"),
         "mean_class_accuracy": Score("mAcc", "mean-class accuracy (mAcc)"),
@@ -153,6 +155,7 @@ class Classification(PooledTask):
     pipelines = ("images",)
     usage = "found.classes[0], found.probabilities[0], found.known"
     pictures = (*PooledTask.pictures, "saliency", "tsne", "umap", "confusion", "mistakes")
+    summary_pictures = ("confusion", "mistakes")
 
     facts: ClassFacts
     _weights: Tensor | None = None
@@ -267,6 +270,15 @@ class Classification(PooledTask):
         """Where no validation part was there to fit it on."""
         return self.facts.novelty is None
 
+    def result(self, metrics: Mapping[str, Any], what: str, interval: tuple[float, float] | None) -> str:
+        """How many are right, and how many would be if every answer were the most frequent class."""
+        largest = 100 * max(map(sum, metrics["confusion_matrix"])) / metrics["count"]
+        sure = "" if interval is None else f", 95 % interval {interval[0]:.0f} to {interval[1]:.0f} %"
+        return (
+            f"{metrics['overall_accuracy']:.1f} % of {metrics['count']} {what} are right{sure} (always the most "
+            f"frequent class: {largest:.1f} %)"
+        )
+
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """Accuracy by class."""
         rows = [
@@ -282,24 +294,7 @@ class Classification(PooledTask):
 
     def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """What the probabilities are worth."""
-        calibration, found = self.facts.calibration, (report or {}).get("calibration")
-        if calibration is None:
-            text = "None was fitted: probabilities are those of a softmax over the logits, often too certain."
-        elif calibration.reason:
-            text = f"Probabilities are softmax(logits). No temperature: {markdown(calibration.reason)}."
-            if found is not None:
-                text += f" Expected calibration error on the test set: {found['calibration_error']:.2f} % (15 bins)."
-        else:
-            text = (
-                f"Probabilities are softmax(logits / {calibration.temperature:.4f}), fitted on {calibration.samples} "
-                "validation samples."
-            )
-            if found is not None:
-                text += (
-                    f" Expected calibration error on the test set: {found['calibration_error']:.2f} %, without it "
-                    f"{found['calibration_error_before']:.2f} % (15 bins)."
-                )
-        return [("Calibration", text)]
+        return [("Calibration", card_text(self.facts.calibration, (report or {}).get("calibration")))]
 
     def limits(self) -> list[str]:
         """What a class says, and what novelty does not."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.doubts import Cloud
+from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.preparation import is_number
 from pointadapterx.errors import TrainingError, shown
@@ -166,12 +168,49 @@ def names_of(value: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Where the points that a model is given come from, for a task that answers for every point.
+
+    Attributes:
+        cloud: the whole input, ``points`` (n, 3) float64 in the units, axes and order of its file.
+        index: (N,) int64, which of these points the values are.
+        last: whether no other piece of the cloud follows.
+    """
+
+    cloud: Cloud
+    index: Tensor
+    last: bool
+
+
+@dataclass(frozen=True)
 class Ready:
-    """An input (N, 3) or (channels, S, S) on its way to the model."""
+    """An input on its way to the model.
+
+    Attributes:
+        name: of the input.
+        values: (N, 3) or (channels, S, S).
+        warnings: in what it differs from the training data.
+        piece: where the values come from, for a task that answers for every point.
+        said: the condition, in words, such as the object's category; None where nothing is said.
+    """
 
     name: str
     values: Tensor
     warnings: list[str]
+    piece: Piece | None = None
+    said: str | None = None
+
+
+def places(batch: Batch, inputs: Sequence[Ready]) -> list[Tensor]:
+    """Which points of its whole cloud a model was given, (num_points,) int64 on the CPU, for each input with a piece.
+
+    Points are repeated where a cloud has too few.
+    """
+    found = []
+    for row, item in enumerate(inputs):
+        assert item.piece is not None
+        found.append(item.piece.index if batch.index is None else item.piece.index[batch.index[row].cpu()])
+    return found
 
 
 class Answer(Protocol):

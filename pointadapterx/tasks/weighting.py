@@ -15,19 +15,22 @@ def class_weights(wanted: str | Sequence[float] | None, labels: Tensor, classes:
 
     Args:
         wanted: ``train.class_weights``: ``"balanced"``, which makes every class count alike, with a mean of 1 over the
-            samples; C numbers; or None.
-        labels: (n,) of the training part.
+            labels; C numbers; or None.
+        labels: (n, …) of the samples of the training part, or of their points, where numbers that are none of the
+            classes are left out.
         classes: C names.
 
     Raises:
-        ConfigError: for another number of weights.
+        ConfigError: for another number of weights, or if no label is one of the classes.
     """
     if wanted is None:
         return None
     if wanted == "balanced":
-        counts = labels.bincount(minlength=len(classes)).double()
+        counts = torch.stack([(labels == number).sum() for number in range(len(classes))]).double()
         present = int((counts > 0).sum())
-        return (len(labels) / (present * counts.clamp(min=1))).float()  # without samples the weight is never used
+        if not present:
+            raise ConfigError("train.class_weights: no label of the training part is one of the classes; give numbers")
+        return (counts.sum() / (present * counts.clamp(min=1))).float()  # without samples the weight is never used
     if len(wanted) != len(classes):
         raise ConfigError(
             f"train.class_weights: {len(wanted)} numbers for {len(classes)} classes; give one a class, in the order "

@@ -36,6 +36,15 @@ def of_kinds(count: int) -> np.ndarray:
     return of_amounts(np.linspace(0, 1, count))
 
 
+def of_labels(count: int) -> np.ndarray:
+    """(count, 3) of classes of points: as :func:`of_kinds`; more than 8 take tab20, again and again after 20."""
+    if count <= len(KINDS):
+        return of_kinds(count)
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](np.arange(count) % 20)[:, :3]
+
+
 def of_amounts(values: np.ndarray) -> np.ndarray:
     """(...,) in [0, 1] -> (..., 3)."""
     from matplotlib import colormaps

@@ -14,11 +14,10 @@ from torch import Tensor
 from pointadapterx.build import build_restored, build_splits, build_test_split, model_config
 from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.datasets import Samples, build_inputs
-from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.base import UNLABELLED, Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, evaluate_features
-from pointadapterx.engine.given import listed
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
@@ -36,11 +35,13 @@ class Chosen(NamedTuple):
         inputs: as the model takes them, (n, N, 3) or (n, channels, S, S), on the model's device.
         names: n titles.
         labels: (n,) int64, or None for files of which nothing is known.
+        indices: n numbers of test samples, or None for files.
     """
 
     inputs: Tensor
     names: list[str]
     labels: Tensor | None
+    indices: Sequence[int] | None = None
 
 
 class Subject:
@@ -121,6 +122,11 @@ class Subject:
         return evaluate(self.model, self.test, self.task, self.accelerator)
 
     @cached_property
+    def targets(self) -> Targets:
+        """What is true of the test split."""
+        return self.task.targets(self.test)
+
+    @cached_property
     def probabilities(self) -> Tensor:
         """Of the test split, (n, classes); calibrated where the adapter stores a temperature."""
         return self.read(self.predictions.logits)
@@ -135,7 +141,7 @@ class Subject:
         rows, dataset = torch.tensor(indices, dtype=torch.int64), self.test
         inputs = build_inputs(self.config)
         values = inputs.for_test(inputs.source(dataset)(rows).to(self.device))
-        return Chosen(values, [self.title(index) for index in indices], dataset.labels[rows])
+        return Chosen(values, [self.title(index) for index in indices], dataset.labels[rows], indices)
 
     def spread(self, count: int) -> list[int]:
         """Numbers of ``count`` test samples, of as many classes as can be: the first of each class, then the second."""
@@ -147,8 +153,10 @@ class Subject:
         return [index for _, _, index in sorted(order)[:count]]
 
     def title(self, index: int) -> str:
-        """Class and name of a test sample."""
+        """Class and name of a test sample; the name alone where samples have no class."""
         names = self.test.names
+        if self.test.classes == UNLABELLED:
+            return printable(Path(names[index]).stem if names else f"sample {index}")
         label = self.test.classes[int(self.test.labels[index])]
         return printable(f"{label}: {Path(names[index]).stem}" if names else f"{label} {index}")
 
@@ -159,13 +167,13 @@ class Subject:
             DataError: if one cannot be read.
         """
         predictor = Predictor(self.path, weights=self.config.backbone.weights, device=self.device)
-        files = [str(file) for file in listed(files, predictor.suffixes)]
+        inputs = predictor.listed(files)
         values = []
-        for item in predictor.prepared(files):
+        for item in predictor.prepared(inputs):
             if isinstance(item, Failure):
                 raise DataError(item.reason)
             values.append(item)
-        return Chosen(torch.cat(values), [printable(Path(file).stem) for file in files], None)
+        return Chosen(torch.cat(values), [printable(Path(str(one)).stem) for one in inputs], None)
 
     def routing(self, inputs: Tensor) -> dict[str, Routing]:
         """See :func:`~pointadapterx.visualize.introspection.routing`; in the run's precision, as all of these."""

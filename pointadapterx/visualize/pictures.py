@@ -18,6 +18,7 @@ from pointadapterx.visualize import introspection, plots
 from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.drawing import Scale, Sheet, View
 from pointadapterx.visualize.groups import COUNTS, OF_COUNTS, group_colours
+from pointadapterx.visualize.labels import labelled
 from pointadapterx.visualize.loaded_run import Chosen, Subject
 
 if TYPE_CHECKING:
@@ -216,6 +217,23 @@ def surest_mistakes(subject: Subject, count: int) -> list[tuple[int, str, float]
     return [(i, printable(subject.classes[int(best.indices[i])]), float(best.values[i])) for i in order.tolist()]
 
 
+def point_labels(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """Samples with each point coloured by what it is, by what it was taken for, and by whether that is wrong."""
+    assert chosen is not None
+    if chosen.indices is None:
+        raise ConfigError(
+            "picture point_labels: shows test samples, of whose points the labels are known; give no files"
+        )
+    found = labelled(subjects[0], chosen.indices)
+    coloured = found.coloured()
+    rows = [
+        [View(name, cloud.numpy(), colours[row]) for name, colours in coloured.items()]
+        for row, cloud in enumerate(found.clouds)
+    ]
+    legend = [*found.legend(), *found.legend_of_errors()[:2]]
+    return Sheet(f"Labels of points by {subjects[0].name}", rows, chosen.names, legend)
+
+
 def _answers(subject: Subject, chosen: Chosen) -> list[str]:
     return [f"{name}\n{said}" for name, said in zip(chosen.names, subject.answers(chosen.inputs), strict=True)]
 
@@ -289,4 +307,7 @@ PICTURES.register("experts")(Picture(experts, "load of the experts; gates of a t
 PICTURES.register("tsne")(Picture(tsne, "t-SNE of the features, adapters side by side"))
 PICTURES.register("umap")(Picture(umap, "UMAP of the features (extra), adapters side by side"))
 PICTURES.register("confusion")(Picture(confusion, "which class is taken for which, adapters side by side"))
+PICTURES.register("point_labels")(
+    Picture(point_labels, "truth, prediction and errors of single points", samples=4, points_only=True)
+)
 PICTURES.register("mistakes")(Picture(mistakes, "the surest mistakes"))

@@ -270,17 +270,22 @@ REFUSED: dict[str, tuple[Content, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_for_the_right_reason(name: str, tmp_path: Path) -> None:
-    data, says = REFUSED[name]
+def reason(name: str, data: Content, folder: Path) -> str:
+    """Why a file of a format is refused, in a line that begins with its path."""
     skip_without_packages(name.split()[0])
-    path = tmp_path / f"cloud.{name.split()[0]}"
+    path = folder / f"cloud.{name.split()[0]}"
     path.write_bytes(content(data))
     with pytest.raises(DataError) as error:
         read_cloud(path, 10, 0)
-    assert says in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_for_the_right_reason(name: str, tmp_path: Path) -> None:
+    data, says = REFUSED[name]
+    assert says in reason(name, data, tmp_path)
 
 
 WIDE = np.ones((3, 100))
@@ -302,7 +307,7 @@ NOT_READ: dict[str, tuple[Content, str]] = {
     "npz of other names": (npz(a=POINTS, b=POINTS), "its entries are a, b, expected one called 'points'; name it so"),
     "h5 of several clouds": (
         h5(data=np.ones((5, 4, 3))),
-        "'points' holds 5 clouds, expected one in each file; read them by data.name=h5 (train, test, doctor), or give",
+        "'points' holds 5 clouds, expected one in each file; read them by data.name=h5 (train, test, doctor, predict)",
     ),
     "obj utf-16": (OBJ.encode("utf-16"), "it is UTF-16 text; save it as UTF-8"),
     "off four dimensions": ("4OFF\n1 0 0\n1 2 3 4\n", "four or more coordinates"),
@@ -322,14 +327,9 @@ NOT_READ: dict[str, tuple[Content, str]] = {
 @pytest.mark.parametrize("name", NOT_READ)
 def test_whole_files_are_not_to_be_obtained_again(name: str, tmp_path: Path) -> None:
     data, says = NOT_READ[name]
-    skip_without_packages(name.split()[0])
-    path = tmp_path / f"cloud.{name.split()[0]}"
-    path.write_bytes(content(data))
-    with pytest.raises(DataError) as error:
-        read_cloud(path, 10, 0)
-    assert str(error.value).startswith(f"{path}: ")
-    assert says in str(error.value)
-    assert "obtain" not in str(error.value)
+    found = reason(name, data, tmp_path)
+    assert says in found
+    assert "obtain" not in found
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -26,6 +27,7 @@ from pointadapterx.build import build_model, build_splits, restore_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config
+from pointadapterx.datasets import entries
 from pointadapterx.datasets.resample import resample_test
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.engine import devices
@@ -33,7 +35,8 @@ from pointadapterx.engine.input_form import Failure
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.run_folder import ADAPTER_FILE
 from pointadapterx.tasks.classification import Prediction
-from tests.conftest import small_config
+from tests.conftest import ROOT, small_config
+from tests.docs.pages import blocks
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
@@ -257,6 +260,71 @@ def test_one_or_several_of_anything(kind: str, trained: Path, clouds: torch.Tens
     assert [one.name for one in found] == expected
     (alone,) = only_predictions(predictor([names[0]]))
     assert found[0].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+
+
+def test_the_documented_loop_is_type_checked() -> None:
+    """mypy reads this file of the tests."""
+    (loop,) = (text for text in blocks(ROOT / "docs" / "predicting.md") if "predictor.stream" in text.text)
+    imported, _, rest = loop.text.partition("\n\n")
+    checked = (ROOT / "tests" / "typed_use.py").read_text(encoding="utf-8")
+    assert imported in checked
+    assert rest.strip() in checked
+
+
+@pytest.fixture
+def many(clouds: torch.Tensor, tmp_path: Path) -> Path:
+    """A file of several clouds, one of which has no finite point."""
+    data = clouds[:5].numpy().copy()
+    data[3] = np.nan
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_dataset("data", data=data, chunks=(2, *data.shape[1:]), compression="gzip")
+        file["label"] = np.zeros(5, int)
+    return tmp_path / "all.h5"
+
+
+def test_clouds_of_a_file_are_predicted_one_by_one(
+    many: Path,
+    trained: Path,
+    clouds: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = only_predictions(Predictor(trained)(clouds[:5]))
+    monkeypatch.setattr(entries, "BLOCK", 2 * clouds[0].numpy().nbytes)  # two clouds in memory
+    found = Predictor(trained)([many, clouds[0]])
+    assert [one.name for one in found] == [*(f"{many}#{number}" for number in range(5)), "input 5"]
+    assert isinstance(found[3], Failure)
+    assert found[3].reason.startswith(f"{many}#3: all {clouds.shape[1]} points have NaN or infinite coordinates")
+    for number in (0, 1, 2, 4):
+        assert found[number].probabilities == pytest.approx(expected[number].probabilities, abs=1e-5)
+    output = many.with_name("found.csv")
+    assert main(["predict", str(trained), str(many.parent), "--output", str(output)]) == 3
+    with output.open() as file:
+        assert [Path(row["file"]).name for row in csv.DictReader(file)] == [f"all.h5#{number}" for number in range(5)]
+    printed = capsys.readouterr()
+    assert "1 of 5 files could not be predicted" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (np.zeros((4, 300, 2)), "'data' holds 4 clouds of shape (300, 2), expected (points, 3 or more)"),
+        (b"no file", "cannot be read as .h5"),
+    ],
+)
+def test_a_file_of_clouds_that_cannot_be_read_is_one_failure(
+    content: Any, reason: str, trained: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "all.h5"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        with h5py.File(path, "w") as file:
+            file["data"] = content
+    (found,) = Predictor(trained)(path)
+    assert isinstance(found, Failure)
+    assert found.reason.startswith(f"{path}: ")
+    assert reason in found.reason or "not an HDF5 file" in found.reason
 
 
 @pytest.mark.parametrize(

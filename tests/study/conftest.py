@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,20 @@ import pytest
 import yaml
 
 from pointadapterx.config import dump_config
+from pointadapterx.errors import DataError
 from pointadapterx.files import write_json
 from pointadapterx.study.outcomes import OUTPUT
+from pointadapterx.study.packing import pack_correctness
 from pointadapterx.study.plan import Plan, Run, read_plan
-from pointadapterx.study.records import Record, pack_correctness
+from pointadapterx.study.records import Record, read_records, write_records
 from tests.conftest import small_config
 from tests.synthetic import write_ldraw20
 
 LINEAR = {"method.name": "linear", "head.pools": ["cls", "patch_max"]}
+ROWS: dict[str, dict[str, Any]] = {
+    "linear": {"label": "Linear probe", "overrides": LINEAR},
+    "dapt_x": {"tune": {"train.lr": [1e-3, 2e-3, 4e-3]}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -42,16 +50,7 @@ def make_study(study_data: Path, tmp_path: Path) -> Callable[..., Path]:
             "runs": str(tmp_path / "runs"),
             "results": str(tmp_path / "results"),
             "replicate": {"values": [0, 1]},
-            "tables": {
-                "main": {
-                    "baseline": "linear",
-                    "columns": {"rotation": None},
-                    "rows": {
-                        "linear": {"label": "Linear probe", "overrides": LINEAR},
-                        "dapt_x": {"tune": {"train.lr": [1e-3, 2e-3, 4e-3]}},
-                    },
-                }
-            },
+            "tables": {"main": {"baseline": "linear", "columns": {"rotation": None}, "rows": ROWS}},
         }
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump(study | changes, sort_keys=False))
@@ -119,3 +118,17 @@ def make_record(**changes: Any) -> Record:
         "correct": pack_correctness(np.array([True, True, True, False])),
     }
     return Record(**(values | changes))
+
+
+def refuse_changed(folder: Path, record: Record, changes: Mapping[str, Any], says: str) -> None:
+    """Makes sure that a CSV of a line with other values is refused, and says why."""
+    path = folder / "results.csv"
+    write_records(path, [record])
+    with path.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row | changes)
+    with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}.*; give a CSV"):
+        read_records(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping
@@ -12,15 +11,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from pointadapterx.errors import ConfigError, DataError
-from pointadapterx.study.records import Record, pack_scores, read_records, write_records
+from pointadapterx.errors import ConfigError
+from pointadapterx.study.packing import pack_records, pack_scores
+from pointadapterx.study.records import Record, read_records, write_records
 from pointadapterx.study.report import render_report
+from pointadapterx.study.resampling import Records, record_difference, record_intervals
 from pointadapterx.study.statistics import score_interval
 from pointadapterx.study.summary import summarise
 from pointadapterx.tasks import TASKS
 from pointadapterx.tasks.exchange import Score
 from pointadapterx.tasks.pooled import PooledTask
-from tests.study.conftest import make_record
+from tests.dense_task import Layers, random_records
+from tests.study.conftest import make_record, refuse_changed
 
 
 class Depth(PooledTask):
@@ -51,6 +53,58 @@ def line(samples: list[float] | None, **changes: Any) -> Record:
     return make_record(**(of_task | changes))
 
 
+@pytest.fixture(autouse=True)
+def layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS._entries, "layers", Layers)
+
+
+def line_of_records(seed: int = 0, **changes: Any) -> Record:
+    """A finished run of a task whose scores are no mean over its 30 test samples."""
+    rows = random_records(np.random.default_rng(seed), 30).numpy()
+    values = Records(rows, Layers.scores_of).values
+    of_task = {"task": "layers", "scores": json.dumps(values), "sample_records": pack_records(rows), "test_objects": 30}
+    return line(None, **({**of_task, "sample_scores": None} | changes))
+
+
+def test_records_come_back_from_the_csv(tmp_path: Path) -> None:
+    records = [line_of_records(), line([2.0], test_checksum="other", column="other")]
+    write_records(tmp_path / "results.csv", records)
+    assert read_records(tmp_path / "results.csv") == records
+    outcomes = records[0].outcomes
+    assert isinstance(outcomes, Records)
+    assert np.array_equal(outcomes.rows, random_records(np.random.default_rng(0), 30).numpy())
+    write_records(tmp_path / "without.csv", [line([2.0])])
+    assert "sample_records" not in (tmp_path / "without.csv").read_text()
+
+
+def test_a_report_has_intervals_of_all_scores_of_records() -> None:
+    records = [line_of_records(seed, replicate=str(seed)) for seed in (0, 1)]
+    records += [line_of_records(0, row="x", label="X"), line_of_records(2, row="x", label="X", replicate="1")]
+    tables = summarise(records)
+    theirs, ours = tables[0].columns[0].summaries
+    outcomes = [record.outcomes for record in records]
+    assert theirs.intervals == record_intervals(outcomes[:2])
+    assert ours.difference is not None
+    assert (ours.difference.mean, ours.difference.interval) == record_difference(outcomes[2:], outcomes[:2])
+    report = render_report(records, tables, {})
+    header = "| mIoU [95 %] | IoU of upper [95 %] | Δ mIoU to Linear probe [95 %] |"
+    assert header in report
+    assert re.search(r"\| X \| 2 \| [\d.]+ ± [\d.]+ \[[\d.]+, [\d.]+\] \| [\d.]+ ± [\d.]+ \[", report)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sample_records": "zz"}, "sample_records does not hold records of 30 test objects"),
+        ({"sample_records": pack_records(np.ones((29, 4)))}, "sample_records does not hold records of 30"),
+        ({"sample_records": pack_records(np.full((30, 4), np.nan))}, "sample_records does not hold records of 30"),
+        ({"scores": '{"iou": 9, "upper": 9}'}, "scores says iou is 9.0, but of sample_records"),
+    ],
+)
+def test_damaged_records_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
+    refuse_changed(tmp_path, line_of_records(), changes, says)
+
+
 def test_lines_come_back_from_the_csv(tmp_path: Path) -> None:
     records = [line([150.0, 0.25, 1.5]), line(None, replicate="1", test_checksum="other")]
     write_records(tmp_path / "results.csv", records)
@@ -74,16 +128,7 @@ def test_lines_come_back_from_the_csv(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_lines_are_refused(tmp_path: Path, changes: dict[str, str], says: str) -> None:
-    path = tmp_path / "results.csv"
-    write_records(path, [line([1.0, 2.0])])
-    with path.open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerow(row | changes)
-    with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}"):
-        read_records(path)
+    refuse_changed(tmp_path, line([1.0, 2.0]), changes, says)
 
 
 def test_a_report_has_the_tasks_scores() -> None:

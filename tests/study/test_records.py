@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pointadapterx.commands.main import main
 from pointadapterx.errors import DataError
 from pointadapterx.files import write_json
 from pointadapterx.study.outcomes import DIVERGED, OUTPUT, collect, describe_result
+from pointadapterx.study.packing import pack_correctness, pack_groups
 from pointadapterx.study.plan import CellKey, Plan
-from pointadapterx.study.records import pack_correctness, pack_groups, read_known, read_records, write_records
-from tests.study.conftest import make_record, write_result
+from pointadapterx.study.records import read_known, read_records, write_records
+from tests.study.conftest import make_record, refuse_changed, write_result
 
 
 def finish_tuning(plan: Plan, runs: Path, correct: tuple[int, ...] = (30, 30, 30)) -> dict[str, float]:
@@ -182,16 +183,7 @@ def test_damaged_files_say_what_to_do(plan: Plan, tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_csv_is_refused_with_its_line(tmp_path: Path, changes: dict[str, str], says: str) -> None:
-    path = tmp_path / "results.csv"
-    write_records(path, [make_record()])
-    with path.open(newline="") as file:
-        (row,) = csv.DictReader(file)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerow(row | changes)
-    with pytest.raises(DataError, match=f"results.csv: line 2: {re.escape(says)}.*; give a CSV"):
-        read_records(path)
+    refuse_changed(tmp_path, make_record(), changes, says)
 
 
 @pytest.mark.parametrize(
@@ -253,3 +245,12 @@ def test_no_cell_is_a_formula_and_all_come_back(tmp_path: Path) -> None:
     assert (first["label"], first["study"], first["replicate"]) == ("'=1+1", "''=2", "-3")
     assert (second["row"], second["label"], second["overall_accuracy"]) == ("'-x", "'@x", "75.0")
     assert read_records(path) == records
+
+
+def test_compare_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--report", str(tmp_path / "no.csv")]) == 2
+    assert "no.csv: cannot be read (No such file or directory); give the CSV of a study" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", str(tmp_path), str(tmp_path)])
+    says = "give --config FILE, a study, or --report CSV, its results; of finished runs, 'pointadapterx report"
+    assert says in capsys.readouterr().err

@@ -12,8 +12,9 @@ import pytest
 
 from pointadapterx.commands.main import main
 from pointadapterx.errors import ConfigError
+from pointadapterx.study.packing import pack_correctness
 from pointadapterx.study.plots import COSTS, GAP, _draw, spread_apart
-from pointadapterx.study.records import Record, pack_correctness, write_records
+from pointadapterx.study.records import Record, write_records
 from pointadapterx.study.report import edge_warnings, render_overview, render_report
 from pointadapterx.study.summary import summarise
 from tests.study.conftest import make_record

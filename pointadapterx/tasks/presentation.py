@@ -1,0 +1,72 @@
+"""How a task shows what it found: in lines and tables for the terminal, in reports, exported files and model cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rich.table import Table
+
+from pointadapterx.tasks.exchange import Score, Tabular
+
+
+class Presentation:
+    """The part of a :class:`~pointadapterx.tasks.base.Task` that nothing is computed from.
+
+    Attributes:
+        scores: of the task.
+        facts: of the task.
+    """
+
+    scores: ClassVar[Mapping[str, Score]] = {}
+    facts: Any
+
+    def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
+        """Metrics for the terminal; by default the scores alone."""
+        table = Table(title=title, title_justify="left")
+        table.add_column("")
+        table.add_column("", justify="right")
+        for key, score in self.scores.items():
+            table.add_row(score.long, f"{metrics[key]:.4g} {score.unit}".rstrip(), style="bold")
+        return table
+
+    def scores_text(self, metrics: Mapping[str, Any], prefix: str = "") -> str:
+        """The scores in a line: ``OA 81.20 mAcc 78.10``."""
+        return " ".join(f"{score.short} {metrics[f'{prefix}{key}']:.2f}" for key, score in self.scores.items())
+
+    def record_text(self, record: Mapping[str, Any], part: str) -> str:
+        """The metrics of a part of the data in an epoch's record, for the log."""
+        return f"{part} {self.scores_text(record, f'{part}_')}"
+
+    def result(self, metrics: Mapping[str, Any], what: str, interval: tuple[float, float] | None) -> str:
+        """The outcome of a test in a line; by default the first score, with its 95 % interval where it has one.
+
+        Args:
+            metrics: of the test.
+            what: the samples are, ``"clouds"`` or ``"images"``.
+            interval: of the first score.
+        """
+        (key, score), *_ = self.scores.items()
+        sure = "" if interval is None else f", 95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
+        count = f" of {metrics['count']} {what}" if "count" in metrics else ""
+        return f"{score.long}{count} {metrics[key]:.4g}{sure} {score.unit}".rstrip()
+
+    def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
+        """Metrics in tables for a report, in addition to the scores."""
+        return []
+
+    def reading(self) -> dict[str, Any]:
+        """What an exported file says of how to read its outputs; JSON-able."""
+        return {"classes": self.facts.classes}
+
+    def card(self, report: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """Sections of a model card on what the answers are worth: title and Markdown.
+
+        Args:
+            report: of the run, where there is one.
+        """
+        return []
+
+    def limits(self) -> list[str]:
+        """Sentences of a model card on what the answers do not say."""
+        return []
