@@ -44,6 +44,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     def record(name: str) -> Callable[..., None]:
         return lambda *given: calls.append((name, *given))
 
+    monkeypatch.setattr("pointadapterx.quickstart.ending.end", lambda folder, **options: None)
     for name in ("train", "resume", "test", "count", "probe", "search"):
         monkeypatch.setattr(jobs, name, record(name))
     monkeypatch.setattr("pointadapterx.engine.devices.make_accelerator", lambda *given: given)

@@ -21,13 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trains to the end."""
     from pointadapterx import jobs
-    from pointadapterx.config import read_config
-    from pointadapterx.quickstart.ending import OWN, end, is_main_process
-    from pointadapterx.run_folder import CONFIG_FILE
+    from pointadapterx.quickstart import ending
 
     log_to_terminal()
     folder = jobs.resume(options.run, options.overrides)
-    if is_main_process():
-        own = read_config(folder / CONFIG_FILE).data.name in OWN
-        end(folder, pictures=own, overrides=options.overrides)
+    if ending.is_main_process():
+        ending.end(folder, overrides=options.overrides)
     return 0

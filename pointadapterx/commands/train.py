@@ -90,10 +90,10 @@ def _train_config(name: str, overrides: Sequence[str], output: Path | None) -> N
     from pointadapterx import jobs
     from pointadapterx.config import read_config
     from pointadapterx.engine.devices import make_accelerator
-    from pointadapterx.quickstart.ending import end
+    from pointadapterx.quickstart import ending
 
     config = read_config(name, overrides)
     accelerator = make_accelerator(config.train.precision, config.train.device)
     folder = jobs.train(config, Path(name).stem, output, accelerator)
-    if accelerator.is_main_process:
-        end(folder, pictures=False)
+    if ending.is_main_process():
+        ending.end(folder, pictures=False)

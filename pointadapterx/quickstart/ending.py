@@ -39,12 +39,12 @@ def say(line: str) -> None:
     print(printable(line, keep="\n"), flush=True)
 
 
-def end(folder: Path, *, pictures: bool, overrides: Sequence[str] = ()) -> None:
+def end(folder: Path, *, pictures: bool | None = None, overrides: Sequence[str] = ()) -> None:
     """Says what a finished run has come to, and what to do next.
 
     Args:
         folder: of the run.
-        pictures: whether to draw those that its task has for a summary.
+        pictures: whether to draw those that its task has for a summary; None: if the data are the user's own files.
         overrides: where the run's files lie now.
     """
     report, name = read_metrics(folder), shlex.quote(str(folder))
@@ -56,6 +56,8 @@ def end(folder: Path, *, pictures: bool, overrides: Sequence[str] = ()) -> None:
     say(f"\ntest: {_result(folder, info, report['test'])}")
     stopped = ", stopped early" if report.get("stopped_early") else ""
     say(f"run: {folder} (epoch {report['best_epoch']} of {report['epochs']} kept{stopped})")
+    if pictures is None:
+        pictures = info.config.data.name in OWN
     if pictures and info.task.summary_pictures:
         _say_pictures(folder, info.task, overrides)
     condition = f" --condition {info.task.condition.upper()}" if info.task.categories else ""
