@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,17 +181,13 @@ def _is_table(path: Path) -> bool:
 
 def unlabelled_text(base: Path) -> str:
     """Explains why a root has no labels, and how to add them; or that it holds nothing that could have one."""
-    h5 = {}
-    with suppress(DataError):
-        h5 = find_h5(base)
-    if h5:
+    why = find_layout(base).why if base.is_dir() else "it is a single file"
+    try:
+        find_h5(base)
         why = "the labels of HDF5 files are read by data.name=h5"
-    elif not base.is_dir():
-        why = "it is a single file"
-    elif not holds_clouds(base):
-        return nothing_text(base, KINDS)
-    else:
-        why = find_layout(base).why
+    except DataError:
+        if base.is_dir() and not holds_clouds(base):
+            return nothing_text(base, KINDS)
     return f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)} ({why})"
 
 

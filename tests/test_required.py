@@ -29,6 +29,7 @@ def outcomes(folder: Path, requires: str, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv(VARIABLE, requires)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     options = ["-q", "-rs", "-p", "tests.required", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    options += ["-p", "no:faulthandler"]  # which would be off for the tests that follow in this process
     pytest.main([*options, "--continue-on-collection-errors", *map(str, folder.glob(f"test_{len(requires)}_*"))])
     captured = capsys.readouterr()
     return captured.out + captured.err

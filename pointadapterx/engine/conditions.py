@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.errors import ConfigError, DataError, reason_of
 from pointadapterx.tasks import Task
 
 Said = str | os.PathLike[str] | Mapping[str, str] | Callable[[str], str | None] | None
@@ -75,5 +75,5 @@ def read_table(path: Path, task: Task) -> dict[str, str]:
                 if found.setdefault(place, value) != value:
                     raise DataError(f"{path}: line {reader.line_num} gives {name} another {column}; remove one")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+        raise DataError(f"{path}: cannot be read as a table ({reason_of(error)})") from None
     return found
