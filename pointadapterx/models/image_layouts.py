@@ -45,7 +45,7 @@ def transformers_to_timm(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
     Args:
         state: with the names of :func:`is_of_transformers`, under any prefix.
     """
-    prefix = next(found[1] for name in state if (found := _PATCHES.match(name)))
+    prefix = next(match[1] for name in state if (match := _PATCHES.match(name)))
     found: dict[str, Tensor] = {}
     unknown = []
     thirds: dict[str, dict[str, Tensor]] = {}
