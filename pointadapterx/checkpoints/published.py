@@ -127,7 +127,7 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
             f"{len(lacking)} encoder tensors are missing, first {lacking[0]}; the file's own names look like "
             f"{', '.join(list(state)[:3])}. {what}; give a whole checkpoint of {_name(backbone)}"
         )
-    strange = [name for name in unexpected if STRANGE.search(name)]
+    strange = [name for name in unexpected if STRANGE.search(name) and not (kind is not None and kind.explains(name))]
     if strange:
         other = _words(kind) if kind is not None and kind.backbone is None else "another architecture"
         raise CheckpointError(
