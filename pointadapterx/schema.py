@@ -24,6 +24,15 @@ def _distinct(values: list[Any]) -> list[Any]:
 Distinct = AfterValidator(_distinct)
 """Of a list: no value appears twice."""
 
+
+def null_if(default: object) -> AfterValidator:
+    """Of an optional value: ``default`` is stored as null, so that files name the key only where it says more.
+
+    Names of runs leave out keys that are null, and so stay as they were when such a key is added.
+    """
+    return AfterValidator(lambda value: None if value == default else value)
+
+
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 """A dropout or drop-path probability in [0, 1)."""
 

@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 
 from pointadapterx import Predictor, pull_adapter, push_adapter, sharing
 from pointadapterx import jobs as run
-from pointadapterx.build import build_model
+from pointadapterx.build import build_backbone, build_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
-from pointadapterx.checkpoints.shipped import SHIPPED
+from pointadapterx.checkpoints.shipped import SHIPPED, find_weights
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config, load_config, read_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
@@ -40,6 +40,8 @@ from pointadapterx.jobs import testing
 from pointadapterx.model_card import needed_weights, write_card
 from pointadapterx.tasks.calibration import Calibration
 from tests.conftest import randomise, small_config
+from tests.models.plain_layouts import LAYOUTS, random_state
+from tests.models.test_descendants import SMALL
 from tests.synthetic import write_ldraw20
 
 COMMIT = "0123456789" * 4
@@ -534,3 +536,17 @@ def test_a_folder_that_is_taken(hub: Path, adapter: Path, tmp_path: Path) -> Non
 def test_addresses(text: str, address: Address) -> None:
     assert Address.parse(text) == address
     assert Address.parse(str(address)) == address
+
+
+def test_weights_of_torch_pointcloud_need_no_file_name(hub: Path) -> None:
+    """``hf://torch-pointcloud/<name>`` is the one file that its repositories have."""
+    layout = LAYOUTS["torch_pointcloud"]
+    repository = hub / "torch-pointcloud" / "pointmae-modelnet40"
+    repository.mkdir(parents=True)
+    save_file(random_state(layout.shapes(SMALL)), repository / "model.safetensors")
+    address = "hf://torch-pointcloud/pointmae-modelnet40"
+    options = small_config("linear", backbone={"weights": address}).backbone
+    assert torch.isfinite(build_backbone(options)(torch.randn(2, 128, 3)).sequence.tokens).all()
+    assert find_weights(address) == find_weights(f"{address}/model.safetensors@main")
+    with pytest.raises(HubError, match=r"torch-pointcloud/none/model\.safetensors: no such repository, or no access"):
+        find_weights("hf://torch-pointcloud/none")

@@ -78,7 +78,7 @@ def build_backbone(options: Backbone.Options) -> Backbone:
     with seeded(options.init_seed or 0):
         backbone = BACKBONES[options.name](options)
     if options.weights is not None:
-        log.info(load_pretrained(backbone, options.weights).summary())
+        log.info(load_pretrained(backbone, options.weights, averaged=options.averaged_weights is True).summary())
     return backbone
 
 

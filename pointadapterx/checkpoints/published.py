@@ -17,7 +17,7 @@ from pointadapterx.checkpoints.shipped import backbone_sizes, find_weights
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz, read_safetensors, read_torch_file
 from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.checkpoint_places import find_state, unwrapped
+from pointadapterx.models.checkpoint_places import averaged_copy, find_state, unwrapped
 from pointadapterx.models.point_mae import MaskedAutoencoder
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # a local branch (Point-FEMAE).
 STRANGE = re.compile(
     r"\.ls[12]\.gamma$|\.gamma_[12]$|\.attn\.[qk]_norm\.|relative_position|\.attn\.qkv\.bias$|^(norm_pre|fc_norm)\."
-    r"|blocks\.\d+\.cls\."
+    r"|blocks\.\d+\.cls\.|(^|\.)(reg_token|register_tokens)$"
 )
 
 STATE_KEYS = ("base_model", "model", "state_dict", "model_state_dict", "module")
@@ -62,7 +62,7 @@ class LoadReport(NamedTuple):
         )
 
 
-def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
+def load_pretrained(model: nn.Module, path: str | Path, *, averaged: bool = False) -> LoadReport:
     """Loads a published or own checkpoint into a model.
 
     Args:
@@ -71,6 +71,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
         path: what :func:`~pointadapterx.checkpoints.shipped.find_weights` takes: shipped weights by name, or a path:
             ``.safetensors``, Google's ``.npz`` (ViT), or a ``torch.save`` file (``{'base_model': state_dict}``,
             ``{'model': …}``, ``{'state_dict': …}`` or a bare state dict). Never runs code from the file.
+        averaged: take the running average of the trained weights (a teacher, a momentum encoder) in their place.
 
     Returns:
         The report. Loading is all or nothing: on an error the model keeps its weights.
@@ -81,27 +82,33 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     """
     path = find_weights(path)
     try:
-        return _load(model, path)
+        return _load(model, path, averaged)
     except CheckpointError as error:
         text = str(error)
         raise CheckpointError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
 
 
-def _load(model: nn.Module, path: Path) -> LoadReport:
+def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
     state, metadata, notes = _read_state(path)
+    if averaged:
+        state, word = averaged_copy(state)
+        notes = [*notes, word]
     sizes = backbone_sizes(path, metadata)
     backbone = _backbone_of(model)
     kind = recognise(state)
     translate = (model if isinstance(model, MaskedAutoencoder) else backbone).translate
-    tensors, unexpected, choices = translate(state)
-    notes += choices
+    tensors, unexpected, choices, zero = translate(state)
+    notes = [*notes, *choices]
     if isinstance(model, Backbone):
         unexpected += sorted(name for name in tensors if not name.startswith("backbone."))
         tensors = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
     target = model.state_dict()
     unexpected += sorted(set(tensors) - set(target))
     prefix = _prefix(model)
-    sizes_differ = _sizes_problem(tensors, target, prefix, backbone)
+    for name in (f"{prefix}{name.removeprefix('backbone.')}" for name in zero):
+        if name in target and name not in tensors:
+            tensors[name] = torch.zeros_like(target[name])
+    sizes_differ = _sizes_problem(tensors, target, prefix, backbone, kind)
     tensors = {
         name: backbone.fit_tensor(name.removeprefix(prefix), tensor)
         for name, tensor in tensors.items()
@@ -120,13 +127,17 @@ def _load(model: nn.Module, path: Path) -> LoadReport:
             f"{len(lacking)} encoder tensors are missing, first {lacking[0]}; the file's own names look like "
             f"{', '.join(list(state)[:3])}. {what}; give a whole checkpoint of {_name(backbone)}"
         )
-    strange = [name for name in unexpected if STRANGE.search(name)]
+    strange = [name for name in unexpected if STRANGE.search(name) and not (kind is not None and kind.explains(name))]
     if strange:
-        other = kind.words if kind is not None and kind.backbone is None else "another architecture"
+        other = _words(kind) if kind is not None and kind.backbone is None else "another architecture"
         raise CheckpointError(
             f"{strange[0]} ({len(strange)} such) belongs to a layer that this backbone does not have, so it would "
             f"compute something else; the file is of {other}"
         )
+    of_head = [name for name in tensors if name.startswith("head.")]
+    if any(name.startswith("head.") for name in unexpected):  # of other layers: a part of it would be worth nothing
+        unexpected += of_head
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in of_head}
     for name in list(tensors):
         if tensors[name].shape == target[name].shape:
             continue
@@ -140,7 +151,11 @@ def _load(model: nn.Module, path: Path) -> LoadReport:
         )
     if kind is not None and kind.words == "ReCon":
         left = sum("_contrast." in name for name in unexpected)
-        notes.append(f"ReCon: {left} tensors of its contrast branch are left out, as papers on adapters do")
+        notes.append(
+            f"ReCon: {left} tensors of its contrast branch are left out, as papers on adapters do: these are its "
+            "weights in the architecture of Point-MAE, which is not ReCon itself"
+        )
+    notes += _unexplained(unexpected, kind)
     _require_finite(path, tensors)
     _compare_sizes(path, sizes, backbone)
     model.load_state_dict(tensors, strict=False)
@@ -193,6 +208,20 @@ def _name(backbone: Backbone) -> str:
     return str(type(backbone).Options.model_fields["name"].default)
 
 
+def _words(kind: Kind) -> str:
+    return f"{kind.words}, which needs {kind.needs}; that is not supported" if kind.needs else kind.words
+
+
+def _unexplained(unexpected: list[str], kind: Kind | None) -> list[str]:
+    """A note on names that nothing was loaded from though no layout of such files has them."""
+    known = ("head.", "method.")  # whatever does not fit there is in the report
+    odd = [n for n in unexpected if not n.startswith(known) and (kind is None or not kind.explains(n))]
+    if not odd:
+        return []
+    listed = ", ".join(odd[:3]) + (", …" if len(odd) > 3 else "")
+    return [f"{len(odd)} tensors that are unknown in such a file are not loaded: {listed}"]
+
+
 def _require_kind(kind: Kind | None, backbone: Backbone) -> None:
     """Refuses files that belong to another architecture."""
     name = _name(backbone)
@@ -200,7 +229,8 @@ def _require_kind(kind: Kind | None, backbone: Backbone) -> None:
         return
     if kind.backbone is None:
         way = kind.way or f"give weights of {name}"
-        raise CheckpointError(f"this looks like {kind.words}, which backbone.name={name} cannot load; {way}")
+        why = f": it needs {kind.needs}, which is not supported" if kind.needs else ""
+        raise CheckpointError(f"this looks like {kind.words}, which backbone.name={name} cannot load{why}; {way}")
     raise CheckpointError(
         f"this looks like {kind.words}, whose weights belong to backbone.name={kind.backbone}, and the backbone is "
         f"{name}, which takes {backbone.modality}; choose that one, or give weights of {name}"
@@ -208,31 +238,40 @@ def _require_kind(kind: Kind | None, backbone: Backbone) -> None:
 
 
 def _sizes_problem(
-    tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], prefix: str, backbone: Backbone
+    tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], prefix: str, backbone: Backbone, kind: Kind | None
 ) -> str | None:
-    """Which sizes differ between file and config, judged by the shapes of tensors."""
-    stored, own = (_told_sizes(part, prefix, backbone) for part in (tensors, target))
-    differing = [key for key in own if key in stored and stored[key] != own[key]]
+    """Which sizes and options differ between file and config, judged by names and shapes of tensors."""
+    options = type(backbone).Options.model_fields
+    stored, own = (backbone.told(_of_backbone(part, prefix)) for part in (tensors, target))
+    if "depth" in own and "depth" not in stored:  # no blocks: what is missing says more
+        return None
+    differing = [key for key in stored if stored[key] != own.get(key) and (key in own or key not in options)]
     if not differing:
         return None
-    listed = ", ".join(f"{key.replace('_', ' ')} {stored[key]} (the backbone: {own[key]})" for key in differing)
-    options = [key for key in differing if key in type(backbone).Options.model_fields]
-    way = (
-        f"set {' '.join(f'backbone.{key}={stored[key]}' for key in options)}"
-        if options == differing
-        else ("no option changes that, so give another checkpoint")
+    listed = ", ".join(
+        f"{key.replace('_', ' ')} {_as_yaml(stored[key])}"
+        + (f" (the backbone: {_as_yaml(own[key])})" if key in own else "")
+        for key in differing
     )
-    return f"is of other sizes than the backbone: {listed}; {way}"
+    what = "this is" if kind is None else f"this looks like {kind.words},"
+    if not all(key in options for key in differing):
+        needs = f" ({kind.words} needs {kind.needs})" if kind is not None and kind.needs else ""
+        return (
+            f"{what} of other sizes than the backbone: {listed}; no option changes that{needs}, so give another "
+            "checkpoint"
+        )
+    where = f"as {kind.preset} does, " if kind is not None and kind.preset else ""
+    way = " ".join(f"backbone.{key}={_as_yaml(stored[key])}" for key in differing)
+    return f"{what} of other sizes or options than the backbone: {listed}; {where}set {way}"
 
 
-def _told_sizes(tensors: Mapping[str, Tensor], prefix: str, backbone: Backbone) -> dict[str, int]:
-    depth = 1 + max(map(_block_number, tensors), default=-1)
-    sizes = {"depth": depth} if depth else {}
-    for key, (name, axis) in backbone.sizes.items():
-        tensor = tensors.get(prefix + name)
-        if tensor is not None and axis < tensor.ndim:
-            sizes[key] = tensor.shape[axis]
-    return sizes
+def _of_backbone(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those of the backbone, by its own names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _as_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _compare_sizes(path: Path, sizes: Mapping[str, Any], backbone: Backbone) -> None:
@@ -279,12 +318,6 @@ def _optional_names(model: nn.Module) -> set[str]:
         *(name for name in names if name.startswith(("method.", "head."))),
         *(name for name in names if name.endswith("num_batches_tracked")),
     }
-
-
-def _block_number(name: str) -> int:
-    """Index of the encoder block that one of our tensor names belongs to, or -1."""
-    match = re.match(r"(?:backbone\.|encoder\.)?blocks\.(\d+)\.", name)
-    return int(match.group(1)) if match else -1
 
 
 def _coverage(target: dict[str, Tensor], tensors: dict[str, Tensor], optional: set[str]) -> float:

@@ -26,6 +26,9 @@ ADAPTERS = SHIPPED.with_name("adapters")
 READY = "ldraw20"
 """The shipped adapter that predicts where no other is named."""
 
+MIRROR, MIRROR_FILE = "torch-pointcloud", "model.safetensors"
+"""Owner of the repositories that mirror published weights, and the file that each of them has."""
+
 BACKBONE_FORMAT = "pointadapterx-backbone-1"
 
 
@@ -34,12 +37,16 @@ def find_weights(weights: str | Path) -> Path:
 
     Args:
         weights: a path; the name of shipped weights (``point_mae_tiny``); or ``hf://owner/repository/file``,
-            optionally ``@revision``, which is downloaded once through huggingface_hub.
+            optionally ``@revision``, which is downloaded once through huggingface_hub. In the repositories of
+            ``torch-pointcloud`` the file may be left out.
 
     Raises:
         CheckpointError: if there is no such file, or it cannot be fetched.
     """
     text = str(weights)
+    if text.startswith(f"{HUB}{MIRROR}/"):
+        address = Address.parse(text)
+        return fetch(address._replace(file=address.file or MIRROR_FILE))
     if text.startswith(HUB):
         return fetch(Address.parse(text, file=True))
     path, shipped = Path(text), SHIPPED / f"{text}.safetensors"

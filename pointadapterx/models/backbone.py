@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -18,7 +19,9 @@ from pointadapterx.models.frozen import Patches
 from pointadapterx.models.sites import BlockSites, Site, Stage, StageSize
 from pointadapterx.models.tokens import TokenSequence, pad_position
 from pointadapterx.registry import Registry
-from pointadapterx.schema import Blocks, Many, Rate, Section, Width
+from pointadapterx.schema import Blocks, Many, Rate, Section, Width, null_if
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 class Embedded(NamedTuple):
@@ -112,7 +115,12 @@ class Backbone(nn.Module, ABC):
     """
 
     class Options(Section):
-        """``backbone:`` of a config, the keys that every backbone has; lists have one number a stage."""
+        """``backbone:`` of a config, the keys that every backbone has; lists have one number a stage.
+
+        Attributes:
+            averaged_weights: whether, of a file that has both, the running average of the trained weights is loaded
+                (a teacher, a momentum encoder) instead of these; null: no.
+        """
 
         name: str
         dim: Width | list[Width]
@@ -120,6 +128,7 @@ class Backbone(nn.Module, ABC):
         num_heads: Many | list[Many]
         drop_path: Rate = 0.1
         weights: str | None = None
+        averaged_weights: Annotated[bool | None, null_if(False)] = None
         init_seed: int | None = Field(0, ge=0, lt=2**63)
 
         has_grid: ClassVar[bool] = False
@@ -254,6 +263,21 @@ class Backbone(nn.Module, ABC):
             tensor: as the checkpoint has it.
         """
         return tensor
+
+    @classmethod
+    def told(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What names and shapes of a backbone's tensors tell of its options; what no option changes, in words.
+
+        Args:
+            tensors: of this backbone or of a file, by our names.
+        """
+        depth = 1 + max((int(match[1]) for name in tensors if (match := _BLOCK.match(name))), default=-1)
+        found: dict[str, Any] = {"depth": depth} if depth else {}
+        for key, (name, axis) in cls.sizes.items():
+            tensor = tensors.get(name)
+            if tensor is not None and axis < tensor.ndim:
+                found[key] = tensor.shape[axis]
+        return found
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """Token parameters, which take no weight decay though they are not 1-D."""

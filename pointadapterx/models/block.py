@@ -21,7 +21,7 @@ class FfnUpdate(NamedTuple):
     """What a method adds to one block: a branch at its site ``ffn``, and a prompt at its site ``block``.
 
     Attributes:
-        update: (B, L, C), added to the FFN's output before drop path.
+        update: (B, L, C), added to the FFN's output, behind LayerScale and before drop path.
         prompt: (B, P, C) tokens inserted right after CLS in the block's output, or None.
         loss: scalar auxiliary loss of this block (the mixture's balance loss), or None.
     """
@@ -58,7 +58,42 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
-class Attention(nn.Module):
+class LayerScale(nn.Module):
+    """Scales each feature of a residual branch (arXiv 2103.17239), as DINOv2 and DeiT III do.
+
+    Args:
+        dim: token width C.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-5))
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        return branch * self.gamma
+
+
+class Branch(nn.Module):
+    """A residual branch: what it returns is added to the tokens, so LayerScale, where there is one, is its last step.
+
+    The scale belongs to the block, which names it as checkpoints do, and not to the branch.
+    """
+
+    _scales: tuple[LayerScale, ...] = ()
+
+    def end_with(self, scale: LayerScale) -> None:
+        """Makes ``scale`` the last step; a tuple does not register it as a part of this module."""
+        self._scales = (scale,)
+
+    def scaled(self, output: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        for scale in self._scales:
+            output = scale(output)
+        return output
+
+
+class Attention(Branch):
     """Multi-head self-attention.
 
     Args:
@@ -79,7 +114,7 @@ class Attention(nn.Module):
         qkv = self.qkv(tokens).reshape(batch, length, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, C / heads)
         mixed = _attend(query, key, value)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return self.scaled(self.proj(mixed.transpose(1, 2).reshape(batch, length, dim)))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +126,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
-class Mlp(nn.Module):
+class Mlp(Branch):
     """The FFN: Linear, GELU, Linear.
 
     Args:
@@ -107,7 +142,7 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
-        return self.fc2(self.act(self.fc1(tokens)))
+        return self.scaled(self.fc2(self.act(self.fc1(tokens))))
 
 
 class Block(nn.Module):
@@ -120,6 +155,7 @@ class Block(nn.Module):
         qkv_bias: see :class:`Attention`.
         drop_path: stochastic-depth rate of both residual branches.
         norm_eps: epsilon of the layer norms (Point-MAE 1e-5, ViT 1e-6).
+        layer_scale: whether attention and FFN end with a :class:`LayerScale`.
 
     Attributes:
         recomputed: whether activations are recomputed in the backward pass instead of being kept.
@@ -136,6 +172,7 @@ class Block(nn.Module):
         qkv_bias: bool = False,
         drop_path: float = 0.0,
         norm_eps: float = 1e-5,
+        layer_scale: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
@@ -143,6 +180,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
+        if layer_scale:
+            self.ls1, self.ls2 = LayerScale(dim), LayerScale(dim)
+            self.attn.end_with(self.ls1)
+            self.mlp.end_with(self.ls2)
 
     @property
     def num_heads(self) -> int:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from pointadapterx.models.checkpoint_places import OWN, PUBLISHED, VIT, decoder_place, find_encoder
+from pointadapterx.models.image_layouts import is_of_transformers, transformers_to_timm
+from pointadapterx.models.point_layouts import as_point_mae
 
 _POINT_MAE = [
     (r"^encoder\.first_conv\.", "backbone.patch_encoder.first."),
@@ -71,15 +73,20 @@ class Translated(NamedTuple):
         tensors: named as in an adapted model (``backbone.*``, ``method.*``, ``head.*``), or as the model's own.
         unknown: names that no rule knows, and all outside the encoder (decoder, momentum copy).
         notes: choices that were made, in words.
+        zero: names that the file lacks because they are zero in its architecture.
     """
 
     tensors: dict[str, Tensor]
     unknown: list[str]
     notes: list[str]
+    zero: tuple[str, ...] = ()
 
 
 def translate_published(state: Mapping[str, Tensor]) -> Translated:
-    """Keys of a Point-MAE, Point-BERT, ACT or DAPT checkpoint, or of one of ours, to the names of an adapted model.
+    """Keys of Point-MAE's checkpoints, of its descendants' or of ours to the names of an adapted model.
+
+    Descendants are what shares its architecture: Point-BERT, ACT, PCP-MAE, Point-JEPA, DAPT, and what torch-pointcloud
+    has of them.
 
     Args:
         state: published names, under whatever prefixes a project or a wrapper put before them.
@@ -90,15 +97,17 @@ def translate_published(state: Mapping[str, Tensor]) -> Translated:
     own = find_encoder(state, OWN)
     if own is not None:
         return Translated(*_take_own(state, own.prefix), own.notes)
+    state, notes, zero = as_point_mae(state)
     place = find_encoder(state, PUBLISHED)
-    prefix, notes = ("", []) if place is None else place
-    return Translated(*_apply(state, prefix, _ENCODER_RULES), notes)
+    prefix, more = ("", []) if place is None else place
+    return Translated(*_apply(state, prefix, _ENCODER_RULES), [*notes, *more], zero)
 
 
 def translate_autoencoder(state: Mapping[str, Tensor]) -> Translated:
     """Keys of a Point-MAE pre-training checkpoint to :class:`~pointadapterx.models.point_mae.MaskedAutoencoder`."""
     if any(name.startswith("encoder.patch_encoder.") for name in state):
         return Translated(dict(state), [], [])
+    state = as_point_mae(state).tensors
     encoder = translate_published(state)
     place = find_encoder(state, PUBLISHED)
     decoder, unknown = _apply(state, "" if place is None else decoder_place(place.prefix), _AUTOENCODER_RULES)
@@ -107,11 +116,11 @@ def translate_autoencoder(state: Mapping[str, Tensor]) -> Translated:
 
 
 def translate_vit(state: Mapping[str, Tensor]) -> Translated:
-    """Keys of timm's or Google's ViT checkpoint, or of one of ours, to the names of an adapted model.
+    """Keys of a ViT or DINOv2 of timm, transformers or Google, or of one of ours, to the names of an adapted model.
 
     Args:
-        state: timm's names (also ours, for a backbone), under any prefix; Google's (of an ``.npz``); or those of an
-            adapted model.
+        state: timm's names (also ours, for a backbone) or transformers', under any prefix; Google's (of an ``.npz``);
+            or those of an adapted model.
 
     Returns:
         See :class:`Translated`. A classifier becomes a head without hidden layers.
@@ -121,6 +130,8 @@ def translate_vit(state: Mapping[str, Tensor]) -> Translated:
     """
     if "embedding/kernel" in state:
         state, unknown = _google_to_timm(state)
+    elif is_of_transformers(state):
+        state, unknown = transformers_to_timm(state)
     else:
         unknown = []
     place = find_encoder(state, VIT)

@@ -18,6 +18,10 @@ _COPY = re.compile(r"(^|[._])(ema|momentum|teacher|target|transformer_k|encoder_
 _DECODED = re.compile(r"(MAE_encoder|ACT_encoder|transformer_q|transformer_k)\..*$")
 
 
+_PAIRS = [("student.", "teacher.ema_model."), ("student.", "teacher."), ("transformer_q.", "transformer_k.")]
+"""Trained weights, and what follows them as their average."""
+
+
 class Layout(NamedTuple):
     """Patterns of names that each encoder has, after its prefix: of its patches, and of its blocks."""
 
@@ -53,6 +57,23 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise CheckpointError(f"{short} is there with and without a wrapper's name ({name}); keep one of them")
         plain[short] = tensor
     return plain
+
+
+def averaged_copy(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The averages under the names of the trained weights, whose place they take, and a word on that.
+
+    Raises:
+        CheckpointError: if the file does not hold both.
+    """
+    for trained, average in _PAIRS:
+        pattern = re.compile(rf"(^|\.){re.escape(average)}")
+        copies = {pattern.sub(rf"\g<1>{trained}", name, count=1): name for name in state if pattern.search(name)}
+        if not copies or not any(new in state for new in copies):
+            continue
+        rest = {name: t for name, t in state.items() if f".{trained}" not in f".{name}" and not pattern.search(name)}
+        return {**rest, **{new: state[old] for new, old in copies.items()}}, f"{average} is loaded instead of {trained}"
+    listed = ", ".join(f"{average} of {trained}" for trained, average in _PAIRS)
+    raise CheckpointError(f"holds no average of trained weights ({listed}); set backbone.averaged_weights=false")
 
 
 def find_encoder(names: Iterable[str], layout: Layout) -> Place | None:

@@ -19,14 +19,13 @@ class PatchEncoder(nn.Module):
     Args:
         dim: output width C.
         width: w.
+        bias: whether the layers before BatchNorm have a bias, which BatchNorm takes away again (Point-JEPA: no).
     """
 
-    def __init__(self, dim: int, width: int = 128) -> None:
+    def __init__(self, dim: int, width: int = 128, *, bias: bool = True) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 2 * width))
-        self.second = nn.Sequential(
-            nn.Linear(4 * width, 4 * width), nn.BatchNorm1d(4 * width), nn.ReLU(), nn.Linear(4 * width, dim)
-        )
+        self.first = _shared_mlp(3, width, 2 * width, bias)
+        self.second = _shared_mlp(4 * width, 4 * width, dim, bias)
 
     @property
     def projection(self) -> nn.Linear:
@@ -82,6 +81,12 @@ class PatchEncoder(nn.Module):
         return torch.cat(tokens)
 
 
+def _shared_mlp(inputs: int, hidden: int, outputs: int, bias: bool) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden, bias=bias), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )
+
+
 class _Affine(NamedTuple):
     weight: Tensor
     bias: Tensor
@@ -95,7 +100,8 @@ def _without_norm(layers: nn.Sequential) -> _Affine:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return _Affine(linear.weight * scale.unsqueeze(1), (linear.bias - norm.running_mean) * scale + norm.bias)
+    centre = -norm.running_mean if linear.bias is None else linear.bias - norm.running_mean
+    return _Affine(linear.weight * scale.unsqueeze(1), centre * scale + norm.bias)
 
 
 def _groups_at_once(groups: Tensor) -> int:

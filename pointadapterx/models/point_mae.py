@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,31 @@ from pointadapterx.models.grouping import Grouping, Groups
 from pointadapterx.models.patch_encoder import PatchEncoder
 from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.ops import chamfer_distance
-from pointadapterx.schema import Blocks, Many, Width
+from pointadapterx.schema import Blocks, Many, Width, null_if
+
+AXES = 3  # of space
 
 
 def position_mlp(dim: int) -> nn.Sequential:
     """Position embedding of a centre: 3 -> 128 -> GELU -> C."""
-    return nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
+    return nn.Sequential(nn.Linear(AXES, 128), nn.GELU(), nn.Linear(128, dim))
+
+
+def sine_code(centers: Tensor, dim: int) -> Tensor:
+    """Sines and cosines of coordinates, as PCP-MAE has them: sin and cos of x ω, then those of y ω and z ω.
+
+    Args:
+        centers: (..., 3), in the units of the cloud.
+        dim: C, divisible by 6; ω_j = 10000^(-6j / C) for j < C / 6.
+
+    Returns:
+        (..., C) float32.
+    """
+    count = dim // (2 * AXES)
+    steps = torch.arange(count, dtype=torch.float64, device=centers.device)
+    omega = (10_000.0 ** (-steps / count)).to(centers.dtype)
+    angles = centers.unsqueeze(-1) * omega  # (..., 3, C / 6)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 @BACKBONES.register("point_mae")
@@ -32,7 +52,16 @@ class PointMAE(Backbone):
     """
 
     class Options(Backbone.Options):
-        """``backbone:`` of a config; defaults are the published sizes for ScanObjectNN."""
+        """``backbone:`` of a config; defaults are the published sizes for ScanObjectNN.
+
+        Attributes:
+            reduce_dim: whether a linear layer follows the patch encoder; null: where ``encoder_dim`` is not ``dim``.
+            qkv_bias: whether queries, keys and values have a bias (Point-JEPA); null: no.
+            conv_bias: whether the patch encoder's layers before BatchNorm have one (all but Point-JEPA); null: yes.
+            position_code: what the position MLP reads of a centre: its coordinates, or their sines and cosines
+                (PCP-MAE), and is then as wide as the tokens; null: ``xyz``.
+            class_token: whether there is one; null: yes.
+        """
 
         name: Literal["point_mae"] = "point_mae"
         dim: Width = 384
@@ -44,6 +73,29 @@ class PointMAE(Backbone):
         group_size: Width = 32
         position: Literal["every_block", "input"] = "every_block"
         skip_origin: bool = False
+        reduce_dim: bool | None = None
+        qkv_bias: Annotated[bool | None, null_if(False)] = None
+        conv_bias: Annotated[bool | None, null_if(True)] = None
+        position_code: Annotated[Literal["xyz", "sine"] | None, null_if("xyz")] = None
+        class_token: Annotated[bool | None, null_if(True)] = None
+
+        @property
+        def has_class_token(self) -> bool:
+            """As ``class_token`` says."""
+            return self.class_token is not False
+
+        @property
+        def projects(self) -> bool:
+            """Whether a linear layer follows the patch encoder."""
+            return self.encoder_dim != self.dim if self.reduce_dim is None else self.reduce_dim
+
+        def problems(self) -> Iterator[tuple[str, str]]:
+            """Also reports widths that do not fit together."""
+            yield from super().problems()
+            if not self.projects and self.encoder_dim != self.dim:
+                yield "reduce_dim", f"false, but encoder_dim={self.encoder_dim} is not dim={self.dim}; remove the key"
+            if self.position_code == "sine" and self.dim % (2 * AXES) != 0:
+                yield "position_code", f"sine needs a dim that 6 divides, not {self.dim}; choose another dim"
 
         @property
         def least_points(self) -> int:
@@ -62,7 +114,6 @@ class PointMAE(Backbone):
         "encoder_dim": ("patch_encoder.second.3.weight", 0),
         "encoder_width": ("patch_encoder.first.0.weight", 0),
         "numbers of a point": ("patch_encoder.first.0.weight", 1),
-        "inputs of the position embedding": ("position_embed.0.weight", 1),
     }
 
     def __init__(self, options: PointMAE.Options) -> None:
@@ -72,24 +123,27 @@ class PointMAE(Backbone):
         self.patch_values = 3 * options.group_size
         self.position = options.position
         self.grouping = Grouping(options.num_groups, options.group_size, options.skip_origin)
-        self.patch_encoder = PatchEncoder(options.encoder_dim, options.encoder_width)
-        # Point-BERT and its descendants project wider or narrower patch features to the token width.
-        self.reduce_dim: nn.Module = (
-            nn.Identity() if options.encoder_dim == options.dim else nn.Linear(options.encoder_dim, options.dim)
+        self.patch_encoder = PatchEncoder(
+            options.encoder_dim, options.encoder_width, bias=options.conv_bias is not False
         )
-        self.position_embed = position_mlp(options.dim)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, options.dim))
-        self.cls_position = nn.Parameter(torch.randn(1, 1, options.dim))
+        # Point-BERT and its descendants project wider or narrower patch features to the token width.
+        self.reduce_dim: nn.Module = nn.Linear(options.encoder_dim, options.dim) if options.projects else nn.Identity()
+        self.sine = options.position_code == "sine"
+        self.position_embed = _square_mlp(options.dim) if self.sine else position_mlp(options.dim)
+        self.has_class_token = options.has_class_token
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.has_class_token else None
+        self.cls_position = nn.Parameter(torch.randn(1, 1, options.dim)) if self.has_class_token else None
         self.blocks = make_blocks(
             options.depth,
             drop_path_schedule(options.drop_path, options.depth),
             dim=options.dim,
             num_heads=options.num_heads,
+            qkv_bias=options.qkv_bias is True,
         )
         self.norm = nn.LayerNorm(options.dim)
         self.apply(_init_weights)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.cls_position, std=0.02)
+        for token in self.class_parameters().values():
+            nn.init.trunc_normal_(token, std=0.02)
 
     def follow(self, options: Backbone.Options) -> None:
         """Adds positions where ``options`` say."""
@@ -113,8 +167,14 @@ class PointMAE(Backbone):
         return self.reduce_dim if isinstance(self.reduce_dim, nn.Linear) else self.patch_encoder.projection
 
     def class_parameters(self) -> dict[str, nn.Parameter]:
-        """Class token and its position, (1, 1, C) each."""
+        """Class token and its position, (1, 1, C) each; none in a backbone without a class token."""
+        if self.cls_token is None or self.cls_position is None:
+            return {}
         return {"cls_token": self.cls_token, "cls_position": self.cls_position}
+
+    def positions(self, centers: Tensor) -> Tensor:
+        """Position embeddings (..., C) of centres (..., 3)."""
+        return self.position_embed(sine_code(centers, self.dim) if self.sine else centers)
 
     def position_layers(self) -> list[nn.Module]:
         """The MLP of the centres."""
@@ -123,7 +183,7 @@ class PointMAE(Backbone):
     def patch_tokens(self, groups: Groups) -> tuple[Tensor, Tensor]:
         """Groups -> patch tokens and their positions, (B, G, C) each."""
         tokens = self.reduce_dim(self.patch_encoder(groups.neighborhood))
-        return tokens, self.position_embed(groups.centers)
+        return tokens, self.positions(groups.centers)
 
     def patch_layers(self) -> list[nn.Module]:
         """The mini-PointNet, and the projection behind it."""
@@ -135,14 +195,36 @@ class PointMAE(Backbone):
         return Patches(self.reduce_dim(self.patch_encoder(groups.neighborhood)), groups.centers)
 
     def assemble(self, patches: Patches) -> Embedded:
-        """Patches -> tokens and positions (B, 1 + G, C)."""
-        tokens, position = patches.tokens, self.position_embed(patches.centers)
+        """Patches -> tokens and positions (B, 1 + G, C), or (B, G, C) without a class token."""
+        tokens, position = patches.tokens, self.positions(patches.centers)
+        if self.cls_token is None or self.cls_position is None:
+            return Embedded(tokens, position, patches.centers)
         batch = tokens.shape[0]
         return Embedded(
             torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1),
             torch.cat([self.cls_position.expand(batch, -1, -1), position], dim=1),
             patches.centers,
         )
+
+    @classmethod
+    def told(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Also what is there or not: a projection, biases; and what positions are computed from."""
+        found = super().told(tensors)
+        for key, name, beside in (
+            ("reduce_dim", "reduce_dim.weight", "position_embed.0.weight"),
+            ("qkv_bias", "blocks.0.attn.qkv.bias", "blocks.0.attn.qkv.weight"),
+            ("conv_bias", "patch_encoder.first.0.bias", "patch_encoder.first.0.weight"),
+        ):
+            if beside in tensors:
+                found[key] = name in tensors
+        layer = tensors.get("position_embed.0.weight")
+        if layer is not None and layer.ndim == 2:
+            outputs, inputs = layer.shape
+            if inputs != AXES and outputs != inputs:
+                found["inputs of the position embedding"] = inputs
+            else:
+                found["position_code"] = "xyz" if inputs == AXES else "sine"
+        return found
 
 
 class Reconstruction(NamedTuple):
@@ -240,6 +322,11 @@ class MaskedAutoencoder(TrainableModel):
         predicted = self.predict_points(decoded).view(-1, self.group_size, 3)
         loss = chamfer_distance(predicted, groups.neighborhood[mask], norm=self.chamfer)
         return Reconstruction(loss, predicted)
+
+
+def _square_mlp(dim: int) -> nn.Sequential:
+    """Position embedding of a code as wide as the tokens: C -> C -> GELU -> C."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
 
 
 def _select(tokens: Tensor, keep: Tensor) -> Tensor:

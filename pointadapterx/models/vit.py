@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from pointadapterx.models.backbone import BACKBONES, Backbone, Embedded, make_bl
 from pointadapterx.models.block import drop_path_schedule
 from pointadapterx.models.checkpoint_keys import translate_vit
 from pointadapterx.models.frozen import Patches
-from pointadapterx.schema import Blocks, Many, Width
+from pointadapterx.schema import Blocks, Many, Width, null_if
 
 
 class PatchEmbedding(nn.Module):
@@ -45,7 +45,11 @@ class ViT(Backbone):
     """
 
     class Options(Backbone.Options):
-        """``backbone:`` of a config; defaults are ViT-B/16 at 224²."""
+        """``backbone:`` of a config; defaults are ViT-B/16 at 224².
+
+        Attributes:
+            layer_scale: whether attention and FFN end with a scale of each feature (DINOv2, DeiT III); null: no.
+        """
 
         name: Literal["vit"] = "vit"
         dim: Width = 768
@@ -54,6 +58,7 @@ class ViT(Backbone):
         patch_size: Width = 16
         image_size: Width = 224
         channels: Literal[1, 3] = 3
+        layer_scale: Annotated[bool | None, null_if(False)] = None
         has_grid: ClassVar[bool] = True
 
         def input_shape(self, num_points: int | None) -> tuple[int, ...]:
@@ -96,6 +101,7 @@ class ViT(Backbone):
             num_heads=options.num_heads,
             qkv_bias=True,
             norm_eps=1e-6,
+            layer_scale=options.layer_scale is True,
         )
         self.norm = nn.LayerNorm(options.dim, eps=1e-6)
         for module in self.modules():
@@ -141,6 +147,14 @@ class ViT(Backbone):
         tokens = patches.tokens
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         return Embedded(tokens, self.pos_embed.expand(len(tokens), -1, -1))
+
+    @classmethod
+    def told(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Also whether there is LayerScale."""
+        found = super().told(tensors)
+        if "depth" in found:
+            found["layer_scale"] = any(name.endswith((".ls1.gamma", ".ls2.gamma")) for name in tensors)
+        return found
 
     def fit_tensor(self, name: str, tensor: Tensor) -> Tensor:
         """Position embeddings of another image or patch size, interpolated to this one's grid.

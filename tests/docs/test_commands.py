@@ -26,6 +26,7 @@ from pointadapterx.datasets import build_dataset
 from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
+from tests.models.plain_layouts import LAYOUTS, Sizes, random_state
 from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
@@ -61,6 +62,8 @@ COMMANDS: dict[str, list[str]] = {
         "method.rank=4",
         "eval.val_fraction=0.5",
     ],
+    "python tools/main.py --config cfgs/scan_pb_t50_rs_lora.yaml backbone.weights=weights/Point-BERT.pth "
+    "backbone.encoder_dim=256 backbone.reduce_dim=true": [*SMALL, "backbone.encoder_dim=32", "eval.val_fraction=0.5"],
     "python tools/main.py --config cfgs/vtab/digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config modelnet40 data.few_shot.ways=5 data.few_shot.shots=10 data.few_shot.fold=0 "
     "eval.protocol=last": [*SMALL, "method.rank=4"],
@@ -200,6 +203,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (place / "weights").mkdir(exist_ok=True)
             whole = model.backbone.state_dict() if config == "scan_pb_t50_rs" else model.state_dict()
             torch.save({"base_model": whole}, place / "weights" / f"{name}.pth")
+        bert = random_state(LAYOUTS["point_bert"].shapes(Sizes(dim=48, depth=2)))
+        torch.save({"base_model": bert}, place / "weights" / "Point-BERT.pth")
         _write_scans(place)
         adapt = ["train", "--config", "folder", "data.root=scans", *ONE_EPOCH, "train.precision=fp32"]
         assert main([*adapt, "--output", "RUN_OR_ADAPTER"]) == 0
