@@ -60,6 +60,7 @@ POOLS = {
     "cls": lambda sequence: sequence.cls,
     "prompt_mean": lambda sequence: sequence.prompts.mean(dim=1),
     "prompt_max": lambda sequence: sequence.prompts.amax(dim=1),
+    "token_mean": lambda sequence: sequence.tokens.mean(dim=1),
     "patch_mean": lambda sequence: sequence.patches.mean(dim=1),
     "patch_max": lambda sequence: sequence.patches.amax(dim=1),
 }

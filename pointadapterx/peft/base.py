@@ -5,16 +5,16 @@ backbone's blocks (:mod:`pointadapterx.models.sites`): as a *tap* behind a site,
 *recorded* there without gradient. Whatever it creates is trainable; everything else is frozen. No parameter is ever
 chosen by a substring of its name.
 
-=============  ==============================================  ====================================================
+=============  ==============================================  ========================================================
 act            at                                              how
-=============  ==============================================  ====================================================
+=============  ==============================================  ========================================================
 tap            any site                                        :meth:`Method.tap`: ``module(output)``
 branch         any site                                        :meth:`Method.branch`: ``output + module(input)``
 branch         ``ffn``, with input *and* output, and a loss    :meth:`Method.adapt_ffn`: ``FfnUpdate.update``
 tap            ``block``, prompts behind it                    :meth:`Method.adapt_ffn`: ``FfnUpdate.prompt``
-tap            ``block``, tokens on their way in               :meth:`Method.before_block`
+tap            ``block``, tokens on their way in or out        :meth:`Method.before_block`, :meth:`Method.after_block`
 record         ``attention``, ``ffn`` and ``block``            ``backbone.record(inputs)`` in :meth:`Method.run`
-=============  ==============================================  ====================================================
+=============  ==============================================  ========================================================
 """
 
 from __future__ import annotations
@@ -129,8 +129,15 @@ class Method(nn.Module):
         """
         yield from backbone.class_parameters().values()
 
+    def enter_stage(self, number: int, centers: Tensor | None) -> None:
+        """Called before the first block of a stage, with the centres (B, G, 3) of its patches where they have any."""
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into block ``index``; may insert tokens after CLS."""
+        return tokens
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Tokens (B, L, C) on their way out of block ``index``."""
         return tokens
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
