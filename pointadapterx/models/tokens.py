@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,14 @@ class TokenSequence:
         if self.tokens.shape[1] == self.num_patches + self.has_class_token:
             return self.tokens
         return torch.cat([self.tokens[:, : int(self.has_class_token)], self.patches], dim=1)
+
+
+def sum_sequences(last: TokenSequence, sequences: Sequence[TokenSequence]) -> TokenSequence:
+    """Class token and patches are sums over ``sequences``; prompts, whose number may differ, are those of ``last``."""
+    total = torch.stack([sequence.without_prompts() for sequence in sequences]).sum(dim=0)
+    first = int(last.has_class_token)
+    tokens = torch.cat([total[:, :first], last.prompts, total[:, first:]], dim=1)
+    return TokenSequence(tokens, last.num_patches, has_class_token=last.has_class_token)
 
 
 POOLS = {

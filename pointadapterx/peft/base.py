@@ -19,7 +19,7 @@ record         ``attention``, ``ffn`` and ``block``            ``backbone.record
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -232,6 +232,13 @@ class Method(nn.Module):
 
     def merge_nothing(self, backbone: Backbone) -> None:
         """The :meth:`merge` of a method that only trains the backbone's own parameters, or none."""
+
+    def learning_rates(self, backbone: Backbone) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
+        """Trained parameters whose learning rate is not ``train.lr``, and the factor; the rest have 1."""
+        yield from ()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each epoch of training, numbered from 0, also of a resumed run."""
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The method's tokens (prompts), which take no weight decay though they are not 1-D."""

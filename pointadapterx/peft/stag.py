@@ -145,7 +145,7 @@ class Stag(Method):
         """Runs the backbone, or what of it follows the kept part, with the state beside it."""
         try:
             if isinstance(inputs, EarlyBlocks):
-                self._sums = dict(enumerate(inputs.read.unbind(1)))
+                self._sums.update(enumerate(inputs.read.unbind(1)))
                 features = run_late(backbone, self, inputs, self.inject_from, keep)
             else:
                 features = super().run(backbone, inputs, keep)

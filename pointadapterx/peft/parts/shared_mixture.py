@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, ClassVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ from pointadapterx.peft.parts.scale_shift import ScaleShift
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Many, Rate, Width
 
+Factor = Annotated[float, Field(gt=0.0, le=1_000.0)]
+"""Of a learning rate."""
 MOST_EXPERTS = 2**16  # of all blocks together: each is a module, and as many take minutes to make
 
 
@@ -94,9 +96,20 @@ class SharedMixtureMethod(RoutedMethod):
                 :class:`~pointadapterx.peft.parts.neighbours.NeighbourBranch`; on a grid those within one patch. None:
                 no such branch.
             train_position: whether the layers that make positions of centres are trained.
+            gate: ``"raw"``: an output is multiplied by its gate, near 1 / E at the start, as published;
+                ``"normalized"``: by the gate over the sum of the chosen gates, so that ``scale`` and learning rate mean
+                the same for every E, see :class:`~pointadapterx.peft.parts.mixture.SharedMixture`.
+            dense_epochs: training starts with the dense mixture, which sharpens to the ``top_k`` chosen experts over so
+                many epochs; what is evaluated is always the latter.
+            router_rate: factor of the learning rate of the router.
+            expert_rate: the same of the experts, and of the branch of the neighbours.
+            norm_rate: the same of the backbone's norms.
         """
 
-        unwritten = ("inject_from", "neighbours", "train_position")
+        unwritten = (
+            *("inject_from", "neighbours", "train_position"),
+            *("gate", "dense_epochs", "router_rate", "expert_rate", "norm_rate"),
+        )
 
         rank: Width = 64
         num_experts: Many = 4
@@ -117,6 +130,11 @@ class SharedMixtureMethod(RoutedMethod):
         inject_from: Annotated[int, Field(ge=0)] | None = None
         neighbours: Width | None = None
         train_position: bool = False
+        gate: Literal["raw", "normalized"] = "raw"
+        dense_epochs: int = Field(0, ge=0, le=10**6)
+        router_rate: Factor = 1.0
+        expert_rate: Factor = 1.0
+        norm_rate: Factor = 1.0
 
         @property
         def makes_prompts(self) -> bool:
@@ -227,6 +245,7 @@ class SharedMixtureMethod(RoutedMethod):
             options.num_heads,
             options.top_k,
             soft_balance=bool(options.soft_balance),
+            normalize=options.gate == "normalized",
         )
 
     def make_expert(self, width: int) -> nn.Module:
@@ -244,6 +263,22 @@ class SharedMixtureMethod(RoutedMethod):
         wanted = self.options.final_norm
         if self.trains_final_norm if wanted is None else wanted:
             yield from backbone.norm.parameters()
+
+    def learning_rates(self, backbone: Backbone) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
+        """Of routers, experts and the backbone's norms, as factors of ``train.lr``."""
+        options, mixtures = self.options, [m for m in self.modules() if isinstance(m, SharedMixture)]
+        yield [p for mixture in mixtures for p in mixture.router.parameters()], options.router_rate
+        experts = [*(mixture.experts for mixture in mixtures), self.neighbour_branches]
+        yield [p for each in experts for p in each.parameters()], options.expert_rate
+        norms = [block.site("norm2").module for block in backbone.every_block()] if options.norms else []
+        yield [p for norm in (*norms, backbone.norm) for p in norm.parameters()], options.norm_rate
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sharpens the mixture, see :attr:`Options.dense_epochs`."""
+        dense = self.options.dense_epochs
+        for mixture in self.modules():
+            if isinstance(mixture, SharedMixture):
+                mixture.sharpness = min(epoch / dense, 1.0) if dense else 1.0
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """What is added to a class token from block K on."""
