@@ -179,6 +179,11 @@ class Method(nn.Module):
             for hook in hooks:
                 hook.enabled = True
 
+    @property
+    def precomputed_by(self) -> str:
+        """Name of what :meth:`precompute` runs; methods with the same one and the same frozen state share features."""
+        return type(self).precompute.__qualname__
+
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
         """Parameters and buffers that determine the result of :meth:`precompute`.
 

@@ -358,6 +358,11 @@ class SharedMixtureMethod(RoutedMethod):
         place = 1 if self.serial else 0
         return early_blocks(backbone, inputs, self.first, lambda early: [pair[place] for pair in early.ffn])
 
+    @property
+    def precomputed_by(self) -> str:
+        """Without blocks that are left as they are, what any method keeps."""
+        return Method.precompute.__qualname__ if self.options.inject_from is None else super().precomputed_by
+
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
         """Also of the blocks before K, where there is one."""
         if self.options.inject_from is None:
