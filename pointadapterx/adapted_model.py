@@ -225,6 +225,15 @@ class AdaptedModel(TrainableModel):
         """Tokens: parameters that take no weight decay though they are not 1-D."""
         return [*self.backbone.undecayed_parameters(), *self.method.undecayed_parameters()]
 
+    def learning_rates(self) -> dict[int, float]:
+        """Factors of the learning rate that the method asks for, by ``id(parameter)``."""
+        groups = self.method.learning_rates(self.backbone)
+        return {id(p): factor for parameters, factor in groups for p in parameters if factor != 1.0}
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Tells the method."""
+        self.method.begin_epoch(epoch)
+
     def adapter_state(self) -> dict[str, Tensor]:
         """What a task needs in addition to the backbone's weights file.
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class Section(BaseModel):
-    """One section of a config. Strict: ``"3"`` is not a number, and an unknown key is an error."""
+    """One section of a config. Strict: ``"3"`` is not a number, and an unknown key is an error.
+
+    Attributes:
+        unwritten: keys that are not written at their default, since they are younger than files, run names and hashes
+            that have to stay as they are.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+    unwritten: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_unwritten(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        for key in self.unwritten:
+            if getattr(self, key) == type(self).model_fields[key].get_default(call_default_factory=True):
+                written.pop(key, None)
+        return written
 
 
 def _distinct(values: list[Any]) -> list[Any]:

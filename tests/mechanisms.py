@@ -25,7 +25,8 @@ LIKE = {
 
 What remains: only a head (linear), all of the backbone (full), branches that can be merged (lora), scale and shift
 behind layers (ssf), bottlenecks (adaptformer), tokens of its own (vpt), scales and prompts made of tokens (dapt), a
-graph of tokens (idpt), experts (dapt_x), a highway beside the backbone (e3va), a drawn architecture (noah).
+graph of tokens (idpt), a state that moves later tokens (stag), experts (dapt_x), a highway beside the
+backbone (e3va), a drawn architecture (noah).
 """
 
 ON_BOTH = {
@@ -33,6 +34,9 @@ ON_BOTH = {
     "vpt": "its tokens lie among those of the backbone",
 }
 """Methods that are tried on the second backbone too; the others see the same blocks there."""
+
+STARTS_ELSEWHERE = {"stag": "a ReLU is its last layer, which would never leave zero"}
+"""Methods that do not start as the plain backbone, and why."""
 
 exhaustive = pytest.mark.exhaustive
 

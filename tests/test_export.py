@@ -67,15 +67,16 @@ CONFIGS: dict[str, tuple[dict[str, Any], Tensor]] = {
         small_config("e3va_x", backbone=SMALL | {"skip_origin": True}),
         torch.cat([clouds(3), lattice(3)]),
     ),
+    "stag": (small_config("stag", backbone=SMALL | {"depth": 2}), torch.cat([clouds(3), lattice(3)])),
     "digits": (read_config("vtab/digits"), images(5)),
     "images": (small_config("dapt_x", "vit"), torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(5))),
 }
 
 
-SHIPPED = ("demo", "digits")  # larger models of the same parts
+COSTLY = ("demo", "digits", "stag")  # larger models of the same parts, and operators that others have
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[exhaustive] * (name in SHIPPED)) for name in CONFIGS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[exhaustive] * (name in COSTLY)) for name in CONFIGS])
 def test_onnx_computes_what_torch_computes(name: str, tmp_path: Path) -> None:
     config, inputs = CONFIGS[name]
     adapter = adapter_of(config, tmp_path)

@@ -30,12 +30,23 @@ class Row(NamedTuple):
     words: str = ""
 
 
-POINT_MAE = {"full": "22.1 M", "idpt": "1.7 M", "dapt": "1.09 M, 1.1 M (4.97 %)", "dapt_x": "0.42 M (1.88 %)"}
+POINT_MAE = {
+    "full": "22.1 M",
+    "idpt": "1.7 M",
+    "stag": "0.43 M",
+    "dapt": "1.09 M, 1.1 M (4.97 %)",
+    "dapt_x": "0.42 M (1.88 %)",
+}
 ONLY_MIXTURE = ("method.norms=false", "method.prompts=false")
 POINT_MAE_VARIANTS = (
     Row("scan_pb_t50_rs", overrides=(*ONLY_MIXTURE, "head.pools=[cls, patch_max]"), words="only the mixture"),
     Row("scan_pb_t50_rs", overrides=("method.mixture=false",), words="no mixture"),
     Row("scan_pb_t50_rs", overrides=("method.shared=false",), words="a mixture a block"),
+    Row("scan_pb_t50_rs", overrides=("method.inject_from=6",), words="injected from block 6 on"),
+    Row("scan_pb_t50_rs", overrides=("method.neighbours=8",), words="8 neighbours"),
+    Row("scan_pb_t50_rs", overrides=("method.train_position=true",), words="positions trained"),
+    Row("scan_pb_t50_rs_stag", "1.02 M", ("method.variant=sl",), "sl"),
+    Row("scan_pb_t50_rs_stag", "0.43 M", ("method.class_token=false",), "class token as initialised"),
     Row("scan_pb_t50_rs_dapt_x_table3", "0.46 M", ("method.tfts=null",)),
     Row("scan_pb_t50_rs_dapt_x_table3", "0.56 M", words="TFTS"),
     Row("scan_pb_t50_rs_dapt_x_table3", "1.40 M", ("method.shared=false",), "TFTS, a mixture a block"),
@@ -87,11 +98,12 @@ POINT_MAE_TEXT = """\
 
 `cfgs/scan_pb_t50_rs_<method>.yaml` (`dapt_x` of rank 24: `cfgs/scan_pb_t50_rs.yaml`, of rank 64:
 `cfgs/scan_pb_t50_rs_dapt_x_table3.yaml`): clouds of 2,048 points, 128 patches, 15 classes; the head has 267,535
-parameters, and 365,839 where it also pools prompts. ModelNet40: 1,024 points, 64 patches, 40 classes. Printed: `full`
-by Point-MAE ([arXiv 2203.06604](https://arxiv.org/abs/2203.06604)), `idpt` by IDPT ([arXiv
-2304.07221](https://arxiv.org/abs/2304.07221)), `dapt` by DAPT ([arXiv
-2403.01439](https://arxiv.org/abs/2403.01439)) and then by Adapter-X ([arXiv
-2406.03051](https://arxiv.org/abs/2406.03051), table 2), as `dapt_x` of rank 24; table 3b has that of rank 64.
+parameters, 365,839 where it also pools prompts, and 169,231 for `stag`, which has one pool. ModelNet40: 1,024 points,
+64 patches, 40 classes. Printed: `full` by Point-MAE ([arXiv 2203.06604](https://arxiv.org/abs/2203.06604)), `idpt` by
+IDPT ([arXiv 2304.07221](https://arxiv.org/abs/2304.07221)), `stag` by [its
+authors](https://github.com/takahikof/STAG), `dapt` by DAPT ([arXiv 2403.01439](https://arxiv.org/abs/2403.01439)) and
+then by Adapter-X ([arXiv 2406.03051](https://arxiv.org/abs/2406.03051), table 2), as `dapt_x` of rank 24; table 3b has
+that of rank 64.
 """
 POINT_MAE_NOTES = """\
 Where a count is not the printed one:
@@ -99,6 +111,7 @@ Where a count is not the printed one:
 - `dapt`: 1,087,771 of 22,093,327 are 4.92 %; the printed 4.97 % is 1.1 of 22.1, cut.
 - `dapt_x`: table 3b prints 0.56 M for the method that table 2 prints with 0.42 M and the same accuracy, so the two
   describe different models. Both readings are [shipped](../deviations.md#dapt-x-readings-of-adapter-x).
+- `stag`: in the published code the class token is not trained, which makes 428,431; 429,199 with the class token.
 - `dapt` on OBJ_ONLY: its published head pools no patches, which leaves 0.99 M of the printed 1.1 M.
 """
 VIT_TEXT = """\
@@ -123,7 +136,7 @@ Where a count is not the printed one (the explanations are readings: the papers 
 - `vpt`: the number of prompts is tuned on each task, and the printed figure is a mean; 58 in each block are nearest to
   it, the config has 50.
 - `adapter_x`, `adaptformer_x`: 0.20 % is without the head, 167,448 of 85,798,656; the column here is with it.
-- `dapt`, `dapt_x`, `idpt`, `e3va`: their papers print none for this backbone. E³VA ([arXiv
+- `dapt`, `dapt_x`, `idpt`, `stag`, `e3va`: their papers print none for this backbone. E³VA ([arXiv
   2306.09729](https://arxiv.org/abs/2306.09729)) is for dense prediction with Swin.
 """
 HEADER = """\

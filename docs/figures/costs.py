@@ -23,6 +23,7 @@ LABELS = {
     "adaptformer": ("AdaptFormer,",),
     "noah": ("NOAH",),
     "idpt": ("IDPT",),
+    "stag": (),  # not in that study
     "dapt": ("DAPT,",),
     "adapter_x": ("Adapter-X",),
     "adaptformer_x": ("AdaptFormer-X",),
@@ -104,6 +105,8 @@ def _accurate(name: str) -> list[str]:
     for label, _, accuracy, _, difference, _, _, share, *_ in _studied(name):
         away = "" if difference == "baseline" else f", {difference.replace('-', '−')} points to full fine-tuning"
         found.append(f"{label} ({share} % trained) {accuracy.partition(' [')[0]}{away}")
+    if not found:
+        return []
     where = "[Test OA on LDraw-20](../results/ldraw20_methods/README.md) with the small shipped backbone"
     return ["", f"{where}, three seeds [95 %]: {'; '.join(found)}."]
 

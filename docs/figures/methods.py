@@ -186,6 +186,28 @@ def idpt() -> Figure:
     return figure
 
 
+def stag() -> Figure:
+    """STAG: a state of the patches that moves the tokens behind the later blocks."""
+    figure = Figure("STAG: a state of the patches moves the tokens behind the later blocks", height=310)
+    way = BELOW + 82
+    figure.text(30, way - 8, "state, from 0", anchor="start", ink=SOFT, size=12)
+    figure.line((30, way), (420, way), width=2.4)
+    figure.line((ENTRY, MIDDLE), (ENTRY, BELOW - 1))
+    figure.box(ENTRY - 24, BELOW, 48, 40, "W", TRAINED)
+    figure.line((ENTRY, BELOW + 40), (ENTRY, way - 9))
+    figure.plus(ENTRY, way)
+    figure.box(420, way - 20, 150, 40, "maximum over\nnearest centres", TRAINED)
+    figure.line((570, way), (700, way), width=2.4)
+    figure.text(702, way + 4, "next block", anchor="start", ink=SOFT, size=12)
+    figure.line((620, way), (620, BELOW + 41))
+    figure.box(590, BELOW, 60, 40, "U, ReLU", TRAINED)
+    figure.line((650, BELOW + 20), (706, BELOW + 20), (706, MIDDLE + 10))
+    figure.plus(706, MIDDLE)
+    figure.text(190, BELOW + 18, "tokens are moved behind the later blocks;", anchor="start", ink=SOFT)
+    figure.text(190, BELOW + 36, "no gradient enters the blocks before", anchor="start", ink=SOFT)
+    return figure
+
+
 def _prompt(figure: Figure, words: str) -> None:
     """A prompt for the next block, computed from the output of the box below."""
     figure.line((610, BELOW + 40), (610, BELOW + 62), (689, BELOW + 62))
@@ -271,7 +293,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     kind.__name__: kind
     for kind in (
         *(full, linear, bitfit, vpt, lora, ssf, adapter, adaptformer),
-        *(noah, idpt, dapt, adapter_x, adaptformer_x, dapt_x, e3va, e3va_x),
+        *(noah, idpt, stag, dapt, adapter_x, adaptformer_x, dapt_x, e3va, e3va_x),
     )
 }
 

@@ -230,7 +230,7 @@ def _describe(
     seed = None if views is None else config.train.seed
     return {
         "weights": hash_tensors(model.method.frozen_state(model.backbone)),
-        "features": type(model.method).precompute.__qualname__,
+        "features": model.method.precomputed_by,
         "backbone": {key: value for key, value in config.backbone.model_dump().items() if key not in irrelevant},
         "data": dataset.checksum,
         "inputs": {"num_points": data.num_points, "mean": data.mean, "std": data.std},

@@ -13,26 +13,44 @@ from pointadapterx.errors import TrainingError
 from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.sections import TrainConfig
 
+FACTOR = "lr_factor"
+"""Of the learning rate, in a group of the optimiser that has one."""
+
 
 def build_optimizer(model: TrainableModel, train: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; no decay on 1-D tensors, biases and tokens.
+
+    Groups of their own for parameters whose learning rate has a factor, see :meth:`TrainableModel.learning_rates`.
 
     Args:
         model: an adapted one frozen by ownership already, not yet wrapped for distribution.
         train: the ``train`` section.
     """
     tokens = {id(parameter) for parameter in model.undecayed_parameters()}
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
+    factors = model.learning_rates()
+    found: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = {1.0: ([], [])}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             plain = parameter.ndim <= 1 or name.endswith(".bias") or id(parameter) in tokens
+            decayed, undecayed = found.setdefault(factors.get(id(parameter), 1.0), ([], []))
             (undecayed if plain else decayed).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": train.weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": decay,
+            "lr": factor * train.lr,
+            **({} if factor == 1.0 else {FACTOR: factor}),
+        }
+        for factor, parts in found.items()
+        for parameters, decay in zip(parts, (train.weight_decay, 0.0), strict=True)
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of every group, times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(FACTOR, 1.0)
 
 
 def learning_rate(epoch: int, train: TrainConfig) -> float:

@@ -26,7 +26,7 @@ from pointadapterx.engine.events import tensorboard_events
 from pointadapterx.engine.features import StoredBatches, open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
 from pointadapterx.engine.hooks import Hook, KeepAdapter
-from pointadapterx.engine.optim import build_optimizer, learning_rate, refused_step
+from pointadapterx.engine.optim import build_optimizer, learning_rate, refused_step, set_learning_rate
 from pointadapterx.engine.protocol import chooses, protocol_words, stops_early
 from pointadapterx.engine.signals import agreed, stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
@@ -244,8 +244,8 @@ class Trainer:
     def _train_epoch(self, requests: list[int]) -> None:
         """The steps of one epoch from ``progress.step`` on; every draw is a function of (seed, epoch, step)."""
         progress, settings, accelerator = self.progress, self.settings, self.accelerator
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(progress.epoch, settings)
+        set_learning_rate(self.optimizer, learning_rate(progress.epoch, settings))
+        self.plain_model.begin_epoch(progress.epoch)
         self.wrapped.train()
         steps = even_batches(len(self.dataset), **self._batching(progress.epoch))
         title = f"epoch {progress.epoch + 1}/{settings.epochs}"

@@ -63,8 +63,16 @@ class Additions(Protocol):
     At every other site a module of the method acts as a hook, of which the backbone knows nothing.
     """
 
+    def enter_stage(self, number: int, centers: Tensor | None) -> None:
+        """Called before the first block of each stage with the centres (B, G, 3) of its patches, if they have any."""
+        ...
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into a block, to which prompts may be added."""
+        ...
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Tokens (B, L, C) on their way out of a block."""
         ...
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
@@ -79,7 +87,14 @@ class Additions(Protocol):
 class Nothing:
     """A plain pass: nothing is added."""
 
+    def enter_stage(self, number: int, centers: Tensor | None) -> None:
+        """Nothing."""
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        """The tokens as they are."""
+        return tokens
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
         """The tokens as they are."""
         return tokens
 
@@ -296,7 +311,9 @@ class Backbone(nn.Module, ABC):
             return self.run_blocks(self.assemble(tapped), method, keep)
         return self.run_blocks(self.embed(inputs), method, keep)
 
-    def run_blocks(self, embedded: Embedded, method: Additions = PLAIN, keep: Collection[int] = ()) -> Features:
+    def run_blocks(
+        self, embedded: Embedded, method: Additions = PLAIN, keep: Collection[int] = (), blocks: range | None = None
+    ) -> Features:
         """Runs all blocks, stage by stage, and the final norm.
 
         Prompts end with their stage: the module that leads to the next one reads class token and patch tokens.
@@ -306,18 +323,24 @@ class Backbone(nn.Module, ABC):
             method: asked before each block (:meth:`Additions.before_block`) and in each FFN
                 (:meth:`Additions.adapt_ffn`).
             keep: as in :meth:`forward`.
+            blocks: numbers of the blocks to run, in a backbone of one stage; None is all. Where the first one is
+                missing, ``embedded`` has the tokens on their way into the first that is run.
         """
         losses: list[Tensor] = []
         kept: dict[int, BlockTokens] = {}
         for stage in self.stages:
             tokens, position, centers = embedded
-            if self.position == "input":
+            method.enter_stage(stage.number, centers)
+            if self.position == "input" and (blocks is None or stage.first in blocks):
                 tokens = tokens + position
             for index, block in enumerate(stage.modules, stage.first):
+                if blocks is not None and index not in blocks:
+                    continue
                 tokens = method.before_block(index, tokens)
                 if self.position == "every_block":
                     tokens = tokens + pad_position(position, tokens.shape[1])
                 tokens, loss = block(tokens, partial(method.adapt_ffn, index))
+                tokens = method.after_block(index, tokens)
                 if loss is not None:
                     losses.append(loss)
                 if index in keep:

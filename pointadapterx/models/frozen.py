@@ -38,6 +38,20 @@ class RecordedBranches(NamedTuple):
     tokens: Tensor
 
 
+class EarlyBlocks(NamedTuple):
+    """What a method that adds to the tokens only from a block K on reads before, in a backbone of one stage.
+
+    Attributes:
+        read: what it reads of the blocks before, (B, S, L, C); the method says what the S rows are.
+        tokens: on their way into block K, (B, [1 +] G, C).
+        centers: of the patches, (B, G, 3); (B, G, 0) where there are none.
+    """
+
+    read: Tensor
+    tokens: Tensor
+    centers: Tensor
+
+
 class FinalTokens(NamedTuple):
     """Output of a backbone that is frozen as a whole.
 
@@ -48,7 +62,7 @@ class FinalTokens(NamedTuple):
     tokens: Tensor
 
 
-Frozen = Patches | RecordedBranches | FinalTokens
+Frozen = Patches | RecordedBranches | EarlyBlocks | FinalTokens
 EXACT = ("centers",)
 BRANCHES = ("attention", "ffn")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -56,10 +58,19 @@ class TokenSequence:
         return torch.cat([self.tokens[:, : int(self.has_class_token)], self.patches], dim=1)
 
 
+def sum_sequences(last: TokenSequence, sequences: Sequence[TokenSequence]) -> TokenSequence:
+    """Class token and patches are sums over ``sequences``; prompts, whose number may differ, are those of ``last``."""
+    total = torch.stack([sequence.without_prompts() for sequence in sequences]).sum(dim=0)
+    first = int(last.has_class_token)
+    tokens = torch.cat([total[:, :first], last.prompts, total[:, first:]], dim=1)
+    return TokenSequence(tokens, last.num_patches, has_class_token=last.has_class_token)
+
+
 POOLS = {
     "cls": lambda sequence: sequence.cls,
     "prompt_mean": lambda sequence: sequence.prompts.mean(dim=1),
     "prompt_max": lambda sequence: sequence.prompts.amax(dim=1),
+    "token_mean": lambda sequence: sequence.tokens.mean(dim=1),
     "patch_mean": lambda sequence: sequence.patches.mean(dim=1),
     "patch_max": lambda sequence: sequence.patches.amax(dim=1),
 }

@@ -16,6 +16,7 @@ from pointadapterx.peft import (
     lora,
     noah,
     ssf,
+    stag,
     vpt,
 )
 from pointadapterx.peft.base import METHODS, Method
@@ -38,5 +39,6 @@ __all__ = [
     "lora",
     "noah",
     "ssf",
+    "stag",
     "vpt",
 ]

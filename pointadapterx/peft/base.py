@@ -5,21 +5,21 @@ backbone's blocks (:mod:`pointadapterx.models.sites`): as a *tap* behind a site,
 *recorded* there without gradient. Whatever it creates is trainable; everything else is frozen. No parameter is ever
 chosen by a substring of its name.
 
-=============  ==============================================  ====================================================
+=============  ==============================================  ========================================================
 act            at                                              how
-=============  ==============================================  ====================================================
+=============  ==============================================  ========================================================
 tap            any site                                        :meth:`Method.tap`: ``module(output)``
 branch         any site                                        :meth:`Method.branch`: ``output + module(input)``
 branch         ``ffn``, with input *and* output, and a loss    :meth:`Method.adapt_ffn`: ``FfnUpdate.update``
 tap            ``block``, prompts behind it                    :meth:`Method.adapt_ffn`: ``FfnUpdate.prompt``
-tap            ``block``, tokens on their way in               :meth:`Method.before_block`
+tap            ``block``, tokens on their way in or out        :meth:`Method.before_block`, :meth:`Method.after_block`
 record         ``attention``, ``ffn`` and ``block``            ``backbone.record(inputs)`` in :meth:`Method.run`
-=============  ==============================================  ====================================================
+=============  ==============================================  ========================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -129,8 +129,15 @@ class Method(nn.Module):
         """
         yield from backbone.class_parameters().values()
 
+    def enter_stage(self, number: int, centers: Tensor | None) -> None:
+        """Called before the first block of a stage, with the centres (B, G, 3) of its patches where they have any."""
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into block ``index``; may insert tokens after CLS."""
+        return tokens
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Tokens (B, L, C) on their way out of block ``index``."""
         return tokens
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
@@ -171,6 +178,11 @@ class Method(nn.Module):
         finally:
             for hook in hooks:
                 hook.enabled = True
+
+    @property
+    def precomputed_by(self) -> str:
+        """Name of what :meth:`precompute` runs; methods with the same one and the same frozen state share features."""
+        return type(self).precompute.__qualname__
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
         """Parameters and buffers that determine the result of :meth:`precompute`.
@@ -225,6 +237,13 @@ class Method(nn.Module):
 
     def merge_nothing(self, backbone: Backbone) -> None:
         """The :meth:`merge` of a method that only trains the backbone's own parameters, or none."""
+
+    def learning_rates(self, backbone: Backbone) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
+        """Trained parameters whose learning rate is not ``train.lr``, and the factor; the rest have 1."""
+        yield from ()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each epoch of training, numbered from 0, also of a resumed run."""
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The method's tokens (prompts), which take no weight decay though they are not 1-D."""

@@ -48,6 +48,8 @@ class DaptX(SharedMixtureMethod):
             yield from super().problems(backbone)
             if self.scale_bias is not None and self.expert not in (None, "dapt"):
                 yield "scale_bias", f"belongs to dapt's adapters, but the experts are {self.expert}; remove one"
+            if self.inject_from is not None and "patch" in (self.tfts or ()):
+                yield "tfts", "patch lies before the blocks that inject_from leaves without a gradient; remove one"
 
         @property
         def needs_sites(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class DaptX(SharedMixtureMethod):
         if self.patch_tfts is not None:
             self.tap(patch, self.patch_tfts)
         self.block_tfts = nn.ModuleList()
-        for block in backbone.every_block() if wanted else ():
+        for block in backbone.every_block()[self.first :] if wanted else ():
             sites = [site for site in block.layers() if site.name in wanted]
             of_block = nn.ModuleDict({site.name: ScaleShift(site.width) for site in sites})
             for site in sites:

@@ -14,6 +14,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.ops import knn
 from pointadapterx.peft.base import METHODS, Method
+from pointadapterx.peft.parts.neighbours import gathered, grid_neighbours
 from pointadapterx.schema import Blocks, Width
 
 
@@ -33,18 +34,12 @@ class EdgeConv(nn.Module):
 
     def forward(self, tokens: Tensor, neighbours: Tensor) -> Tensor:
         """Tokens (B, G, C) and indices of their neighbours (B, G, k) -> (B, G, C)."""
-        batch, count, size = neighbours.shape
         of_difference, of_own = self.linear.weight.chunk(2, dim=1)
         # W [x_j - x_i, x_i] = A x_j + (B - A) x_i: two products of G tokens instead of one of G k pairs.
         others = F.linear(tokens, of_difference)
-        picked = others.flatten(0, 1)[(neighbours + count * _numbers(batch, tokens)).flatten()]
-        edges = picked.view(batch, count, size, -1) + F.linear(tokens, of_own - of_difference)[:, :, None]
+        edges = gathered(others, neighbours) + F.linear(tokens, of_own - of_difference)[:, :, None]
         normed = self.norm(edges.flatten(0, 2)).view_as(edges)
         return F.leaky_relu(normed, self.slope).amax(dim=2)
-
-
-def _numbers(batch: int, like: Tensor) -> Tensor:
-    return torch.arange(batch, device=like.device).view(-1, 1, 1)
 
 
 @METHODS.register("idpt")
@@ -130,11 +125,3 @@ class Idpt(Method):
             return fixed.expand(len(patches), -1, -1)
         features = patches.detach().float()
         return knn(features, features, self.neighbours)[1]
-
-
-def grid_neighbours(side: int) -> Tensor:
-    """(1, side², 9) int64: each patch of a square grid and the eight around; beyond the border the border's."""
-    place = torch.arange(side)
-    steps = (place[:, None] + torch.tensor([-1, 0, 1])).clamp(0, side - 1)  # (side, 3)
-    index = side * steps[:, None, :, None] + steps[None, :, None, :]  # (side, side, 3, 3)
-    return index.reshape(1, side**2, 9)

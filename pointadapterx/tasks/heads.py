@@ -13,7 +13,7 @@ from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import ConfigError, DataError, reason_of, shown
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import FeatureInfo, Features, Head
-from pointadapterx.models.tokens import POOLS
+from pointadapterx.models.tokens import POOLS, sum_sequences
 from pointadapterx.peft.base import Method
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate, Section
@@ -22,13 +22,17 @@ from pointadapterx.schema import Rate, Section
 class HeadConfig(Section):
     """``head:``: pools are concatenated in the given order.
 
-    Null means :func:`default_pools` of the method, and the number of classes of the data set.
+    Null means :func:`default_pools` of the method, and the number of classes of the data set. ``sum_every`` k: class
+    token and patches are the sums of those behind every k-th block, counted from the last.
     """
 
     pools: list[str] | None = Field(None, min_length=1, max_length=100)
     num_classes: int | None = Field(None, ge=2, le=2**20)
     hidden: list[int] = Field(default=[256, 256], max_length=100)
     dropout: Rate = 0.5
+    sum_every: int | None = Field(None, ge=1, le=1_000)
+
+    unwritten = ("sum_every",)
 
     def completed(
         self, method: Method.Options | None, data: DataConfig | None, backbone: Backbone.Options | None = None
@@ -106,7 +110,9 @@ class ClassificationHead(Head):
         info: of the backbone whose features it reads.
         options: ``pools`` are names from :data:`~pointadapterx.models.tokens.POOLS`, concatenated in this order;
             ``hidden`` are hidden widths, (256, 256) in Point-MAE and DAPT, none for a linear classifier; ``dropout`` is
-            the rate behind each hidden layer; ``num_classes`` is required.
+            the rate behind each hidden layer; ``num_classes`` is required; ``sum_every`` k: the tokens are summed over
+            every k-th block of the last stage, from its last (k - 1 blocks between two of them), each normalised;
+            prompts are those behind the last block.
 
     Attributes:
         width: of what :meth:`pool` returns.
@@ -122,6 +128,9 @@ class ClassificationHead(Head):
             layers += [nn.Linear(width, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Dropout(options.dropout)]
             width = inner
         self.mlp = nn.Sequential(*layers, nn.Linear(width, options.num_classes))
+        self.summed: tuple[int, ...] = ()
+        if options.sum_every is not None:
+            self.blocks = self.summed = tuple(info.stages[-1].blocks[:: -options.sum_every])
 
     @property
     def num_classes(self) -> int:
@@ -146,7 +155,11 @@ class ClassificationHead(Head):
 
     def pool(self, features: Features) -> Tensor:
         """The concatenated pools (B, pools · C) of the normalised tokens, which ``mlp`` reads."""
-        return torch.cat([POOLS[name](features.sequence) for name in self.pools], dim=-1)
+        sequence = features.sequence
+        if self.summed:
+            behind = [features.intermediates[number].sequence for number in self.summed]
+            sequence = sum_sequences(sequence, behind)
+        return torch.cat([POOLS[name](sequence) for name in self.pools], dim=-1)
 
     def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Pools (B, pools · C) -> what the last layer reads (B, H), and logits (B, num_classes)."""

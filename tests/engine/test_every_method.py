@@ -29,6 +29,8 @@ FORMS = [
     pytest.param([str(form.id) for form in EVERY_FORM if not form.marks], id="mechanisms"),
     pytest.param([str(form.id) for form in EVERY_FORM if form.marks], id="others", marks=exhaustive),
 ]
+LATE = {"inject_from": 1, "neighbours": 4, "gate": "normalized", "dense_epochs": 2, "router_rate": 0.5}
+MORE = {"": {}, "late": LATE}  # options of a method, by what is behind the + of a form
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of the last of several parts of a batch, or of one
 
 
@@ -46,13 +48,14 @@ def write_data(root: Path) -> None:
 
 
 def config_of(name: str, kind: str, root: Path, **train: Any) -> dict[str, Any]:
+    name, _, more = name.partition("+")
     data = {"root": str(root / kind)} | ({"name": "imagefolder"} if kind == "vit" else {})
     return small_config(
         name,
         kind=kind,
         data=data,
         head={"num_classes": 2} if kind == "vit" else {},
-        method={"dropout": 0.1} if "dropout" in METHODS[name].Options.model_fields else {},
+        method=MORE[more] | ({"dropout": 0.1} if "dropout" in METHODS[name].Options.model_fields else {}),
         train={"epochs": 2, "batch_size": 8, **train},
         eval={"protocol": "last"},
     )
@@ -65,7 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "kind"), EVERY_FORM)
+@pytest.mark.parametrize(("name", "kind"), [*EVERY_FORM, ("dapt_x+late", "point_mae")])
 def test_stopped_and_resumed_is_bit_identical(
     name: str, kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

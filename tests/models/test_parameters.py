@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -56,6 +57,7 @@ def test_budget(name: str, trainable: int, without_head: int, percent: str) -> N
         ("scan_pb_t50_rs_e3va_x", 289_807, 22_272, "1.31"),
         ("scan_pb_t50_rs_idpt", 1_696_783, 1_330_944, "7.68"),
         ("scan_pb_t50_rs_lora", 415_759, 148_224, "1.88"),
+        ("scan_pb_t50_rs_stag", 429_199, 259_968, "1.95"),
         ("scan_pb_t50_rs_ssf", 371_215, 103_680, "1.68"),
         ("scan_pb_t50_rs_vpt", 360_463, 92_928, "1.63"),
         ("scan_obj_only_dapt", 989_467, 721_932, "4.50"),
@@ -75,6 +77,7 @@ def test_budget(name: str, trainable: int, without_head: int, percent: str) -> N
         ("vtab/full", 85_875_556, 85_798_656, "100.00"),
         ("vtab/linear", 76_900, 0, "0.09"),
         ("vtab/lora", 371_812, 294_912, "0.43"),
+        ("vtab/stag", 483_940, 407_040, "0.56"),
         ("vtab/ssf", 282_724, 205_824, "0.33"),
         ("vtab/vpt", 537_700, 460_800, "0.63"),
     ],
@@ -99,6 +102,13 @@ def test_every_method_has_its_configs() -> None:
     [
         ("", ["method.norms=false", "method.prompts=false", "head.pools=[cls, patch_max]"], 298_963, 31_428),
         ("", ["method.mixture=false"], 385_807, 19_968),
+        ("", ["method.inject_from=6"], 411_091, 45_252),
+        ("", ["method.neighbours=8"], 435_715, 69_876),
+        ("", ["method.train_position=true"], 465_747, 49_860 + 50_048),
+        ("_adapter_x", ["method.train_position=true"], 463_527, 97_688),
+        ("", ["head.sum_every=4"], 415_699, 49_860),
+        ("_stag", ["method.variant=sl"], 1_021_519, 852_288),
+        ("_stag", ["method.class_token=false"], 428_431, 259_200),
         ("_dapt_x_table3", ["method.tfts=null"], 462_099, 96_260),
         ("_dapt_x_table3", ["method.shared=false"], 1_403_455, 1_037_616),
     ],
@@ -108,6 +118,17 @@ def test_budget_of_ablations(name: str, overrides: list[str], trainable: int, wi
         model = build_model(load_config(ROOT / "cfgs" / f"scan_pb_t50_rs{name}.yaml", overrides))
     report = count_parameters(model)
     assert (report.trainable, report.trainable_without_head) == (trainable, without_head)
+
+
+def test_the_table_of_heads_is_right() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\[[a-z_, ]+\])` \| `(\[[0-9, ]*\])` \| ([0-9,]+) \| ([0-9,]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 11
+    for pools, hidden, head, trained in rows:
+        with torch.device("meta"):
+            model = build_model(load_config("scan_pb_t50_rs", [f"head.pools={pools}", f"head.hidden={hidden}"]))
+        found = count_parameters(model)
+        assert (f"{found.components['head'].trainable:,}", f"{found.trainable:,}") == (head, trained)
 
 
 @pytest.mark.parametrize(

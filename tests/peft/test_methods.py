@@ -27,18 +27,20 @@ from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
 from pointadapterx.sections import TrainConfig
 from tests.conftest import randomise, small_config
-from tests.mechanisms import exhaustive, marks
+from tests.mechanisms import STARTS_ELSEWHERE, exhaustive, marks
 
 MakeConfig = Callable[..., Config]
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5])
 SHAPES = {"point_mae": (6, 128, 3), "vit": (6, 3, 16, 16)}
 TFTS = {"tfts": ["patch", "norm1", "qkv", "proj", "norm2", "fc1", "fc2"], "top_k": 4}  # dense, as plain DAPT-X is top-1
+LATE = {"inject_from": 1, "neighbours": 4}
 HIGHWAY = {"blocks": [1], "class_token": True, "prompts": True}
 FORMS = [
     *((name, {}) for name in METHODS),
     *[("dapt_x", TFTS), ("dapt_x", {"shared": False}), ("vpt", {"deep": False}), ("lora", {"targets": ["k", "fc1"]})],
     ("noah", {"architecture": {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}}),
     *[("e3va", {**HIGHWAY, "width": 24}), ("e3va_x", HIGHWAY)],
+    *[("stag", {"variant": "sl", "final_norm": False}), ("dapt_x", LATE)],
 ]
 
 
@@ -93,6 +95,8 @@ def test_starts_as_the_plain_backbone(
         method = {"architecture": {"prompts": [0, 0], "lora": [0, 3], "adapter": [4, 1]}}
     if METHODS[name].Options(**method).makes_prompts:
         pytest.skip("its prompts cannot be switched off, and a token takes part in attention")
+    if name in STARTS_ELSEWHERE:
+        pytest.skip(STARTS_ELSEWHERE[name])
     backbone = {"position": position} if kind == "point_mae" else {}
     config = make_config(name, backbone=backbone, method=method, head={"pools": ["cls", "patch_max"]})
     model = build_model(config).eval()

@@ -23,6 +23,7 @@ from pointadapterx.models.sites import LAYERS, SITES, Site
 from pointadapterx.peft import METHODS
 from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
 from tests.conftest import randomise, small_config
+from tests.mechanisms import STARTS_ELSEWHERE
 from tests.models.pyramid import Pyramid
 from tests.peft.test_methods import steps
 
@@ -32,7 +33,7 @@ WITHOUT_PROMPTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name, kind in METHODS.items() if not kind.Options().needs_class_token),
     *((name, {"prompts": False}) for name in ("dapt", "dapt_x", "adapter_x", "adaptformer_x")),
     *[("noah", NOAH), ("dapt_x", {"prompts": False, "shared": False}), ("e3va", {"blocks": [1, 4]})],
-    ("e3va_x", {"blocks": [0, 1]}),
+    *[("e3va_x", {"blocks": [0, 1]}), ("dapt_x", {"prompts": False, "neighbours": 2})],
 ]
 REFUSED = [name for name, kind in METHODS.items() if kind.Options().needs_class_token]
 ALL = [
@@ -103,7 +104,7 @@ def test_every_method_adapts_four_stages(
         torch.testing.assert_close(model(kept).logits, model(points).logits)
 
 
-@pytest.mark.parametrize(("name", "method"), WITHOUT_PROMPTS)
+@pytest.mark.parametrize(("name", "method"), [form for form in WITHOUT_PROMPTS if form[0] not in STARTS_ELSEWHERE])
 def test_it_starts_as_the_plain_backbone(name: str, method: dict[str, Any], points: Tensor) -> None:
     model = build_model(pyramid_config(name, method=method)).eval()
     plain = model.backbone(points).sequence.tokens

@@ -99,7 +99,15 @@ class SharedMixture(nn.Module):
         top_k: experts a sub-token is sent to; 1 as in figure 2, ``num_experts`` is the dense mixture of
             algorithm 1.
         soft_balance: the balance loss on soft loads, see :func:`balance_loss`.
+        normalize: whether the chosen gates are divided by their sum, which is taken as a constant: an output is of the
+            size of an expert's for every E and any gates, and the router's gradient is that of log g instead of g.
+
+    Attributes:
+        sharpness: of training, from 0, where all experts get every sub-token and count by their gates, to 1, where only
+            the chosen ones count; between them both are mixed. Evaluation is always at 1.
     """
+
+    sharpness = 1.0
 
     def __init__(
         self,
@@ -111,6 +119,7 @@ class SharedMixture(nn.Module):
         top_k: int = 1,
         *,
         soft_balance: bool = False,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         if dim % num_heads != 0:
@@ -120,6 +129,7 @@ class SharedMixture(nn.Module):
         self.width = dim // num_heads
         self.top_k = top_k
         self.soft_balance = soft_balance
+        self.normalize = normalize
         self.router = Router(self.width, rank, num_experts)
         self.experts = nn.ModuleList(make_expert(self.width) for _ in range(num_experts))
 
@@ -128,6 +138,9 @@ class SharedMixture(nn.Module):
         sub_tokens = tokens.reshape(-1, self.width)  # (B L h, C / h), equation 4
         gates = self.router(sub_tokens)
         weights, chosen = self.choose(gates)
+        if self.training and self.sharpness < 1.0:
+            mixed = self.mix_dense(sub_tokens, *self.blend(gates, weights, chosen))
+            return self.output(mixed.view(tokens.shape), gates, chosen)
         # Under torch.compile the groups' sizes would be data-dependent shapes, which break the graph.
         dense = self.top_k == len(self.experts) or torch.compiler.is_compiling()
         mixed = self.mix_dense(sub_tokens, weights, chosen) if dense else self.mix(sub_tokens, weights, chosen)
@@ -136,7 +149,15 @@ class SharedMixture(nn.Module):
     def choose(self, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Gates (T, E) -> those of the chosen experts and their indices, both (T, top_k), best first."""
         weights, chosen = gates.max(dim=-1, keepdim=True) if self.top_k == 1 else gates.topk(self.top_k, dim=-1)
+        if self.normalize:
+            weights = weights / weights.sum(dim=-1, keepdim=True).detach()
         return weights, chosen
+
+    def blend(self, gates: Tensor, weights: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Between all gates (T, E) and the chosen ones, as :attr:`sharpness` says: weights and indices, (T, E) each."""
+        sharp = torch.zeros_like(gates).scatter(1, chosen, weights)
+        every = torch.arange(gates.shape[1], device=gates.device).expand(len(gates), -1)
+        return torch.lerp(gates, sharp, self.sharpness), every
 
     def output(self, tokens: Tensor, gates: Tensor, chosen: Tensor) -> MixtureOutput:
         """Tokens (B, L, …), gates (B L h, E) and the chosen experts (B L h, top_k), put together."""

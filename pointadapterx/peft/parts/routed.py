@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features
-from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.frozen import EarlyBlocks, Frozen
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.mixture import Routing, routing_statistics
 from pointadapterx.schema import Section
@@ -38,9 +38,15 @@ class RoutedMethod(Method):
         """Runs the backbone; clears the routing of the previous pass."""
         self._routings, self._passing = [], True
         try:
+            if isinstance(inputs, EarlyBlocks):
+                return self.resume(backbone, inputs, keep)
             return super().run(backbone, inputs, keep)
         finally:
             self._passing = False
+
+    def resume(self, backbone: Backbone, kept: EarlyBlocks, keep: Collection[int]) -> Features:
+        """The pass from what :meth:`precompute` kept of the first blocks, where the method keeps that."""
+        raise NotImplementedError(f"{type(self).__name__} keeps nothing of the first blocks")
 
     @property
     def routes(self) -> bool:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.features import Features
+from pointadapterx.models.frozen import EarlyBlocks, Frozen
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS
+from pointadapterx.peft.parts.late import (
+    Waiting,
+    early_blocks,
+    frozen_before,
+    late_class_token,
+    late_problems,
+    run_late,
+)
 from pointadapterx.peft.parts.mixture import SharedMixture, mixture_problems
+from pointadapterx.peft.parts.neighbours import NeighbourBranch, Surroundings, require_places
 from pointadapterx.peft.parts.routed import RoutedMethod
 from pointadapterx.peft.parts.scale_shift import ScaleShift
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Many, Rate, Width
 
+Factor = Annotated[float, Field(gt=0.0, le=1_000.0)]
+"""Of a learning rate."""
 MOST_EXPERTS = 2**16  # of all blocks together: each is a module, and as many take minutes to make
 
 
@@ -74,7 +88,28 @@ class SharedMixtureMethod(RoutedMethod):
             final_norm: whether the final norm is trained. None: the method's own.
             soft_balance: the balance loss on soft loads, see :func:`~pointadapterx.peft.parts.mixture.balance_loss`.
                 None: on the sub-tokens sent, as published, which is constant for a dense mixture.
+            inject_from: K, number of the first block, from 0, whose tokens are changed. What the mixture says of the
+                blocks before, and their prompts, wait and join the tokens on their way into block K, so no gradient
+                enters those blocks; their norm2 is not trained, and a class token from block K on. None: from the first
+                block on.
+            neighbours: k nearest centres that a branch beside the mixture looks at, one for all blocks of a stage, see
+                :class:`~pointadapterx.peft.parts.neighbours.NeighbourBranch`; on a grid those within one patch. None:
+                no such branch.
+            train_position: whether the layers that make positions of centres are trained.
+            gate: ``"raw"``: an output is multiplied by its gate, near 1 / E at the start, as published;
+                ``"normalized"``: by the gate over the sum of the chosen gates, so that ``scale`` and learning rate mean
+                the same for every E, see :class:`~pointadapterx.peft.parts.mixture.SharedMixture`.
+            dense_epochs: training starts with the dense mixture, which sharpens to the ``top_k`` chosen experts over so
+                many epochs; what is evaluated is always the latter.
+            router_rate: factor of the learning rate of the router.
+            expert_rate: the same of the experts, and of the branch of the neighbours.
+            norm_rate: the same of the backbone's norms.
         """
+
+        unwritten = (
+            *("inject_from", "neighbours", "train_position"),
+            *("gate", "dense_epochs", "router_rate", "expert_rate", "norm_rate"),
+        )
 
         rank: Width = 64
         num_experts: Many = 4
@@ -92,6 +127,14 @@ class SharedMixtureMethod(RoutedMethod):
         prompt_vectors: bool | None = None
         final_norm: bool | None = None
         soft_balance: bool | None = None
+        inject_from: Annotated[int, Field(ge=0)] | None = None
+        neighbours: Width | None = None
+        train_position: bool = False
+        gate: Literal["raw", "normalized"] = "raw"
+        dense_epochs: int = Field(0, ge=0, le=10**6)
+        router_rate: Factor = 1.0
+        expert_rate: Factor = 1.0
+        norm_rate: Factor = 1.0
 
         @property
         def makes_prompts(self) -> bool:
@@ -116,6 +159,7 @@ class SharedMixtureMethod(RoutedMethod):
                     "expert",
                     f"unknown adapter '{self.expert}'{did_you_mean(self.expert, known)} Known: {', '.join(known)}",
                 )
+            yield from self._young_problems(backbone)
             if not self.mixture:
                 if not self.left_without_mixture():
                     yield (
@@ -132,9 +176,31 @@ class SharedMixtureMethod(RoutedMethod):
                     f"{self.num_experts} experts in each of {depth} blocks exceed {MOST_EXPERTS:,}; lower it",
                 )
 
+        def _young_problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
+            stages = backbone.stages()
+            yield from late_problems(self.inject_from, sum(s.depth for s in stages), len(stages), backbone.name)
+            if not self.mixture and (self.inject_from is not None or self.neighbours is not None):
+                key = "neighbours" if self.inject_from is None else "inject_from"
+                yield key, "belongs to the mixture, which is off; remove one"
+            if self.inject_from is not None and self.train_position:
+                yield "train_position", "puts a gradient into the blocks that inject_from leaves without; remove one"
+
     def __init__(self, options: SharedMixtureMethod.Options) -> None:
         super().__init__(options)
         self.options: SharedMixtureMethod.Options = options
+        self._clear()
+
+    def require(self, backbone: Backbone) -> None:
+        """Also refuses a backbone without what the options ask of it."""
+        super().require(backbone)
+        name, options = type(self.options).model_fields["name"].default, self.options
+        if options.neighbours is not None:
+            require_places(backbone, f"method.neighbours of {name}")
+        if options.train_position and not backbone.position_layers():
+            raise ConfigError(
+                f"method.train_position: backbone {type(backbone).__name__} has no layers that make positions; remove "
+                "the key"
+            )
 
     def attach(self, backbone: Backbone) -> None:
         """Creates the mixture and one prompt generator a block."""
@@ -152,6 +218,11 @@ class SharedMixtureMethod(RoutedMethod):
         self.prompt_generators = nn.ModuleList(
             ScaleShift(block.width if vectors else 1, scale=scale) for block in blocks if options.prompts
         )
+        near = stages if options.neighbours is not None else ()
+        self.around = nn.ModuleList(Surroundings(stage, options.neighbours or 1) for stage in near)
+        self.neighbour_branches = nn.ModuleList(NeighbourBranch(stage.width, options.rank) for stage in near)
+        first = self.first = options.inject_from or 0
+        self.late_class = late_class_token(backbone, first) if options.inject_from is not None else None
 
     @property
     def routes(self) -> bool:
@@ -174,6 +245,7 @@ class SharedMixtureMethod(RoutedMethod):
             options.num_heads,
             options.top_k,
             soft_balance=bool(options.soft_balance),
+            normalize=options.gate == "normalized",
         )
 
     def make_expert(self, width: int) -> nn.Module:
@@ -182,21 +254,120 @@ class SharedMixtureMethod(RoutedMethod):
 
     def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
         """Each block's norm2, class token and its position, the final norm where it is trained."""
-        for block in backbone.every_block() if self.options.norms else ():
+        for block in backbone.every_block()[self.first :] if self.options.norms else ():
             yield from block.site("norm2").module.parameters()
-        yield from super().trained_backbone_parameters(backbone)
+        if self.options.inject_from is None:
+            yield from super().trained_backbone_parameters(backbone)
+        for layer in backbone.position_layers() if self.options.train_position else ():
+            yield from layer.parameters()
         wanted = self.options.final_norm
         if self.trains_final_norm if wanted is None else wanted:
             yield from backbone.norm.parameters()
 
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate:
-        """s times the mixture's output, the block's prompt, and the block's balance loss."""
-        mixture = self.mixture_of(index)
-        if mixture is None:
+    def learning_rates(self, backbone: Backbone) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
+        """Of routers, experts and the backbone's norms, as factors of ``train.lr``."""
+        options, mixtures = self.options, [m for m in self.modules() if isinstance(m, SharedMixture)]
+        yield [p for mixture in mixtures for p in mixture.router.parameters()], options.router_rate
+        experts = [*(mixture.experts for mixture in mixtures), self.neighbour_branches]
+        yield [p for each in experts for p in each.parameters()], options.expert_rate
+        norms = [block.site("norm2").module for block in backbone.every_block()] if options.norms else []
+        yield [p for norm in (*norms, backbone.norm) for p in norm.parameters()], options.norm_rate
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sharpens the mixture, see :attr:`Options.dense_epochs`."""
+        dense = self.options.dense_epochs
+        for mixture in self.modules():
+            if isinstance(mixture, SharedMixture):
+                mixture.sharpness = min(epoch / dense, 1.0) if dense else 1.0
+
+    def undecayed_parameters(self) -> Iterator[nn.Parameter]:
+        """What is added to a class token from block K on."""
+        if self.late_class is not None:
+            yield from self.late_class.parameters()
+
+    def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
+        """Runs the backbone; also from what was kept of the blocks before the first that is changed."""
+        try:
+            features = super().run(backbone, inputs, keep)
+            return features._replace(losses=[*self._waiting.losses, *features.losses])
+        finally:
+            self._clear()
+
+    def resume(self, backbone: Backbone, kept: EarlyBlocks, keep: Collection[int]) -> Features:
+        """The pass from block K on."""
+        self.enter_stage(0, kept.centers)
+        for index, read in enumerate(kept.read.unbind(1)):
+            self._waiting.take(self._mixed(index, read))
+        return run_late(backbone, self, kept, self.first, keep)
+
+    def _clear(self) -> None:
+        self._waiting = Waiting()
+        self._read: Tensor | None = None  # by the mixture in a block before K
+        self._centers: dict[int, Tensor | None] = {}
+        self._graphs: dict[int, Tensor] = {}
+
+    def enter_stage(self, number: int, centers: Tensor | None) -> None:
+        """Keeps the centres, where neighbours are looked for."""
+        self._centers[number] = centers
+
+    def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        """On the way into block K, adds what has waited."""
+        if self.options.inject_from is None:
+            return tokens
+        if self.late_class is not None:
+            tokens = self.late_class(index, tokens)
+        return self._waiting.join(tokens) if index == self.first else tokens
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Before block K, computes what waits; here, as a block may be run again for the backward pass."""
+        if index < self.first:
+            assert self._read is not None
+            self._waiting.take(self._mixed(index, self._read))
+        return tokens
+
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
+        """s times the mixture's output, the block's prompt, and the block's balance loss; nothing before block K."""
+        if not self.options.mixture:
             return FfnUpdate(torch.zeros_like(ffn_output), self._prompt(index, ffn_output))
-        mixed, balance, routing = mixture(ffn_output if self.serial else ffn_input)
-        self.note(routing, self.stage_of[index])
+        read = ffn_output if self.serial else ffn_input
+        if index < self.first:
+            self._read = read
+            return None
+        return self._mixed(index, read)
+
+    def _mixed(self, index: int, read: Tensor) -> FfnUpdate:
+        """What the mixture, and the branch of the neighbours, make of what a block gives to read."""
+        mixture, stage = self.mixture_of(index), self.stage_of[index]
+        assert mixture is not None
+        mixed, balance, routing = mixture(read)
+        self.note(routing, stage)
+        if self.neighbour_branches:
+            mixed = mixed + self.neighbour_branches[stage](read, self._graph(stage, len(read)))
         return FfnUpdate(self.options.scale * mixed, self._prompt(index, mixed), balance)
+
+    def _graph(self, stage: int, batch: int) -> Tensor:
+        """Neighbours of each patch of a stage, found once a pass."""
+        if stage not in self._graphs:
+            self._graphs[stage] = self.around[stage](self._centers[stage], batch)
+        return self._graphs[stage]
+
+    def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
+        """What the blocks before K give to read, and their outcome; else the patches."""
+        if keep or self.options.inject_from is None:
+            return super().precompute(backbone, inputs, keep)
+        place = 1 if self.serial else 0
+        return early_blocks(backbone, inputs, self.first, lambda early: [pair[place] for pair in early.ffn])
+
+    @property
+    def precomputed_by(self) -> str:
+        """Without blocks that are left as they are, what any method keeps."""
+        return Method.precompute.__qualname__ if self.options.inject_from is None else super().precomputed_by
+
+    def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
+        """Also of the blocks before K, where there is one."""
+        if self.options.inject_from is None:
+            return super().frozen_state(backbone)
+        return {**frozen_before(backbone, self.first), "behind the FFN": torch.tensor(self.serial)}
 
     def _prompt(self, index: int, source: Tensor) -> Tensor | None:
         if not self.options.prompts:
