@@ -1,15 +1,16 @@
 """The contract of an adaptation method: one class, in one file, with one registry line.
 
 A method creates modules of its own, names the backbone parameters that it also trains, and acts at named sites of the
-backbone's blocks (:mod:`pointadapterx.models.sites`): as a *tap* behind a site, as a *branch* beside it, or on what is
-*recorded* there without gradient. Whatever it creates is trainable; everything else is frozen. No parameter is ever
-chosen by a substring of its name.
+backbone's blocks (:mod:`pointadapterx.models.sites`): as a *tap* behind a site, as a *branch* beside it, as a *change*
+of what a layer computes, or on what is *recorded* there without gradient. Whatever it creates is trainable; everything
+else is frozen. No parameter is ever chosen by a substring of its name.
 
 =============  ==============================================  ====================================================
 act            at                                              how
 =============  ==============================================  ====================================================
 tap            any site                                        :meth:`Method.tap`: ``module(output)``
 branch         any site                                        :meth:`Method.branch`: ``output + module(input)``
+change         a linear layer                                  :meth:`Method.change`: of layer, input and output
 branch         ``ffn``, with input *and* output, and a loss    :meth:`Method.adapt_ffn`: ``FfnUpdate.update``
 tap            ``block``, prompts behind it                    :meth:`Method.adapt_ffn`: ``FfnUpdate.prompt``
 tap            ``block``, tokens on their way in               :meth:`Method.before_block`
@@ -20,7 +21,7 @@ record         ``attention``, ``ffn`` and ``block``            ``backbone.record
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -98,6 +99,10 @@ class Method(nn.Module):
     def branch(self, site: Site, module: nn.Module) -> None:
         """Adds ``module`` of a site's input to its output; ``module`` is one of the method's."""
         self.hooks.append(Hook(site, module, beside=True))
+
+    def change(self, site: Site, module: Change) -> None:
+        """Replaces the output of a linear layer by ``module.change(layer, input, output)``."""
+        self.hooks.append(ChangeHook(site, module, beside=True))
 
     def require(self, backbone: Backbone) -> None:
         """Checks that a backbone has what the method needs.
@@ -263,6 +268,27 @@ class Hook:
     def remove(self) -> None:
         """Takes it away from the site for good."""
         self._handle.remove()
+
+
+class Change(Protocol):
+    """A module of a method that changes what a linear layer computes."""
+
+    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor) -> Tensor:
+        """The layer's input (..., in) and output (..., out) -> what takes the place of its output."""
+        ...
+
+
+class ChangeHook(Hook):
+    """Lets a module of a method change what a linear layer computes, see :meth:`Method.change`."""
+
+    module: Change  # type: ignore[assignment]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The output that takes the place of the layer's."""
+        if not self.enabled:
+            return output
+        assert isinstance(module, nn.Linear)
+        return self.module.change(module, inputs[0], output)
 
 
 METHODS: Registry[type[Method]] = Registry("method")

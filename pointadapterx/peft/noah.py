@@ -18,8 +18,8 @@ from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
-from pointadapterx.peft.lora import LowRank, LowRankQkv
 from pointadapterx.peft.parts.bottlenecks import Bottleneck
+from pointadapterx.peft.parts.low_rank import LowRank, LowRankQkv
 from pointadapterx.schema import Distinct, Rate, Section, Times, Width
 
 OptionalWidth = Annotated[int, Field(ge=0, le=2**16)]
@@ -64,10 +64,10 @@ class SlicedLowRank(LowRank):
 
     active: int = 0
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def product(self, tokens: Tensor) -> Tensor:
         """(..., width) -> (..., out); zeros with no rank active."""
         hidden = F.linear(self.dropout(tokens), self.down.weight[: self.active])
-        return self.scale * F.linear(hidden, self.up.weight[:, : self.active])
+        return F.linear(hidden, self.up.weight[:, : self.active])
 
 
 class SlicedBottleneck(Bottleneck):
@@ -191,8 +191,8 @@ class Noah(Method):
         for index, block in enumerate(blocks):
             dim = block.width
             if rank := limits["lora"][index]:
-                self.lora[str(index)] = self._lora(dim, rank, dropout)
-                self.branch(block.site("qkv"), self.lora[str(index)])
+                self.lora[str(index)] = update = self._lora(dim, rank, dropout)
+                self.change(block.site("qkv"), update)
             if rank := limits["adapter"][index]:
                 activation = QuickGelu() if options.quick_gelu else nn.GELU()
                 self.adapters[str(index)] = SlicedBottleneck(dim, rank, activation, dropout)
@@ -205,7 +205,7 @@ class Noah(Method):
             return nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, count, dim)))
         return nn.Parameter(0.02 * torch.randn(1, count, dim))
 
-    def _lora(self, dim: int, rank: int, dropout: float) -> nn.Module:
+    def _lora(self, dim: int, rank: int, dropout: float) -> LowRank | LowRankQkv:
         if self.options.joint_lora:
             return SlicedLowRank(dim, 3 * dim, rank, scale=1.0, dropout=dropout)
         parts = {name: SlicedLowRank(dim, dim, rank, scale=1.0, dropout=dropout) for name in ("q", "v")}
