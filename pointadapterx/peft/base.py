@@ -19,8 +19,8 @@ record         ``attention``, ``ffn`` and ``block``            ``backbone.record
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.models.sites import Site
 from pointadapterx.registry import Registry
 from pointadapterx.schema import Section
@@ -92,14 +93,22 @@ class Method(nn.Module):
         self.hooks: list[Hook] = []
 
     def tap(self, site: Site, module: nn.Module) -> None:
-        """Sends the output of a site through ``module``, which is one of the method's."""
+        """Sends the output of a site through ``module``, which is one of the method's.
+
+        Raises:
+            ConfigError: if nothing can be done to the output there.
+        """
+        if site.untapped:
+            raise ConfigError(
+                f"{getattr(self.options, 'name', 'the method')} cannot act at {site.name}: {site.untapped}"
+            )
         self.hooks.append(Hook(site, module, beside=False))
 
     def branch(self, site: Site, module: nn.Module) -> None:
         """Adds ``module`` of a site's input to its output; ``module`` is one of the method's."""
         self.hooks.append(Hook(site, module, beside=True))
 
-    def require(self, backbone: Backbone) -> None:
+    def require(self, backbone: Host) -> None:
         """Checks that a backbone has what the method needs.
 
         Raises:
@@ -108,7 +117,7 @@ class Method(nn.Module):
         options = self.options
         if not isinstance(options, Method.Options):
             return
-        name = type(backbone).__name__
+        name = backbone.title
         if options.needs_class_token and not backbone.has_class_token:
             raise ConfigError(f"method {options.without_class_token(name)}")
         for block in backbone.every_block():
@@ -119,10 +128,10 @@ class Method(nn.Module):
                     f"does not have (it has {', '.join(block.sites)}); choose another method"
                 )
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the method's modules for ``backbone`` and places them at its sites."""
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """Backbone parameters that the method also trains; by default what is not pre-trained.
 
         These are the class token and its position, if the backbone's weights have none.
@@ -193,7 +202,7 @@ class Method(nn.Module):
         """What :meth:`tap` makes of the output of a module of the backbone that was not run."""
         for hook in self.hooks:
             if hook.site.module is module:
-                output = hook(module, (), output)
+                output = hook(module, (), {}, output)
         return output
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
@@ -209,7 +218,7 @@ class Method(nn.Module):
         """
         return {}
 
-    def merge(self, backbone: Backbone) -> None:
+    def merge(self, backbone: Host) -> None:
         """Folds the method into the backbone's weights, so that it is no longer needed.
 
         The hooks are removed by the caller.
@@ -223,7 +232,7 @@ class Method(nn.Module):
             f"{', '.join(sorted(n for n, kind in METHODS.items() if kind.merge is not Method.merge))}"
         )
 
-    def merge_nothing(self, backbone: Backbone) -> None:
+    def merge_nothing(self, backbone: Host) -> None:
         """The :meth:`merge` of a method that only trains the backbone's own parameters, or none."""
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
@@ -235,7 +244,11 @@ class Hook:
     """Lets a module of a method act at a site of the backbone.
 
     A forward hook instead of a wrapper keeps the backbone's parameter names, so that its checkpoints and its hash do
-    not depend on the method; an object instead of a closure, so that a deep copy of the model has hooks of its own.
+    not depend on the method; an object instead of a closure, so that a copy of the model has hooks of its own, and can
+    be pickled.
+
+    Where queries, keys and values are separate layers, the module acts behind each of them by its method ``third``:
+    (what it reads, number of the layer) to its third of the output, or None for nothing.
 
     Args:
         site: of the backbone.
@@ -245,6 +258,7 @@ class Hook:
     Attributes:
         site: where it acts.
         enabled: whether it acts; False leaves the plain site.
+        ran: whether its site has run since the last time that this was set to False.
     """
 
     def __init__(self, site: Site, module: nn.Module, *, beside: bool) -> None:
@@ -252,17 +266,59 @@ class Hook:
         self.module = module
         self.beside = beside
         self.enabled = True
-        self._handle = site.module.register_forward_hook(self)
+        self.ran = False
+        layers: list[Any] = [_Third(self, place) for place in range(len(site.parts))] or [self]
+        self._handles = [
+            piece.register_forward_hook(layer, with_kwargs=True)
+            for (piece, _), layer in zip(site.pieces(), layers, strict=True)
+        ]
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
         """The output that takes the place of the site's."""
+        return self.act(self.module, inputs, named, output)
+
+    def act(self, acting: Callable[[Tensor], Tensor | None], inputs: tuple[Any, ...], named: Any, output: Any) -> Any:
+        """The output that takes the place of a layer's; of a tuple, its first element is what ``acting`` sees."""
         if not self.enabled:
             return output
-        return output + self.module(inputs[0]) if self.beside else self.module(output)
+        self.ran = True
+        if isinstance(output, tuple):
+            return (self.act(acting, inputs, named, output[0]), *output[1:])
+        if self.beside:
+            added = acting(first_tensor(inputs, named))
+            return output if added is None else output + added
+        if self.site.channels_first:
+            tapped = acting(output.movedim(1, -1))
+            return output if tapped is None else tapped.movedim(-1, 1)
+        tapped = acting(output)
+        return output if tapped is None else tapped
 
     def remove(self) -> None:
         """Takes it away from the site for good."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
+
+
+class _Third:
+    """A hook at one of three layers that make up a site."""
+
+    def __init__(self, hook: Hook, place: int) -> None:
+        self.hook = hook
+        self.place = place
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
+        return self.hook.act(self._acting, inputs, named, output)
+
+    def _acting(self, values: Tensor) -> Tensor | None:
+        found: Tensor | None = self.hook.module.third(values, self.place)  # type: ignore[operator]
+        return found
+
+
+def first_tensor(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+    """The tokens among the inputs of a module, however they were given."""
+    if inputs and isinstance(inputs[0], Tensor):
+        return inputs[0]
+    return next(value for value in (*inputs, *named.values()) if isinstance(value, Tensor))
 
 
 METHODS: Registry[type[Method]] = Registry("method")

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.models.sites import BlockSites, Site
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.schema import Distinct, Rate, Width
@@ -44,6 +45,10 @@ class LowRank(nn.Module):
         """(..., width) -> (..., out)."""
         return self.scale * self.up(self.down(self.dropout(tokens)))
 
+    def third(self, tokens: Tensor, place: int) -> Tensor:
+        """A third of a joint update: queries (0), keys (1) or values (2), (..., width) -> (..., out / 3)."""
+        return self.scale * F.linear(self.down(self.dropout(tokens)), self.up.weight.chunk(3)[place])
+
     def weight(self) -> Tensor:
         """s · B A, (out, width)."""
         return self.scale * self.up.weight @ self.down.weight
@@ -67,6 +72,10 @@ class LowRankQkv(nn.Module):
         found = {name: part(tokens) for name, part in self.parts.items()}
         zeros = torch.zeros_like(next(iter(found.values())))  # of the type that autocast gives
         return torch.cat([found.get(name, zeros) for name in QKV], dim=-1)
+
+    def third(self, tokens: Tensor, place: int) -> Tensor | None:
+        """The update of queries (0), keys (1) or values (2) alone, (B, L, C), or None."""
+        return self.parts[QKV[place]](tokens) if QKV[place] in self.parts else None
 
     def weight(self) -> Tensor:
         """The update of the joint projection, (3 C, C); zeros for q, k or v without an update."""
@@ -110,7 +119,7 @@ class Lora(Method):
         super().__init__(options)
         self.options: Lora.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the updates and places them beside their layers."""
         self.blocks = nn.ModuleList()
         for block in backbone.every_block():
@@ -138,21 +147,28 @@ class Lora(Method):
         return LowRank(width, out or width, options.rank, scale, options.dropout)
 
     @torch.no_grad()
-    def merge(self, backbone: Backbone) -> None:
+    def merge(self, backbone: Host) -> None:
         """W + s · B A."""
         for block, updates in zip(backbone.every_block(), self.blocks, strict=True):
             assert isinstance(updates, nn.ModuleDict)
             for name, update in updates.items():
                 assert isinstance(update, LowRank | LowRankQkv)
-                _linear(block.site(name)).weight += update.weight()
+                merge_weight(block.site(name), update.weight())
 
 
-def _linear(site: Site) -> nn.Linear:
+def merge_weight(site: Site, update: Tensor) -> None:
+    """Adds (out, in) to the weight of the layer at a site, or of the layers that make it up."""
+    for layer, features in site.pieces():
+        _linear(site, layer).weight += update[features]
+
+
+def _linear(site: Site, layer: nn.Module | None = None) -> nn.Linear:
     """The layer at a site.
 
     Raises:
         ConfigError: if it is no linear layer.
     """
-    if not isinstance(site.module, nn.Linear):
-        raise ConfigError(f"lora adapts linear layers, but at {site.name} is a {type(site.module).__name__}")
-    return site.module
+    found = site.module if layer is None else layer
+    if not isinstance(found, nn.Linear):
+        raise ConfigError(f"lora adapts linear layers, but at {site.name} is a {type(found).__name__}")
+    return found

@@ -16,6 +16,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.lora import LowRank, LowRankQkv
@@ -68,6 +69,11 @@ class SlicedLowRank(LowRank):
         """(..., width) -> (..., out); zeros with no rank active."""
         hidden = F.linear(self.dropout(tokens), self.down.weight[: self.active])
         return self.scale * F.linear(hidden, self.up.weight[:, : self.active])
+
+    def third(self, tokens: Tensor, place: int) -> Tensor:
+        """See :meth:`~pointadapterx.peft.lora.LowRank.third`."""
+        hidden = F.linear(self.dropout(tokens), self.down.weight[: self.active])
+        return self.scale * F.linear(hidden, self.up.weight[:, : self.active].chunk(3)[place])
 
 
 class SlicedBottleneck(Bottleneck):
@@ -173,7 +179,7 @@ class Noah(Method):
         super().__init__(options)
         self.options: Noah.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the modules, of the architecture's widths or of the largest ones."""
         options, blocks = self.options, backbone.every_block()
         dims = [block.width for block in blocks]
