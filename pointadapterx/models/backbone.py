@@ -169,6 +169,11 @@ class Backbone(nn.Module):
     position: str
     has_class_token: bool = True
 
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def follow(self, options: Backbone.Options) -> None:
         """Takes over what another config of the same weights may set differently; nothing by default."""
 

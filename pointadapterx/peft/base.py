@@ -10,7 +10,7 @@ act            at                                              how
 =============  ==============================================  ====================================================
 tap            any site                                        :meth:`Method.tap`: ``module(output)``
 branch         any site                                        :meth:`Method.branch`: ``output + module(input)``
-change         a linear layer                                  :meth:`Method.change`: of layer, input and output
+change         linear layers                                   :meth:`Method.change`: of layer, input and output
 branch         ``ffn``, with input *and* output, and a loss    :meth:`Method.adapt_ffn`: ``FfnUpdate.update``
 tap            ``block``, prompts behind it                    :meth:`Method.adapt_ffn`: ``FfnUpdate.prompt``
 tap            ``block``, tokens on their way in               :meth:`Method.before_block`
@@ -20,8 +20,8 @@ record         ``attention``, ``ffn`` and ``block``            ``backbone.record
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.models.sites import Site
 from pointadapterx.registry import Registry
 from pointadapterx.schema import Section
@@ -93,7 +94,15 @@ class Method(nn.Module):
         self.hooks: list[Hook] = []
 
     def tap(self, site: Site, module: nn.Module) -> None:
-        """Sends the output of a site through ``module``, which is one of the method's."""
+        """Sends the output of a site through ``module``, which is one of the method's.
+
+        Raises:
+            ConfigError: if nothing can be done to the output there.
+        """
+        if site.untapped:
+            raise ConfigError(
+                f"{getattr(self.options, 'name', 'the method')} cannot act at {site.name}: {site.untapped}"
+            )
         self.hooks.append(Hook(site, module, beside=False))
 
     def branch(self, site: Site, module: nn.Module) -> None:
@@ -101,10 +110,10 @@ class Method(nn.Module):
         self.hooks.append(Hook(site, module, beside=True))
 
     def change(self, site: Site, module: Change) -> None:
-        """Replaces the output of a linear layer by ``module.change(layer, input, output)``."""
+        """Replaces what the linear layers of a site compute by what ``module``, one of the method's, makes of it."""
         self.hooks.append(ChangeHook(site, module, beside=True))
 
-    def require(self, backbone: Backbone) -> None:
+    def require(self, backbone: Host) -> None:
         """Checks that a backbone has what the method needs.
 
         Raises:
@@ -113,7 +122,7 @@ class Method(nn.Module):
         options = self.options
         if not isinstance(options, Method.Options):
             return
-        name = type(backbone).__name__
+        name = backbone.title
         if options.needs_class_token and not backbone.has_class_token:
             raise ConfigError(f"method {options.without_class_token(name)}")
         for block in backbone.every_block():
@@ -124,10 +133,10 @@ class Method(nn.Module):
                     f"does not have (it has {', '.join(block.sites)}); choose another method"
                 )
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the method's modules for ``backbone`` and places them at its sites."""
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """Backbone parameters that the method also trains; by default what is not pre-trained.
 
         These are the class token and its position, if the backbone's weights have none.
@@ -198,7 +207,7 @@ class Method(nn.Module):
         """What :meth:`tap` makes of the output of a module of the backbone that was not run."""
         for hook in self.hooks:
             if hook.site.module is module:
-                output = hook(module, (), output)
+                output = hook(module, (), {}, output)
         return output
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
@@ -214,7 +223,7 @@ class Method(nn.Module):
         """
         return {}
 
-    def merge(self, backbone: Backbone) -> None:
+    def merge(self, backbone: Host) -> None:
         """Folds the method into the backbone's weights, so that it is no longer needed.
 
         The hooks are removed by the caller.
@@ -228,7 +237,7 @@ class Method(nn.Module):
             f"{', '.join(sorted(n for n, kind in METHODS.items() if kind.merge is not Method.merge))}"
         )
 
-    def merge_nothing(self, backbone: Backbone) -> None:
+    def merge_nothing(self, backbone: Host) -> None:
         """The :meth:`merge` of a method that only trains the backbone's own parameters, or none."""
 
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
@@ -240,7 +249,11 @@ class Hook:
     """Lets a module of a method act at a site of the backbone.
 
     A forward hook instead of a wrapper keeps the backbone's parameter names, so that its checkpoints and its hash do
-    not depend on the method; an object instead of a closure, so that a deep copy of the model has hooks of its own.
+    not depend on the method; an object instead of a closure, so that a copy of the model has hooks of its own, and can
+    be pickled.
+
+    Where queries, keys and values are separate layers, the module acts behind each of them by its method ``third``:
+    (what it reads, number of the layer) to its third of the output, or None for nothing.
 
     Args:
         site: of the backbone.
@@ -250,6 +263,7 @@ class Hook:
     Attributes:
         site: where it acts.
         enabled: whether it acts; False leaves the plain site.
+        ran: whether its site has run since the last time that this was set to False.
     """
 
     def __init__(self, site: Site, module: nn.Module, *, beside: bool) -> None:
@@ -257,38 +271,102 @@ class Hook:
         self.module = module
         self.beside = beside
         self.enabled = True
-        self._handle = site.module.register_forward_hook(self)
+        self.ran = False
+        self._handles = [
+            piece.register_forward_hook(layer, with_kwargs=True)
+            for (piece, _), layer in zip(site.pieces(), self.layers(), strict=True)
+        ]
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def layers(self) -> list[Any]:
+        """What acts at each layer of the site."""
+        return [_Third(self, place) for place in range(len(self.site.parts))] or [self]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
         """The output that takes the place of the site's."""
+        return self.act(self.module, inputs, named, output)
+
+    def act(self, acting: Callable[[Tensor], Tensor | None], inputs: tuple[Any, ...], named: Any, output: Any) -> Any:
+        """The output that takes the place of a layer's; of a tuple, its first element is what ``acting`` sees."""
         if not self.enabled:
             return output
-        return output + self.module(inputs[0]) if self.beside else self.module(output)
+        self.ran = True
+        if isinstance(output, tuple):
+            return (self.act(acting, inputs, named, output[0]), *output[1:])
+        if self.beside:
+            added = acting(first_tensor(inputs, named))
+            return output if added is None else output + added
+        if self.site.channels_first:
+            tapped = acting(output.movedim(1, -1))
+            return output if tapped is None else tapped.movedim(-1, 1)
+        tapped = acting(output)
+        return output if tapped is None else tapped
 
     def remove(self) -> None:
         """Takes it away from the site for good."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
-class Change(Protocol):
-    """A module of a method that changes what a linear layer computes."""
+class _Third:
+    """A hook at one of three layers that make up a site."""
 
-    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor) -> Tensor:
-        """The layer's input (..., in) and output (..., out) -> what takes the place of its output."""
-        ...
+    def __init__(self, hook: Hook, place: int) -> None:
+        self.hook = hook
+        self.place = place
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
+        return self.hook.act(self._acting, inputs, named, output)
+
+    def _acting(self, values: Tensor) -> Tensor | None:
+        found: Tensor | None = self.hook.module.third(values, self.place)  # type: ignore[operator]
+        return found
+
+
+def first_tensor(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+    """The tokens among the inputs of a module, however they were given."""
+    if inputs and isinstance(inputs[0], Tensor):
+        return inputs[0]
+    return next(value for value in (*inputs, *named.values()) if isinstance(value, Tensor))
+
+
+class Change(nn.Module):
+    """A module of a method that changes what linear layers compute."""
+
+    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor, features: slice) -> Tensor:
+        """What takes the place of the output of a layer.
+
+        Args:
+            layer: of the backbone.
+            tokens: its input, (..., in).
+            output: of the layer, (..., out).
+            features: which of the site's output features are the layer's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say how it changes a layer")
 
 
 class ChangeHook(Hook):
-    """Lets a module of a method change what a linear layer computes, see :meth:`Method.change`."""
+    """Lets a module of a method change what the layers of a site compute, see :meth:`Method.change`."""
 
-    module: Change  # type: ignore[assignment]
+    module: Change
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The output that takes the place of the layer's."""
-        if not self.enabled:
+    def layers(self) -> list[Any]:
+        """One a layer of the site."""
+        return [_Changed(self, features) for _, features in self.site.pieces()]
+
+
+class _Changed:
+    """A hook at one layer of a site."""
+
+    def __init__(self, hook: ChangeHook, features: slice) -> None:
+        self.hook = hook
+        self.features = features
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
+        if not self.hook.enabled:
             return output
+        self.hook.ran = True
         assert isinstance(module, nn.Linear)
-        return self.module.change(module, inputs[0], output)
+        return self.hook.module.change(module, first_tensor(inputs, named), output, self.features)
 
 
 METHODS: Registry[type[Method]] = Registry("method")

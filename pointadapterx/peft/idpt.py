@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.ops import knn
 from pointadapterx.peft.base import METHODS, Method
@@ -94,7 +95,7 @@ class Idpt(Method):
         super().__init__(options)
         self.options: Idpt.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the edge convolutions that generate the prompt."""
         options, stage = self.options, backbone.stages[-1]
         dim = stage.width

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.models.sites import BlockSites, Site
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.low_rank import QKV, LowRank, LowRankQkv, WeightDecomposed
@@ -66,7 +66,7 @@ class Lora(Method):
         super().__init__(options)
         self.options: Lora.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the updates and places them at their layers."""
         self.blocks = nn.ModuleList()
         for block in backbone.every_block():
@@ -80,15 +80,17 @@ class Lora(Method):
         """The updates of a block's layers, by the name of the layer."""
         updates = nn.ModuleDict()
         targets = self.options.targets
-        if "qkv" in block.sites and set(targets) & set(QKV):
-            layer, dim = _linear(block.site("qkv")), block.width
-            parts: dict[str, LowRank] = {name: self._create(layer.in_features, dim) for name in QKV if name in targets}
+        thirds = [name for name in QKV if name in targets]
+        if thirds:
+            site = block.site("qkv")
+            width, dim = _linear(site)[0].in_features, site.width // 3
+            parts: dict[str, LowRank] = {name: self._create(width, dim) for name in thirds}
             updates["qkv"] = LowRankQkv(parts, dim)
         for site in block.layers():
             if site.name in targets:
-                updates[site.name] = self._create(_linear(site).in_features, site.width)
+                updates[site.name] = self._create(_linear(site)[0].in_features, site.width)
         for name, update in updates.items():
-            _update(update).start(_linear(block.site(name)).weight)
+            _update(update).start(_weight(block.site(name)))
         return updates
 
     def _create(self, width: int, out: int) -> LowRank:
@@ -97,13 +99,15 @@ class Lora(Method):
         return kind(width, out, options.rank, options.scale, options.dropout)
 
     @torch.no_grad()
-    def merge(self, backbone: Backbone) -> None:
+    def merge(self, backbone: Host) -> None:
         """W + s · B A, and what DoRA makes of it."""
         for block, updates in zip(backbone.every_block(), self.blocks, strict=True):
             assert isinstance(updates, nn.ModuleDict)
             for name, update in updates.items():
-                weight = _linear(block.site(name)).weight
-                weight.copy_(_update(update).merged(weight))
+                site = block.site(name)
+                merged = _update(update).merged(_weight(site))
+                for layer, (_, features) in zip(_linear(site), site.pieces(), strict=True):
+                    layer.weight.copy_(merged[features])
 
 
 def _update(module: nn.Module) -> LowRank | LowRankQkv:
@@ -111,20 +115,28 @@ def _update(module: nn.Module) -> LowRank | LowRankQkv:
     return module
 
 
-def _linear(site: Site) -> nn.Linear:
-    """The layer at a site.
+def _linear(site: Site) -> list[nn.Linear]:
+    """The layers at a site: one, or those of queries, keys and values.
 
     Raises:
-        ConfigError: if it is no linear layer, or a quantised one.
+        ConfigError: if one is no linear layer, or a quantised one.
     """
-    layer = site.module
-    kind = type(layer).__name__
-    if not isinstance(layer, nn.Linear):
-        raise ConfigError(f"lora adapts linear layers, but at {site.name} is a {kind}")
-    package = type(layer.weight).__module__.partition(".")[0]
-    if not layer.weight.is_floating_point() or package in ("bitsandbytes", "torchao"):
-        raise ConfigError(
-            f"lora adapts layers in floating point, but at {site.name} is a quantised {kind}; load the "
-            "model without quantisation"
-        )
-    return layer
+    layers = []
+    for layer, _ in site.pieces():
+        kind = type(layer).__name__
+        if not isinstance(layer, nn.Linear):
+            raise ConfigError(f"lora adapts linear layers, but at {site.name} is a {kind}")
+        package = type(layer.weight).__module__.partition(".")[0]
+        if not layer.weight.is_floating_point() or package in ("bitsandbytes", "torchao"):
+            raise ConfigError(
+                f"lora adapts layers in floating point, but at {site.name} is a quantised {kind}; load the model "
+                "without quantisation"
+            )
+        layers.append(layer)
+    return layers
+
+
+def _weight(site: Site) -> Tensor:
+    """The weight (out, in) of a site's layers, one below the other."""
+    weights = [layer.weight for layer in _linear(site)]
+    return weights[0] if len(weights) == 1 else torch.cat(weights)

@@ -16,6 +16,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.bottlenecks import Bottleneck
@@ -64,10 +65,10 @@ class SlicedLowRank(LowRank):
 
     active: int = 0
 
-    def product(self, tokens: Tensor) -> Tensor:
-        """(..., width) -> (..., out); zeros with no rank active."""
+    def product(self, tokens: Tensor, features: slice = slice(None)) -> Tensor:
+        """(..., width) -> (..., out), or some of its features; zeros with no rank active."""
         hidden = F.linear(self.dropout(tokens), self.down.weight[: self.active])
-        return F.linear(hidden, self.up.weight[:, : self.active])
+        return F.linear(hidden, self.up.weight[features, : self.active])
 
 
 class SlicedBottleneck(Bottleneck):
@@ -173,7 +174,7 @@ class Noah(Method):
         super().__init__(options)
         self.options: Noah.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the modules, of the architecture's widths or of the largest ones."""
         options, blocks = self.options, backbone.every_block()
         dims = [block.width for block in blocks]

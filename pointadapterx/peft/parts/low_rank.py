@@ -7,14 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from pointadapterx.peft.base import Change
 
 QKV = ("q", "k", "v")
 """Names of the thirds of a joint projection, in the order of its rows."""
 
 
-class LowRank(nn.Module):
+class LowRank(Change):
     """W x + s · B A x, zero at the start.
 
     Args:
@@ -34,17 +37,17 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
         nn.init.zeros_(self.up.weight)
 
-    def product(self, tokens: Tensor) -> Tensor:
-        """B A x: (..., width) -> (..., out)."""
-        return self.up(self.down(self.dropout(tokens)))
+    def product(self, tokens: Tensor, features: slice = slice(None)) -> Tensor:
+        """B A x: (..., width) -> (..., out), or some of its features."""
+        return F.linear(self.down(self.dropout(tokens)), self.up.weight[features])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """s · B A x: (..., width) -> (..., out)."""
         return self.scale * self.product(tokens)
 
-    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor) -> Tensor:
-        """The output (..., out) of a layer with the update of its input (..., width)."""
-        return changed(layer, tokens, output, [(0, self)])
+    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor, features: slice = slice(None)) -> Tensor:
+        """The output (..., out) of a layer, or some of its features, with the update of its input (..., width)."""
+        return changed(layer, output, [(0, self, self.product(tokens, features))])
 
     def merged(self, weight: Tensor) -> Tensor:
         """W + s · B A, (out, width)."""
@@ -98,7 +101,7 @@ def _row_norms(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=1)
 
 
-class LowRankQkv(nn.Module):
+class LowRankQkv(Change):
     """Low-rank updates of queries, keys or values where one layer computes all three.
 
     Args:
@@ -111,9 +114,11 @@ class LowRankQkv(nn.Module):
         self.parts = nn.ModuleDict(parts)
         self.dim = dim
 
-    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor) -> Tensor:
-        """The output (B, L, 3 C) of the joint projection with the updates of its input (B, L, C)."""
-        return changed(layer, tokens, output, self._placed())
+    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor, features: slice = slice(None)) -> Tensor:
+        """The output (B, L, 3 C) of the joint projection, or of one third, with updates of its input (B, L, C)."""
+        start, stop, _ = features.indices(3 * self.dim)
+        inside = [(first, part) for first, part in self._placed() if start <= first < stop]
+        return changed(layer, output, [(first - start, part, part.product(tokens)) for first, part in inside])
 
     def merged(self, weight: Tensor) -> Tensor:
         """The weight (3 C, C) of the joint projection with the updates; the same for q, k or v without one."""
@@ -133,29 +138,28 @@ class LowRankQkv(nn.Module):
         return [(QKV.index(name) * self.dim, part) for name, part in self.parts.items() if isinstance(part, LowRank)]
 
 
-def changed(layer: nn.Linear, tokens: Tensor, output: Tensor, parts: Sequence[tuple[int, LowRank]]) -> Tensor:
-    """The output of a layer with updates of some of its rows.
+def changed(layer: nn.Linear, output: Tensor, parts: Sequence[tuple[int, LowRank, Tensor]]) -> Tensor:
+    """The output of a layer with updates of some of its features.
 
     Args:
         layer: that computed it.
-        tokens: its input, (..., in).
         output: (..., out).
-        parts: first row and update.
+        parts: first feature, update and its product B A x (..., n), which do not overlap.
     """
-    products = [part.product(tokens) for _, part in parts]
-    firsts = [first for first, _ in parts]
-    in_place = output.dtype == products[0].dtype and not torch.compiler.is_compiling()
-    if in_place and not any(isinstance(part, WeightDecomposed) for _, part in parts):
-        return _Added.apply(output, [part.scale for _, part in parts], firsts, *products)
+    if not parts:
+        return output
+    parts = sorted(parts, key=lambda part: part[0])
+    plain = not any(isinstance(update, WeightDecomposed) for _, update, _ in parts)
+    if plain and output.dtype == parts[0][2].dtype and not torch.compiler.is_compiling():
+        firsts, scales = [first for first, _, _ in parts], [update.scale for _, update, _ in parts]
+        return _Added.apply(output, scales, firsts, *(product for _, _, product in parts))
     new, end = [], 0
-    bias = layer.bias
-    for (first, part), product in sorted(zip(parts, products, strict=True), key=lambda pair: pair[0][0]):
+    for first, update, product in parts:
         rows = slice(first, first + product.shape[-1])
-        new.append(output[..., end:first])
-        new.append(part.of_rows(output[..., rows], product, layer.weight[rows], None if bias is None else bias[rows]))
+        bias = None if layer.bias is None else layer.bias[rows]
+        new += [output[..., end:first], update.of_rows(output[..., rows], product, layer.weight[rows], bias)]
         end = rows.stop
-    new.append(output[..., end:])
-    return _joined(new)
+    return _joined([*new, output[..., end:]])
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:
@@ -169,10 +173,10 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def forward(output: Tensor, scales: list[float], firsts: list[int], *products: Tensor) -> Tensor:
-        """(..., out), factors and first columns of (..., n) tensors that do not overlap -> (..., out)."""
+        """(..., out), factors and rising first columns of (..., n) tensors -> (..., out)."""
         result = torch.empty_like(output)
         end = 0
-        for first, scale, product in sorted(zip(firsts, scales, products, strict=True), key=lambda part: part[0]):
+        for first, scale, product in zip(firsts, scales, products, strict=True):
             columns = slice(first, first + product.shape[-1])
             result[..., end:first] = output[..., end:first]
             target = result[..., columns]

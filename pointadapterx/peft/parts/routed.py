@@ -12,6 +12,7 @@ from torch import Tensor
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.mixture import Routing, routing_statistics
 from pointadapterx.schema import Section
@@ -27,7 +28,7 @@ class RoutedMethod(Method):
         self._routings: list[tuple[int, Routing]] = []  # stage and routing by use, of the last pass in training mode
         self._passing = self._recording = False
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Notes the sizes of the stages."""
         super().attach(backbone)
         self.num_patches = [stage.num_patches for stage in backbone.stages]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS
 from pointadapterx.peft.parts.mixture import SharedMixture, mixture_problems
@@ -136,7 +137,7 @@ class SharedMixtureMethod(RoutedMethod):
         super().__init__(options)
         self.options: SharedMixtureMethod.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the mixture and one prompt generator a block."""
         super().attach(backbone)
         options = self.options
@@ -180,7 +181,7 @@ class SharedMixtureMethod(RoutedMethod):
         """An expert for sub-tokens of ``width``, (T, width) -> (T, width), zero at the start."""
         return ADAPTERS[self.options.expert or self.kind].make(width, self.options.rank, self.options.dropout)
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """Each block's norm2, class token and its position, the final norm where it is trained."""
         for block in backbone.every_block() if self.options.norms else ():
             yield from block.site("norm2").module.parameters()
