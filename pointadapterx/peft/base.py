@@ -70,6 +70,11 @@ class Method(nn.Module):
             return self.makes_prompts
 
         @property
+        def counts_patches(self) -> bool:
+            """Whether these options work only for the number of patches that the backbone was built for."""
+            return False
+
+        @property
         def needs_sites(self) -> tuple[str, ...]:
             """Sites (:data:`~pointadapterx.models.sites.SITES`) that every block must have."""
             return ()
@@ -166,6 +171,12 @@ class Method(nn.Module):
             keep: numbers of the blocks whose tokens are kept in ``Features.intermediates``.
         """
         return backbone(inputs, self, keep)
+
+    def begin(self) -> None:
+        """Called before each forward pass of a model that keeps its own forward, in place of :meth:`run`."""
+
+    def end(self) -> None:
+        """Called behind such a pass."""
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
         """What does not depend on anything trained: here the patch tokens. Computed in eval mode, without gradient.
@@ -289,7 +300,8 @@ class Hook:
         """The output that takes the place of a layer's; of a tuple, its first element is what ``acting`` sees."""
         if not self.enabled:
             return output
-        self.ran = True
+        if not self.ran:
+            self.ran = True
         if isinstance(output, tuple):
             return (self.act(acting, inputs, named, output[0]), *output[1:])
         if self.beside:

@@ -81,6 +81,11 @@ class Idpt(Method):
             return True
 
         @property
+        def counts_patches(self) -> bool:
+            """The patches are the last so many tokens."""
+            return True
+
+        @property
         def needs_sites(self) -> tuple[str, ...]:
             """The whole block, before which the prompt comes."""
             return ("block",)

@@ -139,6 +139,11 @@ class Noah(Method):
             return self.architecture is None or any(self.architecture.prompts)
 
         @property
+        def counts_patches(self) -> bool:
+            """The patches are the last so many tokens."""
+            return True
+
+        @property
         def needs_sites(self) -> tuple[str, ...]:
             """Those of its three components."""
             return ("qkv", "ffn", "block")

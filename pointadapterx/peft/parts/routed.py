@@ -37,11 +37,19 @@ class RoutedMethod(Method):
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """Runs the backbone; clears the routing of the previous pass."""
-        self._routings, self._passing = [], True
+        self.begin()
         try:
             return super().run(backbone, inputs, keep)
         finally:
-            self._passing = False
+            self.end()
+
+    def begin(self) -> None:
+        """Clears the routing of the previous pass."""
+        self._routings, self._passing = [], True
+
+    def end(self) -> None:
+        """What follows is computed again for the backward pass."""
+        self._passing = False
 
     @property
     def routes(self) -> bool:
