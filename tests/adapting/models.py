@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
-
-from pointadapterx.models.vit import ViT
 
 WIDTH, DEPTH, HEADS, SIDE, PATCH = 24, 3, 4, 16, 4
 IMAGES = (2, 3, SIDE, SIDE)

@@ -1,0 +1,126 @@
+"""Beside huggingface/peft: the same parameters, outputs, gradients and merged weights; and its files."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pointadapterx as pax
+from pointadapterx.models.sites import Site
+from pointadapterx.peft.base import Method
+from pointadapterx.peft.noah import SlicedLowRank
+from pointadapterx.peft.parts.low_rank import LowRank, LowRankQkv, WeightDecomposed
+from pointadapterx.peft.parts.scale_shift import ScaleShift
+from tests.adapting.models import IMAGES, hf_vit, randomised
+from tests.conftest import randomise
+
+RANK, ALPHA = 4, 12.0
+FORMS = [{}, {"dora": True}, {"rslora": True}, {"dora": True, "rslora": True}]
+
+
+def theirs(model: nn.Module, form: dict[str, bool], targets: list[str]) -> Any:
+    """A model adapted by peft."""
+    peft = pytest.importorskip("peft")
+    flags = {f"use_{name}": value for name, value in form.items()}
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, **flags)
+    return peft.get_peft_model(model, config)
+
+
+def ours(model: nn.Module, form: dict[str, bool]) -> nn.Module:
+    """The same model adapted by us, with random values."""
+    return randomise(pax.adapt(model, "lora", rank=RANK, alpha=ALPHA, targets=["q", "v"], **form)).eval()
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def pairs(model: nn.Module, other: Any) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """The trained parameters of ours, each with peft's."""
+    found = []
+    for number, layer in enumerate(other.base_model.model.vit.layers):
+        for name, theirs in (("q", layer.attention.q_proj), ("v", layer.attention.v_proj)):
+            update = model.pointadapterx.methods["default"].blocks[number]["qkv"].parts[name]
+            found += [(update.down.weight, theirs.lora_A.default.weight)]
+            found += [(update.up.weight, theirs.lora_B.default.weight)]
+            if isinstance(update, WeightDecomposed):
+                found += [(update.magnitude, theirs.lora_magnitude_vector.default.weight)]
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS, ids="-".join)
+def test_it_is_what_peft_computes(form: dict[str, bool]) -> None:
+    pytest.importorskip("transformers")
+    base, images = randomised(hf_vit()), torch.randn(IMAGES)
+    other = theirs(copy.deepcopy(base), form, ["q_proj", "v_proj"]).eval()
+    if form.get("dora"):
+        fresh = pax.adapt(copy.deepcopy(base), "lora", rank=RANK, targets=["q", "v"], **form)
+        for mine, its in pairs(fresh, other):
+            if mine.ndim == 1:
+                torch.testing.assert_close(mine, its)  # the norms that both start with
+    model = ours(base, form)
+    assert sum(p.numel() for p in trained(model)) == sum(p.numel() for p in trained(other))
+    matched = pairs(model, other)
+    assert len(matched) == len(trained(model))
+    with torch.no_grad():
+        for mine, its in matched:
+            its.copy_(mine)
+    logits = [one(pixel_values=images).logits for one in (model, other)]
+    torch.testing.assert_close(*logits, atol=2e-5, rtol=1e-5)
+    for one in logits:
+        one.square().sum().backward()
+    for mine, its in matched:
+        torch.testing.assert_close(mine.grad, its.grad, atol=1e-3 * float(its.grad.abs().max()), rtol=1e-3)
+    merged, wanted = pax.merge(model).state_dict(), other.merge_and_unload().state_dict()
+    assert merged.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(merged[name], value, atol=1e-6, rtol=1e-6)
+
+
+def site(width: int, *layers: nn.Linear) -> Site:
+    return (
+        Site("qkv", nn.ModuleList(layers), 3 * width, layers) if len(layers) == 3 else Site("qkv", *layers, 3 * width)
+    )
+
+
+def updates() -> list[tuple[str, nn.Module]]:
+    def thirds(kind: type[LowRank], *names: str) -> LowRankQkv:
+        return LowRankQkv({name: kind(6, 6, 2, scale=1.5, dropout=0.0) for name in names}, 6)
+
+    joint = SlicedLowRank(6, 18, 2, scale=1.0, dropout=0.0)
+    joint.active = 1
+    return [
+        ("change", thirds(LowRank, "q", "v")),
+        ("change", thirds(WeightDecomposed, "v", "k")),
+        ("change", joint),
+        ("tap", ScaleShift(18)),
+    ]
+
+
+@pytest.mark.parametrize(("act", "module"), updates())
+@pytest.mark.parametrize("bias", [False, True])
+def test_separate_queries_keys_and_values_are_changed_as_the_joint_ones(act: str, module: Any, bias: bool) -> None:
+    joint, parts = nn.Linear(6, 18, bias), [nn.Linear(6, 6, bias) for _ in range(3)]
+    for number, part in enumerate(parts):
+        for name, value in part.named_parameters():
+            value.data = getattr(joint, name).data[6 * number : 6 * number + 6].clone()
+    if isinstance(module, LowRankQkv):
+        module.start(joint.weight)
+    randomise(module)
+    tokens = torch.randn(2, 5, 6)
+    found = []
+    for layers in ([joint], parts):
+        method = Method(Method.Options(name="test"))
+        getattr(method, act)(site(6, *layers), module)
+        found.append(torch.cat([layer(tokens) for layer in layers], dim=-1))
+        for hook in method.hooks:
+            hook.remove()
+    torch.testing.assert_close(*found)
+    assert not torch.allclose(found[0], joint(tokens))
+    grads: list[tuple[Tensor, ...]] = [torch.autograd.grad(one.sin().sum(), list(module.parameters())) for one in found]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
