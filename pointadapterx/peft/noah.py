@@ -20,7 +20,7 @@ from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.bottlenecks import Bottleneck
-from pointadapterx.peft.parts.low_rank import LowRank, LowRankQkv
+from pointadapterx.peft.parts.low_rank import ALL, LowRank, LowRankQkv
 from pointadapterx.schema import Distinct, Rate, Section, Times, Width
 
 OptionalWidth = Annotated[int, Field(ge=0, le=2**16)]
@@ -65,7 +65,7 @@ class SlicedLowRank(LowRank):
 
     active: int = 0
 
-    def product(self, tokens: Tensor, features: slice = slice(None)) -> Tensor:
+    def product(self, tokens: Tensor, features: slice = ALL) -> Tensor:
         """(..., width) -> (..., out), or some of its features; zeros with no rank active."""
         hidden = F.linear(self.dropout(tokens), self.down.weight[: self.active])
         return F.linear(hidden, self.up.weight[features, : self.active])

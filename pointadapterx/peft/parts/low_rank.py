@@ -16,6 +16,8 @@ from pointadapterx.peft.base import Change
 QKV = ("q", "k", "v")
 """Names of the thirds of a joint projection, in the order of its rows."""
 
+ALL = slice(None)
+
 
 class LowRank(Change):
     """W x + s · B A x, zero at the start.
@@ -37,15 +39,16 @@ class LowRank(Change):
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
         nn.init.zeros_(self.up.weight)
 
-    def product(self, tokens: Tensor, features: slice = slice(None)) -> Tensor:
+    def product(self, tokens: Tensor, features: slice = ALL) -> Tensor:
         """B A x: (..., width) -> (..., out), or some of its features."""
-        return F.linear(self.down(self.dropout(tokens)), self.up.weight[features])
+        hidden = self.down(self.dropout(tokens))
+        return self.up(hidden) if features == ALL else F.linear(hidden, self.up.weight[features])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """s · B A x: (..., width) -> (..., out)."""
         return self.scale * self.product(tokens)
 
-    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor, features: slice = slice(None)) -> Tensor:
+    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor, features: slice = ALL) -> Tensor:
         """The output (..., out) of a layer, or some of its features, with the update of its input (..., width)."""
         return changed(layer, output, [(0, self, self.product(tokens, features))])
 
@@ -114,7 +117,7 @@ class LowRankQkv(Change):
         self.parts = nn.ModuleDict(parts)
         self.dim = dim
 
-    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor, features: slice = slice(None)) -> Tensor:
+    def change(self, layer: nn.Linear, tokens: Tensor, output: Tensor, features: slice = ALL) -> Tensor:
         """The output (B, L, 3 C) of the joint projection, or of one third, with updates of its input (B, L, C)."""
         start, stop, _ = features.indices(3 * self.dim)
         inside = [(first, part) for first, part in self._placed() if start <= first < stop]
@@ -150,6 +153,8 @@ def changed(layer: nn.Linear, output: Tensor, parts: Sequence[tuple[int, LowRank
         return output
     parts = sorted(parts, key=lambda part: part[0])
     plain = not any(isinstance(update, WeightDecomposed) for _, update, _ in parts)
+    if plain and parts[0][2].shape == output.shape:
+        return _sum(output, parts[0][2], parts[0][1].scale)
     if plain and output.dtype == parts[0][2].dtype and not torch.compiler.is_compiling():
         firsts, scales = [first for first, _, _ in parts], [update.scale for _, update, _ in parts]
         return _Added.apply(output, scales, firsts, *(product for _, _, product in parts))
@@ -178,14 +183,16 @@ class _Added(torch.autograd.Function):
         end = 0
         for first, scale, product in zip(firsts, scales, products, strict=True):
             columns = slice(first, first + product.shape[-1])
-            result[..., end:first] = output[..., end:first]
+            if end < first:
+                result[..., end:first] = output[..., end:first]
             target = result[..., columns]
             if scale == 1.0:
                 torch.add(output[..., columns], product, out=target)
             else:
                 torch.mul(product, scale, out=target).add_(output[..., columns])
             end = columns.stop
-        result[..., end:] = output[..., end:]
+        if end < output.shape[-1]:
+            result[..., end:] = output[..., end:]
         return result
 
     @staticmethod
@@ -201,3 +208,10 @@ class _Added(torch.autograd.Function):
         parts = [grad[..., columns] for columns in ctx.columns]
         scaled = [part if scale == 1.0 else part * scale for part, scale in zip(parts, ctx.scales, strict=True)]
         return grad, None, None, *scaled
+
+
+def _sum(output: Tensor, product: Tensor, scale: float) -> Tensor:
+    """output + s · product of one shape, rounded twice: where s · product is exact, in one operation."""
+    if math.frexp(scale)[0] == 0.5:  # a power of two
+        return torch.add(output, product, alpha=scale)
+    return output + scale * product
