@@ -166,6 +166,7 @@ class Adapters(nn.Module):
             entry.driver.remove()
         for handle in self.guards:
             handle.remove()
+        self.host.switch_back()
         delattr(model, ADAPTERS)
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(self.requires.get(key, True))
@@ -229,11 +230,9 @@ def guards_of(model: nn.Module, host: ForeignHost) -> Iterator[RemovableHandle]:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             yield module.register_forward_pre_hook(_KeepEval())
-    first = host.members()[0].module
-    for module in host.model.modules():
-        if hasattr(module, "gradient_checkpointing") and any(inner is first for inner in module.modules()):
-            yield module.register_forward_pre_hook(_NeedsGradient(), with_kwargs=True)
-            return
+    checkpointed = host.checkpointed()
+    if checkpointed is not None:
+        yield checkpointed.register_forward_pre_hook(_NeedsGradient(), with_kwargs=True)
 
 
 class _KeepEval:

@@ -95,6 +95,7 @@ def _hf_swin(config_class: Any, model_class: Any) -> nn.Module:
         image_size=32,
         patch_size=PATCH,
         num_labels=5,
+        drop_path_rate=0.0,
     )
     return model_class(config)
 
@@ -122,9 +123,8 @@ def timm_vit(**options: Any) -> nn.Module:
 def timm_swin() -> nn.Module:
     from timm.models.swin_transformer import SwinTransformer
 
-    return SwinTransformer(
-        img_size=32, patch_size=PATCH, embed_dim=12, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=5
-    )
+    sizes = {"img_size": 32, "patch_size": PATCH, "embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4)}
+    return SwinTransformer(**sizes, window_size=4, num_classes=5, drop_path_rate=0.0)
 
 
 def timm_eva(**options: Any) -> nn.Module:

@@ -13,6 +13,10 @@ from pointadapterx.models.foreign.sites import Sites
 Facts = Callable[[nn.Module], Mapping[str, Any]]
 
 
+def _nothing(module: nn.Module) -> str:
+    return ""
+
+
 class Family(NamedTuple):
     """What is known of a class of models.
 
@@ -28,10 +32,10 @@ class Family(NamedTuple):
 
     title: str
     sites: Sites
-    facts: Facts = lambda module: {}
-    no_prompts: Callable[[nn.Module], str] = lambda module: ""
+    facts: Facts
+    no_prompts: Callable[[nn.Module], str] = _nothing
     switches: Mapping[str, object] = {}
-    untapped: Callable[[nn.Module], str] = lambda block: ""
+    untapped: Callable[[nn.Module], str] = _nothing
 
 
 def _pair(size: Any) -> tuple[int, int]:
