@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import pointadapterx as pax
+from pointadapterx.adapting.peft_files import load_peft_adapter, save_peft_adapter
+from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.models.sites import Site
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.noah import SlicedLowRank
@@ -124,3 +127,50 @@ def test_separate_queries_keys_and_values_are_changed_as_the_joint_ones(act: str
     grads: list[tuple[Tensor, ...]] = [torch.autograd.grad(one.sin().sum(), list(module.parameters())) for one in found]
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("form", [{}, {"dora": True, "rslora": True}], ids="-".join)
+def test_adapters_go_to_peft_and_come_back(form: dict[str, bool], tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    base, images = randomised(hf_vit()), torch.randn(IMAGES)
+    targets = ["q", "v", "fc1"]
+    model = pax.adapt(copy.deepcopy(base), "lora", rank=RANK, targets=targets, train=["classifier"], **form)
+    randomise(model).eval()
+    wanted = model(pixel_values=images).logits
+    save_peft_adapter(model, tmp_path / "ours")
+    other = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "ours").eval()
+    torch.testing.assert_close(other(pixel_values=images).logits, wanted, atol=2e-5, rtol=1e-5)
+    other.save_pretrained(tmp_path / "theirs")
+    back = load_peft_adapter(copy.deepcopy(base), tmp_path / "theirs").eval()
+    assert torch.equal(back(pixel_values=images).logits, wanted)
+    assert len(trained(back)) == len(trained(model))
+
+
+def test_what_peft_has_and_lora_has_not_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    base = hf_vit()
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"target_modules": ["q_proj"], "bias": "all"}, r"adapter_config\.json: has bias='all', which lora does not"),
+        ({"target_modules": ["classifier"]}, "changes 'classifier', at which lora does not act"),
+        (
+            {"target_modules": ["q_proj"], "init_lora_weights": "olora"},
+            "init_lora_weights='olora' has changed the model",
+        ),
+        ({"target_modules": ["q_proj"], "use_qalora": True}, "has use_qalora=True, which lora does not have"),
+        ({"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 3}}, r"has rank_pattern=\{'q_proj': 3\}"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0]}, r"leaves out 'vit\.layers\.1\.attention\.q_proj'"),
+    ]
+    for number, (options, words) in enumerate(cases):
+        folder = tmp_path / str(number)
+        peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=2, **options)).save_pretrained(folder)
+        with pytest.raises(CheckpointError, match=words):
+            load_peft_adapter(base, folder)
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: cannot be read"):
+        load_peft_adapter(base, tmp_path)
+    assert not hasattr(base, "pointadapterx")
+    model = pax.adapt(base, "bitfit")
+    with pytest.raises(ConfigError, match="adapter 'default' is no active one of lora"):
+        save_peft_adapter(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
