@@ -73,7 +73,7 @@ def adapt(
     first = not is_adapted(model)
     if not first and sites is not None:
         raise ConfigError("sites: are those of the first adapter; leave them out")
-    adapters = Adapters(_host(model, sites)) if first else adapters_of(model)
+    adapters = Adapters(_host(model, sites), sites) if first else adapters_of(model)
     if not name.isidentifier() or hasattr(nn.ModuleDict, name):
         raise ConfigError(f"name: {shown(name)} cannot name an adapter; use letters, digits and underscores")
     if name in adapters.entries:

@@ -165,8 +165,8 @@ class Driver:
             )
         if run.gradients and not torch.is_grad_enabled():
             raise ConfigError(
-                f"{self.host.title} runs its blocks in a reentrant checkpoint, behind which this method gets no gradient; "
-                "switch checkpointing off, or use use_reentrant=False"
+                f"{self.host.title} runs its blocks in a reentrant checkpoint, through which this method gets no "
+                "gradient; switch checkpointing off, or use use_reentrant=False"
             )
         with _kept():
             run.ride.take(number, Recorded(found["attention"], found["ffn"], tokens, None, lead))
