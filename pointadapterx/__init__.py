@@ -10,6 +10,7 @@ from pointadapterx.version import __version__ as __version__
 if TYPE_CHECKING:
     from pointadapterx.adapted_model import AdaptedModel, count_parameters
     from pointadapterx.adapting import adapt, auxiliary_loss, disable_adapter, merge, set_adapter, unload
+    from pointadapterx.adapting.peft_files import load_peft_adapter, save_peft_adapter
     from pointadapterx.build import build_model
     from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
     from pointadapterx.checkpoints.published import load_pretrained
@@ -51,12 +52,14 @@ _HOME = {
     "knn": "pointadapterx.ops",
     "load_adapter": "pointadapterx.checkpoints.adapter_file",
     "load_config": "pointadapterx.config",
+    "load_peft_adapter": "pointadapterx.adapting.peft_files",
     "load_pretrained": "pointadapterx.checkpoints.published",
     "merge": "pointadapterx.adapting",
     "pull_adapter": "pointadapterx.sharing",
     "push_adapter": "pointadapterx.sharing",
     "read_adapter": "pointadapterx.checkpoints.adapter_file",
     "save_adapter": "pointadapterx.checkpoints.adapter_file",
+    "save_peft_adapter": "pointadapterx.adapting.peft_files",
     "set_adapter": "pointadapterx.adapting",
     "train": "pointadapterx.quickstart.training",
     "unload": "pointadapterx.adapting",
@@ -85,12 +88,14 @@ __all__ = [
     "knn",
     "load_adapter",
     "load_config",
+    "load_peft_adapter",
     "load_pretrained",
     "merge",
     "pull_adapter",
     "push_adapter",
     "read_adapter",
     "save_adapter",
+    "save_peft_adapter",
     "set_adapter",
     "train",
     "unload",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pointadapterx as pax
+from benchmarks import peft as benchmark
 from pointadapterx.adapting.peft_files import load_peft_adapter, save_peft_adapter
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.models.sites import Site
@@ -82,6 +84,20 @@ def test_it_is_what_peft_computes(form: dict[str, bool]) -> None:
     assert merged.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(merged[name], value, atol=1e-6, rtol=1e-6)
+
+
+def test_a_step_is_measured_beside_that_of_peft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    small = ["--dim", "64", "--depth", "1", "--batch-size", "1", "--rounds", "2", "--forms", "lora", "dora"]
+    assert benchmark.main([*small, "--output", str(tmp_path / "peft")]) == 0
+    rows = json.loads((tmp_path / "peft.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["name"] for row in rows] == [f"{form}, {of}" for form in ("lora", "dora") for of in benchmark.PACKAGES]
+    for theirs, ours in (rows[:2], rows[2:]):
+        assert ours["trainable"] == theirs["trainable"]
+        assert ours["memory_ratio"] <= 1.05
+        assert len(ours["seconds"]) == 2
+    assert (tmp_path / "peft.md").read_text(encoding="utf-8") in capsys.readouterr().out
 
 
 def site(width: int, *layers: nn.Linear) -> Site:
