@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -204,3 +205,57 @@ class PointTransformer(nn.Module):
         pos = torch.cat([self.cls_pos.expand(len(x), -1, -1), pos], dim=1)
         x = self.norm(self.blocks(x, pos))
         return self.cls_head_finetune(torch.cat([x[:, 0], x[:, 1:].max(1)[0]], dim=-1))
+
+
+def method_of(model: nn.Module, name: str = "default") -> nn.Module:
+    """The modules of an adapter."""
+    return model.pointadapterx.methods[name]
+
+
+def answer(output: Any) -> Tensor:
+    """Logits, or tokens of a model without a head."""
+    for name in ("logits", "last_hidden_state"):
+        if hasattr(output, name):
+            return getattr(output, name)
+    return output
+
+
+def head_of(model: nn.Module) -> str:
+    """A module behind the blocks."""
+    names = [name for name, _ in model.named_children()]
+    return next(name for name in ("classifier", "cls_head_finetune", "head", "norm", "layernorm") if name in names)
+
+
+class Library(NamedTuple):
+    """A family of models, and how to make a small one.
+
+    Attributes:
+        title: of the family.
+        package: that has it.
+        make: a small random instance.
+        side: of its images; 0 where it takes points.
+    """
+
+    title: str
+    package: str
+    make: Callable[[], nn.Module]
+    side: int = SIDE
+
+    def inputs(self, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (2, 3, self.side, self.side) if self.side else (2, 16, 3)
+        return torch.randn(shape, generator=generator)
+
+
+FAMILIES = [
+    Library("transformers ViT", "transformers", hf_vit),
+    Library("transformers DINOv2", "transformers", hf_dinov2),
+    Library("transformers DINOv3", "transformers", hf_dinov3),
+    Library("transformers BEiT", "transformers", hf_beit),
+    Library("transformers Swin", "transformers", hf_swin, 32),
+    Library("transformers Swin v2", "transformers", hf_swinv2, 32),
+    Library("timm VisionTransformer", "timm", timm_vit),
+    Library("timm SwinTransformer", "timm", timm_swin, 32),
+    Library("timm Eva", "timm", timm_eva),
+    Library("Point-MAE family", "torch", PointTransformer, 0),
+]

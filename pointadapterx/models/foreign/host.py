@@ -139,7 +139,7 @@ class ForeignHost:
             raise ConfigError(
                 f"{type(model).__name__} holds {len(known)} known models: {paths}; name one, sites='{known[0][0]}'"
             )
-        names = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
+        names = ", ".join([*dict.fromkeys(family.title for family in FAMILIES.values()), "Point-MAE family"])
         raise ConfigError(
             f"no module of {type(inside).__name__} is known (known: {names}); say where its blocks are, for example "
             f"sites=Sites(blocks={_guess(inside)!r}, norm1=..., ffn=...)"
