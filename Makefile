@@ -53,6 +53,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks train --batch-size 8 --rounds 3 --jobs $(METHODS) $(addsuffix @bf16,$(METHODS)) --output docs/results/training_methods
 	$(BIN)/python -m benchmarks infer --output docs/results/inference
 	$(BIN)/python -m benchmarks memory --output docs/results/memory
+	$(BIN)/python -m benchmarks peft --output docs/results/peft
 	$(BIN)/python -m benchmarks curves --output docs/results/curves
 	$(BIN)/python -m benchmarks predict --output docs/results/predicting
 	$(BIN)/python -m benchmarks predict --files 200 --rounds 2 $(PUBLISHED_SIZE) --output docs/results/predicting_published

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, predict, train
+from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, peft, predict, train
 from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
@@ -15,6 +15,7 @@ KINDS = {
     "memory": memory.main,
     "novelty": novelty.main,
     "ops": ops.main,
+    "peft": peft.main,
     "predict": predict.main,
     "train": train.main,
 }

@@ -9,6 +9,8 @@ from pointadapterx.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pointadapterx.adapted_model import AdaptedModel, count_parameters
+    from pointadapterx.adapting import adapt, auxiliary_loss, disable_adapter, merge, set_adapter, unload
+    from pointadapterx.adapting.peft_files import load_peft_adapter, save_peft_adapter
     from pointadapterx.build import build_model
     from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
     from pointadapterx.checkpoints.published import load_pretrained
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pointadapterx.engine.input_form import Failure
     from pointadapterx.engine.predictor import Predictor
     from pointadapterx.export import export_adapter
+    from pointadapterx.models.foreign import Sites
     from pointadapterx.ops import farthest_point_sample, knn
     from pointadapterx.peft import METHODS
     from pointadapterx.quickstart.model import PretrainedModel, create_model, from_pretrained
@@ -32,25 +35,34 @@ _HOME = {
     "Failure": "pointadapterx.engine.input_form",
     "METHODS": "pointadapterx.peft",
     "Prediction": "pointadapterx.tasks.classification",
-    "PretrainedModel": "pointadapterx.quickstart.model",
     "Predictor": "pointadapterx.engine.predictor",
+    "PretrainedModel": "pointadapterx.quickstart.model",
+    "Sites": "pointadapterx.models.foreign",
+    "adapt": "pointadapterx.adapting",
+    "auxiliary_loss": "pointadapterx.adapting",
     "build_model": "pointadapterx.build",
     "count_costs": "pointadapterx.counting",
     "count_model": "pointadapterx.counting",
     "count_parameters": "pointadapterx.adapted_model",
     "create_model": "pointadapterx.quickstart.model",
+    "disable_adapter": "pointadapterx.adapting",
     "export_adapter": "pointadapterx.export",
     "farthest_point_sample": "pointadapterx.ops",
     "from_pretrained": "pointadapterx.quickstart.model",
     "knn": "pointadapterx.ops",
     "load_adapter": "pointadapterx.checkpoints.adapter_file",
     "load_config": "pointadapterx.config",
+    "load_peft_adapter": "pointadapterx.adapting.peft_files",
     "load_pretrained": "pointadapterx.checkpoints.published",
+    "merge": "pointadapterx.adapting",
     "pull_adapter": "pointadapterx.sharing",
     "push_adapter": "pointadapterx.sharing",
     "read_adapter": "pointadapterx.checkpoints.adapter_file",
     "save_adapter": "pointadapterx.checkpoints.adapter_file",
+    "save_peft_adapter": "pointadapterx.adapting.peft_files",
+    "set_adapter": "pointadapterx.adapting",
     "train": "pointadapterx.quickstart.training",
+    "unload": "pointadapterx.adapting",
 }
 
 __all__ = [
@@ -61,23 +73,32 @@ __all__ = [
     "Prediction",
     "Predictor",
     "PretrainedModel",
+    "Sites",
+    "adapt",
+    "auxiliary_loss",
     "build_model",
     "count_costs",
     "count_model",
     "count_parameters",
     "create_model",
+    "disable_adapter",
     "export_adapter",
     "farthest_point_sample",
     "from_pretrained",
     "knn",
     "load_adapter",
     "load_config",
+    "load_peft_adapter",
     "load_pretrained",
+    "merge",
     "pull_adapter",
     "push_adapter",
     "read_adapter",
     "save_adapter",
+    "save_peft_adapter",
+    "set_adapter",
     "train",
+    "unload",
 ]
 
 

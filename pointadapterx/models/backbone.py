@@ -6,13 +6,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.block import Block, FfnUpdate
+from pointadapterx.models.additions import PLAIN, Additions
+from pointadapterx.models.block import Block
 from pointadapterx.models.checkpoint_keys import Translated
 from pointadapterx.models.features import BlockTokens, FeatureInfo, Features, StageInfo
 from pointadapterx.models.frozen import Patches
@@ -55,58 +56,6 @@ class Recorded(NamedTuple):
     tokens: Tensor
     centers: Tensor | None = None
     lead: Callable[[Tensor], Tensor] | None = None
-
-
-class Additions(Protocol):
-    """What a backbone asks during a pass: how a method acts at the sites ``block`` and ``ffn``.
-
-    At every other site a module of the method acts as a hook, of which the backbone knows nothing.
-    """
-
-    def enter_stage(self, number: int, centers: Tensor | None) -> None:
-        """Called before the first block of each stage with the centres (B, G, 3) of its patches, if they have any."""
-        ...
-
-    def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Tokens (B, L, C) on their way into a block, to which prompts may be added."""
-        ...
-
-    def after_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Tokens (B, L, C) on their way out of a block."""
-        ...
-
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
-        """What to add to a block, given input and output of its FFN, (B, L, C) each."""
-        ...
-
-    def tapped(self, module: nn.Module, output: Tensor) -> Tensor:
-        """What the method makes of the output of a module that was not run in this pass."""
-        ...
-
-
-class Nothing:
-    """A plain pass: nothing is added."""
-
-    def enter_stage(self, number: int, centers: Tensor | None) -> None:
-        """Nothing."""
-
-    def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """The tokens as they are."""
-        return tokens
-
-    def after_block(self, index: int, tokens: Tensor) -> Tensor:
-        """The tokens as they are."""
-        return tokens
-
-    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> None:
-        """No update, prompt or loss."""
-
-    def tapped(self, module: nn.Module, output: Tensor) -> Tensor:
-        """The output as it is."""
-        return output
-
-
-PLAIN = Nothing()
 
 
 class Backbone(nn.Module, ABC):
@@ -194,6 +143,11 @@ class Backbone(nn.Module, ABC):
     position: str
     has_class_token: bool = True
 
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def follow(self, options: Backbone.Options) -> None:
         """Takes over what another config of the same weights may set differently; nothing by default."""
 
@@ -222,6 +176,12 @@ class Backbone(nn.Module, ABC):
             for stage in self.stages
         )
         return FeatureInfo(stages, self.has_class_token, 3 if self.modality == "points" else 0)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether the patches of every stage have centres or lie on a grid."""
+        info = self.feature_info
+        return info.coordinates > 0 or all(stage.grid is not None for stage in info.stages)
 
     @property
     @abstractmethod

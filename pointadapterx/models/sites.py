@@ -22,12 +22,25 @@ class Site(NamedTuple):
     Attributes:
         name: one of :data:`SITES`, or ``patch`` and ``final norm`` outside the blocks.
         module: what is there.
-        width: of its output.
+        width: of its output, queries, keys and values together where they are separate.
+        parts: the layers of queries, keys and values at a site ``qkv`` of which the module is no single layer.
+        channels_first: whether its output is (B, C, H, W) instead of (..., C).
+        untapped: why nothing can be done to the output here, though something can be added to it; else empty.
     """
 
     name: str
     module: nn.Module
     width: int
+    parts: tuple[nn.Module, ...] = ()
+    channels_first: bool = False
+    untapped: str = ""
+
+    def pieces(self) -> list[tuple[nn.Module, slice]]:
+        """The layers that compute its output, each with its share of the output features."""
+        if not self.parts:
+            return [(self.module, slice(None))]
+        third = self.width // len(self.parts)
+        return [(part, slice(third * place, third * (place + 1))) for place, part in enumerate(self.parts)]
 
 
 class BlockSites:

@@ -1,15 +1,16 @@
 """The contract of an adaptation method: one class, in one file, with one registry line.
 
 A method creates modules of its own, names the backbone parameters that it also trains, and acts at named sites of the
-backbone's blocks (:mod:`pointadapterx.models.sites`): as a *tap* behind a site, as a *branch* beside it, or on what is
-*recorded* there without gradient. Whatever it creates is trainable; everything else is frozen. No parameter is ever
-chosen by a substring of its name.
+backbone's blocks (:mod:`pointadapterx.models.sites`): as a *tap* behind a site, as a *branch* beside it, as a *change*
+of what a layer computes, or on what is *recorded* there without gradient. Whatever it creates is trainable; everything
+else is frozen. No parameter is ever chosen by a substring of its name.
 
 =============  ==============================================  ========================================================
 act            at                                              how
 =============  ==============================================  ========================================================
 tap            any site                                        :meth:`Method.tap`: ``module(output)``
 branch         any site                                        :meth:`Method.branch`: ``output + module(input)``
+change         linear layers                                   :meth:`Method.change`: of layer, input and output
 branch         ``ffn``, with input *and* output, and a loss    :meth:`Method.adapt_ffn`: ``FfnUpdate.update``
 tap            ``block``, prompts behind it                    :meth:`Method.adapt_ffn`: ``FfnUpdate.prompt``
 tap            ``block``, tokens on their way in or out        :meth:`Method.before_block`, :meth:`Method.after_block`
@@ -29,7 +30,9 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.models.sites import Site
+from pointadapterx.peft.hooks import Change, ChangeHook, Hook
 from pointadapterx.registry import Registry
 from pointadapterx.schema import Section
 
@@ -68,6 +71,11 @@ class Method(nn.Module):
             return self.makes_prompts
 
         @property
+        def counts_patches(self) -> bool:
+            """Whether these options work only for the number of patches that the backbone was built for."""
+            return False
+
+        @property
         def needs_sites(self) -> tuple[str, ...]:
             """Sites (:data:`~pointadapterx.models.sites.SITES`) that every block must have."""
             return ()
@@ -92,14 +100,26 @@ class Method(nn.Module):
         self.hooks: list[Hook] = []
 
     def tap(self, site: Site, module: nn.Module) -> None:
-        """Sends the output of a site through ``module``, which is one of the method's."""
+        """Sends the output of a site through ``module``, which is one of the method's.
+
+        Raises:
+            ConfigError: if nothing can be done to the output there.
+        """
+        if site.untapped:
+            raise ConfigError(
+                f"{getattr(self.options, 'name', 'the method')} cannot act at {site.name}: {site.untapped}"
+            )
         self.hooks.append(Hook(site, module, beside=False))
 
     def branch(self, site: Site, module: nn.Module) -> None:
         """Adds ``module`` of a site's input to its output; ``module`` is one of the method's."""
         self.hooks.append(Hook(site, module, beside=True))
 
-    def require(self, backbone: Backbone) -> None:
+    def change(self, site: Site, module: Change) -> None:
+        """Replaces what the linear layers of a site compute by what ``module``, one of the method's, makes of it."""
+        self.hooks.append(ChangeHook(site, module, beside=True))
+
+    def require(self, backbone: Host) -> None:
         """Checks that a backbone has what the method needs.
 
         Raises:
@@ -108,7 +128,7 @@ class Method(nn.Module):
         options = self.options
         if not isinstance(options, Method.Options):
             return
-        name = type(backbone).__name__
+        name = backbone.title
         if options.needs_class_token and not backbone.has_class_token:
             raise ConfigError(f"method {options.without_class_token(name)}")
         for block in backbone.every_block():
@@ -119,10 +139,10 @@ class Method(nn.Module):
                     f"does not have (it has {', '.join(block.sites)}); choose another method"
                 )
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the method's modules for ``backbone`` and places them at its sites."""
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """Backbone parameters that the method also trains; by default what is not pre-trained.
 
         These are the class token and its position, if the backbone's weights have none.
@@ -159,6 +179,12 @@ class Method(nn.Module):
             keep: numbers of the blocks whose tokens are kept in ``Features.intermediates``.
         """
         return backbone(inputs, self, keep)
+
+    def begin(self) -> None:
+        """Called before each forward pass of a model that keeps its own forward, in place of :meth:`run`."""
+
+    def end(self) -> None:
+        """Called behind such a pass."""
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
         """What does not depend on anything trained: here the patch tokens. Computed in eval mode, without gradient.
@@ -205,7 +231,7 @@ class Method(nn.Module):
         """What :meth:`tap` makes of the output of a module of the backbone that was not run."""
         for hook in self.hooks:
             if hook.site.module is module:
-                output = hook(module, (), output)
+                output = hook(module, (), {}, output)
         return output
 
     def auxiliary_loss(self, losses: list[Tensor]) -> Tensor | None:
@@ -221,7 +247,7 @@ class Method(nn.Module):
         """
         return {}
 
-    def merge(self, backbone: Backbone) -> None:
+    def merge(self, backbone: Host) -> None:
         """Folds the method into the backbone's weights, so that it is no longer needed.
 
         The hooks are removed by the caller.
@@ -235,10 +261,10 @@ class Method(nn.Module):
             f"{', '.join(sorted(n for n, kind in METHODS.items() if kind.merge is not Method.merge))}"
         )
 
-    def merge_nothing(self, backbone: Backbone) -> None:
+    def merge_nothing(self, backbone: Host) -> None:
         """The :meth:`merge` of a method that only trains the backbone's own parameters, or none."""
 
-    def learning_rates(self, backbone: Backbone) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
+    def learning_rates(self, backbone: Host) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
         """Trained parameters whose learning rate is not ``train.lr``, and the factor; the rest have 1."""
         yield from ()
 
@@ -248,40 +274,6 @@ class Method(nn.Module):
     def undecayed_parameters(self) -> Iterator[nn.Parameter]:
         """The method's tokens (prompts), which take no weight decay though they are not 1-D."""
         yield from ()
-
-
-class Hook:
-    """Lets a module of a method act at a site of the backbone.
-
-    A forward hook instead of a wrapper keeps the backbone's parameter names, so that its checkpoints and its hash do
-    not depend on the method; an object instead of a closure, so that a deep copy of the model has hooks of its own.
-
-    Args:
-        site: of the backbone.
-        module: what acts there; it stays owned by the method.
-        beside: ``site(x) + module(x)`` instead of ``module(site(x))``.
-
-    Attributes:
-        site: where it acts.
-        enabled: whether it acts; False leaves the plain site.
-    """
-
-    def __init__(self, site: Site, module: nn.Module, *, beside: bool) -> None:
-        self.site = site
-        self.module = module
-        self.beside = beside
-        self.enabled = True
-        self._handle = site.module.register_forward_hook(self)
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The output that takes the place of the site's."""
-        if not self.enabled:
-            return output
-        return output + self.module(inputs[0]) if self.beside else self.module(output)
-
-    def remove(self) -> None:
-        """Takes it away from the site for good."""
-        self._handle.remove()
 
 
 METHODS: Registry[type[Method]] = Registry("method")

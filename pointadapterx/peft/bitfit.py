@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS, Method
 
 
@@ -32,7 +32,7 @@ class BitFit(Method):
 
     merge = Method.merge_nothing
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """The biases, class token and its position."""
         blocks = [block.site("block").module for block in backbone.every_block()]
         for part in (*blocks, backbone.norm):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.host import Host
 from pointadapterx.models.sites import LAYERS, BlockSites
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
@@ -83,7 +83,7 @@ class Dapt(Method):
         super().__init__(options)
         self.options: Dapt.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates one :class:`DaptBlock` a block, and TFTS after the patch encoder and the final norm."""
         self.blocks = nn.ModuleList()
         for block in backbone.every_block():

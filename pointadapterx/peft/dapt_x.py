@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS
 from pointadapterx.peft.parts.bottlenecks import DynamicAdapter
 from pointadapterx.peft.parts.scale_shift import ScaleShift
@@ -68,13 +69,14 @@ class DaptX(SharedMixtureMethod):
         super().__init__(options)
         self.options: DaptX.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the mixture, the prompt generators and the TFTS."""
         super().attach(backbone)
         wanted = self.options.tfts or []
-        patch = backbone.site("patch")
-        self.patch_tfts = ScaleShift(patch.width) if "patch" in wanted else None
-        if self.patch_tfts is not None:
+        self.patch_tfts = None
+        if "patch" in wanted:
+            patch = backbone.site("patch")
+            self.patch_tfts = ScaleShift(patch.width)
             self.tap(patch, self.patch_tfts)
         self.block_tfts = nn.ModuleList()
         for block in backbone.every_block()[self.first :] if wanted else ():

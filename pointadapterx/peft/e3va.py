@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import Backbone, Recorded
 from pointadapterx.models.features import BlockTokens, Features
 from pointadapterx.models.frozen import Frozen, Patches, RecordedBranches
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.bottlenecks import start_as_zero
@@ -120,7 +121,7 @@ class Highway(Method):
         super().__init__(options)
         self.options: Highway.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates everything on the highway but its adapters."""
         options, last, blocks = self.options, backbone.stages[-1], backbone.every_block()
         self.width = options.width or last.width
@@ -134,7 +135,7 @@ class Highway(Method):
         self.prompting = [number for number in self.block_numbers if options.prompts and number >= last.first]
         self.prompt_generators = nn.ModuleList(ScaleShift(self.width) for _ in self.prompting)
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """The final norm, which reads the sum of tokens and highway."""
         yield from backbone.norm.parameters()
 
@@ -162,48 +163,16 @@ class Highway(Method):
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """Runs the frozen backbone, or takes its precomputed outputs, and the highway parallel to it."""
-        losses: list[Tensor] = []
-        prompts: list[Tensor] = []
+        ride, stages = Ride(self), backbone.stages
         kept: dict[int, BlockTokens] = {}
-        carried: Tensor | None = None  # from the stages before
-        total: Tensor | None = None  # of the updates of this stage
-        stages, feeding = backbone.stages, dict(zip(self.block_numbers, range(len(self.block_numbers)), strict=True))
         for number, step in self._steps(backbone, inputs):
-            stage = self.stage_of[number]
-            if number in feeding:
-                update, loss = self.update(feeding[number], step.attention, step.ffn)
-                losses += loss
-                total = update if total is None else total + update
-                if number in self.prompting:
-                    make = self.prompt_generators[self.prompting.index(number)]
-                    prompts.append(make(self.decode(update.mean(dim=1, keepdim=True), stage)))
+            ride.take(number, step)
             if number in keep:
-                kept[number] = backbone.tokens_behind(
-                    stages[stage], self._joined(step.tokens, carried, total, stage), step.centers
-                )
-            if step.lead is not None and (carried is not None or total is not None):
-                joined = self._joined(step.tokens, carried, total, stage)
-                carried, total = self._led(step.lead, step.tokens, joined), None
-        tokens = self._joined(step.tokens, carried, total, stage)
-        if prompts:
-            tokens = insert_after_cls(tokens, self._expanded(torch.cat(prompts[::-1], dim=1)))
-        return Features(backbone.sequence(stages[-1], backbone.norm(tokens)), losses, step.centers, kept)
-
-    def _joined(self, tokens: Tensor, carried: Tensor | None, total: Tensor | None, stage: int) -> Tensor:
-        """Tokens of a block plus the state behind it, (B, L, C)."""
-        if total is None and carried is None:
-            return tokens
-        parts = [*([] if carried is None else [carried]), *([] if total is None else [self.decode(total, stage)])]
-        state = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        if self.class_state is not None and stage == self.last_stage:
-            state = torch.cat([state[:, :1] + self.class_state, state[:, 1:]], dim=1)
-        return tokens + self._expanded(state)
-
-    def _led(self, lead: Callable[[Tensor], Tensor], tokens: Tensor, joined: Tensor) -> Tensor:
-        """What the state adds to the tokens of the next stage."""
-        with torch.no_grad():
-            plain = lead(tokens)
-        return lead(joined) - plain
+                stage = stages[self.stage_of[number]]
+                kept[number] = backbone.tokens_behind(stage, ride.joined(), step.centers)
+            ride.lead()
+        tokens = backbone.norm(ride.end())
+        return Features(backbone.sequence(stages[-1], tokens), ride.losses, step.centers, kept)
 
     def _steps(self, backbone: Backbone, inputs: Tensor | Frozen) -> Iterator[tuple[int, Recorded]]:
         """The blocks' numbers and outputs; of what was kept, only the blocks that feed the highway."""
@@ -232,8 +201,70 @@ class Highway(Method):
         state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("norm.")}
         return state | {"block_numbers": torch.tensor(self.block_numbers)}
 
-    def _expanded(self, state: Tensor) -> Tensor:
+    def expanded(self, state: Tensor) -> Tensor:
+        """A state (..., width) as wide as the tokens, (..., C)."""
         return state if self.expand is None else self.expand(state)
+
+
+class Ride:
+    """One pass of a highway, which takes the outputs of the blocks one after the other.
+
+    Args:
+        highway: whose state it is.
+
+    Attributes:
+        losses: auxiliary losses of the blocks so far.
+    """
+
+    def __init__(self, highway: Highway) -> None:
+        self.highway = highway
+        self.losses: list[Tensor] = []
+        self._places = {number: place for place, number in enumerate(highway.block_numbers)}
+        self._prompts: list[Tensor] = []
+        self._carried: Tensor | None = None  # from the stages before
+        self._total: Tensor | None = None  # of the updates of this stage
+
+    def take(self, number: int, step: Recorded) -> None:
+        """Adds what the outputs of block ``number`` make the highway add to its state."""
+        highway = self.highway
+        self._stage, self._step = highway.stage_of[number], step
+        if number not in self._places:
+            return
+        update, losses = highway.update(self._places[number], step.attention, step.ffn)
+        self.losses += losses
+        self._total = update if self._total is None else self._total + update
+        if number in highway.prompting:
+            make = highway.prompt_generators[highway.prompting.index(number)]
+            self._prompts.append(make(highway.decode(update.mean(dim=1, keepdim=True), self._stage)))
+
+    def joined(self) -> Tensor:
+        """Tokens of the block that was taken last plus the state behind it, (B, L, C)."""
+        highway, tokens = self.highway, self._step.tokens
+        parts = [] if self._carried is None else [self._carried]
+        parts += [] if self._total is None else [highway.decode(self._total, self._stage)]
+        if not parts:
+            return tokens
+        state = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        if highway.class_state is not None and self._stage == highway.last_stage:
+            state = torch.cat([state[:, :1] + highway.class_state, state[:, 1:]], dim=1)
+        return tokens + highway.expanded(state)
+
+    def lead(self) -> None:
+        """Behind the last block of a stage: takes the state to the next one."""
+        lead, tokens = self._step.lead, self._step.tokens
+        if lead is None or (self._carried is None and self._total is None):
+            return
+        joined = self.joined()
+        with torch.no_grad():
+            plain = lead(tokens)
+        self._carried, self._total = lead(joined) - plain, None
+
+    def end(self) -> Tensor:
+        """Tokens and state of the last block, with the prompts behind the class token."""
+        tokens = self.joined()
+        if not self._prompts:
+            return tokens
+        return insert_after_cls(tokens, self.highway.expanded(torch.cat(self._prompts[::-1], dim=1)))
 
 
 @METHODS.register("e3va")
@@ -249,7 +280,7 @@ class E3va(Highway):
 
         name: Literal["e3va"] = "e3va"
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates two adapters for each block that feeds the highway, for its attention and its FFN."""
         super().attach(backbone)
         options, blocks = self.options, backbone.every_block()

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS
 from pointadapterx.peft.e3va import Highway
 from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
@@ -58,7 +59,7 @@ class E3vaX(RoutedMethod, Highway):
         super().__init__(options)
         self.options: E3vaX.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the mixture that all blocks share."""
         super().attach(backbone)
         stages = backbone.stages

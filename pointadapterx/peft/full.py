@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.schema import Section
 
@@ -28,6 +28,6 @@ class Full(Method):
     def __init__(self, options: Section) -> None:
         super().__init__(options)
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """Every parameter of the backbone."""
         yield from backbone.parameters()

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.ops import knn
 from pointadapterx.peft.base import METHODS, Method
@@ -75,6 +76,11 @@ class Idpt(Method):
             return True
 
         @property
+        def counts_patches(self) -> bool:
+            """The patches are the last so many tokens."""
+            return True
+
+        @property
         def needs_sites(self) -> tuple[str, ...]:
             """The whole block, before which the prompt comes."""
             return ("block",)
@@ -89,7 +95,7 @@ class Idpt(Method):
         super().__init__(options)
         self.options: Idpt.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the edge convolutions that generate the prompt."""
         options, stage = self.options, backbone.stages[-1]
         dim = stage.width

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import FinalTokens, Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS, Method
 
 
@@ -26,7 +27,7 @@ class Linear(Method):
 
         name: Literal["linear"] = "linear"
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """No parameter of the backbone."""
         yield from ()
 

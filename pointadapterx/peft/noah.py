@@ -16,10 +16,11 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
-from pointadapterx.peft.lora import LowRank, LowRankQkv
 from pointadapterx.peft.parts.bottlenecks import Bottleneck
+from pointadapterx.peft.parts.low_rank import ALL, LowRank, LowRankQkv
 from pointadapterx.schema import Distinct, Rate, Section, Times, Width
 
 OptionalWidth = Annotated[int, Field(ge=0, le=2**16)]
@@ -64,10 +65,10 @@ class SlicedLowRank(LowRank):
 
     active: int = 0
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(..., width) -> (..., out); zeros with no rank active."""
+    def product(self, tokens: Tensor, features: slice = ALL) -> Tensor:
+        """(..., width) -> (..., out), or some of its features; zeros with no rank active."""
         hidden = F.linear(self.dropout(tokens), self.down.weight[: self.active])
-        return self.scale * F.linear(hidden, self.up.weight[:, : self.active])
+        return F.linear(hidden, self.up.weight[features, : self.active])
 
 
 class SlicedBottleneck(Bottleneck):
@@ -173,12 +174,12 @@ class Noah(Method):
         super().__init__(options)
         self.options: Noah.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the modules, of the architecture's widths or of the largest ones."""
         options, blocks = self.options, backbone.every_block()
         dims = [block.width for block in blocks]
         self.has_class_token = backbone.has_class_token
-        self.num_patches = [backbone.stages[block.stage].num_patches for block in blocks]
+        self.firsts = [stage.first for stage in backbone.stages]
         self.space = SearchSpace.of(options, dims)
         chosen = options.architecture
         limits = self.space.largest if chosen is None else chosen.model_dump()
@@ -191,8 +192,8 @@ class Noah(Method):
         for index, block in enumerate(blocks):
             dim = block.width
             if rank := limits["lora"][index]:
-                self.lora[str(index)] = self._lora(dim, rank, dropout)
-                self.branch(block.site("qkv"), self.lora[str(index)])
+                self.lora[str(index)] = update = self._lora(dim, rank, dropout)
+                self.change(block.site("qkv"), update)
             if rank := limits["adapter"][index]:
                 activation = QuickGelu() if options.quick_gelu else nn.GELU()
                 self.adapters[str(index)] = SlicedBottleneck(dim, rank, activation, dropout)
@@ -205,7 +206,7 @@ class Noah(Method):
             return nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, count, dim)))
         return nn.Parameter(0.02 * torch.randn(1, count, dim))
 
-    def _lora(self, dim: int, rank: int, dropout: float) -> nn.Module:
+    def _lora(self, dim: int, rank: int, dropout: float) -> LowRank | LowRankQkv:
         if self.options.joint_lora:
             return SlicedLowRank(dim, 3 * dim, rank, scale=1.0, dropout=dropout)
         parts = {name: SlicedLowRank(dim, dim, rank, scale=1.0, dropout=dropout) for name in ("q", "v")}
@@ -252,7 +253,8 @@ class Noah(Method):
         """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts replace those of the previous block."""
         if not self.has_class_token:
             return tokens
-        tokens = torch.cat([tokens[:, :1], tokens[:, -self.num_patches[index] :]], dim=1)
+        previous = 0 if index in self.firsts else self.active_prompts[index - 1]
+        tokens = torch.cat([tokens[:, :1], tokens[:, 1 + previous :]], dim=1)
         if str(index) not in self.prompts:
             return tokens
         prompts = self.prompts[str(index)][:, : self.active_prompts[index]]

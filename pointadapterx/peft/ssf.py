@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from pointadapterx.errors import MergeError
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.models.sites import LAYERS
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.scale_shift import ScaleShift
@@ -43,7 +43,7 @@ class Ssf(Method):
         super().__init__(options)
         self.options: Ssf.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates one γ and β a layer and places them behind it."""
         std = self.options.std
         patch, norm = backbone.site("patch"), backbone.site("final norm")
@@ -58,7 +58,7 @@ class Ssf(Method):
                 self.tap(site, layers[site.name])
             self.blocks.append(layers)
 
-    def merge(self, backbone: Backbone) -> None:
+    def merge(self, backbone: Host) -> None:
         """γ ⊙ (W x + b) + β = (γ ⊙ W) x + γ ⊙ b + β; a layer without a bias gets one.
 
         Raises:
@@ -74,16 +74,30 @@ class Ssf(Method):
         for block, layers in zip(backbone.every_block(), self.blocks, strict=True):
             assert isinstance(layers, nn.ModuleDict)
             for site in block.layers():
-                merge_into(site.module, layers[site.name])
+                for layer, features in site.pieces():
+                    merge_into(layer, layers[site.name], features)
 
 
 @torch.no_grad()
-def merge_into(layer: nn.Module, scale: nn.Module) -> None:
-    """Folds γ and β into a norm, a linear layer or a convolution, whose output features they scale and shift."""
-    assert isinstance(layer, nn.Linear | nn.LayerNorm | nn.Conv2d)
+def merge_into(layer: nn.Module, scale: nn.Module, features: slice = slice(None)) -> None:
+    """Folds γ and β into a norm, a linear layer or a convolution, whose output features they scale and shift.
+
+    Args:
+        layer: of the backbone.
+        scale: its γ and β.
+        features: those of them that are the layer's.
+
+    Raises:
+        MergeError: for a layer of another kind.
+    """
+    if not isinstance(layer, nn.Linear | nn.LayerNorm | nn.Conv2d):
+        raise MergeError(
+            f"ssf cannot be merged into a {type(layer).__name__}; only into linear layers, convolutions and LayerNorm"
+        )
     assert isinstance(scale, ScaleShift)
-    layer.weight *= scale.gamma.view(-1, *[1] * (layer.weight.ndim - 1))
+    gamma, beta = scale.gamma[features], scale.beta[features]
+    layer.weight *= gamma.view(-1, *[1] * (layer.weight.ndim - 1))
     if layer.bias is None:
-        layer.bias = nn.Parameter(scale.beta.clone(), requires_grad=False)
+        layer.bias = nn.Parameter(beta.clone(), requires_grad=False)
     else:
-        layer.bias.mul_(scale.gamma).add_(scale.beta)
+        layer.bias.mul_(gamma).add_(beta)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import EarlyBlocks, Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.late import EarlyPass, early_blocks, frozen_before, late_class_token, run_late
 from pointadapterx.peft.parts.neighbours import EdgeMaximum, Surroundings, require_places
@@ -103,15 +104,15 @@ class Stag(Method):
         self.options: Stag.Options = options
         self._clear()
 
-    def require(self, backbone: Backbone) -> None:
+    def require(self, backbone: Host) -> None:
         """Also refuses a backbone whose patches have no places."""
         super().require(backbone)
         require_places(backbone, f"method {self.options.name}")
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the state's layers and convolutions."""
         options, stage = self.options, backbone.stages[-1]
-        depth, shares = len(stage.modules), VARIANTS[options.variant]
+        depth, shares = len(stage.blocks), VARIANTS[options.variant]
         self.stage, self.start, self.num_patches = stage.number, stage.first, stage.num_patches
         self.has_class_token = backbone.has_class_token
         wanted = options.inject_from
@@ -132,7 +133,7 @@ class Stag(Method):
         """Place of the layer W that a block shares, by the block's number."""
         return (index - self.start) // self.share
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """None: also the class token is left as it came, see :attr:`Options.class_token`."""
         yield from ()
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.schema import Rate, Width
@@ -57,7 +57,7 @@ class Vpt(Method):
         self.options: Vpt.Options = options
         self.dropout = nn.Dropout(options.dropout)
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the prompts, drawn as the weights of a layer from a patch's values to a token would be.
 
         With positions both are drawn with 0.02, as IDPT's code does.

@@ -21,7 +21,9 @@ from tests.conftest import randomise, small_config
 Made = dict[str, tuple[Path, AdaptedModel]]
 
 
-def make(folder: Path, name: str, method: str, seed: int, kind: str = "point_mae", **changes: Any) -> tuple[Path, Any]:
+def make(
+    folder: Path, name: str, method: str, seed: int, kind: str = "point_mae", /, **changes: Any
+) -> tuple[Path, Any]:
     config = small_config(method, kind=kind, **changes)
     model = randomise(build_model(config), seed).eval()
     classes = [f"{name} {i}" for i in range(config.head.num_classes)]
@@ -34,6 +36,7 @@ def three(folder: Path, kind: str) -> Made:
     return {
         "norms": make(folder, "norms", "dapt_x", 1, kind),
         "hooks": make(folder, "hooks", "ssf", 2, kind),
+        "dora": make(folder, "dora", "lora", 4, kind, method={"dora": True}),
         "biases": make(folder, "biases", "bitfit", 3, kind),
     }
 
@@ -59,7 +62,7 @@ def test_switching_gives_what_separate_models_give(kind: str, tmp_path: Path) ->
 def test_one_batch_with_an_adapter_for_each_sample(kind: str, tmp_path: Path) -> None:
     made, inputs = three(tmp_path, kind), batch(kind)
     bank = AdapterBank({name: path for name, (path, _) in made.items()})
-    names = ["biases", "norms", "biases", "hooks", "norms", "hooks"]
+    names = ["biases", "norms", "dora", "hooks", "dora", "hooks"]
     rows = bank(inputs, names)
     for name, (_, model) in made.items():
         places = [i for i, other in enumerate(names) if other == name]

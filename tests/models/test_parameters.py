@@ -164,6 +164,7 @@ def test_several_compositions_meet_the_paper(rank: int, heads: int, vectors: str
         ({"name": "vpt", "num_prompts": 50}, 460_800),
         ({"name": "vpt", "num_prompts": 50, "deep": False}, 38_400),
         ({"name": "lora"}, 294_912),
+        ({"name": "lora", "dora": True, "rslora": True}, 294_912 + 12 * 2 * 768),
         ({"name": "ssf"}, 205_824),
         ({"name": "adapter", "rank": 8}, 156_768),
         ({"name": "adapter"}, 1_189_632),

@@ -21,6 +21,7 @@ LORA_ALL = {"targets": ["q", "k", "v", "proj", "fc1", "fc2"], "alpha": 8.0}
 MERGEABLE: list[tuple[str, dict[str, Any]]] = [
     ("lora", {}),
     ("lora", LORA_ALL),
+    ("lora", {**LORA_ALL, "dora": True, "rslora": True}),
     ("ssf", {}),
     ("bitfit", {}),
     ("full", {}),

@@ -38,6 +38,7 @@ HIGHWAY = {"blocks": [1], "class_token": True, "prompts": True}
 FORMS = [
     *((name, {}) for name in METHODS),
     *[("dapt_x", TFTS), ("dapt_x", {"shared": False}), ("vpt", {"deep": False}), ("lora", {"targets": ["k", "fc1"]})],
+    ("lora", {"targets": ["q", "v", "fc1"], "dora": True, "rslora": True}),
     ("noah", {"architecture": {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}}),
     *[("e3va", {**HIGHWAY, "width": 24}), ("e3va_x", HIGHWAY)],
     *[("stag", {"variant": "sl", "final_norm": False}), ("dapt_x", LATE)],

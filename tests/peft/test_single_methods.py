@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointadapterx.build import build_model
+from pointadapterx.build import build_backbone, build_model
 from pointadapterx.config import Config
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.block import Block
@@ -19,6 +20,7 @@ from pointadapterx.peft import Method
 from pointadapterx.peft.idpt import EdgeConv
 from pointadapterx.peft.lora import Lora
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, DynamicAdapter
+from pointadapterx.peft.parts.low_rank import WeightDecomposed
 from pointadapterx.peft.parts.scale_shift import ScaleShift
 from tests.conftest import randomise, small_config
 
@@ -132,11 +134,14 @@ LORA = {"rank": 2, "alpha": 6.0, "targets": ["v", "q", "proj", "fc1", "fc2"]}
 
 
 @pytest.mark.parametrize("targets", [["q"], ["k", "v"], ["proj"], ["fc1", "fc2"], LORA["targets"]])
-def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[str], make_config: MakeConfig) -> None:
-    model = randomise(build_model(make_config("lora", method={**LORA, "targets": targets}))).eval()
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("kind", ["point_mae", "vit"])  # without and with a bias of qkv
+def test_lora_changes_the_targets_and_nothing_else(targets: list[str], dora: bool, kind: str) -> None:
+    options = {**LORA, "targets": targets, "dora": dora, "rslora": dora}
+    model = randomise(build_model(small_config("lora", kind=kind, method=options))).eval()
     method, block = model.method, model.backbone.every_block()[0]
     assert isinstance(method, Lora)
-    for name, leaf, _ in block.layers():
+    for name, leaf, *_ in block.layers():
         if not isinstance(leaf, nn.Linear):
             continue
         values = torch.randn(2, 4, leaf.in_features)
@@ -146,13 +151,38 @@ def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[
             assert not change.any(), name
             continue
         update = method.blocks[0][name]
-        torch.testing.assert_close(change, values @ update.weight().T, atol=1e-5, rtol=1e-4)
-        thirds = dict(zip("qkv", update.weight().split(48), strict=True)) if name == "qkv" else {}
-        assert {part for part, weight in thirds.items() if weight.any()} == set(touched if thirds else [])
-        for part, weight in thirds.items():
-            if weight.any():
-                low = update.parts[part]
-                torch.testing.assert_close(weight, 3.0 * low.up.weight @ low.down.weight)  # alpha / rank
+        parts = dict(update.parts.items()) if name == "qkv" else {name: update}
+        assert set(parts) == set(touched)
+        wanted = leaf.weight.clone()
+        for part, low in parts.items():
+            rows = slice("qkv".index(part) * 48, ("qkv".index(part) + 1) * 48) if name == "qkv" else slice(None)
+            scale = 6.0 / math.sqrt(2) if dora else 3.0  # alpha / sqrt(rank), alpha / rank
+            wanted[rows] += scale * low.up.weight @ low.down.weight
+            if dora:
+                wanted[rows] *= (low.magnitude / wanted[rows].square().sum(dim=1).sqrt()).unsqueeze(1)
+        torch.testing.assert_close(change, values @ (wanted - leaf.weight).T, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(update.merged(leaf.weight), wanted)
+
+
+def test_doras_norm_is_constant_in_the_backward_pass_and_exact_under_autocast() -> None:
+    layer, update = nn.Linear(6, 4), WeightDecomposed(6, 4, rank=2, scale=0.5, dropout=0.0)
+    update.start(layer.weight)
+    randomise(update)
+    tokens = torch.randn(3, 6)
+    moved = layer.weight + 0.5 * update.up.weight @ update.down.weight
+    norm = moved.norm(dim=1).detach()
+    wanted = F.linear(tokens, (update.magnitude / norm)[:, None] * moved, layer.bias)
+    found = update.change(layer, tokens, layer(tokens))
+    torch.testing.assert_close(found, wanted)
+    for one, other in zip(
+        *(torch.autograd.grad(v.sin().sum(), list(update.parameters())) for v in (found, wanted)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        halved = update.change(layer, tokens, layer(tokens))
+        assert halved.dtype == torch.bfloat16
+        torch.testing.assert_close(update._norm(layer.weight), norm)
+    torch.testing.assert_close(halved.float(), wanted, atol=0.1, rtol=0.05)
 
 
 def test_lora_targets_are_distinct_and_known(make_config: MakeConfig) -> None:
@@ -162,12 +192,30 @@ def test_lora_targets_are_distinct_and_known(make_config: MakeConfig) -> None:
         make_config("lora", method={"targets": ["qkv"]})
 
 
+class Linear4bit(nn.Linear):
+    """Its weight is packed, as in bitsandbytes."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features)
+        self.weight = nn.Parameter(torch.zeros(layer.weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
+
+
+def test_lora_says_what_it_cannot_change(make_config: MakeConfig) -> None:
+    config = make_config("lora", method={"targets": ["fc1"]})
+    for layer, words in ((Linear4bit, "quantised Linear4bit; load the model without"), (nn.Identity, "Identity")):
+        backbone = build_backbone(config.backbone)
+        backbone.blocks[0].mlp.fc1 = fc1 = layer(backbone.blocks[0].mlp.fc1)
+        fc1.out_features = 192
+        with pytest.raises(ConfigError, match=rf"lora adapts .* at fc1 is a .*{words}"):
+            Lora(config.method).attach(backbone)
+
+
 @pytest.mark.parametrize("kind", ["point_mae", "vit"])
 def test_ssf_scales_and_shifts_every_layer(kind: str) -> None:
     model = randomise(build_model(small_config("ssf", kind=kind))).eval()
     block, layers = model.backbone.every_block()[1], model.method.blocks[1]
     assert set(layers) == set(LAYERS)
-    for name, leaf, width in block.layers():
+    for name, leaf, width, *_ in block.layers():
         values = torch.randn(2, 4, leaf.weight.shape[-1])
         before = leaf.forward(values)  # without its hooks
         assert before.shape[-1] == width

@@ -18,7 +18,8 @@ from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, s
 from pointadapterx.config import Config
 from pointadapterx.counting import count_costs, count_parts
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.backbone import BACKBONES, PLAIN
+from pointadapterx.models.additions import PLAIN
+from pointadapterx.models.backbone import BACKBONES
 from pointadapterx.models.sites import LAYERS, SITES, Site
 from pointadapterx.peft import METHODS
 from pointadapterx.tasks.heads import ClassificationHead, HeadConfig

@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone, Embedded, Nothing
+from pointadapterx.models.additions import Nothing
+from pointadapterx.models.backbone import Backbone, Embedded
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import EarlyBlocks, Patches
+from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import Method
 
@@ -45,7 +47,7 @@ class LateClassToken(nn.Module):
         return torch.cat([tokens[:, :1] + added, tokens[:, 1:]], dim=1)
 
 
-def late_class_token(backbone: Backbone, first: int) -> LateClassToken | None:
+def late_class_token(backbone: Host, first: int) -> LateClassToken | None:
     """For a backbone of one stage, or the last of several; None where the class token is pre-trained, or missing."""
     if not backbone.class_parameters():
         return None

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.backbone import Backbone
-from pointadapterx.models.sites import Stage
+from pointadapterx.models.host import Host, HostStage
 from pointadapterx.ops import knn
 
 
@@ -23,7 +22,7 @@ class Surroundings(nn.Module):
 
     grid: Tensor | None
 
-    def __init__(self, stage: Stage, neighbours: int) -> None:
+    def __init__(self, stage: HostStage, neighbours: int) -> None:
         super().__init__()
         self.neighbours = min(neighbours, stage.num_patches)
         self.register_buffer("grid", None if stage.grid is None else grid_neighbours(stage.grid), persistent=False)
@@ -37,7 +36,7 @@ class Surroundings(nn.Module):
         return knn(centers, centers, self.neighbours)[1]
 
 
-def require_places(backbone: Backbone, name: str) -> None:
+def require_places(backbone: Host, name: str) -> None:
     """Checks that patches have centres or lie on a grid.
 
     Args:
@@ -47,10 +46,9 @@ def require_places(backbone: Backbone, name: str) -> None:
     Raises:
         ConfigError: if they do not.
     """
-    info = backbone.feature_info
-    if info.coordinates == 0 and any(stage.grid is None for stage in info.stages):
+    if not backbone.has_places:
         raise ConfigError(
-            f"{name} looks for neighbours of each patch, but the patches of backbone {type(backbone).__name__} have "
+            f"{name} looks for neighbours of each patch, but the patches of backbone {backbone.title} have "
             "neither centres nor places on a grid; leave it out or choose another method"
         )
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, without_biases
 from pointadapterx.schema import Rate, Width
@@ -49,7 +49,7 @@ class PerBlockMethod(Method):
         super().__init__(options)
         self.options: PerBlockMethod.Options = options
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates one adapter for each block, parallel to the FFN or after it."""
         make = ADAPTERS[self.kind].make
         options = self.options

@@ -12,6 +12,7 @@ from torch import Tensor
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import EarlyBlocks, Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.mixture import Routing, routing_statistics
 from pointadapterx.schema import Section
@@ -27,7 +28,7 @@ class RoutedMethod(Method):
         self._routings: list[tuple[int, Routing]] = []  # stage and routing by use, of the last pass in training mode
         self._passing = self._recording = False
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Notes the sizes of the stages."""
         super().attach(backbone)
         self.num_patches = [stage.num_patches for stage in backbone.stages]
@@ -36,13 +37,21 @@ class RoutedMethod(Method):
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """Runs the backbone; clears the routing of the previous pass."""
-        self._routings, self._passing = [], True
+        self.begin()
         try:
             if isinstance(inputs, EarlyBlocks):
                 return self.resume(backbone, inputs, keep)
             return super().run(backbone, inputs, keep)
         finally:
-            self._passing = False
+            self.end()
+
+    def begin(self) -> None:
+        """Clears the routing of the previous pass."""
+        self._routings, self._passing = [], True
+
+    def end(self) -> None:
+        """What follows is computed again for the backward pass."""
+        self._passing = False
 
     def resume(self, backbone: Backbone, kept: EarlyBlocks, keep: Collection[int]) -> Features:
         """The pass from what :meth:`precompute` kept of the first blocks, where the method keeps that."""

@@ -28,9 +28,18 @@ class ScaleShift(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        if torch.compiler.is_compiling() or values.device.type != "cpu" or not torch.is_grad_enabled():
-            return torch.addcmul(self.beta, values, self.gamma)
-        return _ScaleShift.apply(values, self.gamma, self.beta)
+        return scale_and_shift(values, self.gamma, self.beta)
+
+    def third(self, values: Tensor, place: int) -> Tensor:
+        """Queries (0), keys (1) or values (2) of a layer for each, (..., C / 3) -> (..., C / 3)."""
+        return scale_and_shift(values, self.gamma.chunk(3)[place], self.beta.chunk(3)[place])
+
+
+def scale_and_shift(values: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """(..., C), (C,), (C,) -> (..., C)."""
+    if torch.compiler.is_compiling() or values.device.type != "cpu" or not torch.is_grad_enabled():
+        return torch.addcmul(beta, values, gamma)
+    return _ScaleShift.apply(values, gamma, beta)
 
 
 class _ScaleShift(torch.autograd.Function):

@@ -15,6 +15,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import EarlyBlocks, Frozen
+from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS
 from pointadapterx.peft.parts.late import (
@@ -190,7 +191,7 @@ class SharedMixtureMethod(RoutedMethod):
         self.options: SharedMixtureMethod.Options = options
         self._clear()
 
-    def require(self, backbone: Backbone) -> None:
+    def require(self, backbone: Host) -> None:
         """Also refuses a backbone without what the options ask of it."""
         super().require(backbone)
         name, options = type(self.options).model_fields["name"].default, self.options
@@ -198,11 +199,10 @@ class SharedMixtureMethod(RoutedMethod):
             require_places(backbone, f"method.neighbours of {name}")
         if options.train_position and not backbone.position_layers():
             raise ConfigError(
-                f"method.train_position: backbone {type(backbone).__name__} has no layers that make positions; remove "
-                "the key"
+                f"method.train_position: backbone {backbone.title} has no layers that make positions; remove the key"
             )
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Host) -> None:
         """Creates the mixture and one prompt generator a block."""
         super().attach(backbone)
         options = self.options
@@ -252,7 +252,7 @@ class SharedMixtureMethod(RoutedMethod):
         """An expert for sub-tokens of ``width``, (T, width) -> (T, width), zero at the start."""
         return ADAPTERS[self.options.expert or self.kind].make(width, self.options.rank, self.options.dropout)
 
-    def trained_backbone_parameters(self, backbone: Backbone) -> Iterator[nn.Parameter]:
+    def trained_backbone_parameters(self, backbone: Host) -> Iterator[nn.Parameter]:
         """Each block's norm2, class token and its position, the final norm where it is trained."""
         for block in backbone.every_block()[self.first :] if self.options.norms else ():
             yield from block.site("norm2").module.parameters()
@@ -264,7 +264,7 @@ class SharedMixtureMethod(RoutedMethod):
         if self.trains_final_norm if wanted is None else wanted:
             yield from backbone.norm.parameters()
 
-    def learning_rates(self, backbone: Backbone) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
+    def learning_rates(self, backbone: Host) -> Iterator[tuple[Iterable[nn.Parameter], float]]:
         """Of routers, experts and the backbone's norms, as factors of ``train.lr``."""
         options, mixtures = self.options, [m for m in self.modules() if isinstance(m, SharedMixture)]
         yield [p for mixture in mixtures for p in mixture.router.parameters()], options.router_rate
