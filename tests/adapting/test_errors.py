@@ -129,15 +129,22 @@ CASES: list[tuple[str, Callable[[], Any], dict[str, Any], str]] = [
 ]
 
 
+def state_of(model: Any) -> list[Any]:
+    """Which parameters are trained, and the hooks of every module."""
+    if not isinstance(model, nn.Module):
+        return []
+    hooks = [[*module._forward_hooks, *module._forward_pre_hooks] for module in model.modules()]
+    return [[parameter.requires_grad for parameter in model.parameters()], hooks]
+
+
 @pytest.mark.parametrize(("make", "options", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_refused_in_one_line(make: Callable[[], Any], options: dict[str, Any], message: str) -> None:
     model = make()
+    before = state_of(model)
     with pytest.raises(ConfigError, match=message) as caught:
         pax.adapt(model, **{"method": "lora", **options})
     assert "\n" not in str(caught.value)
-    if isinstance(model, nn.Module):
-        assert all(parameter.requires_grad for parameter in model.parameters())
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert state_of(model) == before
 
 
 @pytest.mark.parametrize(
