@@ -213,12 +213,13 @@ class Adapters(nn.Module):
 
 
 def adapters_of(model: nn.Module) -> Adapters:
-    """Those of an adapted model.
+    """Those of an adapted model, or of one that is wrapped for data-parallel training.
 
     Raises:
         ConfigError: if it is not adapted.
     """
-    found = getattr(model, ADAPTERS, None)
+    inner = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
+    found = getattr(inner, ADAPTERS, None)
     if not isinstance(found, Adapters):
         raise ConfigError(f"{type(model).__name__} has no adapters; adapt it first: pointadapterx.adapt(model, ...)")
     return found

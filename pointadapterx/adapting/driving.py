@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pointadapterx.adapting.passes import Passes, Run, Stand, recomputing
+from pointadapterx.adapting.passes import Inputs, Named, Passes, Run, Stand, flat, kept, put, recomputing
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Recorded
 from pointadapterx.models.foreign.host import ForeignBlock, ForeignHost, ForeignStage
@@ -19,9 +18,6 @@ from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.e3va import Highway, Ride
 from pointadapterx.peft.hooks import first_tensor
-
-Inputs = tuple[Any, ...]
-Named = dict[str, Any]
 
 
 class Driver:
@@ -50,7 +46,8 @@ class Driver:
         self.last = len(members) - 1
         self.rides = isinstance(method, Highway)
         self.asks_ffn = type(method).adapt_ffn is not Method.adapt_ffn
-        self.asks_block = type(method).before_block is not Method.before_block
+        before, after = type(method).before_block, type(method).after_block
+        self.asks_block = before is not Method.before_block or after is not Method.after_block
         self._place(members)
 
     def _place(self, members: list[ForeignBlock]) -> None:
@@ -110,7 +107,20 @@ class Driver:
             self._check_length(stage, run.length)
         if run is not None and self.rides:
             self._go_on(run)
-        return self.method.before_block(index, tokens) if self.asks_block else tokens
+        if not self.asks_block:
+            return tokens
+        if self.method.remembers:
+            self._refuse_checkpoints(run)
+            if index == stage.first:
+                self.method.enter_stage(stage.number, None)
+        return self.method.before_block(index, tokens)
+
+    def _refuse_checkpoints(self, run: Run | None) -> None:
+        if run is None or (run.gradients and not torch.is_grad_enabled()):
+            raise ConfigError(
+                f"{self.host.title} runs its blocks in checkpoints, but this method remembers something from block to "
+                "block; switch gradient checkpointing off"
+            )
 
     def _run_at(self, index: int) -> Run | None:
         if index > 0 or recomputing():
@@ -127,6 +137,8 @@ class Driver:
         last_of_stage = index == stage.members[-1].seen.index
         if prompt is not None and not last_of_stage:
             tokens = insert_after_cls(tokens, prompt)
+        if self.asks_block:
+            tokens = self.method.after_block(index, tokens)
         if run is not None and self.rides:
             run.waiting, run.recorded = (index, tokens.detach(), run.recorded), {}
         if last_of_stage:
@@ -144,7 +156,7 @@ class Driver:
         losses = [run.losses[index] for index in sorted(run.losses)]
         if run.ride is not None:
             self._go_on(run)
-            with _kept():
+            with kept():
                 tokens, losses = run.ride.end(), run.ride.losses
         self.method.end()
         self.passes.end(losses)
@@ -169,7 +181,7 @@ class Driver:
                 f"{self.host.title} runs its blocks in a reentrant checkpoint, through which this method gets no "
                 "gradient; switch checkpointing off, or use use_reentrant=False"
             )
-        with _kept():
+        with kept():
             run.ride.take(number, Recorded(found["attention"], found["ffn"], tokens, None, lead))
             run.ride.lead()
 
@@ -233,33 +245,6 @@ _Act = Callable[[tuple[int, str], Tensor, Tensor], Tensor | None]
 
 OUTSIDE = ("patch", "final norm")
 """Sites that do not run between the first block and the last."""
-
-
-def flat(tokens: Tensor) -> Tensor:
-    """Tokens (B, H, W, C), or (L, C) of one packed batch, as (B, L, C); others as they are."""
-    if tokens.ndim == 2:
-        return tokens.unsqueeze(0)
-    return tokens.flatten(1, 2) if tokens.ndim == 4 else tokens
-
-
-def _kept() -> AbstractContextManager[object]:
-    """What is computed inside is not computed again by a checkpoint around it."""
-    if torch.compiler.is_compiling():
-        return nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def put(inputs: Inputs, named: Named, tokens: Tensor) -> tuple[Inputs, Named]:
-    """Inputs of a module with other tokens."""
-    for place, value in enumerate(inputs):
-        if isinstance(value, Tensor):
-            return (*inputs[:place], tokens, *inputs[place + 1 :]), named
-    key = next(key for key, value in named.items() if isinstance(value, Tensor))
-    return inputs, {**named, key: tokens}
 
 
 class _Notes:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pointadapterx.peft.e3va import Ride
+
+Inputs = tuple[Any, ...]
+Named = dict[str, Any]
 
 
 class Run:
@@ -169,3 +173,30 @@ class _HandOn(torch.autograd.Function):
     def backward(ctx: Any, of_through: Tensor) -> tuple[Tensor, Tensor, None]:
         (grad,) = ctx.saved_tensors
         return of_through, grad, None
+
+
+def flat(tokens: Tensor) -> Tensor:
+    """Tokens (B, H, W, C), or (L, C) of one packed batch, as (B, L, C); others as they are."""
+    if tokens.ndim == 2:
+        return tokens.unsqueeze(0)
+    return tokens.flatten(1, 2) if tokens.ndim == 4 else tokens
+
+
+def kept() -> AbstractContextManager[object]:
+    """What is computed inside is not computed again by a checkpoint around it."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def put(inputs: Inputs, named: Named, tokens: Tensor) -> tuple[Inputs, Named]:
+    """Inputs of a module with other tokens."""
+    for place, value in enumerate(inputs):
+        if isinstance(value, Tensor):
+            return (*inputs[:place], tokens, *inputs[place + 1 :]), named
+    key = next(key for key, value in named.items() if isinstance(value, Tensor))
+    return inputs, {**named, key: tokens}

@@ -80,6 +80,11 @@ class Method(nn.Module):
             """Sites (:data:`~pointadapterx.models.sites.SITES`) that every block must have."""
             return ()
 
+        @property
+        def needs_own_pass(self) -> str:
+            """Why these options only work in backbones of this package; empty where they work in any model."""
+            return ""
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """(key, message) for each impossible combination with a backbone of these options."""
             if self.needs_class_token and not backbone.has_class_token:
@@ -179,6 +184,11 @@ class Method(nn.Module):
             keep: numbers of the blocks whose tokens are kept in ``Features.intermediates``.
         """
         return backbone(inputs, self, keep)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether something goes from block to block beside the tokens, so that no block can be run on its own."""
+        return False
 
     def begin(self) -> None:
         """Called before each forward pass of a model that keeps its own forward, in place of :meth:`run`."""

@@ -89,6 +89,11 @@ class Stag(Method):
             """Whole blocks, whose input it reads and whose output it moves."""
             return ("block",)
 
+        @property
+        def needs_own_pass(self) -> str:
+            """Where the final norm is left out."""
+            return "" if self.final_norm else "final_norm: the model has its own way to its head; leave it out"
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """A first block that the last stage does not have."""
             yield from super().problems(backbone)
@@ -157,6 +162,19 @@ class Stag(Method):
         finally:
             self._clear()
 
+    @property
+    def remembers(self) -> bool:
+        """Its state."""
+        return True
+
+    def begin(self) -> None:
+        """Forgets a pass that was interrupted."""
+        self._clear()
+
+    def end(self) -> None:
+        """Forgets the pass."""
+        self._clear()
+
     def _clear(self) -> None:
         """Leaves nothing of a pass, which a copy of the model could not have."""
         self._centers: Tensor | None = None
@@ -202,8 +220,10 @@ class Stag(Method):
             self._graph = self.around(self._centers, len(tokens))
         convolution = self.convolutions[(index - self.inject_from) // self.share]
         self._state, moved = convolution(self._state, self._graph)
+        between = tokens.shape[1] - moved.shape[1] - self.has_class_token  # tokens that no patch has, such as registers
         if self.has_class_token:
-            moved = torch.cat([moved.mean(dim=1, keepdim=True), moved], dim=1)
+            mean = moved.mean(dim=1, keepdim=True)
+            moved = torch.cat([mean, F.pad(moved, (0, 0, between, 0)) if between else moved], dim=1)
         tokens = tokens + moved
         if index == self.last:
             self._behind = tokens

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -207,6 +209,13 @@ class PointTransformer(nn.Module):
         return self.cls_head_finetune(torch.cat([x[:, 0], x[:, 1:].max(1)[0]], dim=-1))
 
 
+def need(package: str) -> None:
+    """Skips a test where a package is missing; timm has an environment of its own, since it comes with torchvision."""
+    if package == "timm" and importlib.util.find_spec(package) is None:
+        pytest.skip("timm is not installed here; make test-foreign runs this")
+    pytest.importorskip(package)
+
+
 def method_of(model: nn.Module, name: str = "default") -> nn.Module:
     """The modules of an adapter."""
     return model.pointadapterx.methods[name]
@@ -240,6 +249,15 @@ class Library(NamedTuple):
     package: str
     make: Callable[[], nn.Module]
     side: int = SIDE
+
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        """Of tests that need it."""
+        return [pytest.mark.timm] if self.package == "timm" else []
+
+    def need(self) -> None:
+        """Skips a test where the package is missing."""
+        need(self.package)
 
     def inputs(self, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

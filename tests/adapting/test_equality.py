@@ -9,7 +9,19 @@ from torch import Tensor, nn
 import pointadapterx as pax
 from pointadapterx.models.vit import ViT
 from pointadapterx.peft import METHODS
-from tests.adapting.models import DEPTH, HEADS, IMAGES, PATCH, SIDE, WIDTH, hf_vit, method_of, randomised, timm_vit
+from tests.adapting.models import (
+    DEPTH,
+    HEADS,
+    IMAGES,
+    PATCH,
+    SIDE,
+    WIDTH,
+    hf_vit,
+    method_of,
+    need,
+    randomised,
+    timm_vit,
+)
 
 ARCHITECTURE = {"prompts": [2, 0, 3], "lora": [2, 3, 0], "adapter": [4, 0, 2]}
 OPTIONS = {
@@ -43,9 +55,9 @@ def of_transformers(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-@pytest.mark.parametrize("library", ["transformers", "timm"])
+@pytest.mark.parametrize("library", ["transformers", pytest.param("timm", marks=pytest.mark.timm)])
 def test_adapted_models_equal_ours(library: str, name: str) -> None:
-    pytest.importorskip(library)
+    need(library)
     model = randomised(hf_vit() if library == "transformers" else timm_vit())
     encoder = model.vit if library == "transformers" else model
     ours = ViT(ViT.Options(dim=WIDTH, depth=DEPTH, num_heads=HEADS, patch_size=PATCH, image_size=SIDE, drop_path=0.0))

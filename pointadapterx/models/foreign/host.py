@@ -92,10 +92,13 @@ class ForeignHost:
     Attributes:
         title: what messages call it.
         no_prompts: why its blocks take no further tokens; empty where they do.
+        position: it adds positions by itself, before the first block as far as methods are concerned.
 
     Raises:
         ConfigError: if a path leads nowhere.
     """
+
+    position = "input"
 
     def __init__(self, model: nn.Module, path: str, sites: Sites, family: Family | None = None) -> None:
         self.model = model
@@ -172,6 +175,15 @@ class ForeignHost:
     def patch_scale_merges(self) -> bool:
         """True: a linear layer or convolution, or a norm."""
         return True
+
+    @property
+    def has_places(self) -> bool:
+        """Whether the patches of every stage are known to lie on a grid."""
+        return all(stage.grid is not None for stage in self.stages)
+
+    def position_layers(self) -> list[nn.Module]:
+        """None that are known."""
+        return []
 
     def every_block(self) -> list[BlockSites]:
         """The blocks of all stages, as methods see them."""

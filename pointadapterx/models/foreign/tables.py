@@ -260,7 +260,7 @@ POINT_GPT = Sites(
     batch_first=False,
 )
 PTV3 = Sites(
-    blocks="encoder.*.blocks",
+    blocks="blocks.*.blocks",
     norm1="norm1",
     qkv="attn.qkv",
     attention="attn",

@@ -151,6 +151,13 @@ class SharedMixtureMethod(RoutedMethod):
             """Whether anything is left of the method without the mixture."""
             return self.norms or self.prompts
 
+        @property
+        def needs_own_pass(self) -> str:
+            """Late injection."""
+            return (
+                "inject_from: only backbones of this package run what waits; leave it out" if self.inject_from else ""
+            )
+
         def problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
             """Nothing left of the method, widths that do not divide, more chosen experts than there are."""
             yield from super().problems(backbone)
@@ -299,6 +306,16 @@ class SharedMixtureMethod(RoutedMethod):
         for index, read in enumerate(kept.read.unbind(1)):
             self._waiting.take(self._mixed(index, read))
         return run_late(backbone, self, kept, self.first, keep)
+
+    @property
+    def remembers(self) -> bool:
+        """The neighbours, and what waits for block K."""
+        return self.options.neighbours is not None or self.options.inject_from is not None
+
+    def begin(self) -> None:
+        """Also forgets the neighbours of the previous pass."""
+        super().begin()
+        self._clear()
 
     def _clear(self) -> None:
         self._waiting = Waiting()
