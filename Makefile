@@ -49,7 +49,8 @@ docs: $(VENV)/.ready
 	@echo "written: build/docs/index.html"
 
 PUBLISHED_SIZE = backbone.weights=null $(addprefix backbone.,dim=384 depth=12 num_heads=6 encoder_dim=384 encoder_width=128 num_groups=128 group_size=32) data.num_points=2048
-METHODS = $(addprefix scan_pb_t50_rs,_dapt _full _linear) scan_pb_t50_rs $(addprefix scan_pb_t50_rs,_e3va _e3va_x)
+METHODS = $(addprefix scan_pb_t50_rs,_dapt _full _linear _bitfit _vpt _lora _ssf _adapter _adaptformer _noah _idpt _stag \
+	_adapter_x _adaptformer_x) scan_pb_t50_rs $(addprefix scan_pb_t50_rs,_e3va _e3va_x)
 
 # For a machine that does nothing else: writes tables of speed and memory to docs/results.
 bench: $(VENV)/.ready

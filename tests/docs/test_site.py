@@ -64,12 +64,11 @@ def test_every_method_has_a_page_in_the_index() -> None:
 def test_costs_of_the_method_pages_are_the_committed_ones() -> None:
     costs = load_script("costs")
     index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    assert costs.field() in index, "run: python docs/figures/costs.py"
     assert costs.measured() in index, "run: python docs/figures/costs.py"
     for name in METHODS:
         page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
         assert costs.table(name) in page, "run: python docs/figures/costs.py"
-        (row,) = (line for line in index.splitlines() if line.startswith(f"| [`{name}`]"))
-        assert row.endswith(f"| {' | '.join(costs.overview(name))} |")
 
 
 @pytest.mark.parametrize("script", ["results", "methods", "speed"])
