@@ -87,6 +87,7 @@ class AdaptedModel(TrainableModel):
         self.frozen_bn = frozen_bn
         method.require(backbone)
         method.attach(backbone)
+        backbone.adapted_by(method)
         self.requires_grad_(False)
         for owner in (method, head):
             owner.requires_grad_(True)
@@ -140,6 +141,7 @@ class AdaptedModel(TrainableModel):
         for hook in self.method.hooks:
             hook.remove()
         self.method = Linear(Linear.Options())
+        self.backbone.adapted_by(self.method, alone=True)
         self.requires_grad_(False)
         self.recipe = None
         self.eval()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pointadapterx.adapting.passes import Passes, Run, Stand, recomputing
+from pointadapterx.adapting.passes import Passes, Result, Run, Stand, recomputing
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Recorded
 from pointadapterx.models.foreign.host import ForeignBlock, ForeignHost, ForeignStage
@@ -28,15 +28,21 @@ class Driver:
     Args:
         host: the model.
         method: attached to it.
+        whole: whether the tokens behind the last block are kept, prompts included, for the head of a backbone.
 
     Attributes:
         enabled: whether the method acts; False leaves the plain model.
         passes: what its forward passes remember.
+        wanted: numbers of the blocks whose tokens are kept too.
+        steps: gets what a highway reads of every block, where it is a list.
     """
 
-    def __init__(self, host: ForeignHost, method: Method) -> None:
+    def __init__(self, host: ForeignHost, method: Method, *, whole: bool = False) -> None:
         self.host = host
         self.method = method
+        self.whole = whole
+        self.wanted: frozenset[int] = frozenset()
+        self.steps: list[Recorded] | None = None
         self.enabled = True
         self.passes = Passes()
         self._stand = Stand()
@@ -52,7 +58,7 @@ class Driver:
         self._place(members)
 
     def _place(self, members: list[ForeignBlock]) -> None:
-        each = self.rides or self.asks_ffn or self.asks_block
+        each = self.whole or self.rides or self.asks_ffn or self.asks_block
         for stage in self.host.stages:
             for block in stage.members:
                 index = block.seen.index
@@ -119,9 +125,11 @@ class Driver:
     def close(self, stage: ForeignStage, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) behind a block."""
         run, prompt = self.passes.run, self.passes.scratch.pop((index, "prompt"), None)
-        last_of_stage = index == stage.members[-1].seen.index
+        last_of_stage = index == stage.members[-1].seen.index and not (self.whole and index == self.last)
         if prompt is not None and not last_of_stage:
             tokens = insert_after_cls(tokens, prompt)
+        if run is not None and index in self.wanted and not self.rides:
+            run.behind[index] = tokens
         if run is not None and self.rides:
             run.waiting, run.recorded = (index, tokens.detach(), run.recorded), {}
         if last_of_stage:
@@ -141,7 +149,7 @@ class Driver:
             self._go_on(run)
             tokens, losses = run.ride.end(), run.ride.losses
         self.method.end()
-        self.passes.end(losses)
+        self.passes.end(losses, Result(tokens, run.behind) if self.whole else None)
         if not self._checked and not torch.compiler.is_compiling():
             self._check_ran()
         return tokens
@@ -158,7 +166,12 @@ class Driver:
                 f"{self.host.title} did not run {' and '.join(missing)} of block {number} as a module; name the module "
                 f"that is run in sites.{missing[0]}"
             )
-        run.ride.take(number, Recorded(found["attention"], found["ffn"], tokens, None, lead))
+        step = Recorded(found["attention"], found["ffn"], tokens, None, lead)
+        if self.steps is not None:
+            self.steps.append(step)
+        run.ride.take(number, step)
+        if number in self.wanted:
+            run.behind[number] = run.ride.joined()
         run.ride.lead()
 
     def _adapt(self, key: tuple[int, str], read: Tensor, made: Tensor) -> Tensor:

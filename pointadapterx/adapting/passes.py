@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Run:
         recorded: outputs of the branches of the block that is being run, by the name of the site.
         waiting: number, tokens and branches of the block behind which a highway has yet to go on.
         ride: of the highway.
+        behind: tokens behind the blocks that a backbone is asked for, by their numbers.
     """
 
     def __init__(self, gradients: bool) -> None:
@@ -32,11 +33,25 @@ class Run:
         self.waiting: tuple[int, Tensor, dict[str, Tensor]] | None = None
         self.lead: Callable[[Tensor], Tensor] | None = None
         self.ride: Ride | None = None
+        self.behind: dict[int, Tensor] = {}
+
+
+class Result(NamedTuple):
+    """What a backbone gives its head of a pass.
+
+    Attributes:
+        tokens: behind the last block, prompts included, (B, L, C).
+        behind: tokens behind other blocks, by their numbers.
+    """
+
+    tokens: Tensor
+    behind: dict[int, Tensor]
 
 
 class _PerThread(threading.local):
     run: Run | None = None
     losses: list[Tensor] | None = None
+    result: Result | None = None
 
     def __init__(self) -> None:
         self.scratch: dict[Any, Tensor] = {}
@@ -52,6 +67,7 @@ class Passes:
         self._threads = _PerThread()
         self._run: Run | None = None
         self._losses: list[Tensor] | None = None
+        self._result: Result | None = None
         self._scratch: dict[Any, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,22 +95,34 @@ class Passes:
             self._threads.scratch.clear()
         return run
 
-    def end(self, losses: list[Tensor]) -> None:
-        """Ends the pass and keeps its auxiliary losses."""
+    def end(self, losses: list[Tensor], result: Result | None = None) -> None:
+        """Ends the pass and keeps its auxiliary losses, and what a backbone gives its head."""
         if torch.compiler.is_compiling():
-            self._run, self._losses = None, losses
+            self._run, self._losses, self._result = None, losses, result
         else:
             self._threads.run = self._run = None
             self._threads.losses, self._losses = losses, None
+            self._threads.result, self._result = result, None
 
     @property
     def losses(self) -> list[Tensor]:
         """Auxiliary losses of the last pass, in the order of the blocks."""
         return (self._losses if self._losses is not None else self._threads.losses) or []
 
+    def take_result(self) -> Result:
+        """What the last pass gives the head of a backbone; it is kept no longer."""
+        found = self._result if self._result is not None else self._threads.result
+        assert found is not None
+        self._result = None
+        if not torch.compiler.is_compiling():
+            self._threads.result = None
+        return found
+
     def forget(self) -> None:
         """Discards the losses, and with them the graph that they are part of."""
-        self._losses = self._threads.losses = None
+        self._losses = None
+        if not torch.compiler.is_compiling():
+            self._threads.losses = None
 
     @property
     def scratch(self) -> dict[Any, Tensor]:

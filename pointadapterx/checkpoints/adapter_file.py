@@ -268,7 +268,7 @@ def _require_same_recipe(info: AdapterInfo, model: AdaptedModel) -> None:
 def model_recipe(config: Config) -> dict[str, Any]:
     """The part of a config that determines what a trained model computes: ``section.key`` to value."""
     irrelevant = {
-        *("backbone.weights", "backbone.init_seed", "backbone.drop_path"),
+        *("backbone.weights", "backbone.init_seed", "backbone.drop_path", "backbone.label"),
         *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
         *("method.soft_balance", "method.xavier"),
     }

@@ -90,6 +90,21 @@ class Nothing:
 PLAIN = Nothing()
 
 
+class Completed(NamedTuple):
+    """The options of a backbone with what they leave to the model that they name.
+
+    Attributes:
+        options: complete, or None where that is not possible.
+        problems: (key, message) for what is wrong.
+        statistics: mean and std of the images in [0, 1] that the model was pre-trained on, a number a channel each,
+            where the model says so.
+    """
+
+    options: Backbone.Options | None
+    problems: list[tuple[str, str]] = []
+    statistics: tuple[list[float], list[float]] | None = None
+
+
 class Backbone(nn.Module):
     """Base of Point-MAE and ViT, and of any transformer whose blocks are :class:`~pointadapterx.models.block.Block`.
 
@@ -108,6 +123,7 @@ class Backbone(nn.Module):
             ``"input"`` once, before the first (DAPT, ViT).
         modality: ``"points"`` or ``"images"``, what it takes.
         sizes: what the shapes of its tensors tell of its options: key to a tensor's name and the axis.
+        foreign: whether it is a model of another library, which keeps its own forward.
     """
 
     class Options(Section):
@@ -124,10 +140,19 @@ class Backbone(nn.Module):
         has_grid: ClassVar[bool] = False
         """Whether its patches lie on a square grid."""
 
+        def completed(self) -> Completed:
+            """With what they leave to a file that they name."""
+            return Completed(self)
+
         @property
         def has_class_token(self) -> bool:
             """Whether its first token is a class token."""
             return True
+
+        @property
+        def no_prompts(self) -> str:
+            """Why its blocks take no further tokens; empty where they do."""
+            return ""
 
         def stages(self) -> list[StageSize]:
             """Width and depth of each stage."""
@@ -158,6 +183,7 @@ class Backbone(nn.Module):
                 if dim % number != 0:
                     yield "num_heads", f"{number} heads do not divide dim={dim}; choose a divisor"
 
+    foreign: ClassVar[bool] = False
     modality: ClassVar[str]
     sizes: ClassVar[dict[str, tuple[str, int]]]
     blocks: nn.ModuleList
@@ -173,6 +199,19 @@ class Backbone(nn.Module):
     def title(self) -> str:
         """What messages call it."""
         return type(self).__name__
+
+    def adapted_by(self, method: Additions, *, alone: bool = False) -> None:
+        """Called once a method is attached; nothing by default.
+
+        Args:
+            method: that :meth:`forward` will be given.
+            alone: whether it takes the place of all others.
+        """
+
+    @property
+    def made_by(self) -> str:
+        """Another library that its code is of, with its version, else empty."""
+        return ""
 
     def follow(self, options: Backbone.Options) -> None:
         """Takes over what another config of the same weights may set differently; nothing by default."""

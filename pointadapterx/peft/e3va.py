@@ -163,6 +163,8 @@ class Highway(Method):
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """Runs the frozen backbone, or takes its precomputed outputs, and the highway parallel to it."""
+        if backbone.foreign and not isinstance(inputs, RecordedBranches):
+            return super().run(backbone, inputs, keep)  # it rides along
         ride, stages = Ride(self), backbone.stages
         kept: dict[int, BlockTokens] = {}
         for number, step in self._steps(backbone, inputs):
@@ -198,7 +200,8 @@ class Highway(Method):
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
         """Everything in the backbone except the final norm, and which blocks feed the highway."""
-        state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("norm.")}
+        norm = next(f"{name}." for name, module in backbone.named_modules() if module is backbone.norm)
+        state = {name: value for name, value in backbone.state_dict().items() if not name.startswith(norm)}
         return state | {"block_numbers": torch.tensor(self.block_numbers)}
 
     def expanded(self, state: Tensor) -> Tensor:
