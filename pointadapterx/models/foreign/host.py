@@ -58,9 +58,9 @@ class ForeignStage(NamedTuple):
     transition: nn.Module | None
 
     @property
-    def modules(self) -> list[nn.Module]:
+    def modules(self) -> nn.ModuleList:
         """Its blocks, as the model runs them."""
-        return [block.module for block in self.members]
+        return nn.ModuleList(block.module for block in self.members)
 
     @property
     def blocks(self) -> list[BlockSites]:
