@@ -99,7 +99,10 @@ class AdaptedModel(TrainableModel):
     def remember_backbone(self) -> None:
         """Remembers the backbone's current weights as those that adapters belong to."""
         self.backbone_hash = hash_backbone(self.backbone)
-        self._initial_buffers = {name: buffer.clone() for name, buffer in self.backbone.named_buffers("backbone")}
+        stored = self.backbone.state_dict()  # without buffers that follow from the options
+        self._initial_buffers = {
+            f"backbone.{name}": buffer.clone() for name, buffer in self.backbone.named_buffers() if name in stored
+        }
         self._initial_parameters = {  # for unload; those of full fine-tuning would be the whole backbone again
             name: parameter.detach().clone()
             for name, parameter in self.backbone.named_parameters()

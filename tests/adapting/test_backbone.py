@@ -174,7 +174,7 @@ def test_it_computes_what_adapt_computes(name: str, folder: Path, images: torch.
         model.state_dict()[key].copy_(value)  # the final norm, where it is trained
     with torch.no_grad():
         wanted = model.eval()(images).last_hidden_state
-        found = backbone.read(images).sequence.tokens
+        found = backbone.read(images).sequence.without_prompts()
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
 
 
@@ -188,7 +188,7 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     assert [stage.width for stage in info.stages] == ([12, 24] if "swin" in family else [WIDTH])
     images = torch.randn(2, *config.backbone.input_shape(None))
     features = model.method.run(model.backbone, images, keep=(0, 1))
-    assert features.sequence.tokens.shape == (2, info.num_patches + info.has_class_token, info.width)
+    assert features.sequence.without_prompts().shape == (2, info.num_patches + info.has_class_token, info.width)
     assert features.intermediates[0].sequence.patches.shape[1:] == (info.stages[0].num_patches, info.stages[0].width)
     output = model(images)
     output.logits.sum().backward()
@@ -199,7 +199,7 @@ def test_every_family(family: str, tmp_path: Path) -> None:
         assert isinstance(kept, Patches)
         torch.testing.assert_close(model(kept).logits, model(images).logits)
         plain = model.unload()(images).sequence.tokens
-        assert not torch.allclose(plain, model.read(images).sequence.tokens)
+        assert not torch.allclose(plain, model.read(images).sequence.without_prompts())
     counted = count_model(config)
     assert counted.parameters.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert counted.costs.forward > 0
@@ -303,9 +303,10 @@ def test_weights_of_another_model(folder: Path, tmp_path: Path) -> None:
 def test_recomputed_activations_give_the_same_gradients(folder: Path, images: torch.Tensor) -> None:
     from pointadapterx.models.block import recompute_activations
 
+    config = of_folder("dapt_x", folder).replaced(method={"dropout": 0.0}, head={"dropout": 0.0})
     found = []
     for wanted in (False, True):
-        model = randomise(build_model(of_folder("dapt_x", folder, method={"dropout": 0.0}, head={"dropout": 0.0})))
+        model = randomise(build_model(config))
         recompute_activations(model, wanted)
         assert model.backbone.recomputed == wanted  # type: ignore[attr-defined]
         output, auxiliary = model(images)
@@ -338,14 +339,15 @@ def _folder(content: dict[str, str]) -> Callable[[Path], dict[str, Any]]:
         (lambda root: {"model": "facebook/dinov2-small"}, "write hf://facebook/dinov2-small"),
         (lambda root: {"model": str(root)}, "it has no config.json"),
         (_folder({"config.json": "["}), "config.json cannot be read"),
-        (_folder({"config.json": json.dumps({"model_type": "no such"})}), "no such: transformers"),
-        (_folder({"config.json": json.dumps({"model_type": "bert"})}), "none of the models that are known|cannot build"),
+        (_folder({"config.json": json.dumps({"model_type": "no such"}), "model.safetensors": ""}), "no such: transf"),
+        (_folder({"config.json": json.dumps({"model_type": "bert"}), "model.safetensors": ""}), "none of the models that are"),
         (_folder({"config.json": json.dumps(VIT)}), "has no model.safetensors"),
         (_folder({"config.json": json.dumps(VIT), "pytorch_model.bin": ""}), "pickled weights"),
         (_folder({"config.json": json.dumps(VIT), "model.safetensors.index.json": ""}), "several files"),
         (lambda root: {"config": VIT, "image_size": SIDE, "dim": 99}, "that of the model is"),
         (lambda root: {"config": {"hidden_size": 8}}, "model_type"),
-        (lambda root: {"config": {**VIT, "num_attention_heads": 5}, "image_size": SIDE}, "cannot build it"),
+        (lambda root: {"config": {**VIT, "num_attention_heads": 5}, "image_size": SIDE}, "5 heads do not divide"),
+        (lambda root: {"config": {**VIT, "hidden_act": "none"}, "image_size": SIDE}, "cannot build it"),
         (lambda root: {"model": str(root), "config": VIT}, "brings its own config"),
     ],
 )
