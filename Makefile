@@ -13,7 +13,11 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py $(shell find extensions -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 
-.PHONY: demo test test-all lint docs bench clean
+# Models of timm need torchvision, which needs its own torch.
+FOREIGN       ?= .venv-foreign
+TORCH_FOREIGN ?= torch==2.14.1 torchvision==0.29.1
+
+.PHONY: demo test test-all test-foreign lint docs bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python tools/main.py --config cfgs/demo_linear.yaml
@@ -25,7 +29,11 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 test: $(VENV)/.ready
 	$(PYTEST) --dist loadfile -m "not exhaustive" --durations=20
 
-test-all: test
+test-foreign: $(VENV)/.ready $(FOREIGN)/.ready
+	POINTADAPTERX_REQUIRE=timm OMP_NUM_THREADS=1 $(FOREIGN)/bin/python -m pytest -n auto --maxprocesses 4 -m timm \
+		tests/adapting tests/docs/test_adapt.py
+
+test-all: test test-foreign
 	$(PYTEST) --dist load -m exhaustive --durations=20
 	$(BIN)/python tests/absent
 	$(BIN)/python tests/sanitized
@@ -59,7 +67,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks curves --only experts --rounds 9 --output docs/results/experts
 
 clean:
-	rm -rf $(VENV) build extensions/*.so extensions/build_info.json pointadapterx.egg-info
+	rm -rf $(VENV) $(FOREIGN) build extensions/*.so extensions/build_info.json pointadapterx.egg-info
 
 $(VENV)/.ready: $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; try: make $(MAKECMDGOALS) PYTHON=python3.12")'
@@ -69,4 +77,16 @@ $(VENV)/.ready: $(SOURCES)
 	$(PIP) "setuptools>=77" wheel ninja numpy
 	$(PIP) --no-build-isolation -e ".[dev]"
 	@$(BIN)/python -c "from pointadapterx import ops; print('point ops:', ops.implementation('cpu'))"
+	@touch $@
+
+# The checkout as $(VENV) has it: compiled ops belong to one torch, and the plain ones do here.
+$(FOREIGN)/.ready: pyproject.toml $(VENV)/.ready
+	$(PYTHON) -m venv $(FOREIGN)
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_FOREIGN)
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["hf"], *extras["timm"], sep="\n")' \
+		> $(FOREIGN)/requirements.txt
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check -r $(FOREIGN)/requirements.txt \
+		"pytest>=8" "pytest-timeout>=2.3" "pytest-xdist>=3.6"
+	cp $(VENV)/lib/python3*/site-packages/__editable__*pointadapterx* $(FOREIGN)/lib/python3*/site-packages/
 	@touch $@

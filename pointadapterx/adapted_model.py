@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pointadapterx.adapting.adapters import parts_of
 from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.backbone import Backbone
@@ -296,8 +297,17 @@ class ParameterReport(NamedTuple):
         return 100.0 * self.trainable_without_head / self.components["backbone"].total
 
 
-def count_parameters(model: AdaptedModel) -> ParameterReport:
-    """Counts the parameters of backbone, method and head, each tensor once."""
+def count_parameters(model: AdaptedModel | nn.Module) -> ParameterReport:
+    """Counts the parameters of backbone, method and head, each tensor once.
+
+    Of a model that :func:`~pointadapterx.adapting.adapt` has adapted, what ``train`` names is the head, and the method
+    is the active adapter's.
+
+    Raises:
+        ConfigError: if the model is not adapted.
+    """
+    if not isinstance(model, AdaptedModel):
+        return _count_foreign(model)
     components = {}
     for name in ("backbone", "method", "head"):
         parameters = list(model.get_submodule(name).parameters())
@@ -309,4 +319,18 @@ def count_parameters(model: AdaptedModel) -> ParameterReport:
     full = components["backbone"].total + components["head"].total - model.head.prompt_pool_parameters()
     return ParameterReport(
         components, trainable, trainable - components["head"].trainable, total, full, 100.0 * trainable / full
+    )
+
+
+def _count_foreign(model: nn.Module) -> ParameterReport:
+    parts = {"backbone": (0, 0), "method": (0, 0), "head": (0, 0)}
+    for name, parameter in parts_of(model):
+        trainable, total = parts[name]
+        parts[name] = (trainable + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+    components = {name: ParameterCount(*counts) for name, counts in parts.items()}
+    trainable = sum(count.trainable for count in components.values())
+    full = components["backbone"].total + components["head"].total
+    without_head = trainable - components["head"].trainable
+    return ParameterReport(
+        components, trainable, without_head, full + components["method"].total, full, 100.0 * trainable / full
     )

@@ -19,6 +19,7 @@ KNOWN = {
     "nvcc": "the CUDA compiler, and g++",
     "reference": "the folder of public reference outputs, named by POINTADAPTERX_REFERENCE",
     "compiler": "a C++ compiler, and the compiled ops",
+    "timm": "timm and torchvision, as make test-foreign installs them",
     "packages": "every Python package of the extra dev",
 }
 """Names that the variable takes, separated by commas. All but ``packages`` are markers of tests as well."""

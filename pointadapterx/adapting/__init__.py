@@ -73,7 +73,7 @@ def adapt(
     first = not is_adapted(model)
     if not first and sites is not None:
         raise ConfigError("sites: are those of the first adapter; leave them out")
-    adapters = Adapters(_host(model, sites)) if first else adapters_of(model)
+    adapters = Adapters(_host(model, sites), sites) if first else adapters_of(model)
     if not name.isidentifier() or hasattr(nn.ModuleDict, name):
         raise ConfigError(f"name: {shown(name)} cannot name an adapter; use letters, digits and underscores")
     if name in adapters.entries:
@@ -199,6 +199,8 @@ def _require(host: ForeignHost, method: Method, options: Method.Options) -> None
 
 def _problems(host: ForeignHost, method: Method, options: Method.Options) -> Iterator[str]:
     switch = "pass prompts=False" if "prompts" in type(options).model_fields else "choose another method"
+    if options.name == "noah" and getattr(options, "architecture", None) is None:
+        yield "without architecture it is a supernet, which only the search of this package trains; pass architecture"
     if options.needs_prompt_pool:
         yield "its prompts need a prompt pool of this package's head; pass prompts=False"
     prompts = options.makes_prompts or (
@@ -212,8 +214,6 @@ def _problems(host: ForeignHost, method: Method, options: Method.Options) -> Ite
         yield "it needs to know the number of patch tokens; give it in sites.num_patches"
     if len(host.stages) > 1 and isinstance(method, Highway) and None in _transitions(host):
         yield "what leads from stage to stage is not known; name it in sites.transition"
-    if options.name == "noah" and getattr(options, "architecture", None) is None:
-        yield "without architecture it is a supernet, which only the search of this package trains; pass architecture"
     for key, message in options.problems(host.shape()):
         yield f"{key}: {message}"
 

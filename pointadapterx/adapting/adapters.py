@@ -15,6 +15,7 @@ from pointadapterx.adapting.driving import Driver
 from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.foreign.host import ADAPTERS, ForeignHost
+from pointadapterx.models.foreign.sites import Sites
 from pointadapterx.peft.base import Method, first_tensor
 from pointadapterx.peft.e3va import Highway
 from pointadapterx.registry import did_you_mean
@@ -46,9 +47,11 @@ class Adapters(nn.Module):
 
     Args:
         host: the model as methods see it.
+        given: what the user said of its sites.
 
     Attributes:
-        host: likewise.
+        host: the model as methods see it.
+        given: likewise.
         methods: the methods by the names of their adapters; their parameters are what an optimiser finds.
         entries: what else belongs to them.
         active: name of the adapter that acts, or None.
@@ -57,9 +60,10 @@ class Adapters(nn.Module):
         guards: hooks that serve all adapters.
     """
 
-    def __init__(self, host: ForeignHost) -> None:
+    def __init__(self, host: ForeignHost, given: Sites | str | None = None) -> None:
         super().__init__()
         self.host = host
+        self.given = given
         self.methods = nn.ModuleDict()
         self.entries: dict[str, Adapter] = {}
         self.active: str | None = None
@@ -92,14 +96,14 @@ class Adapters(nn.Module):
         self.set(model, None)
         state = base_state(model)
         self.initial.update({key: state[key].detach().clone() for key in owned if key not in self.initial})
-        left_out = {key for key in state if _is_named(key, train)}
-        base_hash = hash_tensors({key: value for key, value in state.items() if key not in left_out})
-        self.host.switch()
+        came_with = base_hash(model, train)
+        if not self.entries:
+            self.host.switch()
         device, dtype = _placed(parameters.values())
         method.to(device=device, dtype=dtype)
         method.train(model.training)
         self.methods[name] = method
-        self.entries[name] = Adapter(Driver(self.host, method), list(train), owned, trained, base_hash)
+        self.entries[name] = Adapter(Driver(self.host, method), list(train), owned, trained, came_with)
         self.set(model, name)
 
     def _attach(self, method: Method, parameters: dict[str, nn.Parameter], named: set[str]) -> list[str]:
@@ -160,12 +164,22 @@ class Adapters(nn.Module):
             )
         return self.entries[name]
 
+    def discard(self, model: nn.Module, name: str) -> None:
+        """Removes one adapter; with the last one, everything."""
+        if self.active == name:
+            self.set(model, None)
+        self.entries.pop(name).driver.remove()
+        del self.methods[name]
+        if not self.entries:
+            self.remove(model)
+
     def remove(self, model: nn.Module) -> None:
         """Takes everything out of the model again, which keeps the values that it has."""
         for entry in self.entries.values():
             entry.driver.remove()
         for handle in self.guards:
             handle.remove()
+        self.host.switch_back()
         delattr(model, ADAPTERS)
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(self.requires.get(key, True))
@@ -198,15 +212,29 @@ class Adapters(nn.Module):
 
 
 def adapters_of(model: nn.Module) -> Adapters:
-    """Those of an adapted model.
+    """Those of an adapted model, or of one that is wrapped for data-parallel training.
 
     Raises:
         ConfigError: if it is not adapted.
     """
-    found = getattr(model, ADAPTERS, None)
+    inner = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
+    found = getattr(inner, ADAPTERS, None)
     if not isinstance(found, Adapters):
         raise ConfigError(f"{type(model).__name__} has no adapters; adapt it first: pointadapterx.adapt(model, ...)")
     return found
+
+
+def parts_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Each parameter of a model with what it is a part of: ``backbone``, ``head`` (named by ``train``) or ``method``.
+
+    Raises:
+        ConfigError: if the model is not adapted, or no adapter is active.
+    """
+    entry = adapters_of(model).entry()
+    for name, parameter in own_parameters(model):
+        yield "head" if _is_named(name, entry.train) else "backbone", parameter
+    for parameter in entry.driver.method.parameters():
+        yield "method", parameter
 
 
 def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -214,6 +242,15 @@ def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in model.named_parameters():
         if not name.startswith(f"{ADAPTERS}."):
             yield name, parameter
+
+
+def base_hash(model: nn.Module, train: Iterable[str]) -> str:
+    """SHA-256 of the model's own weights as they came, without those that ``train`` names."""
+    state = base_state(model)
+    if isinstance(adapters := getattr(model, ADAPTERS, None), Adapters):
+        state |= adapters.initial
+    names = list(train)
+    return hash_tensors({key: value for key, value in state.items() if not _is_named(key, names)})
 
 
 def base_state(model: nn.Module) -> dict[str, Tensor]:
@@ -229,11 +266,9 @@ def guards_of(model: nn.Module, host: ForeignHost) -> Iterator[RemovableHandle]:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             yield module.register_forward_pre_hook(_KeepEval())
-    first = host.members()[0].module
-    for module in host.model.modules():
-        if hasattr(module, "gradient_checkpointing") and any(inner is first for inner in module.modules()):
-            yield module.register_forward_pre_hook(_NeedsGradient(), with_kwargs=True)
-            return
+    checkpointed = host.checkpointed()
+    if checkpointed is not None:
+        yield checkpointed.register_forward_pre_hook(_NeedsGradient(), with_kwargs=True)
 
 
 class _KeepEval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -59,6 +60,9 @@ class Driver:
 
     def _place(self, members: list[ForeignBlock]) -> None:
         each = self.whole or self.rides or self.asks_ffn or self.asks_block
+        outer = self.host.checkpointed()
+        if each and outer is not None:
+            self._handles.append(outer.register_forward_pre_hook(_Notes(self)))
         for stage in self.host.stages:
             for block in stage.members:
                 index = block.seen.index
@@ -133,7 +137,7 @@ class Driver:
         if run is not None and self.rides:
             run.waiting, run.recorded = (index, tokens.detach(), run.recorded), {}
         if last_of_stage:
-            if run is not None:
+            if run is not None and (self.asks_block or self.asks_ffn):
                 self._prompts = tokens.shape[1] - run.length
             if self._prompts:
                 tokens = torch.cat([tokens[:, :1], tokens[:, 1 + self._prompts :]], dim=1)
@@ -147,7 +151,8 @@ class Driver:
         losses = [run.losses[index] for index in sorted(run.losses)]
         if run.ride is not None:
             self._go_on(run)
-            tokens, losses = run.ride.end(), run.ride.losses
+            with _kept():
+                tokens, losses = run.ride.end(), run.ride.losses
         self.method.end()
         self.passes.end(losses, Result(tokens, run.behind) if self.whole else None)
         if not self._checked and not torch.compiler.is_compiling():
@@ -166,13 +171,19 @@ class Driver:
                 f"{self.host.title} did not run {' and '.join(missing)} of block {number} as a module; name the module "
                 f"that is run in sites.{missing[0]}"
             )
+        if run.gradients and not torch.is_grad_enabled():
+            raise ConfigError(
+                f"{self.host.title} runs its blocks in a reentrant checkpoint, through which this method gets no "
+                "gradient; switch checkpointing off, or use use_reentrant=False"
+            )
         step = Recorded(found["attention"], found["ffn"], tokens, None, lead)
         if self.steps is not None:
             self.steps.append(step)
-        run.ride.take(number, step)
-        if number in self.wanted:
-            run.behind[number] = run.ride.joined()
-        run.ride.lead()
+        with _kept():
+            run.ride.take(number, step)
+            if number in self.wanted:
+                run.behind[number] = run.ride.joined()
+            run.ride.lead()
 
     def _adapt(self, key: tuple[int, str], read: Tensor, made: Tensor) -> Tensor:
         """What a branch of the method makes of the output of an FFN."""
@@ -243,6 +254,17 @@ def flat(tokens: Tensor) -> Tensor:
     return tokens.flatten(1, 2) if tokens.ndim == 4 else tokens
 
 
+def _kept() -> AbstractContextManager[object]:
+    """What is computed inside is not computed again by a checkpoint around it."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def put(inputs: Inputs, named: Named, tokens: Tensor) -> tuple[Inputs, Named]:
     """Inputs of a module with other tokens."""
     for place, value in enumerate(inputs):
@@ -250,6 +272,16 @@ def put(inputs: Inputs, named: Named, tokens: Tensor) -> tuple[Inputs, Named]:
             return (*inputs[:place], tokens, *inputs[place + 1 :]), named
     key = next(key for key, value in named.items() if isinstance(value, Tensor))
     return inputs, {**named, key: tokens}
+
+
+class _Notes:
+    """Before what may run the first block in a checkpoint."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def __call__(self, module: nn.Module, inputs: Inputs) -> None:
+        self.driver.passes.note_gradients()
 
 
 class _Opens:

@@ -55,6 +55,7 @@ class _PerThread(threading.local):
 
     def __init__(self) -> None:
         self.scratch: dict[Any, Tensor] = {}
+        self.outside = False
 
 
 class Passes:
@@ -87,13 +88,18 @@ class Passes:
 
     def begin(self) -> Run:
         """Starts a pass, in place of one that an error has ended."""
-        run = Run(torch.is_grad_enabled())
         if torch.compiler.is_compiling():
-            self._run = run
+            self._run = run = Run(torch.is_grad_enabled())
         else:
-            self._threads.run, self._run = run, None
+            run = Run(torch.is_grad_enabled() or self._threads.outside)
+            self._threads.run, self._threads.outside, self._run = run, False, None
             self._threads.scratch.clear()
         return run
+
+    def note_gradients(self) -> None:
+        """Called outside of a checkpoint that the next pass begins in: whether autograd is on there."""
+        if not torch.compiler.is_compiling():
+            self._threads.outside = torch.is_grad_enabled()
 
     def end(self, losses: list[Tensor], result: Result | None = None) -> None:
         """Ends the pass and keeps its auxiliary losses, and what a backbone gives its head."""

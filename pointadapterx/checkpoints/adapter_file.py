@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.foreign_file import ForeignAdapterInfo, load_foreign, save_foreign
 from pointadapterx.checkpoints.shipped import shipped_adapter
 from pointadapterx.config import Config
 from pointadapterx.datasets.preparation import Preparation
@@ -74,10 +75,10 @@ class AdapterInfo(NamedTuple):
 
 
 def save_adapter(
-    model: AdaptedModel,
+    model: AdaptedModel | nn.Module,
     path: str | Path,
     *,
-    config: Config | Mapping[str, Any],
+    config: Config | Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
     metrics: Mapping[str, Any] | None = None,
     facts: Facts | None = None,
@@ -85,16 +86,22 @@ def save_adapter(
     """Writes what the task added to the backbone: trainable tensors, changed buffers, and how they were obtained.
 
     Args:
-        model: the adapted model.
+        model: the adapted model; of one that :func:`~pointadapterx.adapting.adapt` has adapted, the active adapter.
         path: file to (atomically) write.
-        config: resolved config.
+        config: resolved config, of a model that was built from one.
         classes: class names, in the order of the logits.
         metrics: any JSON-able metrics.
         facts: all that the task has to know in addition to the config, in place of ``classes``.
 
     Raises:
         CheckpointError: if the file cannot be written, or the class names do not match the head.
+        ConfigError: if the model is not adapted, or its config is missing.
     """
+    if not isinstance(model, AdaptedModel):
+        save_foreign(model, path, metrics, versions())
+        return
+    if config is None:
+        raise ConfigError("save_adapter: a model that was built from a config is saved with it; pass config=")
     config = Config.of(config)
     task = build_task(config)
     task.facts = facts if facts is not None else task.stores(list(classes))
@@ -176,17 +183,33 @@ def _require_consistent(info: AdapterInfo) -> None:
         raise ValueError(f"inputs of {shown(prepared.points)} points")
 
 
-def load_adapter(model: AdaptedModel, adapter: str | Path | AdapterInfo) -> AdapterInfo:
-    """Loads an adapter into a freshly built model.
+@overload
+def load_adapter(  # type: ignore[overload-overlap]
+    model: AdaptedModel, adapter: str | Path | AdapterInfo
+) -> AdapterInfo: ...
+
+
+@overload
+def load_adapter(model: nn.Module, adapter: str | Path, *, name: str = ...) -> ForeignAdapterInfo: ...
+
+
+def load_adapter(
+    model: AdaptedModel | nn.Module, adapter: str | Path | AdapterInfo, *, name: str = "default"
+) -> AdapterInfo | ForeignAdapterInfo:
+    """Loads an adapter into a freshly built model, or into any model that it was made for, which it adapts.
 
     Args:
-        model: built from the adapter's config, with the backbone weights that it belongs to.
+        model: built from the adapter's config, with the backbone weights that it belongs to; or a model of another
+            library, or of yours, with those weights, adapted or not.
         adapter: file, or what :func:`read_adapter` returned.
+        name: of the adapter in a model that is not of this package.
 
     Raises:
         CheckpointError: if the adapter belongs to another backbone (both hashes are shown), to another
             method, or does not fit; the model keeps its weights.
     """
+    if not isinstance(model, AdaptedModel):
+        return load_foreign(model, adapter.path if isinstance(adapter, AdapterInfo) else adapter, name)
     info = adapter if isinstance(adapter, AdapterInfo) else read_adapter(adapter)
     target = model.state_dict()
     class_token = {f"backbone.{name}" for name in model.backbone.class_parameters()}

@@ -71,9 +71,10 @@ class DaptX(SharedMixtureMethod):
         """Creates the mixture, the prompt generators and the TFTS."""
         super().attach(backbone)
         wanted = self.options.tfts or []
-        patch = backbone.site("patch")
-        self.patch_tfts = ScaleShift(patch.width) if "patch" in wanted else None
-        if self.patch_tfts is not None:
+        self.patch_tfts = None
+        if "patch" in wanted:
+            patch = backbone.site("patch")
+            self.patch_tfts = ScaleShift(patch.width)
             self.tap(patch, self.patch_tfts)
         self.block_tfts = nn.ModuleList()
         for block in backbone.every_block() if wanted else ():

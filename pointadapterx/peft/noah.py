@@ -144,11 +144,6 @@ class Noah(Method):
             return self.architecture is None or any(self.architecture.prompts)
 
         @property
-        def counts_patches(self) -> bool:
-            """The patches are the last so many tokens."""
-            return True
-
-        @property
         def needs_sites(self) -> tuple[str, ...]:
             """Those of its three components."""
             return ("qkv", "ffn", "block")
@@ -189,7 +184,7 @@ class Noah(Method):
         options, blocks = self.options, backbone.every_block()
         dims = [block.width for block in blocks]
         self.has_class_token = backbone.has_class_token
-        self.num_patches = [backbone.stages[block.stage].num_patches for block in blocks]
+        self.firsts = [stage.first for stage in backbone.stages]
         self.space = SearchSpace.of(options, dims)
         chosen = options.architecture
         limits = self.space.largest if chosen is None else chosen.model_dump()
@@ -266,7 +261,8 @@ class Noah(Method):
         """(B, L, C) -> (B, 1 + P + G, C): the block's own prompts replace those of the previous block."""
         if not self.has_class_token:
             return tokens
-        tokens = torch.cat([tokens[:, :1], tokens[:, -self.num_patches[index] :]], dim=1)
+        previous = 0 if index in self.firsts else self.active_prompts[index - 1]
+        tokens = torch.cat([tokens[:, :1], tokens[:, 1 + previous :]], dim=1)
         if str(index) not in self.prompts:
             return tokens
         prompts = self.prompts[str(index)][:, : self.active_prompts[index]]

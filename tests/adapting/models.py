@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import importlib.util
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
-
-from pointadapterx.models.vit import ViT
 
 WIDTH, DEPTH, HEADS, SIDE, PATCH = 24, 3, 4, 16, 4
 IMAGES = (2, 3, SIDE, SIDE)
@@ -100,6 +98,7 @@ def _hf_swin(config_class: Any, model_class: Any) -> nn.Module:
         image_size=32,
         patch_size=PATCH,
         num_labels=5,
+        drop_path_rate=0.0,
     )
     return model_class(config)
 
@@ -127,9 +126,8 @@ def timm_vit(**options: Any) -> nn.Module:
 def timm_swin() -> nn.Module:
     from timm.models.swin_transformer import SwinTransformer
 
-    return SwinTransformer(
-        img_size=32, patch_size=PATCH, embed_dim=12, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=5
-    )
+    sizes = {"img_size": 32, "patch_size": PATCH, "embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4)}
+    return SwinTransformer(**sizes, window_size=4, num_classes=5, drop_path_rate=0.0)
 
 
 def timm_eva(**options: Any) -> nn.Module:
@@ -209,3 +207,73 @@ class PointTransformer(nn.Module):
         pos = torch.cat([self.cls_pos.expand(len(x), -1, -1), pos], dim=1)
         x = self.norm(self.blocks(x, pos))
         return self.cls_head_finetune(torch.cat([x[:, 0], x[:, 1:].max(1)[0]], dim=-1))
+
+
+def need(package: str) -> None:
+    """Skips a test where a package is missing; timm has an environment of its own, since it comes with torchvision."""
+    if package == "timm" and importlib.util.find_spec(package) is None:
+        pytest.skip("timm is not installed here; make test-foreign runs this")
+    pytest.importorskip(package)
+
+
+def method_of(model: nn.Module, name: str = "default") -> nn.Module:
+    """The modules of an adapter."""
+    return model.pointadapterx.methods[name]
+
+
+def answer(output: Any) -> Tensor:
+    """Logits, or tokens of a model without a head."""
+    for name in ("logits", "last_hidden_state"):
+        if hasattr(output, name):
+            return getattr(output, name)
+    return output
+
+
+def head_of(model: nn.Module) -> str:
+    """A module behind the blocks."""
+    names = [name for name, _ in model.named_children()]
+    return next(name for name in ("classifier", "cls_head_finetune", "head", "norm", "layernorm") if name in names)
+
+
+class Library(NamedTuple):
+    """A family of models, and how to make a small one.
+
+    Attributes:
+        title: of the family.
+        package: that has it.
+        make: a small random instance.
+        side: of its images; 0 where it takes points.
+    """
+
+    title: str
+    package: str
+    make: Callable[[], nn.Module]
+    side: int = SIDE
+
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        """Of tests that need it."""
+        return [pytest.mark.timm] if self.package == "timm" else []
+
+    def need(self) -> None:
+        """Skips a test where the package is missing."""
+        need(self.package)
+
+    def inputs(self, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (2, 3, self.side, self.side) if self.side else (2, 16, 3)
+        return torch.randn(shape, generator=generator)
+
+
+FAMILIES = [
+    Library("transformers ViT", "transformers", hf_vit),
+    Library("transformers DINOv2", "transformers", hf_dinov2),
+    Library("transformers DINOv3", "transformers", hf_dinov3),
+    Library("transformers BEiT", "transformers", hf_beit),
+    Library("transformers Swin", "transformers", hf_swin, 32),
+    Library("transformers Swin v2", "transformers", hf_swinv2, 32),
+    Library("timm VisionTransformer", "timm", timm_vit),
+    Library("timm SwinTransformer", "timm", timm_swin, 32),
+    Library("timm Eva", "timm", timm_eva),
+    Library("Point-MAE family", "torch", PointTransformer, 0),
+]

@@ -130,6 +130,7 @@ NOT_EXECUTED: dict[str, str] = {
 
 LEFT_OUT = {
     "docs/tutorial.md": "followed by tests/docs/test_tutorial.py",
+    "docs/adapt.md": "its examples are executed by tests/docs/test_adapt.py",
     "CONTRIBUTING.md": "its examples are executed by tests/test_contributing.py",
 }
 """Pages that another test executes. Those below docs/results/ say how studies were made: see :data:`LONG`."""

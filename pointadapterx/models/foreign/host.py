@@ -118,6 +118,7 @@ class ForeignHost:
         self.stages = list(self._stages())
         self._norm = self._find("norm", skip=nn.Identity)
         self._patch = self._find("patch")
+        self._switched: list[tuple[nn.Module, str, object]] = []
 
     @classmethod
     def of(cls, model: nn.Module, sites: Sites | str | None = None) -> ForeignHost:
@@ -143,7 +144,7 @@ class ForeignHost:
             raise ConfigError(
                 f"{type(model).__name__} holds {len(known)} known models: {paths}; name one, sites='{known[0][0]}'"
             )
-        names = ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
+        names = ", ".join([*dict.fromkeys(family.title for family in FAMILIES.values()), "Point-MAE family"])
         raise ConfigError(
             f"no module of {type(inside).__name__} is known (known: {names}); say where its blocks are, for example "
             f"sites=Sites(blocks={_guess(inside)!r}, norm1=..., ffn=...)"
@@ -198,6 +199,14 @@ class ForeignHost:
         first = isinstance(self._patch, nn.Conv2d)
         return Site(name, self._patch, self.stages[0].width, channels_first=first)
 
+    def checkpointed(self) -> nn.Module | None:
+        """The outermost module with the first block in it, or that block, that transformers may run in a checkpoint."""
+        first = self.members()[0].module
+        for module in self.model.modules():
+            if hasattr(module, "gradient_checkpointing") and any(inner is first for inner in module.modules()):
+                return module
+        return None
+
     def class_parameters(self) -> Mapping[str, nn.Parameter]:
         """None: whatever it has is pre-trained."""
         return {}
@@ -225,13 +234,20 @@ class ForeignHost:
 
     def switch(self) -> None:
         """Sets the attributes by which layers are run as modules."""
-        if self.family is None:
-            return
-        for block in self.members():
-            for module in block.module.modules():
-                for name, value in self.family.switches.items():
-                    if hasattr(module, name):
-                        setattr(module, name, value)
+        for module, name in self._switches():
+            self._switched.append((module, name, getattr(module, name)))
+            setattr(module, name, self.family.switches[name] if self.family else None)
+
+    def switch_back(self) -> None:
+        """Sets them to what they were."""
+        for module, name, value in reversed(self._switched):
+            setattr(module, name, value)
+        self._switched.clear()
+
+    def _switches(self) -> Iterator[tuple[nn.Module, str]]:
+        for name in {} if self.family is None else self.family.switches:
+            for block in self.members():
+                yield from ((module, name) for module in block.module.modules() if hasattr(module, name))
 
     def _find(self, key: str, skip: type[nn.Module] | None = None) -> nn.Module | None:
         path = getattr(self.sites, key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pydantic import Field
 from torch import nn
 
 from pointadapterx.errors import ConfigError
@@ -74,7 +73,7 @@ class Sites(Section):
     class_token: bool = False
     num_patches: Width | None = None
     grid: Width | None = None
-    patch_values: int = Field(768, ge=1)
+    patch_values: Width = 768
     takes_prompts: bool = True
     batch_first: bool = True
 

@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from pointadapterx.models.foreign.sites import Sites
+from pointadapterx.models.foreign.sites import Sites, follow
 
 Facts = Callable[[nn.Module], Mapping[str, Any]]
+
+
+def _nothing(module: nn.Module) -> str:
+    return ""
 
 
 class Family(NamedTuple):
@@ -28,10 +32,10 @@ class Family(NamedTuple):
 
     title: str
     sites: Sites
-    facts: Facts = lambda module: {}
-    no_prompts: Callable[[nn.Module], str] = lambda module: ""
+    facts: Facts
+    no_prompts: Callable[[nn.Module], str] = _nothing
     switches: Mapping[str, object] = {}
-    untapped: Callable[[nn.Module], str] = lambda block: ""
+    untapped: Callable[[nn.Module], str] = _nothing
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -87,6 +91,14 @@ def _eva_rope(module: nn.Module) -> str:
 def _eva_bias(block: nn.Module) -> str:
     biased = getattr(getattr(block, "attn", None), "q_bias", None) is not None
     return "EvaAttention adds q_bias and v_bias behind attn.qkv" if biased else ""
+
+
+def _class_token(module: nn.Module) -> dict[str, Any]:
+    return {"class_token": isinstance(getattr(module, "cls_token", None), nn.Parameter)}
+
+
+def _positions(module: nn.Module) -> str:
+    return "it adds positions of a fixed number of tokens before every block"
 
 
 def _windows(module: nn.Module) -> str:
@@ -222,6 +234,43 @@ TIMM_EVA = Sites(
     ffn="mlp -> into drop_path2",
     **TIMM_MLP,
 )
+POINT_MAE = Sites(
+    blocks="blocks.blocks | blocks",
+    norm="norm_f | norm",
+    norm1="norm1",
+    qkv="attn.qkv",
+    attention="attn -> ls1 | attn",
+    proj="attn.proj",
+    norm2="norm2",
+    ffn="mlp -> ls2 | mlp",
+    fc1="mlp.fc1 | mlp.lins.0",
+    act="mlp.act",
+    fc2="mlp.fc2 | mlp.lins.1",
+)
+POINT_GPT = Sites(
+    blocks="layers",
+    norm="ln_f",
+    norm1="ln_1",
+    attention="attn",
+    norm2="ln_2",
+    ffn="mlp",
+    fc1="mlp.lins.0",
+    act="mlp.act",
+    fc2="mlp.lins.1",
+    batch_first=False,
+)
+PTV3 = Sites(
+    blocks="blocks.*.blocks",
+    norm1="norm1",
+    qkv="attn.qkv",
+    attention="attn",
+    proj="attn.proj",
+    norm2="norm2",
+    ffn="mlp",
+    fc1="mlp.0",
+    act="mlp.1",
+    fc2="mlp.3",
+)
 FAMILIES: dict[tuple[str, str], Family] = {
     ("transformers", "ViTModel"): Family("transformers ViT", VIT, _hf_class_token),
     ("transformers", "Dinov2Model"): Family("transformers DINOv2", DINOV2, _hf_class_token),
@@ -234,6 +283,17 @@ FAMILIES: dict[tuple[str, str], Family] = {
     ("timm", "Eva"): Family(
         "timm Eva", TIMM_EVA, _timm_vit, _eva_rope, switches={"qkv_bias_separate": True}, untapped=_eva_bias
     ),
+    ("torch_pointcloud", "PointMAEClassification"): Family(
+        "torch-pointcloud Point-MAE", POINT_MAE, _class_token, _positions
+    ),
+    ("torch_pointcloud", "PointMAEPartSegmentation"): Family(
+        "torch-pointcloud Point-MAE", POINT_MAE, _class_token, _positions
+    ),
+    ("torch_pointcloud", "PointBERTEncoder"): Family(
+        "torch-pointcloud Point-BERT", POINT_MAE, _class_token, _positions
+    ),
+    ("torch_pointcloud", "PointGPTExtractor"): Family("torch-pointcloud PointGPT", POINT_GPT, _class_token, _positions),
+    ("torch_pointcloud", "PointTransformerV3Encoder"): Family("torch-pointcloud PTv3", PTV3, _class_token, _windows),
 }
 """Families by the package and the name of the class of the model that holds the transformer."""
 
@@ -248,7 +308,10 @@ def family_of(module: nn.Module) -> Family | None:
 
 
 def known_within(model: nn.Module) -> Iterator[tuple[str, nn.Module, Family]]:
-    """Path, module and family of the outermost modules of a model that are known."""
+    """Path, module and family of the outermost modules of a model that are known.
+
+    Where no class is known, those that hold a list of blocks laid out as in the Point-MAE code family.
+    """
     inside: list[str] = []
     for path, module in model.named_modules():
         if any(path.startswith(outer) for outer in inside):
@@ -257,3 +320,35 @@ def known_within(model: nn.Module) -> Iterator[tuple[str, nn.Module, Family]]:
         if family is not None:
             inside.append(f"{path}." if path else "")
             yield path, module, family
+    if not inside:
+        yield from _like_point_mae(model)
+
+
+LAYOUT = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.act", "mlp.fc2")
+"""Modules of a block of the Point-MAE code family, which many repositories have copied from MAE and DINO."""
+
+
+def _like_point_mae(model: nn.Module) -> Iterator[tuple[str, nn.Module, Family]]:
+    """The modules that a list of such blocks is a part of, with a final norm where they have one."""
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or not len(module):
+            continue
+        if not all(follow(block, name) is not None for block in module for name in LAYOUT):
+            continue
+        parts = path.split(".")
+        owners = [".".join(parts[:length]) for length in range(len(parts) - 1, -1, -1)]
+        owner = next(
+            (name for name in owners if isinstance(getattr(modules[name], "norm", None), nn.Module)), owners[-1]
+        )
+        norm = "norm" if isinstance(getattr(modules[owner], "norm", None), nn.Module) else None
+        blocks = path.removeprefix(owner).strip(".")
+        patches = (name for name in ("encoder", "patch_embed") if _makes_patches(modules[owner], name, module))
+        sites = POINT_MAE.model_copy(update={"blocks": blocks, "norm": norm, "patch": next(patches, None)})
+        yield owner, modules[owner], Family("Point-MAE family", sites, _class_token, _positions)
+
+
+def _makes_patches(owner: nn.Module, name: str, blocks: nn.Module) -> bool:
+    """Whether a module of that name can be what makes the patch tokens: it does not hold the blocks."""
+    found = getattr(owner, name, None)
+    return isinstance(found, nn.Module) and not any(inner is blocks for inner in found.modules())
