@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.adapting.driving import Driver, flat
+from pointadapterx.adapting.arguments import flat
+from pointadapterx.adapting.driving import Driver
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.models.backbone import BACKBONES, PLAIN, Additions, Backbone, Completed, Recorded
 from pointadapterx.models.checkpoint_keys import Translated
@@ -113,7 +114,9 @@ class ForeignBackbone(Backbone):
         def plan(self) -> Plan:
             """What the model is like."""
             shape = {"model", "config", "image_size", "channels", "drop_path", "label"}
-            return _plan(cast(type[ForeignBackbone], BACKBONES[self.name]), self.model_dump_json(include={"name", *shape}))
+            return _plan(
+                cast(type[ForeignBackbone], BACKBONES[self.name]), self.model_dump_json(include={"name", *shape})
+            )
 
         @property
         def has_class_token(self) -> bool:
@@ -372,9 +375,7 @@ def _lengths(options: ForeignBackbone.Options, model: nn.Module, host: ForeignHo
     def look(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         found.append(flat(first_tensor(inputs, named)).shape[1])
 
-    handles = [
-        stage.members[0].module.register_forward_pre_hook(look, with_kwargs=True) for stage in host.stages
-    ]
+    handles = [stage.members[0].module.register_forward_pre_hook(look, with_kwargs=True) for stage in host.stages]
     try:
         with torch.no_grad():
             model(torch.empty(1, *options.input_shape(None)))

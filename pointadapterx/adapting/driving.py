@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pointadapterx.adapting.arguments import Inputs, Named, flat, put, with_wide_masks
 from pointadapterx.adapting.passes import Passes, Result, Run, Stand, recomputing
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Recorded
@@ -18,9 +19,6 @@ from pointadapterx.models.foreign.sites import Span
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import Method, first_tensor
 from pointadapterx.peft.e3va import Highway, Ride
-
-Inputs = tuple[Any, ...]
-Named = dict[str, Any]
 
 
 class Driver:
@@ -56,6 +54,7 @@ class Driver:
         self.rides = isinstance(method, Highway)
         self.asks_ffn = type(method).adapt_ffn is not Method.adapt_ffn
         self.asks_block = type(method).before_block is not Method.before_block
+        self.inserts = bool(getattr(method.options, "needs_class_token", False)) and not self.rides
         self._place(members)
 
     def _place(self, members: list[ForeignBlock]) -> None:
@@ -247,13 +246,6 @@ OUTSIDE = ("patch", "final norm")
 """Sites that do not run between the first block and the last."""
 
 
-def flat(tokens: Tensor) -> Tensor:
-    """Tokens (B, H, W, C), or (L, C) of one packed batch, as (B, L, C); others as they are."""
-    if tokens.ndim == 2:
-        return tokens.unsqueeze(0)
-    return tokens.flatten(1, 2) if tokens.ndim == 4 else tokens
-
-
 def _kept() -> AbstractContextManager[object]:
     """What is computed inside is not computed again by a checkpoint around it."""
     if torch.compiler.is_compiling():
@@ -263,15 +255,6 @@ def _kept() -> AbstractContextManager[object]:
 
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def put(inputs: Inputs, named: Named, tokens: Tensor) -> tuple[Inputs, Named]:
-    """Inputs of a module with other tokens."""
-    for place, value in enumerate(inputs):
-        if isinstance(value, Tensor):
-            return (*inputs[:place], tokens, *inputs[place + 1 :]), named
-    key = next(key for key, value in named.items() if isinstance(value, Tensor))
-    return inputs, {**named, key: tokens}
 
 
 class _Notes:
@@ -299,8 +282,10 @@ class _Opens:
         given = first_tensor(inputs, named)
         tokens = flat(given) if self.batch_first else given.transpose(0, 1)
         opened = self.driver.open(self.stage, self.index, tokens)
+        if self.driver.inserts:
+            inputs, named = with_wide_masks(inputs, named, opened.shape[1])
         if opened is tokens:
-            return None
+            return (inputs, named) if self.driver.inserts else None
         return put(inputs, named, opened if self.batch_first else opened.transpose(0, 1))
 
 

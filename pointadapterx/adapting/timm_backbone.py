@@ -45,7 +45,9 @@ class TimmBackbone(ForeignBackbone):
             weights = self.weights
             if "weights" not in self.model_fields_set:
                 if cfg is None or not cfg.hf_hub_id:
-                    raise ConfigError(f"{self.model}: timm has no weights of it; set backbone.weights to yours, or null")
+                    raise ConfigError(
+                        f"{self.model}: timm has no weights of it; set backbone.weights to yours, or null"
+                    )
                 weights = f"{HUB}{cfg.hf_hub_id}"
             if weights is not None and weights.startswith(HUB):
                 address = Address.parse(weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -101,7 +101,7 @@ class Completed(NamedTuple):
     """
 
     options: Backbone.Options | None
-    problems: list[tuple[str, str]] = []
+    problems: Sequence[tuple[str, str]] = ()
     statistics: tuple[list[float], list[float]] | None = None
 
 

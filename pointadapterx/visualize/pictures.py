@@ -291,9 +291,13 @@ def _of_patches(subject: Subject, tokens: Tensor) -> Tensor:
 
 PICTURES.register("groups")(Picture(groups, "cloud, FPS centres, groups", samples=3, points_only=True))
 PICTURES.register("augmentation")(Picture(augmentation, "samples before and after augmentation", samples=3))
-PICTURES.register("attention")(Picture(attention, "attention of the class token, block by block", samples=3, own_blocks=True))
+PICTURES.register("attention")(
+    Picture(attention, "attention of the class token, block by block", samples=3, own_blocks=True)
+)
 PICTURES.register("saliency")(Picture(saliency, "what the answer loses without a patch", samples=8, patchwise=True))
-PICTURES.register("routing")(Picture(routing, "expert of each sub-token, block by block", samples=1, routed=True, patchwise=True))
+PICTURES.register("routing")(
+    Picture(routing, "expert of each sub-token, block by block", samples=1, routed=True, patchwise=True)
+)
 PICTURES.register("experts")(Picture(experts, "load of the experts; gates of a token through the blocks", routed=True))
 PICTURES.register("tsne")(Picture(tsne, "t-SNE of the features, adapters side by side"))
 PICTURES.register("umap")(Picture(umap, "UMAP of the features (extra), adapters side by side"))

@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import pointadapterx as pax
 from pointadapterx import jobs
-from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.adapting import adapt, adapters_of
 from pointadapterx.build import build_backbone, build_model, restore_model
-from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
+from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.config import Config
 from pointadapterx.counting import count_model
 from pointadapterx.engine import devices
@@ -28,14 +26,12 @@ from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.export import export_adapter
 from pointadapterx.models.frozen import Patches
-from pointadapterx.models.vit import ViT
 from pointadapterx.peft import METHODS
 from pointadapterx.run_folder import STATE_FILE
 from pointadapterx.visualize.introspection import class_attention
 from tests.adapting import models
 from tests.adapting.models import IMAGES, PATCH, SIDE, WIDTH, randomised
 from tests.conftest import randomise
-from tests.mechanisms import methods
 
 pytest.importorskip("transformers")
 
@@ -149,8 +145,7 @@ def test_it_computes_what_our_own_vit_computes(name: str, folder: Path, images: 
     missing, unexpected = foreign.load_state_dict(found, strict=False)
     assert unexpected == []
     assert all(key.startswith("backbone.") for key in missing)
-    trained = as_ours({key: value for key, value in theirs.items()})
-    own.backbone.load_state_dict(trained)
+    own.backbone.load_state_dict(as_ours(theirs))
     for model in (own, foreign):
         model.eval()
     with torch.no_grad():
@@ -340,7 +335,10 @@ def _folder(content: dict[str, str]) -> Callable[[Path], dict[str, Any]]:
         (lambda root: {"model": str(root)}, "it has no config.json"),
         (_folder({"config.json": "["}), "config.json cannot be read"),
         (_folder({"config.json": json.dumps({"model_type": "no such"}), "model.safetensors": ""}), "no such: transf"),
-        (_folder({"config.json": json.dumps({"model_type": "bert"}), "model.safetensors": ""}), "none of the models that are"),
+        (
+            _folder({"config.json": json.dumps({"model_type": "bert"}), "model.safetensors": ""}),
+            "none of the models that are",
+        ),
         (_folder({"config.json": json.dumps(VIT)}), "has no model.safetensors"),
         (_folder({"config.json": json.dumps(VIT), "pytorch_model.bin": ""}), "pickled weights"),
         (_folder({"config.json": json.dumps(VIT), "model.safetensors.index.json": ""}), "several files"),
