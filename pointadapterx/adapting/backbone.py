@@ -114,9 +114,7 @@ class ForeignBackbone(Backbone):
         def plan(self) -> Plan:
             """What the model is like."""
             shape = {"model", "config", "image_size", "channels", "drop_path", "label"}
-            return _plan(
-                cast(type[ForeignBackbone], BACKBONES[self.name]), self.model_dump_json(include={"name", *shape})
-            )
+            return _plan(self.name, self.model_dump_json(include={"name", *shape}))
 
         @property
         def has_class_token(self) -> bool:
@@ -270,7 +268,8 @@ class ForeignBackbone(Backbone):
         """
         driver = next(driver for driver in self.drivers if driver.rides and driver.enabled)
         driver = self._driver(driver.method)
-        driver.steps = steps = []
+        steps: list[Recorded] = []
+        driver.steps = steps
         try:
             with torch.no_grad():
                 self._run(inputs)
@@ -278,7 +277,8 @@ class ForeignBackbone(Backbone):
             driver.steps = None
         driver.passes.take_result()
         driver.passes.forget()
-        for step, stage in zip(steps, (stage for stage in self.stages for _ in stage.modules), strict=True):
+        stages = [stage for stage in self.stages for _ in stage.modules]
+        for step, stage in zip(steps, stages, strict=True):
             attention, ffn, tokens = (self._patched(stage, part) for part in step[:3])
             yield Recorded(attention, ffn, tokens, None, step.lead)
 
@@ -337,13 +337,13 @@ def host_of(model: nn.Module) -> ForeignHost:
 
 
 @lru_cache(maxsize=64)
-def _plan(kind: type[ForeignBackbone], text: str) -> Plan:
+def _plan(name: str, text: str) -> Plan:
     """That of options as JSON: the model is built, and run once, without values.
 
     Raises:
         ConfigError: if it is not known, or does not take images of that size.
     """
-    options = kind.Options.model_validate_json(text)
+    options = cast(type[ForeignBackbone], BACKBONES[name]).Options.model_validate_json(text)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = options.build().eval()
         host = host_of(model)

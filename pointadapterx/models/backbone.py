@@ -91,14 +91,8 @@ PLAIN = Nothing()
 
 
 class Completed(NamedTuple):
-    """The options of a backbone with what they leave to the model that they name.
-
-    Attributes:
-        options: complete, or None where that is not possible.
-        problems: (key, message) for what is wrong.
-        statistics: mean and std of the images in [0, 1] that the model was pre-trained on, a number a channel each,
-            where the model says so.
-    """
+    """Options with what they leave to the model that they name, or None; (key, message) of each problem; mean and std of
+    the images in [0, 1] that the model was pre-trained on, a number a channel each, where it says so."""
 
     options: Backbone.Options | None
     problems: Sequence[tuple[str, str]] = ()

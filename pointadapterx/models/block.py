@@ -215,4 +215,4 @@ def recompute_activations(model: nn.Module, wanted: bool) -> None:
     """
     for module in model.modules():
         if hasattr(type(module), "recomputed"):
-            module.recomputed = wanted
+            setattr(module, "recomputed", wanted)  # noqa: B010
