@@ -91,8 +91,9 @@ PLAIN = Nothing()
 
 
 class Completed(NamedTuple):
-    """Options with what they leave to the model that they name, or None; (key, message) of each problem; mean and std of
-    the images in [0, 1] that the model was pre-trained on, a number a channel each, where it says so."""
+    """Options with what they leave to the model that they name, or None; (key, message) of each problem; and mean and
+    std of the images in [0, 1] that the model was pre-trained on, a number a channel each, where it says so.
+    """
 
     options: Backbone.Options | None
     problems: Sequence[tuple[str, str]] = ()

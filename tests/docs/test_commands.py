@@ -61,6 +61,7 @@ COMMANDS: dict[str, list[str]] = {
         "method.rank=4",
         "eval.val_fraction=0.5",
     ],
+    "pointadapterx train --config cfgs/hf_digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config cfgs/vtab/digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config modelnet40 data.few_shot.ways=5 data.few_shot.shots=10 data.few_shot.fold=0 "
     "eval.protocol=last": [*SMALL, "method.rank=4"],
