@@ -36,7 +36,7 @@ class DataConfig(Section):
 
     ``train_size`` is a number of labelled training samples (those for validation included) to draw, all if null.
     ``num_points`` belongs to clouds. ``mean`` and ``std`` belong to images, a number a channel of images in [0, 1];
-    0.5 by default.
+    by default those of the backbone's own preprocessing where it has one, else 0.5.
     """
 
     name: str
@@ -64,6 +64,13 @@ class DataConfig(Section):
     def statistics(self, channels: int) -> tuple[list[float], list[float]]:
         """``mean`` and ``std`` of images in [0, 1], a number a channel."""
         return self.mean or [0.5] * channels, self.std or [0.5] * channels
+
+    def normalised(self, mean: list[float], std: list[float]) -> DataConfig:
+        """With these statistics, where the data are images and none are set."""
+        images = self.name in DATASETS and DATASETS[self.name].modality == "images"
+        if not images or self.mean is not None or self.std is not None:
+            return self
+        return self.model_copy(update={"mean": mean, "std": std})
 
     def count_classes(self) -> int | None:
         """Number of classes of the few-shot task or the data set; None where only the files tell it."""

@@ -88,6 +88,7 @@ class AdaptedModel(TrainableModel):
         self.frozen_bn = frozen_bn
         method.require(backbone)
         method.attach(backbone)
+        backbone.adapted_by(method)
         self.requires_grad_(False)
         for owner in (method, head):
             owner.requires_grad_(True)
@@ -99,7 +100,10 @@ class AdaptedModel(TrainableModel):
     def remember_backbone(self) -> None:
         """Remembers the backbone's current weights as those that adapters belong to."""
         self.backbone_hash = hash_backbone(self.backbone)
-        self._initial_buffers = {name: buffer.clone() for name, buffer in self.backbone.named_buffers("backbone")}
+        stored = self.backbone.state_dict()  # without buffers that follow from the options
+        self._initial_buffers = {
+            f"backbone.{name}": buffer.clone() for name, buffer in self.backbone.named_buffers() if name in stored
+        }
         self._initial_parameters = {  # for unload; those of full fine-tuning would be the whole backbone again
             name: parameter.detach().clone()
             for name, parameter in self.backbone.named_parameters()
@@ -141,6 +145,7 @@ class AdaptedModel(TrainableModel):
         for hook in self.method.hooks:
             hook.remove()
         self.method = Linear(Linear.Options())
+        self.backbone.adapted_by(self.method, alone=True)
         self.requires_grad_(False)
         self.recipe = None
         self.eval()

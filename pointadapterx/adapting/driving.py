@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pointadapterx.adapting.passes import Inputs, Named, Passes, Run, Stand, flat, kept, put, recomputing
+from pointadapterx.adapting.arguments import Inputs, Named, flat, put, with_wide_masks
+from pointadapterx.adapting.passes import Passes, Result, Run, Stand, kept, recomputing
 from pointadapterx.errors import ConfigError
-from pointadapterx.models.backbone import Recorded
+from pointadapterx.models.additions import Recorded
 from pointadapterx.models.foreign.host import ForeignBlock, ForeignHost, ForeignStage
 from pointadapterx.models.foreign.sites import Span
 from pointadapterx.models.tokens import insert_after_cls
@@ -26,15 +27,21 @@ class Driver:
     Args:
         host: the model.
         method: attached to it.
+        whole: whether the tokens behind the last block are kept, prompts included, for the head of a backbone.
 
     Attributes:
         enabled: whether the method acts; False leaves the plain model.
         passes: what its forward passes remember.
+        wanted: numbers of the blocks whose tokens are kept too.
+        steps: gets what a highway reads of every block, where it is a list.
     """
 
-    def __init__(self, host: ForeignHost, method: Method) -> None:
+    def __init__(self, host: ForeignHost, method: Method, *, whole: bool = False) -> None:
         self.host = host
         self.method = method
+        self.whole = whole
+        self.wanted: frozenset[int] = frozenset()
+        self.steps: list[Recorded] | None = None
         self.enabled = True
         self.passes = Passes()
         self._stand = Stand()
@@ -48,10 +55,11 @@ class Driver:
         self.asks_ffn = type(method).adapt_ffn is not Method.adapt_ffn
         before, after = type(method).before_block, type(method).after_block
         self.asks_block = before is not Method.before_block or after is not Method.after_block
+        self.inserts = bool(getattr(method.options, "needs_class_token", False)) and not self.rides
         self._place(members)
 
     def _place(self, members: list[ForeignBlock]) -> None:
-        each = self.rides or self.asks_ffn or self.asks_block
+        each = self.whole or self.rides or self.asks_ffn or self.asks_block
         outer = self.host.checkpointed()
         if each and outer is not None:
             self._handles.append(outer.register_forward_pre_hook(_Notes(self)))
@@ -134,11 +142,13 @@ class Driver:
     def close(self, stage: ForeignStage, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) behind a block."""
         run, prompt = self.passes.run, self.passes.scratch.pop((index, "prompt"), None)
-        last_of_stage = index == stage.members[-1].seen.index
+        last_of_stage = index == stage.members[-1].seen.index and not (self.whole and index == self.last)
         if prompt is not None and not last_of_stage:
             tokens = insert_after_cls(tokens, prompt)
         if self.asks_block:
             tokens = self.method.after_block(index, tokens)
+        if run is not None and index in self.wanted and not self.rides:
+            run.behind[index] = tokens
         if run is not None and self.rides:
             run.waiting, run.recorded = (index, tokens.detach(), run.recorded), {}
         if last_of_stage:
@@ -159,7 +169,7 @@ class Driver:
             with kept():
                 tokens, losses = run.ride.end(), run.ride.losses
         self.method.end()
-        self.passes.end(losses)
+        self.passes.end(losses, Result(tokens, run.behind) if self.whole else None)
         if not self._checked and not torch.compiler.is_compiling():
             self._check_ran()
         return tokens
@@ -181,8 +191,13 @@ class Driver:
                 f"{self.host.title} runs its blocks in a reentrant checkpoint, through which this method gets no "
                 "gradient; switch checkpointing off, or use use_reentrant=False"
             )
+        step = Recorded(found["attention"], found["ffn"], tokens, None, lead)
+        if self.steps is not None:
+            self.steps.append(step)
         with kept():
-            run.ride.take(number, Recorded(found["attention"], found["ffn"], tokens, None, lead))
+            run.ride.take(number, step)
+            if number in self.wanted:
+                run.behind[number] = run.ride.joined()
             run.ride.lead()
 
     def _adapt(self, key: tuple[int, str], read: Tensor, made: Tensor) -> Tensor:
@@ -272,8 +287,10 @@ class _Opens:
         given = first_tensor(inputs, named)
         tokens = flat(given) if self.batch_first else given.transpose(0, 1)
         opened = self.driver.open(self.stage, self.index, tokens)
+        if self.driver.inserts:
+            inputs, named = with_wide_masks(inputs, named, opened.shape[1])
         if opened is tokens:
-            return None
+            return (inputs, named) if self.driver.inserts else None
         return put(inputs, named, opened if self.batch_first else opened.transpose(0, 1))
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pointadapterx.peft.e3va import Ride
-
-Inputs = tuple[Any, ...]
-Named = dict[str, Any]
 
 
 class Run:
@@ -26,6 +23,7 @@ class Run:
         recorded: outputs of the branches of the block that is being run, by the name of the site.
         waiting: number, tokens and branches of the block behind which a highway has yet to go on.
         ride: of the highway.
+        behind: tokens behind the blocks that a backbone is asked for, by their numbers.
     """
 
     def __init__(self, gradients: bool) -> None:
@@ -36,11 +34,25 @@ class Run:
         self.waiting: tuple[int, Tensor, dict[str, Tensor]] | None = None
         self.lead: Callable[[Tensor], Tensor] | None = None
         self.ride: Ride | None = None
+        self.behind: dict[int, Tensor] = {}
+
+
+class Result(NamedTuple):
+    """What a backbone gives its head of a pass.
+
+    Attributes:
+        tokens: behind the last block, prompts included, (B, L, C).
+        behind: tokens behind other blocks, by their numbers.
+    """
+
+    tokens: Tensor
+    behind: dict[int, Tensor]
 
 
 class _PerThread(threading.local):
     run: Run | None = None
     losses: list[Tensor] | None = None
+    result: Result | None = None
 
     def __init__(self) -> None:
         self.scratch: dict[Any, Tensor] = {}
@@ -57,6 +69,7 @@ class Passes:
         self._threads = _PerThread()
         self._run: Run | None = None
         self._losses: list[Tensor] | None = None
+        self._result: Result | None = None
         self._scratch: dict[Any, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,22 +102,34 @@ class Passes:
         if not torch.compiler.is_compiling():
             self._threads.outside = torch.is_grad_enabled()
 
-    def end(self, losses: list[Tensor]) -> None:
-        """Ends the pass and keeps its auxiliary losses."""
+    def end(self, losses: list[Tensor], result: Result | None = None) -> None:
+        """Ends the pass and keeps its auxiliary losses, and what a backbone gives its head."""
         if torch.compiler.is_compiling():
-            self._run, self._losses = None, losses
+            self._run, self._losses, self._result = None, losses, result
         else:
             self._threads.run = self._run = None
             self._threads.losses, self._losses = losses, None
+            self._threads.result, self._result = result, None
 
     @property
     def losses(self) -> list[Tensor]:
         """Auxiliary losses of the last pass, in the order of the blocks."""
         return (self._losses if self._losses is not None else self._threads.losses) or []
 
+    def take_result(self) -> Result:
+        """What the last pass gives the head of a backbone; it is kept no longer."""
+        found = self._result if self._result is not None else self._threads.result
+        assert found is not None
+        self._result = None
+        if not torch.compiler.is_compiling():
+            self._threads.result = None
+        return found
+
     def forget(self) -> None:
         """Discards the losses, and with them the graph that they are part of."""
-        self._losses = self._threads.losses = None
+        self._losses = None
+        if not torch.compiler.is_compiling():
+            self._threads.losses = None
 
     @property
     def scratch(self) -> dict[Any, Tensor]:
@@ -175,13 +200,6 @@ class _HandOn(torch.autograd.Function):
         return of_through, grad, None
 
 
-def flat(tokens: Tensor) -> Tensor:
-    """Tokens (B, H, W, C), or (L, C) of one packed batch, as (B, L, C); others as they are."""
-    if tokens.ndim == 2:
-        return tokens.unsqueeze(0)
-    return tokens.flatten(1, 2) if tokens.ndim == 4 else tokens
-
-
 def kept() -> AbstractContextManager[object]:
     """What is computed inside is not computed again by a checkpoint around it."""
     if torch.compiler.is_compiling():
@@ -191,12 +209,3 @@ def kept() -> AbstractContextManager[object]:
 
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def put(inputs: Inputs, named: Named, tokens: Tensor) -> tuple[Inputs, Named]:
-    """Inputs of a module with other tokens."""
-    for place, value in enumerate(inputs):
-        if isinstance(value, Tensor):
-            return (*inputs[:place], tokens, *inputs[place + 1 :]), named
-    key = next(key for key, value in named.items() if isinstance(value, Tensor))
-    return inputs, {**named, key: tokens}

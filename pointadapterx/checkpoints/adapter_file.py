@@ -292,6 +292,7 @@ def model_recipe(config: Config) -> dict[str, Any]:
     """The part of a config that determines what a trained model computes: ``section.key`` to value."""
     irrelevant = {
         *("backbone.weights", "backbone.averaged_weights", "backbone.init_seed", "backbone.drop_path"),
+        "backbone.label",
         *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
         *("method.soft_balance", "method.xavier"),
     }

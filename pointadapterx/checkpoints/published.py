@@ -225,7 +225,7 @@ def _unexplained(unexpected: list[str], kind: Kind | None) -> list[str]:
 def _require_kind(kind: Kind | None, backbone: Backbone) -> None:
     """Refuses files that belong to another architecture."""
     name = _name(backbone)
-    if kind is None or kind.backbone == name:
+    if kind is None or kind.backbone == name or backbone.foreign:
         return
     if kind.backbone is None:
         way = kind.way or f"give weights of {name}"

@@ -114,6 +114,11 @@ def _complete(parts: Parts) -> list[Problem]:
     if parts.backbone is not None and parts.train is not None and parts.backbone.init_seed is None:
         parts.backbone = parts.backbone.model_copy(update={"init_seed": parts.train.seed})
     problems = []
+    if parts.backbone is not None:
+        parts.backbone, found, statistics = parts.backbone.completed()
+        problems += Problem.of("backbone", found)
+        if statistics is not None and parts.data is not None:
+            parts.data = parts.data.normalised(*statistics)
     if parts.task is not None and parts.eval is not None:
         parts.eval, problem = _with_score(parts.eval, TASKS[parts.task.name])
         problems += problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pointadapterx.adapting import hf_backbone, timm_backbone  # noqa: F401 - they register themselves
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.peft import METHODS, Method

@@ -183,7 +183,7 @@ class AdapterBank(nn.Module):
 
 def _shape_keys(info: AdapterInfo) -> dict[str, object]:
     """What of the backbone's section all adapters of a bank share; positions are added as each wants it."""
-    apart = ("weights", "init_seed", "drop_path", "position")
+    apart = ("weights", "init_seed", "drop_path", "label", "position")
     return {f"backbone.{key}": value for key, value in info.config.backbone.model_dump().items() if key not in apart}
 
 

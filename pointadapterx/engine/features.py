@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pointadapterx import datasets, models, ops, peft
+from pointadapterx import adapting, datasets, models, ops, peft
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.config import Config
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
@@ -218,7 +218,7 @@ def _in_eval_mode(model: AdaptedModel) -> Iterator[None]:
 @cache
 def _code() -> str:
     """Hash of the sources that decide features."""
-    folders = (Path(next(iter(package.__path__))) for package in (datasets, models, ops, peft))
+    folders = (Path(next(iter(package.__path__))) for package in (adapting, datasets, models, ops, peft))
     return hash_file(Path(__file__), *(path for folder in folders for path in sorted(folder.rglob("*.py"))))
 
 
@@ -226,7 +226,7 @@ def _describe(
     model: AdaptedModel, dataset: Samples, config: Config, accelerator: Accelerator, views: int | None
 ) -> dict[str, Any]:
     """Everything that determines the features, for the hash."""
-    irrelevant, data = ("weights", "init_seed", "drop_path"), config.data
+    irrelevant, data = ("weights", "init_seed", "drop_path", "label"), config.data
     seed = None if views is None else config.train.seed
     return {
         "weights": hash_tensors(model.method.frozen_state(model.backbone)),
@@ -238,7 +238,7 @@ def _describe(
         "precision": config.train.precision,
         "device": accelerator.device.type,
         "code": _code(),
-        "versions": {"torch": torch.__version__, "pillow": PIL.__version__},
+        "versions": {"torch": torch.__version__, "pillow": PIL.__version__, "backbone": model.backbone.made_by},
     }
 
 

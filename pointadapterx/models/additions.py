@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -59,3 +60,22 @@ class Nothing:
 
 
 PLAIN = Nothing()
+
+
+class Recorded(NamedTuple):
+    """The outputs of one block that a method parallel to the frozen backbone reads; they have no gradient.
+
+    Attributes:
+        attention: output of the site ``attention``, (B, [1 +] G, C).
+        ffn: output of the site ``ffn``, the same shape.
+        tokens: output of the block, the same shape.
+        centers: (B, G, 3) of the patches, where they have centres, else None.
+        lead: behind the last block of a stage that another follows, the frozen way there: tokens (B, [1 +] G, C) to
+            those of the next stage.
+    """
+
+    attention: Tensor
+    ffn: Tensor
+    tokens: Tensor
+    centers: Tensor | None = None
+    lead: Callable[[Tensor], Tensor] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.additions import PLAIN, Additions
+from pointadapterx.models.additions import PLAIN, Additions, Recorded
 from pointadapterx.models.block import Block
 from pointadapterx.models.checkpoint_keys import Translated
 from pointadapterx.models.features import BlockTokens, FeatureInfo, Features, StageInfo
@@ -39,23 +39,14 @@ class Embedded(NamedTuple):
     centers: Tensor | None = None
 
 
-class Recorded(NamedTuple):
-    """The outputs of one block that a method parallel to the frozen backbone reads; they have no gradient.
-
-    Attributes:
-        attention: output of the site ``attention``, (B, [1 +] G, C).
-        ffn: output of the site ``ffn``, the same shape.
-        tokens: output of the block, the same shape.
-        centers: (B, G, 3) of the patches, where they have centres, else None.
-        lead: behind the last block of a stage that another follows, the frozen way there: tokens (B, [1 +] G, C) to
-            those of the next stage.
+class Completed(NamedTuple):
+    """Options with what they leave to the model that they name, or None; (key, message) of each problem; and mean and
+    std of the images in [0, 1] that the model was pre-trained on, a number a channel each, where it says so.
     """
 
-    attention: Tensor
-    ffn: Tensor
-    tokens: Tensor
-    centers: Tensor | None = None
-    lead: Callable[[Tensor], Tensor] | None = None
+    options: Backbone.Options | None
+    problems: Sequence[tuple[str, str]] = ()
+    statistics: tuple[list[float], list[float]] | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -76,6 +67,7 @@ class Backbone(nn.Module, ABC):
             ``"input"`` once, before the first (DAPT, ViT).
         modality: ``"points"`` or ``"images"``, what it takes.
         sizes: what the shapes of its tensors tell of its options: key to a tensor's name and the axis.
+        foreign: whether it is a model of another library, which keeps its own forward.
     """
 
     class Options(Section):
@@ -98,10 +90,19 @@ class Backbone(nn.Module, ABC):
         has_grid: ClassVar[bool] = False
         """Whether its patches lie on a square grid."""
 
+        def completed(self) -> Completed:
+            """With what they leave to a file that they name."""
+            return Completed(self)
+
         @property
         def has_class_token(self) -> bool:
             """Whether its first token is a class token."""
             return True
+
+        @property
+        def no_prompts(self) -> str:
+            """Why its blocks take no further tokens; empty where they do."""
+            return ""
 
         def stages(self) -> list[StageSize]:
             """Width and depth of each stage."""
@@ -132,6 +133,7 @@ class Backbone(nn.Module, ABC):
                 if dim % number != 0:
                     yield "num_heads", f"{number} heads do not divide dim={dim}; choose a divisor"
 
+    foreign: ClassVar[bool] = False
     modality: ClassVar[str]
     sizes: ClassVar[dict[str, tuple[str, int]]]
     blocks: nn.ModuleList
@@ -147,6 +149,19 @@ class Backbone(nn.Module, ABC):
     def title(self) -> str:
         """What messages call it."""
         return type(self).__name__
+
+    def adapted_by(self, method: Additions, *, alone: bool = False) -> None:
+        """Called once a method is attached; nothing by default.
+
+        Args:
+            method: that :meth:`forward` will be given.
+            alone: whether it takes the place of all others.
+        """
+
+    @property
+    def made_by(self) -> str:
+        """Another library that its code is of, with its version, else empty."""
+        return ""
 
     def follow(self, options: Backbone.Options) -> None:
         """Takes over what another config of the same weights may set differently; nothing by default."""

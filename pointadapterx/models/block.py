@@ -250,7 +250,10 @@ def drop_path_schedule(rate: float, depth: int) -> list[float]:
 
 
 def recompute_activations(model: nn.Module, wanted: bool) -> None:
-    """Makes every block of a model compute its activations again in the backward pass, or keep them."""
+    """Makes every block of a model compute its activations again in the backward pass, or keep them.
+
+    What has blocks of another kind has an attribute of the same name.
+    """
     for module in model.modules():
-        if isinstance(module, Block):
-            module.recomputed = wanted
+        if hasattr(type(module), "recomputed"):
+            setattr(module, "recomputed", wanted)  # noqa: B010

@@ -89,6 +89,10 @@ class Method(nn.Module):
             """(key, message) for each impossible combination with a backbone of these options."""
             if self.needs_class_token and not backbone.has_class_token:
                 yield "name", self.without_class_token(backbone.name)
+            elif self.needs_class_token and backbone.no_prompts:
+                switch = "prompts" in type(self).model_fields
+                way = "set method.prompts=false" if switch else "choose another method"
+                yield "name", f"{self.name} inserts prompt tokens, but {backbone.no_prompts}; {way}"
 
         def without_class_token(self, backbone: str) -> str:
             """Why these options cannot adapt a backbone of that name, which has no class token."""

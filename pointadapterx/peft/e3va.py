@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.backbone import Backbone, Recorded
+from pointadapterx.models.additions import Recorded
+from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import BlockTokens, Features
 from pointadapterx.models.frozen import Frozen, Patches, RecordedBranches
 from pointadapterx.models.host import Host
@@ -163,6 +164,8 @@ class Highway(Method):
 
     def run(self, backbone: Backbone, inputs: Tensor | Frozen, keep: Collection[int] = ()) -> Features:
         """Runs the frozen backbone, or takes its precomputed outputs, and the highway parallel to it."""
+        if backbone.foreign and not isinstance(inputs, RecordedBranches):
+            return super().run(backbone, inputs, keep)  # it rides along
         ride, stages = Ride(self), backbone.stages
         kept: dict[int, BlockTokens] = {}
         for number, step in self._steps(backbone, inputs):
@@ -198,7 +201,8 @@ class Highway(Method):
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
         """Everything in the backbone except the final norm, and which blocks feed the highway."""
-        state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("norm.")}
+        norm = next(f"{name}." for name, module in backbone.named_modules() if module is backbone.norm)
+        state = {name: value for name, value in backbone.state_dict().items() if not name.startswith(norm)}
         return state | {"block_numbers": torch.tensor(self.block_numbers)}
 
     def expanded(self, state: Tensor) -> Tensor:

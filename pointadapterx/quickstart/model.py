@@ -14,12 +14,13 @@ from pointadapterx.config import SHIPPED, Config, dump_config, read_config, read
 from pointadapterx.config.sections import ORDER
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_text
+from pointadapterx.models import BACKBONES
 from pointadapterx.registry import unknown_name
 from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, STATE_FILE
 from pointadapterx.tasks import Facts, build_task
 
 METHOD = "dapt_x"
-STARTS = {"point_mae": "own", "vit": "vtab/digits"}
+STARTS = {"point_mae": "own", "vit": "vtab/digits", "hf": "hf_digits", "timm": "hf_digits"}
 """Shipped configs that a model of each backbone starts from."""
 POINTS = {"point_mae": 2048, "point_mae_tiny": 1024}
 """Points of a cloud that the weights were trained for."""
@@ -123,11 +124,13 @@ def create_model(
 
     Args:
         name: of the backbone: ``point_mae_tiny`` and ``vit_tiny``, whose weights are shipped, or ``point_mae`` and
-            ``vit_b16`` in their published sizes.
-        pretrained: the shipped weights; or a weights file, or ``hf://owner/repository/file``. False: random weights.
+            ``vit_b16`` in their published sizes; or ``hf`` and ``timm`` for a ``model`` of these libraries.
+        pretrained: the shipped weights, or those of ``model``; or a weights file, or ``hf://owner/repository/file``.
+            False: random weights.
         method: its name, or its whole section of a config.
         num_classes: of the head; by default it is made for the classes of the data when the model is trained.
-        options: keys of the method; or sections of a config, as ``head={"hidden": []}``.
+        options: keys of the method; or sections of a config, as ``head={"hidden": []}``; or ``model`` and
+            ``image_size`` of the backbones ``hf`` and ``timm``.
 
     Returns:
         The model on the CPU, in training mode, with only method and head to train.
@@ -136,15 +139,16 @@ def create_model(
         ConfigError: for an unknown name, method or key.
         CheckpointError: if the weights cannot be loaded.
     """
-    backbone = _architecture(name)
+    foreign = BACKBONES[name].foreign if name in BACKBONES else False
+    backbone = _foreign(name, pretrained, options) if foreign else _architecture(name)
     sections = {key: options.pop(key) for key in [*options] if key in ORDER}
     chosen = {"name": method} if isinstance(method, str) else dict(method)
     changes: dict[str, Any] = {
-        "backbone": {**backbone, "weights": _weights(name, pretrained)},
+        "backbone": backbone if foreign else {**backbone, "weights": _weights(name, pretrained)},
         "head": {"num_classes": PLACEHOLDER if num_classes is None else num_classes},
         "data": {"num_points": POINTS[name]} if name in POINTS else {},
     }
-    if backbone["name"] == "vit":
+    if BACKBONES[backbone["name"]].modality == "images":
         changes["data"]["name"] = "imagefolder"
     for section, values in {**sections, "method": {**chosen, **options}}.items():
         if not isinstance(values, Mapping):
@@ -169,6 +173,19 @@ def _architecture(name: str) -> dict[str, Any]:
     if name not in known:
         raise ConfigError(f"{unknown_name(name, known)}; weights of your own go to pretrained=FILE")
     return dict(known[name])
+
+
+def _foreign(name: str, pretrained: bool | str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The ``backbone`` section of a model of another library, whose keys are taken out of the options."""
+    if "model" not in options:
+        raise ConfigError(f"{name}: name a model, as create_model('{name}', model=...)")
+    model = str(options.pop("model"))
+    section = {"name": name, "model": model, "config": None, "image_size": options.pop("image_size", None)}
+    if pretrained is not True:
+        section["weights"] = None if pretrained is False else str(pretrained)
+    elif name == "hf":
+        section["weights"] = model
+    return section
 
 
 def _weights(name: str, pretrained: bool | str | Path) -> str | None:

@@ -40,6 +40,7 @@ def run_name(config: Config) -> str:
     for key in LOCATIONS:
         section, name = key.split(".")
         content[section].pop(name, None)
+    content["backbone"].pop("label", None)
     data = [split.checksum for split in outlines(config.data)]
     content["checksums"] = {"data": data, "weights": _weights_checksum(config.backbone.weights)}
     digest = hash_json(_without_null(content))

@@ -30,9 +30,13 @@ def class_attention(model: AdaptedModel, inputs: Tensor) -> Tensor:
         inputs: as the model takes them, B.
 
     Raises:
-        ConfigError: if its backbone has no class token, or several stages.
+        ConfigError: if its backbone has no class token, several stages, or blocks of another library.
     """
     found: list[Tensor] = []
+    if model.backbone.foreign:
+        raise ConfigError(
+            f"attention is read from the blocks of this package's own backbones, and {model.backbone.title} has others"
+        )
     info = model.backbone.feature_info
     if not info.has_class_token or len(info.stages) > 1:
         lacking = "has several stages" if info.has_class_token else "has no class token"

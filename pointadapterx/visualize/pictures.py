@@ -37,6 +37,8 @@ class Picture:
         samples: how many single samples it shows by default; 0 for a picture of the whole test split.
         points_only: whether it is of clouds alone.
         routed: whether the method must route.
+        own_blocks: whether it reads the blocks of this package's own backbones.
+        patchwise: whether each patch has a colour.
     """
 
     make: Callable[[Sequence[Subject], Chosen | None], Sheet | Figure]
@@ -44,6 +46,8 @@ class Picture:
     samples: int = 0
     points_only: bool = False
     routed: bool = False
+    own_blocks: bool = False
+    patchwise: bool = False
 
     def suits(self, subject: Subject) -> str | None:
         """Why this picture cannot be drawn for an adapter, or None if it can."""
@@ -51,6 +55,11 @@ class Picture:
             return "is of point clouds"
         if self.routed and not introspection.routes(subject.model):
             return f"shows routing, and {subject.name} routes nothing"
+        backbone = subject.model.backbone
+        if self.own_blocks and backbone.foreign:
+            return f"reads the blocks of this package's own backbones, and {backbone.title} has others"
+        if self.patchwise and not subject.is_points and (backbone.grid is None or len(backbone.stages) > 1):
+            return f"colours patches on one square grid, which {backbone.title} does not have"
         return None
 
 
@@ -300,9 +309,13 @@ def _of_patches(subject: Subject, tokens: Tensor) -> Tensor:
 
 PICTURES.register("groups")(Picture(groups, "cloud, FPS centres, groups", samples=3, points_only=True))
 PICTURES.register("augmentation")(Picture(augmentation, "samples before and after augmentation", samples=3))
-PICTURES.register("attention")(Picture(attention, "attention of the class token, block by block", samples=3))
-PICTURES.register("saliency")(Picture(saliency, "what the answer loses without a patch", samples=8))
-PICTURES.register("routing")(Picture(routing, "expert of each sub-token, block by block", samples=1, routed=True))
+PICTURES.register("attention")(
+    Picture(attention, "attention of the class token, block by block", samples=3, own_blocks=True)
+)
+PICTURES.register("saliency")(Picture(saliency, "what the answer loses without a patch", samples=8, patchwise=True))
+PICTURES.register("routing")(
+    Picture(routing, "expert of each sub-token, block by block", samples=1, routed=True, patchwise=True)
+)
 PICTURES.register("experts")(Picture(experts, "load of the experts; gates of a token through the blocks", routed=True))
 PICTURES.register("tsne")(Picture(tsne, "t-SNE of the features, adapters side by side"))
 PICTURES.register("umap")(Picture(umap, "UMAP of the features (extra), adapters side by side"))

@@ -64,6 +64,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "python tools/main.py --config cfgs/scan_pb_t50_rs_lora.yaml backbone.weights=weights/Point-BERT.pth "
     "backbone.encoder_dim=256 backbone.reduce_dim=true": [*SMALL, "backbone.encoder_dim=32", "eval.val_fraction=0.5"],
+    "pointadapterx train --config cfgs/hf_digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config cfgs/vtab/digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config modelnet40 data.few_shot.ways=5 data.few_shot.shots=10 data.few_shot.fold=0 "
     "eval.protocol=last": [*SMALL, "method.rank=4"],

@@ -58,6 +58,11 @@ class ForeignStage(NamedTuple):
     transition: nn.Module | None
 
     @property
+    def modules(self) -> nn.ModuleList:
+        """Its blocks, as the model runs them."""
+        return nn.ModuleList(block.module for block in self.members)
+
+    @property
     def blocks(self) -> list[BlockSites]:
         """Its blocks, as methods see them."""
         return [block.seen for block in self.members]
