@@ -13,7 +13,7 @@ from pointadapterx.adapting.arguments import flat
 from pointadapterx.adapting.driving import Driver
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.models.additions import Recorded
-from pointadapterx.models.backbone import BACKBONES, PLAIN, Additions, Backbone, Completed
+from pointadapterx.models.backbone import BACKBONES, PLAIN, Additions, Backbone, Completed, Embedded
 from pointadapterx.models.checkpoint_keys import Translated
 from pointadapterx.models.features import BlockTokens, Features
 from pointadapterx.models.foreign import ForeignHost
@@ -215,6 +215,10 @@ class ForeignBackbone(Backbone):
         tokens = output[0] if isinstance(output, tuple) else output
         tokens = tokens.flatten(2).transpose(1, 2) if self.site("patch").channels_first else flat(tokens)
         return Patches(tokens, tokens.new_empty(*tokens.shape[:2], 0))
+
+    def assemble(self, patches: Patches) -> Embedded:
+        """Never asked for: the model makes the input of its first block by itself."""
+        raise NotImplementedError(f"{self.title} makes the input of its first block by itself")
 
     def _check(self, inputs: Tensor) -> None:
         if tuple(inputs.shape[1:]) != self.image_shape:

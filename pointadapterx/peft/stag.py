@@ -231,7 +231,7 @@ class Stag(Method):
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
         """What is read before block K, summed; the patches where there are several stages, or tokens to ``keep``."""
-        if keep or len(backbone.stages) > 1:
+        if keep or len(backbone.stages) > 1 or backbone.foreign:
             return super().precompute(backbone, inputs, keep)
 
         def sums(early: EarlyPass) -> list[Tensor]:

@@ -370,7 +370,7 @@ class SharedMixtureMethod(RoutedMethod):
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
         """What the blocks before K give to read, and their outcome; else the patches."""
-        if keep or self.options.inject_from is None:
+        if keep or self.options.inject_from is None or backbone.foreign:
             return super().precompute(backbone, inputs, keep)
         place = 1 if self.serial else 0
         return early_blocks(backbone, inputs, self.first, lambda early: [pair[place] for pair in early.ffn])
