@@ -51,7 +51,7 @@ def adapt(
 
     Args:
         model: any module with transformer blocks, with its pre-trained weights.
-        method: of :data:`~pointadapterx.peft.METHODS`.
+        method: of :data:`~pointadapterx.peft.base.METHODS`.
         train: paths of modules and parameters of the model that are trained too, such as ``["classifier"]``.
         sites: where methods may act; None where the model, or a module inside it, is of a known class; the path of that
             module where several are.

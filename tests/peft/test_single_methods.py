@@ -136,7 +136,7 @@ def test_lora_adds_its_product_to_the_targets_and_to_nothing_else(targets: list[
     model = randomise(build_model(make_config("lora", method={**LORA, "targets": targets}))).eval()
     method, block = model.method, model.backbone.every_block()[0]
     assert isinstance(method, Lora)
-    for name, leaf, _ in block.layers():
+    for name, leaf, *_ in block.layers():
         if not isinstance(leaf, nn.Linear):
             continue
         values = torch.randn(2, 4, leaf.in_features)
@@ -167,7 +167,7 @@ def test_ssf_scales_and_shifts_every_layer(kind: str) -> None:
     model = randomise(build_model(small_config("ssf", kind=kind))).eval()
     block, layers = model.backbone.every_block()[1], model.method.blocks[1]
     assert set(layers) == set(LAYERS)
-    for name, leaf, width in block.layers():
+    for name, leaf, width, *_ in block.layers():
         values = torch.randn(2, 4, leaf.weight.shape[-1])
         before = leaf.forward(values)  # without its hooks
         assert before.shape[-1] == width
