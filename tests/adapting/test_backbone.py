@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import pointadapterx as pax
 from pointadapterx import jobs
@@ -374,3 +374,20 @@ def test_by_name_from_python(folder: Path, images: torch.Tensor, tmp_path: Path)
         assert torch.equal(again(images).logits, model.eval()(images).logits)
     with pytest.raises(ConfigError, match="model"):
         pax.create_model("hf")
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize("size", [SIDE, 32])
+def test_weights_of_timm(size: int, tmp_path: Path) -> None:
+    models.need("timm")
+    section = {**FAMILIES["timm vit"], "weights": str(tmp_path / "weights.safetensors")}
+    given = randomised(build_backbone(config_of("linear", backbone=FAMILIES["timm vit"]).backbone).model)
+    save_file(given.state_dict(), tmp_path / "weights.safetensors")
+    config = config_of("linear", backbone={**section, "image_size": size})
+    loaded = build_backbone(config.backbone).model.state_dict()
+    for name, value in given.state_dict().items():
+        assert size != SIDE or torch.equal(loaded[name], value)
+    assert torch.equal(loaded["blocks.1.attn.qkv.weight"], given.state_dict()["blocks.1.attn.qkv.weight"])
+    assert config.data.mean == [0.5] * 3
+    with pytest.raises(ConfigError, match="no model of timm; did you mean 'vit_tiny_patch16_224'"):
+        config_of("linear", backbone={"name": "timm", "model": "vit_tiny_patch16_22"})
