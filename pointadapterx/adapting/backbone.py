@@ -66,7 +66,7 @@ class ForeignBackbone(Backbone):
     class Options(Backbone.Options):
         """``backbone:`` of a config; what is null, and the sizes, are filled in from the model.
 
-        ``config`` describes the architecture, ``label`` is what the model is called.
+        ``architecture`` describes the model, ``label`` is what it is called.
         """
 
         dim: Width | list[Width] = 0
@@ -74,7 +74,7 @@ class ForeignBackbone(Backbone):
         num_heads: Many | list[Many] = 0
         drop_path: Rate = 0.0
         model: str | None = None
-        config: dict[str, Any] | None = None
+        architecture: dict[str, Any] | None = None
         label: str | None = None
         image_size: Width | None = None
         channels: Literal[1, 3] | None = None
@@ -115,7 +115,7 @@ class ForeignBackbone(Backbone):
         @property
         def plan(self) -> Plan:
             """What the model is like."""
-            shape = {"model", "config", "image_size", "channels", "drop_path", "label"}
+            shape = {"model", "architecture", "image_size", "channels", "drop_path", "label"}
             return _plan(self.name, self.model_dump_json(include={"name", *shape}))
 
         @property

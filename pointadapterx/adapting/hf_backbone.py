@@ -41,8 +41,8 @@ class HfBackbone(ForeignBackbone):
         """``backbone:`` of a config.
 
         ``model`` is ``hf://owner/name`` (optionally ``@revision``) or a folder of ``save_pretrained``; or else
-        ``config`` has the keys of a ``config.json``, ``model_type`` among them. ``weights`` are those of ``model``
-        unless they are set, null being random ones.
+        ``architecture`` has the keys of a ``config.json``, ``model_type`` among them. ``weights`` are those of
+        ``model`` unless they are set, null being random ones.
         """
 
         name: Literal["hf"] = "hf"
@@ -51,19 +51,19 @@ class HfBackbone(ForeignBackbone):
             """With what the files of ``model`` say, and the mean and std in its ``preprocessor_config.json``."""
             need("transformers", "needs transformers", "hf", ConfigError)
             if self.model is None:
-                if self.config is None:
+                if self.architecture is None:
                     raise ConfigError(
-                        f"is required: {HUB}owner/name or a folder of save_pretrained; or give config: "
+                        f"is required: {HUB}owner/name or a folder of save_pretrained; or give architecture: "
                         "{model_type: dinov2, ...} for random weights"
                     )
                 return self._sized(self._with_weights(self.weights), {}), None
-            if self.config is not None:
-                raise ConfigError(f"{self.model}: brings its own config; set backbone.config=null")
+            if self.architecture is not None:
+                raise ConfigError(f"{self.model}: says its own architecture; set backbone.architecture=null")
             place = _Place(self.model)
             preprocessing = place.read(PREPROCESSOR, optional=True)
             content = {key: value for key, value in place.read(CONFIG).items() if key not in UNUSED}
             weights = self.weights if "weights" in self.model_fields_set else self.model
-            known: dict[str, Any] = {"model": None, "config": content, "label": self.label or place.label}
+            known: dict[str, Any] = {"model": None, "architecture": content, "label": self.label or place.label}
             options = self._with_weights(weights).model_copy(update=known)
             assert isinstance(options, HfBackbone.Options)
             return options._sized(options, preprocessing), _statistics(preprocessing, place.label)
@@ -80,16 +80,16 @@ class HfBackbone(ForeignBackbone):
 
         def _sized(self, options: HfBackbone.Options, preprocessing: Mapping[str, Any]) -> HfBackbone.Options:
             """With sizes of images: those that are set, of the preprocessing, or of the config."""
-            config = _config(options.config or {})
-            own = getattr(config, "image_size", None)
+            described = _config(options.architecture or {})
+            own = getattr(described, "image_size", None)
             size = options.image_size or _side(preprocessing) or (own if isinstance(own, int) else (own or [224])[0])
-            channels = options.channels or getattr(config, "num_channels", 3)
-            label = options.label or f"random {config.model_type}"
+            channels = options.channels or getattr(described, "num_channels", 3)
+            label = options.label or f"random {described.model_type}"
             return options.model_copy(update={"image_size": size, "channels": channels, "label": label})
 
         def build(self) -> nn.Module:
             """The model, without a head."""
-            config = _config(self.config or {})
+            config = _config(self.architecture or {})
             config.image_size, config.num_channels = self.image_size, self.channels
             if hasattr(config, "drop_path_rate"):
                 config.drop_path_rate = self.drop_path
@@ -106,7 +106,7 @@ class HfBackbone(ForeignBackbone):
             CheckpointError: if they are of another model.
         """
         kind: Any = type(self.model)
-        config = _config(self.options.config or {})
+        config = _config(self.options.architecture or {})
         with _quiet():
             try:
                 model, found = kind.from_pretrained(
@@ -256,7 +256,7 @@ def _config(content: Mapping[str, Any]) -> Any:
     options = {key: value for key, value in content.items() if key not in UNUSED}
     kind = options.pop("model_type", None)
     if not isinstance(kind, str):
-        raise ConfigError(f"config.model_type is {shown(kind)}; give the type of the model, such as dinov2")
+        raise ConfigError(f"architecture.model_type is {shown(kind)}; give the type of the model, such as dinov2")
     try:
         return AutoConfig.for_model(kind, **options)
     except Exception as error:  # whatever transformers raises
@@ -277,10 +277,10 @@ def _built(config: Any) -> nn.Module:
     return model
 
 
-def _kept(kind: Any, config: Any) -> dict[str, bool]:
+def _kept(kind: Any, described: Any) -> dict[str, bool]:
     """Leaves out a pooler, but one that has the final norm."""
     pools = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    return {"add_pooling_layer": False} if pools and not getattr(config, "use_mean_pooling", False) else {}
+    return {"add_pooling_layer": False} if pools and not getattr(described, "use_mean_pooling", False) else {}
 
 
 @contextmanager

@@ -28,8 +28,8 @@ class TimmBackbone(ForeignBackbone):
     class Options(ForeignBackbone.Options):
         """``backbone:`` of a config.
 
-        ``model`` is a name of timm, ``config`` has further arguments of ``timm.create_model``. ``weights`` are timm's
-        own unless they are set: a file, ``hf://owner/name``, or null for random ones.
+        ``model`` is a name of timm, ``architecture`` has further arguments of ``timm.create_model``. ``weights`` are
+        timm's own unless they are set: a file, ``hf://owner/name``, or null for random ones.
         """
 
         name: Literal["timm"] = "timm"
@@ -71,10 +71,12 @@ class TimmBackbone(ForeignBackbone):
             """The model, without a head."""
             import timm
 
-            options = dict(self.config or {})
+            options = dict(self.architecture or {})
             for key in options:
                 if key in OWN:
-                    raise ConfigError(f"config.{key}: is not set here; use image_size, channels, drop_path or weights")
+                    raise ConfigError(
+                        f"architecture.{key}: is not set here; use image_size, channels, drop_path or weights"
+                    )
             try:
                 model: nn.Module = timm.create_model(
                     self.model,

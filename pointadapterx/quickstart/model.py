@@ -180,7 +180,7 @@ def _foreign(name: str, pretrained: bool | str | Path, options: dict[str, Any]) 
     if "model" not in options:
         raise ConfigError(f"{name}: name a model, as create_model('{name}', model=...)")
     model = str(options.pop("model"))
-    section = {"name": name, "model": model, "config": None, "image_size": options.pop("image_size", None)}
+    section = {"name": name, "model": model, "architecture": None, "image_size": options.pop("image_size", None)}
     if pretrained is not True:
         section["weights"] = None if pretrained is False else str(pretrained)
     elif name == "hf":

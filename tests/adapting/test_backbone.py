@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import pointadapterx as pax
 from pointadapterx import jobs
@@ -47,29 +47,29 @@ VIT: dict[str, Any] = {
 SWIN = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": PATCH}
 DINOV3 = {**VIT, "model_type": "dinov3_vit", "num_attention_heads": 2, "num_register_tokens": 2}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "dinov2": {"name": "hf", "config": {**VIT, "model_type": "dinov2"}, "image_size": SIDE},
-    "dinov3": {"name": "hf", "config": DINOV3, "image_size": SIDE},
-    "beit": {"name": "hf", "config": {**VIT, "model_type": "beit"}, "image_size": SIDE},
-    "swin": {"name": "hf", "config": {**SWIN, "model_type": "swin"}, "image_size": 32},
-    "swinv2": {"name": "hf", "config": {**SWIN, "model_type": "swinv2"}, "image_size": 32},
+    "dinov2": {"name": "hf", "architecture": {**VIT, "model_type": "dinov2"}, "image_size": SIDE},
+    "dinov3": {"name": "hf", "architecture": DINOV3, "image_size": SIDE},
+    "beit": {"name": "hf", "architecture": {**VIT, "model_type": "beit"}, "image_size": SIDE},
+    "swin": {"name": "hf", "architecture": {**SWIN, "model_type": "swin"}, "image_size": 32},
+    "swinv2": {"name": "hf", "architecture": {**SWIN, "model_type": "swinv2"}, "image_size": 32},
     "timm vit": {
         "name": "timm",
         "model": "vit_tiny_patch16_224",
-        "config": {"embed_dim": WIDTH, "depth": 2, "num_heads": 4, "patch_size": PATCH},
+        "architecture": {"embed_dim": WIDTH, "depth": 2, "num_heads": 4, "patch_size": PATCH},
         "image_size": SIDE,
         "weights": None,
     },
     "timm swin": {
         "name": "timm",
         "model": "swin_tiny_patch4_window7_224",
-        "config": {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
+        "architecture": {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
         "image_size": 32,
         "weights": None,
     },
     "timm eva": {
         "name": "timm",
         "model": "eva02_tiny_patch14_224",
-        "config": {"embed_dim": WIDTH, "depth": 2, "num_heads": 3, "patch_size": PATCH},
+        "architecture": {"embed_dim": WIDTH, "depth": 2, "num_heads": 3, "patch_size": PATCH},
         "image_size": SIDE,
         "weights": None,
     },
@@ -81,7 +81,7 @@ def config_of(method: str = "lora", /, **sections: Any) -> Config:
     small = {"rank": 4, "num_heads": 3, "widths": [1, 3]}
     chosen = {key: value for key, value in small.items() if key in options.model_fields}
     config: dict[str, Any] = {
-        "backbone": {"name": "hf", "config": VIT, "image_size": SIDE},
+        "backbone": {"name": "hf", "architecture": VIT, "image_size": SIDE},
         "method": {"name": method, **chosen},
         "head": {"hidden": []},
         "data": {"name": "digits", "augment": "shift", "train_size": 60},
@@ -345,11 +345,11 @@ def _folder(content: dict[str, str]) -> Callable[[Path], dict[str, Any]]:
         (_folder({"config.json": json.dumps(VIT)}), "has no model.safetensors"),
         (_folder({"config.json": json.dumps(VIT), "pytorch_model.bin": ""}), "pickled weights"),
         (_folder({"config.json": json.dumps(VIT), "model.safetensors.index.json": ""}), "several files"),
-        (lambda root: {"config": VIT, "image_size": SIDE, "dim": 99}, "that of the model is"),
-        (lambda root: {"config": {"hidden_size": 8}}, "model_type"),
-        (lambda root: {"config": {**VIT, "num_attention_heads": 5}, "image_size": SIDE}, "5 heads do not divide"),
-        (lambda root: {"config": {**VIT, "hidden_act": "none"}, "image_size": SIDE}, "cannot build it"),
-        (lambda root: {"model": str(root), "config": VIT}, "brings its own config"),
+        (lambda root: {"architecture": VIT, "image_size": SIDE, "dim": 99}, "that of the model is"),
+        (lambda root: {"architecture": {"hidden_size": 8}}, "model_type"),
+        (lambda root: {"architecture": {**VIT, "num_attention_heads": 5}, "image_size": SIDE}, "5 heads do not divide"),
+        (lambda root: {"architecture": {**VIT, "hidden_act": "none"}, "image_size": SIDE}, "cannot build it"),
+        (lambda root: {"model": str(root), "architecture": VIT}, "says its own architecture"),
     ],
 )
 def test_one_line_says_what_is_wrong(make: Callable[[Path], dict[str, Any]], said: str, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_one_line_says_what_is_wrong(make: Callable[[Path], dict[str, Any]], sai
 def test_prompts_where_the_blocks_take_none(name: str) -> None:
     beit = {**VIT, "model_type": "beit", "use_relative_position_bias": True}
     with pytest.raises(ConfigError, match=f"{name} inserts prompt tokens, but its relative position bias"):
-        config_of(name, backbone={"name": "hf", "config": beit, "image_size": SIDE})
+        config_of(name, backbone={"name": "hf", "architecture": beit, "image_size": SIDE})
 
 
 def test_by_name_from_python(folder: Path, images: torch.Tensor, tmp_path: Path) -> None:
@@ -374,3 +374,20 @@ def test_by_name_from_python(folder: Path, images: torch.Tensor, tmp_path: Path)
         assert torch.equal(again(images).logits, model.eval()(images).logits)
     with pytest.raises(ConfigError, match="model"):
         pax.create_model("hf")
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize("size", [SIDE, 32])
+def test_weights_of_timm(size: int, tmp_path: Path) -> None:
+    models.need("timm")
+    section = {**FAMILIES["timm vit"], "weights": str(tmp_path / "weights.safetensors")}
+    given = randomised(build_backbone(config_of("linear", backbone=FAMILIES["timm vit"]).backbone).model)
+    save_file(given.state_dict(), tmp_path / "weights.safetensors")
+    config = config_of("linear", backbone={**section, "image_size": size})
+    loaded = build_backbone(config.backbone).model.state_dict()
+    for name, value in given.state_dict().items():
+        assert size != SIDE or torch.equal(loaded[name], value)
+    assert torch.equal(loaded["blocks.1.attn.qkv.weight"], given.state_dict()["blocks.1.attn.qkv.weight"])
+    assert config.data.mean == [0.5] * 3
+    with pytest.raises(ConfigError, match="no model of timm; did you mean 'vit_tiny_patch16_224'"):
+        config_of("linear", backbone={"name": "timm", "model": "vit_tiny_patch16_22"})
