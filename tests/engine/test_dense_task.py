@@ -68,11 +68,11 @@ class PointHead(Head):
         """Features -> (B, N, classes)."""
         points, category = features.inputs, features.condition
         assert points is not None
+        assert category is not None
         distance, nearest = three_nn(points, features.centers)
-        weights = 1 / distance.clamp_min(1e-8)  # a sum with 1e-8 is dropped on the way to ONNX
+        weights = 1 / (distance + 1e-8)  # as published heads have it
         pooled = three_interpolate(features.sequence.patches, nearest, weights / weights.sum(dim=-1, keepdim=True))
-        given = points.new_zeros(len(points)) if category is None else category.to(points.dtype)
-        categories = given[:, None, None].expand(*points.shape[:2], 1)
+        categories = category.to(points.dtype)[:, None, None].expand(*points.shape[:2], 1)
         return self.layer(torch.cat([pooled, points, categories], dim=-1))
 
 
