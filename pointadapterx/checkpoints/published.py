@@ -30,6 +30,8 @@ STRANGE = re.compile(
     r"|blocks\.\d+\.cls\.|(^|\.)(reg_token|register_tokens)$"
 )
 
+_HEAD_LAYER = re.compile(r"head\.mlp\.(\d+)\.")
+
 STATE_KEYS = ("base_model", "model", "state_dict", "model_state_dict", "module")
 """Where projects keep the state dict."""
 
@@ -134,21 +136,15 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
             f"{strange[0]} ({len(strange)} such) belongs to a layer that this backbone does not have, so it would "
             f"compute something else; the file is of {other}"
         )
-    of_head = [name for name in tensors if name.startswith("head.")]
-    if any(name.startswith("head.") for name in unexpected):  # of other layers: a part of it would be worth nothing
-        unexpected += of_head
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in of_head}
-    for name in list(tensors):
-        if tensors[name].shape == target[name].shape:
-            continue
-        if name.startswith("head."):  # another task's head: not used, and reported
-            unexpected.append(name)
-            del tensors[name]
-            continue
-        raise CheckpointError(
-            f"{name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(target[name].shape)}; "
-            f"set {', '.join(f'backbone.{key}' for key in backbone.sizes)} to the checkpoint's sizes"
-        )
+    for name, tensor in tensors.items():
+        if not name.startswith("head.") and tensor.shape != target[name].shape:
+            raise CheckpointError(
+                f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(target[name].shape)}; "
+                f"set {', '.join(f'backbone.{key}' for key in backbone.sizes)} to the checkpoint's sizes"
+            )
+    left_out = _head_left_out(tensors, target, unexpected)
+    unexpected += sorted(left_out - set(unexpected))
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     if kind is not None and kind.words == "ReCon":
         left = sum("_contrast." in name for name in unexpected)
         notes.append(
@@ -171,6 +167,21 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
         _coverage(target, tensors, optional),
         notes,
     )
+
+
+def _head_left_out(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], unexpected: list[str]) -> set[str]:
+    """Names of a head's tensors that are of no use, and are reported.
+
+    Those of a last layer for other classes; where any other layer does not fit, the whole head's, as trained layers
+    behind one with random weights would be worth nothing.
+    """
+    of_head = {name for name in tensors if name.startswith("head.")}
+    others = {name for name in of_head if tensors[name].shape != target[name].shape}
+    last = max((int(match[1]) for name in target if (match := _HEAD_LAYER.match(name))), default=None)
+    before = any(name.startswith("head.") for name in unexpected) or any(
+        not name.startswith(f"head.mlp.{last}.") for name in others
+    )
+    return of_head if before else others
 
 
 def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
