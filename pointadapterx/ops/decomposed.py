@@ -98,7 +98,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 }
 """For :meth:`torch.export.ExportedProgram.run_decompositions`."""
 
-ONNX_DECOMPOSITIONS = {
+ONNX_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     **DECOMPOSITIONS,
     torch.ops.pointadapterx.knn.default: knn_by_topk,
     torch.ops.aten.add.Tensor: add_small,
