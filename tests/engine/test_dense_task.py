@@ -142,17 +142,6 @@ class Halves(Task):
         """Logits of the points."""
         return model(batch.inputs, batch.targets.condition).logits
 
-    def combine(self, outputs: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
-        """Sums of logits where the points of all copies lie in the cloud, for those of the first copy."""
-        if len(outputs) == 1:
-            return outputs[0]
-        index = [batch.index for batch in batches]
-        assert all(part is not None for part in index)
-        total = outputs[0].new_zeros(len(outputs[0]), int(max(part.max() for part in index)) + 1, CLASSES)
-        for part, logits in zip(index, outputs, strict=True):
-            total.scatter_add_(1, part[..., None].expand_as(logits), logits)
-        return total.take_along_dim(index[0][..., None], dim=1)
-
     def rows(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(b, 2 · classes): points in the intersection and the union of each part."""
         truth = nn.functional.one_hot(batch.targets.points, CLASSES).bool()
@@ -245,6 +234,17 @@ def test_its_votes_add_up_where_the_points_lie(config: Config, run: Path) -> Non
     assert torch.equal(one, again)
     report = run_test(run, [], 2, False, run / "tested")
     assert report["vote"]["iou"]["votes"]
+
+
+def test_a_vote_means_what_was_said_of_each_point(config: Config) -> None:
+    """A point that a copy holds twice counts twice; one that the first lacks is left out."""
+    index = [torch.tensor([[2, 0, 0]]), torch.tensor([[1, 2, 0]])]
+    batches = [Batch(None, Targets(points=part), part) for part in index]
+    outputs = [torch.tensor([[[1.0], [2.0], [6.0]]]), torch.tensor([[[9.0], [5.0], [1.0]]])]
+    found = build_task(config).combine(outputs, batches)
+    assert found.flatten().tolist() == [3.0, 3.0, 3.0]
+    unmoved = [batch._replace(index=None) for batch in batches]
+    assert torch.equal(build_task(config).combine(outputs, unmoved), (outputs[0] + outputs[1]) / 2)
 
 
 def test_its_head_is_given_all_wherever_it_is_asked(config: Config) -> None:
