@@ -18,6 +18,7 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz, read_safetensors, read_torch_file
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.checkpoint_places import averaged_copy, find_state, unwrapped
+from pointadapterx.models.features import Head
 from pointadapterx.models.point_mae import MaskedAutoencoder
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,10 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
         tensors = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
     target = model.state_dict()
     unexpected += sorted(set(tensors) - set(target))
+    if isinstance(model, AdaptedModel):
+        of_head = _published_head(model.head, {**tensors, **state}, unexpected, target)
+        tensors = {**tensors, **dict(of_head.values())}
+        unexpected = [name for name in unexpected if name not in of_head]
     prefix = _prefix(model)
     for name in (f"{prefix}{name.removeprefix('backbone.')}" for name in zero):
         if name in target and name not in tensors:
@@ -167,6 +172,22 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
         _coverage(target, tensors, optional),
         notes,
     )
+
+
+def _published_head(
+    head: Head, state: Mapping[str, Tensor], names: Sequence[str], target: Mapping[str, Tensor]
+) -> dict[str, tuple[str, Tensor]]:
+    """What the head knows under published names: names among ``names`` to the model's, and the tensors."""
+    found = {}
+    for name in names:
+        own = head.published_name(name.removeprefix("head."))
+        if own is None or f"head.{own}" not in target:
+            continue
+        tensor, wanted = state[name], target[f"head.{own}"]
+        if (tensor.ndim, wanted.ndim) in ((3, 2), (2, 3)):  # a 1x1 convolution (out, in, 1) is a linear layer (out, in)
+            tensor = tensor.squeeze(-1) if tensor.ndim == 3 else tensor.unsqueeze(-1)
+        found[name] = f"head.{own}", tensor
+    return found
 
 
 def _head_left_out(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], unexpected: list[str]) -> set[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
+from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config, dump_config, read_config
 from pointadapterx.counting import count_model
@@ -63,6 +64,10 @@ class PointHead(Head):
         self.layer = nn.Linear(info.width + 3 + 1, CLASSES)
         nn.init.zeros_(self.layer.weight)
         self.width = info.width
+
+    def published_name(self, name: str) -> str | None:
+        """That of the last layer."""
+        return name.replace("convs3.", "layer.") if name.startswith("convs3.") else None
 
     def forward(self, features: Features) -> Tensor:
         """Features -> (B, N, classes)."""
@@ -253,6 +258,18 @@ def test_its_head_is_given_all_wherever_it_is_asked(config: Config) -> None:
     assert found.inputs is points
     assert found.condition is category
     assert torch.equal(model.head(found), model(points, category).logits)
+
+
+def test_its_head_is_found_by_published_names(config: Config, tmp_path: Path) -> None:
+    model = build_model(config)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("backbone.")}
+    weight = torch.randn(*model.head.layer.weight.shape, 1)  # of a 1x1 convolution
+    torch.save(
+        {"model_state_dict": {**state, "module.convs3.weight": weight, "convs3.bias": torch.ones(2)}}, tmp_path / "a"
+    )
+    report = load_pretrained(model, tmp_path / "a")
+    assert not report.unexpected
+    assert torch.equal(model.head.layer.weight, weight.squeeze(-1))
 
 
 def test_features_without_points_cannot_train_it(config: Config) -> None:
