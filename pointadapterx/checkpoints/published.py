@@ -274,7 +274,7 @@ def _sizes_problem(
 ) -> str | None:
     """Which sizes and options differ between file and config, judged by names and shapes of tensors."""
     options = type(backbone).Options.model_fields
-    stored, own = (backbone.told(_of_backbone(part, prefix)) for part in (tensors, target))
+    stored, own = (backbone.options_in(_of_backbone(part, prefix)) for part in (tensors, target))
     if "depth" in own and "depth" not in stored:  # no blocks: what is missing says more
         return None
     differing = [key for key in stored if stored[key] != own.get(key) and (key in own or key not in options)]
