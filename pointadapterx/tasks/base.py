@@ -350,6 +350,20 @@ class Task(Presentation, ABC):
         """
         return [torch.arange(len(points))]
 
+    def place(self, points: Tensor, piece: Tensor) -> Tensor | None:
+        """Where the points of a piece lie for the model; None: turned and normalised, as a training cloud of its own.
+
+        For pieces that keep the frame of the whole cloud, such as blocks of a room with the height above its floor.
+
+        Args:
+            points: as of :meth:`pieces`.
+            piece: (m,) int64, the points in it.
+
+        Returns:
+            (m, 3), with y up.
+        """
+        return None
+
     def join(self, answers: Sequence[Answer], cloud: Cloud) -> Answer:
         """The answer about a :attr:`whole` input, from those of :meth:`answers` about its pieces, in order.
 

@@ -340,6 +340,15 @@ def test_every_point_of_a_file_gets_a_label_in_its_order(
         assert agreement(answer, points) > (0.9 if tiles == 1 else 0.8)
 
 
+def test_a_task_may_place_its_pieces_itself(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cloud(300) + 5
+    monkeypatch.setattr(Halves, "place", lambda task, whole, piece: 2 * whole[piece])
+    (item,) = Predictor(sharp, condition="nut", up="z").ready([points])
+    assert isinstance(item, Ready)
+    moved = 2 * np.roll(points, -1, axis=1).astype(np.float32)  # z becomes y
+    assert {tuple(row) for row in item.values.tolist()} <= {tuple(row) for row in moved.tolist()}
+
+
 def test_rows_without_a_point_have_no_label(sharp: Path) -> None:
     points = cloud(300)
     points[7] = np.nan
