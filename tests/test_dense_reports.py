@@ -22,6 +22,7 @@ from pointadapterx.datasets.batching import balanced_order
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.jobs import train
+from pointadapterx.quickstart.ending import end
 from pointadapterx.report.document import write_report
 from pointadapterx.run_folder import SAMPLE_RECORDS_FILE
 from pointadapterx.sharing import push_adapter
@@ -137,6 +138,12 @@ def test_a_picture_of_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "point_labels.png").is_file()
     assert main([*command, "--files", str(tmp_path)]) == 2
     capsys.readouterr()
+
+
+def test_a_training_ends_with_the_interval_of_its_score(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    end(run, pictures=False)
+    low, high = run_intervals(run, Layers)["iou"]
+    assert f", 95 % interval {low:.4g} to {high:.4g}" in capsys.readouterr().out
 
 
 def test_a_card_has_intervals(run: Path, tmp_path: Path) -> None:

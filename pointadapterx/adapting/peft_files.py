@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pointadapterx.adapting import DEFAULT, adapt
 from pointadapterx.adapting.adapters import adapters_of, base_state
-from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.errors import CheckpointError, ConfigError, reason_of
 from pointadapterx.files import new_folder, read_safetensors, write_json, write_safetensors
 from pointadapterx.models.foreign import ForeignHost, Sites
 from pointadapterx.peft.lora import Lora
@@ -127,7 +127,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); give the folder that peft has saved") from None
+        raise CheckpointError(
+            f"{path}: cannot be read ({reason_of(error)}); give the folder that peft has saved"
+        ) from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: is no adapter of LoRA")
     for key, value in config.items():

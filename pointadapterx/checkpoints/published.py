@@ -18,6 +18,7 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz, read_safetensors, read_torch_file
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.checkpoint_places import averaged_copy, find_state, unwrapped
+from pointadapterx.models.features import Head
 from pointadapterx.models.point_mae import MaskedAutoencoder
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ STRANGE = re.compile(
     r"\.ls[12]\.gamma$|\.gamma_[12]$|\.attn\.[qk]_norm\.|relative_position|\.attn\.qkv\.bias$|^(norm_pre|fc_norm)\."
     r"|blocks\.\d+\.cls\.|(^|\.)(reg_token|register_tokens)$"
 )
+
+_HEAD_LAYER = re.compile(r"head\.mlp\.(\d+)\.")
 
 STATE_KEYS = ("base_model", "model", "state_dict", "model_state_dict", "module")
 """Where projects keep the state dict."""
@@ -104,6 +107,10 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
         tensors = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
     target = model.state_dict()
     unexpected += sorted(set(tensors) - set(target))
+    if isinstance(model, AdaptedModel):
+        of_head = _published_head(model.head, {**tensors, **state}, unexpected, target)
+        tensors = {**tensors, **dict(of_head.values())}
+        unexpected = [name for name in unexpected if name not in of_head]
     prefix = _prefix(model)
     for name in (f"{prefix}{name.removeprefix('backbone.')}" for name in zero):
         if name in target and name not in tensors:
@@ -134,21 +141,15 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
             f"{strange[0]} ({len(strange)} such) belongs to a layer that this backbone does not have, so it would "
             f"compute something else; the file is of {other}"
         )
-    of_head = [name for name in tensors if name.startswith("head.")]
-    if any(name.startswith("head.") for name in unexpected):  # of other layers: a part of it would be worth nothing
-        unexpected += of_head
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in of_head}
-    for name in list(tensors):
-        if tensors[name].shape == target[name].shape:
-            continue
-        if name.startswith("head."):  # another task's head: not used, and reported
-            unexpected.append(name)
-            del tensors[name]
-            continue
-        raise CheckpointError(
-            f"{name} has shape {tuple(tensors[name].shape)}, the model needs {tuple(target[name].shape)}; "
-            f"set {', '.join(f'backbone.{key}' for key in backbone.sizes)} to the checkpoint's sizes"
-        )
+    for name, tensor in tensors.items():
+        if not name.startswith("head.") and tensor.shape != target[name].shape:
+            raise CheckpointError(
+                f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(target[name].shape)}; "
+                f"set {', '.join(f'backbone.{key}' for key in backbone.sizes)} to the checkpoint's sizes"
+            )
+    left_out = _head_left_out(tensors, target, unexpected)
+    unexpected += sorted(left_out - set(unexpected))
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     if kind is not None and kind.words == "ReCon":
         left = sum("_contrast." in name for name in unexpected)
         notes.append(
@@ -171,6 +172,37 @@ def _load(model: nn.Module, path: Path, averaged: bool) -> LoadReport:
         _coverage(target, tensors, optional),
         notes,
     )
+
+
+def _published_head(
+    head: Head, state: Mapping[str, Tensor], names: Sequence[str], target: Mapping[str, Tensor]
+) -> dict[str, tuple[str, Tensor]]:
+    """What the head knows under published names: names among ``names`` to the model's, and the tensors."""
+    found = {}
+    for name in names:
+        own = head.published_name(name.removeprefix("head."))
+        if own is None or f"head.{own}" not in target:
+            continue
+        tensor, wanted = state[name], target[f"head.{own}"]
+        if (tensor.ndim, wanted.ndim) in ((3, 2), (2, 3)):  # a 1x1 convolution (out, in, 1) is a linear layer (out, in)
+            tensor = tensor.squeeze(-1) if tensor.ndim == 3 else tensor.unsqueeze(-1)
+        found[name] = f"head.{own}", tensor
+    return found
+
+
+def _head_left_out(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor], unexpected: list[str]) -> set[str]:
+    """Names of a head's tensors that are of no use, and are reported.
+
+    Those of a last layer for other classes; where any other layer does not fit, the whole head's, as trained layers
+    behind one with random weights would be worth nothing.
+    """
+    of_head = {name for name in tensors if name.startswith("head.")}
+    others = {name for name in of_head if tensors[name].shape != target[name].shape}
+    last = max((int(match[1]) for name in target if (match := _HEAD_LAYER.match(name))), default=None)
+    before = any(name.startswith("head.") for name in unexpected) or any(
+        not name.startswith(f"head.mlp.{last}.") for name in others
+    )
+    return of_head if before else others
 
 
 def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
@@ -242,7 +274,7 @@ def _sizes_problem(
 ) -> str | None:
     """Which sizes and options differ between file and config, judged by names and shapes of tensors."""
     options = type(backbone).Options.model_fields
-    stored, own = (backbone.told(_of_backbone(part, prefix)) for part in (tensors, target))
+    stored, own = (backbone.options_in(_of_backbone(part, prefix)) for part in (tensors, target))
     if "depth" in own and "depth" not in stored:  # no blocks: what is missing says more
         return None
     differing = [key for key in stored if stored[key] != own.get(key) and (key in own or key not in options)]

@@ -231,6 +231,7 @@ def _describe(
     return {
         "weights": hash_tensors(model.method.frozen_state(model.backbone)),
         "features": model.method.precomputed_by,
+        "blocks": sorted(model.head.blocks),  # whose tokens the head reads: less can be kept then
         "backbone": {key: value for key, value in config.backbone.model_dump().items() if key not in irrelevant},
         "data": dataset.checksum,
         "inputs": {"num_points": data.num_points, "mean": data.mean, "std": data.std},

@@ -120,14 +120,19 @@ class Form:
         """The pieces of a whole cloud that a task wants, as :meth:`bring` has them; a failure ends them."""
         reader, before = self.reader(), None
         assert isinstance(reader, CloudReader)
-        for chosen in task.pieces(torch.from_numpy(np.roll(cloud.points, 1 - AXES.index(self.up), axis=1))):
-            found = reader.reduced(cloud.points[chosen.numpy()], name)
+        whole = torch.from_numpy(np.roll(cloud.points, 1 - AXES.index(self.up), axis=1))
+        for chosen in task.pieces(whole):
+            placed = task.place(whole, chosen)
+            if placed is None:
+                found = reader.reduced(cloud.points[chosen.numpy()], name)
+            else:
+                found = replace(reader, centre=False).reduced(placed.numpy(), name)
             if isinstance(found, str):
                 yield Failure(name, found)
                 return
             points, index = found
             piece = Piece(cloud, chosen if index is None else chosen[torch.from_numpy(index)], last=False)
-            ready = self.bring(name, torch.from_numpy(points), piece)
+            ready = self.bring(name, torch.from_numpy(points), piece, placed=placed is not None)
             if isinstance(ready, Failure):
                 yield ready
                 return
@@ -139,13 +144,14 @@ class Form:
             return
         yield replace(before, piece=replace(before.piece, last=True))
 
-    def bring(self, name: str, cloud: Tensor, piece: Piece | None = None) -> Ready | Failure:
+    def bring(self, name: str, cloud: Tensor, piece: Piece | None = None, *, placed: bool = False) -> Ready | Failure:
         """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes.
 
         Args:
             name: of the input.
             cloud: as it was read.
             piece: where its points come from, for a task about whole clouds.
+            placed: whether the task has turned and placed it already.
         """
         wanted, found, warnings = self.data.num_points or 0, len(cloud), []
         least = self.backbone.least_points
@@ -157,6 +163,8 @@ class Form:
             )
             repeated = torch.arange(wanted) % found
             cloud, piece = cloud[repeated], None if piece is None else replace(piece, index=piece.index[repeated])
+        if placed:
+            return Ready(name, cloud, warnings, piece)
         cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
         if self.normalize:
             cloud = NormalizeUnitSphere()(cloud[None])[0]

@@ -255,7 +255,7 @@ class Backbone(nn.Module, ABC):
         return tensor
 
     @classmethod
-    def told(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def options_in(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """What names and shapes of a backbone's tensors tell of its options; what no option changes, in words.
 
         Args:

@@ -120,6 +120,15 @@ class Head(nn.Module, ABC):
         """Width H of what the last layer reads."""
         raise NotImplementedError(f"{type(self).__name__} must say what its last layer reads")
 
+    def published_name(self, name: str) -> str | None:
+        """Its own name of a tensor in a published file, such as ``layers.0.weight``; None of all others.
+
+        Args:
+            name: in the file, without wrappers such as ``module.``; what the backbone's key map takes for part of a
+                classification head comes as ``mlp.0.weight``.
+        """
+        return None
+
     def prompt_pool_parameters(self) -> int:
         """Weights that read prompts alone, which a plain backbone does not have."""
         return 0

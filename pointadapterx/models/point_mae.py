@@ -207,9 +207,9 @@ class PointMAE(Backbone):
         )
 
     @classmethod
-    def told(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def options_in(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Also what is there or not: a projection, biases; and what positions are computed from."""
-        found = super().told(tensors)
+        found = super().options_in(tensors)
         for key, name, beside in (
             ("reduce_dim", "reduce_dim.weight", "position_embed.0.weight"),
             ("qkv_bias", "blocks.0.attn.qkv.bias", "blocks.0.attn.qkv.weight"),

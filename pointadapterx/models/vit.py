@@ -149,9 +149,9 @@ class ViT(Backbone):
         return Embedded(tokens, self.pos_embed.expand(len(tokens), -1, -1))
 
     @classmethod
-    def told(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def options_in(cls, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Also whether there is LayerScale."""
-        found = super().told(tensors)
+        found = super().options_in(tensors)
         if "depth" in found:
             found["layer_scale"] = any(name.endswith((".ls1.gamma", ".ls2.gamma")) for name in tensors)
         return found

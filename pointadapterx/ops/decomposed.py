@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TAKEN_FOR_ZERO = 1e-8
+"""The largest number that onnxscript's optimiser takes for zero."""
+
 
 def farthest_point_sample(points: Tensor, num_samples: int, start: int, skip_origin: bool) -> Tensor:
     """(B, N, 3) -> (B, num_samples) int64; see :func:`pointadapterx.ops.farthest_point_sample`."""
@@ -62,6 +65,24 @@ def interpolate(points: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     return first + second + third
 
 
+def add_small(values: Tensor, other: Tensor | float, *, alpha: float = 1) -> Tensor:
+    """values + alpha · other for ONNX, whose optimiser takes a number up to 1e-8 for zero and drops it.
+
+    So ``1 / (distance + 1e-8)`` would be infinite in the file where a distance is zero. Both are multiplied by a power
+    of two, which changes no bit of the sum, and the sum is divided by it.
+    """
+    number = None if isinstance(other, Tensor) else alpha * other
+    if not isinstance(number, float) or not 0 < abs(number) <= TAKEN_FOR_ZERO or not values.is_floating_point():
+        return NotImplemented
+    factor = 2.0 ** math.ceil(math.log2(2 * TAKEN_FOR_ZERO / abs(number)))
+    return (values * factor + number * factor) * (1 / factor)
+
+
+def subtract_small(values: Tensor, other: Tensor | float, *, alpha: float = 1) -> Tensor:
+    """values - alpha · other, as :func:`add_small`."""
+    return add_small(values, other, alpha=-alpha)
+
+
 def _squared_distances(query: Tensor, points: Tensor) -> Tensor:
     """(B, M, D), (B, N, D) -> (B, M, N), coordinates left to right."""
     pairs = zip(query.unbind(-1), points.unbind(-1), strict=True)
@@ -77,5 +98,10 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 }
 """For :meth:`torch.export.ExportedProgram.run_decompositions`."""
 
-ONNX_DECOMPOSITIONS = {**DECOMPOSITIONS, torch.ops.pointadapterx.knn.default: knn_by_topk}
+ONNX_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    **DECOMPOSITIONS,
+    torch.ops.pointadapterx.knn.default: knn_by_topk,
+    torch.ops.aten.add.Tensor: add_small,
+    torch.ops.aten.sub.Tensor: subtract_small,
+}
 """The same on the way to ONNX."""

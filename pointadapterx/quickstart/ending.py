@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
@@ -18,7 +17,8 @@ from pointadapterx.config import read_config
 from pointadapterx.datasets import DATASETS
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import missing
-from pointadapterx.run_folder import CONFIG_FILE, PREDICTIONS_FILE, SAMPLE_SCORES_FILE, WEIGHTS_FILE, read_metrics
+from pointadapterx.run_folder import CONFIG_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, read_metrics
+from pointadapterx.study.samples import group_numbers, read_samples, run_intervals
 from pointadapterx.study.statistics import score_interval
 from pointadapterx.tasks import TASKS, Task
 from pointadapterx.text import printable
@@ -71,22 +71,12 @@ def _result(folder: Path, info: AdapterInfo, metrics: dict[str, Any]) -> str:
 
 
 def _interval(folder: Path, task: Task) -> tuple[float, float] | None:
-    """95 % interval of the first score, where each test sample has one."""
+    """95 % interval of the first score, where the run's files give one."""
     if task.predicts_classes:
-        scores, groups = _columns(folder / PREDICTIONS_FILE, "correct")
-        return interval(scores == 1, groups)
-    if not (folder / SAMPLE_SCORES_FILE).is_file():
-        return None
-    scores, groups = _columns(folder / SAMPLE_SCORES_FILE, "score")
-    return score_interval([scores], groups=groups)
-
-
-def _columns(path: Path, key: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Numbers of the test samples (n,), and their groups where they have some."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    groups = np.array([int(row["group"]) for row in rows]) if rows[0]["group"] else None
-    return np.array([float(row[key]) for row in rows]), groups
+        scores, groups = read_samples(folder / PREDICTIONS_FILE, "correct")
+        return interval(scores == 1, group_numbers(groups))
+    first, *_ = task.scores
+    return run_intervals(folder, type(task)).get(first)
 
 
 def interval(right: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:

@@ -51,17 +51,17 @@ def run_intervals(folder: Path, task: type[Task]) -> dict[str, Interval]:
     """
     if (folder / SAMPLE_RECORDS_FILE).is_file():
         rows, groups = read_samples(folder / SAMPLE_RECORDS_FILE, None)
-        return record_intervals([Records(rows, task.scores_of)], groups=_numbers(groups))
+        return record_intervals([Records(rows, task.scores_of)], groups=group_numbers(groups))
     first, *_ = task.scores
     name, column = (PREDICTIONS_FILE, "correct") if task.predicts_classes else (SAMPLE_SCORES_FILE, "score")
     if not (folder / name).is_file():
         return {}
     values, groups = read_samples(folder / name, column)
     outcomes = values == 1 if task.predicts_classes else values
-    return {first: score_interval([outcomes], groups=_numbers(groups))}
+    return {first: score_interval([outcomes], groups=group_numbers(groups))}
 
 
-def _numbers(groups: list[str]) -> np.ndarray | None:
+def group_numbers(groups: list[str]) -> np.ndarray | None:
     """(n,) int64, equal for samples of one group; None if all are independent."""
     packed = pack_groups(groups)
     return None if packed is None else unpack_groups(packed, len(groups))

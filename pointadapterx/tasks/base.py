@@ -25,7 +25,16 @@ from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo, Head
 from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.registry import Registry, did_you_mean
-from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Sections, TaskOptions
+from pointadapterx.tasks.exchange import (
+    Answer,
+    Facts,
+    Predictions,
+    Ready,
+    Score,
+    Sections,
+    TaskOptions,
+    mean_of_points,
+)
 from pointadapterx.tasks.presentation import Presentation
 
 LabelOf = Callable[[Samples], tuple[Tensor, Tensor]]
@@ -215,13 +224,17 @@ class Task(Presentation, ABC):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """What a model in eval mode says of a batch: (b, …), which a vote averages over copies.
 
-        A task that answers for every point uses ``batch.index`` to put the answers of a copy where the points lie in
-        the cloud; see :meth:`combine`.
+        A task that answers for every point gives (b, N, …), of which :meth:`combine` makes a vote.
         """
         return model(batch.inputs).logits
 
     def combine(self, outputs: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
-        """One output from those of several copies of the same samples: their mean."""
+        """One output from those of several copies of the same samples: their mean.
+
+        Where targets are of points, it is that of each point of the first copy, over those copies that hold it.
+        """
+        if len(outputs) > 1 and batches[0].targets.points is not None:
+            return mean_of_points(outputs, batches)
         total = outputs[0]
         for output in outputs[1:]:
             total = total + output
@@ -336,6 +349,20 @@ class Task(Presentation, ABC):
             For each piece, of which there is at least one, the points in it, (m,) int64.
         """
         return [torch.arange(len(points))]
+
+    def place(self, points: Tensor, piece: Tensor) -> Tensor | None:
+        """Where the points of a piece lie for the model; None: turned and normalised, as a training cloud of its own.
+
+        For pieces that keep the frame of the whole cloud, such as blocks of a room with the height above its floor.
+
+        Args:
+            points: as of :meth:`pieces`.
+            piece: (m,) int64, the points in it.
+
+        Returns:
+            (m, 3), with y up.
+        """
+        return None
 
     def join(self, answers: Sequence[Answer], cloud: Cloud) -> Answer:
         """The answer about a :attr:`whole` input, from those of :meth:`answers` about its pieces, in order.

@@ -213,6 +213,29 @@ def places(batch: Batch, inputs: Sequence[Ready]) -> list[Tensor]:
     return found
 
 
+def mean_of_points(outputs: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
+    """Means over copies of the same clouds, each resampled on its own, where their points lie in the cloud.
+
+    Args:
+        outputs: of the copies, (b, N, …) each.
+        batches: the copies.
+
+    Returns:
+        (b, N, …), for the points of the first copy, each over all that were given of it.
+    """
+    (clouds, count), device = outputs[0].shape[:2], outputs[0].device
+    as_they_are = torch.arange(count, device=device).expand(clouds, -1)
+    index = [as_they_are if batch.index is None else batch.index for batch in batches]
+    size = 1 + max(int(part.max()) for part in index)
+    starts = size * torch.arange(clouds, device=device)[:, None]
+    places_of = [(part + starts).flatten() for part in index]
+    total = outputs[0].new_zeros(clouds * size, *outputs[0].shape[2:])
+    for at, output in zip(places_of, outputs, strict=True):
+        total.index_add_(0, at, output.flatten(0, 1))
+    given = torch.bincount(torch.cat(places_of), minlength=len(total))[places_of[0]]
+    return (total[places_of[0]] / given.view(-1, *[1] * (total.ndim - 1))).view_as(outputs[0])
+
+
 class Answer(Protocol):
     """The prediction of one adapter for one input."""
 

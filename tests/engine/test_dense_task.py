@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
+from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config, dump_config, read_config
 from pointadapterx.counting import count_model
@@ -64,15 +65,19 @@ class PointHead(Head):
         nn.init.zeros_(self.layer.weight)
         self.width = info.width
 
+    def published_name(self, name: str) -> str | None:
+        """That of the last layer."""
+        return name.replace("convs3.", "layer.") if name.startswith("convs3.") else None
+
     def forward(self, features: Features) -> Tensor:
         """Features -> (B, N, classes)."""
         points, category = features.inputs, features.condition
         assert points is not None
+        assert category is not None
         distance, nearest = three_nn(points, features.centers)
-        weights = 1 / distance.clamp_min(1e-8)  # a sum with 1e-8 is dropped on the way to ONNX
+        weights = 1 / (distance + 1e-8)  # as published heads have it
         pooled = three_interpolate(features.sequence.patches, nearest, weights / weights.sum(dim=-1, keepdim=True))
-        given = points.new_zeros(len(points)) if category is None else category.to(points.dtype)
-        categories = given[:, None, None].expand(*points.shape[:2], 1)
+        categories = category.to(points.dtype)[:, None, None].expand(*points.shape[:2], 1)
         return self.layer(torch.cat([pooled, points, categories], dim=-1))
 
 
@@ -141,17 +146,6 @@ class Halves(Task):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits of the points."""
         return model(batch.inputs, batch.targets.condition).logits
-
-    def combine(self, outputs: Sequence[Tensor], batches: Sequence[Batch]) -> Tensor:
-        """Sums of logits where the points of all copies lie in the cloud, for those of the first copy."""
-        if len(outputs) == 1:
-            return outputs[0]
-        index = [batch.index for batch in batches]
-        assert all(part is not None for part in index)
-        total = outputs[0].new_zeros(len(outputs[0]), int(max(part.max() for part in index)) + 1, CLASSES)
-        for part, logits in zip(index, outputs, strict=True):
-            total.scatter_add_(1, part[..., None].expand_as(logits), logits)
-        return total.take_along_dim(index[0][..., None], dim=1)
 
     def rows(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(b, 2 · classes): points in the intersection and the union of each part."""
@@ -247,12 +241,35 @@ def test_its_votes_add_up_where_the_points_lie(config: Config, run: Path) -> Non
     assert report["vote"]["iou"]["votes"]
 
 
+def test_a_vote_means_what_was_said_of_each_point(config: Config) -> None:
+    """A point that a copy holds twice counts twice; one that the first lacks is left out."""
+    index = [torch.tensor([[2, 0, 0]]), torch.tensor([[1, 2, 0]])]
+    batches = [Batch(None, Targets(points=part), part) for part in index]
+    outputs = [torch.tensor([[[1.0], [2.0], [6.0]]]), torch.tensor([[[9.0], [5.0], [1.0]]])]
+    found = build_task(config).combine(outputs, batches)
+    assert found.flatten().tolist() == [3.0, 3.0, 3.0]
+    unmoved = [batch._replace(index=None) for batch in batches]
+    assert torch.equal(build_task(config).combine(outputs, unmoved), (outputs[0] + outputs[1]) / 2)
+
+
 def test_its_head_is_given_all_wherever_it_is_asked(config: Config) -> None:
     model, points, category = build_model(config).eval(), torch.randn(2, 128, 3), torch.tensor([0, 1])
     found = model.read(points, category)
     assert found.inputs is points
     assert found.condition is category
     assert torch.equal(model.head(found), model(points, category).logits)
+
+
+def test_its_head_is_found_by_published_names(config: Config, tmp_path: Path) -> None:
+    model = build_model(config)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("backbone.")}
+    weight = torch.randn(*model.head.layer.weight.shape, 1)  # of a 1x1 convolution
+    torch.save(
+        {"model_state_dict": {**state, "module.convs3.weight": weight, "convs3.bias": torch.ones(2)}}, tmp_path / "a"
+    )
+    report = load_pretrained(model, tmp_path / "a")
+    assert not report.unexpected
+    assert torch.equal(model.head.layer.weight, weight.squeeze(-1))
 
 
 def test_features_without_points_cannot_train_it(config: Config) -> None:
@@ -321,6 +338,15 @@ def test_every_point_of_a_file_gets_a_label_in_its_order(
     predictor = Predictor(adapter, condition="nut", batch_size=2)
     for answer in predictor([tmp_path / "scan.npy", points]):
         assert agreement(answer, points) > (0.9 if tiles == 1 else 0.8)
+
+
+def test_a_task_may_place_its_pieces_itself(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cloud(300) + 5
+    monkeypatch.setattr(Halves, "place", lambda task, whole, piece: 2 * whole[piece])
+    (item,) = Predictor(sharp, condition="nut", up="z").ready([points])
+    assert isinstance(item, Ready)
+    moved = 2 * np.roll(points, -1, axis=1).astype(np.float32)  # z becomes y
+    assert {tuple(row) for row in item.values.tolist()} <= {tuple(row) for row in moved.tolist()}
 
 
 def test_rows_without_a_point_have_no_label(sharp: Path) -> None:

@@ -108,6 +108,16 @@ def test_what_decides_the_features_decides_their_folder(
     assert len(folders(tmp_path) - before) == 1
 
 
+@pytest.mark.parametrize(("name", "method"), [("linear", {}), ("dapt_x", {"inject_from": 1})])
+def test_a_head_that_reads_more_blocks_has_features_of_its_own(
+    name: str, method: dict[str, Any], cached: MakeConfig
+) -> None:
+    for head in ({}, {"sum_every": 1}):
+        config = cached(name, method=method, head=head)
+        model = build_model(config).eval()
+        model(opened(config).fetch(torch.arange(2), torch.zeros(2, dtype=torch.int64)))
+
+
 def test_what_does_not_decide_them_shares_the_folder(cached: MakeConfig, tmp_path: Path) -> None:
     opened(cached())
     (folder,) = (path for path in (tmp_path / "features").iterdir() if path.is_dir())

@@ -214,6 +214,10 @@ def test_heads_of_fine_tuned_files(tmp_path: Path) -> None:
     assert {name for name in report.missing if name.startswith("head.")} == {"head.mlp.8.weight", "head.mlp.8.bias"}
     for ours, theirs in (("mlp.4.weight", "lins.1.weight"), ("mlp.5.running_var", "norms.1.module.running_var")):
         assert torch.equal(model.head.state_dict()[ours], state[f"head.{theirs}"])
+    narrow = build_model(config_of("act", head={"pools": ["cls"]}))  # its first layer reads something else
+    before = narrow.head.mlp[4].weight.clone()
+    assert "head.mlp.4.weight" in load_pretrained(narrow, path).unexpected
+    assert torch.equal(narrow.head.mlp[4].weight, before)
     model = build_model(config_of("point_bert", head={"pools": ["cls", "patch_max"]}))
     before = model.head.mlp[0].weight.clone()
     report = load_pretrained(model, write(LAYOUTS["torch_pointcloud_bert"], tmp_path)[0])
