@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pointadapterx.adapting.adapters import Adapters, adapters_of, guards_of, own_parameters
+from pointadapterx.adapting.adapters import Adapters, adapters_of, guards_of, own_parameters, unwrapped
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.foreign import ForeignHost, Sites
@@ -68,6 +68,9 @@ def adapt(
         raise ConfigError(f"adapt needs a torch.nn.Module, not {shown(model)}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ConfigError(f"adapt cannot change a scripted module ({type(model).__name__}); adapt it before scripting")
+    if unwrapped(model) is not model or getattr(model, "_compiled_call_impl", None) is not None:
+        what = f"{type(unwrapped(model)).__name__} is compiled, or wrapped for data-parallel training"
+        raise ConfigError(f"{what}, which would not see the adapter; adapt it before")
     names = [train] if isinstance(train, str) else list(train)
     chosen = _options(method, options)
     first = not is_adapted(model)
@@ -91,7 +94,7 @@ def adapt(
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether a model has been adapted in place."""
-    return isinstance(getattr(model, ADAPTERS, None), Adapters)
+    return isinstance(getattr(unwrapped(model), ADAPTERS, None), Adapters)
 
 
 def auxiliary_loss(model: nn.Module) -> Tensor:
@@ -154,7 +157,7 @@ def unload(model: nn.Module) -> nn.Module:
 
 def _copy(model: nn.Module) -> nn.Module:
     adapters_of(model).forget()
-    return copy.deepcopy(model)
+    return copy.deepcopy(unwrapped(model))
 
 
 def _host(model: nn.Module, sites: Sites | str | None) -> ForeignHost:

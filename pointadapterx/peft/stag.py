@@ -90,6 +90,11 @@ class Stag(Method):
             return ("block",)
 
         @property
+        def counts_patches(self) -> bool:
+            """The patches are the last so many tokens."""
+            return True
+
+        @property
         def needs_own_pass(self) -> str:
             """Where the final norm is left out."""
             return "" if self.final_norm else "final_norm: the model has its own way to its head; leave it out"

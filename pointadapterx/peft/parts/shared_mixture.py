@@ -143,6 +143,11 @@ class SharedMixtureMethod(RoutedMethod):
             return self.prompts
 
         @property
+        def counts_patches(self) -> bool:
+            """With neighbours the patches are the last so many tokens."""
+            return self.neighbours is not None
+
+        @property
         def needs_sites(self) -> tuple[str, ...]:
             """The FFN, and the norm before it where that is trained."""
             return ("norm2", "ffn") if self.norms else ("ffn",)
