@@ -71,7 +71,11 @@ def adapt(
     if unwrapped(model) is not model or getattr(model, "_compiled_call_impl", None) is not None:
         what = f"{type(unwrapped(model)).__name__} is compiled, or wrapped for data-parallel training"
         raise ConfigError(f"{what}, which would not see the adapter; adapt it before")
-    names = [train] if isinstance(train, str) else list(train)
+    if not (isinstance(sites, Sites | str) or sites is None):
+        raise ConfigError(f"sites: {shown(sites)} is neither Sites(...) nor the path of a module")
+    names = [train] if isinstance(train, str) else train
+    if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in [*names, method, name]):
+        raise ConfigError(f"method, train and name are text, not {shown(method)}, {shown(train)} and {shown(name)}")
     chosen = _options(method, options)
     first = not is_adapted(model)
     if not first and sites is not None:
@@ -85,7 +89,7 @@ def adapt(
     _require(adapters.host, built, chosen)
     if first:
         adapters.requires = {key: parameter.requires_grad for key, parameter in own_parameters(model)}
-    adapters.add(model, name, built, names)
+    adapters.add(model, name, built, list(names))
     if first:
         setattr(model, ADAPTERS, adapters)
         adapters.guards = list(guards_of(model, adapters.host))

@@ -142,6 +142,7 @@ class Adapters(nn.Module):
         trained = set() if name is None else set(self.entries[name].trained)
         for key, parameter in own_parameters(model):
             parameter.requires_grad_(key in trained)
+        _wake(unwrapped(model))
         for key, method in self.methods.items():
             method.requires_grad_(key == name)
             self.entries[key].driver.enable(key == name)
@@ -310,6 +311,13 @@ class _NeedsGradient:
         if not keywords.get("use_reentrant", True) or tokens.requires_grad or tokens is not inputs[0]:
             return None
         return (tokens.detach().requires_grad_(), *inputs[1:]), named
+
+
+def _wake(model: nn.Module) -> None:
+    """BatchNorm layers that are trained from now on leave the eval mode that they were kept in."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and any(one.requires_grad for one in module.parameters()):
+            module.train(model.training)
 
 
 def _named(model: nn.Module, train: Iterable[str]) -> set[str]:

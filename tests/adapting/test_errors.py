@@ -137,6 +137,8 @@ CASES: list[tuple[str, Callable[[], Any], dict[str, Any], str]] = [
         {"method": "e3va_x", "train": ["swin.encoder.layers.0.downsample"]},
         "downsample.norm.bias' lies before the final norm, and e3va_x sends no gradient",
     ),
+    ("no text", PointTransformer, {"train": [3]}, r"method, train and name are text, not 'lora', \[3\] and 'default'"),
+    ("no sites", PointTransformer, {"sites": {"blocks": "x"}}, r"sites: .* is neither Sites\(...\) nor the path"),
     ("wrapped", lambda: nn.DataParallel(PointTransformer()), {}, "PointTransformer is compiled, or wrapped .*before"),
     ("prompts on a highway", lambda: hf("hf_vit"), {"method": "e3va", "prompts": True}, "need a prompt pool"),
 ]

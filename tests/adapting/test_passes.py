@@ -228,8 +228,10 @@ def test_frozen_statistics_and_ownership() -> None:
     assert all(name.startswith(("pointadapterx.", "cls_head_finetune.")) for name in trained)
     model = randomised(POINTS.make())
     model.encoder = nn.Sequential(model.encoder, nn.Flatten(0, 1), nn.BatchNorm1d(24), nn.Unflatten(0, (2, 16)))
-    pax.adapt(model, "lora", train=["encoder.2"])
+    pax.adapt(model, "lora")
     model.train()(POINTS.inputs())
+    pax.adapt(model, "lora", train=["encoder.2"], name="second")
+    model(POINTS.inputs())
     assert not torch.equal(model.encoder[2].running_mean, before)
 
 

@@ -368,19 +368,9 @@ class SharedMixtureMethod(RoutedMethod):
         return FfnUpdate(self.options.scale * mixed, self._prompt(index, mixed), balance)
 
     def _graph(self, stage: int, batch: int) -> Tensor:
-        """Neighbours of each patch of a stage, found once a pass.
-
-        Raises:
-            ConfigError: behind the pass, on point clouds.
-        """
+        """Neighbours of each patch of a stage, found once a pass."""
         if stage not in self._graphs or len(self._graphs[stage]) != batch:
-            centers = self._centers.get(stage)
-            if centers is None and self.around[stage].grid is None:
-                raise ConfigError(
-                    "method.neighbours: a block is computed again for the backward pass, when the centres are gone; "
-                    "set train.gradient_checkpointing=false, or remove the key"
-                )
-            self._graphs[stage] = self.around[stage](centers, batch)
+            self._graphs[stage] = self.around[stage](self._centers.get(stage), batch)
         return self._graphs[stage]
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
