@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pointadapterx.adapting.adapters import Adapters, adapters_of, guards_of, own_parameters
+from pointadapterx.adapting.adapters import Adapters, adapters_of, guards_of, own_parameters, unwrapped
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.foreign import ForeignHost, Sites
@@ -68,7 +68,14 @@ def adapt(
         raise ConfigError(f"adapt needs a torch.nn.Module, not {shown(model)}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ConfigError(f"adapt cannot change a scripted module ({type(model).__name__}); adapt it before scripting")
-    names = [train] if isinstance(train, str) else list(train)
+    if unwrapped(model) is not model or getattr(model, "_compiled_call_impl", None) is not None:
+        what = f"{type(unwrapped(model)).__name__} is compiled, or wrapped for data-parallel training"
+        raise ConfigError(f"{what}, which would not see the adapter; adapt it before")
+    if not (isinstance(sites, Sites | str) or sites is None):
+        raise ConfigError(f"sites: {shown(sites)} is neither Sites(...) nor the path of a module")
+    names = [train] if isinstance(train, str) else train
+    if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in [*names, method, name]):
+        raise ConfigError(f"method, train and name are text, not {shown(method)}, {shown(train)} and {shown(name)}")
     chosen = _options(method, options)
     first = not is_adapted(model)
     if not first and sites is not None:
@@ -82,7 +89,7 @@ def adapt(
     _require(adapters.host, built, chosen)
     if first:
         adapters.requires = {key: parameter.requires_grad for key, parameter in own_parameters(model)}
-    adapters.add(model, name, built, names)
+    adapters.add(model, name, built, list(names))
     if first:
         setattr(model, ADAPTERS, adapters)
         adapters.guards = list(guards_of(model, adapters.host))
@@ -91,7 +98,7 @@ def adapt(
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether a model has been adapted in place."""
-    return isinstance(getattr(model, ADAPTERS, None), Adapters)
+    return isinstance(getattr(unwrapped(model), ADAPTERS, None), Adapters)
 
 
 def auxiliary_loss(model: nn.Module) -> Tensor:
@@ -154,7 +161,7 @@ def unload(model: nn.Module) -> nn.Module:
 
 def _copy(model: nn.Module) -> nn.Module:
     adapters_of(model).forget()
-    return copy.deepcopy(model)
+    return copy.deepcopy(unwrapped(model))
 
 
 def _host(model: nn.Module, sites: Sites | str | None) -> ForeignHost:

@@ -12,12 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from pointadapterx.adapting.driving import Driver
+from pointadapterx.adapting.highways import check_trained
 from pointadapterx.errors import ConfigError, MergeError
 from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.foreign.host import ADAPTERS, ForeignHost
 from pointadapterx.models.foreign.sites import Sites
 from pointadapterx.peft.base import Method
-from pointadapterx.peft.e3va import Highway
 from pointadapterx.peft.hooks import first_tensor
 from pointadapterx.registry import did_you_mean
 
@@ -85,13 +85,18 @@ class Adapters(nn.Module):
             ConfigError: if the method cannot adapt the model, or a name is unknown.
         """
         named = _named(model, train)
-        _check_highway(self.host, method, model, named)
         parameters = dict(own_parameters(model))
+        check_trained(self.host, method, {key: parameters[key] for key in named})
+        before = self.active
+        if before is not None:
+            self.set(model, None)  # a method may start from the weights, which are those that came
         try:
             trained = self._attach(method, parameters, named)
         except BaseException:
             for hook in method.hooks:
                 hook.remove()
+            if before is not None:
+                self.set(model, before)
             raise
         owned = [*trained, *_buffers_beside(model, trained)]
         self.set(model, None)
@@ -113,8 +118,9 @@ class Adapters(nn.Module):
         by_method = {id(parameter) for parameter in method.trained_backbone_parameters(self.host)}
         trained = [key for key, value in parameters.items() if key in named or id(value) in by_method]
         if not trained and not any(True for _ in method.parameters()):
+            name = getattr(method.options, "name", "the method")
             raise ConfigError(
-                f"{_name(method)} trains nothing of {self.host.title} by itself; name what to train, for example "
+                f"{name} trains nothing of {self.host.title} by itself; name what to train, for example "
                 "train=['classifier']"
             )
         return trained
@@ -136,6 +142,7 @@ class Adapters(nn.Module):
         trained = set() if name is None else set(self.entries[name].trained)
         for key, parameter in own_parameters(model):
             parameter.requires_grad_(key in trained)
+        _wake(unwrapped(model))
         for key, method in self.methods.items():
             method.requires_grad_(key == name)
             self.entries[key].driver.enable(key == name)
@@ -181,8 +188,9 @@ class Adapters(nn.Module):
         for handle in self.guards:
             handle.remove()
         self.host.switch_back()
-        delattr(model, ADAPTERS)
-        for key, parameter in model.named_parameters():
+        inner = unwrapped(model)
+        delattr(inner, ADAPTERS)
+        for key, parameter in inner.named_parameters():
             parameter.requires_grad_(self.requires.get(key, True))
 
     def merge(self, model: nn.Module) -> None:
@@ -212,14 +220,21 @@ class Adapters(nn.Module):
             entry.driver.passes.forget()
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what data-parallel training or ``torch.compile`` puts around it."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
 def adapters_of(model: nn.Module) -> Adapters:
-    """Those of an adapted model, or of one that is wrapped for data-parallel training.
+    """Those of an adapted model, which may be wrapped, see :func:`unwrapped`.
 
     Raises:
         ConfigError: if it is not adapted.
     """
-    inner = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
-    found = getattr(inner, ADAPTERS, None)
+    found = getattr(unwrapped(model), ADAPTERS, None)
     if not isinstance(found, Adapters):
         raise ConfigError(f"{type(model).__name__} has no adapters; adapt it first: pointadapterx.adapt(model, ...)")
     return found
@@ -240,7 +255,7 @@ def parts_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The model's parameters except those of its adapters."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in unwrapped(model).named_parameters():
         if not name.startswith(f"{ADAPTERS}."):
             yield name, parameter
 
@@ -248,7 +263,7 @@ def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def base_hash(model: nn.Module, train: Iterable[str]) -> str:
     """SHA-256 of the model's own weights as they came, without those that ``train`` names."""
     state = base_state(model)
-    if isinstance(adapters := getattr(model, ADAPTERS, None), Adapters):
+    if isinstance(adapters := getattr(unwrapped(model), ADAPTERS, None), Adapters):
         state |= adapters.initial
     names = list(train)
     return hash_tensors({key: value for key, value in state.items() if not _is_named(key, names)})
@@ -256,7 +271,12 @@ def base_hash(model: nn.Module, train: Iterable[str]) -> str:
 
 def base_state(model: nn.Module) -> dict[str, Tensor]:
     """The model's own tensors by name, which share their memory with it."""
-    return {name: value for name, value in model.state_dict().items() if not name.startswith(f"{ADAPTERS}.")}
+    state = unwrapped(model).state_dict()
+    return {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not name.startswith(f"{ADAPTERS}.")
+    }
 
 
 def guards_of(model: nn.Module, host: ForeignHost) -> Iterator[RemovableHandle]:
@@ -291,6 +311,13 @@ class _NeedsGradient:
         if not keywords.get("use_reentrant", True) or tokens.requires_grad or tokens is not inputs[0]:
             return None
         return (tokens.detach().requires_grad_(), *inputs[1:]), named
+
+
+def _wake(model: nn.Module) -> None:
+    """BatchNorm layers that are trained from now on leave the eval mode that they were kept in."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and any(one.requires_grad for one in module.parameters()):
+            module.train(model.training)
 
 
 def _named(model: nn.Module, train: Iterable[str]) -> set[str]:
@@ -334,25 +361,3 @@ def _placed(parameters: Iterable[nn.Parameter]) -> tuple[torch.device, torch.dty
     """Device and type of the first floating-point parameter."""
     found = next((one for one in parameters if one.is_floating_point()), None)
     return (torch.device("cpu"), torch.float32) if found is None else (found.device, found.dtype)
-
-
-def _check_highway(host: ForeignHost, method: Method, model: nn.Module, named: set[str]) -> None:
-    """What lies before the end of a highway gets no gradient.
-
-    Raises:
-        ConfigError: if the user wants to train it all the same.
-    """
-    if not isinstance(method, Highway):
-        return
-    prefix = f"{host.path}." if host.path else ""
-    blocks = tuple(f"{prefix}{block.path}." for block in host.members())
-    inside = sorted(key for key in named if key.startswith(blocks))
-    if inside:
-        raise ConfigError(
-            f"train: '{inside[0]}' is inside a block, and {_name(method)} sends no gradient through blocks; leave it "
-            "out or choose another method"
-        )
-
-
-def _name(method: Method) -> str:
-    return str(getattr(method.options, "name", "the method"))

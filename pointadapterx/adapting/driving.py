@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pointadapterx.adapting.arguments import Inputs, Named, flat, put, with_wide_masks
+from pointadapterx.adapting.highways import Way, check_input
 from pointadapterx.adapting.passes import Passes, Result, Run, Stand, kept, recomputing
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.additions import Recorded
@@ -46,7 +47,7 @@ class Driver:
         self.passes = Passes()
         self._stand = Stand()
         self._prompts = 0  # that the last stage ends with, for a block that is computed again
-        self._checked = False
+        self._checked = self._checked_input = False
         self._acted: set[int] = set()
         self._handles: list[RemovableHandle] = []
         members = host.members()
@@ -57,6 +58,10 @@ class Driver:
         self.asks_block = before is not Method.before_block or after is not Method.after_block
         self.inserts = bool(getattr(method.options, "needs_class_token", False)) and not self.rides
         self._place(members)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.method.end()  # what an interrupted pass has left cannot be copied
+        return self.__dict__.copy()
 
     def _place(self, members: list[ForeignBlock]) -> None:
         each = self.whole or self.rides or self.asks_ffn or self.asks_block
@@ -114,11 +119,15 @@ class Driver:
             run.length = tokens.shape[1]
             self._check_length(stage, run.length)
         if run is not None and self.rides:
+            if index == 0 and not self._checked_input and not torch.compiler.is_compiling():
+                check_input(self.host, self.method, tokens)
+                self._checked_input = torch.is_grad_enabled()
             self._go_on(run)
         if not self.asks_block:
             return tokens
         if self.method.remembers:
             self._refuse_checkpoints(run)
+            self._refuse_threads()
             if index == stage.first:
                 self.method.enter_stage(stage.number, None)
         return self.method.before_block(index, tokens)
@@ -128,6 +137,13 @@ class Driver:
             raise ConfigError(
                 f"{self.host.title} runs its blocks in checkpoints, but this method remembers something from block to "
                 "block; switch gradient checkpointing off"
+            )
+
+    def _refuse_threads(self) -> None:
+        if not self.passes.alone:
+            raise ConfigError(
+                f"{self.host.title} runs in two threads at once, but this method remembers something from block to "
+                "block; give each thread a copy of the model"
             )
 
     def _run_at(self, index: int) -> Run | None:
@@ -146,6 +162,8 @@ class Driver:
         if prompt is not None and not last_of_stage:
             tokens = insert_after_cls(tokens, prompt)
         if self.asks_block:
+            if self.method.remembers:
+                self._refuse_threads()
             tokens = self.method.after_block(index, tokens)
         if run is not None and index in self.wanted and not self.rides:
             run.behind[index] = tokens
@@ -229,11 +247,12 @@ class Driver:
             run.recorded[key[1]] = flat(made.detach())
 
     def _check_length(self, stage: ForeignStage, length: int) -> None:
-        known = stage.num_patches
-        if known and getattr(self.method.options, "counts_patches", False) and length < known:
+        known, sites = stage.num_patches, self.host.sites
+        others = sites.class_token + sites.registers
+        if known and getattr(self.method.options, "counts_patches", False) and length != others + known:
             raise ConfigError(
-                f"{self.host.title} was given {length} tokens, but its adapter is made for {known} patches; give it "
-                "inputs of the size that it was built for"
+                f"{self.host.title} was given {length} tokens, of which {others} are no patches, but its adapter is "
+                f"made for {known} patches; give it inputs of the size that it was built for"
             )
 
     def _check_ran(self) -> None:
@@ -378,20 +397,4 @@ class _Leads:
     def __call__(self, module: nn.Module, inputs: Inputs, named: Named) -> None:
         run = self.driver.passes.run
         if self.driver.enabled and run is not None:
-            shape = first_tensor(inputs, named).shape
-            run.lead = _Way(module, inputs, named, shape)
-
-
-class _Way:
-    """Tokens of one stage to those of the next, (B, L, C) each, as a module of the model leads there."""
-
-    def __init__(self, module: nn.Module, inputs: Inputs, named: dict[str, Any], shape: torch.Size) -> None:
-        self.module = module
-        self.inputs = inputs
-        self.named = named
-        self.shape = shape
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        inputs, named = put(self.inputs, self.named, tokens.view(self.shape))
-        output = self.module.forward(*inputs, **named)
-        return flat(output[0] if isinstance(output, tuple) else output)
+            run.lead = Way(module, inputs, named, first_tensor(inputs, named).shape)

@@ -71,6 +71,7 @@ class Passes:
         self._losses: list[Tensor] | None = None
         self._result: Result | None = None
         self._scratch: dict[Any, Tensor] = {}
+        self._newest = threading.get_ident()  # thread of the pass that was begun last
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -94,8 +95,14 @@ class Passes:
         else:
             run = Run(torch.is_grad_enabled() or self._threads.outside)
             self._threads.run, self._threads.outside, self._run = run, False, None
+            self._newest = threading.get_ident()
             self._threads.scratch.clear()
         return run
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other thread has begun a pass since this one has."""
+        return torch.compiler.is_compiling() or self._newest == threading.get_ident()
 
     def note_gradients(self) -> None:
         """Called outside of a checkpoint that the next pass begins in: whether autograd is on there."""

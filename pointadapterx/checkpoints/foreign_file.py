@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pointadapterx.adapting import adapt, adapters_of, is_adapted
@@ -15,6 +16,7 @@ from pointadapterx.adapting.adapters import base_hash, base_state
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.models.foreign import Sites
+from pointadapterx.peft import Method
 
 FORMAT = "pointadapterx-foreign-adapter-1"
 METHOD, MODEL = "method.", "model."
@@ -116,6 +118,7 @@ def load_foreign(model: nn.Module, path: str | Path, name: str) -> ForeignAdapte
     """
     info = read_foreign(path)
     _check_own(info, model)
+    active = adapters_of(model).active if is_adapted(model) else None
     there = is_adapted(model) and name in adapters_of(model).entries
     if not there:
         options = {key: value for key, value in info.method.items() if key != "name"}
@@ -128,7 +131,10 @@ def load_foreign(model: nn.Module, path: str | Path, name: str) -> ForeignAdapte
         _fill(info, model, name)
     except CheckpointError:
         if not there:
-            adapters_of(model).discard(model, name)
+            adapters = adapters_of(model)
+            adapters.discard(model, name)
+            if active is not None:
+                adapters.set(model, active)
         raise
     return info
 
@@ -160,10 +166,18 @@ def _check_own(info: ForeignAdapterInfo, model: nn.Module) -> None:
         )
 
 
+def _options(info: ForeignAdapterInfo, method: Method) -> dict[str, Any] | None:
+    """Those of a file in full, as it may be older than some keys; None where they are not of that method."""
+    try:
+        return type(method.options).model_validate(info.method).model_dump()
+    except ValidationError:
+        return None
+
+
 def _fill(info: ForeignAdapterInfo, model: nn.Module, name: str) -> None:
     adapters = adapters_of(model)
     entry = adapters.entry(name)
-    if entry.driver.method.options.model_dump() != info.method:
+    if _options(info, entry.driver.method) != entry.driver.method.options.model_dump():
         raise CheckpointError(
             f"{info.path}: adapter '{name}' of the model has other options than the file's {info.method.get('name')}; "
             "load it under another name"

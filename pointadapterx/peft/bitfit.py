@@ -10,6 +10,9 @@ from torch import nn
 from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS, Method
 
+JOINT = ("q_bias", "v_bias", "in_proj_bias")
+"""Biases of joint projections that the attention of timm and of torch has apart from the layer."""
+
 
 @METHODS.register("bitfit")
 class BitFit(Method):
@@ -39,4 +42,6 @@ class BitFit(Method):
             for module in part.modules():
                 if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
                     yield module.bias
+                own = dict(module.named_parameters(recurse=False))
+                yield from (own[name] for name in JOINT if name in own)
         yield from super().trained_backbone_parameters(backbone)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import EarlyBlocks, Frozen
@@ -90,6 +91,11 @@ class Stag(Method):
             return ("block",)
 
         @property
+        def counts_patches(self) -> bool:
+            """The patches are the last so many tokens."""
+            return True
+
+        @property
         def needs_own_pass(self) -> str:
             """Where the final norm is left out."""
             return "" if self.final_norm else "final_norm: the model has its own way to its head; leave it out"
@@ -110,8 +116,10 @@ class Stag(Method):
         self._clear()
 
     def require(self, backbone: Host) -> None:
-        """Also refuses a backbone whose patches have no places."""
+        """Also refuses a backbone whose patches have no places, or that applies its final norm by itself."""
         super().require(backbone)
+        if not self.options.final_norm and getattr(backbone, "foreign", False):
+            raise ConfigError(f"method.final_norm: {backbone.title} has its own way to its head; remove the key")
         require_places(backbone, f"method {self.options.name}")
 
     def attach(self, backbone: Host) -> None:

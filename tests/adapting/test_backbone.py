@@ -298,10 +298,13 @@ def test_weights_of_another_model(folder: Path, tmp_path: Path) -> None:
         restore_model(read_adapter(tmp_path / "a.safetensors"), tmp_path / "swin")
 
 
-def test_recomputed_activations_give_the_same_gradients(folder: Path, images: torch.Tensor) -> None:
+@pytest.mark.parametrize(("name", "options"), [("dapt_x", {"dropout": 0.0}), ("adaptformer_x", {"neighbours": 8})])
+def test_recomputed_activations_give_the_same_gradients(
+    name: str, options: dict[str, Any], folder: Path, images: torch.Tensor
+) -> None:
     from pointadapterx.models.block import recompute_activations
 
-    config = of_folder("dapt_x", folder).replaced(method={"dropout": 0.0}, head={"dropout": 0.0})
+    config = of_folder(name, folder).replaced(method=options, head={"dropout": 0.0})
     found = []
     for wanted in (False, True):
         model = randomise(build_model(config))
@@ -313,6 +316,11 @@ def test_recomputed_activations_give_the_same_gradients(folder: Path, images: to
         found.append([p.grad for p in model.method.parameters()])
     for plain, again in zip(*found, strict=True):
         torch.testing.assert_close(again, plain)
+
+
+def test_stag_leaves_the_final_norm_of_another_library(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"method.final_norm: ViTModel .* has its own way to its head"):
+        build_model(of_folder("stag", folder).replaced(method={"final_norm": False}))
 
 
 def test_attention_is_not_drawn(folder: Path, images: torch.Tensor) -> None:

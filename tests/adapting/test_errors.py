@@ -123,8 +123,23 @@ CASES: list[tuple[str, Callable[[], Any], dict[str, Any], str]] = [
         "beside a highway",
         PointTransformer,
         {"method": "e3va", "train": ["blocks.blocks.1.mlp"]},
-        "is inside a block, and e3va",
+        "before the final norm, and e3va",
     ),
+    (
+        "patches on a highway",
+        lambda: hf("hf_vit"),
+        {"method": "e3va", "train": ["vit.embeddings"]},
+        "'vit.embeddings.patch_embeddings.projection.bias' lies before the final norm",
+    ),
+    (
+        "way between stages of a highway",
+        lambda: hf("hf_swin"),
+        {"method": "e3va_x", "train": ["swin.encoder.layers.0.downsample"]},
+        "downsample.norm.bias' lies before the final norm, and e3va_x sends no gradient",
+    ),
+    ("no text", PointTransformer, {"train": [3]}, r"method, train and name are text, not 'lora', \[3\] and 'default'"),
+    ("no sites", PointTransformer, {"sites": {"blocks": "x"}}, r"sites: .* is neither Sites\(...\) nor the path"),
+    ("wrapped", lambda: nn.DataParallel(PointTransformer()), {}, "PointTransformer is compiled, or wrapped .*before"),
     ("prompts on a highway", lambda: hf("hf_vit"), {"method": "e3va", "prompts": True}, "need a prompt pool"),
 ]
 
@@ -165,6 +180,23 @@ def test_what_never_runs_is_reported_in_the_first_pass(
     model = pax.adapt(make().train(), **options)
     with pytest.raises(ConfigError, match=message):
         model(POINTS)
+
+
+def test_a_highway_finds_what_is_trained_before_it() -> None:
+    model = pax.adapt(PointTransformer(), "e3va", train=["cls_token"])
+    with torch.no_grad():
+        model(POINTS)
+    with pytest.raises(ConfigError, match="train: 'cls_token' lies before the final norm, and e3va sends no gradient"):
+        model(POINTS)
+
+
+@pytest.mark.parametrize("side", [8, 32])
+@pytest.mark.parametrize(("name", "options"), [("stag", {}), ("adaptformer_x", {"neighbours": 8}), ("idpt", {})])
+def test_images_of_another_size(name: str, options: dict[str, Any], side: int) -> None:
+    """Patches beyond those that the model was built for would be taken for register tokens."""
+    model = pax.adapt(hf("hf_dinov3"), name, **options)
+    with pytest.raises(ConfigError, match="tokens, of which 3 are no patches, but its adapter is made for 16 patches"):
+        model(torch.zeros(2, 3, side, side))
 
 
 def test_several_adapters_are_told_apart() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pointadapterx as pax
+from pointadapterx import Sites
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.foreign import ForeignHost
 from pointadapterx.peft import METHODS
@@ -72,6 +73,18 @@ def table(rows: list[str]) -> list[str]:
 def test_methods_work_as_the_page_says(library: Library) -> None:
     library.need()
     assert row(library) in PAGE.read_text(encoding="utf-8").splitlines()
+
+
+def test_bitfit_trains_biases_that_attention_has_apart_from_its_layers() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.TransformerEncoderLayer(8, 2, 8)])
+            self.norm = torch.nn.LayerNorm(8)
+
+    model = pax.adapt(Model(), "bitfit", sites=Sites(blocks="layers", norm="norm", norm1="norm1"))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.endswith("bias")}
 
 
 def test_the_page_has_every_family() -> None:

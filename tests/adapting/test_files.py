@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pointadapterx as pax
-from pointadapterx.errors import CheckpointError, MergeError
+from pointadapterx.errors import CheckpointError, ConfigError, MergeError
 from pointadapterx.files import read_safetensors, write_safetensors
 from tests.adapting.models import FAMILIES, PointTransformer, method_of, randomised
 
@@ -132,6 +132,54 @@ def test_several_adapters_in_one_model(tmp_path: Path) -> None:
     assert torch.equal(answer(other.eval()), second)
     pax.set_adapter(other, "default")
     assert torch.equal(answer(other), kept)
+
+
+def test_a_second_adapter_starts_from_the_weights_that_came() -> None:
+    """DoRA's norms are those of the rows, which the first adapter has changed."""
+    model = fresh()
+    plain = answer(model)
+    pax.adapt(model, "full")
+    with torch.no_grad():
+        model.blocks.blocks[0].attn.qkv.weight.mul_(3.0)
+    first = answer(model)
+    with pytest.raises(ConfigError, match="lora: rank"):
+        pax.adapt(model, "lora", name="wrong", rank=0)
+    assert torch.equal(answer(model), first)
+    pax.adapt(model, "lora", name="second", dora=True)
+    torch.testing.assert_close(answer(model), plain, atol=1e-6, rtol=1e-6)
+
+
+def test_a_file_that_does_not_fit_leaves_the_active_adapter(tmp_path: Path) -> None:
+    model, file = trained(), tmp_path / "adapter.safetensors"
+    pax.save_adapter(model, file)
+    changed(file, lambda t, m: t.pop(DOWN))
+    kept = answer(model)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        pax.load_adapter(model, file, name="second")
+    assert torch.equal(answer(model), kept)
+
+
+def test_a_file_older_than_an_option(tmp_path: Path) -> None:
+    model, file = trained("lora"), tmp_path / "adapter.safetensors"
+    pax.save_adapter(model, file)
+
+    def older(tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        options = json.loads(metadata["method"])
+        metadata["method"] = json.dumps({key: value for key, value in options.items() if key != "dora"})
+
+    changed(file, older)
+    other = fresh()
+    pax.load_adapter(other, file)
+    pax.load_adapter(other, file)  # into the one that is there
+    assert torch.equal(answer(other.eval()), answer(model))
+
+
+def test_wrapped_models(tmp_path: Path) -> None:
+    model = trained()
+    wrapped = torch.compile(model, backend="eager")
+    pax.save_adapter(wrapped, tmp_path / "adapter.safetensors")
+    pax.load_adapter(wrapped, tmp_path / "adapter.safetensors")
+    assert torch.equal(answer(pax.unload(nn.DataParallel(model))), answer(pax.unload(model)))
 
 
 def test_plain_again() -> None:

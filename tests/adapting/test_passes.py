@@ -28,6 +28,7 @@ METHODS = {
     "lora": {},
     "e3va_x": {},
     "vpt": {},
+    "stag": {"width": 8},
 }
 CASES = [
     *[(VIT, name, options) for name, options in METHODS.items()],
@@ -110,6 +111,8 @@ def test_copies_pickles_and_threads(library: Library, name: str, options: dict[s
         parameter.data.zero_()
     for copied in copies:
         assert_same(step(copied, inputs), wanted)
+    if method_of(model).remembers:
+        return  # one pass at a time
     several = [library.inputs(seed) for seed in range(3)]
     alone = [(answer(copies[0](one)), pax.auxiliary_loss(copies[0])) for one in several]
     found: dict[int, tuple[Tensor, Tensor]] = {}
@@ -124,6 +127,43 @@ def test_copies_pickles_and_threads(library: Library, name: str, options: dict[s
     for thread in threads:
         thread.join()
     torch.testing.assert_close([found[place] for place in range(3)], alone)
+
+
+def test_a_method_that_remembers_runs_in_one_thread_at_a_time() -> None:
+    model = adapted(VIT, "stag", {"width": 8})
+    first, second = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    def wait(module: nn.Module, inputs: Any) -> None:
+        if threading.current_thread() is thread:
+            first.set()
+            second.wait(10)
+
+    def work() -> None:
+        try:
+            model(VIT.inputs())
+        except ConfigError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=work)
+    model.vit.layers[1].mlp.register_forward_pre_hook(wait)
+    thread.start()
+    first.wait(10)
+    wanted = model(VIT.inputs()).logits
+    second.set()
+    thread.join()
+    assert "give each thread a copy of the model" in found[0]
+    assert torch.equal(model(VIT.inputs()).logits, wanted)
+
+
+def test_a_copy_after_an_interrupted_pass() -> None:
+    model = adapted(VIT, "stag", {"width": 8})
+    wanted = step(model, VIT.inputs())
+    handle = model.vit.layers[2].mlp.register_forward_pre_hook(lambda module, inputs: inputs[0].view(-1, 7))
+    with pytest.raises(RuntimeError, match="shape"):
+        model(VIT.inputs())
+    handle.remove()
+    assert_same(step(copy.deepcopy(model), VIT.inputs()), wanted)
 
 
 @pytest.mark.slow
@@ -188,8 +228,10 @@ def test_frozen_statistics_and_ownership() -> None:
     assert all(name.startswith(("pointadapterx.", "cls_head_finetune.")) for name in trained)
     model = randomised(POINTS.make())
     model.encoder = nn.Sequential(model.encoder, nn.Flatten(0, 1), nn.BatchNorm1d(24), nn.Unflatten(0, (2, 16)))
-    pax.adapt(model, "lora", train=["encoder.2"])
+    pax.adapt(model, "lora")
     model.train()(POINTS.inputs())
+    pax.adapt(model, "lora", train=["encoder.2"], name="second")
+    model(POINTS.inputs())
     assert not torch.equal(model.encoder[2].running_mean, before)
 
 

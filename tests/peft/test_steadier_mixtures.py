@@ -9,6 +9,7 @@ from torch import nn
 from pointadapterx.build import build_model
 from pointadapterx.engine.optim import build_optimizer, set_learning_rate
 from pointadapterx.errors import ConfigError
+from pointadapterx.models.block import recompute_activations
 from pointadapterx.models.tokens import POOLS, TokenSequence, sum_sequences
 from pointadapterx.peft.parts.mixture import SharedMixture
 from pointadapterx.sections import TrainConfig
@@ -127,3 +128,11 @@ def test_a_pool_of_all_tokens() -> None:
     sequence = TokenSequence(tokens, 5)
     torch.testing.assert_close(POOLS["token_mean"](sequence), tokens.mean(dim=1))
     assert torch.equal(sum_sequences(sequence, [sequence]).tokens, tokens)
+
+
+def test_neighbours_are_refused_where_blocks_are_computed_again() -> None:
+    config = small_config("adaptformer_x", method={"neighbours": 4})
+    model = build_model(config).train()
+    recompute_activations(model, True)
+    with pytest.raises(ConfigError, match=r"method\.neighbours: .*set train\.gradient_checkpointing=false"):
+        model(torch.rand(4, config.data.num_points, 3)).logits.sum().backward()

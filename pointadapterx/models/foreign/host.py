@@ -211,6 +211,13 @@ class ForeignHost:
         first = isinstance(self._patch, nn.Conv2d)
         return Site(name, self._patch, self.stages[0].width, channels_first=first)
 
+    def before_the_norm(self) -> Iterator[nn.Module]:
+        """What is known to run before the final norm: blocks, what leads from stage to stage, and the patches."""
+        yield from (block.module for block in self.members())
+        yield from (stage.transition for stage in self.stages if stage.transition is not None)
+        if self._patch is not None:
+            yield self._patch
+
     def checkpointed(self) -> nn.Module | None:
         """The outermost module with the first block in it, or that block, that transformers may run in a checkpoint."""
         first = self.members()[0].module
@@ -315,7 +322,8 @@ class ForeignHost:
         size = getattr(block, "input_resolution", None)
         if len(self.sites.blocks.split(".*.")) > 1:
             return (int(size[0]) * int(size[1]), None) if isinstance(size, tuple) else (0, None)
-        return self.sites.num_patches or 0, self.sites.grid
+        grid = self.sites.grid
+        return self.sites.num_patches or (grid or 0) ** 2, grid
 
     def _block(self, index: int, stage: int, path: str, module: nn.Module) -> ForeignBlock:
         sites, what = self.sites, f"{self.title} block {index} ('{path}', a {type(module).__name__})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import Field
 from torch import nn
 
 from pointadapterx.errors import ConfigError
@@ -42,7 +43,8 @@ class Sites(Section):
         width: token width C; None is found from the layers.
         num_heads: attention heads; None is found from the attention.
         class_token: whether the first token is a class token.
-        num_patches: patch tokens, where their number never changes.
+        num_patches: patch tokens, where their number never changes; None is grid².
+        registers: tokens that are neither the class token nor patches, such as register tokens.
         grid: patches along a side of a square image, where the last tokens are its patches in rows.
         patch_values: numbers in one patch, which VPT draws its prompts by.
         takes_prompts: whether the blocks can be given more tokens than usual, behind the class token.
@@ -72,6 +74,7 @@ class Sites(Section):
     num_heads: Many | None = None
     class_token: bool = False
     num_patches: Width | None = None
+    registers: Annotated[int, Field(ge=0)] = 0
     grid: Width | None = None
     patch_values: Width = 768
     takes_prompts: bool = True

@@ -59,7 +59,7 @@ def _hf_class_token(module: nn.Module) -> dict[str, Any]:
 def _dinov3(module: nn.Module) -> dict[str, Any]:
     config: Any = module.config
     gated = {"fc1": None, "act": None} if config.use_gated_mlp else {}
-    return {**_hf_class_token(module), **gated}
+    return {**_hf_class_token(module), "registers": config.num_register_tokens, **gated}
 
 
 def _of_patch_embed(module: nn.Module) -> dict[str, Any]:
@@ -75,7 +75,9 @@ def _of_patch_embed(module: nn.Module) -> dict[str, Any]:
 
 
 def _timm_vit(module: nn.Module) -> dict[str, Any]:
-    return {"class_token": getattr(module, "cls_token", None) is not None, **_of_patch_embed(module)}
+    token = getattr(module, "cls_token", None) is not None
+    others = int(getattr(module, "num_prefix_tokens", token)) - token
+    return {"class_token": token, "registers": others, **_of_patch_embed(module)}
 
 
 def _beit_bias(module: nn.Module) -> str:

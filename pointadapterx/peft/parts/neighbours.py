@@ -28,10 +28,18 @@ class Surroundings(nn.Module):
         self.register_buffer("grid", None if stage.grid is None else grid_neighbours(stage.grid), persistent=False)
 
     def forward(self, centers: Tensor | None, batch: int) -> Tensor:
-        """Centres (B, G, 3), None on a grid, and B -> indices of each patch's neighbours, (B, G, k)."""
+        """Centres (B, G, 3), None on a grid, and B -> indices of each patch's neighbours, (B, G, k).
+
+        Raises:
+            ConfigError: without centres behind the pass, where they are needed.
+        """
         if self.grid is not None:
             return self.grid.expand(batch, -1, -1)
-        assert centers is not None
+        if centers is None:
+            raise ConfigError(
+                "method.neighbours: a block is computed again for the backward pass, when the centres are gone; set "
+                "train.gradient_checkpointing=false, or remove the key"
+            )
         centers = centers.detach().float()
         return knn(centers, centers, self.neighbours)[1]
 

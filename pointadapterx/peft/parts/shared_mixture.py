@@ -143,6 +143,11 @@ class SharedMixtureMethod(RoutedMethod):
             return self.prompts
 
         @property
+        def counts_patches(self) -> bool:
+            """With neighbours the patches are the last so many tokens."""
+            return self.neighbours is not None
+
+        @property
         def needs_sites(self) -> tuple[str, ...]:
             """The FFN, and the norm before it where that is trained."""
             return ("norm2", "ffn") if self.norms else ("ffn",)
@@ -364,8 +369,8 @@ class SharedMixtureMethod(RoutedMethod):
 
     def _graph(self, stage: int, batch: int) -> Tensor:
         """Neighbours of each patch of a stage, found once a pass."""
-        if stage not in self._graphs:
-            self._graphs[stage] = self.around[stage](self._centers[stage], batch)
+        if stage not in self._graphs or len(self._graphs[stage]) != batch:
+            self._graphs[stage] = self.around[stage](self._centers.get(stage), batch)
         return self._graphs[stage]
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:

@@ -1,0 +1,81 @@
+"""Highways in foreign models: their way from stage to stage, and what they leave without a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pointadapterx.adapting.arguments import Inputs, flat, put
+from pointadapterx.errors import ConfigError
+from pointadapterx.models.foreign.host import ForeignHost
+from pointadapterx.peft.base import Method
+from pointadapterx.peft.e3va import Highway
+
+
+def check_trained(host: ForeignHost, method: Method, named: Mapping[str, nn.Parameter]) -> None:
+    """Checks that nothing that the user trains is known to lie before the end of a highway.
+
+    Args:
+        host: the model.
+        method: that adapts it, of any kind.
+        named: what the user trains.
+
+    Raises:
+        ConfigError: naming the parameter.
+    """
+    if isinstance(method, Highway):
+        frozen = {id(one) for part in host.before_the_norm() for one in part.parameters()}
+        for name in sorted(named):
+            if id(named[name]) in frozen:
+                raise _no_gradient(name, method)
+
+
+def check_input(host: ForeignHost, method: Method, tokens: Tensor) -> None:
+    """Checks that nothing trained has made the tokens on their way into the first block.
+
+    Args:
+        host: the model.
+        method: a highway.
+        tokens: with their graph.
+
+    Raises:
+        ConfigError: naming the parameter.
+    """
+    names = {id(parameter): name for name, parameter in host.model.named_parameters()}
+    seen, waiting = set(), [tokens.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = names.get(id(getattr(node, "variable", None)))
+        if name is not None:
+            raise _no_gradient(f"{host.path}.{name}" if host.path else name, method)
+        waiting += [before for before, _ in node.next_functions]
+
+
+def _no_gradient(parameter: str, method: Method) -> ConfigError:
+    name = getattr(method.options, "name", "the method")
+    return ConfigError(
+        f"train: '{parameter}' lies before the final norm, and {name} sends no gradient there; leave it out or choose "
+        "another method"
+    )
+
+
+class Way:
+    """Tokens of one stage to those of the next, (B, L, C) each, as a module of the model leads there."""
+
+    def __init__(self, module: nn.Module, inputs: Inputs, named: dict[str, Any], shape: torch.Size) -> None:
+        self.module = module
+        self.inputs = inputs
+        self.named = named
+        self.shape = shape
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Those of the next stage."""
+        inputs, named = put(self.inputs, self.named, tokens.view(self.shape))
+        output = self.module.forward(*inputs, **named)
+        return flat(output[0] if isinstance(output, tuple) else output)
