@@ -58,7 +58,10 @@ class HfBackbone(ForeignBackbone):
                     )
                 return self._sized(self._with_weights(self.weights), {}), None
             if self.architecture is not None:
-                raise ConfigError(f"{self.model}: says its own architecture; set backbone.architecture=null")
+                raise ConfigError(
+                    f"{self.model}: says its own architecture and image size; remove backbone.architecture and, unless "
+                    "you want another size, backbone.image_size"
+                )
             place = _Place(self.model)
             preprocessing = place.read(PREPROCESSOR, optional=True)
             content = {key: value for key, value in place.read(CONFIG).items() if key not in UNUSED}
