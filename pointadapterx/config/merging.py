@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.tasks.heads import default_pools
 
-
 DESCRIBED = ("architecture", "image_size", "channels", "label", "weights", "dim", "depth", "num_heads")
 """Keys of a backbone that say what a model without files is like."""
 

@@ -286,6 +286,19 @@ def test_a_bank(folder: Path, tmp_path: Path, images: torch.Tensor) -> None:
         torch.testing.assert_close(bank(images, name), alone[name])
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_of_a_head_that_is_not_loaded(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The classifier of a file belongs to other classes; and no name is used that transformers will give up."""
+    backbone = build_model(config_of(backbone={"name": "hf", "model": str(folder)})).backbone
+    assert isinstance(backbone, HfBackbone)
+    assert "not loaded" not in caplog.text
+    assert not backbone.recomputed
+    backbone.recomputed = True
+    assert backbone.recomputed
+    backbone.recomputed = False
+    assert not backbone.recomputed
+
+
 def test_weights_of_another_model(folder: Path, tmp_path: Path) -> None:
     config = of_folder("lora", folder)
     model = build_model(config)
