@@ -61,12 +61,10 @@ def test_transformers_and_its_trainer(tmp_path: Path) -> None:
     small = Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=14)
     Dinov2Model(small).save_pretrained(tmp_path / "facebook" / "dinov2-small")
     shorter = TRAIN_DINOV2.replace("num_train_epochs=3", "max_steps=5")
-    shorter = shorter.replace("max_steps=5", "max_steps=5, save_steps=3")
     resumed = RESUME.replace("num_train_epochs=3", "max_steps=6")
     assert (shorter != TRAIN_DINOV2, resumed != RESUME) == (True, True)
     shown = "pixel_values=torch.linspace(-1, 1, 2 * 3 * 28 * 28).view(2, 3, 28, 28)"
-    run(f"{shorter}\n{TRAINER}\nBalancedTrainer\n{answer(shown, 'first')}", tmp_path)
-    run(f"{shorter.partition('model =')[0]}{resumed}assert model.pointadapterx is not None", tmp_path)
+    run(f"{shorter}\n{TRAINER}\nBalancedTrainer\n{answer(shown, 'first')}\n{resumed}", tmp_path)
     run(LOAD_DINOV2 + answer(shown, "second"), tmp_path)
     assert_same_answers(tmp_path)
     with torch.device("meta"):
@@ -99,7 +97,6 @@ def test_a_module_of_your_own(tmp_path: Path) -> None:
 
 def test_every_field_of_sites_is_explained() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    tables = "".join(
-        re.findall(r"^\|.*$", page[page.index("| `Sites` |") :].partition("## What else")[0], re.MULTILINE)
-    )
+    section = page[page.index("| `Sites` |") : page.index("## What else")]
+    tables = "".join(re.findall(r"^\|.*$", section, re.MULTILINE))
     assert {*re.findall(r"`(\w+)(?:=\w+)?`", tables)} >= {*Sites.model_fields}
