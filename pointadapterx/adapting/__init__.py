@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,14 +18,15 @@ from pointadapterx.errors import ConfigError, shown
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.foreign import ForeignHost, Sites
 from pointadapterx.models.foreign.host import ADAPTERS
+from pointadapterx.models.foreign.sites import first_problem
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.peft.e3va import Highway
-from pointadapterx.registry import did_you_mean
 
 __all__ = [
     "Adapters",
     "adapt",
     "adapters_of",
+    "attach",
     "auxiliary_loss",
     "disable_adapter",
     "is_adapted",
@@ -40,7 +43,7 @@ def adapt(
     method: str,
     *,
     train: Sequence[str] = (),
-    sites: Sites | str | None = None,
+    sites: Sites | Mapping[str, Any] | str | None = None,
     name: str = DEFAULT,
     **options: Any,
 ) -> nn.Module:
@@ -53,8 +56,8 @@ def adapt(
         model: any module with transformer blocks, with its pre-trained weights.
         method: of :data:`~pointadapterx.peft.base.METHODS`.
         train: paths of modules and parameters of the model that are trained too, such as ``["classifier"]``.
-        sites: where methods may act; None where the model, or a module inside it, is of a known class; the path of that
-            module where several are.
+        sites: where methods may act, also as a mapping; None where the model, or a module inside it, is of a known
+            class; the path of that module where several are.
         name: of the adapter.
         options: keys of the method, as in the ``method`` section of a config.
 
@@ -64,6 +67,27 @@ def adapt(
     Raises:
         ConfigError: in one line, naming the module and what cannot be adapted.
     """
+    attach(model, method, train=train, sites=sites, name=name, options=options)
+    head = None if train else _frozen_head(model)
+    if head is not None:
+        warnings.warn(
+            f"'{head}' of {type(model).__name__} stays frozen, with the values that it has; if it is new, pass "
+            f"train=['{head}']",
+            stacklevel=2,
+        )
+    return model
+
+
+def attach(
+    model: nn.Module,
+    method: str,
+    *,
+    train: Sequence[str],
+    sites: Sites | Mapping[str, Any] | str | None,
+    name: str,
+    options: dict[str, Any],
+) -> None:
+    """:func:`adapt` without a word on a head that stays frozen, as for an adapter that is loaded."""
     if not isinstance(model, nn.Module):
         raise ConfigError(f"adapt needs a torch.nn.Module, not {shown(model)}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -71,11 +95,16 @@ def adapt(
     if unwrapped(model) is not model or getattr(model, "_compiled_call_impl", None) is not None:
         what = f"{type(unwrapped(model)).__name__} is compiled, or wrapped for data-parallel training"
         raise ConfigError(f"{what}, which would not see the adapter; adapt it before")
+    if isinstance(sites, Mapping):
+        sites = Sites(**sites)
     if not (isinstance(sites, Sites | str) or sites is None):
         raise ConfigError(f"sites: {shown(sites)} is neither Sites(...) nor the path of a module")
     names = [train] if isinstance(train, str) else train
-    if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in [*names, method, name]):
-        raise ConfigError(f"method, train and name are text, not {shown(method)}, {shown(train)} and {shown(name)}")
+    if not isinstance(names, Sequence) or not all(isinstance(one, str) for one in names):
+        what = f"a {type(train).__name__}" if isinstance(train, nn.Module) else shown(train)
+        raise ConfigError(f"train: {what} is no list of paths of modules or parameters, such as ['classifier']")
+    if not isinstance(method, str) or not isinstance(name, str):
+        raise ConfigError(f"method and name are text, not {shown(method)} and {shown(name)}")
     chosen = _options(method, options)
     first = not is_adapted(model)
     if not first and sites is not None:
@@ -93,7 +122,17 @@ def adapt(
     if first:
         setattr(model, ADAPTERS, adapters)
         adapters.guards = list(guards_of(model, adapters.host))
-    return model
+
+
+def _frozen_head(model: nn.Module) -> str | None:
+    """Name of a child of the model that looks like a head and is frozen as a whole."""
+    blocks = {id(block.module) for block in adapters_of(model).host.members()}
+    for name, module in model.named_children():
+        parameters = list(module.parameters())
+        is_head = re.search("head|classifier|^fc$|^score$", name) and not any(id(m) in blocks for m in module.modules())
+        if is_head and parameters and not any(one.requires_grad for one in parameters):
+            return name
+    return None
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -184,13 +223,7 @@ def _options(method: str, options: dict[str, Any]) -> Method.Options:
     try:
         return kind.model_validate({"name": method, **options})
     except ValidationError as error:
-        detail = error.errors()[0]
-        key = ".".join(map(str, detail["loc"]))
-        if detail["type"] == "extra_forbidden":
-            known = [field for field in kind.model_fields if field != "name"]
-            near = did_you_mean(key, known)
-            raise ConfigError(f"{method}: unknown option '{key}'{near} Known: {', '.join(known) or 'none'}") from None
-        raise ConfigError(f"{method}: {key}: {detail['msg']}, not {shown(detail['input'])}") from None
+        raise first_problem(error, kind, method, "option") from None
 
 
 def _require(host: ForeignHost, method: Method, options: Method.Options) -> None:
@@ -201,7 +234,25 @@ def _require(host: ForeignHost, method: Method, options: Method.Options) -> None
     """
     for problem in _problems(host, method, options):
         raise ConfigError(f"{options.name} cannot adapt {host.title}: {problem}")
-    method.require(host)
+    try:
+        method.require(host)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_ways(host, options)}") from None
+
+
+def _ways(host: ForeignHost, options: Method.Options) -> str:
+    """What else helps where a method lacks sites: naming them, or other targets."""
+    sites = host.every_block()[0].sites
+    lacking = [name for name in options.needs_sites if name not in sites]
+    ways = []
+    if lacking and host.family is None:
+        ways = [f"name {' and '.join(f'sites.{name}' for name in lacking)}"]
+        if "qkv" in lacking:
+            ways += ["sites.q, sites.k and sites.v where they are separate (nn.MultiheadAttention has no such layers)"]
+    if lacking and "targets" in type(options).model_fields and "fc1" not in lacking:
+        known = "fc1" in sites and "fc2" in sites
+        ways += [f"{'' if known else 'name sites.fc1 and sites.fc2, and '}pass targets=['fc1', 'fc2']"]
+    return "".join(f", or {way}" for way in ways)
 
 
 def _problems(host: ForeignHost, method: Method, options: Method.Options) -> Iterator[str]:

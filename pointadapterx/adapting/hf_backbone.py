@@ -58,7 +58,10 @@ class HfBackbone(ForeignBackbone):
                     )
                 return self._sized(self._with_weights(self.weights), {}), None
             if self.architecture is not None:
-                raise ConfigError(f"{self.model}: says its own architecture; set backbone.architecture=null")
+                raise ConfigError(
+                    f"{self.model}: says its own architecture and image size; remove backbone.architecture and, unless "
+                    "you want another size, backbone.image_size"
+                )
             place = _Place(self.model)
             preprocessing = place.read(PREPROCESSOR, optional=True)
             content = {key: value for key, value in place.read(CONFIG).items() if key not in UNUSED}
@@ -126,7 +129,7 @@ class HfBackbone(ForeignBackbone):
             )
         missing = {name for name in found["missing_keys"] if not name.endswith("mask_token")}
         tensors = {f"backbone.model.{name}": value for name, value in model.state_dict().items() if name not in missing}
-        return Translated(tensors, sorted(found["unexpected_keys"]), [])
+        return Translated(tensors, sorted(key for key in found["unexpected_keys"] if not _of_head(key)), [])
 
     def fit_tensor(self, name: str, tensor: Tensor) -> Tensor:
         """Position embeddings of another image size, interpolated as transformers does."""
@@ -147,15 +150,27 @@ class HfBackbone(ForeignBackbone):
     @property
     def recomputed(self) -> bool:
         """Whether activations are recomputed in the backward pass instead of being kept."""
-        return bool(getattr(self.model, "is_gradient_checkpointing", False))
+        return bool(getattr(self.model, f"is_{_checkpointing(self.model)}", False))
 
     @recomputed.setter
     def recomputed(self, wanted: bool) -> None:
         model: Any = self.model
+        name = _checkpointing(model)
         if wanted:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(model, f"{name}_enable")({"use_reentrant": False})
         elif self.recomputed:
-            model.gradient_checkpointing_disable()
+            getattr(model, f"{name}_disable")()
+
+
+def _checkpointing(model: nn.Module) -> str:
+    """What this version of transformers calls the checkpointing of activations."""
+    new = hasattr(type(model), "activation_checkpointing_enable")
+    return "activation_checkpointing" if new else "gradient_checkpointing"
+
+
+def _of_head(name: str) -> bool:
+    """Whether a tensor belongs to a head of transformers, or to a pooler, which a backbone has no use for."""
+    return name.partition(".")[0].endswith(("classifier", "head", "decoder")) or ".pooler." in f".{name}"
 
 
 class _Place:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.adapting import DEFAULT, adapt
+from pointadapterx.adapting import DEFAULT, attach
 from pointadapterx.adapting.adapters import adapters_of, base_state
 from pointadapterx.errors import CheckpointError, ConfigError, reason_of
 from pointadapterx.files import new_folder, read_safetensors, write_json, write_safetensors
@@ -87,7 +87,7 @@ def load_peft_adapter(
             raise CheckpointError(f"{folder}: '{key}' is {list(tensors[key].shape)}, not {list(wanted[key])}")
     options = {ours: config[theirs] for theirs, ours in KEYS.items() if config.get(theirs)}
     order = [target for target in (*QKV, "proj", "fc1", "fc2") if target in targets]
-    adapt(model, "lora", train=saved, sites=sites, name=name, **{**options, "targets": order})
+    attach(model, "lora", train=saved, sites=sites, name=name, options={**options, "targets": order})
     with torch.no_grad():
         for key, value in {**_tensors(model, name, list(places.values())), **_own(model, name)}.items():
             value.copy_(tensors[key])

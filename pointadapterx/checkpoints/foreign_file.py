@@ -11,11 +11,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pointadapterx.adapting import adapt, adapters_of, is_adapted
+from pointadapterx.adapting import adapters_of, attach, is_adapted
 from pointadapterx.adapting.adapters import base_hash, base_state
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import read_safetensors, write_safetensors
-from pointadapterx.models.foreign import Sites
+from pointadapterx.models.foreign import ForeignHost, Sites
 from pointadapterx.peft import Method
 
 FORMAT = "pointadapterx-foreign-adapter-1"
@@ -117,6 +117,7 @@ def load_foreign(model: nn.Module, path: str | Path, name: str) -> ForeignAdapte
         CheckpointError: if the file does not fit the model, which is then left as it was.
     """
     info = read_foreign(path)
+    _check_kind(info, model)
     _check_own(info, model)
     active = adapters_of(model).active if is_adapted(model) else None
     there = is_adapted(model) and name in adapters_of(model).entries
@@ -124,7 +125,7 @@ def load_foreign(model: nn.Module, path: str | Path, name: str) -> ForeignAdapte
         options = {key: value for key, value in info.method.items() if key != "name"}
         sites = None if is_adapted(model) else info.sites
         try:
-            adapt(model, str(info.method.get("name")), train=info.train, sites=sites, name=name, **options)
+            attach(model, str(info.method.get("name")), train=info.train, sites=sites, name=name, options=options)
         except ConfigError as error:
             raise CheckpointError(f"{info.path}: {error}") from None
     try:
@@ -137,6 +138,19 @@ def load_foreign(model: nn.Module, path: str | Path, name: str) -> ForeignAdapte
                 adapters.set(model, active)
         raise
     return info
+
+
+def _check_kind(info: ForeignAdapterInfo, model: nn.Module) -> None:
+    """Whether the model is of the known family that the adapter was made for; a class of a user's may be renamed."""
+    try:
+        host = adapters_of(model).host if is_adapted(model) else ForeignHost.of(model, info.sites)
+    except ConfigError:
+        return  # said later, with what the file lacks of the model
+    if host.family is not None and not info.title.endswith(f"({host.family.title})"):
+        raise CheckpointError(
+            f"{info.path}: belongs to {info.title}, but this {type(model).__name__} is {host.title}; load it into a "
+            "model of that kind"
+        )
 
 
 def _check_own(info: ForeignAdapterInfo, model: nn.Module) -> None:

@@ -40,9 +40,9 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> EasyDict:
 
     Args:
         path: YAML file; ``demo`` or ``cfgs/demo.yaml`` also finds a shipped config. ``_base_: other.yaml``
-            (or a list), relative to the file, is read first and overridden by what follows. A ``method``
-            with another ``name`` than its base replaces the base's, whose keys belong to another method, and so do
-            the pools of its prompts in ``head.pools``.
+            (or a list), relative to the file or a shipped name, is read first and overridden by what follows. A
+            ``method`` with another ``name`` than its base replaces the base's, whose keys belong to another method,
+            and so do the pools of its prompts in ``head.pools``.
         overrides: ``["train.lr=1e-3"]``, whose values are YAML; or ``{"train.lr": 1e-3}``, or
             ``{"train": {"lr": 1e-3}}``.
 

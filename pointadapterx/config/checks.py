@@ -51,7 +51,7 @@ class Parts:
 def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
     """Fills defaults and finds every problem: unknown keys, wrong types, impossible combinations."""
     parts, problems = Parts(), []
-    task, raw = _named_task(raw)
+    task, raw = _named_task(_with_head(raw))
     wanted = [name for name in ORDER if name in ("task", *COMMON, *TASKS[task].sections)]
     for section in raw:
         if section not in wanted:
@@ -68,6 +68,16 @@ def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
     if parts.backbone is not None and parts.data is not None and parts.data.name in DATASETS:
         problems += _check_modality(parts.backbone, parts.data)
     return parts, problems
+
+
+def _with_head(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With one linear layer as the head of a model of another library, unless a head is given."""
+    named = raw.get("backbone")
+    name = named.get("name") if isinstance(named, Mapping) else None
+    kind = BACKBONES[name] if isinstance(name, str) and name in BACKBONES else None
+    if "method" not in raw or "head" in raw or kind is None or not kind.foreign:
+        return raw
+    return {**raw, "head": {"hidden": [], "dropout": 0.0}}
 
 
 def _named_task(raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

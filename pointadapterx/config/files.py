@@ -66,8 +66,7 @@ def find(path: str | Path) -> Path:
         ConfigError: if there is no such file.
     """
     path = Path(path)
-    shipped = SHIPPED / Path(*path.parts[1:] if path.parts[:1] == ("cfgs",) else path.parts)
-    for candidate in (path, shipped, shipped.parent / f"{shipped.name}.yaml"):
+    for candidate in (path, *_shipped(path)):
         if candidate.is_file():
             return candidate
     known = sorted(p.relative_to(SHIPPED).with_suffix("").as_posix() for p in SHIPPED.rglob("*.yaml"))
@@ -75,6 +74,12 @@ def find(path: str | Path) -> Path:
     name = path.relative_to("cfgs") if path.parts[:1] == ("cfgs",) else path
     near = did_you_mean(name.as_posix().removesuffix(".yaml"), known, path.stem)
     raise ConfigError(f"{path}: no such config{near} Shipped: {', '.join(known)} (in {SHIPPED})")
+
+
+def _shipped(path: Path) -> tuple[Path, Path]:
+    """Where a shipped config of that name would be, with its suffix or without."""
+    shipped = SHIPPED / Path(*path.parts[1:] if path.parts[:1] == ("cfgs",) else path.parts)
+    return shipped, shipped.parent / f"{shipped.name}.yaml"
 
 
 def read_file(path: Path, origins: Origins, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -113,9 +118,10 @@ def read_file(path: Path, origins: Origins, chain: tuple[Path, ...] = ()) -> dic
         raise ConfigError(f"{path}: _base_ must be a file name or a list of them, not {shown(bases)}")
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        target = path.parent / base
-        if not target.is_file():
-            raise ConfigError(f"{path}: _base_ names {base}, but {target} does not exist")
+        target = next((one for one in (path.parent / base, *_shipped(Path(base))) if one.is_file()), None)
+        if target is None:
+            missing = f"{path.parent / base} does not exist, and no shipped config is called that"
+            raise ConfigError(f"{path}: _base_ names {base}, but {missing}")
         merge(merged, read_file(target, origins, (*chain, path)))
     if node is not None:
         for key, number in _lines(node, path):

@@ -10,9 +10,16 @@ from pydantic import ValidationError
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.tasks.heads import default_pools
 
+DESCRIBED = ("architecture", "image_size", "channels", "label", "weights", "dim", "depth", "num_heads")
+"""Keys of a backbone that say what a model without files is like."""
+
 
 def merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
-    """Merges nested mappings; a method of another ``name`` is replaced, as its other keys belong to the old one."""
+    """Merges nested mappings; a method of another ``name`` is replaced, as its other keys belong to the old one.
+
+    A ``model`` takes the place of an ``architecture`` in the same way.
+    """
+    _leave_architecture(into, update.get("backbone"))
     replaces = _replaces_method(into.get("method"), update.get("method"))
     if replaces:
         _leave_pools(into, update["method"])
@@ -25,6 +32,15 @@ def merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
                 merge(old, value)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _leave_architecture(config: dict[str, Any], new: Any) -> None:
+    """Takes what describes a model without files out of ``backbone``, where a model with files replaces it."""
+    old = config.get("backbone")
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or new.get("model") is None:
+        return
+    if old.get("model") is None and old.get("architecture") is not None:
+        config["backbone"] = {key: value for key, value in old.items() if key not in DESCRIBED}
 
 
 def _replaces_method(old: Any, new: Any) -> bool:

@@ -37,8 +37,9 @@ class Change(NamedTuple):
 def apply_overrides(raw: dict[str, Any], overrides: Overrides, origins: Origins) -> list[Problem]:
     """Merges overrides into nested mappings; returns what is wrong with them."""
     found = [_parsed(text) for text in overrides] if not isinstance(overrides, Mapping) else list(_flat(overrides))
-    # A new method replaces the old one's section, so it comes before the keys that belong to it.
-    ordered = sorted(found, key=lambda change: not (isinstance(change, Change) and change.key.endswith(".name")))
+    # A new method or model replaces what belongs to the old one, so it comes before the keys that belong to it.
+    first = (".name", "backbone.model")
+    ordered = sorted(found, key=lambda change: not (isinstance(change, Change) and change.key.endswith(first)))
     problems = (change if isinstance(change, Problem) else _apply(raw, change, origins) for change in ordered)
     return [problem for problem in problems if problem is not None]
 

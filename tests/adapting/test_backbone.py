@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 import pointadapterx as pax
 from pointadapterx import jobs
 from pointadapterx.adapting import adapt, adapters_of
+from pointadapterx.adapting.hf_backbone import HfBackbone
 from pointadapterx.build import build_backbone, build_model, restore_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
-from pointadapterx.config import Config
+from pointadapterx.config import Config, read_config
 from pointadapterx.counting import count_model
 from pointadapterx.engine import devices
 from pointadapterx.engine.bank import AdapterBank
@@ -31,7 +32,8 @@ from pointadapterx.run_folder import STATE_FILE
 from pointadapterx.visualize.introspection import class_attention
 from tests.adapting import models
 from tests.adapting.models import IMAGES, PATCH, SIDE, WIDTH, randomised
-from tests.conftest import randomise
+from tests.conftest import ROOT, randomise
+from tests.docs.pages import blocks
 
 pytest.importorskip("transformers")
 
@@ -284,6 +286,19 @@ def test_a_bank(folder: Path, tmp_path: Path, images: torch.Tensor) -> None:
         torch.testing.assert_close(bank(images, name), alone[name])
 
 
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_said_of_a_head_that_is_not_loaded(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The classifier of a file belongs to other classes; and no name is used that transformers will give up."""
+    backbone = build_model(config_of(backbone={"name": "hf", "model": str(folder)})).backbone
+    assert isinstance(backbone, HfBackbone)
+    assert "not loaded" not in caplog.text
+    assert not backbone.recomputed
+    backbone.recomputed = True
+    assert backbone.recomputed
+    backbone.recomputed = False
+    assert not backbone.recomputed
+
+
 def test_weights_of_another_model(folder: Path, tmp_path: Path) -> None:
     config = of_folder("lora", folder)
     model = build_model(config)
@@ -364,6 +379,32 @@ def test_one_line_says_what_is_wrong(make: Callable[[Path], dict[str, Any]], sai
     with pytest.raises(ConfigError, match=said) as caught:
         config_of("linear", backbone={"name": "hf", **make(tmp_path)})
     assert len(str(caught.value).splitlines()) == 2  # the first says how many there are
+
+
+@pytest.mark.parametrize("way", ["override", "base", "page"])
+def test_a_model_of_your_own_in_one_line(way: str, folder: Path, tmp_path: Path) -> None:
+    """By one override of the shipped config, by one that begins with it, and by that of the documentation."""
+    file, overrides = tmp_path / "mine.yaml", []
+    if way == "page":
+        page = blocks(ROOT / "docs" / "backbones.md")[0].text
+        assert len(page.splitlines()) <= 10
+        file.write_text(page.replace("hf://facebook/dinov2-small", str(folder)))
+    elif way == "base":
+        file.write_text(f"_base_: hf_digits\nbackbone: {{model: {folder}}}\n")
+    else:
+        file, overrides = Path("hf_digits"), [f"backbone.model={folder}"]
+    config = read_config(file, overrides)
+    assert isinstance(config.backbone, HfBackbone.Options)
+    assert (config.backbone.image_size, config.backbone.channels, config.backbone.label) == (SIDE, 3, "my_vit")
+    assert config.backbone.weights == str(folder / "model.safetensors")
+    assert config.head is not None
+    assert config.head.hidden == []
+
+
+def test_what_is_set_with_the_model_counts(folder: Path) -> None:
+    config = read_config("hf_digits", ["backbone.image_size=32", f"backbone.model={folder}", "backbone.weights=null"])
+    assert isinstance(config.backbone, HfBackbone.Options)
+    assert (config.backbone.image_size, config.backbone.weights) == (32, None)
 
 
 @pytest.mark.parametrize("name", ["dapt", "vpt"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,12 @@ class Plain(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens)
         return self.head(tokens.mean(dim=1))
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Plain()
 
 
 class Both(nn.Module):
@@ -137,8 +144,20 @@ CASES: list[tuple[str, Callable[[], Any], dict[str, Any], str]] = [
         {"method": "e3va_x", "train": ["swin.encoder.layers.0.downsample"]},
         "downsample.norm.bias' lies before the final norm, and e3va_x sends no gradient",
     ),
-    ("no text", PointTransformer, {"train": [3]}, r"method, train and name are text, not 'lora', \[3\] and 'default'"),
-    ("no sites", PointTransformer, {"sites": {"blocks": "x"}}, r"sites: .* is neither Sites\(...\) nor the path"),
+    ("no text", PointTransformer, {"train": [3]}, r"train: \[3\] is no list of paths .*such as \['classifier'\]"),
+    ("a module to train", PointTransformer, {"train": nn.Linear(2, 2)}, "train: a Linear is no list of paths"),
+    ("no name", PointTransformer, {"name": 3}, "method and name are text, not 'lora' and 3"),
+    ("no sites", PointTransformer, {"sites": 3}, r"sites: 3 is neither Sites\(...\) nor the path"),
+    ("sites as a mapping", Plain, {"sites": {"blocks": "leyers"}}, "sites.blocks: Plain has no module 'leyers'; did"),
+    ("unknown field", Plain, {"sites": {"blocks": "layers", "mlp": "x"}}, "sites: unknown field 'mlp'.* Known: blocks"),
+    ("no blocks said", Plain, {"sites": {"norm": "norm"}}, "sites: field 'blocks' is required"),
+    ("path of blocks", Nested, {"sites": "inner.layers"}, r"no module of ModuleList .*Sites\(blocks='inner.layers'"),
+    (
+        "targets that there are",
+        Plain,
+        {"sites": Sites(**LAYERS, fc1="linear1", fc2="linear2")},
+        r"choose another method, or name sites.qkv, or sites.q, sites.k and .*, or pass targets=\['fc1', 'fc2'\]$",
+    ),
     ("wrapped", lambda: nn.DataParallel(PointTransformer()), {}, "PointTransformer is compiled, or wrapped .*before"),
     ("prompts on a highway", lambda: hf("hf_vit"), {"method": "e3va", "prompts": True}, "need a prompt pool"),
 ]
@@ -211,6 +230,23 @@ def test_several_adapters_are_told_apart() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             change()
+
+
+def test_sites_are_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^sites: unknown field 'mlp'[^\n]*$"):
+        Sites(blocks="layers", mlp="x")
+
+
+def test_a_head_that_stays_frozen_is_named() -> None:
+    sites = Sites(**LAYERS, ffn="linear1 -> linear2")
+    with pytest.warns(UserWarning, match=r"'head' of Plain stays frozen, .*pass train=\['head'\]") as said:
+        pax.adapt(Plain(), "adapter", sites=sites)
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pax.adapt(Plain(), "adapter", sites=sites, train=["head"])
+        pax.adapt(Plain(), "full", sites=sites)
+        pax.adapt(Encoder(WIDTH, DEPTH, HEADS), "adapter")
 
 
 def test_blocks_by_themselves_can_be_adapted() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import pointadapterx as pax
 from pointadapterx.errors import CheckpointError, ConfigError, MergeError
 from pointadapterx.files import read_safetensors, write_safetensors
-from tests.adapting.models import FAMILIES, PointTransformer, method_of, randomised
+from tests.adapting.models import FAMILIES, PointTransformer, hf_dinov2, hf_vit, method_of, need, randomised
 
 POINTS = FAMILIES[-1].inputs()
 HEAD = "cls_head_finetune"
@@ -202,3 +202,14 @@ def test_plain_again() -> None:
         pax.merge(trained())
     with pytest.raises(MergeError, match="full fine-tuning has changed the whole model"):
         pax.unload(trained("full"))
+
+
+def test_an_adapter_of_another_kind_of_model(tmp_path: Path) -> None:
+    """It is named before shapes, hashes and names are compared."""
+    need("transformers")
+    file = tmp_path / "adapter.safetensors"
+    pax.save_adapter(pax.adapt(hf_dinov2(), "lora", train=["classifier"]), file)
+    model = hf_vit()
+    with pytest.raises(CheckpointError, match=r"belongs to Dinov2Model \(.*\), but this ViTFor.* is ViTModel"):
+        pax.load_adapter(model, file)
+    assert not hasattr(model, "pointadapterx")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pointadapterx import Sites
 from tests.adapting.models import need
 from tests.conftest import ROOT
 from tests.docs.pages import blocks
 
 PAGE = ROOT / "docs" / "adapt.md"
-TRAIN_DINOV2, LOAD_DINOV2, TRAINER, TRAIN_SWIN, LOAD_SWIN, OWN = (block.text for block in blocks(PAGE))
+TRAIN_DINOV2, LOAD_DINOV2, TRAINER, RESUME, TRAIN_SWIN, LOAD_SWIN, OWN = (block.text for block in blocks(PAGE))
 SWIN = '"swin_tiny_patch4_window7_224", pretrained=True'
 SMALL_SWIN = '"swin_tiny_patch4_window7_224", img_size=32, embed_dim=12, depths=(2, 2), num_heads=(2, 4), window_size=4'
 SEED = "import torch\ntorch.manual_seed(0)\n"  # in the place of pre-trained weights
@@ -59,9 +61,10 @@ def test_transformers_and_its_trainer(tmp_path: Path) -> None:
     small = Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=28, patch_size=14)
     Dinov2Model(small).save_pretrained(tmp_path / "facebook" / "dinov2-small")
     shorter = TRAIN_DINOV2.replace("num_train_epochs=3", "max_steps=5")
-    assert shorter != TRAIN_DINOV2
+    resumed = RESUME.replace("num_train_epochs=3", "max_steps=6")
+    assert (shorter != TRAIN_DINOV2, resumed != RESUME) == (True, True)
     shown = "pixel_values=torch.linspace(-1, 1, 2 * 3 * 28 * 28).view(2, 3, 28, 28)"
-    run(f"{shorter}\n{TRAINER}\nBalancedTrainer\n{answer(shown, 'first')}", tmp_path)
+    run(f"{shorter}\n{TRAINER}\nBalancedTrainer\n{answer(shown, 'first')}\n{resumed}", tmp_path)
     run(LOAD_DINOV2 + answer(shown, "second"), tmp_path)
     assert_same_answers(tmp_path)
     with torch.device("meta"):
@@ -90,3 +93,10 @@ def test_a_module_of_your_own(tmp_path: Path) -> None:
     loaded = OWN[: OWN.index("sites = Sites(")] + "pax.load_adapter(model, 'cloud.safetensors')\n"
     run(loaded + answer(shown, "second"), tmp_path)
     assert_same_answers(tmp_path)
+
+
+def test_every_field_of_sites_is_explained() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    section = page[page.index("| `Sites` |") : page.index("## What else")]
+    tables = "".join(re.findall(r"^\|.*$", section, re.MULTILINE))
+    assert {*re.findall(r"`(\w+)(?:=\w+)?`", tables)} >= {*Sites.model_fields}

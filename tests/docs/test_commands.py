@@ -154,6 +154,14 @@ class Example(NamedTuple):
 
 WIDE = str(SMALL)
 EXAMPLES: dict[str, Example] = {
+    "model = AutoModelForImageClassification.from_pretrained(": Example(
+        {
+            "import AutoModelForImageClassification": "import AutoModelForImageClassification, Dinov2Config",
+            'from_pretrained("facebook/dinov2-small", num_labels=10)': (
+                "from_config(Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=4))"
+            ),
+        }
+    ),
     'model = pax.create_model("point_mae_tiny", pretrained=True': Example(
         {'(model, "scans")': '(model, "scans", epochs=1, warmup_epochs=0)'}, needs={"points": "batch"}
     ),

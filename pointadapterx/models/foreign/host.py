@@ -150,7 +150,7 @@ class ForeignHost:
         names = ", ".join([*dict.fromkeys(family.title for family in FAMILIES.values()), "Point-MAE family"])
         raise ConfigError(
             f"no module of {type(inside).__name__} is known (known: {names}); say where its blocks are, for example "
-            f"sites=Sites(blocks={_guess(inside)!r}, norm1=..., ffn=...)"
+            f"sites=Sites(blocks={_guess(inside, sites or '')!r}, norm1=..., ffn=...)"
         )
 
     @property
@@ -389,11 +389,11 @@ def _heads(attention: Span | None) -> int:
     return 1
 
 
-def _guess(model: nn.Module) -> str:
+def _guess(inside: nn.Module, prefix: str) -> str:
     """The path of the longest list of modules of one class, which is probably that of the blocks."""
     lists = [
         (len(module), path)
-        for path, module in model.named_modules()
+        for path, module in inside.named_modules(prefix=prefix)
         if isinstance(module, nn.ModuleList | nn.Sequential) and len({type(one) for one in module}) == 1 and path
     ]
     return max(lists)[1] if lists else "encoder.layers"

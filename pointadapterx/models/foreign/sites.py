@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import nn
 
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, shown
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Many, Section, Width
+
+
+def first_problem(error: ValidationError, kind: type[Section], what: str, noun: str) -> ConfigError:
+    """What is wrong with the arguments of a section, in one line.
+
+    Args:
+        error: of pydantic.
+        kind: the section.
+        what: it belongs to, which the line begins with.
+        noun: what its keys are called.
+    """
+    detail = error.errors()[0]
+    key = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        known = [field for field in kind.model_fields if field != "name"]
+        near = did_you_mean(key, known)
+        return ConfigError(f"{what}: unknown {noun} '{key}'{near} Known: {', '.join(known) or 'none'}")
+    if detail["type"] == "missing":
+        return ConfigError(f"{what}: {noun} '{key}' is required")
+    return ConfigError(f"{what}: {key}: {detail['msg']}, not {shown(detail['input'])}")
 
 
 class Sites(Section):
@@ -79,6 +99,14 @@ class Sites(Section):
     patch_values: Width = 768
     takes_prompts: bool = True
     batch_first: bool = True
+
+    if not TYPE_CHECKING:  # where the fields say what the arguments are
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise first_problem(error, Sites, "sites", "field") from None
 
 
 class Span(NamedTuple):
