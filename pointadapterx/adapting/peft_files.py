@@ -67,9 +67,9 @@ def load_peft_adapter(
         ConfigError: as for :func:`~pointadapterx.adapting.adapt`.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG)
+    stored = _read_config(folder / CONFIG)
     tensors = {key.removeprefix(PREFIX): value for key, value in read_safetensors(folder / TENSORS)[0].items()}
-    saved = list(config.get("modules_to_save") or [])
+    saved = list(stored.get("modules_to_save") or [])
     places = {place.path: place for place in _places(model, sites)}
     changed = {key.removesuffix(f".{part}") for key in tensors for part in PARTS if key.endswith(f".{part}")}
     wrong = sorted(path for path in changed if path not in places)
@@ -79,13 +79,13 @@ def load_peft_adapter(
     lacking = sorted(place.path for place in places.values() if place.target in targets and place.path not in changed)
     if lacking:
         raise CheckpointError(f"{folder}: leaves out '{lacking[0]}'; lora changes a target in every block")
-    wanted = {**_shapes(model, sorted(changed), config), **_shapes_of(model, saved)}
+    wanted = {**_shapes(model, sorted(changed), stored), **_shapes_of(model, saved)}
     for key in sorted(wanted.keys() | tensors.keys()):
         if key not in wanted or key not in tensors:
             raise CheckpointError(f"{folder}: {'lacks' if key in wanted else 'has'} the tensor '{PREFIX}{key}'")
         if wanted[key] != tensors[key].shape:
             raise CheckpointError(f"{folder}: '{key}' is {list(tensors[key].shape)}, not {list(wanted[key])}")
-    options = {ours: config[theirs] for theirs, ours in KEYS.items() if config.get(theirs)}
+    options = {ours: stored[theirs] for theirs, ours in KEYS.items() if stored.get(theirs)}
     order = [target for target in (*QKV, "proj", "fc1", "fc2") if target in targets]
     attach(model, "lora", train=saved, sites=sites, name=name, options={**options, "targets": order})
     with torch.no_grad():
@@ -112,45 +112,45 @@ def save_peft_adapter(model: nn.Module, folder: str | Path, name: str = DEFAULT)
         raise ConfigError(f"adapter '{name}' is no active one of lora; peft's format is only written for lora")
     places = list(_places(model, adapters.host))
     tensors = {**_tensors(model, name, places), **_own(model, name)}
-    config: dict[str, Any] = {"peft_type": "LORA", **PLAIN}
-    config |= {theirs: getattr(method.options, ours) for theirs, ours in KEYS.items()}
-    config |= {key: bool(config[key]) for key in ("use_dora", "use_rslora")}
-    config |= {"lora_alpha": config["lora_alpha"] or config["r"], "modules_to_save": entry.train or None}
-    config["target_modules"] = sorted(place.path for place in places if place.target in method.options.targets)
+    stored: dict[str, Any] = {"peft_type": "LORA", **PLAIN}
+    stored |= {theirs: getattr(method.options, ours) for theirs, ours in KEYS.items()}
+    stored |= {key: bool(stored[key]) for key in ("use_dora", "use_rslora")}
+    stored |= {"lora_alpha": stored["lora_alpha"] or stored["r"], "modules_to_save": entry.train or None}
+    stored["target_modules"] = sorted(place.path for place in places if place.target in method.options.targets)
     with new_folder(Path(folder)) as made:
-        write_json(made / CONFIG, config)
+        write_json(made / CONFIG, stored)
         copies = {f"{PREFIX}{key}": value.detach().clone().contiguous() for key, value in tensors.items()}
         write_safetensors(made / TENSORS, copies, {"format": "pt"})
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: cannot be read ({reason_of(error)}); give the folder that peft has saved"
         ) from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    if not isinstance(stored, dict) or stored.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: is no adapter of LoRA")
-    for key, value in config.items():
+    for key, value in stored.items():
         if value and value != PLAIN.get(key) and key not in HARMLESS and key not in KEYS:
             raise CheckpointError(f"{path}: has {key}={value!r}, which lora does not have")
-    start = config.get("init_lora_weights", True)
+    start = stored.get("init_lora_weights", True)
     if isinstance(start, str) and start not in ("gaussian", "orthogonal", "eva"):
         raise CheckpointError(
             f"{path}: init_lora_weights={start!r} has changed the model's own weights; convert it first"
         )
-    return config
+    return stored
 
 
-def _shapes(model: nn.Module, paths: list[str], config: Mapping[str, Any]) -> dict[str, torch.Size]:
+def _shapes(model: nn.Module, paths: list[str], stored: Mapping[str, Any]) -> dict[str, torch.Size]:
     """Shapes that the tensors of updates must have."""
     found: dict[str, torch.Size] = {}
     for path in paths:
-        layer, rank = model.get_submodule(path), int(config["r"])
+        layer, rank = model.get_submodule(path), int(stored["r"])
         assert isinstance(layer, nn.Linear)
         sizes = {"lora_A.weight": [rank, layer.in_features], "lora_B.weight": [layer.out_features, rank]}
-        if config.get("use_dora"):
+        if stored.get("use_dora"):
             sizes["lora_magnitude_vector"] = [layer.out_features]
         found |= {f"{path}.{its}": torch.Size(size) for its, size in sizes.items()}
     return found
