@@ -49,7 +49,9 @@ def train_on(path: str | Path, overrides: Sequence[str], output: Path | None) ->
     fewer = None if "data.stored_points" in flat(overrides) else stored_points(config.data, entries)
     if fewer is not None:
         usual = config.data.stored_points or STORED_POINTS
-        say(f"{fewer:,} points of each file are kept, since some have no more (data.stored_points; {usual:,} otherwise)")
+        say(
+            f"{fewer:,} points of each file are kept, since some have no more (data.stored_points; {usual:,} otherwise)"
+        )
         config = config.replaced(data={"stored_points": fewer})
     for line in doubtful(config, entries):
         say(f"doubtful: {line}")

@@ -144,7 +144,9 @@ def test_weights_may_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path, model = make(tmp_path, "a", "lora", 1, backbone={"weights": str(tmp_path / "w.safetensors")})
     (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
     for use in (lambda: AdapterBank({"a": path}), lambda: restore_model(read_adapter(path))):
-        with pytest.raises(CheckpointError, match=r"w\.safetensors: does not exist.*--weights FILE .* backbone\.weights="):
+        with pytest.raises(
+            CheckpointError, match=r"w\.safetensors: does not exist.*--weights FILE .* backbone\.weights="
+        ):
             use()
     inputs = batch("point_mae")
     assert torch.equal(AdapterBank({"a": path}, tmp_path / "moved.safetensors")(inputs), model(inputs).logits)
