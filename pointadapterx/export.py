@@ -24,7 +24,7 @@ from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, ExportError, MergeError, PointAdapterXError
 from pointadapterx.files import replacing, require_utf8
 from pointadapterx.ops.decomposed import DECOMPOSITIONS, ONNX_DECOMPOSITIONS
-from pointadapterx.optional import need
+from pointadapterx.optional import need_all
 
 FORMAT = "pointadapterx-export-1"
 METADATA = "pointadapterx.json"  # entry of a .pt2 file
@@ -82,8 +82,7 @@ def export_adapter(
     if kind is None:
         raise ConfigError(f"{output}: ends in neither {' nor '.join(FORMATS)}; choose such a name")
     require_utf8(output)
-    for name in kind.needs:
-        need(name, f"{output}: needs {name}", "export", ExportError)
+    need_all(kind.needs, f"{output}: needs", "export", ExportError)
     info = read_adapter(adapter)
     progress("building the model")
     model = restore_model(info, weights).eval()

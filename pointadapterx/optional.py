@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +12,9 @@ from pointadapterx.errors import DataError, PointAdapterXError, reason_of
 
 REQUIREMENTS = {"laspy": "laspy[lazrs]", "umap": "umap-learn"}
 """What to install for a package, where it is not the name that is imported."""
+
+
+ABSENT = "is not installed"
 
 
 def install_command(*packages: str) -> str:
@@ -35,7 +39,7 @@ def missing(package: str, extra: str) -> str | None:
         importlib.import_module(package)
     except Exception as error:  # a package whose libraries are missing may raise anything
         if find_spec(name) is None:
-            return f"is not installed; {install_command(name)} (the extra {extra})"
+            return f"{ABSENT}; {install_command(name)} (the extra {extra})"
         return f"is installed but cannot be imported ({reason_of(error)}); install what it lacks"
     return None
 
@@ -56,3 +60,24 @@ def need(package: str, what: str, extra: str, error: type[PointAdapterXError] = 
     if reason is not None:
         raise error(f"{what}, which {reason}")
     return importlib.import_module(package)
+
+
+def need_all(packages: Sequence[str], what: str, extra: str, error: type[PointAdapterXError] = DataError) -> None:
+    """Checks packages at once, so that a message names all that are not installed, with one command.
+
+    Args:
+        packages: that are needed.
+        what: needs them, for the message, which goes on with their names.
+        extra: of this project, which installs them.
+        error: the class of the message.
+
+    Raises:
+        PointAdapterXError: of the class ``error``, if some are not installed or cannot be imported.
+    """
+    lacking = {package: reason for package in packages if (reason := missing(package, extra)) is not None}
+    absent = [package for package, reason in lacking.items() if reason.startswith(ABSENT)]
+    if len(absent) > 1:
+        names = f"{', '.join(absent[:-1])} and {absent[-1]}"
+        raise error(f"{what} {names}, which are not installed; {install_command(*absent)} (the extra {extra})")
+    for package, reason in lacking.items():
+        raise error(f"{what} {package}, which {reason}")

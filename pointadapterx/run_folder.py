@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ ARCHITECTURE_FILE = "architecture.yaml"
 """Its best architecture, a config to train."""
 LOCK_FILE = ".lock"
 """There while a process writes into the folder."""
+
+
+def new_folder(name: str) -> Path:
+    """Where a run goes by default: ``runs/<name>/<time>``, beside ``runs/<name>`` where that is a run itself."""
+    base, now = Path("runs") / name, time.strftime("%Y%m%d-%H%M%S")
+    return base.with_name(f"{name}-{now}") if (base / CONFIG_FILE).exists() else base / now
 
 
 def can_resume(folder: Path) -> bool:

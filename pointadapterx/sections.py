@@ -89,12 +89,16 @@ class EvalConfig(Section):
 
     ``protocol: validation`` selects on a part of the training set, ``last`` trains on all of it and keeps the
     last epoch, ``published`` selects on the test set. ``select`` is one of the task's scores, its first one if null.
+    ``ties`` is which of equally good epochs is kept; null is ``last`` with ``train.early_stopping``, else ``first``.
     """
+
+    unwritten = ("ties",)
 
     protocol: Literal["validation", "last", "published"] = "validation"
     val_fraction: float = Field(0.1, gt=0, lt=1)
     split_seed: int = Field(0, ge=0)
     every: int = Field(1, ge=1)
     select: str | None = None
+    ties: Literal["first", "last"] | None = None
     batch_size: Points = 32
     vote: VoteConfig = Field(default_factory=lambda: VoteConfig.model_validate({}))

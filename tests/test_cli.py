@@ -17,11 +17,13 @@ import pytest
 import pointadapterx
 from pointadapterx import jobs
 from pointadapterx.build import build_model
-from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.commands.main import COMMANDS, main
 from pointadapterx.config import dump_config
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
 from pointadapterx.jobs import testing
+from pointadapterx.quickstart.fitting import shorter_warmup
+from pointadapterx.run_folder import new_folder
 from tests.conftest import ROOT, small_config
 from tests.synthetic import write_ldraw20
 
@@ -109,6 +111,7 @@ def test_flags_and_commands_call_the_same_job(
         ("train a b", "choose one of a and b"),
         ("train --resume a --output b", "--resume writes into the run's folder; remove --output"),
         ("count", "give --config FILE (for example --config cfgs/demo.yaml)"),
+        ("count a b", "choose one of a and b"),
         ("probe", "give --config FILE (for example --config cfgs/pretrain/point_mae_tiny.yaml)"),
         ("train.lr=1", "give --config FILE"),
         ("doctr scans", "unknown command 'doctr'; did you mean 'doctor'?"),
@@ -239,6 +242,39 @@ def test_count_prints_the_budget_and_needs_neither_data_nor_weights(capsys: pyte
         assert re.search(rf"  {part} +│ +{trainable} │", printed)
     for cost, value in (("forward", "4.29 G"), ("backward", "3.34 G"), ("activations kept, fp32", "39.92 MiB")):
         assert re.search(rf"{cost} +│ +{value} │", printed)
+
+
+def test_count_takes_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = read_adapter("ldraw20")
+    (tmp_path / "config.yaml").write_text(dump_config(info.config), encoding="utf-8")  # of a run that goes on
+    for place in ("ldraw20", str(info.path), str(tmp_path)):
+        assert main(["count", place, "backbone.depth=1"]) == 0
+    one, *others = capsys.readouterr().out.split("parameters of dapt_x")[1:]
+    assert others == [one, one]
+
+
+def test_a_run_by_default_goes_beside_a_run_and_not_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert new_folder("shapes").parent == Path("runs/shapes")
+    (tmp_path / "runs" / "shapes").mkdir(parents=True)
+    assert new_folder("shapes").parent == Path("runs/shapes")
+    (tmp_path / "runs" / "shapes" / "config.yaml").touch()
+    assert re.fullmatch(r"runs/shapes-\d{8}-\d{6}", new_folder("shapes").as_posix())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], None),
+        (["train.epochs=2"], 0),
+        (["train.epochs=3"], None),
+        (["train.epochs=2", "train.warmup_epochs=2"], None),  # refused by name
+        (["train.epochs=no"], None),
+    ],
+)
+def test_fewer_epochs_shorten_the_warm_up(overrides: list[str], expected: int | None) -> None:
+    assert shorter_warmup("demo", overrides) == expected
+    assert shorter_warmup("scan_pb_t50_rs", ["train.epochs=10"]) == 1  # of the 10 by default
 
 
 def test_count_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,10 @@ def test_missing_packages_and_wrong_names(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ExportError, match=r"needs onnxscript, which is not installed; pip install onnxscript"):
         export_adapter(tmp_path, tmp_path / "model.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    both = r"needs onnxscript and onnxruntime, which are not installed; pip install onnxscript onnxruntime \(the extra"
+    with pytest.raises(ExportError, match=both):
+        export_adapter(tmp_path, tmp_path / "model.onnx")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

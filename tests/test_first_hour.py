@@ -20,6 +20,7 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.quickstart.ending import interval
 from pointadapterx.quickstart.fitting import fitting
 from pointadapterx.quickstart.folder_run import with_parts
+from pointadapterx.quickstart.own_data import read_entries, stored_points
 from pointadapterx.run_folder import read_metrics
 from tests.conftest import ROOT
 
@@ -98,7 +99,9 @@ def test_three_commands_lead_from_meshes_to_predictions(
     shutil.copy("furniture/chair/0.obj", "furniture/stool/twin.obj")  # to be found doubtful
     assert main(["predict", "furniture/chair/0.obj"]) == 0  # before anything is trained
     said = capsys.readouterr()
-    assert re.search(r"ldraw20 answers, which is shipped: it knows 20 classes of CAD parts \(plate, brick", said.err)
+    assert re.search(
+        r"ldraw20 answers, which is shipped and knows 20 classes of CAD parts \(plate, brick, …\)", said.err
+    )
     assert said.out.startswith("furniture/chair/0.obj: ")
 
     few = ["data.num_points=256", "data.stored_points=512", "train.epochs=2"]
@@ -223,6 +226,28 @@ def test_the_validation_part_suits_the_number_of_clouds(
     assert ("too few to set some aside" in capsys.readouterr().out) == (expected["protocol"] == "last")
     assert build_splits(found).test is not None
     assert with_parts(found, ["eval.val_fraction=0.3"]) is found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "overrides", "expected"),
+    [
+        ((80, 90), [], 80),
+        ((80, 200), [], 80),
+        ((80, 90), ["data.stored_points=72"], None),  # enough
+        ((120, 128), [], None),  # a few doubles do no harm
+        ((50, 90), [], None),  # too few for the model: refused by name
+    ],
+)
+def test_small_clouds_lower_the_points_that_are_kept(
+    sizes: tuple[int, int], overrides: list[str], expected: int | None, tmp_path: Path
+) -> None:
+    for name, size in zip("ab", sizes, strict=True):
+        (tmp_path / name).mkdir()
+        cloud = np.random.default_rng(size).normal(size=(size, 3))
+        np.save(tmp_path / name / "0.npy", np.concatenate([cloud, cloud[: max(0, 128 - size)]]))
+    given = [f"data.root={tmp_path}", "data.name=folder", "data.num_points=64", "data.stored_points=128", *overrides]
+    data = read_config("own", given).data
+    assert stored_points(data, read_entries(data)) == expected
 
 
 @pytest.mark.parametrize(

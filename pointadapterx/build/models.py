@@ -14,6 +14,7 @@ import torch
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, other_shape
 from pointadapterx.checkpoints.published import load_pretrained
+from pointadapterx.checkpoints.shipped import stored_weights
 from pointadapterx.config import Config, Overrides
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.malloc_tuning import total_memory
@@ -143,6 +144,8 @@ def build_restored(info: AdapterInfo, config: Config, kind: type[AdaptedModel] =
         CheckpointError: if the file does not fit its own config, or its backbone's weights cannot be loaded.
     """
     _require_shapes(info, config)
+    if config.backbone.weights is not None:
+        config = config.replaced(backbone={"weights": stored_weights(config.backbone.weights, info.path)})
     model = build_model(config, restored=_brings_backbone(info), kind=kind)
     load_adapter(model, info)
     return model

@@ -218,8 +218,8 @@ def load_adapter(
     if not rest <= info.tensors.keys() and info.backbone_hash != model.backbone_hash:
         raise CheckpointError(
             f"{info.path}: belongs to the backbone with hash {info.backbone_hash[:16]}…, but the model's backbone has "
-            f"{model.backbone_hash[:16]}…; set backbone.weights to the file the adapter was trained on "
-            f"({info.config.backbone.weights or 'random weights of backbone.init_seed'})"
+            f"{model.backbone_hash[:16]}…; set backbone.weights (or --weights) to the file the adapter was "
+            f"trained on ({info.config.backbone.weights or 'random weights of backbone.init_seed'})"
         )
     _require_same_recipe(info, model)
     needed = set(model.adapter_state())

@@ -63,6 +63,33 @@ def find_weights(weights: str | Path) -> Path:
     return path
 
 
+def stored_weights(weights: str, adapter: Path) -> str:
+    """The weights that an adapter's config names, wherever the adapter is used.
+
+    A relative path counts from the folder that the run was started in, which is often above that of the run, so it is
+    looked for there too. A file of the same name with other weights is refused later, by its hash.
+
+    Args:
+        weights: as for :func:`find_weights`.
+        adapter: its file.
+
+    Raises:
+        CheckpointError: if there is no such file; it says how to name another.
+    """
+    if weights.startswith(HUB) or weights in shipped_weights() or Path(weights).exists():
+        return weights
+    for folder in adapter.absolute().parents:
+        if (folder / weights).is_file():
+            return str(folder / weights)
+    try:
+        return str(find_weights(weights))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; where they lie now is said by --weights FILE (predict, export), weights= (Python) or "
+            "backbone.weights=FILE (other commands)"
+        ) from None
+
+
 def shipped_weights() -> list[str]:
     """Names of the weights that come with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))

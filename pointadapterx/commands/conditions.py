@@ -14,11 +14,14 @@ BY_FOLDER = "folder"
 def add_condition(group: argparse._ArgumentGroup) -> None:
     """``--condition`` and ``--condition-from``, of files that are predicted."""
     condition = group.add_mutually_exclusive_group()
-    condition.add_argument("--condition", metavar="NAME", help="category of all files, for tasks that have to know it")
+    condition.add_argument(
+        "--condition", metavar="NAME", help="category of all files; only for tasks that have to know it"
+    )
     condition.add_argument(
         "--condition-from",
         metavar=f"{BY_FOLDER}|FILE.csv",
-        help=f"category of each file: {BY_FOLDER}, its folder's name; or a table with the columns file and category",
+        help=f"category of each file, for such tasks: {BY_FOLDER}, its folder's name; or a "
+        "table with the columns file and category",
     )
 
 

@@ -67,7 +67,7 @@ GROUPS = {
     "look": {
         "report": Command("a run as one web page"),
         "visualize": Command("what an adapter looks at"),
-        "count": Command("parameters and multiply-adds of a config", NOTHING_NEW),
+        "count": Command("parameters and multiply-adds of a config or a run", NOTHING_NEW),
         "probe": Command("linear-probe accuracy of pre-trained weights", NOTHING_NEW),
         "search": Command("the best architecture of a NOAH supernet", NOTHING_NEW),
     },

@@ -75,9 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--output", type=Path, metavar="FILE", help="FILE.csv or FILE.jsonl instead of the terminal")
     answers.add_argument("--top", type=int, default=3, help="classes a file")
     answers.add_argument(
-        "--each", type=Path, metavar="DIR", help="also a file for each input, of tasks that write such"
+        "--each",
+        type=Path,
+        metavar="DIR",
+        help="also a file for each input; only for tasks that write such (classification does not)",
     )
-    answers.add_argument("--kind", metavar="SUFFIX", help="of these files (default: the first that the task writes)")
+    answers.add_argument(
+        "--kind", metavar="SUFFIX", help="of these files; only with --each (default: the first that the task writes)"
+    )
     files = parser.add_argument_group("reading files")
     files.add_argument(
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
@@ -173,9 +178,8 @@ def _adapter_of(paths: Sequence[str]) -> tuple[str | dict[str, Path], Sequence[s
 def _introduce(classes: Sequence[str]) -> None:
     """Says which adapter answers, and what it does not know."""
     print(
-        f"note: no adapter was given, so {READY} answers, which is shipped: it knows {len(classes)} classes of CAD "
-        f"parts ({', '.join(classes)}), and whatever else it is shown gets the nearest of them; for your own classes "
-        "run pointadapterx train FOLDER",
+        f"note: no adapter was given, so {READY} answers, which is shipped and knows {len(classes)} classes of CAD "
+        f"parts ({', '.join(classes[:2])}, …) alone; for your own: pointadapterx train FOLDER",
         file=sys.stderr,
     )
 

@@ -91,8 +91,16 @@ def _train_config(name: str, overrides: Sequence[str], output: Path | None) -> N
     from pointadapterx.config import read_config
     from pointadapterx.engine.devices import make_accelerator
     from pointadapterx.quickstart import ending
+    from pointadapterx.quickstart.fitting import shorter_warmup
 
+    warmup = shorter_warmup(name, overrides)
+    if warmup is not None:
+        overrides = [*overrides, f"train.warmup_epochs={warmup}"]
     config = read_config(name, overrides)
+    if warmup is not None and ending.is_main_process():
+        ending.say(
+            f"train.warmup_epochs={warmup}: the config's own warm-up leaves nothing of {config.train.epochs} epochs"
+        )
     accelerator = make_accelerator(config.train.precision, config.train.device)
     folder = jobs.train(config, Path(name).stem, output, accelerator)
     if ending.is_main_process():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import adapt_backbone, build_backbone
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, read_adapter
+from pointadapterx.checkpoints.shipped import stored_weights
 from pointadapterx.errors import CheckpointError
 from pointadapterx.peft import METHODS
 
@@ -50,8 +51,9 @@ class AdapterBank(nn.Module):
             raise CheckpointError("a bank needs at least one adapter")
         infos = {name: a if isinstance(a, AdapterInfo) else read_adapter(a) for name, a in adapters.items()}
         first = next(iter(infos.values()))
-        found = {} if weights is None else {"weights": str(weights)}
-        self.backbone = build_backbone(first.config.backbone.model_copy(update=found))
+        named = first.config.backbone.weights if weights is None else str(weights)
+        found = None if named is None else stored_weights(named, first.path)
+        self.backbone = build_backbone(first.config.backbone.model_copy(update={"weights": found}))
         self._plain: dict[str, Tensor] = {}
         self._adapters: dict[str, _Adapter] = {}
         self._parts = nn.ModuleList()  # methods and heads, so that the bank moves and counts as a whole

@@ -24,6 +24,15 @@ def chooses(config: Config) -> bool:
     return config.eval.protocol != "last" and config.eval.every < config.train.epochs
 
 
+def keeps_last_tie(config: Config) -> bool:
+    """Whether the last of equally good epochs is kept, not the first.
+
+    A small part is soon answered without a mistake, and the last of such epochs has learnt most.
+    """
+    ties = config.eval.ties or ("first" if config.train.early_stopping is None else "last")
+    return ties == "last"
+
+
 def stops_early(config: Config, history: Sequence[Mapping[str, Any]], best_epoch: int) -> bool:
     """Whether ``train.early_stopping`` evaluations since the best have passed, and epochs are left.
 

@@ -27,7 +27,7 @@ from pointadapterx.engine.features import StoredBatches, open_features
 from pointadapterx.engine.health import routing_line, routing_record, starved_experts
 from pointadapterx.engine.hooks import Hook, KeepAdapter
 from pointadapterx.engine.optim import build_optimizer, learning_rate, refused_step, set_learning_rate
-from pointadapterx.engine.protocol import chooses, protocol_words, stops_early
+from pointadapterx.engine.protocol import chooses, keeps_last_tie, protocol_words, stops_early
 from pointadapterx.engine.signals import agreed, stop_requests
 from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
@@ -154,9 +154,8 @@ class Trainer:
         if not self.task.scores:
             return
         score = self.task.scores[self.task.select].goodness(metrics[self.task.select])
-        # A small part is soon answered without a mistake; the latest of equal epochs has learnt most.
-        ties = self.settings.early_stopping is not None and score == self.progress.best_score
-        if score > self.progress.best_score or ties:
+        tied = score == self.progress.best_score and keeps_last_tie(self.config)
+        if score > self.progress.best_score or tied:
             self.progress.best_score = score
             self._keep({self.selection_name: metrics})
 

@@ -36,6 +36,7 @@ from pointadapterx.run_folder import (
     WEIGHTS_FILE,
     can_resume,
     is_finished,
+    new_folder,
 )
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def train(
         InUseError: if another process is training into it.
     """
     config = Config.of(config)
-    folder = agreed_folder(output or Path("runs") / name / time.strftime("%Y%m%d-%H%M%S"))
+    folder = agreed_folder(output or new_folder(name))
     require_utf8(folder)
     refuse_if_claimed(folder, ANOTHER_OUTPUT)
     _require_no_run(folder)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from pointadapterx import jobs
 from pointadapterx.config import Config, read_config
+from pointadapterx.config.overrides import flat
 from pointadapterx.datasets import Samples, build_dataset
+from pointadapterx.datasets.folder import STORED_POINTS
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.quickstart.ending import end, say
 from pointadapterx.quickstart.fitting import fitting
-from pointadapterx.quickstart.own_data import doubtful, recognise
+from pointadapterx.quickstart.own_data import doubtful, read_entries, recognise, stored_points
 from pointadapterx.tasks import build_task
 
 CONFIG = "own"
@@ -43,7 +45,15 @@ def train_on(path: str | Path, overrides: Sequence[str], output: Path | None) ->
     start = read_config(CONFIG, given)
     fitted = [f"{key}={json.dumps(value)}" for key, value in fitting(start.train, start.eval, overrides).items()]
     config = read_config(CONFIG, [*given, *fitted, *overrides])
-    for line in doubtful(config):
+    entries = read_entries(config.data)
+    fewer = None if "data.stored_points" in flat(overrides) else stored_points(config.data, entries)
+    if fewer is not None:
+        usual = config.data.stored_points or STORED_POINTS
+        say(
+            f"{fewer:,} points of each file are kept, since some have no more (data.stored_points; {usual:,} otherwise)"
+        )
+        config = config.replaced(data={"stored_points": fewer})
+    for line in doubtful(config, entries):
         say(f"doubtful: {line}")
     config = with_parts(config, overrides)
     accelerator = make_accelerator(config.train.precision, config.train.device)

@@ -13,6 +13,7 @@ import torch
 
 from pointadapterx.config import Config
 from pointadapterx.datasets import Folder, PointClouds, Samples
+from pointadapterx.datasets.cloud_reader import DISTINCT
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import STORED_POINTS, unlabelled_text
 from pointadapterx.datasets.h5 import find_h5
@@ -20,8 +21,10 @@ from pointadapterx.datasets.images import SUFFIXES as PICTURES
 from pointadapterx.datasets.labelled_h5 import read_classes
 from pointadapterx.datasets.layouts import HELD_OUT, find_layout
 from pointadapterx.datasets.listings import TABLE_SUFFIX
+from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.point_files import Reading
 from pointadapterx.doctor.checks import Finding, diagnose
+from pointadapterx.doctor.examined import Entry
 from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_reading, read_set
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.files import replacing
@@ -97,27 +100,44 @@ def _count_pictures(folder: Path) -> int:
     return sum(path.suffix.lower() in PICTURES for path in islice(walk_files(folder), LOOKED_AT))
 
 
-def doubtful(config: Config) -> list[str]:
-    """What doctor finds in a config's own data, a line each; files are read once for this and for training.
+def read_entries(data: DataConfig) -> list[Entry]:
+    """The clouds of one's own data, folder or h5, examined; files are read once for this and for training."""
+    assert data.root is not None
+    if data.name == "h5":
+        return read_set("h5", Path(data.root))
+    how = Options(
+        suffixes=None if data.suffixes is None else tuple(data.suffixes),
+        stored_points=data.stored_points or STORED_POINTS,
+        reading=Reading.of(data.columns, data.nan),
+        cache_dir=None if data.cache_dir is None else Path(data.cache_dir),
+    )
+    return examine_files(plan_reading(Path(data.root), how), how)
+
+
+def stored_points(data: DataConfig, entries: Sequence[Entry]) -> int | None:
+    """Fewer ``data.stored_points`` that all files have, where the usual number is too many; else None.
+
+    They are never fewer than the model takes: files with fewer points than that are refused later, by name.
+    """
+    counts = [entry.found.distinct for entry in entries if not isinstance(entry.found, str)]
+    least = min(counts, default=STORED_POINTS)
+    fits = data.name != "folder" or least >= DISTINCT * (data.stored_points or STORED_POINTS)
+    return None if fits or least < (data.num_points or 1) else least
+
+
+def doubtful(config: Config, entries: Sequence[Entry]) -> list[str]:
+    """What doctor finds in a config's own data, a line each.
 
     Args:
         config: complete config, of ``data.name`` folder or h5.
+        entries: of its data.
     """
     data = config.data
-    assert data.root is not None
+    wanted = data.stored_points or STORED_POINTS
     if data.name == "h5":
-        entries = read_set("h5", Path(data.root))
         wanted = max((getattr(entry.found, "points", 0) for entry in entries), default=STORED_POINTS)
-    else:
-        how = Options(
-            suffixes=None if data.suffixes is None else tuple(data.suffixes),
-            stored_points=data.stored_points or STORED_POINTS,
-            reading=Reading.of(data.columns, data.nan),
-            cache_dir=None if data.cache_dir is None else Path(data.cache_dir),
-        )
-        entries, wanted = examine_files(plan_reading(Path(data.root), how), how), how.stored_points
     findings = diagnose(entries, wanted=wanted, groups=config.backbone.least_points, shown=2)
-    return _lines(sorted(findings, key=lambda finding: finding.note), data.root)
+    return _lines(sorted(findings, key=lambda finding: finding.note), str(data.root))
 
 
 def _lines(findings: Sequence[Finding], root: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from pointadapterx.quickstart.fitting import fitting
 from pointadapterx.quickstart.model import PretrainedModel
 from pointadapterx.quickstart.own_data import recognise, store_arrays
 from pointadapterx.registry import did_you_mean
-from pointadapterx.run_folder import CONFIG_FILE, read_metrics
+from pointadapterx.run_folder import CONFIG_FILE, new_folder, read_metrics
 from pointadapterx.sections import TrainConfig
 
 SECTIONS = ("train", "eval", "data")
@@ -68,7 +67,7 @@ def train(
     changes = _changes(overrides, more)
     of_files = isinstance(data, str | Path)
     name = Path(data).resolve().stem if of_files else "arrays"
-    folder = Path(output) if output is not None else Path("runs") / name / time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(output) if output is not None else new_folder(name)
     if (folder / CONFIG_FILE).exists():
         raise PointAdapterXError(f"{folder}: already holds a run; choose another output")
     own = recognise(data if of_files else store_arrays(data, folder / "data"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.build import build_backbone, build_model
+from pointadapterx.build import build_backbone, build_model, restore_model
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.engine.bank import AdapterBank, average_adapters, compare_adapters
@@ -138,15 +138,26 @@ def test_moved_converted_and_asked_to_train_it_stays_the_same(tmp_path: Path) ->
         bank.load_state_dict(bank.state_dict())
 
 
-def test_weights_may_have_moved(tmp_path: Path) -> None:
+def test_weights_may_have_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = small_config().backbone
     save_backbone(build_backbone(options), tmp_path / "w.safetensors", options, {})
     path, model = make(tmp_path, "a", "lora", 1, backbone={"weights": str(tmp_path / "w.safetensors")})
     (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
-    with pytest.raises(CheckpointError, match=r"w\.safetensors: does not exist"):
-        AdapterBank({"a": path})
+    for use in (lambda: AdapterBank({"a": path}), lambda: restore_model(read_adapter(path))):
+        with pytest.raises(
+            CheckpointError, match=r"w\.safetensors: does not exist.*--weights FILE .* backbone\.weights="
+        ):
+            use()
     inputs = batch("point_mae")
     assert torch.equal(AdapterBank({"a": path}, tmp_path / "moved.safetensors")(inputs), model(inputs).logits)
+
+    monkeypatch.chdir(tmp_path)  # where a run was started that names them by a relative path
+    path, model = make(tmp_path, "b", "lora", 1, backbone={"weights": "moved.safetensors"})
+    (tmp_path / "runs" / "b").mkdir(parents=True)
+    path = path.rename(tmp_path / "runs" / "b" / path.name)
+    monkeypatch.chdir(tmp_path / "runs")
+    assert torch.equal(AdapterBank({"b": path})(inputs), model(inputs).logits)
+    assert restore_model(read_adapter(path)).backbone_hash == model.backbone_hash
 
 
 def test_positions_may_differ(tmp_path: Path) -> None:

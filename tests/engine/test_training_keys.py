@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pointadapterx.commands.main import main
 from pointadapterx.config import Config, read_config
 from pointadapterx.datasets import build_dataset, even_batches
 from pointadapterx.engine import devices
+from pointadapterx.engine.state import Progress
 from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import ConfigError
 from pointadapterx.run_folder import STATE_FILE
@@ -105,6 +107,27 @@ def test_a_run_stops_early_and_resumes_to_the_same(
     before = (tmp_path / "whole" / "metrics.json").stat().st_mtime_ns
     jobs.resume(tmp_path / "whole", [])  # finished, though epochs are left
     assert (tmp_path / "whole" / "metrics.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("start", "overrides", "kept"),
+    [
+        ("demo", [], 2),
+        ("demo", ["eval.ties=last"], 3),
+        ("demo", ["train.early_stopping=2"], 3),
+        ("demo", ["train.early_stopping=2", "eval.ties=first"], 2),
+        ("own", ["data.name=ldraw20", "train.early_stopping=null"], 3),  # as with few epochs
+    ],
+)
+def test_which_of_equally_good_epochs_is_kept(start: str, overrides: list[str], kept: int) -> None:
+    config, chosen = read_config(start, overrides), list[int]()
+    task, progress = build_task(config), Progress(identity={})
+    trainer: Any = SimpleNamespace(
+        config=config, task=task, progress=progress, selection_name="val", _keep=lambda _: chosen.append(progress.epoch)
+    )
+    for progress.epoch, score in enumerate((50.0, 60.0, 100.0, 100.0, 90.0)):
+        Trainer._select(trainer, {}, dict.fromkeys((*task.scores, *task.recorded), score))
+    assert chosen[-1] == kept
 
 
 @pytest.mark.parametrize(
