@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pointadapterx.commands.options import add_run, log_to_terminal
 
@@ -22,9 +23,11 @@ def run(options: argparse.Namespace) -> int:
     """Trains to the end."""
     from pointadapterx import jobs
     from pointadapterx.quickstart import ending
+    from pointadapterx.run_folder import METRICS_FILE
 
     log_to_terminal()
+    finished = (Path(options.run) / METRICS_FILE).exists()
     folder = jobs.resume(options.run, options.overrides)
     if ending.is_main_process():
-        ending.end(folder, overrides=options.overrides)
+        ending.end(folder, pictures=False if finished else None, overrides=options.overrides)  # a finished one stays
     return 0
