@@ -21,7 +21,7 @@ FILES = [
 ]
 
 
-NAMED = re.compile(r"""pointadapterx\[([\w,]+)\]|\.\[([\w,]+)\]['"`]|\b(?:missing|need)\([^)]*?, "(\w+)"[,)]""")
+NAMED = re.compile(r"""pointadapterx\[([\w,]+)\]|\.\[([\w,]+)\]['"`]|\b(?:missing|need|need_all)\([^)]*?, "(\w+)"[,)]""")
 
 
 def test_every_extra_that_is_named_exists() -> None:

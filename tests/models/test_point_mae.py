@@ -174,7 +174,7 @@ def test_the_output_names_class_prompts_and_patches(points: Tensor, where: str) 
 def test_pools_are_what_they_are_called() -> None:
     sequence = TokenSequence(torch.arange(24.0).view(1, 6, 4), num_patches=3)  # CLS, 2 prompts, 3 patches
     values = {name: pool(sequence)[0, 0].item() for name, pool in POOLS.items()}
-    assert values == {"cls": 0, "prompt_mean": 6, "prompt_max": 8, "patch_mean": 16, "patch_max": 20}
+    assert values == {"cls": 0, "prompt_mean": 6, "prompt_max": 8, "patch_mean": 16, "patch_max": 20, "token_mean": 10}
 
 
 def test_head_concatenates_its_pools_in_order() -> None:
