@@ -21,7 +21,9 @@ FILES = [
 ]
 
 
-NAMED = re.compile(r"""pointadapterx\[([\w,]+)\]|\.\[([\w,]+)\]['"`]|\b(?:missing|need|need_all)\([^)]*?, "(\w+)"[,)]""")
+NAMED = re.compile(
+    r"""pointadapterx\[([\w,]+)\]|\.\[([\w,]+)\]['"`]|\b(?:missing|need(?:_all)?)\([^)]*?, "(\w+)"[,)]"""
+)
 
 
 def test_every_extra_that_is_named_exists() -> None:
