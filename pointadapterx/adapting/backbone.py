@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
@@ -14,7 +14,6 @@ from pointadapterx.adapting.driving import Driver
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.models.additions import Recorded
 from pointadapterx.models.backbone import BACKBONES, PLAIN, Additions, Backbone, Completed, Embedded
-from pointadapterx.models.checkpoint_keys import Translated
 from pointadapterx.models.features import BlockTokens, Features
 from pointadapterx.models.foreign import ForeignHost
 from pointadapterx.models.foreign.tables import FAMILIES, family_of
@@ -301,14 +300,6 @@ class ForeignBackbone(Backbone):
             return tokens
         end = tokens.shape[1] - stage.num_patches
         return torch.cat([tokens[:, : end - self.registers], tokens[:, end:]], dim=1)
-
-    def translate(self, state: Mapping[str, Tensor]) -> Translated:  # type: ignore[override]
-        """The tensors of a file of the other library by the names of this backbone's.
-
-        Raises:
-            CheckpointError: if they are of another model.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must translate its library's files")
 
 
 class _Gate:

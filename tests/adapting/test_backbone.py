@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import pointadapterx as pax
@@ -23,17 +23,17 @@ from pointadapterx.config import Config, read_config
 from pointadapterx.counting import count_model
 from pointadapterx.engine import devices
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.engine.trainer import Interrupted, Trainer
+from pointadapterx.engine.input_form import Failure
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.export import export_adapter
 from pointadapterx.models.frozen import Patches
 from pointadapterx.peft import METHODS
-from pointadapterx.run_folder import STATE_FILE
 from pointadapterx.visualize.introspection import class_attention
 from tests.adapting import models
 from tests.adapting.models import IMAGES, PATCH, SIDE, WIDTH, randomised
 from tests.conftest import ROOT, randomise
 from tests.docs.pages import blocks
+from tests.resuming import assert_resumes_bit_identical, assert_same_tensors
 
 pytest.importorskip("transformers")
 
@@ -242,34 +242,27 @@ def test_another_image_size(folder: Path) -> None:
 def test_a_run_is_stopped_resumed_tested_exported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = of_folder("adaptformer_x", folder)
-    jobs.train(config, "test", tmp_path / "whole", devices.make_accelerator("fp32"))
-    step = Trainer._train_step
-
-    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
-        if self.progress.epoch == 1 and index == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, index, *rest)
-
-    monkeypatch.setattr(Trainer, "_train_step", interrupt)
-    with pytest.raises(Interrupted):
-        jobs.train(config, "test", tmp_path / "stopped", devices.make_accelerator("fp32"))
-    monkeypatch.undo()
-    jobs.resume(tmp_path / "stopped", [])
-    whole, resumed = (load_file(tmp_path / part / STATE_FILE) for part in ("whole", "stopped"))
-    assert whole.keys() == resumed.keys()
-    for key, value in whole.items():
-        assert torch.equal(value, resumed[key]), key
+    assert_resumes_bit_identical(of_folder("adaptformer_x", folder), tmp_path, monkeypatch)
     found = export_adapter(tmp_path / "whole", tmp_path / "model.pt2")
     assert found.metadata["input"]["mean"] == PREPROCESSOR["image_mean"]
-    prediction = pax.Predictor(tmp_path / "whole")
-    assert prediction is not None
+    picture = tmp_path / "digit.png"
+    Image.fromarray(np.tile(np.arange(0, 256, 32, dtype=np.uint8), (8, 1))).save(picture)
+    (prediction,) = pax.Predictor(tmp_path / "whole")(picture)
+    assert not isinstance(prediction, Failure), prediction
+    assert set(prediction.classes) <= {str(digit) for digit in range(10)}
+    assert 0 < sum(prediction.probabilities) <= 1 + 1e-5
 
 
 @pytest.mark.parametrize("name", ["linear", "e3va", "dapt_x"])
 def test_from_kept_features(name: str, folder: Path, tmp_path: Path) -> None:
     train = {"cached_views": 1, "cache_folder": str(tmp_path / "features"), "epochs": 1}
-    jobs.train(of_folder(name, folder, train=train), "test", tmp_path / "run", devices.make_accelerator("fp32"))
+    config = of_folder(name, folder, train=train)
+    jobs.train(config, "test", tmp_path / "run", devices.make_accelerator("fp32"))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*") if path.is_file()}
+    jobs.train(config, "test", tmp_path / "again", devices.make_accelerator("fp32"))
+    assert kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # read, not made again
+    assert_same_tensors(tmp_path / "run" / "adapter.safetensors", tmp_path / "again" / "adapter.safetensors")
 
 
 def test_a_bank(folder: Path, tmp_path: Path, images: torch.Tensor) -> None:

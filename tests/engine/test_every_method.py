@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ from safetensors.torch import load_file
 
 from pointadapterx import jobs as run
 from pointadapterx.engine import devices
-from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.peft import METHODS
 from pointadapterx.run_folder import STATE_FILE
 from tests.conftest import small_config
 from tests.engine.test_distributed import launch
 from tests.mechanisms import exhaustive, methods_on
+from tests.resuming import assert_resumes_bit_identical
 from tests.synthetic import write_ldraw20
 
 KINDS = ("point_mae", "vit")
@@ -72,24 +70,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_stopped_and_resumed_is_bit_identical(
     name: str, kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of(name, kind, root)
-    run.train(config, "test", tmp_path / "whole", devices.make_accelerator("fp32"))
-    step = Trainer._train_step
-
-    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
-        if self.progress.epoch == 1 and index == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, index, *rest)
-
-    monkeypatch.setattr(Trainer, "_train_step", interrupt)
-    with pytest.raises(Interrupted):
-        run.train(config, "test", tmp_path / "stopped", devices.make_accelerator("fp32"))
-    monkeypatch.undo()
-    run.resume(tmp_path / "stopped", [])
-    whole, resumed = (load_file(tmp_path / part / STATE_FILE) for part in ("whole", "stopped"))
-    assert whole.keys() == resumed.keys()
-    for key, value in whole.items():
-        assert torch.equal(value, resumed[key]), key
+    assert_resumes_bit_identical(config_of(name, kind, root), tmp_path, monkeypatch)
 
 
 EVERY = f"""
