@@ -17,6 +17,7 @@ from pointadapterx.checkpoints.shipped import ADAPTERS, READY
 from pointadapterx.commands.main import main
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
+from pointadapterx.peft import METHODS
 from pointadapterx.quickstart.ending import interval
 from pointadapterx.quickstart.fitting import fitting
 from pointadapterx.quickstart.folder_run import with_parts
@@ -132,6 +133,12 @@ def test_the_commands_are_on_the_first_screen() -> None:
     screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:FIRST_SCREEN])
     for command in (r"predict \S+\.ply", r"train \S+ --output \S+", r"predict runs/\S+ \S+"):
         assert re.search(rf"^pointadapterx {command}", screen, re.MULTILINE), command
+
+
+def test_the_readme_counts_the_methods() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n| methods that train few parameters | {len(METHODS)} |" in text
+    assert {17: "Seventeen methods"}[len(METHODS)] in text
 
 
 def test_the_first_screen_and_the_tutorial_write_into_different_folders() -> None:
