@@ -282,7 +282,7 @@ def _name_classes(laspy: Any, las: Any, found: Labelled) -> None:
     """LAS's own table of classes, in place of one that is there."""
     las.vlrs[:] = [vlr for vlr in las.vlrs if (vlr.user_id, vlr.record_id) != ("LASF_Spec", 0)]
     entries = [
-        struct.pack(f"<B{LAS_NAME}s", value, name.encode()[:LAS_NAME].decode(errors="ignore").encode())
+        struct.pack(f"<B{LAS_NAME}s", value, name.encode("ascii", "replace")[:LAS_NAME])
         for name, value in _classes(found)
         if 0 <= value < LAS_CLASSES
     ]
