@@ -18,6 +18,7 @@ from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.inputs import Inputs, build_inputs
 from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
+from pointadapterx.datasets.ldraw_parts import LDrawParts
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
@@ -39,6 +40,7 @@ __all__ = [
     "Images",
     "Inputs",
     "LDraw20",
+    "LDrawParts",
     "LabelledH5",
     "ModelNet40",
     "PointClouds",
