@@ -21,6 +21,7 @@ from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_text
+from pointadapterx.labelled_files import FILE_KINDS, write_labelled
 from pointadapterx.models.features import FeatureInfo
 from pointadapterx.tasks.base import Task
 from pointadapterx.tasks.exchange import (
@@ -67,7 +68,7 @@ class PointSegmentation(Task):
     weighs_classes = True
     caches = False
     whole = True
-    file_kinds = (".ply", ".las", ".laz", ".csv")
+    file_kinds = FILE_KINDS
     usage = "found.labels, found.confidence"
     pictures = (*Task.pictures, "point_labels")
     summary_pictures = ("point_labels",)
@@ -283,8 +284,6 @@ class PointSegmentation(Task):
 
     def write_file(self, answer: Answer, path: Path, kind: str) -> None:
         """All points of the file with their labels and confidence."""
-        from pointadapterx.labelled_files import write_labelled
-
         assert isinstance(answer, PointLabels)
         write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes)
 
