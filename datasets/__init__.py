@@ -24,6 +24,7 @@ from pointadapterx.datasets.resample import check_num_points, resample_test, res
 from pointadapterx.datasets.rooms import Rooms
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.scenes import Scenes
+from pointadapterx.datasets.shapenetpart import ShapeNetPart
 from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
 from pointadapterx.datasets.vtab import Vtab
@@ -50,6 +51,7 @@ __all__ = [
     "Samples",
     "ScanObjectNN",
     "Scenes",
+    "ShapeNetPart",
     "Transform",
     "Vtab",
     "augment_label",
