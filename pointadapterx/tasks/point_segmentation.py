@@ -286,7 +286,9 @@ class PointSegmentation(Task):
     def write_file(self, answer: Answer, path: Path, kind: str) -> None:
         """All points of the file with their labels and confidence."""
         assert isinstance(answer, PointLabels)
-        write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes)
+        given = Path(answer.name)
+        source = given if given.is_file() else None
+        write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes, source=source)
 
     # Presentation.
 
