@@ -66,6 +66,7 @@ class Unchecked(NamedTuple):
         point_labels: one number a point, whatever the file has; None where it has none.
         point_classes: names of what these numbers mean; empty where points have no labels.
         ignored: numbers of points that have no class.
+        own: of these numbers, those that points of its class may have, such as parts of its category; empty: all.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Unchecked(NamedTuple):
     point_labels: np.ndarray | None = None
     point_classes: Sequence[str] = ()
     ignored: Sequence[int] = ()
+    own: Sequence[int] = ()
 
 
 SamplesT = TypeVar("SamplesT", bound="Samples")

@@ -38,7 +38,8 @@ class Scenes(PointClouds):
     is the height above the lowest point of the scene. An epoch has as many samples as all points are worth, and each
     scene its share of them. Where ``block`` is ``"whole"``, each cloud is one sample.
 
-    The points of a sample are drawn without replacement, and with it only where there are fewer than ``num_points``.
+    The points of a sample are drawn without replacement, and with it where there are fewer than ``num_points`` or
+    ``with_replacement`` says so.
     Every draw is a function of a key, by default the same one, and of the sample's position in the files: see
     :meth:`epoch`.
 
@@ -54,6 +55,7 @@ class Scenes(PointClouds):
         names: of the clouds.
         groups: (clouds,) int64, those that belong on one side of a validation split; by default each is one.
         validation: (clouds,) bool, those of the validation part that the data set publishes.
+        with_replacement: draw the points of a sample so from clouds of any size.
         condition: (clouds,) int64, the number of each one's category, for tasks that take it.
         classes: names of these categories.
         source: the files that were read.
@@ -71,6 +73,7 @@ class Scenes(PointClouds):
         block: float | str,
         names: Sequence[str],
         normalize: bool = False,
+        with_replacement: bool = False,
         groups: torch.Tensor | None = None,
         validation: torch.Tensor | None = None,
         condition: torch.Tensor | None = None,
@@ -88,7 +91,7 @@ class Scenes(PointClouds):
             self.block = block
             clouds = clouds if clouds.grids else clouds.in_cells(cell_of(block), names)
         self.clouds: Ragged | None = clouds
-        self.num_points = num_points
+        self.num_points, self.with_replacement = num_points, with_replacement
         self.scene_names = list(names)
         self.key: Key = FIXED
         self.scene = torch.from_numpy(_scenes_of_samples(clouds.counts, num_points, self.block))
@@ -168,7 +171,7 @@ class Scenes(PointClouds):
         rows = clouds.rows(number)
         points, labels = clouds.points[rows], clouds.labels[rows]
         if self.block is None:
-            chosen = drawn_rows(len(points), self.num_points, draws)
+            chosen = drawn_rows(len(points), self.num_points, draws, replace=self.with_replacement)
             found, origin = clouds.in_units(points[chosen]), np.zeros(3)
         else:
             found, inside, origin = self._block(number, points, draws)
@@ -275,9 +278,9 @@ def points_around(clouds: Ragged, number: int, middle: np.ndarray, half: float) 
     return np.concatenate(parts), np.concatenate(rows)
 
 
-def drawn_rows(available: int, wanted: int, draws: np.random.Generator) -> np.ndarray:
-    """``wanted`` of so many rows in random order, without replacement unless there are fewer."""
-    return draws.choice(available, wanted, replace=available < wanted)
+def drawn_rows(available: int, wanted: int, draws: np.random.Generator, *, replace: bool = False) -> np.ndarray:
+    """``wanted`` of so many rows in random order, with replacement where that is wanted or there are fewer."""
+    return draws.choice(available, wanted, replace=replace or available < wanted)
 
 
 def _scenes_of_samples(counts: np.ndarray, num_points: int, block: float | None) -> np.ndarray:

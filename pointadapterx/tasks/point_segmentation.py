@@ -127,7 +127,8 @@ class PointSegmentation(Task):
 
     def build_head(self, info: FeatureInfo) -> SegmentationHead:
         """The head of the ``task`` section."""
-        return SegmentationHead(info, self.options, len(self.point_classes), len(self.categories))
+        pools = self.options.read_pools(self.config.method)
+        return SegmentationHead(info, self.options, pools, len(self.point_classes), len(self.categories))
 
     # Training.
 
@@ -289,7 +290,9 @@ class PointSegmentation(Task):
     def write_file(self, answer: Answer, path: Path, kind: str) -> None:
         """All points of the file with their labels and confidence."""
         assert isinstance(answer, PointLabels)
-        write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes)
+        given = Path(answer.name)
+        source = given if given.is_file() else None
+        write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes, source=source)
 
     # Presentation.
 
