@@ -23,6 +23,7 @@ from pointadapterx.datasets.ldraw_parts import LDrawParts
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.rooms import Rooms
+from pointadapterx.datasets.s3dis import S3DIS
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.scenes import Scenes
 from pointadapterx.datasets.shapenetpart import ShapeNetPart
@@ -34,6 +35,7 @@ from pointadapterx.hashing import content_hash, derive_seed
 __all__ = [
     "DATASETS",
     "IMAGE_TRANSFORMS",
+    "S3DIS",
     "TRANSFORMS",
     "Augment",
     "Digits",
