@@ -54,7 +54,7 @@ class Labelled:
     @property
     def none(self) -> int:
         """The number for points without a label: -1, or less where a class has it."""
-        return min(0, *self.values.tolist()) - 1
+        return min([0, *self.values.tolist()]) - 1
 
     def numbers(self) -> np.ndarray:
         """(n,) int64, as files have them."""
