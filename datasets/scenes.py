@@ -236,6 +236,16 @@ class Scenes(PointClouds):
         part.scene = self.scene[index]
         return part
 
+    def wholes(self: ScenesT) -> ScenesT:
+        """The scenes that samples are from as samples, one each; where blocks are drawn only :attr:`scene` tells which.
+
+        For what goes over whole scenes, and draws nothing.
+        """
+        scene, first = np.unique(self.scene.numpy(), return_index=True)
+        part = self._part(torch.from_numpy(first))
+        part.scene = torch.from_numpy(scene)
+        return part
+
     def outline(self: ScenesT) -> ScenesT:
         """Without the clouds."""
         part = self._part(torch.arange(len(self)))
@@ -257,7 +267,7 @@ def points_around(clouds: Ragged, number: int, middle: np.ndarray, half: float) 
         middle: (2,) float64, of the square.
         half: of its side; points on the edge are inside.
     """
-    low, high, start = middle - half, middle + half, int(clouds.offsets[number])
+    low, high, start = middle - half, middle + half, int(clouds.starts[number])
     parts, rows = [np.empty((0, 3))], [np.empty(0, np.int64)]
     for span in clouds.grids[number].spans(low, high):
         points = clouds.in_units(clouds.points[start + span.start : start + span.stop])
@@ -286,4 +296,4 @@ def _in_unit_spheres(clouds: Ragged) -> Ragged:
     for number in range(len(clouds)):
         cloud = torch.from_numpy(clouds.cloud(number))[None].double()
         points[clouds.rows(number)] = NormalizeUnitSphere()(cloud)[0].float().numpy()
-    return Ragged(points, clouds.labels, clouds.offsets)
+    return Ragged.flat(points, clouds.labels, clouds.counts)

@@ -73,7 +73,7 @@ def test_the_grid_misses_no_point_around_a_place(step: float) -> None:
     """As a look at all points finds them, wherever the square lies; millimetres as metres."""
     clouds = random_clouds()
     if step != 1.0:
-        clouds = Ragged((clouds.points / step).round().astype(np.int16), clouds.labels, clouds.offsets, step)
+        clouds = Ragged.flat((clouds.points / step).round().astype(np.int16), clouds.labels, clouds.counts, step)
     clouds = clouds.in_cells(0.5, ["a", "b", "c"])
     draws = np.random.default_rng(1)
     for _ in range(50):

@@ -41,7 +41,7 @@ from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.ops import three_interpolate, three_nn
 from pointadapterx.tasks import TASKS, build_task
 from pointadapterx.tasks.base import Task
-from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, TaskOptions, places
+from pointadapterx.tasks.exchange import Answer, Cut, Facts, Predictions, Ready, Score, TaskOptions, places
 from tests.conftest import randomise, small_config
 from tests.synthetic import write_ldraw20
 
@@ -171,11 +171,12 @@ class Halves(Task):
         assert kind == ".csv"
         np.savetxt(path, answer.labels.numpy(), fmt="%d")
 
-    def pieces(self, points: Tensor) -> list[Tensor]:
+    def pieces(self, points: Tensor) -> list[Cut]:
         """Slices along x, which overlap by half."""
         count, size = self.config.task.tiles, 2 * len(points) // (self.config.task.tiles + 1)
         order = points[:, 0].argsort()
-        return [order[size // 2 * k : size // 2 * k + size if k < count - 1 else None] for k in range(count)]
+        starts = [size // 2 * k for k in range(count)]
+        return [Cut(order[at : at + size if at < starts[-1] else None]) for at in starts]
 
     def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
         """The logits of the model's points."""
@@ -346,7 +347,12 @@ def test_every_point_of_a_file_gets_a_label_in_its_order(
 
 def test_a_task_may_place_its_pieces_itself(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = cloud(300) + 5
-    monkeypatch.setattr(Halves, "place", lambda task, whole, piece: 2 * whole[piece])
+
+    def pieces(task: Task, whole: Tensor) -> list[Cut]:
+        index = torch.arange(task.config.data.num_points) % len(whole)
+        return [Cut(index, 2 * whole[index].float())]
+
+    monkeypatch.setattr(Halves, "pieces", pieces)
     (item,) = Predictor(sharp, condition="nut", up="z").ready([points])
     assert isinstance(item, Ready)
     moved = 2 * np.roll(points, -1, axis=1).astype(np.float32)  # z becomes y
