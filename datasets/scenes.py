@@ -20,7 +20,7 @@ from pointadapterx.hashing import content_hash, derive_seed
 WHOLE = "whole"
 """Value of ``data.block`` for whole clouds."""
 LEAST = 1024  # points that a block holds more of, where its scene has such a block
-TRIES = 100  # blocks that are looked at before the fullest of them is taken
+TRIES = 20  # blocks that are looked at before the fullest of them is taken
 LOOKED_AT = 256  # samples by which the form of all is judged
 
 Key = tuple[int | str, ...]
@@ -34,9 +34,9 @@ class Scenes(PointClouds):
     """Clouds of any number of points, each with a label, of which a sample takes ``num_points``.
 
     With ``block``, a sample is a column of the scene over a square of the ground with that side, around a point that is
-    drawn. Blocks of at most 1,024 points are drawn again, up to a hundred times. x and z are relative to that point, y
-    is the height above the lowest point of the scene. An epoch has as many samples as all points are worth, and each
-    scene its share of them. Where ``block`` is ``"whole"``, each cloud is one sample.
+    drawn. Blocks of at most 1,024 points, or of ``num_points`` if that is less, are drawn again, up to twenty times. x
+    and z are relative to that point, y is the height above the lowest point of the scene. An epoch has as many samples
+    as all points are worth, and each scene its share of them. Where ``block`` is ``"whole"``, each cloud is one sample.
 
     The points of a sample are drawn without replacement, and with it where there are fewer than ``num_points`` or
     ``with_replacement`` says so.
@@ -192,7 +192,7 @@ class Scenes(PointClouds):
             found, rows = points_around(clouds, number, middle[list(GROUND)], self.block / 2)
             if best is None or len(rows) > len(best[1]):
                 best = found, rows, middle
-            if len(rows) > LEAST:
+            if len(rows) > min(LEAST, self.num_points):
                 break
         assert best is not None
         return best

@@ -83,7 +83,7 @@ class SemanticOptions(PointOptions):
         """Classes that are named twice."""
         yield from super().problems(backbone, method)
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            yield "classes", "names a class twice"
+            yield "task.classes", "names a class twice"
 
 
 def block_of(data: DataConfig) -> float | None:

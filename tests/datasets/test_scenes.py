@@ -91,7 +91,7 @@ def test_blocks_are_drawn_until_they_are_full() -> None:
     draws = np.random.default_rng(0)
     corner, rest = draws.uniform(0, 1, (3000, 3)), draws.uniform([3, 0, 3], [9, 1, 9], (3000, 3))
     cloud = np.concatenate([corner, rest]).astype(np.float32), np.repeat([0, 1], 3000).astype(np.int8)
-    data = Scenes(Ragged.of([cloud]), CLASSES, "train", num_points=64, block=1.0, names=["one"])
+    data = Scenes(Ragged.of([cloud]), CLASSES, "train", num_points=1500, block=1.0, names=["one"])
     _, labels = data.draw(torch.arange(len(data)))
     assert LEAST == 1024
     assert (labels == 0).all()
