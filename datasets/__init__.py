@@ -16,6 +16,7 @@ from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS
 from pointadapterx.datasets.imagefolder import ImageFolder
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.inputs import Inputs, build_inputs
+from pointadapterx.datasets.labelled_folder import LabelledFolder
 from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.ldraw_parts import LDrawParts
@@ -46,6 +47,7 @@ __all__ = [
     "Inputs",
     "LDraw20",
     "LDrawParts",
+    "LabelledFolder",
     "LabelledH5",
     "ModelNet40",
     "PointClouds",
