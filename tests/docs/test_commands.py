@@ -29,6 +29,7 @@ from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
 from tests.models.plain_layouts import LAYOUTS, Sizes, random_state
 from tests.parity.segmentation import published_shapes, random_segmentor
+from tests.rooms import room, write_rooms
 from tests.synthetic import (
     write_ldraw20,
     write_ldraw_parts,
@@ -91,6 +92,12 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx predict RUN_OR_ADAPTER scan.ply": [],
     "pointadapterx predict RUN_OR_ADAPTER scans/ 'more/*.obj' --output found.csv": [],
     "pointadapterx predict --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl": [],
+    "pointadapterx doctor --name rooms rooms": [],
+    "python tools/main.py --config cfgs/rooms.yaml data.root=rooms --output runs/rooms": [
+        *(*ONE_EPOCH, "data.num_points=256", "eval.val_fraction=0.4"),
+    ],
+    "python tools/main.py --test runs/rooms task.test=rooms": ["task.votes=1"],
+    "pointadapterx predict runs/rooms room.npy --each labelled": [],
     "pointadapterx visualize adapter.safetensors --files scan.ply --picture saliency": ["--renderer", "matplotlib"],
     "pointadapterx report runs/demo/<time>": [],
     "pointadapterx push RUN_OR_ADAPTER owner/repository --folder parts": [],
@@ -106,6 +113,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 """Commands, and the arguments that are added to them."""
 
+S3DIS = "needs S3DIS, and a day on a GPU; see tests/datasets/test_s3dis.py"
 LONG = "needs the whole LDraw-20 or Fashion-MNIST, and hours"
 EXPORT = "takes the better part of a minute; see tests/test_export.py"
 PICTURES = "takes long; see tests/visualize"
@@ -144,6 +152,8 @@ NOT_EXECUTED: dict[str, str] = {
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml --probe "
     "backbone.weights=runs/.../weights.safetensors": "the same with point_mae_tiny is executed",
     "python tools/main.py --config cfgs/pretrain/vit_tiny.yaml --output runs/vit_tiny": LONG,
+    "python tools/main.py --config cfgs/s3dis.yaml data.root=DIR "
+    "backbone.weights=weights/point_mae_pretrain.pth": S3DIS,
     "python tools/export_backbone.py runs/vit_tiny vit_tiny.safetensors": "see tests/models/test_weights.py",
 }
 """Commands, and why they are not executed."""
@@ -237,6 +247,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.save({"base_model": bert}, place / "weights" / "Point-BERT.pth")
         _write_parts(place)
         _write_scans(place)
+        write_rooms(place / "rooms")
+        np.save(place / "room.npy", room(3000, 0)[0] / 1000)
         adapt = ["train", "--config", "folder", "data.root=scans", *ONE_EPOCH, "train.precision=fp32"]
         assert main([*adapt, "--output", "RUN_OR_ADAPTER"]) == 0
         for copy in ("runs/demo/<time>", "runs/a", "runs/b"):
