@@ -30,6 +30,8 @@ from pointadapterx.tasks.exchange import Facts, Predictions
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
 from pointadapterx.tasks.propagation import carry
 from pointadapterx.tasks.segmentation_heads import kept_blocks
+from pointadapterx.visualize.labels import has_labels
+from pointadapterx.visualize.loaded_run import Subject
 from tests.conftest import randomise
 from tests.mechanisms import exhaustive
 from tests.parts import CLASSES, PARTS, Objects, objects, parts_config
@@ -271,7 +273,7 @@ def test_predict_writes_labelled_files_of_several_adapters(run: Path, tmp_path: 
 
 def test_pictures_know_labels_that_come_with_each_sample(run: Path) -> None:
     """Data sets that draw their samples have no labels of all of them together."""
-    subject = load_subject(run)
+    subject = Subject(run)
     assert has_labels(subject)
     subject.targets = subject.targets._replace(points=None)
     assert has_labels(subject)
