@@ -28,6 +28,7 @@ from pointadapterx.jobs import train
 from pointadapterx.tasks import PartSegmentation, PointLabels, build_task, propagation
 from pointadapterx.tasks.exchange import Facts, Predictions
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
+from pointadapterx.tasks.point_segmentation import PointFacts
 from pointadapterx.tasks.propagation import carry
 from pointadapterx.tasks.segmentation_heads import kept_blocks
 from pointadapterx.visualize.labels import has_labels
@@ -295,3 +296,22 @@ def test_a_segmentor_is_exported(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = model.eval()(clouds, category).logits
     torch.testing.assert_close(FORMATS[".onnx"].open(found.path)(clouds, category), wanted, atol=1e-4, rtol=0)
+
+
+def test_files_get_the_numbers_of_the_training_files(tmp_path: Path) -> None:
+    task = build_task(parts_config(), PointFacts(CLASSES, [10, 20, 30, 40, 50, 60][: len(CLASSES)]))
+    answer = PointLabels("a", "lora", CLASSES, np.array([1, -1, 0]), np.ones(3), [], np.zeros((3, 3)))
+    task.write_file(answer, tmp_path / "a.csv", ".csv")
+    assert [row.split(",")[3] for row in (tmp_path / "a.csv").read_text().splitlines()] == ["label", "20", "-1", "10"]
+    stored, _ = task.facts.stored()
+    assert PointFacts.restored(task.config, stored, {}) == task.facts
+    for wrong in ([1], ["a"] * len(CLASSES), [2**40] * len(CLASSES)):
+        with pytest.raises(ValueError, match="values is"):
+            PointFacts.restored(task.config, stored | {"values": wrong}, {})
+
+
+def test_the_only_category_need_not_be_said() -> None:
+    config = parts_config(task={"parts": {"object": ["floor", "wall"]}})
+    assert build_task(config).category(None) == 0
+    with pytest.raises(ConfigError, match="has to know the category"):
+        build_task(parts_config()).category(None)

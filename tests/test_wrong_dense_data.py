@@ -300,6 +300,12 @@ def offsets(root: Path) -> None:
             file.attrs["labels"] = NAMES
 
 
+@pytest.mark.parametrize("arguments", [["--name", "ldraw_parts"], ["."]])
+def test_options_of_labels_belong_to_a_folder(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    (line,) = said(capsys, [*arguments, "--label-field", "label"])
+    assert "--label-field: belongs to --name labelled_folder" in line
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "words"),
     [
