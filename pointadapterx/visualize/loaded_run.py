@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pointadapterx.build import build_restored, build_splits, build_test_split, model_config
 from pointadapterx.checkpoints.adapter_file import read_adapter
-from pointadapterx.datasets import Samples, Scenes, build_inputs
+from pointadapterx.datasets import Samples, build_inputs
 from pointadapterx.datasets.base import UNLABELLED, Targets
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
@@ -135,11 +135,6 @@ class Subject:
     def judged(self) -> Samples:
         """What :attr:`predictions` are of: the test split, or the wholes of it that its task tests."""
         return self.task.judged(self.test)
-
-    @property
-    def has_point_labels(self) -> bool:
-        """Whether it is known what the points of the test split are."""
-        return self.targets.points is not None or isinstance(self.test, Scenes)
 
     @cached_property
     def probabilities(self) -> Tensor:

@@ -117,6 +117,7 @@ S3DIS = "needs S3DIS, and a day on a GPU; see tests/datasets/test_s3dis.py"
 LONG = "needs the whole LDraw-20 or Fashion-MNIST, and hours"
 EXPORT = "takes the better part of a minute; see tests/test_export.py"
 PICTURES = "takes long; see tests/visualize"
+TUTORIAL_OF_LABELS = "see tests/docs/test_segmentation_tutorial.py"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
 NOT_EXECUTED: dict[str, str] = {
     "pointadapterx visualize runs/demo/<time>": PICTURES,
@@ -131,6 +132,8 @@ NOT_EXECUTED: dict[str, str] = {
     "pip install '.[mesh,viz]'": "loads packages from the network; see tests/docs/test_tutorial.py",
     "pointadapterx example scans": "the scans of every test here are written by it",
     "python tools/main.py --config cfgs/scan_pb_t50_rs.yaml": "the same with weights is executed",
+    "pointadapterx doctor shapes --name labelled_folder": TUTORIAL_OF_LABELS,
+    "pointadapterx train --config labelled_folder data.root=shapes": TUTORIAL_OF_LABELS,
     "make test": "runs this test",
     "make lint": "is run beside the tests",
     "make docs": "see tests/docs/test_site.py, which builds the pages as it does",
@@ -160,6 +163,7 @@ NOT_EXECUTED: dict[str, str] = {
 
 LEFT_OUT = {
     "docs/tutorial.md": "followed by tests/docs/test_tutorial.py",
+    "docs/segmentation_tutorial.md": "followed by tests/docs/test_segmentation_tutorial.py",
     "docs/adapt.md": "its examples are executed by tests/docs/test_adapt.py",
     "CONTRIBUTING.md": "its examples are executed by tests/test_contributing.py",
 }
@@ -222,6 +226,7 @@ EXAMPLES: dict[str, Example] = {
 
 EXAMPLES_NOT_EXECUTED = {
     'exported = export_adapter("runs/demo/<time>", "parts.onnx")': EXPORT,
+    "write_labelled(Path(": "see tests/test_labelled_files.py",
     'push_adapter("runs/demo/<time>", "owner/repository"': HUB,
 }
 """Blocks of Python, and why they are not executed."""
