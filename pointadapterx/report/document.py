@@ -154,7 +154,7 @@ def _difference(own: Any, base: Any, groups: np.ndarray | None) -> tuple[float, 
 
 def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
     """The table of results, with one column per run."""
-    groups = subjects[0].test.groups
+    groups = subjects[0].judged.groups
     of_objects = None if groups is None else groups.numpy()
     columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
     task, base = subjects[0].task, _outcomes(subjects[0])
@@ -169,7 +169,7 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
     table = page.table(["", *(subject.name for subject in subjects)], rows)
-    count = len(subjects[0].test)
+    count = len(subjects[0].judged)
     if not task.predicts_classes:
         intervals = "" if base is None else " Intervals are bootstrap intervals over the test samples."
         note = f"Test set of {count} samples, evaluated for this report, for one seed.{intervals}"
@@ -189,6 +189,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
     found = {
         **(_accuracies(subject, groups) if subject.task.predicts_classes else _scores(subject, groups)),
         "selection": str(subject.info.metrics.get("protocol", "–")),
+        **({"evaluation": subject.task.evaluation} if subject.task.evaluation else {}),
         "augmentation regime": regime(subject.config.data),
         "seed": str(subject.config.train.seed),
         "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning), "

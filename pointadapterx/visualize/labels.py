@@ -117,6 +117,8 @@ def _labelled(subject: Subject, rows: Tensor) -> tuple[Batch, Tensor]:
 def worst(subject: Subject, count: int) -> list[tuple[int, str]]:
     """Number and score in words of the test samples with the worst first score; none where samples have no score."""
     key, score = next(iter(subject.task.scores.items()))
+    if subject.task.tests_wholes:
+        return []
     records = subject.task.sample_records(subject.predictions)
     if records is not None:
         values: Tensor | None = subject.task.scores_of(records.double())[key]
