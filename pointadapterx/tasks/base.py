@@ -167,7 +167,7 @@ class Task(Presentation, ABC):
         """The number of what is said of an input that is to be predicted; None where the model takes no condition.
 
         Raises:
-            ConfigError: if nothing is said, but something has to be; for an unknown name; or if anything is said
+            ConfigError: if nothing is said, though there are several; for an unknown name; or if anything is said
                 though the model takes no condition.
         """
         known, task = self.categories, self.config.task.name
@@ -175,6 +175,8 @@ class Task(Presentation, ABC):
             if said is not None:
                 raise ConfigError(f"condition {said!r}: the task {task} takes none; remove it")
             return None
+        if said is None and len(known) == 1:
+            return 0
         if said is None:
             raise ConfigError(
                 f"the task {task} has to know the {self.condition} of an input: give --condition NAME, or condition="
