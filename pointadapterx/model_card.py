@@ -184,6 +184,7 @@ def _results(info: AdapterInfo, report: Mapping[str, Any], intervals: Mapping[st
         "test set": f"{_named(data)}, {test['count']:,} samples, checksum {report['data']['checksum']}",
         **_drawn(data),
         "protocol": report["protocol"],
+        **({"evaluation": report["evaluation"]} if "evaluation" in report else {}),
         "regime of augmentation": report["regime"],
         "seed": f"{report['seed']}; one run",
         "precision, hardware": f"{info.config.train.precision}, {report['hardware']}",

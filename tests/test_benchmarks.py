@@ -230,7 +230,10 @@ def test_the_command_names_its_kinds(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("benchmarks", run_name="__main__")
     printed = str(stop.value) + capsys.readouterr().err
-    assert "usage: python -m benchmarks {curves,exactness,fuzz,infer,memory,novelty,ops,peft,predict,train}" in printed
+    assert (
+        "usage: python -m benchmarks {curves,exactness,fuzz,infer,memory,novelty,ops,peft,predict,scene,train}"
+        in printed
+    )
     assert stop.value.code not in (0, None)
 
 

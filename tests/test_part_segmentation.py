@@ -28,8 +28,11 @@ from pointadapterx.jobs import train
 from pointadapterx.tasks import PartSegmentation, PointLabels, build_task, propagation
 from pointadapterx.tasks.exchange import Facts, Predictions
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
+from pointadapterx.tasks.point_segmentation import PointFacts
 from pointadapterx.tasks.propagation import carry
 from pointadapterx.tasks.segmentation_heads import kept_blocks
+from pointadapterx.visualize.labels import has_labels
+from pointadapterx.visualize.loaded_run import Subject
 from tests.conftest import randomise
 from tests.mechanisms import exhaustive
 from tests.parts import CLASSES, PARTS, Objects, objects, parts_config
@@ -228,7 +231,7 @@ def test_a_run_has_scores_records_and_answers(run: Path) -> None:
     assert [row["category"] for row in rows[:3]] == list(PARTS)
     assert np.mean([float(row["iou"]) for row in rows]) == pytest.approx(metrics["test"]["instance_miou"] / 100)
     history = json.loads((run / "history.json").read_text())
-    assert history[-1]["train_accuracy"] > 70
+    assert history[-1]["train_point_accuracy"] > 70
     report = run_test(run, [], 2, False, run / "tested")
     assert report["vote"]["class_miou"]["votes"]
 
@@ -269,6 +272,16 @@ def test_predict_writes_labelled_files_of_several_adapters(run: Path, tmp_path: 
         assert np.mean([row["name"] == name for row, name in zip(written, names, strict=True)]) > 0.9
 
 
+def test_pictures_know_labels_that_come_with_each_sample(run: Path) -> None:
+    """Data sets that draw their samples have no labels of all of them together."""
+    subject = Subject(run)
+    assert has_labels(subject)
+    subject.targets = subject.targets._replace(points=None)
+    assert has_labels(subject)
+    subject.test.point_classes = []
+    assert not has_labels(subject)
+
+
 @exhaustive
 def test_a_segmentor_is_exported(tmp_path: Path) -> None:
     """To ONNX, with what reading its output takes."""
@@ -283,3 +296,22 @@ def test_a_segmentor_is_exported(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = model.eval()(clouds, category).logits
     torch.testing.assert_close(FORMATS[".onnx"].open(found.path)(clouds, category), wanted, atol=1e-4, rtol=0)
+
+
+def test_files_get_the_numbers_of_the_training_files(tmp_path: Path) -> None:
+    task = build_task(parts_config(), PointFacts(CLASSES, [10, 20, 30, 40, 50, 60][: len(CLASSES)]))
+    answer = PointLabels("a", "lora", CLASSES, np.array([1, -1, 0]), np.ones(3), [], np.zeros((3, 3)))
+    task.write_file(answer, tmp_path / "a.csv", ".csv")
+    assert [row.split(",")[3] for row in (tmp_path / "a.csv").read_text().splitlines()] == ["label", "20", "-1", "10"]
+    stored, _ = task.facts.stored()
+    assert PointFacts.restored(task.config, stored, {}) == task.facts
+    for wrong in ([1], ["a"] * len(CLASSES), [2**40] * len(CLASSES)):
+        with pytest.raises(ValueError, match="values is"):
+            PointFacts.restored(task.config, stored | {"values": wrong}, {})
+
+
+def test_the_only_category_need_not_be_said() -> None:
+    config = parts_config(task={"parts": {"object": ["floor", "wall"]}})
+    assert build_task(config).category(None) == 0
+    with pytest.raises(ConfigError, match="has to know the category"):
+        build_task(parts_config()).category(None)

@@ -79,6 +79,18 @@ def test_rooms_are_another_way_to_count(run: Path, tmp_path: Path, capsys: pytes
         run_test(run, ["task.head=published"], None, False, tmp_path / "other")
 
 
+def test_report_pictures_and_votes(run: Path, tmp_path: Path) -> None:
+    """All show blocks; the report names the way to count."""
+    report = run_test(run, [], 2, False, tmp_path / "vote")
+    assert report["vote"]["first_vote"]["count"] == report["test"]["count"]
+    assert main(["report", str(run), "--output", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "blocks: random blocks of the test scenes" in page
+    assert "Worst samples" in page
+    command = ["visualize", str(run), "--picture", "point_labels", "--samples", "2"]
+    assert main([*command, "--renderer", "matplotlib", "--output", str(tmp_path / "labels.png")]) == 0
+
+
 def test_figures_of_both_ways_share_no_column(folder: Path) -> None:
     """A study names them apart."""
     blocks, rooms = (words_of(rooms_config("lora", folder, task={"test": way})) for way in ("blocks", "rooms"))

@@ -14,7 +14,7 @@ from pointadapterx.datasets.options import OF_LABELS
 from pointadapterx.datasets.point_files import KINDS, Reading
 from pointadapterx.doctor.checks import SHOWN, Finding, diagnose
 from pointadapterx.doctor.examined import Entry, Examined
-from pointadapterx.doctor.overview import overview
+from pointadapterx.doctor.overview import of_point_classes, overview
 from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_reading, read_set
 from pointadapterx.engine.console import console
 from pointadapterx.errors import ConfigError
@@ -74,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("give a folder, a table of files or an HDF5 file, or --name for a data set")
     entries, findings = _examine(options)
     console.print(overview(entries))
-    if options.name in (None, "h5"):
+    if (labels := of_point_classes(entries)) is not None:
+        console.print(labels)
+    if options.name in (None, "h5", "labelled_folder"):
         console.print(UP)
     for finding in findings:
         mark = "note" if finding.note else "TO MEND"
@@ -92,7 +94,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
             said.append(f"{options.path}: read as data.name=h5")
         own = _own_options(options, options.name or "h5")
         entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled, **own)
-        if not options.unlabelled and all(entry.label is None for entry in entries):
+        if not options.unlabelled and not any(entry.label is not None or entry.point_classes for entry in entries):
             said.append(f"{options.path}: has no entry label (n,), so it is for pre-training; add it to adapt to it")
         points = [entry.found.points for entry in entries if isinstance(entry.found, Examined)]
         drawn = DATASETS[options.name or "h5"].default_block is not None  # from clouds of any number of points

@@ -131,7 +131,7 @@ def _point_classes(of: Subject) -> Iterator[Finding]:
     if empty and seen["train"]:
         more = f" and {of.rest(empty)} more" if of.rest(empty) else ""
         text = f"classes without a training point: {', '.join(empty[: of.shown])}{more}"
-        yield Finding(text, "label some, or leave the classes out")
+        yield Finding(text, "nothing, if it is rare; otherwise label some", note=True)
     odd = list(_of_other_labels(of))
     if odd:
         text = f"labels that no other training cloud has: {of.names(odd)}"

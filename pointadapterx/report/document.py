@@ -23,7 +23,7 @@ from pointadapterx.study.resampling import Records, record_difference, record_in
 from pointadapterx.study.statistics import RESAMPLES, Interval, difference_interval, mean_difference, score_interval
 from pointadapterx.visualize import plots
 from pointadapterx.visualize.drawing import Sheet, paint
-from pointadapterx.visualize.labels import labelled, labels_points, worst
+from pointadapterx.visualize.labels import has_labels, labelled, worst
 from pointadapterx.visualize.loaded_run import Subject, name_apart
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes, unsuited
 
@@ -93,7 +93,7 @@ def _of_task(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> list[
         (table.title if len(subjects) == 1 else f"{table.title}, {subject.name}", page.table(table.header, table.rows))
         for subject, table in tables
     ]
-    if labels_points(first) and first.targets.points is not None:
+    if has_labels(first):
         last = [(index, f"{first.title(index)}: {words}") for index, words in worst(first, SHOWN)]
         sections += [("Worst samples", _gallery(first, last, clouds))] * bool(last)
         some = [(index, first.title(index)) for index in first.spread(SHOWN)]
@@ -154,7 +154,7 @@ def _difference(own: Any, base: Any, groups: np.ndarray | None) -> tuple[float, 
 
 def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -> Markup:
     """The table of results, with one column per run."""
-    groups = subjects[0].test.groups
+    groups = subjects[0].judged.groups
     of_objects = None if groups is None else groups.numpy()
     columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
     task, base = subjects[0].task, _outcomes(subjects[0])
@@ -169,7 +169,7 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
     table = page.table(["", *(subject.name for subject in subjects)], rows)
-    count = len(subjects[0].test)
+    count = len(subjects[0].judged)
     if not task.predicts_classes:
         intervals = "" if base is None else " Intervals are bootstrap intervals over the test samples."
         note = f"Test set of {count} samples, evaluated for this report, for one seed.{intervals}"
@@ -189,6 +189,7 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
     found = {
         **(_accuracies(subject, groups) if subject.task.predicts_classes else _scores(subject, groups)),
         "selection": str(subject.info.metrics.get("protocol", "–")),
+        **({"evaluation": subject.task.evaluation} if subject.task.evaluation else {}),
         "augmentation regime": regime(subject.config.data),
         "seed": str(subject.config.train.seed),
         "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning), "
@@ -327,7 +328,7 @@ def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[di
     indices, captions = zip(*items, strict=True)
     inputs = subject.choose(indices).inputs
     modes = modes_of(subject, inputs) if subject.is_points else {}
-    if labels_points(subject):
+    if has_labels(subject):
         modes = modes_of_labels(labelled(subject, indices)) | modes
     views = [plain_view(subject, "", value) for value in inputs]
     if subject.is_points:

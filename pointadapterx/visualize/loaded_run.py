@@ -131,6 +131,11 @@ class Subject:
         """What is true of the test split."""
         return self.task.targets(self.test)
 
+    @property
+    def judged(self) -> Samples:
+        """What :attr:`predictions` are of: the test split, or the wholes of it that its task tests."""
+        return self.task.judged(self.test)
+
     @cached_property
     def probabilities(self) -> Tensor:
         """Of the test split, (n, classes); calibrated where the adapter stores a temperature."""
