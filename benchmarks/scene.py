@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,9 @@ PER_METRE = 5000  # points over a square metre of the ground, as in rooms that w
 NOTE = (
     "`pointadapterx predict` of one file of a synthetic scene, by an adapter of random values: read, cut into tiles, "
     "labelled, written as a file with a label and a confidence for each point. *model alone* is what the same model "
-    "would need for the same number of batches, judged by {timed} of them on prepared tiles. Memory is the peak of the "
-    "process; *of the scene* is what it holds beyond that of a scene of {small:,} points."
+    "would need for the same number of batches, judged by {timed} of them on prepared tiles. *Processor* seconds are "
+    "of all cores together, and *of it* is the model's share of them. Memory is the peak of the process; *of the "
+    "scene* is what it holds beyond that of a scene of {small:,} points."
 )
 
 
@@ -68,7 +69,7 @@ def measure(name: str, overrides: list[str], batch_size: int, points: int, small
         predictor = Predictor(adapter, batch_size=batch_size)
         alone = _seconds_of_a_batch(predictor, Path(folder, "small.npy"), batch_size)
     kept = {**about(predictor.device, batch_size, overrides), "config": name, "num_points": config.data.num_points}
-    return {**kept, "runs": runs, "seconds_of_a_batch": alone}
+    return {**kept, "runs": runs, "batch_seconds": alone[0], "batch_processor_seconds": alone[1]}
 
 
 def _command(adapter: Path, file: Path, batch_size: int) -> dict[str, Any]:
@@ -77,8 +78,9 @@ def _command(adapter: Path, file: Path, batch_size: int) -> dict[str, Any]:
     code = (
         "import json, resource, runpy, time\nstarted = time.perf_counter()\n"
         "try:\n    runpy.run_module('pointadapterx', run_name='__main__', alter_sys=True)\n"
-        "finally:\n    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
-        f"    json.dump([time.perf_counter() - started, peak], open({str(told)!r}, 'w'))\n"
+        "finally:\n    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "    found = [time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]\n"
+        f"    json.dump(found, open({str(told)!r}, 'w'))\n"
     )
     arguments = ["predict", str(adapter), str(file), "--each", str(each), "--batch-size", str(batch_size)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -87,12 +89,19 @@ def _command(adapter: Path, file: Path, batch_size: int) -> dict[str, Any]:
     )
     if done.returncode:
         raise PointAdapterXError(done.stderr.strip()[-500:])
-    seconds, peak = json.loads(told.read_text(encoding="ascii"))
+    seconds, processor, peak = json.loads(told.read_text(encoding="ascii"))
     (written,) = each.iterdir()
-    return {"seconds": seconds, "peak_bytes": peak, "written": written.suffix, "bytes": written.stat().st_size}
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "peak_bytes": peak,
+        "written": written.suffix,
+        "bytes": written.stat().st_size,
+    }
 
 
-def _seconds_of_a_batch(predictor: Predictor, file: Path, batch_size: int) -> float:
+def _seconds_of_a_batch(predictor: Predictor, file: Path, batch_size: int) -> tuple[float, float]:
+    """Of the clock, and of all cores together."""
     inputs: list[torch.Tensor] = []
     for one in predictor.prepared([str(file)]):
         if torch.is_tensor(one):
@@ -100,11 +109,13 @@ def _seconds_of_a_batch(predictor: Predictor, file: Path, batch_size: int) -> fl
         if len(inputs) == batch_size:
             break
     batch = torch.cat(inputs)
-    for number in range(WARM + TIMED):
-        if number == WARM:
-            started = perf_counter()
+    for _ in range(WARM):
         predictor.logits(batch)
-    return (perf_counter() - started) / TIMED * batch_size / len(batch)
+    started = np.array([perf_counter(), process_time()])
+    for _ in range(TIMED):
+        predictor.logits(batch)
+    taken = (np.array([perf_counter(), process_time()]) - started) / TIMED * batch_size / len(batch)
+    return float(taken[0]), float(taken[1])
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
@@ -120,15 +131,18 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
         f"{result['config']}, sets of {result['num_points']:,} points, batches of {result['batch_size']}. "
         f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}.",
         "",
-        "| points | sets | s | points/s | model alone s | of it | peak MiB | of the scene MiB | bytes a point |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| points | sets | s | model alone s | processor s | model alone | of it | peak MiB | of the scene MiB | "
+        "bytes a point |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for run in (small, scene):
-        alone = result["seconds_of_a_batch"] * run["sets"] / result["batch_size"]
+        batches = run["sets"] / result["batch_size"]
+        alone, processor = batches * result["batch_seconds"], batches * result["batch_processor_seconds"]
         more, points = run["peak_bytes"] - small["peak_bytes"], run["points"] - small["points"]
         own = [f"{more / MIB:.0f}", f"{more / points:.0f}"] if points else ["", ""]
-        cells = [f"{run['points']:,}", f"{run['sets']:,}", f"{run['seconds']:.1f}"]
-        cells += [f"{run['points'] / run['seconds']:,.0f}", f"{alone:.1f}", f"{100 * alone / run['seconds']:.0f} %"]
+        cells = [f"{run['points']:,}", f"{run['sets']:,}", f"{run['seconds']:.1f}", f"{alone:.1f}"]
+        cells += [f"{run['processor_seconds']:.1f}", f"{processor:.1f}"]
+        cells.append(f"{100 * processor / run['processor_seconds']:.0f} %")
         cells += [f"{run['peak_bytes'] / MIB:.0f}", *own]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, published, train
+from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, published, scene, train
 from benchmarks.floor import _Recorder, product_floor
 from benchmarks.jobs import peak_bytes
 from benchmarks.novelty_scores import measure
@@ -321,3 +321,16 @@ def test_what_the_guide_says_of_novelty_is_what_was_measured() -> None:
     command = page.split("`")[1]
     result = json.loads((ROOT / "docs" / "results" / "novelty.json").read_text(encoding="utf-8"))
     assert novelty.markdown(result, command) == page
+
+
+@pytest.mark.slow
+def test_scenes_are_labelled_and_measured(tmp_path: Path) -> None:
+    """A small one beside a smaller one, by a small model."""
+    sizes = ["backbone.depth=1", "backbone.dim=48", "backbone.encoder_dim=48", "backbone.num_heads=3", "method.rank=2"]
+    sizes += ["backbone.weights=null", "backbone.num_groups=8", "data.num_points=256"]
+    result = scene.measure("rooms", sizes, 8, points=3000, small=1000)
+    assert [run["points"] for run in result["runs"].values()] == [1000, 3000]
+    assert all(run["peak_bytes"] > 2**20 for run in result["runs"].values())
+    table = scene.markdown(result, "python -m benchmarks scene")
+    assert "| 3,000 |" in table
+    assert len(scene.make_scene(3000)) == 3000
