@@ -8,6 +8,7 @@ from __future__ import annotations
 from pointadapterx.datasets.base import DATASETS, PointClouds, Samples
 from pointadapterx.datasets.batching import EvalBatches, even_batches
 from pointadapterx.datasets.build import build_dataset
+from pointadapterx.datasets.coco import Coco
 from pointadapterx.datasets.digits import Digits
 from pointadapterx.datasets.fashion_mnist import FashionMnist
 from pointadapterx.datasets.few_shot import few_shot_task
@@ -19,10 +20,12 @@ from pointadapterx.datasets.inputs import Inputs, build_inputs
 from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.modelnet40 import ModelNet40
+from pointadapterx.datasets.object_images import ObjectImages
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
+from pointadapterx.datasets.voc import Voc
 from pointadapterx.datasets.vtab import Vtab
 from pointadapterx.hashing import content_hash, derive_seed
 
@@ -31,6 +34,7 @@ __all__ = [
     "IMAGE_TRANSFORMS",
     "TRANSFORMS",
     "Augment",
+    "Coco",
     "Digits",
     "EvalBatches",
     "FashionMnist",
@@ -41,10 +45,12 @@ __all__ = [
     "LDraw20",
     "LabelledH5",
     "ModelNet40",
+    "ObjectImages",
     "PointClouds",
     "Samples",
     "ScanObjectNN",
     "Transform",
+    "Voc",
     "Vtab",
     "augment_label",
     "build_augment",

@@ -304,7 +304,9 @@ class MaskedFiles(MaskedImages):
             raise DataError(f"{folder}: {len(classes)} classes of pixels; masks can have from 2 to {MOST_CLASSES}")
         pairs = list(self.pairs(split, folder, variant))
         if not pairs:
-            raise DataError(f"{folder}: no picture of the split {split} in it; see the layout in docs/image_segmentation.md")
+            raise DataError(
+                f"{folder}: no picture of the split {split} in it; see the layout in docs/image_segmentation.md"
+            )
         _require(pairs)
         groups = None if pairs[0].group is None else torch.tensor([pair.group for pair in pairs])
         validation = torch.tensor([pair.validation for pair in pairs])

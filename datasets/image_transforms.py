@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry
 
-
 IGNORED = 255
 """The label of a pixel of which nothing is known, such as one that has come in from beyond the edge of the picture."""
 
