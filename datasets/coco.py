@@ -64,8 +64,8 @@ class Coco(ObjectImages):
     the test. Classes are the categories of the training part, in the order of their ids, which may have gaps. Crowds
     are not learnt, and are ignored in a test. Pictures without objects are kept.
 
-    Outlines are polygons or run lengths; or numbers ``instance`` in a picture ``NAME_instance.png`` beside ``NAME.jpg``.
-    Pictures with one number ``group``, ``scene`` or ``room`` stay on one side of a validation split.
+    Outlines are polygons or run lengths; or numbers ``instance`` in ``NAME_instance.png`` beside ``NAME.jpg``. Pictures
+    with one number ``group``, ``scene`` or ``room`` stay on one side of a validation split.
 
     Args:
         split: ``"train"`` or ``"test"``.
@@ -100,7 +100,9 @@ class Coco(ObjectImages):
         if variant is not None:
             raise ConfigError(f"data.variant '{variant}': coco has no variants; remove data.variant")
         parts = _parts(_required(root))
-        classes, doubts = self.objects_in(root), Doubts()
+        doubts = Doubts()
+        categories = _categories(_read(parts["train"].annotations), doubts)
+        classes = list(categories.values())
         wanted = [parts[name] for name in ("train", "val") if name in parts] if split == "train" else [parts["test"]]
         found = [_checked(part, classes, doubts) for part in wanted]
         pictures = [one for part in found for one in part]
@@ -108,7 +110,14 @@ class Coco(ObjectImages):
         if not any(one.labels for one in found[0]):
             raise DataError(f"{wanted[0].annotations}: holds no object; add annotations")
         published = torch.arange(len(pictures)) >= len(found[0]) if len(found) > 1 else None
-        super().__init__(pictures, classes, split, source=[part.annotations for part in wanted], validation=published)
+        super().__init__(
+            pictures,
+            classes,
+            split,
+            category_numbers=list(categories),
+            source=[part.annotations for part in wanted],
+            validation=published,
+        )
 
 
 def _required(root: str | Path | None) -> Path:

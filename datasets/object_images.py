@@ -94,14 +94,24 @@ class ObjectImages(Images):
         pictures: at least one.
         classes: names of the classes of objects, in the order of their numbers.
         split: ``"train"`` or ``"test"``.
+        category_numbers: what the annotations call the classes; by default 1, 2 and so on.
         story: as of :class:`~pointadapterx.datasets.base.Samples`.
 
     Attributes:
         object_classes: names of the classes of objects.
+        category_numbers: see above.
         identities: what the annotations call the pictures, for results in COCO's form.
     """
 
-    def __init__(self, pictures: Sequence[Annotated], classes: Sequence[str], split: str, **story: Any) -> None:
+    def __init__(
+        self,
+        pictures: Sequence[Annotated],
+        classes: Sequence[str],
+        split: str,
+        *,
+        category_numbers: Sequence[int] | None = None,
+        **story: Any,
+    ) -> None:
         number = {name: index for index, name in enumerate(classes)}
         outlined = all(outline is not None for one in pictures for outline in one.outlines)
         objects = Objects.of(
@@ -122,6 +132,7 @@ class ObjectImages(Images):
             **story,
         )
         self.object_classes = list(classes)
+        self.category_numbers = list(category_numbers or range(1, len(classes) + 1))
         self.identities = [one.identity for one in pictures]
 
     @classmethod

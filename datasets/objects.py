@@ -75,7 +75,7 @@ class Objects:
     """Objects of n pictures, K in all, those of one picture after the other.
 
     Attributes:
-        boxes: (K, 4) float32, left, top, right and bottom in pixels of the picture's file; right and bottom are outside.
+        boxes: (K, 4) float32, left, top, right and bottom edge in pixels of the picture's file.
         labels: (K,) int64, classes.
         ignored: (K,) bool, objects that are neither learnt nor missed (a crowd, or one that is difficult).
         starts: (n + 1,) int64; picture i has the objects ``starts[i]`` to ``starts[i + 1] - 1``.

@@ -42,8 +42,8 @@ def drawn(outlines: Sequence[Any], width: int, height: int, where: str) -> np.nd
     """Masks (k, height, width) uint8, of 0 and 1, of the objects of one picture.
 
     Args:
-        outlines: for each of k objects a list of polygons ``[x, y, x, y, …]``, run lengths ``{"size", "counts"}``, or an
-            :class:`Instance`.
+        outlines: for each of k objects a list of polygons ``[x, y, x, y, …]``, run lengths ``{"size", "counts"}``, or
+            an :class:`Instance`.
         width: of the picture.
         height: of the picture.
         where: the picture, for messages.
@@ -99,9 +99,14 @@ def _instances(path: Path) -> np.ndarray:
 
 
 def encoded(mask: np.ndarray) -> dict[str, Any]:
-    """Run lengths ``{"size": [height, width], "counts": str}`` of a mask (height, width), as COCO's results have them."""
+    """Run lengths ``{"size": [height, width], "counts": str}`` of a mask (height, width), as in COCO's results."""
     runs: dict[str, Any] = masks_of_coco().encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(size) for size in runs["size"]], "counts": runs["counts"].decode("ascii")}
+
+
+def runs_of(outline: Any, width: int, height: int, where: str) -> dict[str, Any]:
+    """Run lengths of an outline; see :func:`drawn`."""
+    return encoded(drawn([outline], width, height, where)[0])
 
 
 def described(outline: Any) -> str:
