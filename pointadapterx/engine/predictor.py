@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 

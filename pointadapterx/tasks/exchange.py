@@ -63,6 +63,16 @@ class TaskOptions(Section):
 
     name: str = ""
 
+    def completed(self, data: DataConfig | None) -> tuple[TaskOptions, list[tuple[str, str]]]:
+        """With what is null filled in from the data, and (dotted key, message) for what cannot be.
+
+        Files are read only where a key is null, so that a stored config is complete without them.
+
+        Args:
+            data: None where that section is wrong.
+        """
+        return self, []
+
 
 class Score(NamedTuple):
     """A metric of a whole set that may select an epoch, and is shown in tables.
