@@ -34,8 +34,8 @@ class Targets(NamedTuple):
         points: ``(n, N, ...)``, of every point of a cloud; they follow the points through resampling and augmentation.
         condition: ``(n,)`` int64, the model's second input, such as the number of the object's category; None where a
             task's model takes none.
-        pixels: ``(n, S, S)`` int64, of every pixel of a picture as the model takes it, of batches alone: a data set reads
-            them together with its pictures, which they follow through resizing and augmentation.
+        pixels: ``(n, S, S)`` int64, of every pixel of a picture as the model takes it. Only batches have them: a data
+            set reads them with its pictures, which they follow through resizing and augmentation.
         objects: of every picture, a different number in each, in pixels of its file.
     """
 

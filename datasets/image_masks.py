@@ -185,6 +185,15 @@ class MaskedImages(Images):
         self.pixel_classes = list(pixel_classes)
 
     @classmethod
+    def count_pixel_classes(cls, root: str | Path | None, variant: str | None) -> int:
+        """Number of classes of pixels, without reading pictures.
+
+        Raises:
+            ConfigError, DataError: if files tell it and are missing or wrong.
+        """
+        raise NotImplementedError(f"{cls.__name__} must count its classes")
+
+    @classmethod
     def require_labels(cls, root: str | Path | None) -> None:
         """Refuses: pictures have no class as a whole."""
         raise ConfigError(f"data.root={root}: pictures with masks have no class as a whole; {OF_PIXELS}")
@@ -283,30 +292,29 @@ class MaskedFiles(MaskedImages):
         root: folder of the data.
         variant: of the set, where it has several.
 
+    Attributes:
+        called: its name in a config.
+        layout: of its folder, in a few words.
+        default_root: where it is looked for.
+
     Raises:
         ConfigError: for an unknown split or variant, or a missing root.
         DataError: if files are missing, or a picture and its mask do not belong together.
     """
 
+    called: ClassVar[str]
+    layout: ClassVar[str]
     default_root: ClassVar[str | None] = None
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
         check_split(split)
-        name = type(self).__name__.lower()
-        if variant is not None and variant not in self.variants:
-            known = ", ".join(self.variants) or "none: leave it out"
-            raise ConfigError(f"data.variant '{variant}': unknown; known: {known}")
-        if root is None and self.default_root is None:
-            raise ConfigError(f"data.root is required for {name}: the folder of its pictures and masks")
-        folder = Path(root or self.default_root or "")
+        folder = self.folder(root, variant)
         classes = self.classes_of(folder, variant)
         if not 2 <= len(classes) <= MOST_CLASSES:
             raise DataError(f"{folder}: {len(classes)} classes of pixels; masks can have from 2 to {MOST_CLASSES}")
         pairs = list(self.pairs(split, folder, variant))
         if not pairs:
-            raise DataError(
-                f"{folder}: no picture of the split {split} in it; see the layout in docs/image_segmentation.md"
-            )
+            raise DataError(f"{folder}: holds no picture of the split {split}; {self.called} has {self.layout}")
         _require(pairs)
         groups = None if pairs[0].group is None else torch.tensor([pair.group for pair in pairs])
         validation = torch.tensor([pair.validation for pair in pairs])
@@ -320,6 +328,29 @@ class MaskedFiles(MaskedImages):
             source=[folder],
             validation=validation if validation.any() and not validation.all() else None,
         )
+
+    @classmethod
+    def folder(cls, root: str | Path | None, variant: str | None) -> Path:
+        """Where the files lie.
+
+        Raises:
+            ConfigError: for an unknown variant, or if nothing says where.
+            DataError: if there is no such folder.
+        """
+        if variant is not None and variant not in cls.variants:
+            known = f"known: {', '.join(cls.variants)}" if cls.variants else "it has none; remove data.variant"
+            raise ConfigError(f"data.variant '{variant}': unknown to {cls.called}; {known}")
+        if root is None and cls.default_root is None:
+            raise ConfigError(f"data.root is required for {cls.called}: the folder of its pictures and masks")
+        folder = Path(root or cls.default_root or "")
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; data.root of {cls.called} is the one with {cls.layout}")
+        return folder
+
+    @classmethod
+    def count_pixel_classes(cls, root: str | Path | None, variant: str | None) -> int:
+        """Of :meth:`classes_of`."""
+        return len(cls.classes_of(cls.folder(root, variant), variant))
 
     @classmethod
     def classes_of(cls, folder: Path, variant: str | None) -> Sequence[str]:

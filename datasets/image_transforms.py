@@ -1,7 +1,7 @@
 """Augmentation of whole batches of images: ``(B, channels, S, S) -> (B, channels, S, S)`` on their own device.
 
-What is known of their pixels follows them, and so does where each pixel was: a **frame** ``(B, 4)``, scale and shift along
-x, then along y. With coordinates from -1 to 1 between the edges of a picture, the pixel at x was at ``scale x + shift``.
+What is known of their pixels follows them, and so does where each pixel was: a **frame** ``(B, 4)``, scale and shift
+along x, then along y. With coordinates from -1 to 1 between the edges, the pixel at x was at ``scale x + shift``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Moving(ImageTransform):
 
     @abstractmethod
     def moved(self, images: torch.Tensor, pixels: torch.Tensor | None, generator: torch.Generator | None) -> Pictures:
-        """Images (B, channels, S, S) and labels (B, S, S) after the transform, and the frame of this transform alone."""
+        """Images (B, channels, S, S), labels (B, S, S) after the transform, and the frame of this transform alone."""
 
 
 def _composed(first: torch.Tensor, then: torch.Tensor) -> torch.Tensor:

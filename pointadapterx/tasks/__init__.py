@@ -8,6 +8,7 @@ from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.classification import Classification, Prediction
 from pointadapterx.tasks.detection import Detection
 from pointadapterx.tasks.exchange import Answer, Facts, Sections
+from pointadapterx.tasks.image_segmentation import ImageSegmentation
 from pointadapterx.tasks.reconstruction import Reconstruction
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Classification",
     "Detection",
     "Facts",
+    "ImageSegmentation",
     "Reconstruction",
     "Sections",
     "Task",
