@@ -20,6 +20,8 @@ from pointadapterx.text import cell, printable
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 """Of classes, again and again: those of Okabe and Ito, which everyone can distinguish."""
+BRIGHT = ("#e69f00", "#56b4e9", "#f0e442")
+"""Those that black letters are read on."""
 VEIL = 0.45  # of its colour over what belongs to an object
 BESIDE = ("class", "score", "left", "top", "right", "bottom")
 """Columns of a file of boxes."""
@@ -66,7 +68,7 @@ class Detected:
 
     def content(self) -> dict[str, Any]:
         """Objects one by one."""
-        masks = self.masks or [None] * len(self.classes)
+        masks: Sequence[dict[str, Any] | None] = self.masks or [None] * len(self.classes)
         objects = [
             {"class": name, "score": round(score, 6), "box": [round(edge, 2) for edge in box]}
             | ({} if mask is None else {"mask": mask})
@@ -81,7 +83,7 @@ class Detected:
             picture: what the picture is called in them.
             categories: number there of each class.
         """
-        masks = self.masks or [None] * len(self.classes)
+        masks: Sequence[dict[str, Any] | None] = self.masks or [None] * len(self.classes)
         return [
             {
                 "image_id": picture,
@@ -140,7 +142,7 @@ def with_objects(
         texts: above the boxes.
         masks: run lengths, one an object.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     colours = [COLOURS[number % len(COLOURS)] for number in numbers]
     shown = pixels.astype(np.float32)
@@ -149,13 +151,14 @@ def with_objects(
         shown[inside] = (1 - VEIL) * shown[inside] + VEIL * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     picture = Image.fromarray(shown.round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(max(picture.size) / 320))
+    longest = max(picture.size)
+    width, font = max(1, round(longest / 240)), ImageFont.load_default(max(10, round(longest / 40)))
     for place in reversed(range(len(boxes))):  # the surest on top
         left, top, right, bottom = boxes[place]
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colours[place], width=width)
         if texts:
             text = printable(texts[place])
-            area = draw.textbbox((left + 1, max(0, top - 11)), text)
-            draw.rectangle(area, fill=colours[place])
-            draw.text(area[:2], text, fill="white" if colours[place] not in COLOURS[6:7] else "black", anchor="la")
+            corner = left, max(0, top - font.getbbox(text)[3])
+            draw.rectangle(draw.textbbox(corner, text, font=font), fill=colours[place])
+            draw.text(corner, text, fill="black" if colours[place] in BRIGHT else "white", font=font)
     return np.asarray(picture)

@@ -338,9 +338,9 @@ def voc_ap(found: Sequence[Found], objects: Objects, number: int) -> float | Non
         return None
     if not rows:
         return 0.0
-    scores, right = (np.array(part) for part in zip(*rows, strict=True))
-    right = right[np.argsort(-scores, kind="stable")]
-    recall, precision = np.cumsum(right) / total, np.cumsum(right) / np.arange(1, len(right) + 1)
+    scores, hits = (np.array(part) for part in zip(*rows, strict=True))
+    ranked = hits[np.argsort(-scores, kind="stable")]
+    recall, precision = np.cumsum(ranked) / total, np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float(100 * (np.diff(recall, prepend=0.0) * best).sum())
 
