@@ -17,7 +17,7 @@ from pointadapterx.visualize.drawing import Sheet, View, paint
 from pointadapterx.visualize.groups import group_colours
 from pointadapterx.visualize.labels import Labelled
 from pointadapterx.visualize.loaded_run import Subject
-from pointadapterx.visualize.pictures import unsuited
+from pointadapterx.visualize.pictures import pixel_rows, unsuited
 
 HEIGHT = "height"  # what the points are coloured by first
 OBJECTS_DPI = 110  # of pictures with boxes
@@ -97,6 +97,14 @@ def objects_of(subject: Subject, indices: Sequence[int]) -> Markup:
         there, found = pair.counts
         items.append((None, still, f"{subject.title(index)}: {there} objects, {found} found"))
     return page.gallery(items)
+
+
+def pixel_gallery(subject: Subject, items: Sequence[tuple[int, str]]) -> Markup:
+    """Test pictures by number, with captions: as they are, true labels, what was found, errors."""
+    rows, legend = pixel_rows(subject, [index for index, _ in items])
+    stills = [page.data_url(paint(Sheet("", [row])), 60) for row in rows]
+    captions = [caption for _, caption in items]
+    return page.kinds(legend) + page.gallery(zip([None] * len(items), stills, captions, strict=True))
 
 
 def _attention(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
