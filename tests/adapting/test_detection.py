@@ -16,7 +16,7 @@ from PIL import Image
 from pointadapterx import jobs
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.commands.main import main
-from pointadapterx.config import Config
+from pointadapterx.config import Config, read_config
 from pointadapterx.counting import count_model
 from pointadapterx.datasets import build_dataset, build_inputs
 from pointadapterx.datasets.base import Targets
@@ -29,6 +29,7 @@ from pointadapterx.peft import METHODS
 from pointadapterx.tasks import Detection, build_task
 from pointadapterx.tasks.detection_heads import COLUMNS, HEADS, MASK, WORDS, packed, unpacked
 from pointadapterx.tasks.detection_metrics import RECALLS, Curve, _evaluated, _truth, found_in, measure, pasted
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.timm
 
@@ -224,6 +225,18 @@ def test_its_report_shows_pictures(run: Path, tmp_path: Path) -> None:
     assert "95 % interval over the pictures" in page
     assert main(["visualize", str(run), "--picture", "objects", "--output", str(tmp_path)]) == 0
     assert (tmp_path / "objects.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["blood_retinanet", "views_mask_rcnn"])
+def test_shipped_configs(name: str, tmp_path: Path) -> None:
+    """They load as they are, and the first one trains on what is shipped."""
+    config = read_config(ROOT / "cfgs" / f"{name}.yaml")
+    assert Config.of(config.dump()) == config
+    if name == "blood_retinanet":
+        small = {"backbone": {"architecture": SWIN, "image_size": SIDE}, "task": {"channels": 16}}
+        short = config.replaced(**small, train={"epochs": 1, "warmup_epochs": 0}, data={"train_size": 8})
+        run = jobs.train(short, name, tmp_path / "run", make_accelerator("fp32"))
+        assert json.loads((run / "metrics.json").read_text())["test"]["objects"] == 251
 
 
 def shaken(objects: Objects, noise: float) -> torch.Tensor:

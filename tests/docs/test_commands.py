@@ -52,6 +52,7 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
     "pointadapterx doctor h5_clouds": [],
+    "pointadapterx doctor --name voc": [],
     "pointadapterx train --config h5 data.root=h5_clouds": ONE_EPOCH,
     "pointadapterx train --config scan_obj_bg data.name=folder data.variant=null data.root=scans "
     "backbone.weights=weights/point_mae_pretrain.pth": [*SMALL, "method.rank=4"],
@@ -93,6 +94,7 @@ COMMANDS: dict[str, list[str]] = {
 LONG = "needs the whole LDraw-20 or Fashion-MNIST, and hours"
 EXPORT = "takes the better part of a minute; see tests/test_export.py"
 PICTURES = "takes long; see tests/visualize"
+DETECTION = "needs torchvision; see tests/adapting/test_detection.py"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
 NOT_EXECUTED: dict[str, str] = {
     "pointadapterx visualize runs/demo/<time>": PICTURES,
@@ -102,6 +104,9 @@ NOT_EXECUTED: dict[str, str] = {
     "pointadapterx export RUN_OR_ADAPTER parts.onnx": EXPORT,
     "pointadapterx export RUN_OR_ADAPTER parts.pt2": EXPORT,
     "pointadapterx push RUN_OR_ADAPTER owner/repository --license cc-by-4.0": HUB,
+    "pip install '.[dense2d]'": "loads packages from the network",
+    "pointadapterx train --config blood_retinanet --output cells": DETECTION,
+    "pointadapterx predict cells photographs/ --each found": DETECTION,
     "pointadapterx pull owner/repository [DIR]": HUB,
     "pointadapterx predict hf://owner/repository scans/": HUB,
     "pip install '.[mesh,viz]'": "loads packages from the network; see tests/docs/test_tutorial.py",
@@ -191,6 +196,7 @@ EXAMPLES: dict[str, Example] = {
 """Blocks of Python by a line's beginning."""
 
 EXAMPLES_NOT_EXECUTED = {
+    'predictor = Predictor("cells")': DETECTION,
     'exported = export_adapter("runs/demo/<time>", "parts.onnx")': EXPORT,
     'push_adapter("runs/demo/<time>", "owner/repository"': HUB,
 }
