@@ -68,7 +68,7 @@ class Detected:
 
     def content(self) -> dict[str, Any]:
         """Objects one by one."""
-        masks: Sequence[dict[str, Any] | None] = self.masks or [None] * len(self.classes)
+        masks: Sequence[dict[str, Any] | None] = [None] * len(self.classes) if self.masks is None else self.masks
         objects = [
             {"class": name, "score": round(score, 6), "box": [round(edge, 2) for edge in box]}
             | ({} if mask is None else {"mask": mask})
@@ -83,7 +83,7 @@ class Detected:
             picture: what the picture is called in them.
             categories: number there of each class.
         """
-        masks: Sequence[dict[str, Any] | None] = self.masks or [None] * len(self.classes)
+        masks: Sequence[dict[str, Any] | None] = [None] * len(self.classes) if self.masks is None else self.masks
         return [
             {
                 "image_id": picture,

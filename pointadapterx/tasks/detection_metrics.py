@@ -341,8 +341,8 @@ def voc_ap(found: Sequence[Found], objects: Objects, number: int) -> float | Non
     scores, hits = (np.array(part) for part in zip(*rows, strict=True))
     ranked = hits[np.argsort(-scores, kind="stable")]
     recall, precision = np.cumsum(ranked) / total, np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(100 * (np.diff(recall, prepend=0.0) * best).sum())
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(100 * (np.diff(recall, prepend=0.0) * envelope).sum())
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
