@@ -27,12 +27,13 @@ from pointadapterx.engine.evaluator import evaluate, vote
 from pointadapterx.errors import ConfigError
 from pointadapterx.export import export_adapter
 from pointadapterx.models.features import FeatureInfo, StageInfo
+from pointadapterx.palette import label_colours
 from pointadapterx.peft import METHODS
 from pointadapterx.report.document import write_report
 from pointadapterx.run_folder import SAMPLE_RECORDS_FILE
 from pointadapterx.study.samples import read_samples
 from pointadapterx.tasks import ImageSegmentation, build_task
-from pointadapterx.tasks.pixel_answers import likeliest, palette
+from pointadapterx.tasks.pixel_answers import likeliest
 from pointadapterx.tasks.upernet import UPerNet, levels_of
 from tests.conftest import randomise
 from tests.masks import CLASSES, save, scene, segmentation_config, write_mask_folder
@@ -139,6 +140,7 @@ def test_predictions_are_as_large_as_the_pictures(run: Path, tmp_path: Path) -> 
     with Image.open(tmp_path / "each" / "1.png") as image:
         assert (image.mode, image.size) == ("P", (17, 33))
         assert json.loads(image.info["classes"]) == list(CLASSES)
+        assert image.getpalette()[:9] == label_colours(3).ravel().tolist()
         labels = np.array(image)
     both = np.load(tmp_path / "each" / "1.npz")
     assert np.array_equal(both["labels"], labels)
@@ -158,18 +160,6 @@ def test_large_pictures_are_enlarged_a_few_classes_at_a_time(monkeypatch: pytest
     labels, confidence = likeliest(logits, (9, 5))
     assert np.array_equal(labels, at_once[0])
     assert np.allclose(confidence, at_once[1], atol=1e-3)
-
-
-def test_the_palette_is_that_of_pascal_voc() -> None:
-    colours = palette()
-    assert [colours[3 * k : 3 * k + 3] for k in (0, 1, 2, 15, 20)] == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [192, 128, 128],
-        [0, 64, 128],
-    ]
-    assert len({tuple(colours[3 * k : 3 * k + 3]) for k in range(256)}) == 256
 
 
 def test_report_pictures_card_and_doctor(run: Path, tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.classification import Classification, Prediction
 from pointadapterx.tasks.exchange import Answer, Facts, Sections
 from pointadapterx.tasks.image_segmentation import ImageSegmentation
+from pointadapterx.tasks.part_segmentation import PartSegmentation
+from pointadapterx.tasks.point_segmentation import PointLabels
 from pointadapterx.tasks.reconstruction import Reconstruction
+from pointadapterx.tasks.semantic_segmentation import SemanticSegmentation
 
 __all__ = [
     "TASKS",
@@ -16,8 +19,11 @@ __all__ = [
     "Classification",
     "Facts",
     "ImageSegmentation",
+    "PartSegmentation",
+    "PointLabels",
     "Reconstruction",
     "Sections",
+    "SemanticSegmentation",
     "Task",
     "build_task",
 ]

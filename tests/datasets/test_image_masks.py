@@ -48,7 +48,7 @@ def test_layouts_say_the_same(name: str, tmp_path: Path) -> None:
 
 def test_classes_of_ade20k_are_those_of_the_challenge() -> None:
     assert len(set(ADE20K_CLASSES)) == 150
-    assert ADE20K_CLASSES[::30] == ("wall", "armchair", "river", "bannister", "ball")
+    assert ADE20K_CLASSES[::30] == ("wall", "armchair", "river", "airplane", "food")
 
 
 def test_digit_scenes_are_drawn_the_same_again() -> None:
@@ -82,24 +82,23 @@ def test_validation_part_of_a_folder_is_that_of_training(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", IMAGE_TRANSFORMS)
 def test_labels_and_frames_follow_the_pictures(name: str) -> None:
-    """A picture whose brightness is its label stays so; its frame brings it back."""
-    squares = torch.arange(1, 17).view(4, 4).repeat_interleave(8, 0).repeat_interleave(8, 1).expand(6, 32, 32)
-    augment, generator = build_augment([name, "flip"], "images"), torch.Generator().manual_seed(1)
-    images = squares[:, None].float()
-    found = augment.carry_pictures(Pictures(images, squares), generator)
-    plain = augment(images, torch.Generator().manual_seed(1))
-    assert torch.equal(found.images, plain)
+    """A picture whose brightness says where a pixel was, up to the rounding of its label."""
+    places = torch.arange(32).expand(6, 32, 32)  # along x
+    augment, generator = build_augment([name, "flip"] if name != "flip" else name, "images"), torch.Generator()
+    images = places[:, None].float()
+    found = augment.carry_pictures(Pictures(images, places), generator.manual_seed(1))
+    assert torch.equal(found.images, augment(images, generator.manual_seed(1)))
     assert found.pixels is not None
     assert found.frame is not None
     known = found.pixels != IGNORED
-    assert known.float().mean() > 0.4
-    near = (found.images[:, 0] - found.pixels).abs()[known]
-    assert (near < 0.01).float().mean() > 0.75  # the edges of squares are blurred
+    assert known.all() == (name == "flip")
+    assert known.float().mean() > 0.6
+    assert (found.images[:, 0] - found.pixels).abs()[known].max() <= 0.5 + 1e-4
     back, reached = put_back(found.images, found.frame)
     inside = reached[:, 0] > 0
-    assert inside.any()
-    assert ((back[:, 0] - squares).abs()[inside] < 0.01).float().mean() > 0.6
-    assert (found.pixels.unique() == 255).sum() == (name != "flip")
+    assert inside.float().mean() > 0.5
+    assert (back[:, 0] - places).abs()[inside].max() < 1
+    assert (back[:, 0] - places).abs()[inside].mean() < 0.1
 
 
 def test_unmoved_pixels_need_no_frame() -> None:
