@@ -72,6 +72,9 @@ class Unchecked(NamedTuple):
         point_labels: one number a point, whatever the file has; None where it has none.
         point_classes: names of what these numbers mean; empty where points have no labels.
         ignored: numbers of points that have no class.
+        own: of these numbers, those that points of its class may have, such as parts of its category; empty: all.
+        values: the numbers, in the order of their names; empty: 0 and so on.
+        doubts: what reading it has found.
     """
 
     name: str
@@ -81,6 +84,9 @@ class Unchecked(NamedTuple):
     point_labels: np.ndarray | None = None
     point_classes: Sequence[str] = ()
     ignored: Sequence[int] = ()
+    own: Sequence[int] = ()
+    values: Sequence[int] = ()
+    doubts: Sequence[Any] = ()
 
 
 SamplesT = TypeVar("SamplesT", bound="Samples")
@@ -109,6 +115,9 @@ class Samples(Dataset[dict[str, Any]]):
         needs_variant: whether it must be given.
         num_classes: number of classes, where the name of the data set tells it; see :meth:`count_classes`.
         labels_optional: whether there is an option ``labels``, whose False reads all samples for pre-training.
+        point_values: what the files have for each of ``point_classes``; empty: 0 and so on.
+        default_block: where samples are drawn from clouds of any number of points, by options ``num_points`` and
+            ``block``: the latter's default, see :class:`~pointadapterx.datasets.scenes.Scenes`. Else None.
     """
 
     modality: ClassVar[str]
@@ -116,6 +125,8 @@ class Samples(Dataset[dict[str, Any]]):
     needs_variant: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
     labels_optional: ClassVar[bool] = False
+    default_block: ClassVar[float | str | None] = None
+    point_values: Sequence[int] = ()
 
     def __init__(
         self,
@@ -154,6 +165,27 @@ class Samples(Dataset[dict[str, Any]]):
         Raises:
             ConfigError: without a root, or for one without labels.
             DataError: if the files are not there, or wrong.
+        """
+        return None
+
+    @classmethod
+    def point_classes_in(cls, **options: Any) -> list[str] | None:
+        """Names of what points are labelled with, in the order of :attr:`point_classes`; None where they are not.
+
+        Args:
+            options: keyword arguments of the data set, such as ``root``.
+
+        Raises:
+            ConfigError, DataError: if they are in files that are needed, and not there or wrong.
+        """
+        parts = cls.parts_in(**options)
+        return None if parts is None else list(dict.fromkeys(name for names in parts.values() for name in names))
+
+    @classmethod
+    def parts_in(cls, **options: Any) -> dict[str, list[str]] | None:
+        """Names of the parts of each category of objects, in the order of ``classes``; None where there are no parts.
+
+        A name that several categories have is one class of points.
         """
         return None
 
@@ -231,6 +263,19 @@ class PointClouds(Samples):
             for part in points.split(256):  # parts, since the whole set's temporaries would not fit in small memories
                 part.copy_(NormalizeUnitSphere()(part))
         self.points = points
+
+    @property
+    def size(self) -> int:
+        """Points of a cloud."""
+        return self.points.shape[1]
+
+    def fetch(self, indices: torch.Tensor) -> torch.Tensor:
+        """The clouds at ``indices`` (b,), (b, N, 3)."""
+        return self.points[indices]
+
+    def examples(self) -> Iterator[torch.Tensor]:
+        """Clouds (b, N, 3), some at a time, by which the form of all is known; N may differ."""
+        yield from self.points.split(256)
 
     @classmethod
     def each_cloud(cls, split: str, **options: Any) -> Iterator[Unchecked]:

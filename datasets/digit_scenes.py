@@ -15,18 +15,18 @@ from pointadapterx.errors import ConfigError
 
 SIDE = 56  # of a scene, in pixels
 SCENES = {"train": 400, "test": 200}
-MOST = 5  # digits of a scene
-SIZES = (16, 28)  # of a digit, in pixels
+MOST = 3  # digits of a scene; those for which no place is free are left out
+SIZES = (24, 38)  # of a digit, in pixels
 INK = 0.35  # brightness from which on a pixel belongs to its digit
 CLASSES = ("background", *map(str, range(10)))
 
 
 @DATASETS.register("digit_scenes")
 class DigitScenes(MaskedImages):
-    """Grey scenes of 56 x 56 pixels with one to five digits on an uneven ground; 400 to train on and 200 to test.
+    """Grey scenes of 56 x 56 pixels with one to three digits on an uneven ground; 400 to train on and 200 to test.
 
     The digits of the test scenes are none of those of the training scenes, see
-    :class:`~pointadapterx.datasets.digits.Digits`. A later digit covers an earlier one.
+    :class:`~pointadapterx.datasets.digits.Digits`.
 
     Args:
         split: ``"train"`` or ``"test"``.
@@ -67,6 +67,8 @@ def _scene(digits: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator)
         large = F.interpolate(digits[chosen][None] / 255, size=(size, size), mode="bicubic", align_corners=False)
         ink = large[0, 0].clamp(0, 1).double()
         area = slice(top, top + size), slice(left, left + size)
+        if bool((mask[area][ink > INK] > 0).any()):
+            continue
         picture[area] = torch.where(ink > INK, ink, picture[area])
         mask[area][ink > INK] = 1 + int(labels[chosen])
     return (255 * picture.clamp(0, 1)).round().to(torch.uint8), mask

@@ -55,8 +55,8 @@ def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
     if "head" in TASKS[task].sections:
         raw = _with_head(raw)
     wanted = [name for name in ORDER if name in ("task", *COMMON, *TASKS[task].sections)]
-    for section in raw:
-        if section not in wanted:
+    for section, values in raw.items():
+        if section not in wanted and values is not None:  # null leaves out a section of a base config
             problems.append(_superfluous(section, task))
     for section in wanted:
         if section not in raw and section not in OPTIONAL:
@@ -159,6 +159,8 @@ def _with_score(options: EvalConfig, task: type[Task]) -> tuple[EvalConfig, list
 
 def _check_alone(parts: Parts) -> Iterator[Problem]:
     """What the owner of each section finds in it, given those that it depends on."""
+    if parts.task is not None:
+        yield from (Problem(*problem) for problem in parts.task.problems(parts.backbone, parts.method))
     if parts.data is not None:
         yield from Problem.of("data", parts.data.problems())
     if parts.backbone is not None:

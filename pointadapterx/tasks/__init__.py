@@ -9,7 +9,10 @@ from pointadapterx.tasks.classification import Classification, Prediction
 from pointadapterx.tasks.detection import Detection
 from pointadapterx.tasks.exchange import Answer, Facts, Sections
 from pointadapterx.tasks.image_segmentation import ImageSegmentation
+from pointadapterx.tasks.part_segmentation import PartSegmentation
+from pointadapterx.tasks.point_segmentation import PointLabels
 from pointadapterx.tasks.reconstruction import Reconstruction
+from pointadapterx.tasks.semantic_segmentation import SemanticSegmentation
 
 __all__ = [
     "TASKS",
@@ -18,8 +21,11 @@ __all__ = [
     "Detection",
     "Facts",
     "ImageSegmentation",
+    "PartSegmentation",
+    "PointLabels",
     "Reconstruction",
     "Sections",
+    "SemanticSegmentation",
     "Task",
     "build_task",
 ]

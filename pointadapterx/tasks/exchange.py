@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
@@ -73,6 +73,15 @@ class TaskOptions(Section):
             data: None where its section is wrong.
         """
         return self, []
+
+    def problems(self, backbone: Backbone.Options | None, method: Method.Options | None) -> Iterator[tuple[str, str]]:
+        """(dotted key, message) for each impossible value.
+
+        Args:
+            backbone: None where its section is wrong.
+            method: likewise, and where nothing is adapted.
+        """
+        return iter(())
 
 
 class Score(NamedTuple):
@@ -179,6 +188,22 @@ def names_of(value: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What a task gives a model of a whole cloud at once.
+
+    Attributes:
+        index: (m,) int64, the points in it.
+        placed: (m, 3) float32, where they lie for the model, with y up, where they keep the frame of the whole cloud,
+            such as tiles of a room with the height above its floor; then m is the number of points that the model
+            takes, and points are repeated where there are too few. None: they are turned, normalised and reduced as a
+            training cloud of its own.
+    """
+
+    index: Tensor
+    placed: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Piece:
     """Where the points that a model is given come from, for a task that answers for every point.
 
@@ -272,6 +297,20 @@ class Answer(Protocol):
 
     def content(self) -> dict[str, Any]:
         """For a JSON file, without the name."""
+
+
+class Joining(Protocol):
+    """What becomes of the answers about the pieces of a whole input, one after the other."""
+
+    def add(self, answer: Any) -> None:
+        """Takes the answer about the next piece, which may then be forgotten.
+
+        Args:
+            answer: of :meth:`Task.answers`.
+        """
+
+    def joined(self) -> Answer:
+        """The answer about the whole."""
 
 
 def require_finite(rows: Tensor, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import DATASETS, Samples
@@ -23,7 +24,9 @@ from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.files import write_text
+from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo
+from pointadapterx.peft.base import Method
 from pointadapterx.schema import Rate
 from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Tabular, TaskOptions
@@ -53,25 +56,27 @@ class ImageSegmentationOptions(TaskOptions):
     blocks: list[int] | None = Field(None, min_length=1)
     num_classes: int | None = Field(None, ge=2, le=MOST_CLASSES)
 
-    def completed(self, data: DataConfig | None) -> tuple[TaskOptions, list[tuple[str, str]]]:
+    def completed(self, data: DataConfig | None) -> tuple[Self, list[tuple[str, str]]]:
         """With the number of classes of the data, and the width of the head."""
         changes: dict[str, Any] = {} if self.channels is not None else {"channels": CHANNELS[self.head]}
         problems = []
-        if self.head == "light" and self.auxiliary:
-            problems.append(("task.auxiliary", "belongs to task.head=upernet; remove it"))
-        kind = DATASETS[data.name] if data is not None and data.name in DATASETS else None
-        if data is not None and kind is not None:
+        if data is not None:
+            kind = DATASETS[data.name]
             if not issubclass(kind, MaskedImages):
-                with_masks = ", ".join(sorted(name for name, one in DATASETS.items() if issubclass(one, MaskedImages)))
-                problems.append(("data.name", f"{data.name} has no classes of pixels; choose from {with_masks}"))
+                known = ", ".join(sorted(name for name, one in DATASETS.items() if issubclass(one, MaskedImages)))
+                problems.append(("data.name", f"{data.name} has no classes of pixels; choose from {known}"))
             elif self.num_classes is None:
                 try:
                     changes["num_classes"] = kind.count_pixel_classes(data.root, data.variant)
                 except (PointAdapterXError, OSError) as error:
-                    problems.append(
-                        ("task.num_classes", f"cannot be read from the data ({error}); set it, or mend them")
-                    )
+                    message = f"cannot be read from the data ({error}); mend them, or set it"
+                    problems.append(("task.num_classes", message))
         return self.model_copy(update=changes), problems
+
+    def problems(self, backbone: Backbone.Options | None, method: Method.Options | None) -> Iterator[tuple[str, str]]:
+        """An auxiliary head where there is none."""
+        if self.head == "light" and self.auxiliary:
+            yield "task.auxiliary", "belongs to task.head=upernet; remove it"
 
 
 @TASKS.register("image_segmentation")
@@ -129,10 +134,10 @@ class ImageSegmentation(Task):
     def learn(self, train: Samples) -> Facts:
         """Names of the classes, and how much each of them counts in the loss."""
         assert isinstance(train, MaskedImages)
-        wanted = self.config.train.class_weights
+        wanted, classes = self.config.train.class_weights, train.pixel_classes
         if wanted is not None:
-            counts = train.count_pixels() if wanted == "balanced" else None
-            self._weights = weights_of_counts(wanted, counts, train.pixel_classes)
+            counts = train.count_pixels() if isinstance(wanted, str) else torch.ones(len(classes))
+            self._weights = weights_of_counts(wanted, counts, classes)
         return Facts(train.pixel_classes)
 
     # Model.

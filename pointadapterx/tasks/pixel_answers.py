@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pointadapterx.palette import label_colours
 from pointadapterx.text import cell
 
 MOST_VALUES = 2**25  # logits of the pixels of a picture that are in memory at a time
@@ -80,7 +81,7 @@ class PixelLabels:
         from PIL import Image, PngImagePlugin  # slow to import
 
         image = Image.fromarray(self.labels)
-        image.putpalette(palette())
+        image.putpalette(label_colours(len(self.classes)).ravel().tolist())
         about = PngImagePlugin.PngInfo()
         about.add_text("classes", json.dumps(self.classes))
         image.save(path, format="PNG", pnginfo=about)
@@ -109,12 +110,3 @@ def likeliest(logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
         best, total = torch.maximum(best, highest), torch.logaddexp(total, large.logsumexp(dim=0))
         first += len(part)
     return labels.numpy(), (best - total).exp().half().numpy()
-
-
-def palette() -> list[int]:
-    """256 colours as red, green, blue: those of Pascal VOC's masks, whose bits tell any two numbers apart."""
-    bits = [[number >> bit & 1 for bit in range(8)] for number in range(256)]
-    # Bits 0, 3 and 6 are the highest ones of red, 1, 4 and 7 of green, 2 and 5 of blue.
-    return [
-        sum(value << (7 - place) for place, value in enumerate(one[channel::3])) for one in bits for channel in range(3)
-    ]

@@ -128,6 +128,8 @@ class ConvModule(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         groups = math.gcd(GROUPS, outputs)
+        if 2 * groups > outputs:  # of single channels, a map pooled to 1 x 1 has no spread
+            groups = max(1, groups // 2)
         self.batch_norm = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(groups, outputs)
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.tasks import build_task
-from pointadapterx.tasks.exchange import Piece, Predictions, Ready, require_finite
+from pointadapterx.tasks.exchange import Answer, Piece, Predictions, Ready, require_finite
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection
 
@@ -71,13 +71,14 @@ class Subject:
     """
 
     def __init__(self, adapter: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> None:
+        self.info = read_adapter(adapter)
+        of_task = tuple(f"task.{key}=" for key in self.info.task.test_keys)
         for text in overrides:
-            if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=")):
+            if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=", *of_task)):
                 raise ConfigError(
                     f"{text}: would make it another model; data.*, eval.*, backbone.weights and train.precision may "
                     "change"
                 )
-        self.info = read_adapter(adapter)
         self.path = self.info.path
         self.config = model_config(self.info, overrides)
         self.name = name or self.info.method.name
@@ -225,10 +226,7 @@ class Subject:
         with torch.inference_mode(), self.accelerator.autocast():
             batch = Batch(inputs, Targets(condition=condition))
             said = self.task.answers(self.model, batch, given, self.name, top=1)
-        answers = [
-            answer if answer is None or item.piece is None else self.task.join([answer], item.piece.cloud)
-            for item, answer in zip(given, said, strict=True)
-        ]
+        answers = [self._whole(item, answer) for item, answer in zip(given, said, strict=True)]
         return ["not finite" if answer is None else printable(answer.text()) for answer in answers]
 
     def _piece(self, values: Tensor) -> Piece | None:
@@ -236,6 +234,13 @@ class Subject:
         if not self.task.whole:
             return None
         return Piece(Cloud(values.double().cpu().numpy()), torch.arange(len(values)), last=True)
+
+    def _whole(self, item: Ready, answer: Answer | None) -> Answer | None:
+        if answer is None or item.piece is None:
+            return answer
+        joining = self.task.joining(item.piece.cloud)
+        joining.add(answer)
+        return joining.joined()
 
     def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:
         """The likeliest class of each input, and its probability.
