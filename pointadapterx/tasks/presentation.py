@@ -17,9 +17,11 @@ class Presentation:
     Attributes:
         scores: of the task.
         facts: of the task.
+        unexportable: why models of the task cannot be exported; empty where they can.
     """
 
     scores: ClassVar[Mapping[str, Score]] = {}
+    unexportable: ClassVar[str] = ""
     facts: Any
 
     @property
