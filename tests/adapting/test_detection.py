@@ -213,7 +213,7 @@ def test_its_commands(run: Path, data: Path, tmp_path: Path, capsys: pytest.Capt
     assert Image.open(tmp_path / "each" / "0.png").size == (WIDTH, HEIGHT)
     assert main([*command, "--kind", "csv", "--output", str(tmp_path / "found.csv")]) == 3
     assert (tmp_path / "each" / "1.csv").read_text().startswith("class,score,left,top,right,bottom")
-    assert main(["export", str(run / "adapter.safetensors"), str(tmp_path / "model.onnx")]) == 2
+    assert main(["export", str(run / "adapter.safetensors"), str(tmp_path / "model.pt2")]) == 2
     assert "the task detection cannot be exported: its answers differ in number" in capsys.readouterr().err
 
 
@@ -233,8 +233,9 @@ def test_shipped_configs(name: str, tmp_path: Path) -> None:
     config = read_config(ROOT / "cfgs" / f"{name}.yaml")
     assert Config.of(config.dump()) == config
     if name == "blood_retinanet":
-        small = {"backbone": {"architecture": SWIN, "image_size": SIDE}, "task": {"channels": 16}}
-        short = config.replaced(**small, train={"epochs": 1, "warmup_epochs": 0}, data={"train_size": 8})
+        small = [f"backbone.architecture={json.dumps(SWIN)}", f"backbone.image_size={SIDE}", "task.channels=16"]
+        few = ["train.epochs=1", "train.warmup_epochs=0", "data.train_size=8"]
+        short = read_config(ROOT / "cfgs" / f"{name}.yaml", [*small, *few])
         run = jobs.train(short, name, tmp_path / "run", make_accelerator("fp32"))
         assert json.loads((run / "metrics.json").read_text())["test"]["objects"] == 251
 
