@@ -26,6 +26,7 @@ from pointadapterx.datasets import build_dataset
 from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
+from tests.masks import write_mask_folder
 from tests.models.plain_layouts import LAYOUTS, Sizes, random_state
 from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn
 
@@ -52,6 +53,9 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
     "pointadapterx doctor h5_clouds": [],
+    "pointadapterx doctor photos --name mask_folder": [],
+    "pointadapterx train --config cfgs/digit_scenes.yaml --output runs/digits": ["data.train_size=40", *ONE_EPOCH],
+    "pointadapterx predict runs/digits photos/new --each masks --output masks.csv": [],
     "pointadapterx doctor --name voc": [],
     "pointadapterx train --config h5 data.root=h5_clouds": ONE_EPOCH,
     "pointadapterx train --config scan_obj_bg data.name=folder data.variant=null data.root=scans "
@@ -242,6 +246,8 @@ def _write_scans(place: Path) -> None:
         if file in sorted(file.parent.iterdir())[:2]:
             (place / "few" / file.relative_to(place / "scans")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place / "few" / file.relative_to(place / "scans"))
+    write_mask_folder(place / "photos", {"train": 8, "test": 3})
+    shutil.copytree(place / "photos" / "images" / "test", place / "photos" / "new")
     for name in ("more", "my_meshes"):
         (place / name).mkdir()
         for number in range(6):
