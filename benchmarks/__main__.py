@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, peft, predict, train
+from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, peft, predict, scene, train
 from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
@@ -17,6 +17,7 @@ KINDS = {
     "ops": ops.main,
     "peft": peft.main,
     "predict": predict.main,
+    "scene": scene.main,
     "train": train.main,
 }
 

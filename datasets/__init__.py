@@ -27,6 +27,7 @@ from pointadapterx.datasets.ldraw_parts import LDrawParts
 from pointadapterx.datasets.mask_folder import MaskFolder
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.object_images import ObjectImages
+from pointadapterx.datasets.object_masks import CocoMasks, VocMasks
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.rooms import Rooms
 from pointadapterx.datasets.s3dis import S3DIS
@@ -48,6 +49,7 @@ __all__ = [
     "Ade20k",
     "Augment",
     "Coco",
+    "CocoMasks",
     "DigitScenes",
     "Digits",
     "EvalBatches",
@@ -73,6 +75,7 @@ __all__ = [
     "Transform",
     "Views",
     "Voc",
+    "VocMasks",
     "Vtab",
     "augment_label",
     "build_augment",

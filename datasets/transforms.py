@@ -120,7 +120,7 @@ class RotateSO3(Transform):
 @TRANSFORMS.register("scale")
 @dataclass(frozen=True)
 class Scale(Transform):
-    """Scale each axis of each cloud by a factor of its own in ``[low, high)``; all by one with ``factors`` 1."""
+    """Scale the axes of each cloud by three factors, uniform in ``[low, high)``, or by one."""
 
     low: float = 2 / 3
     high: float = 3 / 2

@@ -93,3 +93,39 @@ def segmentation_config(root: Path | None, name: str = "lora", /, **changes: dic
     for section, update in changes.items():
         sections[section].update(update)
     return Config.of(sections, "test")
+
+
+def write_voc_masks(root: Path, counts: tuple[int, int] = (4, 2)) -> Path:
+    """The layout of ``voc_masks``, with a palette."""
+    rng, start = np.random.default_rng(0), 0
+    for part, count in zip(("train", "val"), counts, strict=True):
+        names = [f"2007_{number:06d}" for number in range(start, start + count)]
+        start += count
+        for name in names:
+            picture, mask = scene(rng)
+            save(picture, root / "JPEGImages" / f"{name}.jpg")
+            image = Image.fromarray(mask)
+            image.putpalette(list(range(256)) * 3)
+            (root / "SegmentationClass").mkdir(exist_ok=True)
+            image.save(root / "SegmentationClass" / f"{name}.png")
+        (root / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / "ImageSets" / "Segmentation" / f"{part}.txt").write_text("\n".join(names))
+    return root
+
+
+def write_coco_masks(root: Path) -> Path:
+    """The layout of ``coco_masks``: a large square and a smaller one over it, in pictures of 12 x 8."""
+    for part in ("train", "val"):
+        save(np.full((8, 12, 3), 90, np.uint8), root / part / "0.png")
+        corners = {7: [0, 0, 8, 0, 8, 6, 0, 6], 3: [2, 2, 5, 2, 5, 5, 2, 5]}
+        boxes = {7: [0, 0, 8, 6], 3: [2, 2, 3, 3]}
+        content = {
+            "images": [{"id": 1, "file_name": "0.png", "width": 12, "height": 8}],
+            "categories": [{"id": 7, "name": "table"}, {"id": 3, "name": "plate"}],
+            "annotations": [
+                {"id": number, "image_id": 1, "category_id": kind, "bbox": boxes[kind], "segmentation": [corners[kind]]}
+                for number, kind in enumerate([3, 7])
+            ],
+        }
+        (root / f"{part}.json").write_text(json.dumps(content))
+    return root

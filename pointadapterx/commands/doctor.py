@@ -101,9 +101,14 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
             said.append(f"{options.path}: read as data.name=h5")
         _require_no_options_of_files(options, options.name or "h5")
         entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled)
-        if not options.unlabelled and all(entry.label is None for entry in entries):
-            said.append(f"{options.path}: has no entry label (n,), so it is for pre-training; add it to adapt to it")
-        wanted = max((entry.found.points for entry in entries if isinstance(entry.found, Examined)), default=wanted)
+        if DATASETS[options.name or "h5"].default_block is not None:
+            wanted = 1  # of clouds of any number of points
+        else:
+            if not options.unlabelled and all(entry.label is None for entry in entries):
+                said.append(
+                    f"{options.path}: has no entry label (n,), so it is for pre-training; add it to adapt to it"
+                )
+            wanted = max((entry.found.points for entry in entries if isinstance(entry.found, Examined)), default=wanted)
     else:
         for suffix in options.suffixes or ():
             check_choice(suffix, KINDS, "--suffixes")

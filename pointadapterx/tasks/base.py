@@ -249,11 +249,6 @@ class Task(Presentation, ABC):
         return outputs
 
     @property
-    def evaluation(self) -> str:
-        """How a test counts, for a task that knows several ways: its name and what that means; printed with figures."""
-        return ""
-
-    @property
     def tests_wholes(self) -> bool:
         """Whether a test asks the model about more than the samples of training, by :meth:`whole_row`."""
         return False
@@ -396,11 +391,6 @@ class Task(Presentation, ABC):
             kind: one of :attr:`file_kinds`.
         """
         raise NotImplementedError(f"{type(self).__name__} must write its files")
-
-    @property
-    def lacks_novelty(self) -> bool:
-        """Whether answers could say how unlike the training data an input is, but the adapter's file does not."""
-        return False
 
 
 TASKS: Registry[type[Task]] = Registry("task")

@@ -162,11 +162,11 @@ class PointSegmentation(Task):
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
         """The share of right points in the training batches in %."""
-        return {"train_accuracy": 100.0 * means["correct"].item()}
+        return {"train_point_accuracy": 100.0 * means["correct"].item()}
 
     def progress_text(self, record: Mapping[str, Any]) -> str:
         """The same."""
-        return f"train points {record['train_accuracy']:.2f} %"
+        return f"train points {record['train_point_accuracy']:.2f} %"
 
     # Evaluation.
 

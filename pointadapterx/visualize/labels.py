@@ -80,8 +80,13 @@ def labels_points(subject: Subject) -> bool:
     return subject.is_points and bool(subject.task.point_classes)
 
 
+def has_labels(subject: Subject) -> bool:
+    """Whether the labels of points are known, for all samples together or for each as it is drawn."""
+    return labels_points(subject) and (subject.targets.points is not None or bool(subject.test.point_classes))
+
+
 def labels_pixels(subject: Subject) -> bool:
-    """The same of pictures."""
+    """Whether there are labels of pixels to show."""
     return not subject.is_points and bool(subject.task.pixel_classes)
 
 
@@ -97,7 +102,7 @@ def labelled(subject: Subject, indices: Sequence[int]) -> Labelled:
         ConfigError: if it does not know them.
         TrainingError: if outputs are not finite.
     """
-    if subject.targets.points is None or not subject.task.point_classes:
+    if not has_labels(subject):
         raise ConfigError(f"{subject.path}: the task {subject.config.task.name} knows no labels of points to show")
     parts = [
         (batch.inputs, batch.targets.points, subject.task.point_labels(outputs, batch))

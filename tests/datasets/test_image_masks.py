@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,27 @@ from pointadapterx.commands.main import main
 from pointadapterx.datasets import IMAGE_TRANSFORMS, Images, MaskedImages, build_augment, build_dataset
 from pointadapterx.datasets.ade20k import ADE20K_CLASSES
 from pointadapterx.datasets.image_transforms import IGNORED, Pictures, put_back
+from pointadapterx.datasets.object_masks import VOC_CLASSES
 from pointadapterx.errors import ConfigError, DataError
-from tests.masks import CLASSES, SIZE, save, scene, write_ade20k, write_mask_folder, write_views
+from tests.masks import (
+    CLASSES,
+    SIZE,
+    save,
+    scene,
+    write_ade20k,
+    write_coco_masks,
+    write_mask_folder,
+    write_views,
+    write_voc_masks,
+)
 
-WRITERS = {"mask_folder": write_mask_folder, "ade20k": write_ade20k, "views": write_views}
+WRITERS = {
+    "mask_folder": write_mask_folder,
+    "ade20k": write_ade20k,
+    "views": write_views,
+    "voc_masks": write_voc_masks,
+}
+NAMES = {"ade20k": ADE20K_CLASSES, "voc_masks": VOC_CLASSES}
 
 
 def masked(name: str, split: str, root: Path | None) -> MaskedImages:
@@ -32,7 +50,7 @@ def test_layouts_say_the_same(name: str, tmp_path: Path) -> None:
     """The same scenes in every layout; what each calls unlabelled is."""
     root = WRITERS[name](tmp_path)
     train, test = masked(name, "train", root), masked(name, "test", root)
-    assert train.pixel_classes == list(ADE20K_CLASSES if name == "ade20k" else CLASSES)
+    assert train.pixel_classes == list(NAMES.get(name, CLASSES))
     rng = np.random.default_rng(0)
     for number in range(3):
         assert np.array_equal(train.mask(number), scene(rng)[1])
@@ -44,6 +62,22 @@ def test_layouts_say_the_same(name: str, tmp_path: Path) -> None:
     assert train.subset([2]).checksum != train.checksum
     assert np.array_equal(train.subset([2]).mask(0), train.mask(2))
     assert (train.groups is not None) == (name == "views")
+
+
+def test_outlines_of_coco_become_masks(tmp_path: Path) -> None:
+    """Smaller objects over larger ones, in the order of the ids of their categories."""
+    pytest.importorskip("pycocotools")
+    data = masked("coco_masks", "train", write_coco_masks(tmp_path))
+    assert data.pixel_classes == ["background", "plate", "table"]
+    mask = data.mask(0)
+    assert mask.shape == (8, 12)
+    assert mask[3, [1, 3, 6, 10]].tolist() == [2, 1, 2, 0]
+    assert data.checksum != data.subset([]).checksum
+    content = json.loads((tmp_path / "train.json").read_text())
+    del content["annotations"][0]["segmentation"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"0\.png: an object has a box alone; add its 'segmentation'"):
+        masked("coco_masks", "train", tmp_path)
 
 
 def test_classes_of_ade20k_are_those_of_the_challenge() -> None:

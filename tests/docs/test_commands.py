@@ -20,14 +20,23 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from pointadapterx import build_model, load_adapter, load_config, read_adapter
+from pointadapterx import build_model, load_adapter, load_config, read_adapter, save_adapter
 from pointadapterx.commands.main import main
+from pointadapterx.config import Config
 from pointadapterx.datasets import build_dataset
 from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
+from tests.masks import write_mask_folder
 from tests.models.plain_layouts import LAYOUTS, Sizes, random_state
-from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn
+from tests.parity.segmentation import published_shapes, random_segmentor
+from tests.synthetic import (
+    write_ldraw20,
+    write_ldraw_parts,
+    write_modelnet40_hdf5,
+    write_scanobjectnn,
+    write_shapenetpart,
+)
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
@@ -52,6 +61,9 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
     "pointadapterx doctor h5_clouds": [],
+    "pointadapterx doctor photos --name mask_folder": [],
+    "pointadapterx train --config cfgs/digit_scenes.yaml --output runs/digits": ["data.train_size=40", *ONE_EPOCH],
+    "pointadapterx predict runs/digits photos/new --each masks --output masks.csv": [],
     "pointadapterx doctor --name voc": [],
     "pointadapterx train --config h5 data.root=h5_clouds": ONE_EPOCH,
     "pointadapterx train --config scan_obj_bg data.name=folder data.variant=null data.root=scans "
@@ -65,6 +77,14 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "python tools/main.py --config cfgs/scan_pb_t50_rs_lora.yaml backbone.weights=weights/Point-BERT.pth "
     "backbone.encoder_dim=256 backbone.reduce_dim=true": [*SMALL, "backbone.encoder_dim=32", "eval.val_fraction=0.5"],
+    "pointadapterx train --config cfgs/ldraw_parts.yaml --output runs/bricks": [
+        *ONE_EPOCH,
+        "data.root=parts",
+        "eval.val_fraction=0.5",
+    ],
+    "pointadapterx predict runs/bricks brick.ply --condition brick --each found": [],
+    "python tools/main.py --config cfgs/shapenetpart_full.yaml data.root=DIR "
+    "backbone.weights=weights/point_mae_pretrain.pth": SMALL,
     "pointadapterx train --config cfgs/hf_digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config cfgs/vtab/digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config modelnet40 data.few_shot.ways=5 data.few_shot.shots=10 data.few_shot.fold=0 "
@@ -173,6 +193,10 @@ EXAMPLES: dict[str, Example] = {
     'model = pax.create_model("point_mae_tiny", method="lora"': Example(
         {'output="run", epochs=20': 'output="lora", epochs=1, warmup_epochs=0'}
     ),
+    '(found,) = Predictor[PointLabels]("runs/bricks"': Example({"runs/bricks": "parts.safetensors"}),
+    'model = build_model(load_config("shapenetpart_full"))': Example(
+        {'"shapenetpart_full"': f'"shapenetpart_full", {WIDE}', "best_model.pth": "weights/part_seg.pth"}
+    ),
     'model = build_model(load_config("cfgs/scan_pb_t50_rs_dapt.yaml"))': Example(
         {'"cfgs/scan_pb_t50_rs_dapt.yaml"': f'"cfgs/scan_pb_t50_rs_dapt.yaml", {WIDE}'}
     ),
@@ -221,6 +245,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             torch.save({"base_model": whole}, place / "weights" / f"{name}.pth")
         bert = random_state(LAYOUTS["point_bert"].shapes(Sizes(dim=48, depth=2)))
         torch.save({"base_model": bert}, place / "weights" / "Point-BERT.pth")
+        _write_parts(place)
         _write_scans(place)
         adapt = ["train", "--config", "folder", "data.root=scans", *ONE_EPOCH, "train.precision=fp32"]
         assert main([*adapt, "--output", "RUN_OR_ADAPTER"]) == 0
@@ -235,6 +260,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.chdir(before)
 
 
+def _write_parts(place: Path) -> None:
+    write_ldraw_parts(place / "parts", num_points=1024)
+    write_shapenetpart(place / "DIR", per_category=2)
+    state = random_segmentor(published_shapes(48, 2, kept=2))
+    torch.save({"model_state_dict": state}, place / "weights" / "part_seg.pth")
+    config = Config.of(load_config("ldraw_parts", [*SMALL, "backbone.weights=null"]))
+    model = build_model(config)
+    save_adapter(model, place / "parts.safetensors", config=config, classes=config.task.point_classes)
+    cloud = build_dataset("ldraw_parts", "test", root=place / "parts").points[0]
+    trimesh.PointCloud(cloud.double().numpy()).export(place / "brick.ply")
+
+
 def _write_scans(place: Path) -> None:
     assert main(["example", "scans"]) == 0
     shutil.copy("scans/new/wheel_1.ply", "scan.ply")
@@ -242,6 +279,8 @@ def _write_scans(place: Path) -> None:
         if file in sorted(file.parent.iterdir())[:2]:
             (place / "few" / file.relative_to(place / "scans")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place / "few" / file.relative_to(place / "scans"))
+    write_mask_folder(place / "photos", {"train": 8, "test": 3})
+    shutil.copytree(place / "photos" / "images" / "test", place / "photos" / "new")
     for name in ("more", "my_meshes"):
         (place / name).mkdir()
         for number in range(6):
