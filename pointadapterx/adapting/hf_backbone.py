@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,10 @@ UNUSED = (
     *("id2label", "label2id", "num_labels", "problem_type"),
 )
 """Keys of a config.json that belong to a head, a file or a version, or name code."""
+STAGE_NORM = re.compile(r"backbone\.hidden_states_norms\.stage(\d+)\.(?:weight|bias)")
+"""Of a segmentor's file: norms behind the stages of its backbone."""
+OF_BACKBONE = re.compile(r"backbone\.(?:swin\.)?((?:embeddings|encoder)\..+)")
+"""Of a segmentor's file: the backbone itself, under the names of older and newer versions."""
 
 Statistics = tuple[list[float], list[float]]
 
@@ -110,6 +115,7 @@ class HfBackbone(ForeignBackbone):
         """
         kind: Any = type(self.model)
         config = _config(self.options.architecture or {})
+        state, further = _without_segmentor(state)
         with _quiet():
             try:
                 model, found = kind.from_pretrained(
@@ -129,7 +135,8 @@ class HfBackbone(ForeignBackbone):
             )
         missing = {name for name in found["missing_keys"] if not name.endswith("mask_token")}
         tensors = {f"backbone.model.{name}": value for name, value in model.state_dict().items() if name not in missing}
-        return Translated(tensors, sorted(key for key in found["unexpected_keys"] if not _of_head(key)), [])
+        unexpected = [*further, *(key for key in found["unexpected_keys"] if not _of_head(key))]
+        return Translated(tensors, sorted(unexpected), [])
 
     def fit_tensor(self, name: str, tensor: Tensor) -> Tensor:
         """Position embeddings of another image size, interpolated as transformers does."""
@@ -166,6 +173,26 @@ def _checkpointing(model: nn.Module) -> str:
     """What this version of transformers calls the checkpointing of activations."""
     new = hasattr(type(model), "activation_checkpointing_enable")
     return "activation_checkpointing" if new else "gradient_checkpointing"
+
+
+def _without_segmentor(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The backbone of a segmentor such as UPerNet by its own names, and the names of the rest; any other file as it is.
+
+    The norm behind the last stage becomes the final one; those behind the others belong to a head.
+    """
+    stages = [int(found[1]) for name in state if (found := STAGE_NORM.fullmatch(name)) is not None]
+    if not stages:
+        return state, []
+    last, own, further = f"backbone.hidden_states_norms.stage{max(stages)}.", {}, []
+    for name, tensor in state.items():
+        inner = OF_BACKBONE.fullmatch(name)
+        if name.startswith(last):
+            own[f"layernorm.{name.removeprefix(last)}"] = tensor
+        elif inner is not None:
+            own[inner[1]] = tensor
+        else:
+            further.append(name)
+    return own, further
 
 
 def _of_head(name: str) -> bool:

@@ -10,11 +10,15 @@ from pointadapterx.commands.options import UsageError, add_reading
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.base import check_choice
 from pointadapterx.datasets.folder import STORED_POINTS
+from pointadapterx.datasets.image_masks import MaskedFiles
+from pointadapterx.datasets.object_images import ObjectImages
 from pointadapterx.datasets.options import OF_LABELS
 from pointadapterx.datasets.point_files import KINDS, Reading
 from pointadapterx.doctor.checks import SHOWN, Finding, diagnose
 from pointadapterx.doctor.examined import Entry, Examined
+from pointadapterx.doctor.objects import examine_objects
 from pointadapterx.doctor.overview import of_point_classes, overview
+from pointadapterx.doctor.pictures import examine_pictures
 from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_reading, read_set
 from pointadapterx.engine.console import console
 from pointadapterx.errors import ConfigError
@@ -24,6 +28,8 @@ EXAMPLES = """\
   %(prog)s scans/                                  a folder with a folder for each class
   %(prog)s clouds.h5
   %(prog)s data/ModelNet40 --name modelnet40       a data set by its name
+  %(prog)s pictures/ --name mask_folder            pictures and masks
+  %(prog)s blood/ --name voc                       pictures and boxes
 """
 UP = "y is taken as up; where z is, train with data.up=z"
 OF_FILES = ("suffixes", "columns", "nan")
@@ -33,7 +39,11 @@ SICK = 1  # exit status where something has to be mended
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
     parser.add_argument("path", type=Path, nargs="?", help="folder, table of files, HDF5, or where --name lies")
-    names = sorted(name for name, kind in DATASETS.items() if kind.modality == "points" and name != "folder")
+    names = sorted(
+        name
+        for name, kind in DATASETS.items()
+        if (kind.modality == "points" and name != "folder") or issubclass(kind, MaskedFiles | ObjectImages)
+    )
     parser.add_argument("--name", choices=names, help="a data set by its name, whose reader checks it as well")
     parser.add_argument("--variant", help="of the data set")
     parser.add_argument("--unlabelled", action="store_true", help="as pre-training reads it, whatever its folders")
@@ -72,10 +82,20 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.path is None and options.name is None:
         raise UsageError("give a folder, a table of files or an HDF5 file, or --name for a data set")
-    entries, findings = _examine(options)
-    console.print(overview(entries))
-    if (labels := of_point_classes(entries)) is not None:
-        console.print(labels)
+    kind = None if options.name is None else DATASETS[options.name]
+    if kind is not None and issubclass(kind, MaskedFiles):
+        _require_no_options_of_files(options, options.name)
+        table, findings = examine_pictures(kind, options.path, options.variant, None if options.all else SHOWN)
+        console.print(table)
+    elif kind is not None and issubclass(kind, ObjectImages):
+        _require_no_options_of_files(options, options.name)
+        table, findings = examine_objects(kind, options.path, None if options.all else SHOWN)
+        console.print(table)
+    else:
+        entries, findings = _examine(options)
+        console.print(overview(entries))
+        if (labels := of_point_classes(entries)) is not None:
+            console.print(labels)
     if options.name in (None, "h5", "labelled_folder"):
         console.print(UP)
     for finding in findings:

@@ -83,6 +83,8 @@ def test(
             f"{info.path}: was trained on other classes ({', '.join(info.classes[:3])}, …) than the data has "
             f"({', '.join(dataset.classes[:3])}, …)"
         )
+    task = build_task(config, info.facts)
+    task.check(dataset)
     model = build_restored(info, config)
     model.to(accelerator.device)
     log_device(accelerator)
@@ -91,7 +93,6 @@ def test(
     beside = Path("runs") / Address.parse(str(adapter)).name if on_hub else info.path.parent
     folder = agreed_folder(output or beside / f"test-{time.strftime('%Y%m%d-%H%M%S')}")
     with claimed(folder, accelerator, ANOTHER_OUTPUT):
-        task = build_task(config, info.facts)
         report = evaluate_and_write(model, dataset, task, config, accelerator, folder, info.metrics.get("protocol"))
         report |= {"adapter": str(info.path), "config": config.dump(), "overrides": overrides}
         if wants_vote:

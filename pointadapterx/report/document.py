@@ -17,14 +17,15 @@ from pointadapterx.files import write_text
 from pointadapterx.hub import HUB
 from pointadapterx.optional import need
 from pointadapterx.report import page
-from pointadapterx.report.gallery import modes_of, modes_of_labels, pack_clouds
+from pointadapterx.report.gallery import modes_of, modes_of_labels, objects_of, pack_clouds, pixel_gallery
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
 from pointadapterx.study.resampling import Records, record_difference, record_intervals
 from pointadapterx.study.statistics import RESAMPLES, Interval, difference_interval, mean_difference, score_interval
 from pointadapterx.visualize import plots
 from pointadapterx.visualize.drawing import Sheet, paint
-from pointadapterx.visualize.labels import has_labels, labelled, worst
+from pointadapterx.visualize.labels import has_labels, labelled, labels_pixels, worst
 from pointadapterx.visualize.loaded_run import Subject, name_apart
+from pointadapterx.visualize.objects import finds_objects
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes, unsuited
 
 if TYPE_CHECKING:
@@ -93,11 +94,20 @@ def _of_task(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> list[
         (table.title if len(subjects) == 1 else f"{table.title}, {subject.name}", page.table(table.header, table.rows))
         for subject, table in tables
     ]
+    if finds_objects(first):
+        sections.append(("Pictures: objects, and what was found", objects_of(first, first.spread(SHOWN))))
     if has_labels(first):
         last = [(index, f"{first.title(index)}: {words}") for index, words in worst(first, SHOWN)]
         sections += [("Worst samples", _gallery(first, last, clouds))] * bool(last)
         some = [(index, first.title(index)) for index in first.spread(SHOWN)]
         sections.append(("Samples", _gallery(first, some, clouds)))
+    elif labels_pixels(first):
+        for title, items in (
+            ("Worst samples", worst(first, SHOWN)),
+            ("Samples", [(i, "") for i in first.spread(SHOWN)]),
+        ):
+            named = [(index, f"{first.title(index)}{words and f': {words}'}") for index, words in items]
+            sections.append((title, pixel_gallery(first, named)))
     return sections
 
 

@@ -6,7 +6,9 @@ from typing_extensions import TypeVar
 
 from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.classification import Classification, Prediction
+from pointadapterx.tasks.detection import Detection
 from pointadapterx.tasks.exchange import Answer, Facts, Sections
+from pointadapterx.tasks.image_segmentation import ImageSegmentation
 from pointadapterx.tasks.part_segmentation import PartSegmentation
 from pointadapterx.tasks.point_segmentation import PointLabels
 from pointadapterx.tasks.reconstruction import Reconstruction
@@ -16,7 +18,9 @@ __all__ = [
     "TASKS",
     "AnswerT",
     "Classification",
+    "Detection",
     "Facts",
+    "ImageSegmentation",
     "PartSegmentation",
     "PointLabels",
     "Reconstruction",

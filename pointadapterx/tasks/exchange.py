@@ -228,6 +228,7 @@ class Ready:
         warnings: in what it differs from the training data.
         piece: where the values come from, for a task that answers for every point.
         said: the condition, in words, such as the object's category; None where nothing is said.
+        size: height and width of a picture as its file has it.
     """
 
     name: str
@@ -235,6 +236,7 @@ class Ready:
     warnings: list[str]
     piece: Piece | None = None
     said: str | None = None
+    size: tuple[int, int] | None = None
 
 
 def places(batch: Batch, inputs: Sequence[Ready]) -> list[Tensor]:

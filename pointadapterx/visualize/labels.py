@@ -1,8 +1,8 @@
-"""Labels of points: what they are, what they were taken for, and where that is wrong."""
+"""Labels of points or pixels: what they are, what they were taken for, and where that is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,32 +24,34 @@ PALE = rgb("#d9d9d9")  # of points without a label
 
 
 class Labelled(NamedTuple):
-    """Clouds with labels of their points.
+    """Clouds or pictures with labels of their points or pixels.
 
     Attributes:
-        clouds: (b, N, 3), as the model takes them, on the CPU.
-        truth: (b, N) int64; a number that is none of the classes means that the point has no label.
-        found: (b, N) int64.
+        clouds: (b, N, 3), or pictures (b, channels, S, S), as the model takes them, on the CPU.
+        truth: (b, N) int64, or (b, S, S); a number that is none of the classes means that there is no label.
+        found: the same shape.
         classes: names.
+        what: is labelled.
     """
 
     clouds: Tensor
     truth: np.ndarray
     found: np.ndarray
     classes: Sequence[str]
+    what: str = "points"
 
     @property
     def known(self) -> np.ndarray:
-        """(b, N) bool, which points have a label."""
+        """(b, …) bool, what has a label."""
         return (self.truth >= 0) & (self.truth < len(self.classes))
 
     @property
     def wrong(self) -> np.ndarray:
-        """(b, N) bool, which of them were taken for something else."""
+        """(b, …) bool, which of them were taken for something else."""
         return self.known & (self.truth != self.found)
 
     def coloured(self) -> dict[str, np.ndarray]:
-        """Colours (b, N, 3) of the truth, of what was found, and of the errors, by name."""
+        """Colours (b, …, 3) of the truth, of what was found, and of the errors, by name."""
         colours = of_labels(len(self.classes))
         truth = np.where(self.known[..., None], colours[self.truth.clip(0, len(self.classes) - 1)], PALE)
         errors = np.where(self.wrong[..., None], WRONG, RIGHT)
@@ -69,7 +71,7 @@ class Labelled(NamedTuple):
     def legend_of_errors(self) -> list[tuple[str, np.ndarray]]:
         """What the colours of the errors mean, with the share of the points."""
         share = 100 * self.wrong.sum() / max(1, self.known.sum())
-        named = [("right", RIGHT), (f"wrong ({share:.1f} % of the points shown)", WRONG)]
+        named = [("right", RIGHT), (f"wrong ({share:.1f} % of the {self.what} shown)", WRONG)]
         return named if self.known.all() else [*named, (UNKNOWN, PALE)]
 
 
@@ -81,6 +83,11 @@ def labels_points(subject: Subject) -> bool:
 def has_labels(subject: Subject) -> bool:
     """Whether the labels of points are known, for all samples together or for each as it is drawn."""
     return labels_points(subject) and (subject.targets.points is not None or bool(subject.test.point_classes))
+
+
+def labels_pixels(subject: Subject) -> bool:
+    """Whether there are labels of pixels to show."""
+    return not subject.is_points and bool(subject.task.pixel_classes)
 
 
 @torch.inference_mode()
@@ -97,21 +104,41 @@ def labelled(subject: Subject, indices: Sequence[int]) -> Labelled:
     """
     if not has_labels(subject):
         raise ConfigError(f"{subject.path}: the task {subject.config.task.name} knows no labels of points to show")
-    parts = [_labelled(subject, rows) for rows in torch.tensor(indices).split(subject.config.eval.batch_size)]
-    batches, found = zip(*parts, strict=True)
-    clouds, truth = (
-        torch.cat(list(part)) for part in zip(*((b.inputs, b.targets.points) for b in batches), strict=True)
-    )
-    return Labelled(clouds.cpu(), as_array(truth), as_array(torch.cat(found)), subject.task.point_classes)
+    parts = [
+        (batch.inputs, batch.targets.points, subject.task.point_labels(outputs, batch))
+        for batch, outputs in _answered(subject, indices)
+    ]
+    clouds, truth, found = (torch.cat(list(part)) for part in zip(*parts, strict=True))
+    return Labelled(clouds.cpu(), as_array(truth), as_array(found), subject.task.point_classes)
 
 
-def _labelled(subject: Subject, rows: Tensor) -> tuple[Batch, Tensor]:
-    """A batch of test samples and what its points were taken for."""
-    batch = Batches(build_inputs(subject.config), subject.test, subject.targets, subject.device).test(rows)
-    with subject.accelerator.autocast():
-        outputs = subject.task.outputs(subject.model, batch).float()
-    require_finite(outputs, "logits")
-    return batch, subject.task.point_labels(outputs, batch)
+@torch.inference_mode()
+def labelled_pixels(subject: Subject, indices: Sequence[int]) -> Labelled:
+    """Test pictures by number, with the labels of their pixels.
+
+    Raises:
+        ConfigError: if the task does not know them.
+        TrainingError: if outputs are not finite.
+    """
+    if not labels_pixels(subject):
+        raise ConfigError(f"{subject.path}: the task {subject.config.task.name} knows no labels of pixels to show")
+    parts = [
+        (batch.inputs, batch.targets.pixels, subject.task.pixel_labels(outputs))
+        for batch, outputs in _answered(subject, indices)
+    ]
+    pictures, truth, found = (torch.cat(list(part)) for part in zip(*parts, strict=True))
+    return Labelled(pictures.cpu(), as_array(truth), as_array(found), subject.task.pixel_classes, "pixels")
+
+
+def _answered(subject: Subject, indices: Sequence[int]) -> Iterator[tuple[Batch, Tensor]]:
+    """Batches of test samples with what the model says of them."""
+    batches = Batches(build_inputs(subject.config), subject.test, subject.targets, subject.device)
+    for rows in torch.tensor(indices).split(subject.config.eval.batch_size):
+        batch = batches.test(rows)
+        with subject.accelerator.autocast():
+            outputs = subject.task.outputs(subject.model, batch).float()
+        require_finite(outputs, "logits")
+        yield batch, outputs
 
 
 def worst(subject: Subject, count: int) -> list[tuple[int, str]]:

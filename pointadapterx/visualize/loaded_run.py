@@ -109,6 +109,7 @@ class Subject:
         dataset = build_test_split(self.config)
         if self.task.predicts_classes and dataset.classes != self.classes:
             raise CheckpointError(f"{self.path}: the data in data.root={self.config.data.root} has other classes")
+        self.task.check(dataset)
         return dataset
 
     @cached_property

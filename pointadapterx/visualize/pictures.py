@@ -14,11 +14,11 @@ from pointadapterx.datasets import build_inputs
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry
 from pointadapterx.text import printable
-from pointadapterx.visualize import introspection, plots
+from pointadapterx.visualize import introspection, objects, plots
 from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.drawing import Scale, Sheet, View
 from pointadapterx.visualize.groups import COUNTS, OF_COUNTS, group_colours
-from pointadapterx.visualize.labels import labelled
+from pointadapterx.visualize.labels import labelled, labelled_pixels
 from pointadapterx.visualize.loaded_run import Chosen, Subject
 
 if TYPE_CHECKING:
@@ -243,6 +243,41 @@ def point_labels(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     return Sheet(f"Labels of points by {subjects[0].name}", rows, chosen.names, legend)
 
 
+def found_objects(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """Test pictures with their objects, and with what was found."""
+    assert chosen is not None
+    if chosen.indices is None:
+        raise ConfigError("picture objects: shows test samples, whose objects are known; predict --each draws files")
+    rows = [
+        [View(f"{pair.counts[0]} objects", image=pair.truth), View(f"{pair.counts[1]} found", image=pair.found)]
+        for pair in objects.pairs(subjects[0], chosen.indices)
+    ]
+    return Sheet(f"Objects, and what {subjects[0].name} finds", rows, chosen.names)
+
+
+def pixel_labels(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """Pictures, and over them what each pixel is, what it was taken for, and whether that is wrong."""
+    assert chosen is not None
+    if chosen.indices is None:
+        raise ConfigError(
+            "picture pixel_labels: shows test pictures, of whose pixels the labels are known; give no files"
+        )
+    rows, legend = pixel_rows(subjects[0], chosen.indices)
+    return Sheet(f"Labels of pixels by {subjects[0].name}", rows, chosen.names, legend)
+
+
+def pixel_rows(subject: Subject, indices: Sequence[int]) -> tuple[list[list[View]], list[tuple[str, np.ndarray]]]:
+    """Of each test picture the views of :func:`pixel_labels`; and what the colours mean."""
+    found = labelled_pixels(subject, indices)
+    coloured = found.coloured()
+    rows = []
+    for row, value in enumerate(found.clouds):
+        picture = _picture(subject, value)
+        over = [View(name, image=0.35 * picture + 0.65 * colours[row]) for name, colours in coloured.items()]
+        rows.append([View("picture", image=picture), *over])
+    return rows, [*found.legend(), *found.legend_of_errors()[:2]]
+
+
 def _answers(subject: Subject, chosen: Chosen) -> list[str]:
     return [f"{name}\n{said}" for name, said in zip(chosen.names, subject.answers(chosen), strict=True)]
 
@@ -323,4 +358,6 @@ PICTURES.register("confusion")(Picture(confusion, "which class is taken for whic
 PICTURES.register("point_labels")(
     Picture(point_labels, "truth, prediction and errors of single points", samples=4, points_only=True)
 )
+PICTURES.register("objects")(Picture(found_objects, "objects of pictures, and what was found", samples=4))
+PICTURES.register("pixel_labels")(Picture(pixel_labels, "truth, prediction and errors of single pixels", samples=4))
 PICTURES.register("mistakes")(Picture(mistakes, "the surest mistakes"))

@@ -275,7 +275,7 @@ def test_flip_and_shift_do_what_they_say() -> None:
 def test_a_backbone_takes_its_own_kind_of_data() -> None:
     with pytest.raises(ConfigError, match=r"data\.name: digits holds images, but point_mae takes points"):
         small_config("linear", data={"name": "digits"})
-    with pytest.raises(ConfigError, match=r"data\.name: ldraw20 holds points, but vit takes images: digits"):
+    with pytest.raises(ConfigError, match=r"data\.name: ldraw20 holds points, but vit takes images: ade20k, "):
         small_config("linear", kind="vit", data={"name": "ldraw20", "augment": "none"})
     with pytest.raises(ConfigError, match=r"data\.num_points: belongs to point clouds"):
         small_config("linear", kind="vit", data={"num_points": 3})

@@ -27,6 +27,7 @@ from pointadapterx.datasets import build_dataset
 from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
+from tests.masks import write_mask_folder
 from tests.models.plain_layouts import LAYOUTS, Sizes, random_state
 from tests.parity.segmentation import published_shapes, random_segmentor
 from tests.rooms import room, write_rooms
@@ -61,6 +62,10 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx doctor scans": [],
     "pointadapterx train --config folder data.root=scans data.up=z": ONE_EPOCH,
     "pointadapterx doctor h5_clouds": [],
+    "pointadapterx doctor photos --name mask_folder": [],
+    "pointadapterx train --config cfgs/digit_scenes.yaml --output runs/digits": ["data.train_size=40", *ONE_EPOCH],
+    "pointadapterx predict runs/digits photos/new --each masks --output masks.csv": [],
+    "pointadapterx doctor --name voc": [],
     "pointadapterx train --config h5 data.root=h5_clouds": ONE_EPOCH,
     "pointadapterx train --config scan_obj_bg data.name=folder data.variant=null data.root=scans "
     "backbone.weights=weights/point_mae_pretrain.pth": [*SMALL, "method.rank=4"],
@@ -118,6 +123,7 @@ LONG = "needs the whole LDraw-20 or Fashion-MNIST, and hours"
 EXPORT = "takes the better part of a minute; see tests/test_export.py"
 PICTURES = "takes long; see tests/visualize"
 TUTORIAL_OF_LABELS = "see tests/docs/test_segmentation_tutorial.py"
+DETECTION = "needs torchvision; see tests/adapting/test_detection.py"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
 NOT_EXECUTED: dict[str, str] = {
     "pointadapterx visualize runs/demo/<time>": PICTURES,
@@ -127,6 +133,9 @@ NOT_EXECUTED: dict[str, str] = {
     "pointadapterx export RUN_OR_ADAPTER parts.onnx": EXPORT,
     "pointadapterx export RUN_OR_ADAPTER parts.pt2": EXPORT,
     "pointadapterx push RUN_OR_ADAPTER owner/repository --license cc-by-4.0": HUB,
+    "pip install '.[dense2d]'": "loads packages from the network",
+    "pointadapterx train --config blood_retinanet --output cells": DETECTION,
+    "pointadapterx predict cells photographs/ --each found": DETECTION,
     "pointadapterx pull owner/repository [DIR]": HUB,
     "pointadapterx predict hf://owner/repository scans/": HUB,
     "pip install '.[mesh,viz]'": "loads packages from the network; see tests/docs/test_tutorial.py",
@@ -225,6 +234,7 @@ EXAMPLES: dict[str, Example] = {
 """Blocks of Python by a line's beginning."""
 
 EXAMPLES_NOT_EXECUTED = {
+    'predictor = Predictor("cells")': DETECTION,
     'exported = export_adapter("runs/demo/<time>", "parts.onnx")': EXPORT,
     "write_labelled(Path(": "see tests/test_labelled_files.py",
     'push_adapter("runs/demo/<time>", "owner/repository"': HUB,
@@ -286,6 +296,8 @@ def _write_scans(place: Path) -> None:
         if file in sorted(file.parent.iterdir())[:2]:
             (place / "few" / file.relative_to(place / "scans")).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, place / "few" / file.relative_to(place / "scans"))
+    write_mask_folder(place / "photos", {"train": 8, "test": 3})
+    shutil.copytree(place / "photos" / "images" / "test", place / "photos" / "new")
     for name in ("more", "my_meshes"):
         (place / name).mkdir()
         for number in range(6):
