@@ -54,7 +54,7 @@ def config(root: Path) -> Config:
     return segmentation_config(
         root,
         data={"augment": ["flip", {"scale_crop": {"low": 0.8, "high": 1.2}}], "resize": "letterbox"},
-        train={"epochs": 8, "lr": 1e-2},
+        train={"epochs": 12, "batch_size": 4, "lr": 2e-2},
     )
 
 
