@@ -25,8 +25,7 @@ CLASSES = ("background", *map(str, range(10)))
 class DigitScenes(MaskedImages):
     """Grey scenes of 56 x 56 pixels with one to three digits on an uneven ground; 400 to train on and 200 to test.
 
-    The digits of the test scenes are none of those of the training scenes, see
-    :class:`~pointadapterx.datasets.digits.Digits`.
+    The digits of the test scenes are none of those of the training scenes.
 
     Args:
         split: ``"train"`` or ``"test"``.

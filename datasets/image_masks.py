@@ -196,7 +196,13 @@ class MaskedImages(Images):
     @classmethod
     def require_labels(cls, root: str | Path | None) -> None:
         """Refuses: pictures have no class as a whole."""
-        raise ConfigError(f"data.root={root}: pictures with masks have no class as a whole; {OF_PIXELS}")
+        raise ConfigError(f"the data are pictures with masks, which have no class as a whole; {OF_PIXELS}")
+
+    @classmethod
+    def classes_in(cls, root: str | Path | None) -> int | None:
+        """Refuses, likewise."""
+        cls.require_labels(root)
+        return None
 
     @classmethod
     def has_labels(cls, root: str | Path | None = None) -> bool:

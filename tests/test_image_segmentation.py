@@ -35,7 +35,7 @@ from pointadapterx.study.samples import read_samples
 from pointadapterx.tasks import ImageSegmentation, build_task
 from pointadapterx.tasks.pixel_answers import likeliest
 from pointadapterx.tasks.upernet import UPerNet, levels_of
-from tests.conftest import randomise
+from tests.conftest import randomise, small_config
 from tests.masks import CLASSES, save, scene, segmentation_config, write_mask_folder
 from tests.mechanisms import exhaustive
 from tests.resuming import assert_resumes_bit_identical
@@ -54,7 +54,7 @@ def config(root: Path) -> Config:
     return segmentation_config(
         root,
         data={"augment": ["flip", {"scale_crop": {"low": 0.8, "high": 1.2}}], "resize": "letterbox"},
-        train={"epochs": 8, "lr": 1e-2},
+        train={"epochs": 12, "batch_size": 4, "lr": 2e-2},
     )
 
 
@@ -261,6 +261,8 @@ def test_levels_of_plain_and_staged_backbones() -> None:
 def test_what_does_not_fit_is_refused(root: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.name: digits has no classes of pixels; choose from ade20k, "):
         segmentation_config(root, data={"name": "digits", "root": None})
+    with pytest.raises(ConfigError, match=r"which have no class as a whole; use task\.name=image_segmentation"):
+        small_config("linear", kind="vit", data={"name": "digit_scenes"}, head={"num_classes": None})
     with pytest.raises(ConfigError, match=r"task\.num_classes=4, but mask_folder has 3 classes; set it to that"):
         build_splits(segmentation_config(root, task={"num_classes": 4}))
     with pytest.raises(ConfigError, match=r"task\.auxiliary: belongs to task\.head=upernet; remove it"):

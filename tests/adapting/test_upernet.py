@@ -1,7 +1,8 @@
-"""UPerNet on Swin: the numbers of transformers' own, its files, and timm's Swin under it."""
+"""UPerNet on Swin: the numbers of transformers' own, its files, timm's Swin under it; and what else needs extras."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import nn
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.config import Config
+from pointadapterx.datasets import MaskedImages, build_dataset
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
+from pointadapterx.errors import DataError
 from pointadapterx.tasks import build_task
 from tests.adapting.models import randomised
-from tests.masks import segmentation_config
+from tests.masks import segmentation_config, write_coco_masks
 
 pytest.importorskip("transformers")
 
@@ -100,3 +103,21 @@ def test_swin_of_timm_gives_its_stages(name: str, head: str) -> None:
     loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     assert model.eval()(images).logits.shape == (2, 5, SIDE, SIDE)
+
+
+@pytest.mark.timm
+def test_outlines_of_coco_become_masks(tmp_path: Path) -> None:
+    """Smaller objects over larger ones, in the order of the ids of their categories."""
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed here; make test-foreign runs this")
+    data = build_dataset("coco_masks", "train", root=write_coco_masks(tmp_path))
+    assert isinstance(data, MaskedImages)
+    assert data.pixel_classes == ["background", "plate", "table"]
+    mask = data.mask(0)
+    assert mask.shape == (8, 12)
+    assert mask[3, [1, 3, 6, 10]].tolist() == [2, 1, 2, 0]
+    assert data.checksum != data.subset([]).checksum
+    content = json.loads((tmp_path / "train.json").read_text())
+    del content["annotations"][0]["segmentation"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"0\.png: an object has a box alone; add its 'segmentation'"):
+        build_dataset("coco_masks", "train", root=tmp_path)

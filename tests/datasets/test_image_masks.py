@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,6 @@ from tests.masks import (
     save,
     scene,
     write_ade20k,
-    write_coco_masks,
     write_mask_folder,
     write_views,
     write_voc_masks,
@@ -62,22 +60,6 @@ def test_layouts_say_the_same(name: str, tmp_path: Path) -> None:
     assert train.subset([2]).checksum != train.checksum
     assert np.array_equal(train.subset([2]).mask(0), train.mask(2))
     assert (train.groups is not None) == (name == "views")
-
-
-def test_outlines_of_coco_become_masks(tmp_path: Path) -> None:
-    """Smaller objects over larger ones, in the order of the ids of their categories."""
-    pytest.importorskip("pycocotools")
-    data = masked("coco_masks", "train", write_coco_masks(tmp_path))
-    assert data.pixel_classes == ["background", "plate", "table"]
-    mask = data.mask(0)
-    assert mask.shape == (8, 12)
-    assert mask[3, [1, 3, 6, 10]].tolist() == [2, 1, 2, 0]
-    assert data.checksum != data.subset([]).checksum
-    content = json.loads((tmp_path / "train.json").read_text())
-    del content["annotations"][0]["segmentation"]
-    (tmp_path / "train.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"0\.png: an object has a box alone; add its 'segmentation'"):
-        masked("coco_masks", "train", tmp_path)
 
 
 def test_classes_of_ade20k_are_those_of_the_challenge() -> None:
