@@ -84,11 +84,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("give a folder, a table of files or an HDF5 file, or --name for a data set")
     kind = None if options.name is None else DATASETS[options.name]
     if kind is not None and issubclass(kind, MaskedFiles):
-        _require_no_options_of_files(options, options.name)
+        _own_options(options, options.name)
         table, findings = examine_pictures(kind, options.path, options.variant, None if options.all else SHOWN)
         console.print(table)
     elif kind is not None and issubclass(kind, ObjectImages):
-        _require_no_options_of_files(options, options.name)
+        _own_options(options, options.name)
         table, findings = examine_objects(kind, options.path, None if options.all else SHOWN)
         console.print(table)
     else:
