@@ -152,6 +152,27 @@ class Samples(Dataset[dict[str, Any]]):
         return None
 
     @classmethod
+    def point_classes_in(cls, **options: Any) -> list[str] | None:
+        """Names of what points are labelled with, in the order of :attr:`point_classes`; None where they are not.
+
+        Args:
+            options: keyword arguments of the data set, such as ``root``.
+
+        Raises:
+            ConfigError, DataError: if they are in files that are needed, and not there or wrong.
+        """
+        parts = cls.parts_in(**options)
+        return None if parts is None else list(dict.fromkeys(name for names in parts.values() for name in names))
+
+    @classmethod
+    def parts_in(cls, **options: Any) -> dict[str, list[str]] | None:
+        """Names of the parts of each category of objects, in the order of ``classes``; None where there are no parts.
+
+        A name that several categories have is one class of points.
+        """
+        return None
+
+    @classmethod
     def require_labels(cls, root: str | Path | None) -> None:
         """Makes sure that ``root`` has labels, which pre-training does not need.
 

@@ -92,6 +92,18 @@ class DataConfig(Section):
             found = DATASETS[self.name].classes_in(self.root)
         return found
 
+    def find_point_classes(self) -> list[str] | None:
+        """Names of what points are labelled with; None where they are not, or the files would have to be read for it.
+
+        Raises:
+            ConfigError, DataError, OSError: if the files are needed, and not there or wrong.
+        """
+        return None if self.lacks_variant else DATASETS[self.name].point_classes_in(**self.reading_options())
+
+    def find_parts(self) -> dict[str, list[str]] | None:
+        """Names of the parts of each category, likewise."""
+        return None if self.lacks_variant else DATASETS[self.name].parts_in(**self.reading_options())
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) for each unknown name and impossible combination."""
         if self.name not in DATASETS:

@@ -132,6 +132,10 @@ def _complete(parts: Parts) -> list[Problem]:
     if parts.task is not None and parts.eval is not None:
         parts.eval, problem = _with_score(parts.eval, TASKS[parts.task.name])
         problems += problem
+    if parts.task is not None:
+        data = parts.data if parts.data is not None and parts.data.name in DATASETS else None
+        parts.task, found = parts.task.completed(data)
+        problems += [Problem(*problem) for problem in found]
     if parts.head is not None and parts.task is not None:
         classes = TASKS[parts.task.name].predicts_classes
         parts.head, found = parts.head.completed(parts.method, parts.data if classes else None, parts.backbone)
@@ -153,6 +157,8 @@ def _with_score(options: EvalConfig, task: type[Task]) -> tuple[EvalConfig, list
 
 def _check_alone(parts: Parts) -> Iterator[Problem]:
     """What the owner of each section finds in it, given those that it depends on."""
+    if parts.task is not None:
+        yield from Problem.of("task", parts.task.problems(parts.backbone, parts.method))
     if parts.data is not None:
         yield from Problem.of("data", parts.data.problems())
     if parts.backbone is not None:

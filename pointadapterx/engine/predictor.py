@@ -34,7 +34,7 @@ from pointadapterx.engine.input_form import Failure, Form
 from pointadapterx.engine.precision import multiplies_bf16
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.tasks import AnswerT
-from pointadapterx.tasks.exchange import Ready
+from pointadapterx.tasks.exchange import Joining, Ready
 
 log = logging.getLogger(__name__)
 
@@ -167,25 +167,19 @@ class Predictor(Generic[AnswerT]):
         return self._stream(self.listed(inputs))
 
     def _stream(self, inputs: Sequence[Item]) -> Iterator[AnswerT | Failure]:
-        pieces: list[list[AnswerT | Failure]] = []  # of the last input, whose other pieces are still to come
+        begun: list[Joining | Failure] = []  # the last input, whose other pieces are still to come, one an adapter
         for item, answers in self._answered(inputs):
             if isinstance(item, Failure):
-                pieces = []
+                begun = []
                 yield item
             elif item.piece is None:
                 yield from answers
             else:
-                pieces.append(answers)
+                before = begun or [task.joining(item.piece.cloud) for task in self.tasks.values()]
+                begun = [_with_piece(*pair) for pair in zip(before, answers, strict=True)]
                 if item.piece.last:
-                    yield from self._joined(pieces, item.piece.cloud)
-                    pieces = []
-
-    def _joined(self, pieces: Sequence[list[AnswerT | Failure]], cloud: Cloud) -> Iterator[AnswerT | Failure]:
-        """One answer an adapter, from those of the pieces of an input."""
-        for task, own in zip(self.tasks.values(), zip(*pieces, strict=True), strict=True):
-            failed = next((one for one in own if isinstance(one, Failure)), None)
-            answers = [one for one in own if not isinstance(one, Failure)]
-            yield failed or cast(AnswerT, task.join(answers, cloud))
+                    yield from (one if isinstance(one, Failure) else cast(AnswerT, one.joined()) for one in begun)
+                    begun = []
 
     def _answered(self, inputs: Sequence[Item]) -> Iterator[tuple[Ready | Failure, list[AnswerT | Failure]]]:
         """Each input, or piece of one, with its answers, one an adapter; a failure has none."""
@@ -324,6 +318,16 @@ class Predictor(Generic[AnswerT]):
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
         with autocast, ops.unchecked():
             yield
+
+
+def _with_piece(begun: Joining | Failure, answer: AnswerT | Failure) -> Joining | Failure:
+    """What has become of an input with the answer about one more piece of it; a failure of any is one of the whole."""
+    if isinstance(begun, Failure):
+        return begun
+    if isinstance(answer, Failure):
+        return answer
+    begun.add(answer)
+    return begun
 
 
 def _ahead(files: Sequence[str | Entry]) -> int:

@@ -28,6 +28,7 @@ from pointadapterx.registry import Registry, did_you_mean
 from pointadapterx.tasks.exchange import (
     Answer,
     Facts,
+    Joining,
     Predictions,
     Ready,
     Score,
@@ -364,11 +365,10 @@ class Task(Presentation, ABC):
         """
         return None
 
-    def join(self, answers: Sequence[Answer], cloud: Cloud) -> Answer:
-        """The answer about a :attr:`whole` input, from those of :meth:`answers` about its pieces, in order.
+    def joining(self, cloud: Cloud) -> Joining:
+        """What makes one answer about a :attr:`whole` input of those about its pieces, which it is given in order.
 
         Args:
-            answers: at least one, for instance the logits of the model's points, with their :func:`places`.
             cloud: the input. A label for each row of its file is in ``cloud.kept``'s order where rows were left out.
         """
         raise NotImplementedError(f"{type(self).__name__} must join its answers")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.doubts import Cloud
@@ -62,6 +63,25 @@ class TaskOptions(Section):
     """``task:`` of a config; a task gives ``name`` its own and adds keys."""
 
     name: str = ""
+
+    def completed(self, data: DataConfig | None) -> tuple[Self, list[tuple[str, str]]]:
+        """With what is null filled in from the data, and (dotted key, message) for what cannot be.
+
+        Files are read only where something is null, so that a stored config is complete without them.
+
+        Args:
+            data: None where its section is wrong.
+        """
+        return self, []
+
+    def problems(self, backbone: Backbone.Options | None, method: Method.Options | None) -> Iterator[tuple[str, str]]:
+        """(key, message) for each impossible value.
+
+        Args:
+            backbone: None where its section is wrong.
+            method: likewise, and where nothing is adapted.
+        """
+        return iter(())
 
 
 class Score(NamedTuple):
@@ -259,6 +279,20 @@ class Answer(Protocol):
 
     def content(self) -> dict[str, Any]:
         """For a JSON file, without the name."""
+
+
+class Joining(Protocol):
+    """What becomes of the answers about the pieces of a whole input, one after the other."""
+
+    def add(self, answer: Any) -> None:
+        """Takes the answer about the next piece, which may then be forgotten.
+
+        Args:
+            answer: of :meth:`Task.answers`.
+        """
+
+    def joined(self) -> Answer:
+        """The answer about the whole."""
 
 
 def require_finite(rows: Tensor, what: str) -> None:

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
-GREY = "#8c8c8c"
+from pointadapterx import palette
+
+KINDS, GREY = palette.KINDS, palette.GREY
 AMOUNTS = "cividis"
 HIGHEST = 0.85  # of the colours of amounts, for the top of a cloud: yellow is too light for many points
 SIGNED = ("#0072b2", "#c4c4c4", "#d55e00")  # least, zero, most
@@ -26,7 +27,7 @@ def drawing() -> Iterator[None]:
 
 def rgb(colour: str) -> np.ndarray:
     """``#rrggbb`` -> (3,) in [0, 1]."""
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return palette.rgb(colour) / 255
 
 
 def of_kinds(count: int) -> np.ndarray:
@@ -37,12 +38,8 @@ def of_kinds(count: int) -> np.ndarray:
 
 
 def of_labels(count: int) -> np.ndarray:
-    """(count, 3) of classes of points: as :func:`of_kinds`; more than 8 take tab20, again and again after 20."""
-    if count <= len(KINDS):
-        return of_kinds(count)
-    from matplotlib import colormaps
-
-    return colormaps["tab20"](np.arange(count) % 20)[:, :3]
+    """(count, 3) of classes of points, see :func:`~pointadapterx.palette.label_colours`."""
+    return palette.label_colours(count) / 255
 
 
 def of_amounts(values: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.peft.parts.mixture import Routing
 from pointadapterx.tasks import build_task
-from pointadapterx.tasks.exchange import Piece, Predictions, Ready, require_finite
+from pointadapterx.tasks.exchange import Answer, Piece, Predictions, Ready, require_finite
 from pointadapterx.text import printable
 from pointadapterx.visualize import introspection
 
@@ -225,10 +225,7 @@ class Subject:
         with torch.inference_mode(), self.accelerator.autocast():
             batch = Batch(inputs, Targets(condition=condition))
             said = self.task.answers(self.model, batch, given, self.name, top=1)
-        answers = [
-            answer if answer is None or item.piece is None else self.task.join([answer], item.piece.cloud)
-            for item, answer in zip(given, said, strict=True)
-        ]
+        answers = [self._whole(item, answer) for item, answer in zip(given, said, strict=True)]
         return ["not finite" if answer is None else printable(answer.text()) for answer in answers]
 
     def _piece(self, values: Tensor) -> Piece | None:
@@ -236,6 +233,13 @@ class Subject:
         if not self.task.whole:
             return None
         return Piece(Cloud(values.double().cpu().numpy()), torch.arange(len(values)), last=True)
+
+    def _whole(self, item: Ready, answer: Answer | None) -> Answer | None:
+        if answer is None or item.piece is None:
+            return answer
+        joining = self.task.joining(item.piece.cloud)
+        joining.add(answer)
+        return joining.joined()
 
     def prediction(self, inputs: Tensor) -> tuple[list[str], list[float]]:
         """The likeliest class of each input, and its probability.

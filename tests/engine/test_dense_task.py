@@ -186,7 +186,12 @@ class Halves(Task):
             for item, logits, at in zip(inputs, outputs, places(batch, inputs), strict=True)
         ]
 
-    def join(self, answers: Sequence[Answer], cloud: Cloud) -> Labels:
+    def joining(self, cloud: Cloud) -> SimpleNamespace:
+        """Keeps all answers."""
+        answers: list[Labels] = []
+        return SimpleNamespace(add=answers.append, joined=lambda: self.join(answers, cloud))
+
+    def join(self, answers: Sequence[Labels], cloud: Cloud) -> Labels:
         """Sums of logits, then those of the nearest point that has some."""
         points = torch.from_numpy(cloud.points).float()
         total, seen = torch.zeros(len(points), CLASSES), torch.zeros(len(points), dtype=torch.bool)

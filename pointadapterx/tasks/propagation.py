@@ -1,0 +1,91 @@
+"""Values of a few points carried over to many: by the three nearest, nearer ones counting more (PointNet++ §3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pointadapterx.ops import three_interpolate, three_nn
+
+EPSILON = 1e-8  # added to squared distances, as published heads do
+CHUNK = 2**17  # points at a time in carry
+TREE_FROM = 2**14  # known points, from which on a search tree is faster than comparing all pairs
+
+
+class Neighbours(NamedTuple):
+    """The three nearest of some centres for each of some points.
+
+    Attributes:
+        places: (B, N, 3) int64, into the centres.
+        weights: (B, N, 3), inverse squared distances, of sum 1.
+    """
+
+    places: Tensor
+    weights: Tensor
+
+    def interpolate(self, values: Tensor) -> Tensor:
+        """Values of the centres (B, G, C) -> of the points (B, N, C)."""
+        return three_interpolate(values, self.places, self.weights)
+
+
+def neighbours(points: Tensor, centers: Tensor) -> Neighbours:
+    """Whom each point takes its values from.
+
+    Distances are exact, where published code expands |a - b|² and so weighs points near a centre by rounding errors.
+
+    Args:
+        points: (B, N, 3).
+        centers: (B, G, 3), G >= 3.
+    """
+    distance, index = three_nn(points, centers)
+    return Neighbours(index, _weights(distance.square()))
+
+
+def _weights(squared: Tensor) -> Tensor:
+    inverse = 1 / (squared + EPSILON)
+    return inverse / inverse.sum(dim=-1, keepdim=True)
+
+
+def carry(values: Tensor, known: Tensor, points: Tensor) -> Tensor:
+    """Values of known points carried to other points, a bounded number at a time.
+
+    Args:
+        values: (m, C) of the known points, on the CPU.
+        known: (m, 3) float64, at least one.
+        points: (n, 3) float64.
+
+    Returns:
+        (n, C), means of the values of the three nearest, as :func:`neighbours` weighs them; of the nearest where fewer
+        than three are known.
+    """
+    origin = known.mean(dim=0)  # float32 keeps little of coordinates far from the origin, such as those of a map
+    size = (known - origin).abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    known, points = (((part - origin) / size).float() for part in (known, points))
+    if len(known) < 3:
+        known, values = (part[torch.arange(3) % len(part)] for part in (known, values))
+    find = _tree(known) if len(known) >= TREE_FROM else _pairs(known)
+    return torch.cat([find(part).interpolate(values[None])[0] for part in points.split(CHUNK)])
+
+
+Find = Callable[[Tensor], Neighbours]
+"""Points (n, 3) -> whom each takes its values from."""
+
+
+def _pairs(known: Tensor) -> Find:
+    return lambda points: neighbours(points[None], known[None])
+
+
+def _tree(known: Tensor) -> Find:
+    from scipy.spatial import KDTree  # slow to import
+
+    tree = KDTree(known.numpy())
+
+    def find(points: Tensor) -> Neighbours:
+        distance, index = tree.query(points.numpy(), k=3)
+        squared = torch.from_numpy(distance).float().square()
+        return Neighbours(torch.from_numpy(index)[None], _weights(squared)[None])
+
+    return find

@@ -1,0 +1,101 @@
+"""The segmentation network of Point-MAE and its descendants: what it computes, its names, and its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pointadapterx.adapted_model import AdaptedModel, count_parameters
+from pointadapterx.build import build_backbone, build_model
+from pointadapterx.checkpoints.published import load_pretrained
+from pointadapterx.config import Config
+from pointadapterx.models.checkpoint_keys import translate_published
+from tests.parity.segmentation import published_shapes, random_segmentor, segment
+from tests.parts import parts_config
+
+COUNTS = [4, 2, 2, 4, 4, 3, 3, 2, 4, 2, 6, 2, 3, 3, 3, 3]  # of the 16 categories of ShapeNetPart
+PARTS = {f"category {k}": [f"{k}/{part}" for part in range(count)] for k, count in enumerate(COUNTS)}
+SMALL = {"dim": 48, "depth": 4, "num_heads": 3, "encoder_dim": 48, "num_groups": 16, "group_size": 8}
+LARGE = {"dim": 384, "depth": 12, "num_heads": 6, "encoder_dim": 384, "num_groups": 128, "group_size": 32}
+KEPT = [1, 2, 3]
+
+
+def config_of(method: str = "full", /, head: str = "published", **backbone: object) -> Config:
+    """A segmentor without class token."""
+    options = {"position": "every_block", "class_token": False, **SMALL, **backbone}
+    blocks = None if options["depth"] == 12 else KEPT
+    return parts_config(method, {"parts": PARTS, "head": head, "blocks": blocks}, backbone=options)
+
+
+def computed(model: AdaptedModel, points: Tensor, category: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(points, category).logits.log_softmax(dim=-1)
+
+
+@pytest.mark.parametrize("suffix", ["", "_cls"])
+def test_a_published_checkpoint_loads_whole_and_computes_what_it_did(
+    suffix: str, points: Tensor, tmp_path: Path
+) -> None:
+    """Names of Point-MAE, and of IDPT, whose head's names end in ``_cls``."""
+    state = random_segmentor(published_shapes(48, 4))
+    renamed = dict(state)
+    for layer in ("label_conv", "propagation_0", "convs1", "convs2", "convs3", "bns1", "bns2"):
+        renamed = {name.replace(f"{layer}.", f"{layer}{suffix}."): tensor for name, tensor in renamed.items()}
+    torch.save({"model_state_dict": renamed, "epoch": 300}, tmp_path / "best_model.pth")
+    model = build_model(config_of())
+    report = load_pretrained(model, tmp_path / "best_model.pth")
+    assert (report.unexpected, report.missing, report.coverage) == ([], [], 1.0)
+    category = torch.arange(6)
+    wanted = segment(state, points, category, heads=3, groups=16, size=8, kept=KEPT)
+    torch.testing.assert_close(computed(model, points, category), wanted, atol=1e-5, rtol=0)
+
+
+def test_the_published_network_has_its_names_shapes_and_size() -> None:
+    with torch.device("meta"):
+        model = build_model(config_of(**LARGE))
+        shapes = {name: torch.empty(shape) for name, shape in published_shapes().items()}
+    translated = translate_published(shapes)
+    names = {**translated.tensors}
+    for name in translated.unknown:
+        own = model.head.published_name(name)
+        assert own is not None, name
+        names[f"head.{own}"] = shapes[name]
+    found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert {
+        name: tuple(tensor.squeeze(-1).shape if tensor.ndim == 3 else tensor.shape) for name, tensor in names.items()
+    } == found
+    assert model.head.blocks == (3, 7, 11)
+    counted = count_parameters(model)
+    assert counted.total == 27_063_730
+    assert counted.components["head"].total == 5_238_706
+
+
+def test_the_light_head_is_a_small_share() -> None:
+    with torch.device("meta"):
+        model = build_model(config_of("lora", "light", **LARGE))
+    assert count_parameters(model).components["head"].total == 176_306
+
+
+def test_a_pretraining_checkpoint_fills_the_backbone(tmp_path: Path) -> None:
+    whole = random_segmentor(published_shapes(48, 4))
+    encoder = {
+        f"MAE_encoder.{n}": t for n, t in whole.items() if n.split(".")[0] in ("encoder", "pos_embed", "blocks", "norm")
+    }
+    torch.save({"base_model": encoder}, tmp_path / "pretrain.pth")
+    config = config_of().replaced(backbone={"weights": str(tmp_path / "pretrain.pth")})
+    backbone = build_backbone(config.backbone)
+    assert torch.equal(backbone.norm.weight, whole["norm.weight"])
+
+
+def test_a_checkpoint_of_other_parts_leaves_the_head_as_it_was(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": random_segmentor(published_shapes(48, 4, parts=13))}, tmp_path / "other.pth")
+    model = build_model(config_of())
+    before = model.head.last.weight.clone(), model.head.mixing[0].linear.weight.clone()
+    report = load_pretrained(model, tmp_path / "other.pth")
+    assert report.coverage == 1.0
+    assert torch.equal(model.head.last.weight, before[0])
+    assert torch.equal(model.head.mixing[0].linear.weight, before[1])
+    assert any(name.startswith("head.last") for name in report.unexpected)
