@@ -215,6 +215,11 @@ std::tuple<Tensor, Tensor> ragged_ball_query(const Tensor& query, const Tensor& 
                       at::zeros({query.size(0), query.size(1)}, options));
 }
 
+void require_indices(int64_t bad, int64_t rows, int64_t count) {
+  TORCH_CHECK_INDEX(bad < 0, "indices of cloud ", bad / rows, ", row ", bad % rows, ": outside the ", count,
+                    " points of each cloud");
+}
+
 // Runs kernel(begin, end) over the rows of indices (B, M, …); it returns the first row with a bad index or -1.
 template <typename Kernel>
 void for_each_row(const Tensor& indices, int64_t count, int64_t row_bytes, const Kernel& kernel) {
@@ -224,8 +229,7 @@ void for_each_row(const Tensor& indices, int64_t count, int64_t row_bytes, const
     const int64_t row = kernel(begin, end);
     if (row >= 0) bad = row;
   });
-  TORCH_CHECK_INDEX(bad < 0, "indices of cloud ", bad / indices.size(1), ", row ", bad % indices.size(1),
-                    ": outside the ", count, " points of each cloud");
+  require_indices(bad, indices.size(1), count);
 }
 
 Tensor gather_points(const Tensor& points_, const Tensor& indices_) {
@@ -257,6 +261,37 @@ Tensor interpolate(const Tensor& points_, const Tensor& indices_, const Tensor& 
                                                 begin, end, out.mutable_data_ptr<scalar_t>());
                  });
   });
+  return out;
+}
+
+// The transpose of interpolate: values (B, M, C) of the queries, spread over `count` points.
+Tensor spread(const Tensor& values_, const Tensor& indices_, const Tensor& weights_, int64_t count) {
+  TORCH_CHECK(count >= 1, "count=", count, " must be at least 1");
+  pax::check_interpolate(values_, indices_, weights_);
+  TORCH_CHECK(values_.size(1) == indices_.size(1), "values ", values_.sizes(), " does not fit indices ",
+              indices_.sizes());
+  const Tensor values = values_.contiguous(), indices = indices_.contiguous(), weights = weights_.contiguous();
+  const int64_t batch = values.size(0), queries = values.size(1), channels = values.size(2), k = indices.size(2);
+  Tensor out = at::zeros({batch, count, channels}, values.options());
+  // Channels of one cloud at a time, so that what is added to stays in the cache.
+  constexpr int64_t kChannels = 256;
+  const int64_t parts = (channels + kChannels - 1) / kChannels;
+  std::atomic<int64_t> bad{-1};
+  AT_DISPATCH_FLOATING_TYPES(values.scalar_type(), "spread", [&] {
+    const scalar_t *value = values.const_data_ptr<scalar_t>(), *weight = weights.const_data_ptr<scalar_t>();
+    const int64_t* index = indices.const_data_ptr<int64_t>();
+    scalar_t* target = out.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, batch * parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t b = task / parts, first = task % parts * kChannels;
+        const int64_t row = pax::cpu::spread(
+            value + b * queries * channels, index + b * queries * k, weight + b * queries * k, count, queries,
+            channels, k, first, std::min(channels, first + kChannels), target + b * count * channels);
+        if (row >= 0) bad = b * queries + row;
+      }
+    });
+  });
+  require_indices(bad, queries, count);
   return out;
 }
 
@@ -448,6 +483,7 @@ TORCH_LIBRARY_IMPL(pointadapterx, CPU, m) {
   m.impl("ragged_ball_query", ragged_ball_query);
   m.impl("gather_points", gather_points);
   m.impl("interpolate", interpolate);
+  m.impl("spread", spread);
   m.impl("thin_experts", thin_experts);
   m.impl("thin_experts_backward", thin_experts_backward);
 }

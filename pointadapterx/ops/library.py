@@ -29,6 +29,7 @@ SCHEMAS = {
     "ball_query": "(Tensor query, Tensor points, float radius, SymInt num_samples) -> (Tensor, Tensor)",
     "gather_points": "(Tensor points, Tensor indices) -> Tensor",
     "interpolate": "(Tensor points, Tensor indices, Tensor weights) -> Tensor",
+    "spread": "(Tensor values, Tensor indices, Tensor weights, SymInt count) -> Tensor",
     "ragged_farthest_point_sample": (
         "(Tensor points, Tensor lengths, SymInt num_samples, SymInt start, bool skip_origin) -> Tensor"
     ),
@@ -38,8 +39,10 @@ SCHEMAS = {
         " -> (Tensor, Tensor)"
     ),
 }
-LATER = ("ragged_farthest_point_sample", "ragged_knn", "ragged_ball_query", "simd", "thin_experts")
+LATER = ("ragged_farthest_point_sample", "ragged_knn", "ragged_ball_query", "spread", "simd", "thin_experts")
 """What a library compiled from an older version may lack; the reference serves in its place."""
+ON_CPU = ("spread", "simd", "thin_experts")
+"""Those of them that have no CUDA kernel."""
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 for _name, _schema in SCHEMAS.items():
@@ -94,6 +97,12 @@ def _(points: Tensor, indices: Tensor) -> Tensor:
 def _(points: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     _require_one_device(points, indices, weights)
     return points.new_empty((points.shape[0], indices.shape[1], points.shape[2]))
+
+
+@torch.library.register_fake(f"{NAMESPACE}::spread", lib=_library)
+def _(values: Tensor, indices: Tensor, weights: Tensor, count: int) -> Tensor:
+    _require_one_device(values, indices, weights)
+    return values.new_empty((values.shape[0], count, values.shape[2]))
 
 
 @torch.library.register_fake(f"{NAMESPACE}::ragged_farthest_point_sample", lib=_library)
@@ -168,15 +177,22 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return _scatter(grad, indices, points.shape[1]), None
 
 
-def _interpolate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+def _interpolate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None]:
     points, indices, weights = ctx.saved_tensors
-    neighbours = torch.ops.pointadapterx.gather_points(points, indices.flatten(1)).unflatten(1, indices.shape[1:])
-    spread = grad.unsqueeze(2) * weights.unsqueeze(-1)  # (B, M, K, C)
-    return (
-        _scatter(spread.flatten(1, 2), indices.flatten(1), points.shape[1]),
-        None,
-        (grad.unsqueeze(2) * neighbours).sum(-1),
-    )
+    of_weights = _weight_gradients(grad, points, indices) if ctx.needs_input_grad[2] else None
+    return torch.ops.pointadapterx.spread(grad, indices, weights, points.shape[1]), None, of_weights
+
+
+def _spread_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
+    values, indices, weights = ctx.saved_tensors
+    of_weights = _weight_gradients(values, grad, indices) if ctx.needs_input_grad[2] else None
+    return torch.ops.pointadapterx.interpolate(grad, indices, weights), None, of_weights, None
+
+
+def _weight_gradients(of_queries: Tensor, of_points: Tensor, indices: Tensor) -> Tensor:
+    """Products (B, M, K) of the values of each query (B, M, C) and of its points (B, N, C), place by place."""
+    gather = torch.ops.pointadapterx.gather_points
+    return torch.stack([(of_queries * gather(of_points, at)).sum(-1) for at in indices.unbind(-1)], dim=-1)
 
 
 _BACKWARD: dict[str, Callable[..., Any]] = {
@@ -185,6 +201,7 @@ _BACKWARD: dict[str, Callable[..., Any]] = {
     "nearest": _nearest_backward,
     "gather_points": _gather_backward,
     "interpolate": _interpolate_backward,
+    "spread": _spread_backward,
 }
 for _name, _backward in _BACKWARD.items():
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _backward, setup_context=_save_inputs, lib=_library)
@@ -240,7 +257,9 @@ def implementation(device: torch.device | str) -> str:
 
 
 def _is_compiled(name: str, key: str) -> bool:
-    """Whether the loaded library has an op, or for those with schemas here, a kernel of the device."""
+    """Whether the loaded library has what it should have of an op on a device."""
+    if key != "CPU" and name in ON_CPU:
+        return True
     if name in SCHEMAS:
         return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", key)
-    return key != "CPU" or hasattr(torch.ops.pointadapterx, name)
+    return hasattr(torch.ops.pointadapterx, name)

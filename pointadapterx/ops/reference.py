@@ -92,6 +92,14 @@ def interpolate(points: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     return total
 
 
+def spread(values: Tensor, indices: Tensor, weights: Tensor, count: int) -> Tensor:
+    """(B, M, C), int64 (B, M, K), (B, M, K) -> (B, count, C), the transpose of :func:`interpolate`."""
+    total = values.new_zeros(values.shape[0], count, values.shape[2])
+    for at, weight in zip(indices.unbind(-1), weights.unbind(-1), strict=True):
+        total.scatter_add_(1, at.unsqueeze(-1).expand_as(values), values * weight.unsqueeze(-1))
+    return total
+
+
 def ragged_farthest_point_sample(
     points: Tensor, lengths: Tensor, num_samples: int, start: int, skip_origin: bool
 ) -> Tensor:

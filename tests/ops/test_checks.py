@@ -299,6 +299,8 @@ RAW = torch.ops.pointadapterx
         lambda: RAW.gather_points(P, I2.int()),
         lambda: RAW.interpolate(P, I3 + 8, torch.zeros(2, 4, 3)),
         lambda: RAW.interpolate(P, I3, torch.zeros(2, 4, 2)),
+        lambda: RAW.spread(P[:, :4], I3 - 1, torch.zeros(2, 4, 3), 9),
+        lambda: RAW.spread(P, I3, torch.zeros(2, 4, 3), 9),
     ],
 )
 @pytest.mark.compiler

@@ -38,6 +38,7 @@ def inputs(device, grad=False):
         "ball_query": (floats(2, 4, 3), floats(2, 12, 3), 0.7, 3),
         "gather_points": (floats(2, 12, 5), indices(2, 4)),
         "interpolate": (floats(2, 12, 5), indices(2, 4, 3), floats(2, 4, 3)),
+        "spread": (floats(2, 4, 5), indices(2, 4, 3), floats(2, 4, 3), 12),
         "ragged_farthest_point_sample": (floats(2, 12, 3), lengths(9, 3), 5, 0, False),
         "ragged_knn": (floats(2, 4, 3), floats(2, 12, 3), lengths(4, 1), lengths(2, 12), 3),
         "ragged_ball_query": (floats(2, 4, 3), floats(2, 12, 3), lengths(4, 1), lengths(2, 12), 0.7, 3),
