@@ -158,7 +158,7 @@ def _with_score(options: EvalConfig, task: type[Task]) -> tuple[EvalConfig, list
 def _check_alone(parts: Parts) -> Iterator[Problem]:
     """What the owner of each section finds in it, given those that it depends on."""
     if parts.task is not None:
-        yield from Problem.of("task", parts.task.problems(parts.backbone, parts.method))
+        yield from (Problem(*problem) for problem in parts.task.problems(parts.backbone, parts.method))
     if parts.data is not None:
         yield from Problem.of("data", parts.data.problems())
     if parts.backbone is not None:

@@ -75,7 +75,7 @@ class TaskOptions(Section):
         return self, []
 
     def problems(self, backbone: Backbone.Options | None, method: Method.Options | None) -> Iterator[tuple[str, str]]:
-        """(key, message) for each impossible value.
+        """(dotted key, message) for each impossible value.
 
         Args:
             backbone: None where its section is wrong.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from pydantic import Field
@@ -65,12 +65,7 @@ class HeadConfig(Section):
         self, method: Method.Options | None, data: DataConfig | None, backbone: Backbone.Options | None = None
     ) -> Iterator[tuple[str, str]]:
         """(dotted key, message) for each unknown pool, and for what does not fit other sections that are right."""
-        pools = self.pools or []
-        for pool in pools:
-            if pool not in POOLS:
-                yield "head.pools", f"unknown pool '{pool}'{did_you_mean(pool, POOLS)} Known: {', '.join(POOLS)}"
-        if len(set(pools)) != len(pools):
-            yield "head.pools", f"a pool is named twice in {pools}"
+        yield from problems_of_pools(self.pools or [], method, backbone, "head.pools")
         if not all(1 <= width <= 2**16 for width in self.hidden):
             yield "head.hidden", f"widths must be from 1 to {2**16}, not {shown(self.hidden)}"
         if data is not None and data.name in DATASETS:
@@ -78,20 +73,35 @@ class HeadConfig(Section):
             if expected is not None and self.num_classes not in (None, expected):
                 what = data.name if data.few_shot is None else "data.few_shot"
                 yield "head.num_classes", f"{self.num_classes}, but {what} has {expected} classes"
-        if backbone is not None and not backbone.has_class_token and "cls" in pools:
-            needs = f"cls needs a class token, which backbone {backbone.name} does not have"
-            yield "head.pools", f"{needs}; use patch_mean or patch_max"
-        if method is None:
-            return
-        of_prompts = [pool for pool in pools if pool.startswith("prompt_")]
-        if not method.makes_prompts:
-            for pool in of_prompts:
-                yield (
-                    "head.pools",
-                    f"{pool} needs prompt tokens, which method {method.name} does not make; remove it",
-                )
-        elif method.needs_prompt_pool and not of_prompts:
-            yield "method.prompts", "its prompts are read by a prompt pool alone; add prompt_mean to head.pools"
+
+
+def problems_of_pools(
+    pools: Sequence[str], method: Method.Options | None, backbone: Backbone.Options | None, key: str
+) -> Iterator[tuple[str, str]]:
+    """(dotted key, message) for each unknown pool, and for what does not fit method and backbone that are right.
+
+    Args:
+        pools: names.
+        method: None where its section is wrong, or there is none.
+        backbone: None where its section is wrong.
+        key: of the pools.
+    """
+    for pool in pools:
+        if pool not in POOLS:
+            yield key, f"unknown pool '{pool}'{did_you_mean(pool, POOLS)} Known: {', '.join(POOLS)}"
+    if len(set(pools)) != len(pools):
+        yield key, f"a pool is named twice in {pools}"
+    if backbone is not None and not backbone.has_class_token and "cls" in pools:
+        needs = f"cls needs a class token, which backbone {backbone.name} does not have"
+        yield key, f"{needs}; use patch_mean or patch_max"
+    if method is None:
+        return
+    of_prompts = [pool for pool in pools if pool.startswith("prompt_")]
+    if not method.makes_prompts:
+        for pool in of_prompts:
+            yield key, f"{pool} needs prompt tokens, which method {method.name} does not make; remove it"
+    elif method.needs_prompt_pool and not of_prompts:
+        yield "method.prompts", f"its prompts are read by a prompt pool alone; add prompt_mean to {key}"
 
 
 def default_pools(method: Method.Options | None, backbone: Backbone.Options | None = None) -> list[str]:

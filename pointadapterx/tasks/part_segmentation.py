@@ -61,9 +61,9 @@ class PartOptions(PointOptions):
         yield from super().problems(backbone, method)
         for category, parts in (self.parts or {}).items():
             if not parts or len(set(parts)) != len(parts):
-                yield "parts", f"{category}: {'names a part twice' if parts else 'has no part'}"
+                yield "task.parts", f"{category}: {'names a part twice' if parts else 'has no part'}"
         if self.parts is not None and len(self.point_classes) < 2:
-            yield "parts", "there has to be more than one part in all"
+            yield "task.parts", "there has to be more than one part in all"
 
 
 @TASKS.register("part_segmentation")

@@ -123,7 +123,8 @@ class PointSegmentation(Task):
 
     def build_head(self, info: FeatureInfo) -> SegmentationHead:
         """The head of the ``task`` section."""
-        return SegmentationHead(info, self.options, len(self.point_classes), len(self.categories))
+        pools = self.options.read_pools(self.config.method)
+        return SegmentationHead(info, self.options, pools, len(self.point_classes), len(self.categories))
 
     # Training.
 

@@ -15,9 +15,9 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.models.tokens import POOLS, TokenSequence
 from pointadapterx.peft.base import Method
-from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Distinct, Rate
 from pointadapterx.tasks.exchange import TaskOptions
+from pointadapterx.tasks.heads import problems_of_pools
 from pointadapterx.tasks.propagation import neighbours
 
 KEPT = 3  # blocks that are read, by default
@@ -52,12 +52,13 @@ class PointOptions(TaskOptions):
     ``published`` is the head of Point-MAE and its descendants, 5.2 M parameters; ``light`` first projects the tokens of
     each block to 64 values, and has 0.18 M. ``blocks`` are numbers of the blocks that are read, from 0; null: the last
     ones of three equal parts of the backbone, 3, 7 and 11 of 12. ``pools`` make of the tokens of each of them what is
-    the same for all points.
+    the same for all points; null: maximum and mean of the patches, as published, and the mean of the prompts where the
+    method makes some.
     """
 
     head: Literal["published", "light"] = "published"
     blocks: Annotated[list[int], Distinct] | None = Field(None, min_length=1, max_length=1_000)
-    pools: Annotated[list[str], Distinct] = Field(default=["patch_max", "patch_mean"], min_length=1, max_length=100)
+    pools: Annotated[list[str], Distinct] | None = Field(None, min_length=1, max_length=100)
     dropout: Rate = 0.5
 
     @property
@@ -71,16 +72,13 @@ class PointOptions(TaskOptions):
             depth = sum(stage.depth for stage in backbone.stages())
             for number in self.blocks or ():
                 if not 0 <= number < depth:
-                    yield "blocks", f"{number}: the backbone's blocks are 0 to {depth - 1}"
-        for pool in self.pools:
-            if pool not in POOLS:
-                yield "pools", f"unknown pool '{pool}'{did_you_mean(pool, POOLS)} Known: {', '.join(POOLS)}"
-        if backbone is not None and not backbone.has_class_token and "cls" in self.pools:
-            yield "pools", f"cls needs a class token, which backbone {backbone.name} does not have"
-        if method is not None and not method.makes_prompts:
-            for pool in self.pools:
-                if pool.startswith("prompt_"):
-                    yield "pools", f"{pool} needs prompt tokens, which method {method.name} does not make; remove it"
+                    yield "task.blocks", f"{number}: the backbone's blocks are 0 to {depth - 1}"
+        yield from problems_of_pools(self.read_pools(method), method, backbone, "task.pools")
+
+    def read_pools(self, method: Method.Options | None) -> list[str]:
+        """What the head reads of the tokens of a block, the default filled in."""
+        prompts = method is not None and method.makes_prompts
+        return self.pools or ["patch_max", "patch_mean", *(["prompt_mean"] if prompts else [])]
 
 
 def kept_blocks(wanted: Sequence[int] | None, depth: int) -> tuple[int, ...]:
@@ -118,6 +116,7 @@ class SegmentationHead(Head):
     Args:
         info: of the backbone, a backbone of clouds.
         options: see :class:`PointOptions`.
+        pools: what is read of the tokens of a block, see :meth:`PointOptions.read_pools`.
         classes: of a point.
         categories: of a cloud, numbered by ``Features.condition``; 0: there are none.
 
@@ -126,12 +125,14 @@ class SegmentationHead(Head):
         width: of what is the same for all points.
     """
 
-    def __init__(self, info: FeatureInfo, options: PointOptions, classes: int, categories: int) -> None:
+    def __init__(
+        self, info: FeatureInfo, options: PointOptions, pools: Sequence[str], classes: int, categories: int
+    ) -> None:
         super().__init__()
         sizes = Sizes.named(options.head, info.width)
         self.blocks = kept_blocks(options.blocks, info.depth)
         self.levels = [found for stage in info.stages if (found := [b for b in self.blocks if b in stage.blocks])]
-        self.pools = tuple(options.pools)
+        self.pools = tuple(pools)
         self.categories = categories
         widths = {block: info.stage_of(block).width for block in self.blocks}
         self.project: nn.ModuleDict | None = None
