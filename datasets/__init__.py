@@ -18,9 +18,12 @@ from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.inputs import Inputs, build_inputs
 from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
+from pointadapterx.datasets.ldraw_parts import LDrawParts
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
+from pointadapterx.datasets.rooms import Rooms
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
+from pointadapterx.datasets.scenes import Scenes
 from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
 from pointadapterx.datasets.vtab import Vtab
@@ -39,11 +42,14 @@ __all__ = [
     "Images",
     "Inputs",
     "LDraw20",
+    "LDrawParts",
     "LabelledH5",
     "ModelNet40",
     "PointClouds",
+    "Rooms",
     "Samples",
     "ScanObjectNN",
+    "Scenes",
     "Transform",
     "Vtab",
     "augment_label",

@@ -66,6 +66,7 @@ class Unchecked(NamedTuple):
         point_labels: one number a point, whatever the file has; None where it has none.
         point_classes: names of what these numbers mean; empty where points have no labels.
         ignored: numbers of points that have no class.
+        own: of these numbers, those that points of its class may have, such as parts of its category; empty: all.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Unchecked(NamedTuple):
     point_labels: np.ndarray | None = None
     point_classes: Sequence[str] = ()
     ignored: Sequence[int] = ()
+    own: Sequence[int] = ()
 
 
 SamplesT = TypeVar("SamplesT", bound="Samples")
@@ -103,6 +105,8 @@ class Samples(Dataset[dict[str, Any]]):
         needs_variant: whether it must be given.
         num_classes: number of classes, where the name of the data set tells it; see :meth:`count_classes`.
         labels_optional: whether there is an option ``labels``, whose False reads all samples for pre-training.
+        default_block: where samples are drawn from clouds of any number of points, by options ``num_points`` and
+            ``block``: the latter's default, see :class:`~pointadapterx.datasets.scenes.Scenes`. Else None.
     """
 
     modality: ClassVar[str]
@@ -110,6 +114,7 @@ class Samples(Dataset[dict[str, Any]]):
     needs_variant: ClassVar[bool] = False
     num_classes: ClassVar[int | None] = None
     labels_optional: ClassVar[bool] = False
+    default_block: ClassVar[float | str | None] = None
 
     def __init__(
         self,
@@ -246,6 +251,19 @@ class PointClouds(Samples):
             for part in points.split(256):  # parts, since the whole set's temporaries would not fit in small memories
                 part.copy_(NormalizeUnitSphere()(part))
         self.points = points
+
+    @property
+    def size(self) -> int:
+        """Points of a cloud."""
+        return self.points.shape[1]
+
+    def fetch(self, indices: torch.Tensor) -> torch.Tensor:
+        """The clouds at ``indices`` (b,), (b, N, 3)."""
+        return self.points[indices]
+
+    def examples(self) -> Iterator[torch.Tensor]:
+        """Clouds (b, N, 3), some at a time, by which the form of all is known; N may differ."""
+        yield from self.points.split(256)
 
     @classmethod
     def each_cloud(cls, split: str, **options: Any) -> Iterator[Unchecked]:

@@ -84,6 +84,13 @@ def label_doubts(found: Unchecked) -> Iterator[Doubt]:
         text = f"{len(outside_classes)} of {count} labels of points are none of the classes, such as"
         text += f" {outside_classes[0]:g}; expected 0 to {_last(found)}"
         yield Doubt("labels of points that are none of the classes", text, "mend the labels, or the list of classes")
+        return
+    foreign = labels[~np.isin(labels, (*found.own, *found.ignored))] if found.own else labels[:0]
+    if len(foreign):
+        example = found.point_classes[int(foreign[0])]
+        text = f"{len(foreign)} of {count} labels of points are parts of another category than {found.label}, such as"
+        text += f" {foreign[0]:g} ({example})"
+        yield Doubt("parts of another category", text, "mend the labels, or the category")
 
 
 def _last(found: Unchecked) -> int:

@@ -12,6 +12,7 @@ from pointadapterx.datasets.base import DATASETS, PointClouds, Samples, Targets
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.resample import drawn_index, fps_stage, fps_stage_index, spread_index, taken
+from pointadapterx.datasets.scenes import Scenes
 from pointadapterx.datasets.transforms import augment_label, build_augment, follow
 
 # indices (b,) int64 -> their raw inputs on the CPU
@@ -85,15 +86,14 @@ class PointInputs(Inputs):
     def source(self, dataset: Samples) -> Fetch:
         """The clouds."""
         assert isinstance(dataset, PointClouds)
-        points = dataset.points
-        return lambda indices: points[indices]
+        return dataset.fetch
 
     def staged(self, dataset: Samples, device: torch.device) -> tuple[Fetch, Index]:
         """The clouds after the part of the resampling that is the same in every epoch."""
         assert isinstance(dataset, PointClouds)
-        points = dataset.points
-        if fps_stage(self.count) >= points.shape[1]:
+        if isinstance(dataset, Scenes) or fps_stage(self.count) >= dataset.size:
             return self.source(dataset), None
+        points = dataset.points
         parts = [(part, self._stage_index(part.to(device)).cpu()) for part in points.split(256)]
         staged = torch.cat([taken(part, index) for part, index in parts])
         return lambda indices: staged[indices], torch.cat([index for _, index in parts])
@@ -155,26 +155,43 @@ class Batches:
         self, inputs: Inputs, dataset: Samples, targets: Targets, device: torch.device, *, staged: bool = False
     ) -> None:
         self._inputs, self._targets, self._device = inputs, targets, device
+        self._scenes = dataset if isinstance(dataset, Scenes) else None
         self._fetch, self._index = inputs.staged(dataset, device) if staged else (inputs.source(dataset), None)
-        self._traced = self._index is None or targets.points is not None
+        self._traced = self._index is None or targets.points is not None or self._scenes is not None
         if not self._traced:  # two thirds of the memory of the clouds, for nothing
             self._index = None
 
+    def begin_epoch(self, seed: int, epoch: int) -> None:
+        """From now on the samples are those of an epoch of a run, where they differ from epoch to epoch."""
+        if self._scenes is not None:
+            self._scenes = self._scenes.epoch(seed, epoch)
+
     def training(self, indices: torch.Tensor, generator: torch.Generator) -> Batch:
         """The samples at ``indices`` (b,), with all random draws from ``generator``, which is on the device."""
-        return self._batch(indices, *self._inputs.drawn(self._fetch(indices).to(self._device), generator))
+        raw, targets = self._raw(indices)
+        return self._batch(indices, targets, *self._inputs.drawn(raw, generator))
 
     def test(self, indices: torch.Tensor, number: int = 0) -> Batch:
         """The samples at ``indices`` (b,) without a random draw; ``number`` of the batch."""
-        found = self._batch(indices, *self._inputs.plain(self._fetch(indices).to(self._device)))
-        return found._replace(number=number)
+        raw, targets = self._raw(indices)
+        return self._batch(indices, targets, *self._inputs.plain(raw))._replace(number=number)
 
-    def _batch(self, indices: torch.Tensor, inputs: torch.Tensor, index: Index) -> Batch:
+    def _raw(self, indices: torch.Tensor) -> tuple[torch.Tensor, Targets]:
+        """What inputs are made of, and its targets, on the device."""
+        targets = self._targets.of(indices)
+        if self._scenes is None:
+            raw = self._fetch(indices)
+        else:
+            raw, labels = self._scenes.draw(indices)
+            targets = targets._replace(points=labels)
+        return raw.to(self._device), targets.to(self._device)
+
+    def _batch(self, indices: torch.Tensor, targets: Targets, inputs: torch.Tensor, index: Index) -> Batch:
         if not self._traced:
             index = None
         elif self._index is not None:
             index = follow(self._index[indices].to(self._device), index)
-        return Batch(inputs, self._targets.of(indices).to(self._device).at(index), index)
+        return Batch(inputs, targets.at(index), index)
 
 
 class Shaped(Protocol):

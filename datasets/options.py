@@ -16,7 +16,7 @@ from pointadapterx.schema import Points, Section, Times
 
 OF_IMAGES = ("mean", "std")
 """Keys that only a data set of images has."""
-OF_CLOUDS = ("num_points", "normalize", "up", "stored_points", "suffixes", "columns", "nan", "cache_dir")
+OF_CLOUDS = ("num_points", "normalize", "up", "stored_points", "suffixes", "columns", "nan", "cache_dir", "block")
 """Keys that only a data set of point clouds has."""
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
@@ -37,6 +37,8 @@ class DataConfig(Section):
     ``train_size`` is a number of labelled training samples (those for validation included) to draw, all if null.
     ``num_points`` belongs to clouds. ``mean`` and ``std`` belong to images, a number a channel of images in [0, 1];
     by default those of the backbone's own preprocessing where it has one, else 0.5.
+    ``block`` is the side of the blocks that samples are drawn from, in units of the files, or ``whole``; null is what
+    the data set is for.
     """
 
     name: str
@@ -51,6 +53,7 @@ class DataConfig(Section):
     suffixes: list[str] | None = Field(None, min_length=1)
     columns: list[int | str] | None = None
     nan: Literal["drop", "error"] | None = None
+    block: Annotated[float, Field(gt=0)] | Literal["whole"] | None = None
     few_shot: FewShotConfig | None = None
     train_size: int | None = Field(None, ge=2)
     mean: list[float] | None = Field(None, min_length=1)
@@ -58,7 +61,8 @@ class DataConfig(Section):
 
     def reading_options(self) -> dict[str, Any]:
         """The keys that decide what is read, where they are set."""
-        keys = ("root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes", "columns", "nan")
+        keys = ["root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes", "columns", "nan"]
+        keys += ["num_points", "block"] * (DATASETS[self.name].default_block is not None)
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
     def statistics(self, channels: int) -> tuple[list[float], list[float]]:
@@ -111,6 +115,7 @@ class DataConfig(Section):
         else:
             yield from self._problems_of_variant()
             yield from self._foreign_keys()
+            yield from self._problems_of_draws()
         for suffix in self.suffixes or ():
             if suffix not in KINDS:
                 near = did_you_mean(suffix, KINDS)
@@ -136,6 +141,17 @@ class DataConfig(Section):
             options = ", ".join(variants) or "none: leave it out"
             near = did_you_mean(self.variant, variants)
             yield "variant", f"unknown variant '{self.variant}'{near} Known: {options}"
+
+    def _problems_of_draws(self) -> Iterator[tuple[str, str]]:
+        default = DATASETS[self.name].default_block
+        if default is None:
+            if self.block is not None:
+                yield "block", f"{self.name} holds single objects, of which no blocks are drawn; remove it"
+            return
+        if self.few_shot is not None:
+            yield "few_shot", f"the clouds of {self.name} have no classes to draw from; remove it"
+        if self.train_size is not None and (self.block or default) != "whole":
+            yield "train_size", f"{self.name} draws blocks of all its scenes in every epoch; remove it"
 
     def _foreign_keys(self) -> Iterator[tuple[str, str]]:
         if DATASETS[self.name].modality == "points":

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pointadapterx.datasets.base import PointClouds
 from pointadapterx.datasets.options import DataConfig
 
 UNIT = 0.02  # how far radius and centre may be from those of a unit sphere
@@ -30,12 +31,15 @@ class Preparation(NamedTuple):
     extents: list[float]
 
     @classmethod
-    def of(cls, points: Tensor) -> Preparation:
-        """Of clouds (n, N, 3)."""
-        radius = torch.cat([part.norm(dim=2).amax(dim=1) for part in points.split(256)]).double()
-        offset = points.mean(dim=1).norm(dim=1).max()
+    def of(cls, data: PointClouds) -> Preparation:
+        """Of the clouds of a data set."""
+        found = [
+            (part.norm(dim=2).amax(dim=1).double(), part.mean(dim=1).norm(dim=1), extents(part))
+            for part in data.examples()
+        ]
+        radius, offset, shares = map(torch.cat, zip(*found, strict=True))
         quantiles = radius.quantile(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
-        return cls(points.shape[1], quantiles.tolist(), float(offset), mean_extents(points).tolist())
+        return cls(data.size, quantiles.tolist(), float(offset.max()), shares.mean(dim=0).tolist())
 
     @classmethod
     def stored(cls, metrics: Mapping[str, Any]) -> Preparation | None:
@@ -74,7 +78,12 @@ def wants_unit_sphere(metrics: Mapping[str, Any], data: DataConfig) -> bool:
     return stored.in_unit_sphere if stored is not None else data.normalize is not False
 
 
-def mean_extents(points: Tensor) -> Tensor:
-    """Clouds (n, N, 3) -> mean share (3,) of each axis in a bounding box's sum of sides."""
+def extents(points: Tensor) -> Tensor:
+    """Clouds (n, N, 3) -> share (n, 3) of each axis in a bounding box's sum of sides."""
     sides = points.amax(dim=1) - points.amin(dim=1)
-    return (sides / sides.sum(dim=1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)).mean(dim=0)
+    return sides / sides.sum(dim=1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
+
+
+def mean_extents(points: Tensor) -> Tensor:
+    """The mean of :func:`extents` over the clouds, (3,)."""
+    return extents(points).mean(dim=0)

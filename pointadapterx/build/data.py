@@ -129,7 +129,7 @@ def check_points(data: DataConfig, dataset: Samples) -> None:
     """
     if not isinstance(dataset, PointClouds):
         return
-    wanted, available = data.num_points or 0, dataset.points.shape[1]
+    wanted, available = data.num_points or 0, dataset.size
     if wanted > available:
         raise ConfigError(
             f"data.num_points={wanted} exceeds the {available} points of {dataset.source[0]}'s clouds; lower it"

@@ -137,6 +137,9 @@ class StoredBatches:
             )
         self._features, self._targets, self._device = features, targets, device
 
+    def begin_epoch(self, seed: int, epoch: int) -> None:
+        """Does nothing: all epochs draw from the same views."""
+
     def training(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """A random view of each of the samples at ``indices`` (b,); ``generator`` is on the device."""
         shape, device = indices.shape, self._device

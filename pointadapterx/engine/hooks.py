@@ -66,5 +66,5 @@ class KeepAdapter(Hook):
         if not isinstance(train, PointClouds):
             return {}
         if self._form is None:
-            self._form = {"inputs": Preparation.of(train.points)._asdict()}
+            self._form = {"inputs": Preparation.of(train)._asdict()}
         return self._form

@@ -246,6 +246,7 @@ class Trainer:
         set_learning_rate(self.optimizer, learning_rate(progress.epoch, settings))
         self.plain_model.begin_epoch(progress.epoch)
         self.wrapped.train()
+        self.batches.begin_epoch(settings.seed, progress.epoch)
         steps = even_batches(len(self.dataset), **self._batching(progress.epoch))
         title = f"epoch {progress.epoch + 1}/{settings.epochs}"
         with progress_bar(title, len(steps), progress.step, accelerator.is_main_process) as advance:

@@ -56,7 +56,7 @@ def reconstruction(folder: Path, overrides: Sequence[str], count: int) -> Sheet:
     model.eval()
     clouds = build_splits(config).val
     assert isinstance(clouds, PointClouds)
-    points = build_inputs(config).for_test(clouds.points[:count])
+    points = build_inputs(config).for_test(clouds.fetch(torch.arange(min(count, len(clouds)))))
     groups, mask = task.test_masked(model.encoder, Batch(points, task.targets(clouds)))
     predicted = model(Groups(*groups), mask).predicted
     names = clouds.names[:count] if clouds.names else None

@@ -1,0 +1,164 @@
+"""Clouds of different numbers of points with a label a point, one after the other in flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from pointadapterx.datasets.grid import GROUND, Grid
+from pointadapterx.errors import DataError
+from pointadapterx.hashing import content_hash
+
+IGNORED = -1
+"""Label of a point that has none."""
+UP = 1  # y
+FARTHEST = 1e6  # times the side of a cell that a cloud may measure, so that the numbers of its cells stay exact
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """The clouds; the arrays may be mapped from files.
+
+    Attributes:
+        points: (n, 3) floating point, or whole numbers in steps of :attr:`step`; y is up.
+        labels: (n,) of a signed whole type; :data:`IGNORED` for points without a label.
+        offsets: (clouds + 1,) int64; the points of cloud k are ``offsets[k]`` to ``offsets[k + 1]``.
+        step: unit of the coordinates.
+        grids: of each cloud, whose points then lie cell after cell; empty where no blocks are drawn.
+        content: hash of all this, where it is known; else it is computed when it is needed.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray
+    offsets: np.ndarray
+    step: float = 1.0
+    grids: Sequence[Grid] = ()
+    content: str | None = None
+
+    @classmethod
+    def of(cls, clouds: Iterable[tuple[np.ndarray, np.ndarray]], step: float = 1.0) -> Ragged:
+        """Clouds in memory, as of :func:`checked_labels`: points (m, 3) and labels (m,) each, at least one."""
+        points, labels = zip(*clouds, strict=True)
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in points])]).astype(np.int64)
+        return cls(np.concatenate(points), np.concatenate(labels), offsets, step)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Points of each cloud, (clouds,) int64."""
+        return np.diff(self.offsets)
+
+    def rows(self, cloud: int) -> slice:
+        """Where a cloud lies."""
+        return slice(int(self.offsets[cloud]), int(self.offsets[cloud + 1]))
+
+    def cloud(self, number: int) -> np.ndarray:
+        """Points of a cloud in units: (m, 3), float32 where they are kept so, else float64."""
+        return self.in_units(self.points[self.rows(number)])
+
+    def in_units(self, points: np.ndarray) -> np.ndarray:
+        """Stored points (m, 3) in units."""
+        return points if points.dtype.kind == "f" and self.step == 1.0 else points * np.float64(self.step)
+
+    @cached_property
+    def floors(self) -> np.ndarray:
+        """The least height of each cloud, (clouds,) float64."""
+        heights = np.minimum.reduceat(self.points[:, UP], self.offsets[:-1])
+        return heights.astype(np.float64) * self.step
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the content, whatever part of the clouds a data set uses."""
+        return self.content or content_hash(self.points, self.labels, self.offsets, f"{self.step!r}")
+
+    def in_cells(self, cell: float, names: Sequence[str]) -> Ragged:
+        """Copied so that the points of each cloud lie cell after cell, for blocks to be found quickly.
+
+        Args:
+            cell: side of a cell.
+            names: of the clouds, for messages.
+
+        Raises:
+            DataError: for a cloud that is far too large for such cells: its coordinates are of another unit.
+        """
+        points, labels, grids = np.empty_like(self.points), np.empty_like(self.labels), []
+        for number in range(len(self)):
+            rows = self.rows(number)
+            grid, order = grid_of(self.cloud(number), cell, names[number])
+            points[rows], labels[rows] = self.points[rows][order], self.labels[rows][order]
+            grids.append(grid)
+        return replace(self, points=points, labels=labels, grids=grids, content=None)
+
+    def label_parts(self, clouds: Iterable[int]) -> Iterator[np.ndarray]:
+        """Labels of each of some clouds, (m,)."""
+        for number in clouds:
+            yield self.labels[self.rows(number)]
+
+
+def grid_of(points: np.ndarray, cell: float, name: str) -> tuple[Grid, np.ndarray]:
+    """The grid of a cloud (m, 3) in units, and the order of its points; see :meth:`Ragged.in_cells`."""
+    ground = points[:, GROUND]
+    side = float((ground.max(axis=0).astype(np.float64) - ground.min(axis=0)).max())
+    if side > FARTHEST * cell:
+        raise DataError(
+            f"{name}: measures {side:.3g}, {side / cell:.1g} times a block's half; give coordinates in metres, a "
+            "larger data.block, or leave its far points out"
+        )
+    return Grid.over(ground, cell)
+
+
+def checked_labels(labels: np.ndarray, count: int, classes: Sequence[str], where: str) -> np.ndarray:
+    """Labels of the points of a cloud, (count,) int8, or int16 where there are many classes.
+
+    Args:
+        labels: as they were read; whole numbers, which may be of a floating type.
+        count: points of the cloud.
+        classes: names of what a point may be.
+        where: they are from, for messages.
+
+    Raises:
+        DataError: if there is another number of them, or one is neither a class nor :data:`IGNORED`.
+    """
+    if labels.shape == (count, 1):
+        labels = labels[:, 0]
+    if labels.shape != (count,):
+        shape = f"{len(labels)} labels" if labels.ndim == 1 else f"labels of shape {labels.shape}"
+        raise DataError(f"{where}: {shape} for {count} points; give each point one label")
+    if labels.dtype.kind not in "iuf":
+        raise DataError(f"{where}: labels of type {labels.dtype}; number the classes from 0 to {len(classes) - 1}")
+    with np.errstate(invalid="ignore"):
+        wrong = ~((labels >= IGNORED) & (labels < len(classes)) & (labels == np.floor(labels)))
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"{where}: point {first} has label {labels[first]}, expected 0 to {len(classes) - 1} ({wrong.sum()} of "
+            f"{count} labels are none of the {len(classes)} classes)"
+        )
+    return labels.astype(np.int8 if len(classes) <= np.iinfo(np.int8).max else np.int16)
+
+
+def checked_cloud_points(points: np.ndarray, where: str) -> np.ndarray:
+    """Points of a cloud, (m, 3).
+
+    Raises:
+        DataError: if the shape is another, there is no point, or a coordinate is not finite.
+    """
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise DataError(f"{where}: points of shape {points.shape}, expected (points, 3)")
+    if len(points) == 0:
+        raise DataError(f"{where}: holds no point")
+    if points.dtype.kind == "f":
+        broken = int((~np.isfinite(points).all(axis=1)).sum())
+        if broken:
+            raise DataError(f"{where}: {broken} of {len(points)} points have NaN or infinite coordinates; remove them")
+    return points
+
+
+def settled(points: np.ndarray) -> np.ndarray:
+    """Points (m, 3) moved so that their least coordinates are 0, as float32: as exact as their extent allows."""
+    return (points.astype(np.float64) - points.min(axis=0)).astype(np.float32)
