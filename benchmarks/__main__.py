@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, dense, exactness, fuzz, infer, memory, novelty, ops, peft, predict, train
+from benchmarks import curves, dense, exactness, fuzz, infer, memory, novelty, ops, peft, predict, propagation, train
 from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
@@ -18,6 +18,7 @@ KINDS = {
     "ops": ops.main,
     "peft": peft.main,
     "predict": predict.main,
+    "propagation": propagation.main,
     "train": train.main,
 }
 

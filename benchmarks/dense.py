@@ -13,19 +13,17 @@ from torch import Tensor, nn
 
 from benchmarks.jobs import MIB, Job, about, peak_bytes, publish, spread, take_turns
 from pointadapterx import build_model, ops
-from pointadapterx.adapted_model import count_parameters
 from pointadapterx.config import Config, read_config
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.optim import build_optimizer
-from pointadapterx.tasks import build_task
 from pointadapterx.tasks.base import TASKS
 
 NOTE = (
-    "Random weights, inputs and labels of the published sizes. A step is forward, backward and AdamW. *step MiB* is the "
-    "peak of live tensors beyond what stays between steps. *less* is to the first row of the table. The rows take turns "
-    "in one process; times are medians, in brackets the fastest and the slowest, and the saved time is the median of the "
-    "ratios of each round, in brackets the smallest and the largest."
+    "Random weights, inputs and labels of the published sizes. A step is forward, backward and AdamW. *step MiB* is "
+    "the peak of live tensors beyond what stays between steps. *less* is to the first row of the table. The rows take "
+    "turns in one process; times are medians, in brackets the fastest and the slowest, and the saved time is the "
+    "median of the ratios of each round, in brackets the smallest and the largest."
 )
 
 
@@ -145,10 +143,14 @@ def measure(rows: Sequence[Row], batch_size: int, rounds: int, device: torch.dev
 def markdown(result: Mapping[str, Any], command: str) -> str:
     """A section for each table."""
     lines = ["# Cost of training steps of dense tasks", "", f"`{command}`", "", NOTE, ""]
-    lines += [f"Batch {result['batch_size']}, {result['threads']} threads; {result['hardware']}, torch "]
-    lines[-1] += f"{result['versions']['torch']}, point ops {result['ops']}."
+    lines += [f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}."]
     for title, rows in result["tables"].items():
-        lines += ["", f"## {title}", "", "| | trained | step MiB | less | in all MiB | s/step | less time |"]
+        lines += [
+            "",
+            f"## {title}, batch {result['batch_size']}",
+            "",
+            "| | trained | step MiB | less | in all MiB | s/step | less time |",
+        ]
         lines += ["|---|---:|---:|---:|---:|---:|---:|", *(_line(row, rows[0]) for row in rows)]
     return "\n".join(lines) + "\n"
 
@@ -188,6 +190,6 @@ def main(argv: list[str]) -> int:
         title, listed = TABLES[name]
         rows = [row for row in listed() if options.methods is None or row.name in options.methods]
         tables[title] = measure(rows, options.batch_size, options.rounds, device)
-    result = {**about(device, options.batch_size, []), "threads": options.threads, "tables": tables}
+    result = {**about(device, options.batch_size, []), "tables": tables}
     publish(result, markdown(result, " ".join(["python -m benchmarks dense", *argv])), options.output)
     return 0
