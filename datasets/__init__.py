@@ -16,14 +16,17 @@ from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS
 from pointadapterx.datasets.imagefolder import ImageFolder
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.inputs import Inputs, build_inputs
+from pointadapterx.datasets.labelled_folder import LabelledFolder
 from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.ldraw_parts import LDrawParts
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.rooms import Rooms
+from pointadapterx.datasets.s3dis import S3DIS
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.scenes import Scenes
+from pointadapterx.datasets.shapenetpart import ShapeNetPart
 from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
 from pointadapterx.datasets.vtab import Vtab
@@ -32,6 +35,7 @@ from pointadapterx.hashing import content_hash, derive_seed
 __all__ = [
     "DATASETS",
     "IMAGE_TRANSFORMS",
+    "S3DIS",
     "TRANSFORMS",
     "Augment",
     "Digits",
@@ -43,6 +47,7 @@ __all__ = [
     "Inputs",
     "LDraw20",
     "LDrawParts",
+    "LabelledFolder",
     "LabelledH5",
     "ModelNet40",
     "PointClouds",
@@ -50,6 +55,7 @@ __all__ = [
     "Samples",
     "ScanObjectNN",
     "Scenes",
+    "ShapeNetPart",
     "Transform",
     "Vtab",
     "augment_label",

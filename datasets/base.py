@@ -67,6 +67,8 @@ class Unchecked(NamedTuple):
         point_classes: names of what these numbers mean; empty where points have no labels.
         ignored: numbers of points that have no class.
         own: of these numbers, those that points of its class may have, such as parts of its category; empty: all.
+        values: the numbers, in the order of their names; empty: 0 and so on.
+        doubts: what reading it has found.
     """
 
     name: str
@@ -77,6 +79,8 @@ class Unchecked(NamedTuple):
     point_classes: Sequence[str] = ()
     ignored: Sequence[int] = ()
     own: Sequence[int] = ()
+    values: Sequence[int] = ()
+    doubts: Sequence[Any] = ()
 
 
 SamplesT = TypeVar("SamplesT", bound="Samples")
@@ -105,6 +109,7 @@ class Samples(Dataset[dict[str, Any]]):
         needs_variant: whether it must be given.
         num_classes: number of classes, where the name of the data set tells it; see :meth:`count_classes`.
         labels_optional: whether there is an option ``labels``, whose False reads all samples for pre-training.
+        point_values: what the files have for each of ``point_classes``; empty: 0 and so on.
         default_block: where samples are drawn from clouds of any number of points, by options ``num_points`` and
             ``block``: the latter's default, see :class:`~pointadapterx.datasets.scenes.Scenes`. Else None.
     """
@@ -115,6 +120,7 @@ class Samples(Dataset[dict[str, Any]]):
     num_classes: ClassVar[int | None] = None
     labels_optional: ClassVar[bool] = False
     default_block: ClassVar[float | str | None] = None
+    point_values: Sequence[int] = ()
 
     def __init__(
         self,

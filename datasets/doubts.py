@@ -9,6 +9,7 @@ import numpy as np
 
 from pointadapterx.datasets.base import AXES, Unchecked
 
+SHOWN = 8  # labels that a message lists
 FEW = "few different values"
 NO_DATA = frozenset(
     float(np.float32(value))
@@ -77,12 +78,14 @@ def label_doubts(found: Unchecked) -> Iterator[Doubt]:
     if not np.all(whole):
         odd = labels[~np.asarray(whole)] if labels.dtype.kind in "fb" else labels
         text = f"{len(odd)} of {count} labels of points are no whole numbers, such as {odd[0]}"
-        yield Doubt("labels that are no whole numbers", text, f"number the classes from 0 to {_last(found)}")
+        yield Doubt("labels that are no whole numbers", text, f"number the classes {_expected(found)}")
         return
-    outside_classes = labels[((labels < 0) | (labels > _last(found))) & ~np.isin(labels, found.ignored)]
+    known = np.isin(labels, found.values) if found.values else (labels >= 0) & (labels < len(found.point_classes))
+    ignored = np.isin(labels, found.ignored)
+    outside_classes = labels[~known & ~ignored]
     if len(outside_classes):
         text = f"{len(outside_classes)} of {count} labels of points are none of the classes, such as"
-        text += f" {outside_classes[0]:g}; expected 0 to {_last(found)}"
+        text += f" {outside_classes[0]:g}; expected {_expected(found)}"
         yield Doubt("labels of points that are none of the classes", text, "mend the labels, or the list of classes")
         return
     foreign = labels[~np.isin(labels, (*found.own, *found.ignored))] if found.own else labels[:0]
@@ -91,10 +94,15 @@ def label_doubts(found: Unchecked) -> Iterator[Doubt]:
         text = f"{len(foreign)} of {count} labels of points are parts of another category than {found.label}, such as"
         text += f" {foreign[0]:g} ({example})"
         yield Doubt("parts of another category", text, "mend the labels, or the category")
+    elif ignored.all():
+        yield Doubt("points without labels", f"none of its {count} points has a label", "label some, or remove it")
 
 
-def _last(found: Unchecked) -> int:
-    return len(found.point_classes) - 1
+def _expected(found: Unchecked) -> str:
+    if not found.values:
+        return f"from 0 to {len(found.point_classes) - 1}"
+    more = f" and {len(found.values) - SHOWN} more" if len(found.values) > SHOWN else ""
+    return ", ".join(str(value) for value in found.values[:SHOWN]) + more
 
 
 def not_finite(bad: int, total: int) -> Doubt:

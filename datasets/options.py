@@ -16,7 +16,20 @@ from pointadapterx.schema import Points, Section, Times
 
 OF_IMAGES = ("mean", "std")
 """Keys that only a data set of images has."""
-OF_CLOUDS = ("num_points", "normalize", "up", "stored_points", "suffixes", "columns", "nan", "cache_dir", "block")
+OF_LABELS = ("label_field", "label_names", "unlabelled")
+"""Keys of files with labels of points."""
+OF_CLOUDS = (
+    "num_points",
+    "normalize",
+    "up",
+    "stored_points",
+    "suffixes",
+    "columns",
+    "nan",
+    "cache_dir",
+    "block",
+    *OF_LABELS,
+)
 """Keys that only a data set of point clouds has."""
 
 AugmentSpec = str | list[str | dict[str, dict[str, Any] | None]]
@@ -37,6 +50,7 @@ class DataConfig(Section):
     ``train_size`` is a number of labelled training samples (those for validation included) to draw, all if null.
     ``num_points`` belongs to clouds. ``mean`` and ``std`` belong to images, a number a channel of images in [0, 1];
     by default those of the backbone's own preprocessing where it has one, else 0.5.
+    ``label_field``, ``label_names`` and ``unlabelled`` say how ``labelled_folder`` finds labels of points.
     ``block`` is the side of the blocks that samples are drawn from, in units of the files, or ``whole``; null is what
     the data set is for.
     """
@@ -53,6 +67,9 @@ class DataConfig(Section):
     suffixes: list[str] | None = Field(None, min_length=1)
     columns: list[int | str] | None = None
     nan: Literal["drop", "error"] | None = None
+    label_field: str | Annotated[int, Field(ge=0)] | None = None
+    label_names: str | None = None
+    unlabelled: list[int] | None = None
     block: Annotated[float, Field(gt=0)] | Literal["whole"] | None = None
     few_shot: FewShotConfig | None = None
     train_size: int | None = Field(None, ge=2)
@@ -62,6 +79,7 @@ class DataConfig(Section):
     def reading_options(self) -> dict[str, Any]:
         """The keys that decide what is read, where they are set."""
         keys = ["root", "variant", "normalize", "cache_dir", "up", "stored_points", "suffixes", "columns", "nan"]
+        keys += OF_LABELS
         keys += ["num_points", "block"] * (DATASETS[self.name].default_block is not None)
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,10 +138,7 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     stored, doubts = None, tuple[Doubt, ...]()
-    try:
-        what = impostor(path)
-        if what is not None:
-            raise DataError(f"{path}: {what}")
+    with damage_named(path):
         content = text.read(path, reading.columns) if suffix in TEXT_SUFFIXES else READERS[suffix](path)
         if isinstance(content, Mesh):
             stored, points = content.vertices, mesh.sample(path, content, num_samples, seed)
@@ -150,18 +148,32 @@ def load_cloud(path: Path, num_samples: int, seed: int, reading: Reading = AS_FI
             doubts = (*doubts, doubt)
         if (problem := problem_of_array(points)) is not None:
             raise NotReadError(f"it holds {problem}")
+    if len(points) == 0:
+        raise DataError(f"{path}: there is no point or face in it; obtain it again or remove it")
+    cloud = checked_cloud(points, str(path), reading, stored)
+    return cloud._replace(doubts=(*doubts, *cloud.doubts))
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever a reader raises for a file becomes one message with its name.
+
+    Raises:
+        DataError: such a message.
+    """
+    try:
+        what = impostor(path)
+        if what is not None:
+            raise DataError(f"{path}: {what}")
+        yield
     except DataError:
         raise
     except NotReadError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # numpy, h5py and trimesh raise many types for damaged files
         raise DataError(
-            f"{path}: cannot be read as {suffix} ({reason_of(error)}); obtain it again or remove it"
+            f"{path}: cannot be read as {path.suffix.lower()} ({reason_of(error)}); obtain it again or remove it"
         ) from error
-    if len(points) == 0:
-        raise DataError(f"{path}: there is no point or face in it; obtain it again or remove it")
-    cloud = checked_cloud(points, str(path), reading, stored)
-    return cloud._replace(doubts=(*doubts, *cloud.doubts))
 
 
 def checked_cloud(points: np.ndarray, where: str, reading: Reading, stored: np.ndarray | None = None) -> Cloud:

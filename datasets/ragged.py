@@ -25,37 +25,44 @@ class Ragged:
     Attributes:
         points: (n, 3) floating point, or whole numbers in steps of :attr:`step`; y is up.
         labels: (n,) of a signed whole type; :data:`IGNORED` for points without a label.
-        offsets: (clouds + 1,) int64; the points of cloud k are ``offsets[k]`` to ``offsets[k + 1]``.
+        starts: (clouds,) int64, the row of each one's first point.
+        counts: (clouds,) int64, its number of points.
+        floors: (clouds,) float64, its least height in units.
         step: unit of the coordinates.
         grids: of each cloud, whose points then lie cell after cell; empty where no blocks are drawn.
-        content: hash of all this, where it is known; else it is computed when it is needed.
+        content: hash of the arrays, where it is known; else it is computed when it is needed.
     """
 
     points: np.ndarray
     labels: np.ndarray
-    offsets: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    floors: np.ndarray
     step: float = 1.0
     grids: Sequence[Grid] = ()
     content: str | None = None
 
     @classmethod
+    def flat(cls, points: np.ndarray, labels: np.ndarray, counts: np.ndarray, step: float = 1.0) -> Ragged:
+        """Clouds that lie one after the other in arrays (n, 3) and (n,), with ``counts`` points each, at least one."""
+        counts = counts.astype(np.int64)
+        starts = counts.cumsum() - counts
+        floors = np.minimum.reduceat(points[:, UP], starts).astype(np.float64) * step
+        return cls(points, labels, starts, counts, floors, step)
+
+    @classmethod
     def of(cls, clouds: Iterable[tuple[np.ndarray, np.ndarray]], step: float = 1.0) -> Ragged:
-        """Clouds in memory, as of :func:`checked_labels`: points (m, 3) and labels (m,) each, at least one."""
+        """Clouds in memory: points (m, 3), and labels (m,) as of :func:`checked_labels`; at least one."""
         points, labels = zip(*clouds, strict=True)
-        offsets = np.concatenate([[0], np.cumsum([len(part) for part in points])]).astype(np.int64)
-        return cls(np.concatenate(points), np.concatenate(labels), offsets, step)
+        return cls.flat(np.concatenate(points), np.concatenate(labels), np.array([len(p) for p in points]), step)
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Points of each cloud, (clouds,) int64."""
-        return np.diff(self.offsets)
+        return len(self.counts)
 
     def rows(self, cloud: int) -> slice:
         """Where a cloud lies."""
-        return slice(int(self.offsets[cloud]), int(self.offsets[cloud + 1]))
+        start = int(self.starts[cloud])
+        return slice(start, start + int(self.counts[cloud]))
 
     def cloud(self, number: int) -> np.ndarray:
         """Points of a cloud in units: (m, 3), float32 where they are kept so, else float64."""
@@ -65,16 +72,18 @@ class Ragged:
         """Stored points (m, 3) in units."""
         return points if points.dtype.kind == "f" and self.step == 1.0 else points * np.float64(self.step)
 
-    @cached_property
-    def floors(self) -> np.ndarray:
-        """The least height of each cloud, (clouds,) float64."""
-        heights = np.minimum.reduceat(self.points[:, UP], self.offsets[:-1])
-        return heights.astype(np.float64) * self.step
+    def only(self, clouds: Sequence[int]) -> Ragged:
+        """Some of the clouds, which share the arrays."""
+        grids = [self.grids[number] for number in clouds] if self.grids else ()
+        index = np.asarray(clouds, dtype=np.int64)
+        parts = {"starts": self.starts[index], "counts": self.counts[index], "floors": self.floors[index]}
+        return replace(self, **parts, grids=grids)
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the content, whatever part of the clouds a data set uses."""
-        return self.content or content_hash(self.points, self.labels, self.offsets, f"{self.step!r}")
+        """Hash of the content."""
+        arrays = self.content or content_hash(self.points, self.labels)
+        return content_hash(arrays, self.starts, self.counts, f"{self.step!r}")
 
     def in_cells(self, cell: float, names: Sequence[str]) -> Ragged:
         """Copied so that the points of each cloud lie cell after cell, for blocks to be found quickly.

@@ -66,7 +66,7 @@ class Rooms(Scenes):
             checked_labels(content.of(content.labels, number), content.count(number), classes, f"{path}: {name}")
         labels = checked_labels(content.labels, len(content.labels), classes, str(path))
         super().__init__(
-            Ragged(content.points, labels, content.offsets, MILLIMETRE),
+            Ragged.flat(content.points, labels, np.diff(content.offsets), MILLIMETRE),
             classes,
             split,
             num_points=num_points,

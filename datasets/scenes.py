@@ -20,7 +20,7 @@ from pointadapterx.hashing import content_hash, derive_seed
 WHOLE = "whole"
 """Value of ``data.block`` for whole clouds."""
 LEAST = 1024  # points that a block holds more of, where its scene has such a block
-TRIES = 100  # blocks that are looked at before the fullest of them is taken
+TRIES = 20  # blocks that are looked at before the fullest of them is taken
 LOOKED_AT = 256  # samples by which the form of all is judged
 
 Key = tuple[int | str, ...]
@@ -34,11 +34,12 @@ class Scenes(PointClouds):
     """Clouds of any number of points, each with a label, of which a sample takes ``num_points``.
 
     With ``block``, a sample is a column of the scene over a square of the ground with that side, around a point that is
-    drawn. Blocks of at most 1,024 points are drawn again, up to a hundred times. x and z are relative to that point, y
-    is the height above the lowest point of the scene. An epoch has as many samples as all points are worth, and each
-    scene its share of them. Where ``block`` is ``"whole"``, each cloud is one sample.
+    drawn. Blocks of at most 1,024 points, or of ``num_points`` if that is less, are drawn again, up to twenty times. x
+    and z are relative to that point, y is the height above the lowest point of the scene. An epoch has as many samples
+    as all points are worth, and each scene its share of them. Where ``block`` is ``"whole"``, each cloud is one sample.
 
-    The points of a sample are drawn without replacement, and with it only where there are fewer than ``num_points``.
+    The points of a sample are drawn without replacement, and with it where there are fewer than ``num_points`` or
+    ``with_replacement`` says so.
     Every draw is a function of a key, by default the same one, and of the sample's position in the files: see
     :meth:`epoch`.
 
@@ -54,6 +55,7 @@ class Scenes(PointClouds):
         names: of the clouds.
         groups: (clouds,) int64, those that belong on one side of a validation split; by default each is one.
         validation: (clouds,) bool, those of the validation part that the data set publishes.
+        with_replacement: draw the points of a sample so from clouds of any size.
         condition: (clouds,) int64, the number of each one's category, for tasks that take it.
         classes: names of these categories.
         source: the files that were read.
@@ -71,6 +73,7 @@ class Scenes(PointClouds):
         block: float | str,
         names: Sequence[str],
         normalize: bool = False,
+        with_replacement: bool = False,
         groups: torch.Tensor | None = None,
         validation: torch.Tensor | None = None,
         condition: torch.Tensor | None = None,
@@ -88,7 +91,7 @@ class Scenes(PointClouds):
             self.block = block
             clouds = clouds if clouds.grids else clouds.in_cells(cell_of(block), names)
         self.clouds: Ragged | None = clouds
-        self.num_points = num_points
+        self.num_points, self.with_replacement = num_points, with_replacement
         self.scene_names = list(names)
         self.key: Key = FIXED
         self.scene = torch.from_numpy(_scenes_of_samples(clouds.counts, num_points, self.block))
@@ -168,7 +171,7 @@ class Scenes(PointClouds):
         rows = clouds.rows(number)
         points, labels = clouds.points[rows], clouds.labels[rows]
         if self.block is None:
-            chosen = drawn_rows(len(points), self.num_points, draws)
+            chosen = drawn_rows(len(points), self.num_points, draws, replace=self.with_replacement)
             found, origin = clouds.in_units(points[chosen]), np.zeros(3)
         else:
             found, inside, origin = self._block(number, points, draws)
@@ -189,7 +192,7 @@ class Scenes(PointClouds):
             found, rows = points_around(clouds, number, middle[list(GROUND)], self.block / 2)
             if best is None or len(rows) > len(best[1]):
                 best = found, rows, middle
-            if len(rows) > LEAST:
+            if len(rows) > min(LEAST, self.num_points):
                 break
         assert best is not None
         return best
@@ -233,6 +236,16 @@ class Scenes(PointClouds):
         part.scene = self.scene[index]
         return part
 
+    def wholes(self: ScenesT) -> ScenesT:
+        """The scenes that samples are from as samples, one each; where blocks are drawn only :attr:`scene` tells which.
+
+        For what goes over whole scenes, and draws nothing.
+        """
+        scene, first = np.unique(self.scene.numpy(), return_index=True)
+        part = self._part(torch.from_numpy(first))
+        part.scene = torch.from_numpy(scene)
+        return part
+
     def outline(self: ScenesT) -> ScenesT:
         """Without the clouds."""
         part = self._part(torch.arange(len(self)))
@@ -254,7 +267,7 @@ def points_around(clouds: Ragged, number: int, middle: np.ndarray, half: float) 
         middle: (2,) float64, of the square.
         half: of its side; points on the edge are inside.
     """
-    low, high, start = middle - half, middle + half, int(clouds.offsets[number])
+    low, high, start = middle - half, middle + half, int(clouds.starts[number])
     parts, rows = [np.empty((0, 3))], [np.empty(0, np.int64)]
     for span in clouds.grids[number].spans(low, high):
         points = clouds.in_units(clouds.points[start + span.start : start + span.stop])
@@ -265,9 +278,9 @@ def points_around(clouds: Ragged, number: int, middle: np.ndarray, half: float) 
     return np.concatenate(parts), np.concatenate(rows)
 
 
-def drawn_rows(available: int, wanted: int, draws: np.random.Generator) -> np.ndarray:
-    """``wanted`` of so many rows in random order, without replacement unless there are fewer."""
-    return draws.choice(available, wanted, replace=available < wanted)
+def drawn_rows(available: int, wanted: int, draws: np.random.Generator, *, replace: bool = False) -> np.ndarray:
+    """``wanted`` of so many rows in random order, with replacement where that is wanted or there are fewer."""
+    return draws.choice(available, wanted, replace=replace or available < wanted)
 
 
 def _scenes_of_samples(counts: np.ndarray, num_points: int, block: float | None) -> np.ndarray:
@@ -283,4 +296,4 @@ def _in_unit_spheres(clouds: Ragged) -> Ragged:
     for number in range(len(clouds)):
         cloud = torch.from_numpy(clouds.cloud(number))[None].double()
         points[clouds.rows(number)] = NormalizeUnitSphere()(cloud)[0].float().numpy()
-    return Ragged(points, clouds.labels, clouds.offsets)
+    return Ragged.flat(points, clouds.labels, clouds.counts)

@@ -79,6 +79,7 @@ def _uniform(
 
 def _check_scale(transform: Scale | ScaleTranslate) -> None:
     transform.require(0 < transform.low <= transform.high, "0 < low <= high")
+    transform.require(transform.factors in (1, 3), "factors 1 or 3")
 
 
 @TRANSFORMS.register("rotation")
@@ -119,17 +120,18 @@ class RotateSO3(Transform):
 @TRANSFORMS.register("scale")
 @dataclass(frozen=True)
 class Scale(Transform):
-    """Scale each axis of each cloud by a factor of its own, uniform in ``[low, high)``."""
+    """Scale the axes of each cloud by three factors, uniform in ``[low, high)``, or by one."""
 
     low: float = 2 / 3
     high: float = 3 / 2
+    factors: float = 3.0
 
     def __post_init__(self) -> None:
         _check_scale(self)
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Multiplies each axis of each cloud (B, N, 3) by its own random factor."""
-        return points * _uniform(points, (len(points), 1, 3), self.low, self.high, generator)
+        """Multiplies each cloud (B, N, 3) by its own random factors."""
+        return points * _uniform(points, (len(points), 1, int(self.factors)), self.low, self.high, generator)
 
 
 @TRANSFORMS.register("scale_translate")
@@ -140,6 +142,7 @@ class ScaleTranslate(Transform):
     low: float = 2 / 3
     high: float = 3 / 2
     shift: float = 0.2
+    factors: float = 3.0
 
     def __post_init__(self) -> None:
         _check_scale(self)
@@ -147,9 +150,8 @@ class ScaleTranslate(Transform):
 
     def apply(self, points: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Scale about the origin, then shift."""
-        size = (len(points), 1, 3)
-        factor = _uniform(points, size, self.low, self.high, generator)
-        return points * factor + _uniform(points, size, -self.shift, self.shift, generator)
+        factor = _uniform(points, (len(points), 1, int(self.factors)), self.low, self.high, generator)
+        return points * factor + _uniform(points, (len(points), 1, 3), -self.shift, self.shift, generator)
 
 
 @TRANSFORMS.register("jitter")

@@ -162,7 +162,10 @@ def _facts(info: AdapterInfo, report: Mapping[str, Any] | None, license: str | N
     }
     if report is not None:
         count = report["parameters"]
-        facts["trained parameters"] = f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning"
+        head = count["trainable"] - count["trainable_without_head"]
+        facts["trained parameters"] = (
+            f"{count['trainable']:,}, {count['percent']:.2f} % of full fine-tuning; {head:,} of them the head's"
+        )
     return {
         **facts,
         "file": f"adapter.safetensors, {info.path.stat().st_size / 1e6:.2f} MB, SHA-256 {hash_file(info.path)}",

@@ -17,8 +17,8 @@ class TrainConfig(Section):
     Optional keys are null by default, so that runs keep their names (see ``study.identity``).
 
     ``class_weights`` are factors of the loss, one a class in the order of the classes; ``balanced`` makes every class
-    count alike. ``sampler: balanced`` draws every class equally often; null is ``shuffle``. ``early_stopping`` ends the
-    run after so many evaluations below the best score.
+    count alike, ``cube_root`` is the third root of that. ``sampler: balanced`` draws every class equally often; null
+    is ``shuffle``. ``early_stopping`` ends the run after so many evaluations below the best score.
     """
 
     epochs: Times = 300
@@ -39,7 +39,7 @@ class TrainConfig(Section):
     gradient_checkpointing: bool | None = None
     cached_views: Times | None = None
     cache_folder: str | None = None
-    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None
+    class_weights: Literal["balanced", "cube_root"] | list[Annotated[float, Field(gt=0)]] | None = None
     sampler: Literal["shuffle", "balanced"] | None = None
     early_stopping: Times | None = None
     device: str | None = None

@@ -10,8 +10,12 @@ from pointadapterx.config import Config
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.tasks.base import Task
 from tests.parts import parts_config
+from tests.rooms import rooms_config
 
-DENSE: dict[str, Callable[..., Config]] = {"part_segmentation": parts_config}
+DENSE: dict[str, Callable[..., Config]] = {
+    "part_segmentation": parts_config,
+    "semantic_segmentation": rooms_config,
+}
 """Names of tasks to functions of a method's name and changes of sections by keyword."""
 
 

@@ -42,7 +42,8 @@ class Objects(PointClouds):
         clouds, category, labels = objects(COUNTS[split], seed=int(split == "test"))
         names = [f"{split}{number}" for number in range(len(clouds))]
         targets = Targets(points=labels, condition=category)
-        super().__init__(clouds, category, list(PARTS), split, names=names, targets=targets, point_classes=CLASSES)
+        story = {"names": names, "targets": targets, "point_classes": CLASSES, "normalize": True}
+        super().__init__(clouds, category, list(PARTS), split, **story)
 
     @classmethod
     def parts_in(cls, **options: Any) -> dict[str, list[str]]:

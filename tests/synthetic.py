@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 from PIL import Image
 
 from pointadapterx.datasets.ldraw20 import LDRAW20_CLASSES
+from pointadapterx.datasets.ldraw_parts import LDRAW_PARTS
 from pointadapterx.datasets.modelnet40 import MODELNET40_CLASSES
+from pointadapterx.datasets.parts import Parts, numbers_of
 from pointadapterx.datasets.scanobjectnn import PREFIX, SCANOBJECTNN_CLASSES, VARIANTS
+from pointadapterx.datasets.shapenetpart import SHAPENETPART
 
 SPLITS = ("train", "test")
 
@@ -156,3 +160,67 @@ def write_vtab(root: Path, task: str, num_classes: int) -> None:
             Image.fromarray(image).save(folder / f"{i:06d}.png")
             lines.append(f"images/{name}/{i:06d}.png {label}\n")
         (root / task / f"{name}.txt").write_text("".join(lines))
+
+
+def part_labels(points: np.ndarray, numbers: range) -> np.ndarray:
+    """Labels of the points of a cloud (N, 3): its parts lie one over the other."""
+    height = points[:, 1]
+    layer = (height - height.min()) / np.ptp(height) * len(numbers)
+    return numbers[0] + np.minimum(layer.astype(np.int64), len(numbers) - 1)
+
+
+def _part_arrays(split: str, parts: Parts, per_category: int, num_points: int) -> dict[str, np.ndarray]:
+    data, label = clouds(split, range(len(parts)), per_category, num_points, shuffle=False)
+    own = list(numbers_of(parts).values())
+    pid = np.stack([part_labels(cloud, own[number]) for cloud, number in zip(data, label, strict=True)])
+    return {"data": data, "label": label, "pid": pid.astype(np.uint8)}
+
+
+def write_ldraw_parts(root: Path, per_category: int = 2, num_points: int = 256) -> None:
+    """``train.h5`` and ``test.h5`` in the layout of the full set."""
+    root.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        with h5py.File(root / f"{split}.h5", "w") as file:
+            for key, value in _part_arrays(split, LDRAW_PARTS, per_category, num_points).items():
+                file[key] = value
+            first = 1000 if split == "train" else 2000
+            file["name"] = [f"{first + number}.dat" for number in range(len(file["data"]))]
+            file.attrs["classes"] = list(LDRAW_PARTS)
+
+
+def write_shapenetpart_h5(root: Path, per_category: int = 1, num_points: int = 256) -> Path:
+    """The layout of HDF5 files: two of training, one of validation and one of test."""
+    folder = root / "hdf5_data"
+    folder.mkdir(parents=True, exist_ok=True)
+    offsets = {name: f"{number:08d}" for number, name in enumerate(SHAPENETPART, 2_000_001)}
+    (folder / "all_object_categories.txt").write_text("".join(f"{name}\t{at}\n" for name, at in offsets.items()))
+    for part, split, files in (("train", "train", 2), ("val", "train", 1), ("test", "test", 1)):
+        names = [f"ply_data_{part}{number}.h5" for number in range(files)]
+        (folder / f"{part}_hdf5_file_list.txt").write_text("".join(f"{name}\n" for name in names))
+        for number, name in enumerate(names):
+            arrays = _part_arrays(split, SHAPENETPART, per_category, num_points)
+            arrays["data"] = arrays["data"] * np.float32(1 + 0.01 * number + 0.1 * (part == "val"))
+            with h5py.File(folder / name, "w") as file:
+                for key, value in arrays.items():
+                    file[key] = value[:, None] if key == "label" else value
+    return folder
+
+
+def write_shapenetpart(root: Path, per_category: int = 1, num_points: int = 100) -> Path:
+    """The text layout; shapes have different numbers of points."""
+    folder = root / "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+    (folder / "train_test_split").mkdir(parents=True, exist_ok=True)
+    offsets = {name: f"{number:08d}" for number, name in enumerate(SHAPENETPART, 2_000_001)}
+    (folder / "synsetoffset2category.txt").write_text("".join(f"{name}\t{at}\n" for name, at in offsets.items()))
+    own, rng = list(numbers_of(SHAPENETPART).values()), np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        entries = []
+        for label, offset in enumerate(offsets.values()):
+            (folder / offset).mkdir(exist_ok=True)
+            for number in range(per_category):
+                points = shape(label, num_points + int(rng.integers(20)), rng)
+                rows = np.column_stack([points, np.zeros_like(points), part_labels(points, own[label])])
+                np.savetxt(folder / offset / f"{part}{number}.txt", rows, fmt="%.6f")
+                entries.append(f"shape_data/{offset}/{part}{number}")
+        (folder / "train_test_split" / f"shuffled_{part}_file_list.json").write_text(json.dumps(entries))
+    return folder

@@ -312,7 +312,8 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     for told in (
         report["protocol"],
         report["data"]["checksum"],
-        f"{report['parameters']['trainable']:,}, {report['parameters']['percent']:.2f} % of full fine-tuning",
+        f"{report['parameters']['trainable']:,}, {report['parameters']['percent']:.2f} % of full fine-tuning; "
+        f"{report['parameters']['components']['head'][0]:,} of them the head's",
         "vit_tiny, which come with the package",
         read_adapter(trained).backbone_hash,
         f"softmax(logits). No temperature: {calibration['reason']}. Expected calibration error on the test set: "

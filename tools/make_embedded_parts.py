@@ -1,4 +1,4 @@
-"""Makes the shipped copy of the LDraw parts with labels: python tools/make_embedded_parts.py FOLDER_WITH_TRAIN_AND_TEST_H5
+"""Makes the shipped copy of the LDraw parts with labels: python tools/make_embedded_parts.py FOLDER_OF_THE_FULL_SET
 
 All clouds are kept, each reduced to 1,024 points by farthest point sampling in whole numbers, so the outcome does not
 depend on the machine. As in make_embedded.py, the points lie along a Hilbert curve and coordinates are whole steps.
@@ -36,8 +36,8 @@ ATTRIBUTES = {
     "licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
     "changes": (
         "Surfaces sampled at 2048 points, labelled by the primitives that they are modelled with, centred, scaled to "
-        "the unit sphere, y up; 1024 points kept by farthest point sampling, centred and scaled again, and ordered along a Hilbert curve (order "
-        "carries no meaning); coordinates rounded to 1/2048"
+        "the unit sphere, y up; 1024 points kept by farthest point sampling, centred and scaled again, and ordered "
+        "along a Hilbert curve (order carries no meaning); coordinates rounded to 1/2048"
     ),
 }
 

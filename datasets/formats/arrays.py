@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -15,6 +15,7 @@ from pointadapterx.datasets.base import AXES
 from pointadapterx.datasets.checks import MOST_COLUMNS
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.formats.columns import listed
+from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers
 from pointadapterx.errors import DataError, reason_of
@@ -49,6 +50,69 @@ def read_npz(path: Path) -> Cloud:
             raise ValueError(f"its {entry.compress_size} compressed bytes are said to be {entry.file_size}")
         with archive.open(entry) as file:
             return _points(_array(file, entry.file_size))
+
+
+def read_npy_with(path: Path, label: LabelField) -> np.ndarray:
+    """Points and a label, ``(n, 4)`` float64, of an array with a further column, or of records with a further field."""
+    with path.open("rb") as file:
+        return _with_column(_array(file, os.fstat(file.fileno()).st_size), label)
+
+
+def read_npz_with(path: Path, label: LabelField) -> np.ndarray:
+    """The same of the entry that holds the points, or with the labels of another entry, by its name."""
+    with ZipFile(path) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+
+        def read(name: str) -> np.ndarray:
+            entry = entries[name]
+            if entry.file_size > max(SMALL, EXPANSION * entry.compress_size):
+                raise ValueError(f"its {entry.compress_size} compressed bytes are said to be {entry.file_size}")
+            with archive.open(entry) as file:
+                return _array(file, entry.file_size)
+
+        return _with_entry(read, list(entries), label)
+
+
+def read_hdf5_with(path: Path, label: LabelField) -> np.ndarray:
+    """The same of a file with one cloud."""
+    with open_h5(path) as file:
+        return _with_entry(lambda name: read_numbers(file, name), list(file.keys()), label)
+
+
+def _with_entry(read: Callable[[str], np.ndarray], names: list[str], label: LabelField) -> np.ndarray:
+    points = _points_entry(names, label)
+    values = read(points)
+    others = [name for name in names if name != points]
+    if isinstance(label.wanted, int) or (label.wanted is None and values.dtype.names is not None):
+        return _with_column(values, label)
+    labels = read(others[label.place(others)])
+    coordinates = _points(values).points
+    if labels.shape not in ((len(coordinates),), (len(coordinates), 1)) or labels.dtype.kind not in "iufb":
+        raise NotReadError(
+            f"{labels.dtype} labels of shape {labels.shape} for {len(coordinates)} points; give each point one number"
+        )
+    return np.column_stack([coordinates[:, :3].astype(np.float64), labels.ravel().astype(np.float64)])
+
+
+def _points_entry(names: list[str], label: LabelField) -> str:
+    """The entry of the points, where one of the others is that of the labels."""
+    without = [name for name in names if not label.may_be(name)]
+    return entry_of(without if len(without) == 1 else names)
+
+
+def _with_column(values: np.ndarray, label: LabelField) -> np.ndarray:
+    if values.dtype.names is not None:
+        name = values.dtype.names[label.place(values.dtype.names)]
+        column = values[name]
+    else:
+        values = values[0] if values.ndim == 3 and values.shape[0] == 1 else values
+        if values.ndim != 2 or values.dtype.kind not in "fiu":
+            raise NotReadError(f"it holds {values.dtype} of shape {values.shape}, not numbers (points, 4 or more)")
+        column = values[:, label.place([str(place) for place in range(values.shape[1])], others=(0, 1, 2))]
+    points = _points(values).points[:, :3]
+    if column.shape != points.shape[:1] or column.dtype.kind not in "fiub":
+        raise NotReadError(f"its labels are {column.dtype} of shape {column.shape}; give each point one number")
+    return np.column_stack([points.astype(np.float64), column.astype(np.float64)])
 
 
 def _array(file: IO[bytes], size: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
 from pointadapterx.errors import reason_of
 from pointadapterx.optional import need
@@ -22,6 +23,7 @@ HEADERS = {(1, minor): size for minor, size in enumerate((227, 227, 227, 235, 37
 RECORDS = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)  # smallest point of each format
 AT_ONCE = 1_000_000  # points
 LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # of a point, its colours, those with infrared, its waveform
+STANDARD = ("classification",)  # every scan has it, used or not
 BYTES = 14  # further bytes, a layer each
 VARIABLE = 0xFFFFFFFF  # size of chunks that says that each has its own
 
@@ -40,6 +42,11 @@ class Header:
     end: int
 
 
+def read_with(path: Path, label: LabelField) -> np.ndarray:
+    """All points and one more field, ``(n, 4)`` float64; ``classification`` only where no other has a usual name."""
+    return _read(path, label)
+
+
 def read(path: Path) -> np.ndarray:
     """All points ``(n, 3)`` float64, scaled and moved as the header says.
 
@@ -47,6 +54,10 @@ def read(path: Path) -> np.ndarray:
         DataError: without laspy.
         ValueError: if the file has not what its header declares.
     """
+    return _read(path, None)
+
+
+def _read(path: Path, label: LabelField | None) -> np.ndarray:
     laspy, lazrs = (need(name, f"{path}: is read by {name}", "scans") for name in ("laspy", "lazrs"))
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -57,11 +68,13 @@ def read(path: Path) -> np.ndarray:
             if header.compressed:
                 _check_chunks(lazrs, file, header, laszip, size)
             if header.points == 0:
-                return np.empty((0, 3))
+                return np.empty((0, 3 if label is None else 4))
             with laspy.open(path, read_evlrs=False) as scan:
                 if not np.all(scan.header.scales):
                     raise ValueError(f"its scales are {scan.header.scales.tolist()}, which make all points one")
-                points = np.concatenate([_coordinates(part) for part in scan.chunk_iterator(AT_ONCE)])
+                names = list(scan.header.point_format.dimension_names)
+                extra = [] if label is None else [names[label.place(names, STANDARD)]]
+                points = np.concatenate([_columns(part, extra) for part in scan.chunk_iterator(AT_ONCE)])
         except (ValueError, MemoryError):
             raise
         except BaseException as error:  # a panic of the decompressor is no Exception
@@ -73,8 +86,23 @@ def read(path: Path) -> np.ndarray:
     return points
 
 
-def _coordinates(part: Any) -> np.ndarray:
-    return np.stack([np.asarray(part.x), np.asarray(part.y), np.asarray(part.z)], axis=1)
+def class_names(path: Path) -> dict[int, str]:
+    """Names of classes that a scan has in its table of them; none of a damaged file."""
+    try:
+        laspy = need("laspy", f"{path}: is read by laspy", "scans")
+        with laspy.open(path, read_evlrs=False) as scan:
+            tables = [vlr.lookups for vlr in scan.header.vlrs if hasattr(vlr, "lookups")]
+    except Exception:  # whoever reads its points says what is wrong
+        return {}
+    return {number: name.strip() for table in tables for number, name in table.items() if name.strip()}
+
+
+def _columns(part: Any, extra: Sequence[str]) -> np.ndarray:
+    """Coordinates and further fields, ``(n, 3 or more)``."""
+    columns = [np.asarray(part[name], np.float64) for name in ("x", "y", "z", *extra)]
+    if any(column.ndim != 1 for column in columns):
+        raise ValueError(f"its field {extra[0]} has several numbers for a point, and a label is one")
+    return np.stack(columns, axis=1)
 
 
 def _header(head: bytes, size: int) -> Header:

@@ -65,6 +65,7 @@ class Layout:
         count: of the points, as a line before the rows declares it, and the number of that line.
         named: whether names or the user say which columns these are.
         doubts: what may be another way.
+        names: of all columns, where they have some.
     """
 
     encoding: str
@@ -72,10 +73,11 @@ class Layout:
     separator: str | None
     decimal: str
     width: int
-    columns: Columns
+    columns: tuple[int, ...]
     count: tuple[int, int] | None
     named: bool
     doubts: tuple[Doubt, ...] = ()
+    names: Sequence[str] | None = None
 
     def split(self, line: str) -> list[str]:
         """Cells of a row, without quotes."""
@@ -118,7 +120,7 @@ def find_layout(path: Path, columns: Sequence[str | int] | None) -> Layout | Non
             raise ValueError(f"it names no columns, and of {shown(sample[0])} the cells {which} are not all numbers")
     except ValueError as error:
         raise DataError(f"{path}: {error}; {WAY_OUT}") from None
-    return Layout(encoding, start, separator, decimal, len(cells[0]), which, count, are_named, doubts)
+    return Layout(encoding, start, separator, decimal, len(cells[0]), which, count, are_named, doubts, names)
 
 
 def split(line: str, separator: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.formats.tables import NotReadError, table, text_lines
 
 PADDING = "_"  # name of fields that hold nothing
@@ -29,6 +30,11 @@ class Field:
         return self.dtype.itemsize * self.count
 
 
+def read_with(path: Path, label: LabelField) -> np.ndarray:
+    """All points and one more field, ``(n, 4)`` float64; see :func:`read`."""
+    return _read(path, label)
+
+
 def read(path: Path) -> np.ndarray:
     """All points ``(n, 3)``; other fields and the viewpoint are left out, as everywhere in this format.
 
@@ -36,6 +42,10 @@ def read(path: Path) -> np.ndarray:
         NotReadError: if its fields are not x, y and z.
         ValueError: if the header contradicts itself, or the data are more or fewer than it declares.
     """
+    return _read(path, None)
+
+
+def _read(path: Path, label: LabelField | None) -> np.ndarray:
     data = path.read_bytes()
     header, start = _header(data)
     fields, points = _fields(header), _num_points(header)
@@ -45,6 +55,11 @@ def read(path: Path) -> np.ndarray:
             listed = " ".join(field.name for field in fields)
             raise NotReadError(f"its fields are {listed}, expected one x, y and z each; name them so")
     axes = [names.index(axis) for axis in "xyz"]
+    if label is not None:
+        place = label.place([field.name for field in fields])
+        if fields[place].count != 1:
+            raise NotReadError(f"its field {fields[place].name} has {fields[place].count} numbers, and a label is one")
+        axes.append(place)
     kind = " ".join(header["DATA"]).lower()
     if kind == "ascii":
         return _ascii(data[start:], fields, axes, points)
@@ -117,7 +132,7 @@ def _ascii(body: bytes, fields: list[Field], axes: list[int], points: int) -> np
         raise ValueError(f"its header declares {points} points, and {len(lines)} rows follow")
     width = sum(field.count for field in fields)
     if points == 0:
-        return np.empty((0, 3))
+        return np.empty((0, len(axes)))
     rows = table(lines, None, "point")
     if rows.shape[1] != width:
         raise ValueError(f"its header declares {width} numbers for a point, and its rows have {rows.shape[1]}")
@@ -129,18 +144,18 @@ def _binary(data: bytes, start: int, fields: list[Field], axes: list[int], point
     row = sum(field.size for field in fields)
     _check_size(points, points * row, data[start:])
     if points == 0:
-        return np.empty((0, 3))
+        return np.empty((0, len(axes)))
     offsets = np.cumsum([0, *(field.size for field in fields)])
     kind = np.dtype(
         {
-            "names": ["x", "y", "z"],
+            "names": [f"{place}" for place in axes],
             "formats": [fields[axis].dtype for axis in axes],
             "offsets": [int(offsets[axis]) for axis in axes],
             "itemsize": row,
         }
     )
     rows = np.frombuffer(data, kind, points, start)
-    return np.stack([rows[axis].astype(np.float64) for axis in "xyz"], axis=1)
+    return np.stack([rows[f"{place}"].astype(np.float64) for place in axes], axis=1)
 
 
 def _check_size(points: int, expected: int, body: bytes) -> None:
@@ -163,7 +178,7 @@ def _compressed(data: bytes, start: int, fields: list[Field], axes: list[int], p
         raise ValueError(f"its header declares {points} points in {sizes[0]} bytes, and its compressed data {unpacked}")
     values = unpack_lzf(body[:packed], unpacked)
     if points == 0:
-        return np.empty((0, 3))
+        return np.empty((0, len(axes)))
     layout = layouts[sizes.index(unpacked)]
     offsets = np.cumsum([0, *(points * field.size for field in layout)])
     columns = []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.formats.mesh import Mesh, surface, triangulated
 from pointadapterx.datasets.formats.ply_body import Element, Lists, Property, read_binary, read_text
 from pointadapterx.datasets.formats.tables import NotReadError, whole
@@ -24,6 +25,7 @@ TYPES = {
     **dict.fromkeys(("double", "float64"), "f8"),
 }
 ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+MOST_LINES, LONGEST_LINE = 10_000, 4096  # of a header, that are looked at for comments
 CORNERS = ("vertex_indices", "vertex_index")  # both are common names of a face's list
 
 
@@ -49,6 +51,42 @@ def read(path: Path) -> Mesh | np.ndarray:
             assert isinstance(lists, Lists)
             faces.append(to_triangles(lists.counts, whole(lists.values, "a face's vertex")))
     return surface(vertices, np.concatenate(faces))
+
+
+def read_with(path: Path, field: LabelField) -> np.ndarray:
+    """Vertices and one more of their properties, (n, 4) float64; faces are left out.
+
+    Raises:
+        NotReadError: if no element is called vertex, its properties not x, y and z, or it has no such property.
+        ValueError: as :func:`read`.
+    """
+    data = path.read_bytes()
+    kind, elements, start = _header(data)
+    wanted = {element.name: list[int]() for element in elements}
+    vertex = next((element for element in elements if element.name == "vertex"), None)
+    if vertex is None:
+        raise NotReadError(f"its elements are {', '.join(wanted) or 'none'}, expected vertex; name that of points so")
+    place = field.place([one.name for one in vertex.properties])
+    if vertex.properties[place].count is not None:
+        raise NotReadError(f"its property {vertex.properties[place].name} is a list, and a label is one number")
+    axes = _wanted(vertex)
+    wanted["vertex"] = [*axes, place]
+    columns = (read_text if kind == "ascii" else read_binary)(data[start:], elements, wanted)["vertex"]
+    names = [vertex.properties[one].name for one in (*axes, place)]
+    return np.stack([_coordinates(columns[name]) for name in names], axis=1)
+
+
+def comments(path: Path) -> list[str]:
+    """Comments of the header, without the word; those of a damaged header too."""
+    found = []
+    with path.open("rb") as file:
+        for _ in range(MOST_LINES):
+            line = file.readline(LONGEST_LINE)
+            if not line or line.strip() == b"end_header":
+                break
+            if line.startswith(b"comment "):
+                found.append(line[len(b"comment ") :].decode(errors="replace").strip())
+    return found
 
 
 def _header(data: bytes) -> tuple[str, list[Element], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.formats import headless
+from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.formats.layout import Layout, find_layout, is_comment, is_count, number, shown, thousands
 
 BLOCK = 2**20  # characters read at a time
@@ -36,13 +38,27 @@ def read(path: Path, columns: Sequence[str | int] | None = None) -> Cloud:
     layout = find_layout(path, columns)
     if layout is None:
         return Cloud(np.empty((0, 3)))
-    points = _by_numpy(path, layout)
-    if points is None:
-        points = np.array(array("d", _by_hand(path, layout))).reshape(-1, 3)
+    return _rows_of(path, layout)
+
+
+def _rows_of(path: Path, layout: Layout) -> Cloud:
+    rows = _by_numpy(path, layout)
+    if rows is None:
+        rows = np.array(array("d", _by_hand(path, layout))).reshape(-1, len(layout.columns))
     doubts = layout.doubts
     if not layout.named:
-        doubts += headless.check(path, points, layout.width, lambda: _first_columns(path, layout))
-    return Cloud(points, doubts)
+        doubts += headless.check(path, rows[:, :3], layout.width, lambda: _first_columns(path, layout))
+    return Cloud(rows, doubts)
+
+
+def read_with(path: Path, columns: Sequence[str | int] | None, label: LabelField) -> Cloud:
+    """The same with one more column, ``(n, 4)``, by its name or number."""
+    layout = find_layout(path, columns)
+    if layout is None:
+        return Cloud(np.empty((0, 4)))
+    names = [str(place) for place in range(layout.width)] if layout.names is None else layout.names
+    layout = replace(layout, columns=(*layout.columns, label.place(names, others=layout.columns)))
+    return _rows_of(path, layout)
 
 
 class _DamagedError(ValueError):
@@ -62,7 +78,7 @@ def _by_numpy(path: Path, layout: Layout) -> np.ndarray | None:
         raise
     except ValueError:
         return None
-    return rows.reshape(-1, 3)
+    return rows.reshape(-1, len(layout.columns))
 
 
 def _by_hand(path: Path, layout: Layout) -> Iterator[float]:

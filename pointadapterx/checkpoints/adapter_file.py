@@ -295,6 +295,7 @@ def model_recipe(config: Config) -> dict[str, Any]:
         "backbone.label",
         *("head.dropout", "method.dropout", "method.scale_bias", "method.search"),
         *("method.soft_balance", "method.xavier"),
+        *(f"task.{key}" for key in TASKS[config.task.name].test_keys),
     }
     sections = {"task": config.task, "backbone": config.backbone, "method": config.method, "head": config.head}
     recipe = {

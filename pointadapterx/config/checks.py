@@ -53,8 +53,8 @@ def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
     parts, problems = Parts(), []
     task, raw = _named_task(_with_head(raw))
     wanted = [name for name in ORDER if name in ("task", *COMMON, *TASKS[task].sections)]
-    for section in raw:
-        if section not in wanted:
+    for section, values in raw.items():
+        if section not in wanted and values is not None:  # null leaves out a section of a base config
             problems.append(_superfluous(section, task))
     for section in wanted:
         if section not in raw and section not in OPTIONAL:

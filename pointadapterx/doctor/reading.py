@@ -320,9 +320,15 @@ def _examined(cloud: Unchecked) -> Examined | str:
         return points
     if not np.isfinite(points).all():
         return "holds values that are not finite"
-    found, problems = examine(Cloud(points, doubts_of(points))), tuple(label_doubts(cloud))
-    names: tuple[str, ...] = ()
-    if cloud.point_labels is not None and cloud.point_classes and not problems:
-        numbers = np.unique(cloud.point_labels).astype(np.int64)
-        names = tuple(cloud.point_classes[number] for number in numbers if number not in cloud.ignored)
-    return replace(found, doubts=(*found.doubts, *problems), point_classes=names)
+    found = examine(Cloud(points, tuple(cloud.doubts) or doubts_of(points)))
+    problems = tuple(label_doubts(cloud))
+    return replace(found, doubts=(*found.doubts, *problems), point_classes=_names(cloud))
+
+
+def _names(cloud: Unchecked) -> tuple[str, ...]:
+    """The classes of its points, as far as these have some."""
+    if cloud.point_labels is None:
+        return ()
+    of = dict(zip(cloud.values or range(len(cloud.point_classes)), cloud.point_classes, strict=True))
+    numbers = np.unique(cloud.point_labels[np.isfinite(cloud.point_labels)]).tolist()
+    return tuple(of[number] for number in numbers if number in of and number not in cloud.ignored)

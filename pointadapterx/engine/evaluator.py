@@ -47,16 +47,18 @@ def predict(
         TrainingError: if outputs are not finite.
     """
 
-    def compute(given: Iterable[Batch]) -> Tensor:
+    given = copies or _plain_copy(dataset, task, accelerator)
+
+    def compute(indices: Tensor, number: int) -> Tensor:
         batches: list[Batch] = []
         outputs: list[Tensor] = []
-        for batch in given:
+        for batch in given(indices, number):
             batches.append(batch)
             with accelerator.autocast():  # and not where the batch is drawn
                 outputs.append(task.outputs(model, batch).float())
         return task.rows(task.combine(outputs, batches), batches[0])
 
-    rows = _collect(model, dataset, task, accelerator, copies or _plain_copy(dataset, task, accelerator), compute)
+    rows = _collect(model, dataset, task, accelerator, compute)
     require_finite(rows, "logits")
     return Predictions(rows, task.targets(dataset))
 
@@ -66,11 +68,15 @@ def _collect(
     dataset: Samples,
     task: Task,
     accelerator: Accelerator,
-    copies: Copies,
-    compute: Callable[[Iterable[Batch]], Tensor],
+    compute: Callable[[Tensor, int], Tensor],
+    size: int | None = None,
 ) -> Tensor:
-    """What ``compute`` makes of every batch, (b, …): (n, …) on the CPU in file order, on every process."""
-    size, was_training = task.config.eval.batch_size, model.training
+    """What ``compute`` makes of the indices and the number of every batch, (b, …).
+
+    Returns:
+        (n, …) on the CPU in file order, on every process.
+    """
+    size, was_training = size or task.config.eval.batch_size, model.training
     model.eval()
     batches = EvalBatches(len(dataset), size, rank=accelerator.process_index, world_size=accelerator.num_processes)
     indices: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
@@ -78,7 +84,7 @@ def _collect(
     with torch.inference_mode():
         for batch in batches:
             indices.append(batch)
-            rows.append(compute(copies(batch, int(batch[0]) // size)).cpu())
+            rows.append(compute(batch, int(batch[0]) // size).cpu())
     model.train(was_training)
     return _gather_rows(torch.cat(indices), torch.cat(rows) if rows else torch.empty(0), accelerator)
 
@@ -92,8 +98,30 @@ def _gather_rows(indices: Tensor, rows: Tensor, accelerator: Accelerator) -> Ten
 
 
 def evaluate(model: nn.Module, dataset: Samples, task: Task, accelerator: Accelerator) -> Predictions:
-    """One deterministic pass without augmentation; clouds by FPS to ``data.num_points``; see :func:`predict`."""
-    return predict(model, dataset, task, accelerator)
+    """What a test counts: by default one deterministic pass without augmentation, see :func:`predict`.
+
+    Where a task tests wholes, the predictions are of these, see :meth:`~pointadapterx.tasks.base.Task.judged`.
+
+    Args:
+        model: as in :func:`predict`.
+        dataset: n samples.
+        task: as in :func:`predict`.
+        accelerator: as in :func:`predict`.
+    """
+    if not task.tests_wholes:
+        return predict(model, dataset, task, accelerator)
+    wholes = task.judged(dataset)
+
+    def ask(batch: Batch) -> Tensor:
+        with accelerator.autocast():
+            return task.outputs(model, batch).float()
+
+    def compute(indices: Tensor, number: int) -> Tensor:
+        return torch.stack([task.whole_row(wholes, int(index), ask, accelerator.device) for index in indices])
+
+    rows = _collect(model, wholes, task, accelerator, compute, size=1)
+    require_finite(rows, "logits")
+    return Predictions(rows, task.targets(wholes))
 
 
 def _plain_copy(dataset: Samples, task: Task, accelerator: Accelerator) -> Copies:
@@ -108,12 +136,14 @@ def evaluate_features(model: AdaptedModel, dataset: Samples, task: Task, acceler
         TrainingError: if any is not finite.
     """
 
-    def compute(given: Iterable[Batch]) -> Tensor:
-        (batch,) = given
+    given = _plain_copy(dataset, task, accelerator)
+
+    def compute(indices: Tensor, number: int) -> Tensor:
+        (batch,) = given(indices, number)
         with accelerator.autocast():
             return model.pooled(batch.inputs).float()
 
-    rows = _collect(model, dataset, task, accelerator, _plain_copy(dataset, task, accelerator), compute)
+    rows = _collect(model, dataset, task, accelerator, compute)
     require_finite(rows, "features")
     return rows
 
@@ -124,12 +154,14 @@ def evaluate_hidden(
     """What the head's last layer reads of every sample, (n, H), and its outputs, prepared as :func:`evaluate` does."""
     width = model.head.hidden_width
 
-    def compute(given: Iterable[Batch]) -> Tensor:
-        (batch,) = given
+    given = _plain_copy(dataset, task, accelerator)
+
+    def compute(indices: Tensor, number: int) -> Tensor:
+        (batch,) = given(indices, number)
         with accelerator.autocast():
             return torch.cat(model.head.classify(model.pooled(batch.inputs)), dim=1).float()
 
-    rows = _collect(model, dataset, task, accelerator, _plain_copy(dataset, task, accelerator), compute)
+    rows = _collect(model, dataset, task, accelerator, compute)
     hidden, outputs = rows.split([width, rows.shape[1] - width], dim=1)
     return hidden, outputs
 

@@ -24,7 +24,7 @@ from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.tasks import Task
-from pointadapterx.tasks.exchange import Piece, Ready
+from pointadapterx.tasks.exchange import Cut, Piece, Ready
 
 
 @dataclass(frozen=True)
@@ -118,21 +118,10 @@ class Form:
 
     def cut(self, name: str, cloud: Cloud, task: Task) -> Iterator[Ready | Failure]:
         """The pieces of a whole cloud that a task wants, as :meth:`bring` has them; a failure ends them."""
-        reader, before = self.reader(), None
-        assert isinstance(reader, CloudReader)
         whole = torch.from_numpy(np.roll(cloud.points, 1 - AXES.index(self.up), axis=1))
-        for chosen in task.pieces(whole):
-            placed = task.place(whole, chosen)
-            if placed is None:
-                found = reader.reduced(cloud.points[chosen.numpy()], name)
-            else:
-                found = replace(reader, centre=False).reduced(placed.numpy(), name)
-            if isinstance(found, str):
-                yield Failure(name, found)
-                return
-            points, index = found
-            piece = Piece(cloud, chosen if index is None else chosen[torch.from_numpy(index)], last=False)
-            ready = self.bring(name, torch.from_numpy(points), piece, placed=placed is not None)
+        before: Ready | None = None
+        for cut in task.pieces(whole):
+            ready = self._piece(name, cloud, cut)
             if isinstance(ready, Failure):
                 yield ready
                 return
@@ -144,27 +133,42 @@ class Form:
             return
         yield replace(before, piece=replace(before.piece, last=True))
 
-    def bring(self, name: str, cloud: Tensor, piece: Piece | None = None, *, placed: bool = False) -> Ready | Failure:
+    def _piece(self, name: str, cloud: Cloud, cut: Cut) -> Ready | Failure:
+        """A piece of a whole cloud as the model takes it."""
+        if cut.placed is not None:
+            distinct = len(cloud.points)
+            if distinct < self.backbone.least_points:
+                return self._too_few(name, distinct)
+            return Ready(name, cut.placed, [], Piece(cloud, cut.index, last=False))
+        reader = self.reader()
+        assert isinstance(reader, CloudReader)
+        found = reader.reduced(cloud.points[cut.index.numpy()], name)
+        if isinstance(found, str):
+            return Failure(name, found)
+        points, index = found
+        chosen = cut.index if index is None else cut.index[torch.from_numpy(index)]
+        return self.bring(name, torch.from_numpy(points), Piece(cloud, chosen, last=False))
+
+    def _too_few(self, name: str, found: int) -> Failure:
+        return Failure(name, f"{name}: {found} different points; the model's groups need {self.backbone.least_points}")
+
+    def bring(self, name: str, cloud: Tensor, piece: Piece | None = None) -> Ready | Failure:
         """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes.
 
         Args:
             name: of the input.
             cloud: as it was read.
             piece: where its points come from, for a task about whole clouds.
-            placed: whether the task has turned and placed it already.
         """
         wanted, found, warnings = self.data.num_points or 0, len(cloud), []
-        least = self.backbone.least_points
-        if found < least:
-            return Failure(name, f"{name}: {found} different points; the model's groups need {least}")
+        if found < self.backbone.least_points:
+            return self._too_few(name, found)
         if found < wanted:
             warnings.append(
                 f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
             )
             repeated = torch.arange(wanted) % found
             cloud, piece = cloud[repeated], None if piece is None else replace(piece, index=piece.index[repeated])
-        if placed:
-            return Ready(name, cloud, warnings, piece)
         cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
         if self.normalize:
             cloud = NormalizeUnitSphere()(cloud[None])[0]

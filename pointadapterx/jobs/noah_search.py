@@ -22,7 +22,7 @@ from pointadapterx.config import LOCATIONS, Config, read_config
 from pointadapterx.datasets import Samples, build_inputs, stratified_draw
 from pointadapterx.engine.claim import claimed
 from pointadapterx.engine.devices import make_accelerator
-from pointadapterx.engine.evaluator import evaluate
+from pointadapterx.engine.evaluator import predict
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.hashing import hash_file
@@ -88,7 +88,7 @@ def _search(folder: Path, config: Config, accelerator: Accelerator) -> Candidate
         if key not in known:
             method.use(architecture)
             settle_head(model, train, config, accelerator)
-            metrics = task.metrics(evaluate(model, validation, task, accelerator))
+            metrics = task.metrics(predict(model, validation, task, accelerator))
             known[key] = task.scores[task.select].goodness(metrics[task.select])
             if accelerator.is_main_process:
                 write_json(folder / SEARCH_FILE, {"of": identity, "scores": known})

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_restored, build_test_split, model_config
-from pointadapterx.checkpoints.adapter_file import read_adapter, versions
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter, versions
 from pointadapterx.checkpoints.shipped import without_locations
 from pointadapterx.config import Config
 from pointadapterx.datasets import Samples
@@ -65,17 +65,15 @@ def test(
         CheckpointError: if the adapter does not fit backbone or data.
         InUseError: if another process is writing into the folder.
     """
-    for text in overrides:
-        if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=", "train.device=")):
-            raise ConfigError(
-                f"{text}: a test keeps the adapter's model (data.*, eval.*, backbone.weights, train.precision and "
-                "train.device may change); train another adapter instead"
-            )
     info = read_adapter(adapter)
+    require_same_model(info, overrides)
     on_hub = str(adapter).startswith(HUB)  # its file lies in the hub's cache
     if on_hub:  # where the data of whoever trained it lay says nothing here
         info = info._replace(config=without_locations(info.config, ("data.root", "data.cache_dir")))
     config = model_config(info, overrides)
+    wants_vote = copies is not None or published
+    if wants_vote and build_task(config, info.facts).tests_wholes:
+        raise ConfigError(f"a vote is of samples as in training, not of {build_task(config).evaluation}")
     accelerator = make_accelerator(config.train.precision, config.train.device)
     config = config.replaced(train={"precision": precision_of(accelerator)})
     with accelerator.main_process_first():
@@ -96,7 +94,7 @@ def test(
         task = build_task(config, info.facts)
         report = evaluate_and_write(model, dataset, task, config, accelerator, folder, info.metrics.get("protocol"))
         report |= {"adapter": str(info.path), "config": config.dump(), "overrides": overrides}
-        if copies is not None or published:
+        if wants_vote:
             seeds = list(range(PUBLISHED_VOTES)) if published else config.eval.vote.seeds
             votes, first = vote_over_seeds(
                 model,
@@ -117,6 +115,24 @@ def test(
             write_json(folder / TEST_FILE, report)
             log.info("written: %s", folder / TEST_FILE)
     return report
+
+
+def require_same_model(info: AdapterInfo, overrides: Sequence[str]) -> None:
+    """Refuses overrides that would make an adapter's config one of another model.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    of_task = [f"task.{key}" for key in info.task.test_keys]
+    keys = ["backbone.weights", "train.precision", "train.device", *of_task]
+    fitting = ("data.", "eval.", *(f"{key}=" for key in keys))
+    for text in overrides:
+        if not text.startswith(fitting):
+            also = "".join(f", {key}" for key in of_task)
+            raise ConfigError(
+                f"{text}: a test keeps the adapter's model (data.*, eval.*, backbone.weights{also}, train.precision "
+                "and train.device may change); train another adapter instead"
+            )
 
 
 def evaluate_and_write(
@@ -144,7 +160,7 @@ def evaluate_and_write(
     """
     assert config.method is not None
     predictions = evaluate(model, dataset, task, accelerator)
-    metrics, data = task.metrics(predictions), config.data
+    metrics, data, judged = task.metrics(predictions), config.data, task.judged(dataset)
     report = {
         "protocol": protocol,
         "regime": regime(data),
@@ -161,14 +177,16 @@ def evaluate_and_write(
         "versions": versions(),
         "ops": ops.implementation(accelerator.device),
         "test": metrics,
+        **({"evaluation": task.evaluation} if task.evaluation else {}),
         **task.judge(predictions),
     }
     if accelerator.is_main_process:
         what = " ".join(filter(None, (data.name, data.variant)))
         title = f"{config.method.name} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
+        title += f"\nevaluation {task.evaluation}" if task.evaluation else ""
         console.print(task.metrics_table(metrics, title))
-        task.write_answers(folder / PREDICTIONS_FILE, predictions, dataset, protocol)
-        _write_samples(folder, predictions, dataset, task)
+        task.write_answers(folder / PREDICTIONS_FILE, predictions, judged, protocol)
+        _write_samples(folder, predictions, judged, task)
     return report
 
 

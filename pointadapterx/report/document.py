@@ -191,7 +191,8 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
         "selection": str(subject.info.metrics.get("protocol", "–")),
         "augmentation regime": regime(subject.config.data),
         "seed": str(subject.config.train.seed),
-        "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning)",
+        "trained parameters": f"{parameters.trainable:,} ({parameters.percent:.2f} % of full fine-tuning), "
+        f"{parameters.components['head'].trainable:,} of them the head's",
         "versions": ", ".join(f"{name} {version}" for name, version in subject.info.versions.items()),
         "adapter file": f"{subject.path.stat().st_size / 1e6:.2f} MB",
     }

@@ -9,6 +9,7 @@ from pointadapterx.config import Config
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import ConfigError
 from pointadapterx.study.identity import publishes_validation
+from pointadapterx.tasks import build_task
 
 DRAW_KEYS = ("val_fraction", "split_seed")
 """Keys of ``eval`` that decide which samples a drawn validation part holds."""
@@ -64,6 +65,11 @@ def task_words(data: DataConfig) -> str:
         if few_shot.queries is not None:
             words.append(f"{few_shot.queries} queries")
     return " ".join(filter(None, words))
+
+
+def test_words(config: Config) -> str:
+    """The same, with how the test counts, for a task that knows several ways."""
+    return ", ".join(filter(None, (task_words(config.data), build_task(config).evaluation)))
 
 
 def check_columns(results: Iterable[Conditions]) -> None:

@@ -22,7 +22,7 @@ from pointadapterx.run_folder import (
     SAMPLE_RECORDS_FILE,
     SAMPLE_SCORES_FILE,
 )
-from pointadapterx.study.comparability import selection_words, task_words
+from pointadapterx.study.comparability import selection_words, test_words
 from pointadapterx.study.packing import pack_correctness, pack_groups, pack_records, pack_scores
 from pointadapterx.study.plan import Cell, Plan, Run
 from pointadapterx.study.records import (
@@ -206,7 +206,7 @@ def _settings(run: Run, replicate_key: str) -> dict[str, Any]:
     assert run.config.method is not None
     return {
         "method": run.config.method.name,
-        "data": task_words(run.config.data),
+        "data": test_words(run.config),
         "selection": selection_words(run.config, replicate_key),
         "epochs": run.config.train.epochs,
     }

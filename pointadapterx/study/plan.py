@@ -15,7 +15,7 @@ from pointadapterx.config import ORDER, Config, parse_value, read_config, read_d
 from pointadapterx.datasets.inputs import regime
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.registry import did_you_mean
-from pointadapterx.study.comparability import Conditions, check_columns, draws_data, selection_words, task_words
+from pointadapterx.study.comparability import Conditions, check_columns, draws_data, selection_words, test_words
 from pointadapterx.study.identity import check_splits, outlines, run_name
 from pointadapterx.study.schema import Grid, Replicate, ReplicateConfig, StudyConfig, check_study
 from pointadapterx.tasks import TASKS
@@ -332,7 +332,7 @@ def _conditions(cell: Cell, replicate: Replicate, config: Config) -> Conditions:
         regime=regime(data),
         protocol=config.eval.protocol,
         selection=selection_words(config, cell.replicate.key),
-        test_set=" ".join(filter(None, (task_words(data), fold, outlines(data)[1].checksum[:12]))),
+        test_set=" ".join(filter(None, (test_words(config), fold, outlines(data)[1].checksum[:12]))),
         task=config.task.name,
     )
 

@@ -10,6 +10,7 @@ from pointadapterx.tasks.exchange import Answer, Facts, Sections
 from pointadapterx.tasks.part_segmentation import PartSegmentation
 from pointadapterx.tasks.point_segmentation import PointLabels
 from pointadapterx.tasks.reconstruction import Reconstruction
+from pointadapterx.tasks.semantic_segmentation import SemanticSegmentation
 
 __all__ = [
     "TASKS",
@@ -20,6 +21,7 @@ __all__ = [
     "PointLabels",
     "Reconstruction",
     "Sections",
+    "SemanticSegmentation",
     "Task",
     "build_task",
 ]

@@ -27,6 +27,7 @@ from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.registry import Registry, did_you_mean
 from pointadapterx.tasks.exchange import (
     Answer,
+    Cut,
     Facts,
     Joining,
     Predictions,
@@ -63,6 +64,7 @@ class Task(Presentation, ABC):
         balances_classes: whether every sample has one class, :meth:`strata`, which ``train.sampler=balanced`` can draw
             equally often.
         caches: whether training from cached features (``train.cached_views``) is possible.
+        test_keys: keys of the ``task`` section that say how a test is made, and nothing of the model.
         scores: metrics that ``eval.select`` may name, the default first; all are written into the history.
         recorded: further metrics that are written into the history.
         pictures: names of those of ``visualize.PICTURES`` that show something of this task.
@@ -85,6 +87,7 @@ class Task(Presentation, ABC):
     weighs_classes: ClassVar[bool] = False
     balances_classes: ClassVar[bool] = False
     caches: ClassVar[bool] = True
+    test_keys: ClassVar[tuple[str, ...]] = ()
     scores: ClassVar[Mapping[str, Score]] = {}
     recorded: ClassVar[tuple[str, ...]] = ()
     pictures: ClassVar[tuple[str, ...]] = ("groups", "augmentation", "attention", "routing", "experts")
@@ -245,6 +248,31 @@ class Task(Presentation, ABC):
         """What is kept of the outputs for :meth:`metrics`: (b, …); counts a sample where whole outputs are large."""
         return outputs
 
+    @property
+    def evaluation(self) -> str:
+        """How a test counts, for a task that knows several ways: its name and what that means; printed with figures."""
+        return ""
+
+    @property
+    def tests_wholes(self) -> bool:
+        """Whether a test asks the model about more than the samples of training, by :meth:`whole_row`."""
+        return False
+
+    def judged(self, data: Samples) -> Samples:
+        """What a test makes :class:`Predictions` of, given a part of a data set; by default its samples."""
+        return data
+
+    def whole_row(self, data: Samples, index: int, ask: Callable[[Batch], Tensor], device: torch.device) -> Tensor:
+        """As :meth:`rows`, of one of the samples of :meth:`judged`, (…).
+
+        Args:
+            data: these samples.
+            index: of the sample.
+            ask: gives the outputs for a batch on the device.
+            device: of the model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must test its wholes")
+
     def metrics(self, found: Predictions) -> dict[str, Any]:
         """Metrics of a part of a data set, JSON-able, :attr:`scores` among them; by default those of the records.
 
@@ -337,33 +365,19 @@ class Task(Presentation, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} must answer")
 
-    def pieces(self, points: Tensor) -> Iterable[Tensor]:
+    def pieces(self, points: Tensor) -> Iterable[Cut]:
         """What a model is given of a :attr:`whole` cloud, piece by piece; by default all of it at once.
 
-        Each piece is then prepared as a training cloud is: normalised, and reduced to the model's number of points or
-        repeated up to it. Pieces may overlap. Only a batch of them is in memory.
+        Each piece is then prepared as a training cloud is, normalised, and reduced to the model's number of points or
+        repeated up to it, unless the task has placed it. Pieces may overlap. Only a batch of them is in memory.
 
         Args:
             points: (n, 3) float64, with y up, in the units of the file.
 
         Returns:
-            For each piece, of which there is at least one, the points in it, (m,) int64.
+            At least one.
         """
-        return [torch.arange(len(points))]
-
-    def place(self, points: Tensor, piece: Tensor) -> Tensor | None:
-        """Where the points of a piece lie for the model; None: turned and normalised, as a training cloud of its own.
-
-        For pieces that keep the frame of the whole cloud, such as blocks of a room with the height above its floor.
-
-        Args:
-            points: as of :meth:`pieces`.
-            piece: (m,) int64, the points in it.
-
-        Returns:
-            (m, 3), with y up.
-        """
-        return None
+        return [Cut(torch.arange(len(points)))]
 
     def joining(self, cloud: Cloud) -> Joining:
         """What makes one answer about a :attr:`whole` input of those about its pieces, which it is given in order.

@@ -188,6 +188,22 @@ def names_of(value: Any) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What a task gives a model of a whole cloud at once.
+
+    Attributes:
+        index: (m,) int64, the points in it.
+        placed: (m, 3) float32, where they lie for the model, with y up, where they keep the frame of the whole cloud,
+            such as tiles of a room with the height above its floor; then m is the number of points that the model
+            takes, and points are repeated where there are too few. None: they are turned, normalised and reduced as a
+            training cloud of its own.
+    """
+
+    index: Tensor
+    placed: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Piece:
     """Where the points that a model is given come from, for a task that answers for every point.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.arrays import as_array
-from pointadapterx.datasets import Samples
+from pointadapterx.datasets import Samples, Scenes
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.errors import ConfigError
@@ -37,7 +37,7 @@ from pointadapterx.tasks.exchange import (
 )
 from pointadapterx.tasks.point_labels import IGNORED, JoinedPoints, PieceLogits, PointLabels, decided
 from pointadapterx.tasks.segmentation_heads import PointOptions, SegmentationHead
-from pointadapterx.tasks.weighting import class_weights
+from pointadapterx.tasks.weighting import counted, weights_of_counts
 from pointadapterx.text import cell
 
 
@@ -106,17 +106,21 @@ class PointSegmentation(Task):
                 f"{len(wanted)}; {what}: take the names out of the config to have those of the data"
             )
 
-    def labels_of(self, data: Samples) -> Tensor:
-        """All labels of points, of any shape, for :func:`~pointadapterx.tasks.weighting.class_weights`."""
-        labels = self.targets(data).points
-        assert labels is not None
-        return labels
+    def label_counts(self, data: Samples) -> Tensor:
+        """How many points have each class, (classes,) int64."""
+        if isinstance(data, Scenes):
+            parts = data.label_parts()
+        else:
+            labels = self.targets(data).points
+            assert labels is not None
+            parts = iter([labels])
+        return torch.stack([counted(part, len(self.point_classes)) for part in parts]).sum(dim=0)
 
     def learn(self, train: Samples) -> PointFacts:
         """The classes, and how much each of them counts in the loss."""
         wanted = self.config.train.class_weights
         if wanted is not None:
-            self._weights = class_weights(wanted, self.labels_of(train), self.point_classes)
+            self._weights = weights_of_counts(wanted, self.label_counts(train), self.point_classes)
         return PointFacts(self.point_classes)
 
     # Model.
@@ -286,7 +290,9 @@ class PointSegmentation(Task):
     def write_file(self, answer: Answer, path: Path, kind: str) -> None:
         """All points of the file with their labels and confidence."""
         assert isinstance(answer, PointLabels)
-        write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes)
+        given = Path(answer.name)
+        source = given if given.is_file() else None
+        write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes, source=source)
 
     # Presentation.
 

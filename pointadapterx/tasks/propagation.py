@@ -62,7 +62,7 @@ def carry(values: Tensor, known: Tensor, points: Tensor) -> Tensor:
         than three are known.
     """
     origin = known.mean(dim=0)  # float32 keeps little of coordinates far from the origin, such as those of a map
-    size = (known - origin).abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    size = max(float((part - origin).abs().max()) for part in (known, points)) or 1.0
     known, points = (((part - origin) / size).float() for part in (known, points))
     if len(known) < 3:
         known, values = (part[torch.arange(3) % len(part)] for part in (known, values))

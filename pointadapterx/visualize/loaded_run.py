@@ -71,13 +71,14 @@ class Subject:
     """
 
     def __init__(self, adapter: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> None:
+        self.info = read_adapter(adapter)
+        of_task = tuple(f"task.{key}=" for key in self.info.task.test_keys)
         for text in overrides:
-            if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=")):
+            if not text.startswith(("data.", "eval.", "backbone.weights=", "train.precision=", *of_task)):
                 raise ConfigError(
                     f"{text}: would make it another model; data.*, eval.*, backbone.weights and train.precision may "
                     "change"
                 )
-        self.info = read_adapter(adapter)
         self.path = self.info.path
         self.config = model_config(self.info, overrides)
         self.name = name or self.info.method.name

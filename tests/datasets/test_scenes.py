@@ -73,7 +73,7 @@ def test_the_grid_misses_no_point_around_a_place(step: float) -> None:
     """As a look at all points finds them, wherever the square lies; millimetres as metres."""
     clouds = random_clouds()
     if step != 1.0:
-        clouds = Ragged((clouds.points / step).round().astype(np.int16), clouds.labels, clouds.offsets, step)
+        clouds = Ragged.flat((clouds.points / step).round().astype(np.int16), clouds.labels, clouds.counts, step)
     clouds = clouds.in_cells(0.5, ["a", "b", "c"])
     draws = np.random.default_rng(1)
     for _ in range(50):
@@ -91,7 +91,7 @@ def test_blocks_are_drawn_until_they_are_full() -> None:
     draws = np.random.default_rng(0)
     corner, rest = draws.uniform(0, 1, (3000, 3)), draws.uniform([3, 0, 3], [9, 1, 9], (3000, 3))
     cloud = np.concatenate([corner, rest]).astype(np.float32), np.repeat([0, 1], 3000).astype(np.int8)
-    data = Scenes(Ragged.of([cloud]), CLASSES, "train", num_points=64, block=1.0, names=["one"])
+    data = Scenes(Ragged.of([cloud]), CLASSES, "train", num_points=1500, block=1.0, names=["one"])
     _, labels = data.draw(torch.arange(len(data)))
     assert LEAST == 1024
     assert (labels == 0).all()

@@ -119,6 +119,14 @@ def test_scale_translate_is_affine_per_axis() -> None:
     assert 2 / 3 - 1e-6 <= factors.min() <= factors.max() <= 3 / 2 + 1e-6
 
 
+@pytest.mark.parametrize("transform", [Scale(factors=1), ScaleTranslate(factors=1)])
+def test_one_factor_keeps_the_shape(transform: Scale | ScaleTranslate) -> None:
+    out = transform(torch.stack([torch.zeros(3), torch.ones(3)]).expand(50, 2, 3), seeded())
+    factors = out[:, 1] - out[:, 0]
+    torch.testing.assert_close(factors, factors[:, :1].expand(-1, 3))
+    assert len(factors[:, 0].unique()) == 50
+
+
 def test_jitter_is_clipped_noise() -> None:
     points = torch.zeros(10, 1000, 3)
     noise = Jitter(std=0.02, clip=0.03)(points, seeded())
@@ -195,8 +203,9 @@ def test_augment_applies_in_order_and_none_is_the_identity() -> None:
         (3, "augment is 3, expected a name or a list"),
         ({"jitter": {}}, "expected a name or a list"),
         ([{"jitter": {"std": -1}}], "Jitter(std=-1, clip=0.05): expected std >= 0 and clip >= 0"),
-        ([{"scale": {"low": 2.0, "high": 1.0}}], "Scale(low=2.0, high=1.0): expected 0 < low <= high"),
+        ([{"scale": {"low": 2.0, "high": 1.0}}], "Scale(low=2.0, high=1.0, factors=3.0): expected 0 < low <= high"),
         ([{"scale_translate": {"shift": -0.1}}], "expected shift >= 0"),
+        ([{"scale_translate": {"factors": 2}}], "expected factors 1 or 3"),
         ([{"point_dropout": {"max_ratio": 1.0}}], "expected 0 <= max_ratio < 1"),
     ],
 )

@@ -41,9 +41,8 @@ from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.ops import three_interpolate, three_nn
 from pointadapterx.tasks import TASKS, build_task
 from pointadapterx.tasks.base import Task
-from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, TaskOptions, places
+from pointadapterx.tasks.exchange import Answer, Cut, Facts, Predictions, Ready, Score, TaskOptions, places
 from tests.conftest import randomise, small_config
-from tests.mechanisms import exhaustive
 from tests.synthetic import write_ldraw20
 
 CLASSES = 2
@@ -172,11 +171,12 @@ class Halves(Task):
         assert kind == ".csv"
         np.savetxt(path, answer.labels.numpy(), fmt="%d")
 
-    def pieces(self, points: Tensor) -> list[Tensor]:
+    def pieces(self, points: Tensor) -> list[Cut]:
         """Slices along x, which overlap by half."""
         count, size = self.config.task.tiles, 2 * len(points) // (self.config.task.tiles + 1)
         order = points[:, 0].argsort()
-        return [order[size // 2 * k : size // 2 * k + size if k < count - 1 else None] for k in range(count)]
+        starts = [size // 2 * k for k in range(count)]
+        return [Cut(order[at : at + size if at < starts[-1] else None]) for at in starts]
 
     def answers(self, model: Any, batch: Batch, inputs: Sequence[Ready], adapter: str, top: int) -> list[Answer | None]:
         """The logits of the model's points."""
@@ -347,7 +347,12 @@ def test_every_point_of_a_file_gets_a_label_in_its_order(
 
 def test_a_task_may_place_its_pieces_itself(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = cloud(300) + 5
-    monkeypatch.setattr(Halves, "place", lambda task, whole, piece: 2 * whole[piece])
+
+    def pieces(task: Task, whole: Tensor) -> list[Cut]:
+        index = torch.arange(task.config.data.num_points) % len(whole)
+        return [Cut(index, 2 * whole[index].float())]
+
+    monkeypatch.setattr(Halves, "pieces", pieces)
     (item,) = Predictor(sharp, condition="nut", up="z").ready([points])
     assert isinstance(item, Ready)
     moved = 2 * np.roll(points, -1, axis=1).astype(np.float32)  # z becomes y
@@ -474,16 +479,15 @@ def test_a_file_whose_condition_is_missing_fails_alone(run: Path, tmp_path: Path
     assert bad.reason == f"{tmp_path / 'screw' / '1.npy'}: category 'screw' is unknown. Known: nut, bolt"
 
 
-@pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=exhaustive)])
-def test_the_exported_file_takes_the_category(kind: str, config: Config, tmp_path: Path) -> None:
-    """What propagates features to points is exported too."""
+def test_the_exported_file_takes_the_category(config: Config, tmp_path: Path) -> None:
+    """What propagates features to points is exported too; ONNX is left to the test of part segmentation."""
     small = config.replaced(backbone={"num_groups": 4, "depth": 1})  # FPS is unrolled, and exporters are slow
     model = randomise(build_model(small))
     save_adapter(model, tmp_path / "small.safetensors", config=small, facts=Facts(["lower", "upper"]), metrics={})
-    found = export_adapter(tmp_path / "small.safetensors", tmp_path / f"halves.{kind}")
+    found = export_adapter(tmp_path / "small.safetensors", tmp_path / "halves.pt2")
     assert found.metadata["output"]["shape"] == ["batch", 128, CLASSES]
     assert found.metadata["condition"] == {"name": "category", "shape": ["batch"], "categories": ["nut", "bolt"]}
-    run = FORMATS[f".{kind}"].open(found.path)
+    run = FORMATS[".pt2"].open(found.path)
     points = torch.rand(3, 128, 3)
     assert not torch.equal(*(run(points, torch.full((3,), number)) for number in (0, 1)))
 

@@ -1,0 +1,76 @@
+"""Which field of a file is the label of its points."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from pointadapterx.datasets.formats.columns import listed
+from pointadapterx.datasets.formats.tables import NotReadError
+from pointadapterx.registry import did_you_mean
+
+USUAL = (
+    *("label", "labels", "class", "classes", "classification", "segment", "segments", "segmentation", "semantic"),
+    *("semantic_label", "semantic_labels", "sem_label", "class_id", "label_id", "category", "part", "parts", "pid"),
+)
+PREFIXES = ("scalar_",)  # of fields that CloudCompare writes
+COORDINATES = ("x", "y", "z")
+
+
+def plain(name: str) -> str:
+    """A name without its case and what programs write before it."""
+    name = name.strip().lower()
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+@dataclass(frozen=True)
+class LabelField:
+    """``data.label_field``.
+
+    Attributes:
+        wanted: name of a property, field, column or entry, or number of a column from 0; None: the one with a usual
+            name.
+    """
+
+    wanted: str | int | None = None
+
+    def may_be(self, name: str) -> bool:
+        """Whether a name is the wanted one, or a usual one where none is."""
+        return name == self.wanted if self.wanted is not None else plain(name) in USUAL
+
+    def place(self, names: Sequence[str], standard: Collection[str] = (), *, others: Collection[int] = ()) -> int:
+        """Which of a file's fields it is.
+
+        Args:
+            names: of the fields.
+            standard: names that every file of a kind has, used or not: taken only where no other is usual.
+            others: places of fields that are something else.
+
+        Raises:
+            NotReadError: if there is none, or more than one may be meant.
+        """
+        free = [place for place, name in enumerate(names) if place not in others and name.lower() not in COORDINATES]
+        has = f"it has {listed([names[place] for place in free]) or 'none beside the coordinates'}"
+        way_out = "set data.label_field to one of them" if free else "add one"
+        if isinstance(self.wanted, int):
+            if not 0 <= self.wanted < len(names) or self.wanted in others:
+                raise NotReadError(f"column {self.wanted} of its {len(names)}, counted from 0, is no label; {way_out}")
+            return self.wanted
+        if self.wanted is not None:
+            found = [place for place in free if names[place] == self.wanted]
+            found = found or [place for place in free if plain(names[place]) == plain(self.wanted)]
+            if len(found) != 1:
+                near = did_you_mean(self.wanted, [names[place] for place in free])
+                what = f"several fields '{self.wanted}'." if found else f"no field '{self.wanted}'{near}"
+                raise NotReadError(f"it has {what} {has[0].upper()}{has[1:]}; {way_out}")
+            return found[0]
+        usual = [place for place in free if plain(names[place]) in USUAL]
+        found = [place for place in usual if names[place] not in standard] or usual
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = " and ".join(names[place] for place in found[:4])
+            raise NotReadError(f"its fields {several} may each be the label of the points; {way_out}")
+        raise NotReadError(f"none of its fields has a usual name of labels; {has}; {way_out}")

@@ -1,0 +1,263 @@
+"""Which files a folder of points with labels has, and what their labels mean."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pointadapterx.datasets.base import check_choice
+from pointadapterx.datasets.formats.label_field import LabelField
+from pointadapterx.datasets.labelled_clouds import LABELLED_KINDS, LabelledCloud, LabelledReader
+from pointadapterx.datasets.layouts import hold_out, part_of, parts_of_split, subfolders
+from pointadapterx.datasets.listings import find_clouds
+from pointadapterx.datasets.modelnet40_text import read_lines
+from pointadapterx.datasets.point_files import Reading
+from pointadapterx.datasets.ragged import IGNORED
+from pointadapterx.datasets.workers import map_in_order
+from pointadapterx.errors import ConfigError, DataError, reason_of
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 16  # files handed to the processes at a time
+SHOWN = 8  # labels that a message lists
+NO_LABEL = (-1,)
+LAYOUT = "put files into {root}/train and {root}/test (and {root}/val), or all of them into {root}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user says of the files: keys of the ``data`` section.
+
+    Attributes:
+        root: folder.
+        field: which field of a file is the label.
+        reading: how points are read.
+        suffixes: kinds of files.
+        label_names: file with the names of the labels, or None.
+        unlabelled: labels of points that have no class.
+        workers: processes that read files.
+    """
+
+    root: Path
+    field: LabelField
+    reading: Reading
+    suffixes: tuple[str, ...]
+    label_names: Path | None
+    unlabelled: tuple[int, ...]
+    workers: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        root: str | Path | None = None,
+        label_field: str | int | None = None,
+        label_names: str | None = None,
+        unlabelled: Sequence[int] | None = None,
+        suffixes: Sequence[str] | None = None,
+        columns: Sequence[str | int] | None = None,
+        nan: str | None = None,
+        workers: int | None = None,
+        **others: Any,
+    ) -> Source:
+        """From keyword arguments of the data set, of which others are left out.
+
+        Raises:
+            ConfigError: for a missing root or an unknown kind of file.
+            DataError: if the root is no folder.
+        """
+        if root is None:
+            raise ConfigError("data.root is required for data.name=labelled_folder: set it to a folder of files")
+        base = Path(root)
+        if not base.is_dir():
+            raise DataError(f"{base}: is no folder; set data.root to one, and {LAYOUT.format(root='it')}")
+        for suffix in suffixes or ():
+            check_choice(suffix, LABELLED_KINDS, "data.suffixes")
+        return cls(
+            base,
+            LabelField(label_field),
+            Reading.of(columns, nan),
+            tuple(suffixes or LABELLED_KINDS),
+            None if label_names is None else base / label_names,
+            NO_LABEL if unlabelled is None else tuple(unlabelled),
+            workers,
+        )
+
+    def read(self, names: Sequence[str]) -> Iterator[LabelledCloud | str]:
+        """What each of the files holds, or what is wrong with it."""
+        yield from map_in_order(LabelledReader(self.root, self.field, self.reading), names, BLOCK, self.workers)
+
+    def parts(self) -> dict[str, list[str]]:
+        """Paths below the root of each part that is there, of ``"train"``, ``"val"`` and ``"test"``; or only train.
+
+        Raises:
+            DataError: if there is no file, or nothing to train on.
+        """
+        folders = {name: part for name in subfolders(self.root) if (part := part_of(name))}
+        names = [name for name in find_clouds(self.root, self.suffixes, quiet=True) if not self._is_names(name)]
+        if not folders:
+            return {"train": names}
+        found: dict[str, list[str]] = {}
+        for name in names:
+            part = folders.get(name.partition("/")[0])
+            if part is not None:
+                found.setdefault(part, []).append(name)
+        if "train" not in found:
+            listed = ", ".join(f"{name}/" for name in folders)
+            raise DataError(f"{self.root}: has {listed} but no file of training; {LAYOUT.format(root=self.root)}")
+        if (rest := len(names) - sum(map(len, found.values()))) > 0:
+            logger.info("%s: %d files in no folder of a split are left out", self.root, rest)
+        return found
+
+    def split(self, split: str) -> tuple[list[str], list[bool], str]:
+        """Files of a split, which of them are of the validation part, and what the user has to know of that."""
+        parts = self.parts()
+        used = parts_of_split(split, parts)
+        if len(parts) > 1:
+            names = [name for part in used for name in parts[part]]
+            of_validation = [part == "val" and len(used) > 1 for part in used for _ in parts[part]]
+            return names, of_validation, f"{self.root}: no test split, val is taken for it" * (used == ("val",))
+        names = parts["train"]
+        if len(names) < 2:
+            raise DataError(f"{names[0]} is the only file below {self.root}; {LAYOUT.format(root=self.root)}")
+        held_out = hold_out([0] * len(names), names)
+        chosen = [name for name, out in zip(names, held_out, strict=True) if out == (split == "test")]
+        said = f"{self.root}: no test split: {held_out.sum()} of {len(names)} files are held out, the same in every run"
+        return chosen, [False] * len(chosen), said if split == "test" else ""
+
+    def classes(self) -> dict[int, str]:
+        """Names of the labels, in the order of the classes: of ``label_names``, or what training files hold.
+
+        Raises:
+            DataError: if there are fewer than two, two have one name, or a file cannot be read.
+        """
+        if self.label_names is not None:
+            found = read_label_names(self.label_names)
+        else:
+            names = self.split("train")[0]
+            stamps = tuple((name, (self.root / name).stat().st_mtime_ns) for name in names)
+            found = _labels_of(self, stamps)
+        found = {value: name for value, name in found.items() if value not in self.unlabelled}
+        if len(found) < 2:
+            raise DataError(
+                f"{self.label_names or self.root}: {len(found)} classes of points ({_listed(found)}); at least 2 are "
+                "needed: choose another data.label_field, or other values of data.unlabelled"
+            )
+        return found
+
+    def _is_names(self, name: str) -> bool:
+        return self.label_names is not None and self.root / name == self.label_names
+
+
+@lru_cache(maxsize=4)
+def _labels_of(source: Source, stamps: tuple[tuple[str, int], ...]) -> dict[int, str]:
+    """Labels of files and their names, sorted; ``stamps`` are the files and when they were written."""
+    said: dict[int, tuple[str, str]] = {}
+    values: set[int] = set()
+    for (name, _), cloud in zip(stamps, source.read([name for name, _ in stamps]), strict=True):
+        if isinstance(cloud, str):
+            raise DataError(cloud)
+        values |= set(np.unique(cloud.labels).tolist())
+        for value, text in cloud.names.items():
+            other, first = said.setdefault(value, (text, name))
+            if other != text:
+                raise DataError(
+                    f"{source.root / name}: names the label {value} {text!r}, but {first} names it {other!r}; name it "
+                    "alike, or set data.label_names to a file with the names"
+                )
+    return _distinct(
+        {value: said[value][0] if value in said else f"class_{value}" for value in sorted({*values, *said})}
+    )
+
+
+def _distinct(names: dict[int, str]) -> dict[int, str]:
+    """With its label behind a name that several have."""
+    several = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {value: f"{name} ({value})" if name in several else name for value, name in names.items()}
+
+
+def read_label_names(path: Path) -> dict[int, str]:
+    """Names of labels: JSON ``{"0": "floor", …}`` or ``["floor", …]``, or lines ``0 floor`` or ``floor``.
+
+    Lines without numbers, and a list, number the labels from 0.
+
+    Raises:
+        DataError: if the file is missing, is something else, or has a label or name twice.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; data.label_names is a path below data.root, or an absolute one")
+    if path.suffix.lower() == ".json":
+        pairs = _pairs_of_json(path)
+    else:
+        lines = [line.split(maxsplit=1) for line in read_lines(path)]
+        numbered = all(len(words) == 2 and words[0].lstrip("-").isdecimal() for words in lines)
+        if not numbered and any(words[0].lstrip("-").isdecimal() for words in lines):
+            raise DataError(f"{path}: some lines begin with a number and some do not; write a label and a name in each")
+        pairs = [(int(words[0]), words[1]) for words in lines] if numbered else list(enumerate(map(" ".join, lines)))
+    for what, values in (("label", [value for value, _ in pairs]), ("name", [name for _, name in pairs])):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}: has the {what} {twice} twice; keep one")
+    return dict(pairs)
+
+
+def _pairs_of_json(path: Path) -> list[tuple[int, str]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        pairs = [*content.items()] if isinstance(content, dict) else [*enumerate(content)]
+        if not all(isinstance(name, str) for _, name in pairs):
+            raise ValueError("a name is no text")
+        return [(int(value), name) for value, name in pairs]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: is no JSON of labels and names ({reason_of(error)})") from None
+
+
+def classes_of_sound_files(source: Source) -> dict[int, str]:
+    """As :meth:`Source.classes`, but of those files that can be read."""
+    if source.label_names is not None:
+        return source.classes()
+    found: dict[int, str] = {}
+    for cloud in source.read(source.split("train")[0]):
+        if not isinstance(cloud, str):
+            found |= dict.fromkeys(np.unique(cloud.labels).tolist(), "") | cloud.names
+    classes = {value: found[value] or f"class_{value}" for value in sorted(found) if value not in source.unlabelled}
+    return _distinct(classes)
+
+
+def numbered(labels: np.ndarray, classes: Mapping[int, str], unlabelled: Sequence[int], where: str) -> np.ndarray:
+    """Numbers of the classes (m,) int16, :data:`~pointadapterx.datasets.ragged.IGNORED` for points without one.
+
+    Args:
+        labels: (m,) int64, as the file has them.
+        classes: names of the labels.
+        unlabelled: labels of points without a class.
+        where: they are from, for messages.
+
+    Raises:
+        DataError: if a label is none of the classes, or no point has a class.
+    """
+    values = np.array(sorted(classes))
+    order = np.argsort(np.array(list(classes)))  # of the classes, by value
+    place = np.searchsorted(values, labels).clip(max=len(values) - 1)
+    known, ignored = values[place] == labels, np.isin(labels, unlabelled)
+    wrong = ~known & ~ignored
+    if wrong.any():
+        raise DataError(
+            f"{where}: {wrong.sum()} of {len(labels)} points have labels that are none of the classes, such as "
+            f"{labels[wrong][0]}; known are {_listed(classes)}, and data.unlabelled is {list(unlabelled)}"
+        )
+    if ignored.all():
+        raise DataError(f"{where}: none of its {len(labels)} points has a label; remove it")
+    return np.where(ignored, IGNORED, order[place]).astype(np.int16)
+
+
+def _listed(classes: Mapping[int, str]) -> str:
+    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    return ", ".join(str(value) for value in list(classes)[:SHOWN]) + more or "none"

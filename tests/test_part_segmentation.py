@@ -1,0 +1,285 @@
+"""Part segmentation: its metrics, labels of whole files, and the commands that end in them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pointadapterx.build import build_model
+from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.commands.main import main
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.doubts import Cloud
+from pointadapterx.datasets.inputs import Batch
+from pointadapterx.engine.devices import make_accelerator
+from pointadapterx.engine.predictor import Predictor
+from pointadapterx.errors import ConfigError, TrainingError
+from pointadapterx.export import FORMATS, export_adapter
+from pointadapterx.jobs import test as run_test
+from pointadapterx.jobs import train
+from pointadapterx.tasks import PartSegmentation, PointLabels, build_task, propagation
+from pointadapterx.tasks.exchange import Facts, Predictions
+from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
+from pointadapterx.tasks.propagation import carry
+from pointadapterx.tasks.segmentation_heads import kept_blocks
+from tests.conftest import randomise
+from tests.mechanisms import exhaustive
+from tests.parts import CLASSES, PARTS, Objects, objects, parts_config
+
+
+def task() -> PartSegmentation:
+    found = build_task(parts_config(), Facts(CLASSES))
+    assert isinstance(found, PartSegmentation)
+    return found
+
+
+def said(outputs: Tensor, truth: Tensor, category: Tensor) -> Predictions:
+    """What is kept of logits (n, N, classes)."""
+    targets = Targets(points=truth, condition=category)
+    return Predictions(task().rows(outputs, Batch(None, targets)), targets)
+
+
+def plain_iou(found: Tensor, truth: Tensor, parts: Sequence[int]) -> float:
+    """The published rule, shape by shape."""
+    values = []
+    for part in parts:
+        either = ((found == part) | (truth == part)).sum()
+        values.append(1.0 if either == 0 else float(((found == part) & (truth == part)).sum() / either))
+    return float(np.mean(values))
+
+
+def test_metrics_are_the_published_ones() -> None:
+    """Restricted to the parts of the category; a part in neither counts as found; classes are means of their shapes."""
+    generator = torch.Generator().manual_seed(0)
+    _, category, truth = objects(7, 3, 40)
+    truth[0] = CLASSES.index("foot")  # a lamp without pole and shade
+    outputs = torch.randn(7, 40, len(CLASSES), generator=generator)
+    outputs[0, :, CLASSES.index("foot")] += 9
+    outputs[..., CLASSES.index("handle")] += 5  # what only a mug has
+    found, rows = said(outputs, truth, category), []
+    for logits, labels, number in zip(outputs, truth, category, strict=True):
+        parts = torch.tensor([CLASSES.index(part) for part in list(PARTS.values())[number]])
+        rows.append(plain_iou(parts[logits[:, parts].argmax(dim=1)], labels, parts.tolist()))
+    assert rows[0] == 1.0
+    values, ious = task().metrics(found), np.array(rows)
+    assert values["instance_miou"] == pytest.approx(100 * ious.mean())
+    of_category = [ious[category.numpy() == number].mean() for number in range(3)]
+    assert values["class_miou"] == pytest.approx(100 * np.mean(of_category))
+    assert values["instance_miou"] != pytest.approx(values["class_miou"])
+    assert [entry["miou"] for entry in values["per_category"].values()] == pytest.approx([100 * v for v in of_category])
+    assert values["per_category"]["lamp"]["count"] == 3
+    assert list(values["per_category"]["mug"]["parts"]) == PARTS["mug"]
+    assert sum(entry["points"] for entry in values["per_class"].values()) == 7 * 40
+    assert task().metrics_table(values, "t").row_count == 5
+    assert task().tables(values)[0].rows[0][:2] == ("lamp", "3")
+
+
+def test_a_category_without_a_shape_does_not_count() -> None:
+    clouds = torch.zeros(2, 10, len(CLASSES))
+    found = said(clouds, torch.zeros(2, 10, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    values = task().metrics(found)
+    assert values["class_miou"] == values["instance_miou"]
+    assert values["per_category"]["mug"] == {"miou": None, "count": 0, "parts": {"body": None, "handle": None}}
+
+
+def test_outputs_that_are_not_finite_are_noticed() -> None:
+    outputs = torch.zeros(2, 10, len(CLASSES))
+    outputs[1, 3, 0] = torch.nan
+    found = said(outputs, torch.zeros(2, 10, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(TrainingError, match=r"logits of 1 samples are not finite, first indices \[1\]"):
+        task().metrics(found)
+
+
+def test_classes_weigh_in_the_loss() -> None:
+    config = parts_config(train={"class_weights": [1.0, 1.0, 1.0, 1.0, 1.0, 3.0]})
+    weighing, plain = build_task(config), task()
+    weighing.learn(Objects("train"))
+    logits, labels = torch.randn(2, 5, 6), torch.tensor([[0, 1, 2, 3, -1], [5, 5, 5, 5, 5]])
+    each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="none")
+    factors = torch.tensor([1.0] * 5 + [3.0] * 5)
+    torch.testing.assert_close(weighing.criterion(logits, labels), (each * factors).mean())
+    torch.testing.assert_close(plain.criterion(logits, labels), each.mean())
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(12, (3, 7, 11)), (6, (1, 3, 5)), (2, (0, 1)), (1, (0,))])
+def test_blocks_are_the_last_of_three_parts(depth: int, blocks: tuple[int, ...]) -> None:
+    assert kept_blocks(None, depth) == blocks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": [2]}, r"task\.blocks: 2: the backbone's blocks are 0 to 1"),
+        ({"pools": ["patch_mx"]}, r"task\.pools: unknown pool 'patch_mx'; did you mean 'patch_max'"),
+        ({"pools": ["prompt_mean"]}, r"task\.pools: prompt_mean needs prompt tokens, which method lora does not make"),
+        ({"parts": {"lamp": []}}, r"task\.parts: lamp: has no part"),
+        ({"parts": {"lamp": ["a", "a"]}}, r"task\.parts: lamp: names a part twice"),
+        ({"heads": "light"}, r"task\.heads: unknown key; did you mean 'head'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parts_config("lora", options)
+
+
+def test_prompts_need_a_pool_that_reads_them() -> None:
+    with pytest.raises(ConfigError, match=r"are read by a prompt pool alone; add prompt_mean to task\.pools"):
+        parts_config("e3va", {"pools": ["patch_max"]}, method={"prompts": True})
+    config = parts_config("dapt")
+    assert config.task.read_pools(config.method) == ["patch_max", "patch_mean", "prompt_mean"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"name": "ldraw20"}}, r"ldraw20 knows no parts: give \{category"),
+        ({"task": {"parts": {"lamp": ["x", "y"]}}}, r"labelled with 6 classes, and the config names 2; 'foot' is in"),
+        (
+            {"task": {"parts": dict(reversed(PARTS.items()))}},
+            r"labelled with 6 classes, and the config names 6; their order differs",
+        ),
+        ({"task": {"parts": {"all": CLASSES}}}, r"task\.parts: names the categories all…, but .* has lamp, mug, stool"),
+    ],
+)
+def test_data_of_other_parts_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(parts_config("lora", **changes), "parts", tmp_path / "run", make_accelerator("fp32"))
+
+
+# Labels of whole files.
+
+
+def piece(logits: Tensor, places: Tensor, points: np.ndarray) -> PieceLogits:
+    labels = logits.argmax(dim=1).numpy()
+    return PieceLogits("a", "b", CLASSES, labels, np.ones(len(labels)), ["odd"], points, logits, places, None)
+
+
+def test_pieces_that_overlap_are_averaged() -> None:
+    points = np.arange(12.0).reshape(4, 3)
+    joined = JoinedPoints(Cloud(points), 2)
+    joined.add(piece(torch.tensor([[1.0, 0], [0, 1], [0, 3]]), torch.tensor([0, 1, 1]), points))
+    joined.add(piece(torch.tensor([[0.0, 3], [9, 0]]), torch.tensor([0, 2]), points))
+    joined.add(piece(torch.tensor([[5.0, 0]]), torch.tensor([3]), points))
+    found = joined.joined()
+    assert found.labels.tolist() == [1, 1, 0, 0]
+    expected = torch.tensor([[0.5, 1.5], [0, 2], [9, 0], [5, 0]]).softmax(dim=1).amax(dim=1)
+    np.testing.assert_allclose(found.confidence, expected, rtol=1e-6)
+    assert found.warnings == ["odd"]
+    assert found.points is points
+
+
+def test_rows_without_a_point_get_no_label() -> None:
+    points, kept = np.eye(3), np.array([True, False, True, True])
+    joined = JoinedPoints(Cloud(points, kept=kept), 2)
+    joined.add(piece(torch.tensor([[0.0, 1]]), torch.tensor([1]), points))
+    found = joined.joined()
+    assert found.labels.tolist() == [1, -1, 1, 1]
+    assert np.isnan(found.points[1]).all()
+    assert found.text() == "pole 100.0 % of 3 points; confidence 0.73"
+    assert found.cells(1) == ["3", "pole", "1.000000", f"{found.confidence[0]:.6f}"]
+
+
+@pytest.mark.parametrize("far", [0.0, 1e7])
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_values_are_carried_by_the_three_nearest(count: int, far: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a map with coordinates far from its origin, and where a tree finds them in parts."""
+    generator = torch.Generator().manual_seed(0)
+    known = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    points = torch.rand(400, 3, generator=generator, dtype=torch.float64)
+    values = torch.randn(count, 4, generator=generator)
+    near = torch.cdist(points, known).sort(dim=1)
+    take = min(count, 3)
+    weights = 1 / (near.values[:, :take] ** 2 + 1e-8)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    wanted = (values[near.indices[:, :take]] * weights[..., None]).sum(dim=1) if count > 2 else None
+    found = carry(values, known + far, points + far)
+    if wanted is not None:
+        torch.testing.assert_close(found, wanted.float(), atol=1e-4, rtol=1e-4)
+    elif count == 1:
+        torch.testing.assert_close(found, values.expand(400, 4))
+    monkeypatch.setattr(propagation, "TREE_FROM", 3)
+    monkeypatch.setattr(propagation, "CHUNK", 70)
+    torch.testing.assert_close(carry(values, known + far, points + far), found, atol=1e-4, rtol=1e-4)
+
+
+# From a run to files.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained until it knows the parts."""
+    config = parts_config("lora", train={"epochs": 8, "lr": 1e-2, "class_weights": "balanced"})
+    return train(config, "parts", tmp_path_factory.mktemp("parts") / "run", make_accelerator("fp32"))
+
+
+def test_a_run_has_scores_records_and_answers(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["instance_miou"] > 70
+    assert metrics["val_instance_miou"] > 70
+    rows = list(csv.DictReader((run / "predictions.csv").open()))
+    assert [row["category"] for row in rows[:3]] == list(PARTS)
+    assert np.mean([float(row["iou"]) for row in rows]) == pytest.approx(metrics["test"]["instance_miou"] / 100)
+    history = json.loads((run / "history.json").read_text())
+    assert history[-1]["train_accuracy"] > 70
+    report = run_test(run, [], 2, False, run / "tested")
+    assert report["vote"]["class_miou"]["votes"]
+
+
+def fresh(category: str, count: int, seed: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """A cloud that nobody has seen, in its own units and far away, and its labels."""
+    clouds, numbers, labels = objects(3, seed, count)
+    row = int((numbers == list(PARTS).index(category)).nonzero()[0])
+    return 40 * clouds[row].double().numpy() + 1000, labels[row].numpy()
+
+
+@pytest.mark.parametrize("count", [700, 90])
+def test_every_point_of_a_file_is_labelled_in_its_order(count: int, run: Path) -> None:
+    points, truth = fresh("mug", count)
+    (found,) = Predictor[PointLabels](run, condition="mug")([points])
+    assert found.labels.shape == found.confidence.shape == (count,)
+    assert (found.labels == truth).mean() > 0.9
+    assert set(found.labels) <= {CLASSES.index(part) for part in PARTS["mug"]}
+    assert found.confidence.min() >= 0.5
+    np.testing.assert_array_equal(found.points, points)
+
+
+def test_predict_writes_labelled_files_of_several_adapters(run: Path, tmp_path: Path) -> None:
+    points, truth = fresh("stool", 400)
+    np.save(tmp_path / "chair.npy", points)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes((run / "adapter.safetensors").read_bytes())
+    command = ["predict", "--adapter", f"one={run}", "--adapter", f"other={other}", str(tmp_path / "chair.npy")]
+    places = ["--condition", "stool", "--each", str(tmp_path / "found"), "--output", str(tmp_path / "all.csv")]
+    assert main([*command, *places, "--kind", "csv"]) == 0
+    rows = list(csv.DictReader((tmp_path / "all.csv").open()))
+    assert [row["adapter"] for row in rows] == ["one", "other"]
+    assert {row["points"] for row in rows} == {"400"}
+    assert {row["class_1"] for row in rows} <= set(PARTS["stool"])
+    for name in ("one", "other"):
+        written = list(csv.DictReader((tmp_path / "found" / f"chair.{name}.csv").open()))
+        names = [CLASSES[number] for number in truth]
+        assert np.mean([row["name"] == name for row, name in zip(written, names, strict=True)]) > 0.9
+
+
+@exhaustive
+def test_a_segmentor_is_exported(tmp_path: Path) -> None:
+    """To ONNX, with what reading its output takes."""
+    config = parts_config("lora", {"head": "published", "blocks": [0]}, backbone={"num_groups": 4, "depth": 1})
+    model = randomise(build_model(config))
+    save_adapter(model, tmp_path / "a.safetensors", config=config, facts=Facts(CLASSES), metrics={})
+    found = export_adapter(tmp_path / "a.safetensors", tmp_path / "a.onnx")
+    assert found.difference < 1e-4
+    assert found.metadata["parts"] == {"lamp": [0, 1, 2], "mug": [3, 4], "stool": [0, 5]}
+    assert found.metadata["condition"]["categories"] == list(PARTS)
+    clouds, category = torch.rand(3, 128, 3), torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        wanted = model.eval()(clouds, category).logits
+    torch.testing.assert_close(FORMATS[".onnx"].open(found.path)(clouds, category), wanted, atol=1e-4, rtol=0)
