@@ -82,12 +82,10 @@ METHODS = {
 
 
 def parts_config(method: str, head: str) -> Config:
-    """Part segmentation at the published size, with the options that a method has on ScanObjectNN."""
-    sections = read_config(METHODS[method]).dump()
-    del sections["head"]
-    sections["data"] = {"name": "ldraw_parts", "num_points": 2048, "augment": "none"}
-    sections["eval"]["select"] = None
-    sections["task"] = {"name": "part_segmentation", "head": head}
+    """ShapeNetPart at the published size, by a method with the options that it has on ScanObjectNN."""
+    adapted = read_config(METHODS[method])
+    sections = read_config("shapenetpart", [f"task.head={head}"]).dump()
+    sections |= {name: part for name, part in adapted.dump().items() if name in ("backbone", "method")}
     return Config.of(sections, "benchmarks")
 
 
