@@ -20,14 +20,22 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from pointadapterx import build_model, load_adapter, load_config, read_adapter
+from pointadapterx import build_model, load_adapter, load_config, read_adapter, save_adapter
 from pointadapterx.commands.main import main
+from pointadapterx.config import Config
 from pointadapterx.datasets import build_dataset
 from pointadapterx.jobs import testing
 from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
 from tests.models.plain_layouts import LAYOUTS, Sizes, random_state
-from tests.synthetic import write_ldraw20, write_modelnet40_hdf5, write_scanobjectnn
+from tests.parity.segmentation import published_shapes, random_segmentor
+from tests.synthetic import (
+    write_ldraw20,
+    write_ldraw_parts,
+    write_modelnet40_hdf5,
+    write_scanobjectnn,
+    write_shapenetpart,
+)
 
 trimesh = pytest.importorskip("trimesh", exc_type=ImportError)
 
@@ -64,6 +72,14 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "python tools/main.py --config cfgs/scan_pb_t50_rs_lora.yaml backbone.weights=weights/Point-BERT.pth "
     "backbone.encoder_dim=256 backbone.reduce_dim=true": [*SMALL, "backbone.encoder_dim=32", "eval.val_fraction=0.5"],
+    "pointadapterx train --config cfgs/ldraw_parts.yaml --output runs/bricks": [
+        *ONE_EPOCH,
+        "data.root=parts",
+        "eval.val_fraction=0.5",
+    ],
+    "pointadapterx predict runs/bricks brick.ply --condition brick --each found": [],
+    "python tools/main.py --config cfgs/shapenetpart_full.yaml data.root=DIR "
+    "backbone.weights=weights/point_mae_pretrain.pth": SMALL,
     "pointadapterx train --config cfgs/hf_digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config cfgs/vtab/digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config modelnet40 data.few_shot.ways=5 data.few_shot.shots=10 data.few_shot.fold=0 "
@@ -169,6 +185,10 @@ EXAMPLES: dict[str, Example] = {
     'model = pax.create_model("point_mae_tiny", method="lora"': Example(
         {'output="run", epochs=20': 'output="lora", epochs=1, warmup_epochs=0'}
     ),
+    '(found,) = Predictor[PointLabels]("runs/bricks"': Example({"runs/bricks": "parts.safetensors"}),
+    'model = build_model(load_config("shapenetpart_full"))': Example(
+        {'"shapenetpart_full"': f'"shapenetpart_full", {WIDE}', "best_model.pth": "weights/part_seg.pth"}
+    ),
     'model = build_model(load_config("cfgs/scan_pb_t50_rs_dapt.yaml"))': Example(
         {'"cfgs/scan_pb_t50_rs_dapt.yaml"': f'"cfgs/scan_pb_t50_rs_dapt.yaml", {WIDE}'}
     ),
@@ -216,6 +236,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             torch.save({"base_model": whole}, place / "weights" / f"{name}.pth")
         bert = random_state(LAYOUTS["point_bert"].shapes(Sizes(dim=48, depth=2)))
         torch.save({"base_model": bert}, place / "weights" / "Point-BERT.pth")
+        _write_parts(place)
         _write_scans(place)
         adapt = ["train", "--config", "folder", "data.root=scans", *ONE_EPOCH, "train.precision=fp32"]
         assert main([*adapt, "--output", "RUN_OR_ADAPTER"]) == 0
@@ -228,6 +249,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
     finally:
         os.chdir(before)
+
+
+def _write_parts(place: Path) -> None:
+    write_ldraw_parts(place / "parts", num_points=1024)
+    write_shapenetpart(place / "DIR", per_category=2)
+    state = random_segmentor(published_shapes(48, 2, kept=2))
+    torch.save({"model_state_dict": state}, place / "weights" / "part_seg.pth")
+    config = Config.of(load_config("ldraw_parts", [*SMALL, "backbone.weights=null"]))
+    model = build_model(config)
+    save_adapter(model, place / "parts.safetensors", config=config, classes=config.task.point_classes)
+    cloud = build_dataset("ldraw_parts", "test", root=place / "parts").points[0]
+    trimesh.PointCloud(cloud.double().numpy()).export(place / "brick.ply")
 
 
 def _write_scans(place: Path) -> None:
