@@ -17,12 +17,19 @@ import numpy as np
 from clouds import draw_cloud
 from drawing import FROZEN, SOFT, Drawing, write
 
-from pointadapterx.palette import KINDS
-
 NAMES = ("3002", "4859", "3736", "3831", "3956")  # files of LDraw's library, without their endings
 POINTS = 640  # of a cloud, at most: more make the file large
 SIDE, COLUMN, ROW = 118, 158, 132  # of a cloud, and from one to the next
 LEFT, TOP = 90, 52  # of the first cloud
+COLOURS = {
+    "flat": "#8c8c8c",
+    "inclined": "#56b4e9",
+    "curved": "#0072b2",
+    "stud": "#e69f00",
+    "tube": "#cc79a7",
+    "hole": "#009e73",
+    "joint": "#f0e442",
+}
 WRONG = "#d55e00"
 
 
@@ -49,8 +56,7 @@ def draw(clouds: Sequence[Labelled], share: float) -> str:
         clouds: from left to right.
         share: of the points of the test set that are right, in percent.
     """
-    kinds = sorted({str(kind) for cloud in clouds for part in (cloud.truth, cloud.found) for kind in part})
-    colour_of = dict(zip(kinds, KINDS, strict=False))
+    seen = {str(kind) for cloud in clouds for part in (cloud.truth, cloud.found) for kind in part}
     width, height = LEFT + COLUMN * len(clouds), TOP + 3 * ROW + 44
     drawing = Drawing(
         width, height, "CAD parts whose points are coloured by kind of surface: truth, prediction, errors"
@@ -62,11 +68,12 @@ def draw(clouds: Sequence[Labelled], share: float) -> str:
         drawing.text(left + SIDE / 2, 28, cloud.title, size=14)
         wrong = np.where(cloud.truth == cloud.found, FROZEN, WRONG)
         for row, labels in enumerate((cloud.truth, cloud.found)):
-            colours = np.array([colour_of[str(kind)] for kind in labels])
+            colours = np.array([COLOURS[str(kind)] for kind in labels])
             draw_cloud(drawing, left, TOP + ROW * row + SIDE / 2, SIDE, cloud.points, colours, 3.2)
         draw_cloud(drawing, left, TOP + ROW * 2 + SIDE / 2, SIDE, cloud.points, wrong, 3.2)
     x, y = 16.0, height - 18
-    for kind, colour in [*colour_of.items(), (f"wrong ({100 - share:.0f} % of all test points)", WRONG)]:
+    legend = [(kind, colour) for kind, colour in COLOURS.items() if kind in seen]
+    for kind, colour in [*legend, (f"wrong ({100 - share:.0f} % of all test points)", WRONG)]:
         drawing.bar(x, y - 10, 10, 10, colour)
         drawing.text(x + 15, y, kind, anchor="start", size=12, ink=SOFT)
         x += 30 + 7 * len(kind)
@@ -93,7 +100,7 @@ def labelled_of(run: str, names: Sequence[str]) -> tuple[list[Labelled], float]:
     for row, (name, number) in enumerate(zip(names, chosen, strict=True)):
         step = -(-len(found.clouds[row]) // POINTS)
         truth, guess = kinds[found.truth[row]][::step], kinds[found.found[row]][::step]
-        title = f"{subject.classes[int(subject.test.labels[number])]} {name}"
+        title = f"{subject.test.classes[int(subject.test.labels[number])]} {name}"
         clouds.append(Labelled(title, found.clouds[row].numpy()[::step], truth, guess))
     both, _, truth = subject.predictions.rows.double().sum(dim=0).chunk(3)
     return clouds, 100 * float(both.sum() / truth.sum())
