@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, dense, exactness, fuzz, infer, memory, novelty, ops, peft, predict, propagation, train
+from benchmarks import (
+    curves,
+    dense,
+    exactness,
+    fuzz,
+    infer,
+    memory,
+    novelty,
+    ops,
+    peft,
+    predict,
+    propagation,
+    scene,
+    train,
+)
 from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
@@ -19,6 +33,7 @@ KINDS = {
     "peft": peft.main,
     "predict": predict.main,
     "propagation": propagation.main,
+    "scene": scene.main,
     "train": train.main,
 }
 

@@ -10,6 +10,8 @@ import numpy as np
 from pointadapterx.datasets.base import AXES, Unchecked
 
 SHOWN = 8  # labels that a message lists
+NO_NUMBERS = ("no labels of points", "another number of labels", "labels that are no whole numbers")
+"""Kinds of doubts about labels that say nothing of classes."""
 FEW = "few different values"
 NO_DATA = frozenset(
     float(np.float32(value))
@@ -67,18 +69,18 @@ def label_doubts(found: Unchecked) -> Iterator[Doubt]:
     if not found.point_classes:
         return
     if labels is None:
-        yield Doubt("no labels of points", "its points have no labels", "add one for each point, or remove the file")
+        yield Doubt(NO_NUMBERS[0], "its points have no labels", "add one for each point, or remove the file")
         return
     if labels.shape not in ((count,), (count, 1)):
         shape = f"{len(labels)} labels" if labels.ndim == 1 else f"labels of shape {labels.shape}"
-        yield Doubt("another number of labels", f"{shape} for {count} points", "give each point one label")
+        yield Doubt(NO_NUMBERS[1], f"{shape} for {count} points", "give each point one label")
         return
     labels = labels.ravel()
     whole = labels.dtype.kind in "iufb" and np.isfinite(labels.astype(np.float64)) & (labels == np.floor(labels))
     if not np.all(whole):
         odd = labels[~np.asarray(whole)] if labels.dtype.kind in "fb" else labels
         text = f"{len(odd)} of {count} labels of points are no whole numbers, such as {odd[0]}"
-        yield Doubt("labels that are no whole numbers", text, f"number the classes {_expected(found)}")
+        yield Doubt(NO_NUMBERS[2], text, f"number the classes from {_expected(found)}")
         return
     known = np.isin(labels, found.values) if found.values else (labels >= 0) & (labels < len(found.point_classes))
     ignored = np.isin(labels, found.ignored)
@@ -100,7 +102,7 @@ def label_doubts(found: Unchecked) -> Iterator[Doubt]:
 
 def _expected(found: Unchecked) -> str:
     if not found.values:
-        return f"from 0 to {len(found.point_classes) - 1}"
+        return f"0 to {len(found.point_classes) - 1}"
     more = f" and {len(found.values) - SHOWN} more" if len(found.values) > SHOWN else ""
     return ", ".join(str(value) for value in found.values[:SHOWN]) + more
 

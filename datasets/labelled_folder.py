@@ -54,7 +54,7 @@ class LabelledFolder(Scenes):
         label_field: name, or number of a column from 0.
         label_names: a file, see :func:`~pointadapterx.datasets.labelled_source.read_label_names`; a path below
             ``root``, or an absolute one.
-        unlabelled: labels of points that have no class, which neither training nor metrics count; -1 by default.
+        ignored_labels: labels of points that have no class, which neither training nor metrics count; -1 by default.
         workers: processes that read files; all CPU cores by default.
 
     Raises:
@@ -79,7 +79,7 @@ class LabelledFolder(Scenes):
         nan: str | None = None,
         label_field: str | int | None = None,
         label_names: str | None = None,
-        unlabelled: Sequence[int] | None = None,
+        ignored_labels: Sequence[int] | None = None,
         workers: int | None = None,
     ) -> None:
         check_split(split)
@@ -90,7 +90,7 @@ class LabelledFolder(Scenes):
             root=root,
             label_field=label_field,
             label_names=label_names,
-            unlabelled=unlabelled,
+            ignored_labels=ignored_labels,
             suffixes=suffixes,
             columns=columns,
             nan=nan,
@@ -143,7 +143,7 @@ class LabelledFolder(Scenes):
                 of_validation,
                 cloud.labels,
                 list(classes.values()),
-                source.unlabelled,
+                source.ignored_labels,
                 values=list(classes),
                 doubts=cloud.doubts,
             )
@@ -163,6 +163,6 @@ def _clouds(
             raise DataError(cloud)
         doubts.append((name, cloud.doubts))
         points = np.roll(cloud.points, 1 - AXES.index(up), axis=1)  # cyclic, so it is a rotation and mirrors nothing
-        yield settled(points), numbered(cloud.labels, classes, source.unlabelled, str(source.root / name))
+        yield settled(points), numbered(cloud.labels, classes, source.ignored_labels, str(source.root / name))
     for text in doubts_said(source.root, doubts):
         logger.warning("%s", text)

@@ -16,7 +16,7 @@ from pointadapterx.schema import Points, Section, Times
 
 OF_IMAGES = ("mean", "std")
 """Keys that only a data set of images has."""
-OF_LABELS = ("label_field", "label_names", "unlabelled")
+OF_LABELS = ("label_field", "label_names", "ignored_labels")
 """Keys of files with labels of points."""
 OF_CLOUDS = (
     "num_points",
@@ -50,7 +50,7 @@ class DataConfig(Section):
     ``train_size`` is a number of labelled training samples (those for validation included) to draw, all if null.
     ``num_points`` belongs to clouds. ``mean`` and ``std`` belong to images, a number a channel of images in [0, 1];
     by default those of the backbone's own preprocessing where it has one, else 0.5.
-    ``label_field``, ``label_names`` and ``unlabelled`` say how ``labelled_folder`` finds labels of points.
+    ``label_field``, ``label_names`` and ``ignored_labels`` say how ``labelled_folder`` finds labels of points.
     ``block`` is the side of the blocks that samples are drawn from, in units of the files, or ``whole``; null is what
     the data set is for.
     """
@@ -69,7 +69,7 @@ class DataConfig(Section):
     nan: Literal["drop", "error"] | None = None
     label_field: str | Annotated[int, Field(ge=0)] | None = None
     label_names: str | None = None
-    unlabelled: list[int] | None = None
+    ignored_labels: list[int] | None = None
     block: Annotated[float, Field(gt=0)] | Literal["whole"] | None = None
     few_shot: FewShotConfig | None = None
     train_size: int | None = Field(None, ge=2)

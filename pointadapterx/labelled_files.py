@@ -26,7 +26,8 @@ LONGEST_NAME = 200  # characters of a class in a PLY file's header, whose words 
 LAS_CLASSES = 256  # numbers that the field classification holds
 LAS_NAME = 15  # bytes of a class's name in LAS's table of classes
 LAS_STEPS = 2**31 - 1
-MOST = 2**31 - 1  # that a label is below, either sign
+MOST = 2**31 - 1
+"""What numbers of classes are below, of either sign."""
 LAS_FORMAT = 7  # with a classification of 8 bits and colours
 
 
@@ -54,7 +55,7 @@ class Labelled:
     @property
     def none(self) -> int:
         """The number for points without a label: -1, or less where a class has it."""
-        return min(0, *self.values.tolist()) - 1
+        return min([0, *self.values.tolist()]) - 1
 
     def numbers(self) -> np.ndarray:
         """(n,) int64, as files have them."""

@@ -30,6 +30,8 @@ from pointadapterx.tasks.exchange import Facts, Predictions
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
 from pointadapterx.tasks.propagation import carry
 from pointadapterx.tasks.segmentation_heads import kept_blocks
+from pointadapterx.visualize.labels import has_labels
+from pointadapterx.visualize.loaded_run import Subject
 from tests.conftest import randomise
 from tests.mechanisms import exhaustive
 from tests.parts import CLASSES, PARTS, Objects, objects, parts_config
@@ -229,7 +231,7 @@ def test_a_run_has_scores_records_and_answers(run: Path) -> None:
     assert [row["category"] for row in rows[:3]] == list(PARTS)
     assert np.mean([float(row["iou"]) for row in rows]) == pytest.approx(metrics["test"]["instance_miou"] / 100)
     history = json.loads((run / "history.json").read_text())
-    assert history[-1]["train_accuracy"] > 70
+    assert history[-1]["train_point_accuracy"] > 70
     report = run_test(run, [], 2, False, run / "tested")
     assert report["vote"]["class_miou"]["votes"]
 
@@ -268,6 +270,16 @@ def test_predict_writes_labelled_files_of_several_adapters(run: Path, tmp_path: 
         written = list(csv.DictReader((tmp_path / "found" / f"chair.{name}.csv").open()))
         names = [CLASSES[number] for number in truth]
         assert np.mean([row["name"] == name for row, name in zip(written, names, strict=True)]) > 0.9
+
+
+def test_pictures_know_labels_that_come_with_each_sample(run: Path) -> None:
+    """Data sets that draw their samples have no labels of all of them together."""
+    subject = Subject(run)
+    assert has_labels(subject)
+    subject.targets = subject.targets._replace(points=None)
+    assert has_labels(subject)
+    subject.test.point_classes = []
+    assert not has_labels(subject)
 
 
 @exhaustive

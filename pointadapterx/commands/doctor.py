@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from pointadapterx.commands.options import UsageError, add_reading
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.base import check_choice
 from pointadapterx.datasets.folder import STORED_POINTS
+from pointadapterx.datasets.options import OF_LABELS
 from pointadapterx.datasets.point_files import KINDS, Reading
 from pointadapterx.doctor.checks import SHOWN, Finding, diagnose
 from pointadapterx.doctor.examined import Entry, Examined
-from pointadapterx.doctor.overview import overview
+from pointadapterx.doctor.overview import of_point_classes, overview
 from pointadapterx.doctor.reading import Options, examine_files, is_h5, plan_reading, read_set
 from pointadapterx.engine.console import console
 from pointadapterx.errors import ConfigError
@@ -24,6 +26,7 @@ EXAMPLES = """\
   %(prog)s data/ModelNet40 --name modelnet40       a data set by its name
 """
 UP = "y is taken as up; where z is, train with data.up=z"
+OF_FILES = ("suffixes", "columns", "nan")
 SICK = 1  # exit status where something has to be mended
 
 
@@ -45,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND,KIND",
         help="kinds of files to read",
     )
+    files.add_argument("--label-field", metavar="NAME", help="of labelled_folder: field with the labels of points")
+    files.add_argument("--label-names", metavar="FILE", help="of labelled_folder: file with the names of labels")
+    files.add_argument(
+        "--ignored-labels",
+        type=lambda text: [int(number) for number in text.split(",")],
+        metavar="N,N",
+        help="of labelled_folder: labels of points that have no class (default: -1)",
+    )
     files.add_argument("--cache-dir", type=Path, metavar="DIR", help="folder for what training reads again")
     files.add_argument(
         "--stored-points", type=int, default=STORED_POINTS, metavar="N", help=f"of a file (default {STORED_POINTS})"
@@ -63,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("give a folder, a table of files or an HDF5 file, or --name for a data set")
     entries, findings = _examine(options)
     console.print(overview(entries))
-    if options.name in (None, "h5"):
+    if (labels := of_point_classes(entries)) is not None:
+        console.print(labels)
+    if options.name in (None, "h5", "labelled_folder"):
         console.print(UP)
     for finding in findings:
         mark = "note" if finding.note else "TO MEND"
@@ -79,12 +92,15 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
     if options.name is not None or is_h5(options.path):
         if options.name is None:
             said.append(f"{options.path}: read as data.name=h5")
-        _require_no_options_of_files(options, options.name or "h5")
-        entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled)
-        if not options.unlabelled and all(entry.label is None for entry in entries):
+        own = _own_options(options, options.name or "h5")
+        entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled, **own)
+        if not options.unlabelled and not any(entry.label is not None or entry.point_classes for entry in entries):
             said.append(f"{options.path}: has no entry label (n,), so it is for pre-training; add it to adapt to it")
-        wanted = max((entry.found.points for entry in entries if isinstance(entry.found, Examined)), default=wanted)
+        points = [entry.found.points for entry in entries if isinstance(entry.found, Examined)]
+        drawn = DATASETS[options.name or "h5"].default_block is not None  # from clouds of any number of points
+        wanted = options.groups if drawn else max(points, default=wanted)
     else:
+        _require_no_labels(options, "a folder of clouds")
         for suffix in options.suffixes or ():
             check_choice(suffix, KINDS, "--suffixes")
         how = Options(
@@ -103,8 +119,21 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
     return entries, [*findings, *(Finding(text, "nothing to do, if it is meant so", note=True) for text in said)]
 
 
-def _require_no_options_of_files(options: argparse.Namespace, name: str) -> None:
-    """Refuses options that do not apply, as training does, instead of ignoring them."""
-    for key in ("suffixes", "columns", "nan"):
+def _own_options(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Options of a data set by its name; refuses what does not apply, as training does, instead of ignoring it."""
+    if name == "labelled_folder":
+        own = {key: getattr(options, key) for key in (*OF_FILES, *OF_LABELS, "workers")}
+        field = own["label_field"]
+        return own | {"label_field": int(field) if field is not None and field.isdecimal() else field}
+    for key in OF_FILES:
         if getattr(options, key) is not None:
             raise ConfigError(f"--{key}: belongs to files of one cloud each, but this is data.name={name}; remove it")
+    _require_no_labels(options, name)
+    return {}
+
+
+def _require_no_labels(options: argparse.Namespace, name: str) -> None:
+    for key in OF_LABELS:
+        if getattr(options, key) is not None:
+            flag = f"--{key.replace('_', '-')}"
+            raise ConfigError(f"{flag}: belongs to --name labelled_folder, but this is {name}; remove it")

@@ -97,7 +97,7 @@ def _superfluous(section: str, task: str) -> Problem:
     if section in USUAL_TASK.sections and own:
         return Problem(section, f"belongs to adaptation, but there is a section '{own[0]}'; remove one")
     if section in ORDER:
-        return Problem(section, f"does not belong to the task {task}; remove it")
+        return Problem(section, f"does not belong to the task {task}; remove it, or set it to null")
     known = list(dict.fromkeys([COMMON[0], *USUAL_TASK.sections, *COMMON[1:], *reversed(ORDER)]))
     return Problem(section, f"unknown section{did_you_mean(section, known)} Known: {', '.join(known)}")
 

@@ -115,14 +115,41 @@ def _labels(of: Subject) -> Iterator[Finding]:
 
 def _point_classes(of: Subject) -> Iterator[Finding]:
     """Of data sets whose points have labels."""
+    known = list(dict.fromkeys(name for entry in of.entries for name in entry.point_classes))
+    if not known:
+        return
     seen = {
         split: {name for e, found in of.good if e.split == split for name in found.point_classes} for split in SPLITS
     }
     strange = sorted(seen["test"] - seen["train"])
     if strange and seen["train"]:
         yield Finding(f"classes of points of the test alone: {', '.join(strange)}", "add training clouds with them")
+    for split in SPLITS:
+        if not any(entry.split == split for entry, _ in of.good):
+            yield Finding(f"split {split} has no cloud that can be read", f"add some to {split}")
+    empty = [name for name in known if name not in seen["train"]]
+    if empty and seen["train"]:
+        more = f" and {of.rest(empty)} more" if of.rest(empty) else ""
+        text = f"classes without a training point: {', '.join(empty[: of.shown])}{more}"
+        yield Finding(text, "nothing, if it is rare; otherwise label some", note=True)
+    odd = list(_of_other_labels(of))
+    if odd:
+        text = f"labels that no other training cloud has: {of.names(odd)}"
+        yield Finding(text, "look whether they are numbered otherwise")
     if len(seen["train"]) == 1:
         yield Finding("training points have one class", "a model that labels points needs at least two")
+
+
+def _of_other_labels(of: Subject) -> Iterator[Entry]:
+    """Training clouds none of whose classes another cloud has that is of the same category, if it has one."""
+    by_label: dict[str | None, list[tuple[Entry, Examined]]] = defaultdict(list)
+    for entry, found in of.good:
+        if entry.split == "train" and found.point_classes:
+            by_label[entry.label].append((entry, found))
+    for members in by_label.values():
+        count = Counter(name for _, found in members for name in found.point_classes)
+        if len(members) >= ENOUGH:
+            yield from (entry for entry, found in members if all(count[name] == 1 for name in found.point_classes))
 
 
 def _doubts(of: Subject) -> Iterator[Finding]:

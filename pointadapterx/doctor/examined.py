@@ -50,6 +50,7 @@ class Entry(NamedTuple):
         label: its class, or None.
         found: what it is, or why it cannot be read.
         validation: whether it is of a validation part, which belongs to the training split.
+        point_classes: names of what its points may be labelled with, where they are.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Entry(NamedTuple):
     label: str | None
     found: Examined | str
     validation: bool = False
+    point_classes: tuple[str, ...] = ()
 
     @property
     def part(self) -> str:

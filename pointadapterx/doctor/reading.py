@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rich.progress import Progress
 from pointadapterx.datasets.base import DATASETS, SPLITS, PointClouds, Unchecked
 from pointadapterx.datasets.cache import cached_points, is_fresh
 from pointadapterx.datasets.cloud_reader import CloudReader
-from pointadapterx.datasets.doubts import FEW, doubts_of, label_doubts
+from pointadapterx.datasets.doubts import FEW, NO_NUMBERS, doubts_of, label_doubts
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import (
     BLOCK,
@@ -284,17 +284,26 @@ def is_h5(path: Path) -> bool:
         return False
 
 
-def read_set(name: str, root: Path | None, variant: str | None = None, *, labels: bool = True) -> list[Entry]:
+def read_set(
+    name: str, root: Path | None, variant: str | None = None, *, labels: bool = True, **options: Any
+) -> list[Entry]:
     """Clouds of a data set by its name, examined; of ``h5`` also without labels.
+
+    Args:
+        name: of the data set.
+        root: where it lies.
+        variant: of it.
+        labels: whether they are read.
+        options: further keyword arguments of the data set.
 
     Raises:
         ConfigError: if the set has no such variant, or needs a root.
         DataError: if it cannot be read.
     """
-    own: dict[str, bool] = {}
+    own = {key: value for key, value in options.items() if value is not None}
     if name == "h5":
         labels = labels and (root is None or _has_labels(root))
-        own = {"normalize": False, "labels": labels}
+        own |= {"normalize": False, "labels": labels}
     entries: list[Entry] = []
     kind = DATASETS[name]
     assert issubclass(kind, PointClouds)
@@ -311,7 +320,7 @@ def _has_labels(root: Path) -> bool:
 def entries_of(clouds: Iterable[Unchecked], split: str) -> Iterator[Entry]:
     """The entries of a data set's clouds."""
     for cloud in clouds:
-        yield Entry(cloud.name, split, cloud.label, _examined(cloud), cloud.validation)
+        yield Entry(cloud.name, split, cloud.label, _examined(cloud), cloud.validation, tuple(cloud.point_classes))
 
 
 def _examined(cloud: Unchecked) -> Examined | str:
@@ -322,7 +331,8 @@ def _examined(cloud: Unchecked) -> Examined | str:
         return "holds values that are not finite"
     found = examine(Cloud(points, tuple(cloud.doubts) or doubts_of(points)))
     problems = tuple(label_doubts(cloud))
-    return replace(found, doubts=(*found.doubts, *problems), point_classes=_names(cloud))
+    names = () if any(problem.kind in NO_NUMBERS for problem in problems) else _names(cloud)
+    return replace(found, doubts=(*found.doubts, *problems), point_classes=names)
 
 
 def _names(cloud: Unchecked) -> tuple[str, ...]:
@@ -330,5 +340,5 @@ def _names(cloud: Unchecked) -> tuple[str, ...]:
     if cloud.point_labels is None:
         return ()
     of = dict(zip(cloud.values or range(len(cloud.point_classes)), cloud.point_classes, strict=True))
-    numbers = np.unique(cloud.point_labels[np.isfinite(cloud.point_labels)]).tolist()
+    numbers = np.unique(cloud.point_labels).tolist()
     return tuple(of[number] for number in numbers if number in of and number not in cloud.ignored)

@@ -23,7 +23,7 @@ from pointadapterx.study.resampling import Records, record_difference, record_in
 from pointadapterx.study.statistics import RESAMPLES, Interval, difference_interval, mean_difference, score_interval
 from pointadapterx.visualize import plots
 from pointadapterx.visualize.drawing import Sheet, paint
-from pointadapterx.visualize.labels import labelled, labels_points, worst
+from pointadapterx.visualize.labels import has_labels, labelled, worst
 from pointadapterx.visualize.loaded_run import Subject, name_apart
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes, unsuited
 
@@ -93,7 +93,7 @@ def _of_task(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> list[
         (table.title if len(subjects) == 1 else f"{table.title}, {subject.name}", page.table(table.header, table.rows))
         for subject, table in tables
     ]
-    if labels_points(first) and first.targets.points is not None:
+    if has_labels(first):
         last = [(index, f"{first.title(index)}: {words}") for index, words in worst(first, SHOWN)]
         sections += [("Worst samples", _gallery(first, last, clouds))] * bool(last)
         some = [(index, first.title(index)) for index in first.spread(SHOWN)]
@@ -327,7 +327,7 @@ def _gallery(subject: Subject, items: Sequence[tuple[int, str]], clouds: list[di
     indices, captions = zip(*items, strict=True)
     inputs = subject.choose(indices).inputs
     modes = modes_of(subject, inputs) if subject.is_points else {}
-    if labels_points(subject):
+    if has_labels(subject):
         modes = modes_of_labels(labelled(subject, indices)) | modes
     views = [plain_view(subject, "", value) for value in inputs]
     if subject.is_points:

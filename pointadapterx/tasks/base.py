@@ -167,7 +167,7 @@ class Task(Presentation, ABC):
         """The number of what is said of an input that is to be predicted; None where the model takes no condition.
 
         Raises:
-            ConfigError: if nothing is said, but something has to be; for an unknown name; or if anything is said
+            ConfigError: if nothing is said, though there are several; for an unknown name; or if anything is said
                 though the model takes no condition.
         """
         known, task = self.categories, self.config.task.name
@@ -175,6 +175,8 @@ class Task(Presentation, ABC):
             if said is not None:
                 raise ConfigError(f"condition {said!r}: the task {task} takes none; remove it")
             return None
+        if said is None and len(known) == 1:
+            return 0
         if said is None:
             raise ConfigError(
                 f"the task {task} has to know the {self.condition} of an input: give --condition NAME, or condition="
@@ -247,11 +249,6 @@ class Task(Presentation, ABC):
     def rows(self, outputs: Tensor, batch: Batch) -> Tensor:
         """What is kept of the outputs for :meth:`metrics`: (b, …); counts a sample where whole outputs are large."""
         return outputs
-
-    @property
-    def evaluation(self) -> str:
-        """How a test counts, for a task that knows several ways: its name and what that means; printed with figures."""
-        return ""
 
     @property
     def tests_wholes(self) -> bool:
@@ -396,11 +393,6 @@ class Task(Presentation, ABC):
             kind: one of :attr:`file_kinds`.
         """
         raise NotImplementedError(f"{type(self).__name__} must write its files")
-
-    @property
-    def lacks_novelty(self) -> bool:
-        """Whether answers could say how unlike the training data an input is, but the adapter's file does not."""
-        return False
 
 
 TASKS: Registry[type[Task]] = Registry("task")

@@ -6,7 +6,7 @@ import csv
 import io
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +19,9 @@ from pointadapterx.arrays import as_array
 from pointadapterx.datasets import Samples, Scenes
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, shown
 from pointadapterx.files import write_text
-from pointadapterx.labelled_files import FILE_KINDS, write_labelled
+from pointadapterx.labelled_files import FILE_KINDS, MOST, write_labelled
 from pointadapterx.models.features import FeatureInfo
 from pointadapterx.tasks.base import Task
 from pointadapterx.tasks.exchange import (
@@ -43,7 +43,13 @@ from pointadapterx.text import cell
 
 @dataclass(frozen=True)
 class PointFacts(Facts):
-    """The names of the classes, which the config has too."""
+    """The names of the classes, which the config has too.
+
+    Attributes:
+        values: the numbers that files have for the classes, which answers are written with; empty: 0 and so on.
+    """
+
+    values: list[int] = field(default_factory=list)
 
     @classmethod
     def restored(cls, config: Sections, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PointFacts:
@@ -52,7 +58,12 @@ class PointFacts(Facts):
         assert isinstance(config.task, PointOptions)
         if classes != config.task.point_classes:
             raise ValueError("its classes are not those of its config")
-        return cls(classes)
+        numbers = values.get("values", [])
+        if not isinstance(numbers, list) or len(numbers) not in (0, len(classes)):
+            raise ValueError(f"values is {shown(numbers)}, expected a number for each class")
+        if not all(isinstance(number, int) and abs(number) < MOST for number in numbers):
+            raise ValueError(f"values is {shown(numbers)}, which are not all whole numbers")
+        return cls(classes, numbers)
 
 
 class PointSegmentation(Task):
@@ -121,7 +132,7 @@ class PointSegmentation(Task):
         wanted = self.config.train.class_weights
         if wanted is not None:
             self._weights = weights_of_counts(wanted, self.label_counts(train), self.point_classes)
-        return PointFacts(self.point_classes)
+        return PointFacts(self.point_classes, list(train.point_values))
 
     # Model.
 
@@ -162,11 +173,11 @@ class PointSegmentation(Task):
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
         """The share of right points in the training batches in %."""
-        return {"train_accuracy": 100.0 * means["correct"].item()}
+        return {"train_point_accuracy": 100.0 * means["correct"].item()}
 
     def progress_text(self, record: Mapping[str, Any]) -> str:
         """The same."""
-        return f"train points {record['train_accuracy']:.2f} %"
+        return f"train points {record['train_point_accuracy']:.2f} %"
 
     # Evaluation.
 
@@ -292,7 +303,9 @@ class PointSegmentation(Task):
         assert isinstance(answer, PointLabels)
         given = Path(answer.name)
         source = given if given.is_file() else None
-        write_labelled(path, kind, answer.points, answer.labels, answer.confidence, answer.classes, source=source)
+        values = self.facts.values or None
+        found = (answer.points, answer.labels, answer.confidence, answer.classes)
+        write_labelled(path, kind, *found, values=values, source=source)
 
     # Presentation.
 

@@ -21,6 +21,11 @@ class Presentation:
     scores: ClassVar[Mapping[str, Score]] = {}
     facts: Any
 
+    @property
+    def evaluation(self) -> str:
+        """How a test counts, for a task that knows several ways: its name and what that means; printed with figures."""
+        return ""
+
     def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
         """Metrics for the terminal; by default the scores alone."""
         table = Table(title=title, title_justify="left")
@@ -70,3 +75,8 @@ class Presentation:
     def limits(self) -> list[str]:
         """Sentences of a model card on what the answers do not say."""
         return []
+
+    @property
+    def lacks_novelty(self) -> bool:
+        """Whether answers could say how unlike the training data an input is, but the adapter's file does not."""
+        return False

@@ -34,7 +34,8 @@ class Neighbours(NamedTuple):
 def neighbours(points: Tensor, centers: Tensor) -> Neighbours:
     """Whom each point takes its values from.
 
-    Distances are exact, where published code expands |a - b|² and so weighs points near a centre by rounding errors.
+    Distances are exact. Published code expands the square of a - b, whose rounding errors decide the weights of points
+    near a centre.
 
     Args:
         points: (B, N, 3).

@@ -78,6 +78,11 @@ def labels_points(subject: Subject) -> bool:
     return subject.is_points and bool(subject.task.point_classes)
 
 
+def has_labels(subject: Subject) -> bool:
+    """Whether the labels of points are known, for all samples together or for each as it is drawn."""
+    return labels_points(subject) and (subject.targets.points is not None or bool(subject.test.point_classes))
+
+
 @torch.inference_mode()
 def labelled(subject: Subject, indices: Sequence[int]) -> Labelled:
     """Test samples by number, with the labels of their points.
@@ -90,7 +95,7 @@ def labelled(subject: Subject, indices: Sequence[int]) -> Labelled:
         ConfigError: if it does not know them.
         TrainingError: if outputs are not finite.
     """
-    if subject.targets.points is None or not subject.task.point_classes:
+    if not has_labels(subject):
         raise ConfigError(f"{subject.path}: the task {subject.config.task.name} knows no labels of points to show")
     parts = [_labelled(subject, rows) for rows in torch.tensor(indices).split(subject.config.eval.batch_size)]
     batches, found = zip(*parts, strict=True)

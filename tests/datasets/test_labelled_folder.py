@@ -142,7 +142,7 @@ def test_values_are_numbered_and_kept(tmp_path: Path) -> None:
 
 
 def test_points_without_a_class(tmp_path: Path) -> None:
-    data = read(folder(tmp_path, labels=np.where(POINTS[:, 0] > 0, LABELS, 255)), unlabelled=[255])
+    data = read(folder(tmp_path, labels=np.where(POINTS[:, 0] > 0, LABELS, 255)), ignored_labels=[255])
     assert data.point_classes == ["class_3", "class_7"]
     assert set(data.content.labels.tolist()) == {-1, 0, 1}
 

@@ -29,6 +29,7 @@ from tests.conftest import ROOT, small_config
 from tests.docs.pages import PAGES, Block, blocks, commands
 from tests.models.plain_layouts import LAYOUTS, Sizes, random_state
 from tests.parity.segmentation import published_shapes, random_segmentor
+from tests.rooms import room, write_rooms
 from tests.synthetic import (
     write_ldraw20,
     write_ldraw_parts,
@@ -91,6 +92,12 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx predict RUN_OR_ADAPTER scan.ply": [],
     "pointadapterx predict RUN_OR_ADAPTER scans/ 'more/*.obj' --output found.csv": [],
     "pointadapterx predict --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl": [],
+    "pointadapterx doctor --name rooms rooms": [],
+    "python tools/main.py --config cfgs/rooms.yaml data.root=rooms --output runs/rooms": [
+        *(*ONE_EPOCH, "data.num_points=256", "eval.val_fraction=0.4"),
+    ],
+    "python tools/main.py --test runs/rooms task.test=rooms": ["task.votes=1"],
+    "pointadapterx predict runs/rooms room.npy --each labelled": [],
     "pointadapterx visualize adapter.safetensors --files scan.ply --picture saliency": ["--renderer", "matplotlib"],
     "pointadapterx report runs/demo/<time>": [],
     "pointadapterx push RUN_OR_ADAPTER owner/repository --folder parts": [],
@@ -106,9 +113,11 @@ COMMANDS: dict[str, list[str]] = {
 }
 """Commands, and the arguments that are added to them."""
 
+S3DIS = "needs S3DIS, and a day on a GPU; see tests/datasets/test_s3dis.py"
 LONG = "needs the whole LDraw-20 or Fashion-MNIST, and hours"
 EXPORT = "takes the better part of a minute; see tests/test_export.py"
 PICTURES = "takes long; see tests/visualize"
+TUTORIAL_OF_LABELS = "see tests/docs/test_segmentation_tutorial.py"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
 NOT_EXECUTED: dict[str, str] = {
     "pointadapterx visualize runs/demo/<time>": PICTURES,
@@ -123,6 +132,8 @@ NOT_EXECUTED: dict[str, str] = {
     "pip install '.[mesh,viz]'": "loads packages from the network; see tests/docs/test_tutorial.py",
     "pointadapterx example scans": "the scans of every test here are written by it",
     "python tools/main.py --config cfgs/scan_pb_t50_rs.yaml": "the same with weights is executed",
+    "pointadapterx doctor shapes --name labelled_folder": TUTORIAL_OF_LABELS,
+    "pointadapterx train --config labelled_folder data.root=shapes": TUTORIAL_OF_LABELS,
     "make test": "runs this test",
     "make lint": "is run beside the tests",
     "make docs": "see tests/docs/test_site.py, which builds the pages as it does",
@@ -144,12 +155,15 @@ NOT_EXECUTED: dict[str, str] = {
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml --probe "
     "backbone.weights=runs/.../weights.safetensors": "the same with point_mae_tiny is executed",
     "python tools/main.py --config cfgs/pretrain/vit_tiny.yaml --output runs/vit_tiny": LONG,
+    "python tools/main.py --config cfgs/s3dis.yaml data.root=DIR "
+    "backbone.weights=weights/point_mae_pretrain.pth": S3DIS,
     "python tools/export_backbone.py runs/vit_tiny vit_tiny.safetensors": "see tests/models/test_weights.py",
 }
 """Commands, and why they are not executed."""
 
 LEFT_OUT = {
     "docs/tutorial.md": "followed by tests/docs/test_tutorial.py",
+    "docs/segmentation_tutorial.md": "followed by tests/docs/test_segmentation_tutorial.py",
     "docs/adapt.md": "its examples are executed by tests/docs/test_adapt.py",
     "CONTRIBUTING.md": "its examples are executed by tests/test_contributing.py",
 }
@@ -213,6 +227,7 @@ EXAMPLES: dict[str, Example] = {
 
 EXAMPLES_NOT_EXECUTED = {
     'exported = export_adapter("runs/demo/<time>", "parts.onnx")': EXPORT,
+    "write_labelled(Path(": "see tests/test_labelled_files.py",
     'push_adapter("runs/demo/<time>", "owner/repository"': HUB,
 }
 """Blocks of Python, and why they are not executed."""
@@ -238,6 +253,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.save({"base_model": bert}, place / "weights" / "Point-BERT.pth")
         _write_parts(place)
         _write_scans(place)
+        write_rooms(place / "rooms")
+        np.save(place / "room.npy", room(3000, 0)[0] / 1000)
         adapt = ["train", "--config", "folder", "data.root=scans", *ONE_EPOCH, "train.precision=fp32"]
         assert main([*adapt, "--output", "RUN_OR_ADAPTER"]) == 0
         for copy in ("runs/demo/<time>", "runs/a", "runs/b"):

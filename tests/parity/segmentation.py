@@ -12,8 +12,10 @@ from torch import Tensor
 from tests.parity.oracle import State, _batch_norm, _block, _linear, _norm, _patch_tokens, group
 
 
-def published_shapes(dim: int = 384, depth: int = 12, parts: int = 50, kept: int = 3) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a published ``part_seg`` checkpoint."""
+def published_shapes(
+    dim: int = 384, depth: int = 12, parts: int = 50, kept: int = 3, *, category: bool = True
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a published ``part_seg`` checkpoint, or, without a category, of one for scenes."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(name: str, out: int, width: int, *, bias: bool = True, conv: bool = False) -> None:
@@ -44,12 +46,13 @@ def published_shapes(dim: int = 384, depth: int = 12, parts: int = 50, kept: int
         linear(f"{name}.attn.qkv", 3 * dim, dim, bias=False)
         linear(f"{name}.attn.proj", dim, dim)
     norm("norm", dim)
-    linear("label_conv.0", 64, 16, bias=False, conv=True)
-    norm("label_conv.1", 64, batch=True)
+    if category:
+        linear("label_conv.0", 64, 16, bias=False, conv=True)
+        norm("label_conv.1", 64, batch=True)
     for number, (width, out) in enumerate([(kept * dim + 3, 4 * dim), (4 * dim, 1024)]):
         linear(f"propagation_0.mlp_convs.{number}", out, width, conv=True)
         norm(f"propagation_0.mlp_bns.{number}", out, batch=True)
-    linear("convs1", 512, 1024 + 2 * kept * dim + 64, conv=True)
+    linear("convs1", 512, 1024 + 2 * kept * dim + 64 * category, conv=True)
     linear("convs2", 256, 512, conv=True)
     linear("convs3", parts, 256, conv=True)
     norm("bns1", 512, batch=True)
@@ -95,9 +98,11 @@ def _segment_one(
         if index in kept:
             features.append(_norm(state, "norm", tokens))
     joint = torch.cat(features, dim=1)  # (G, kept · C)
-    one_hot = F.one_hot(torch.tensor(category), 16).float()
-    label = F.leaky_relu(_batch_norm(state, "label_conv.1", _linear(state, "label_conv.0", one_hot[None])), 0.2)[0]
-    same = torch.cat([joint.amax(dim=0), joint.mean(dim=0), label])
+    same = torch.cat([joint.amax(dim=0), joint.mean(dim=0)])
+    if "label_conv.0.weight" in state:
+        one_hot = F.one_hot(torch.tensor(category), 16).float()
+        label = F.leaky_relu(_batch_norm(state, "label_conv.1", _linear(state, "label_conv.0", one_hot[None])), 0.2)[0]
+        same = torch.cat([same, label])
 
     squared = ((points[:, None] - centers[None]) ** 2).sum(dim=-1)
     nearest, index_of = squared.sort(dim=1)

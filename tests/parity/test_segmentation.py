@@ -12,9 +12,11 @@ from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_backbone, build_model
 from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.config import Config
+from pointadapterx.datasets.s3dis import S3DIS_CLASSES
 from pointadapterx.models.checkpoint_keys import translate_published
 from tests.parity.segmentation import published_shapes, random_segmentor, segment
 from tests.parts import parts_config
+from tests.rooms import rooms_config
 
 COUNTS = [4, 2, 2, 4, 4, 3, 3, 2, 4, 2, 6, 2, 3, 3, 3, 3]  # of the 16 categories of ShapeNetPart
 PARTS = {f"category {k}": [f"{k}/{part}" for part in range(count)] for k, count in enumerate(COUNTS)}
@@ -51,6 +53,24 @@ def test_a_published_checkpoint_loads_whole_and_computes_what_it_did(
     category = torch.arange(6)
     wanted = segment(state, points, category, heads=3, groups=16, size=8, kept=KEPT)
     torch.testing.assert_close(computed(model, points, category), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_of_scenes_loads_whole_and_computes_what_it_did(points: Tensor, tmp_path: Path) -> None:
+    """The network for S3DIS: no category, 13 classes, and names that end in ``_cls``."""
+    state = random_segmentor(published_shapes(48, 4, parts=13, category=False))
+    renamed = dict(state)
+    for layer in ("propagation_0", "convs1", "convs2", "convs3", "bns1", "bns2"):
+        renamed = {name.replace(f"{layer}.", f"{layer}_cls."): tensor for name, tensor in renamed.items()}
+    torch.save({"model_state_dict": renamed}, tmp_path / "best_model.pth")
+    task = {"head": "published", "blocks": KEPT, "classes": list(S3DIS_CLASSES)}
+    backbone = {"position": "every_block", "class_token": False, **SMALL}
+    model = build_model(rooms_config("full", task=task, backbone=backbone))
+    report = load_pretrained(model, tmp_path / "best_model.pth")
+    assert (report.unexpected, report.missing, report.coverage) == ([], [], 1.0)
+    wanted = segment(state, points, torch.zeros(6), heads=3, groups=16, size=8, kept=KEPT)
+    with torch.no_grad():
+        found = model.eval()(points).logits.log_softmax(dim=-1)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
 def test_the_published_network_has_its_names_shapes_and_size() -> None:

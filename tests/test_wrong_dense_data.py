@@ -1,0 +1,324 @@
+"""Kinds of wrong data with a label for each point: the doctor says of each what is wrong, where, and the way out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pointadapterx.commands.main import main
+from pointadapterx.labelled_files import write_labelled
+from tests.synthetic import write_ldraw_parts, write_shapenetpart, write_shapenetpart_h5
+
+POINTS = 120
+NAMES = ["floor", "wall", "lamp"]
+
+
+def cloud(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points (POINTS, 3) and labels of three layers."""
+    points = np.random.default_rng(seed).uniform(-1, 1, (POINTS, 3))
+    return points, ((points[:, 1] + 1) * 1.5).astype(np.int64).clip(max=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Nothing is wrong with it."""
+    for number in range(6):
+        part = "train" if number < 4 else "test"
+        write_labelled(tmp_path / part / f"{number}.ply", ".ply", *cloud(number), names=NAMES)
+    return tmp_path
+
+
+def rewrite(
+    folder: Path, labels: np.ndarray | None = None, points: np.ndarray | None = None, name: str = "train/1.ply"
+) -> None:
+    own = cloud(1)
+    labels = own[1] if labels is None else labels
+    values = np.unique(labels[labels >= 0])
+    index = np.where(labels < 0, -1, np.searchsorted(values, labels))
+    names = [NAMES[value] if value < 3 else f"class_{value}" for value in values]
+    write_labelled(
+        folder / name, ".ply", own[0] if points is None else points, index, names=names, values=values.tolist()
+    )
+
+
+def table(folder: Path, suffix: str, header: str, change: Callable[[list[list[str]]], None] | None = None) -> None:
+    points, labels = cloud(1)
+    rows = [[*(f"{value:.5f}" for value in point), str(label)] for point, label in zip(points, labels, strict=True)]
+    if change is not None:
+        change(rows)
+    (folder / "train" / "1.ply").unlink()
+    text = "\n".join([header, *(",".join(row) for row in rows)]) + "\n"
+    (folder / "train" / f"1{suffix}").write_text(text)
+
+
+def no_label(folder: Path) -> None:
+    write_table = "\n".join(" ".join(map(str, point)) for point in cloud(1)[0])
+    names = "".join(f"property float {axis}\n" for axis in "xyz")
+    header = f"ply\nformat ascii 1.0\nelement vertex {POINTS}\n{names}end_header\n"
+    (folder / "train" / "1.ply").write_text(header + write_table + "\n")
+
+
+def two_fields(folder: Path) -> None:
+    table(folder, ".csv", "x,y,z,label,class", lambda rows: [row.append("1") for row in rows] and None)
+
+
+def ragged(folder: Path) -> None:
+    (folder / "train" / "1.ply").unlink()
+    np.savez(folder / "train" / "1.npz", points=cloud(1)[0], label=cloud(1)[1][:-5])
+
+
+def short_row(folder: Path) -> None:
+    table(folder, ".csv", "x,y,z,label", lambda rows: rows[7].pop() and None)
+
+
+def fraction(folder: Path) -> None:
+    table(folder, ".csv", "x,y,z,label", lambda rows: rows[7].__setitem__(3, "1.5"))
+
+
+def not_a_number(folder: Path) -> None:
+    table(folder, ".csv", "x,y,z,label", lambda rows: rows[7].__setitem__(3, "nan"))
+
+
+def word(folder: Path) -> None:
+    table(folder, ".csv", "x,y,z,label", lambda rows: rows[7].__setitem__(3, "wall"))
+
+
+def strange_in_test(folder: Path) -> None:
+    rewrite(folder, np.where(cloud(4)[1] == 2, 9, cloud(4)[1]), cloud(4)[0], "test/4.ply")
+
+
+def not_named(folder: Path) -> None:
+    (folder / "names.txt").write_text("0 floor\n1 wall\n2 lamp\n")
+    rewrite(folder, np.where(cloud(1)[1] == 2, 5, cloud(1)[1]))
+
+
+def named_twice(folder: Path) -> None:
+    (folder / "names.txt").write_text("0 floor\n1 wall\n2 floor\n")
+
+
+def empty_class(folder: Path) -> None:
+    (folder / "names.txt").write_text("0 floor\n1 wall\n2 lamp\n3 door\n")
+
+
+def unlabelled(folder: Path) -> None:
+    rewrite(folder, np.full(POINTS, -1))
+
+
+def one_class(folder: Path) -> None:
+    for number in range(6):
+        rewrite(
+            folder, np.zeros(POINTS, np.int64), cloud(number)[0], f"{'train' if number < 4 else 'test'}/{number}.ply"
+        )
+
+
+def bad_coordinates(folder: Path) -> None:
+    points = cloud(1)[0]
+    points[3] = np.nan
+    rewrite(folder, points=points)
+
+
+def leak(folder: Path) -> None:
+    rewrite(folder, cloud(0)[1], cloud(0)[0], "test/4.ply")
+
+
+def other_numbers(folder: Path) -> None:
+    rewrite(folder, cloud(1)[1] + 100)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "train" / "1.ply"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def empty_file(folder: Path) -> None:
+    (folder / "train" / "1.ply").write_bytes(b"")
+
+
+def no_training(folder: Path) -> None:
+    for path in (folder / "train").iterdir():
+        path.unlink()
+
+
+def no_test(folder: Path) -> None:
+    for path in (folder / "test").iterdir():
+        path.write_bytes(b"ply\n")
+
+
+def cut_scan(folder: Path) -> None:
+    pytest.importorskip("laspy")
+    path = folder / "train" / "1.las"
+    (folder / "train" / "1.ply").unlink()
+    write_labelled(path, ".las", *cloud(1))
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def wrong_field(folder: Path) -> None:
+    """Nothing is wrong with the files."""
+
+
+def all_ignored(folder: Path) -> None:
+    """Nothing is wrong with the files."""
+
+
+FOLDER: list[tuple[Callable[[Path], None], list[str], str]] = [
+    (
+        no_label,
+        [],
+        "none of its fields has a usual name of labels; it has none beside the coordinates; add one",
+    ),
+    (
+        two_fields,
+        [],
+        "its fields label and class may each be the label of the points; set data.label_field",
+    ),
+    (ragged, [], "train/1.npz: int64 labels of shape (115,) for 120 points; give each point one number"),
+    (
+        short_row,
+        [],
+        "train/1.csv: cannot be read as .csv (line 9 has 3 columns, the lines before it 4); obtain",
+    ),
+    (fraction, [], "train/1.csv: 1 of 120 labels of points are no whole numbers, such as 1.5; choose another"),
+    (not_a_number, [], "train/1.csv: 1 of 120 labels of points are no whole numbers, such as nan; choose another"),
+    (word, [], "train/1.csv: cannot be read as .csv (line 9: 'wall' is no number); obtain it again or remove it"),
+    (
+        strange_in_test,
+        [],
+        "test/4.ply: 48 of 120 labels of points are none of the classes, such as 9; expected 0, 1, 2",
+    ),
+    (
+        not_named,
+        ["--label-names", "names.txt"],
+        "train/1.ply: 31 of 120 labels of points are none of the",
+    ),
+    (named_twice, ["--label-names", "names.txt"], "names.txt: has the name floor twice; keep one"),
+    (
+        empty_class,
+        ["--label-names", "names.txt"],
+        "note: classes without a training point: door; nothing, if it is rare",
+    ),
+    (unlabelled, [], "train/1.ply: none of its 120 points has a label; label some, or remove it"),
+    (one_class, [], "training points have one class; a model that labels points needs at least two"),
+    (
+        bad_coordinates,
+        ["--nan", "error"],
+        "train/1.ply: point 4 has NaN or infinite coordinates, as 1 of 120",
+    ),
+    (leak, [], "the same cloud in training and test: train/0.ply, test/4.ply; keep it in one of them"),
+    (
+        other_numbers,
+        [],
+        "labels that no other training cloud has: train/1.ply; look whether they are numbered",
+    ),
+    (cut, [], "train/1.ply: cannot be read as .ply (its header declares 120 rows of vertex"),
+    (empty_file, [], "train/1.ply: the file is empty (0 bytes); download it again"),
+    (no_training, [], "has test/, train/ but no file of training; put files into"),
+    (no_test, [], "split test has no cloud that can be read; add some to test"),
+    (cut_scan, [], "train/1.las: cannot be read as .las (its header declares 120 points, and 119 are there)"),
+    (
+        wrong_field,
+        ["--label-field", "labl"],
+        "it has no field 'labl'; did you mean 'label'? It has red, green, blue",
+    ),
+    (all_ignored, ["--ignored-labels", "1,2"], "training points have one class; a model that labels points"),
+]
+
+
+COUNT = {no_test: 3, wrong_field: 5}
+"""Lines where each file has one, or a split is left without any."""
+
+
+def said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[str]:
+    """What has to be mended, or the error, or that a class is empty."""
+    status = main(["doctor", "--groups", "8", *arguments])
+    output = capsys.readouterr()
+    lines = [line for line in output.out.splitlines() if line.startswith("TO MEND")]
+    assert bool(status) == bool(lines or output.err)
+    lines += [line for line in output.out.splitlines() if line.startswith("note: classes")]
+    return lines + [line for line in output.err.splitlines() if line.startswith("error:")]
+
+
+def test_nothing_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--name", "labelled_folder", str(folder), "--groups", "8"]) == 0
+    assert "nothing to mend" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("spoil", "options", "words"), FOLDER, ids=lambda case: getattr(case, "__name__", None))
+def test_a_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], options: list[str], words: str
+) -> None:
+    spoil(folder)
+    lines = said(capsys, ["--name", "labelled_folder", str(folder), *options])
+    assert [line for line in lines if words in line], lines
+    assert len(lines) == COUNT.get(spoil, 1), lines
+
+
+def another_category(root: Path) -> None:
+    file = write_shapenetpart(root) / "02000003" / "train0.txt"
+    rows = file.read_text().splitlines()
+    file.write_text("\n".join([f"{rows[0].rpartition(' ')[0]} 12", *rows[1:]]) + "\n")
+
+
+def missing_shape(root: Path) -> None:
+    (write_shapenetpart(root) / "02000003" / "train0.txt").unlink()
+
+
+def unknown_category(root: Path) -> None:
+    folder = write_shapenetpart(root)
+    listing = folder / "train_test_split" / "shuffled_test_file_list.json"
+    listing.write_text(json.dumps(["shape_data/04379243/abc"]))
+
+
+def part_51(root: Path) -> None:
+    with h5py.File(write_shapenetpart_h5(root) / "ply_data_train1.h5", "r+") as file:
+        file["pid"][2, 3] = 51
+
+
+def pid_shape(root: Path) -> None:
+    write_ldraw_parts(root)
+    with h5py.File(root / "train.h5", "r+") as file:
+        pid = file["pid"][:, :-1]
+        del file["pid"]
+        file["pid"] = pid
+
+
+def category_16(root: Path) -> None:
+    write_ldraw_parts(root)
+    with h5py.File(root / "train.h5", "r+") as file:
+        file["label"][5] = 16
+
+
+def offsets(root: Path) -> None:
+    for split in ("train", "test"):
+        with h5py.File(root / f"{split}.h5", "w") as file:
+            file["xyz_mm"] = (cloud(split == "test")[0] * 1000).astype(np.int16)
+            file["label"], file["offset"] = cloud(0)[1].astype(np.uint8), np.array([0, 90, 60, POINTS])
+            file.attrs["labels"] = NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        (
+            "shapenetpart",
+            another_category,
+            "parts of another category than Cap, such as 12 (Chair 12); mend",
+        ),
+        ("shapenetpart", missing_shape, "1 of the 32 listed files of train are missing, the first is"),
+        ("shapenetpart", unknown_category, "entry 1 is 'shape_data/04379243/abc', expected shape_data/OFFSET/SHAPE"),
+        ("shapenetpart", part_51, "1 of 256 labels of points are none of the classes, such as 51; expected 0 to 49"),
+        ("ldraw_parts", pid_shape, "'pid' has shape (32, 255), expected (32, 256): a part for each point of 'data'"),
+        ("ldraw_parts", category_16, "has label 16, expected a category from 0 to 15"),
+        ("rooms", offsets, "'offset' has to rise from 0 to 120, the number of points, so that each room has one"),
+    ],
+)
+def test_a_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, spoil: Callable[[Path], None], words: str
+) -> None:
+    spoil(tmp_path)
+    lines = said(capsys, ["--name", name, str(tmp_path)])
+    assert [line for line in lines if words in line], lines
