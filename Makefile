@@ -60,6 +60,8 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks train --floor --output docs/results/training_cost
 	$(BIN)/python -m benchmarks train --system-allocator --output docs/results/training_cost_system
 	$(BIN)/python -m benchmarks train --batch-size 8 --rounds 3 --jobs $(METHODS) $(addsuffix @bf16,$(METHODS)) --output docs/results/training_methods
+	$(BIN)/python -m benchmarks dense --threads 1 --output docs/results/dense_cost
+	$(BIN)/python -m benchmarks propagation --threads 1 --output docs/results/propagation
 	$(BIN)/python -m benchmarks infer --output docs/results/inference
 	$(BIN)/python -m benchmarks memory --output docs/results/memory
 	$(BIN)/python -m benchmarks peft --output docs/results/peft

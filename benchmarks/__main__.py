@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, peft, predict, scene, train
+from benchmarks import (
+    curves,
+    dense,
+    exactness,
+    fuzz,
+    infer,
+    memory,
+    novelty,
+    ops,
+    peft,
+    predict,
+    propagation,
+    scene,
+    train,
+)
 from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
     "curves": curves.main,
+    "dense": dense.main,
     "exactness": exactness.main,
     "fuzz": fuzz.main,
     "infer": infer.main,
@@ -17,6 +32,7 @@ KINDS = {
     "ops": ops.main,
     "peft": peft.main,
     "predict": predict.main,
+    "propagation": propagation.main,
     "scene": scene.main,
     "train": train.main,
 }

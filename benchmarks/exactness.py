@@ -37,12 +37,15 @@ def draw_cloud(draw: random.Random, batch: int, count: int) -> Tensor:
 def compare(draw: random.Random, batch: int, sizes: tuple[int, int], device: str) -> tuple[str, int, bool]:
     """One random comparison: the operation, how many clouds or queries it was about, and whether all bits agree."""
     count = draw.randint(*sizes)
-    points = draw_cloud(draw, batch, count)
     name = draw.choice(["farthest_point_sample", "knn", "nearest", "ball_query"])
+    ragged = name != "nearest" and draw.random() < 0.3
+    batch = min(batch, 32) if ragged else batch  # the reference takes one cloud after the other
+    points = draw_cloud(draw, batch, count)
     arguments: list[int | float]
     if name == "farthest_point_sample":
         number = draw.randint(1, min(count, 64 if sizes == SMALL else 256))
-        arguments, inputs, cases = [number, draw.randrange(count), draw.random() < 0.3], [points], batch
+        start = 0 if ragged else draw.randrange(count)
+        arguments, inputs, cases = [number, start, draw.random() < 0.3], [points], batch
     else:
         queries = draw.randint(1, 16) if sizes == SMALL else MANY
         some = torch.randint(count, (queries,), generator=torch.Generator().manual_seed(draw.getrandbits(62)))
@@ -52,6 +55,9 @@ def compare(draw: random.Random, batch: int, sizes: tuple[int, int], device: str
             arguments = [draw.randint(1, min(count, 48))]
         elif name == "ball_query":
             arguments = [draw.choice([0.05, 0.5, 2.0]), draw.randint(1, 40)]
+    if ragged:
+        name = f"ragged_{name}"
+        inputs += [torch.tensor([draw.randint(1, part.shape[1]) for _ in range(batch)]) for part in inputs]
     found = getattr(raw, name)(*(part.to(device) for part in inputs), *arguments)
     expected = getattr(reference, name)(*inputs, *arguments)
     pairs = [(found, expected)] if isinstance(found, Tensor) else list(zip(found, expected, strict=True))

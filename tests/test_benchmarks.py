@@ -14,10 +14,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import curves, exactness, fuzz, infer, memory, novelty, ops, published, scene, train
+from benchmarks import (
+    curves,
+    dense,
+    exactness,
+    fuzz,
+    infer,
+    memory,
+    novelty,
+    ops,
+    propagation,
+    published,
+    scene,
+    train,
+)
 from benchmarks.floor import _Recorder, product_floor
 from benchmarks.jobs import peak_bytes
 from benchmarks.novelty_scores import measure
+from pointadapterx.config import Config
 from pointadapterx.ops import reference
 from pointadapterx.peft.parts.scale_shift import ScaleShift
 from tests.conftest import ROOT
@@ -56,6 +70,43 @@ def test_training_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = stem.with_suffix(".md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert "| e3va_x, bf16, cached |" in text
+
+
+def small_parts(method: str, head: str) -> Config:
+    size = {"dim": 24, "depth": 3, "num_heads": 3, "encoder_dim": 24, "encoder_width": 8, "num_groups": 8}
+    return dense.parts_config(method, head).replaced(backbone=size, data={"num_points": 256})
+
+
+def test_dense_tasks_by_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        dense.Row(name, lambda size, device, name=name: dense.parts_job(name, small_parts(name, "light"), size, device))
+        for name in ("full", "e3va")
+    ]
+    monkeypatch.setattr(dense, "TABLES", {"own": ("Own rows", lambda: rows)})
+    stem = tmp_path / "dense"
+    assert dense.main(["own", "--rounds", "2", "--batch-size", "2", "--output", str(stem)]) == 0
+    (found,) = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["tables"].values()
+    full, e3va = found
+    assert full["shares"] == [1, 1]
+    assert full["step_mib"] > e3va["step_mib"] > 0
+    assert "## Own rows, batch 2" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        dense.main(["others"])
+    assert "no table others; there are own" in capsys.readouterr().err
+
+
+def test_propagation_beside_plain_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(propagation, "parts_config", small_parts)
+    for name, value in {"SCENE": 3000, "POINTS": 256, "VALUES": 16}.items():
+        monkeypatch.setattr(propagation, name, value)
+    assert propagation.main(["--rounds", "1", "--batch-size", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "| training step |" in printed
+    assert "## Values of 3,000 points from 256" in printed
+    points, known, values = torch.rand(2, 40, 3), torch.rand(2, 8, 3), torch.rand(2, 8, 5)
+    torch.testing.assert_close(propagation.plain(values, known, points), propagation.ours(values, known, points))
 
 
 VARIED = [("dapt", ""), ("dapt", ", checkpointed"), ("linear", "")]
@@ -230,10 +281,7 @@ def test_the_command_names_its_kinds(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("benchmarks", run_name="__main__")
     printed = str(stop.value) + capsys.readouterr().err
-    assert (
-        "usage: python -m benchmarks {curves,exactness,fuzz,infer,memory,novelty,ops,peft,predict,scene,train}"
-        in printed
-    )
+    assert "usage: python -m benchmarks {curves,dense,exactness,fuzz,infer," in printed
     assert stop.value.code not in (0, None)
 
 

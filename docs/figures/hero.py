@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from clouds import draw_cloud
 from drawing import FROZEN, INK, SOFT, TRAINED, Drawing, write
 
 from pointadapterx.visualize.colours import SIGNED, of_signed
-from pointadapterx.visualize.drawing import projected
 
 CLOUD = "76409"  # the file of LDraw's library, without its ending
 WIDTH, HEIGHT, SIDE = 880, 270, 190
 MIDDLE = 138  # of the row of pictures
 CLOUD_AT, MODEL_AT, ANSWER_AT, LOOK_AT = 16, 232, 410, 676  # left edges
-LEVELS = 5  # steps of distance and of saliency: points of one step share an SVG path, which keeps the file small
+LEVELS = 5  # steps of saliency: points of one step share an SVG path, which keeps the file small
 
 
 class Answer(NamedTuple):
@@ -85,25 +85,13 @@ def _model(drawing: Drawing, share: float) -> None:
 
 
 def _points(drawing: Drawing, left: float, points: np.ndarray, saliency: np.ndarray | None) -> None:
-    """A cloud in a square of :data:`SIDE` pixels, farther points paler; in ink, or in the colours of ``saliency``."""
-    seen = projected(points)
-    low, high = seen.min(axis=0), seen.max(axis=0)
-    scale = SIDE / max(float((high - low)[:2].max()), 1e-12)
-    x = left + SIDE / 2 + scale * (seen[:, 0] - (low + high)[0] / 2)
-    y = MIDDLE - scale * (seen[:, 1] - (low + high)[1] / 2)
-    depth = np.floor(LEVELS * (seen[:, 2] - low[2]) / max(float((high - low)[2]), 1e-12)).clip(0, LEVELS - 1)
-    kinds = np.zeros(len(points)) if saliency is None else np.round(LEVELS * saliency)
-    for far in np.unique(depth):  # the nearest last, above the others
-        opacity = 0.5 + 0.5 * far / (LEVELS - 1)
-        for kind in np.unique(kinds):
-            colour = INK if saliency is None else _hex(of_signed(np.array(kind / LEVELS)))
-            chosen = np.flatnonzero((depth == far) & (kinds == kind))
-            way = "".join(f"M{x[i]:.1f} {y[i]:.1f}h0" for i in chosen)
-            if way:
-                drawing.elements.append(
-                    f"<path d='{way}' stroke='{colour}' stroke-width='2.8' stroke-linecap='round' "
-                    f"stroke-opacity='{opacity:.2f}'/>"
-                )
+    """A cloud in ink, or in the colours of ``saliency``."""
+    if saliency is None:
+        colours = np.full(len(points), INK)
+    else:
+        steps = np.round(LEVELS * saliency) / LEVELS
+        colours = np.array([_hex(of_signed(step)) for step in steps])
+    draw_cloud(drawing, left, MIDDLE, SIDE, points, colours, 2.8)
 
 
 def _hex(colour: np.ndarray) -> str:

@@ -23,6 +23,15 @@ inline void check_type(const at::Tensor& values, const char* name) {
               values.scalar_type(), "; the compiled ops take float32 and float64, so convert it first");
 }
 
+// lengths (B,) of clouds (B, N, D): how many of their N points are real. The values are for the kernels to check.
+inline void check_lengths(const at::Tensor& lengths, const at::Tensor& points, const char* name) {
+  TORCH_CHECK(lengths.dim() == 1 && lengths.size(0) == points.size(0), name, " must be (B=", points.size(0), "), got ",
+              lengths.sizes());
+  TORCH_CHECK(lengths.scalar_type() == at::kLong, name, " must be int64, got ", lengths.scalar_type());
+  TORCH_CHECK(lengths.device() == points.device(), name, " is on ", lengths.device(), ", the points on ",
+              points.device());
+}
+
 inline void check_fps(const at::Tensor& points, int64_t num_samples, int64_t start) {
   check_clouds(points, "points");
   TORCH_CHECK(points.size(2) == 3, "points must be (B, N, 3), got ", points.sizes());

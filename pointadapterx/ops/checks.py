@@ -42,6 +42,38 @@ def cloud(points: Tensor, name: str, dims: int | None = 3) -> Tensor:
         TypeError: if ``points`` is not a floating-point tensor.
         ValueError: if its shape is wrong, a cloud is empty, or a coordinate is not finite.
     """
+    points = _coordinates(points, name, dims)
+    _require_finite(points, name)
+    return points
+
+
+def ragged_cloud(
+    points: Tensor, lengths: Tensor | None, names: tuple[str, str], dims: int | None = 3
+) -> tuple[Tensor, Tensor]:
+    """A batch of clouds (B, N, D) of which lengths (B,) are real, as int64; without lengths, all points are.
+
+    Args:
+        points: what the caller passed.
+        lengths: what the caller passed.
+        names: of points and lengths, for messages.
+        dims: D, or ``None`` for any D >= 1.
+
+    Raises:
+        TypeError: as :func:`cloud`, or if ``lengths`` is not an int64 or int32 tensor.
+        ValueError: as :func:`cloud` for the real points, or if ``lengths`` does not fit the clouds.
+    """
+    points = _coordinates(points, names[0], dims)
+    if lengths is None:
+        lengths = torch.full(points.shape[:1], points.shape[1], dtype=torch.int64, device=points.device)
+        _require_finite(points, names[0])
+    else:
+        lengths = lengths_of(lengths, names[1], points, names[0])
+        _require_finite(points, names[0], lengths)
+    return points, lengths
+
+
+def _coordinates(points: Tensor, name: str, dims: int | None) -> Tensor:
+    """A batch of clouds in float32 or float64, of any values."""
     _require_tensor(points, name)
     if points.dtype not in _NATIVE + _HALF:
         raise TypeError(f"{name} has dtype {points.dtype}; coordinates must be floating-point: pass {name}.float()")
@@ -56,10 +88,7 @@ def cloud(points: Tensor, name: str, dims: int | None = 3) -> Tensor:
         )
     if points.shape[1] == 0 or points.shape[2] == 0:
         raise ValueError(f"{name} has shape {tuple(points.shape)}: its clouds are empty; drop them beforehand")
-    if points.dtype in _HALF:
-        points = points.float()
-    _require_finite(points, name)
-    return points
+    return points.float() if points.dtype in _HALF else points
 
 
 def pair(first: Tensor, second: Tensor, names: tuple[str, str], dims: int | None) -> tuple[Tensor, Tensor]:
@@ -68,7 +97,24 @@ def pair(first: Tensor, second: Tensor, names: tuple[str, str], dims: int | None
     Raises:
         TypeError, ValueError: as :func:`cloud`, or if the two do not fit together.
     """
-    first, second = cloud(first, names[0], dims), cloud(second, names[1], dims)
+    return _fitting(cloud(first, names[0], dims), cloud(second, names[1], dims), names)
+
+
+def ragged_pair(
+    query: Tensor, points: Tensor, query_lengths: Tensor | None, lengths: Tensor | None, dims: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The arguments of a search as :func:`pair`, with the lengths of both.
+
+    Raises:
+        TypeError, ValueError: as :func:`ragged_cloud`, or if the clouds do not fit together.
+    """
+    query, query_lengths = ragged_cloud(query, query_lengths, ("query", "query_lengths"), dims)
+    points, lengths = ragged_cloud(points, lengths, ("points", "lengths"), dims)
+    return *_fitting(query, points, ("query", "points")), query_lengths, lengths
+
+
+def _fitting(first: Tensor, second: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    """Two batches of clouds in one dtype."""
     _require_same_batch(first, names[0], second, names[1])
     if first.shape[-1] != second.shape[-1]:
         raise ValueError(
@@ -116,6 +162,61 @@ def indices(indices: Tensor, name: str, dims: int, count: int) -> Tensor:
     return indices
 
 
+def lengths_of(lengths: Tensor, name: str, points: Tensor, points_name: str) -> Tensor:
+    """How many points of each cloud are real: (B,) in [1, N], as int64.
+
+    Raises:
+        TypeError: if ``lengths`` is not an int64 or int32 tensor.
+        ValueError: if its shape, device or a value does not fit.
+    """
+    _require_tensor(points, points_name)
+    _require_tensor(lengths, name)
+    if lengths.dtype not in _INDEX:
+        raise TypeError(f"{name} has dtype {lengths.dtype}; lengths must be int64 or int32: pass {name}.long()")
+    if lengths.shape != points.shape[:1]:
+        raise ValueError(
+            f"{name} has shape {tuple(lengths.shape)}, expected ({points.shape[0]},), one for each cloud of "
+            f"{points_name}"
+        )
+    _require_same_device(points, points_name, lengths, name)
+    lengths = lengths.long()
+    if _reads_data(lengths) and bool((wrong := (lengths < 1) | (lengths > points.shape[1])).any()):
+        place = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name}[{place}] is {lengths[place].item()}; a cloud of {points_name} has 1 to {points.shape[1]} points: "
+            "drop empty clouds beforehand"
+        )
+    return lengths
+
+
+def offsets_of(offsets: Tensor, name: str, values: Tensor, values_name: str) -> Tensor:
+    """Where the clouds of flat values (T, ...) begin and end: (B + 1,), rising from 0 to T, as int64.
+
+    Raises:
+        TypeError: if ``offsets`` is not an int64 or int32 tensor.
+        ValueError: if its shape, device or a value does not fit.
+    """
+    _require_tensor(offsets, name)
+    _require_tensor(values, values_name)
+    if offsets.dtype not in _INDEX:
+        raise TypeError(f"{name} has dtype {offsets.dtype}; offsets must be int64 or int32: pass {name}.long()")
+    if offsets.dim() != 1 or len(offsets) < 2:
+        raise ValueError(f"{name} has shape {tuple(offsets.shape)}, expected (B + 1,) for B clouds")
+    _require_same_device(values, values_name, offsets, name)
+    offsets = offsets.long()
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(values):
+        raise ValueError(
+            f"{name} goes from {int(offsets[0])} to {int(offsets[-1])}; it must go from 0 to the {len(values)} points "
+            f"of {values_name}"
+        )
+    if bool((wrong := offsets.diff() < 1).any()):
+        place = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"cloud {place} of {name} has {int(offsets.diff()[place])} points; drop empty clouds beforehand"
+        )
+    return offsets
+
+
 def count(value: int, name: str, available: int | None = None) -> int:
     """An integer of at least 1 and at most ``available``.
 
@@ -135,12 +236,15 @@ def count(value: int, name: str, available: int | None = None) -> int:
     return value
 
 
-def start(value: int, available: int) -> int:
-    """The index of the first sample, in [0, available)."""
+def start(value: int, available: int, lengths: Tensor | None = None) -> int:
+    """The index of the first sample, in [0, available) and below each length."""
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"start must be an int, got {value!r} ({type(value).__name__})")
     if not 0 <= value < available:
         raise ValueError(f"start={value} is not a point: each cloud has points 0 to {available - 1}")
+    if lengths is not None and value > 0 and _reads_data(lengths) and bool((short := lengths <= value).any()):
+        place = int(short.nonzero()[0])
+        raise ValueError(f"start={value} is not a point of cloud {place}, which has points 0 to {lengths[place] - 1}")
     return value
 
 
@@ -199,10 +303,13 @@ def _require_same_device(first: Tensor, first_name: str, second: Tensor, second_
         )
 
 
-def _require_finite(points: Tensor, name: str) -> None:
+def _require_finite(points: Tensor, name: str, lengths: Tensor | None = None) -> None:
     if not _reads_data(points):
         return
     points = points.detach()
+    if lengths is not None:  # what fills the other places does not matter
+        real = torch.arange(points.shape[1], device=points.device) < lengths[:, None]
+        points = torch.where(real.unsqueeze(-1), points, 0)
     # A NaN or infinity makes the sum non-finite, and a sum is much cheaper than testing every value; an
     # overflow of finite values does too, so only the second test decides.
     if bool(points.sum().isfinite()) or bool((finite := points.isfinite()).all()):

@@ -14,15 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pointadapterx.ops.reference import within
+
 TAKEN_FOR_ZERO = 1e-8
 """The largest number that onnxscript's optimiser takes for zero."""
 
 
 def farthest_point_sample(points: Tensor, num_samples: int, start: int, skip_origin: bool) -> Tensor:
     """(B, N, 3) -> (B, num_samples) int64; see :func:`pointadapterx.ops.farthest_point_sample`."""
+    return _sample(points, torch.full_like(points[..., 0], math.inf), num_samples, start, skip_origin)
+
+
+def ragged_farthest_point_sample(
+    points: Tensor, lengths: Tensor, num_samples: int, start: int, skip_origin: bool
+) -> Tensor:
+    """(B, N, 3) of which lengths (B,) are real -> (B, num_samples) int64."""
+    real = within(lengths, points.shape[1])
+    candidates = torch.where(real, math.inf, -1.0).to(points.dtype)
+    points = torch.where(real.unsqueeze(-1), points, 0.0)  # whatever fills the other places
+    return _sample(points, candidates, num_samples, start, skip_origin)
+
+
+def _sample(points: Tensor, nearest: Tensor, num_samples: int, start: int, skip_origin: bool) -> Tensor:
+    """FPS with ``nearest`` (B, N), the squared distance to the chosen set: infinite at first, -1 for no candidate."""
     x, y, z = points.unbind(-1)
     places = torch.arange(points.shape[1], device=points.device)
-    nearest = torch.full_like(x, math.inf)  # squared distance to the chosen set
     if skip_origin:
         norm = (x * x + y * y) + z * z
         near = norm < 1e-3 if points.dtype == torch.float32 else norm <= 1e-3  # as the reference
@@ -49,6 +65,38 @@ def knn_by_topk(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The same for ONNX, whose TopK puts the lower index first where distances are equal; torch leaves that open."""
     squared, indices = _squared_distances(query, points).topk(k, dim=-1, largest=False, sorted=True)
     return squared, indices
+
+
+def ragged_knn(query: Tensor, points: Tensor, query_lengths: Tensor, lengths: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same for clouds of which lengths (B,) are real; see :func:`pointadapterx.ops.reference.ragged_knn`."""
+    squared = _real_distances(query, points, lengths)
+    ordered, order = squared.sort(dim=-1, stable=True)
+    return _real_places(ordered[..., :k], order[..., :k], query_lengths, lengths)
+
+
+def ragged_knn_by_topk(
+    query: Tensor, points: Tensor, query_lengths: Tensor, lengths: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The same for ONNX."""
+    squared = _real_distances(query, points, lengths)
+    ordered, order = squared.topk(k, dim=-1, largest=False, sorted=True)
+    return _real_places(ordered, order, query_lengths, lengths)
+
+
+def _real_distances(query: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
+    """(B, M, N), infinite to points that are not real."""
+    return torch.where(within(lengths, points.shape[1]).unsqueeze(1), _squared_distances(query, points), math.inf)
+
+
+def _real_places(squared: Tensor, indices: Tensor, query_lengths: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Results (B, M, k) in the form of the reference where a cloud has fewer points or queries."""
+    queries, k = indices.shape[1:]
+    found = within(lengths, k).unsqueeze(1)
+    real = within(query_lengths, queries).unsqueeze(-1)
+    return (
+        torch.where(real, torch.where(found, squared, math.inf), 0.0),
+        torch.where(real, torch.where(found, indices, indices[..., :1]), 0),
+    )
 
 
 def gather_points(points: Tensor, indices: Tensor) -> Tensor:
@@ -95,12 +143,15 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.pointadapterx.knn.default: knn,
     torch.ops.pointadapterx.gather_points.default: gather_points,
     torch.ops.pointadapterx.interpolate.default: interpolate,
+    torch.ops.pointadapterx.ragged_farthest_point_sample.default: ragged_farthest_point_sample,
+    torch.ops.pointadapterx.ragged_knn.default: ragged_knn,
 }
 """For :meth:`torch.export.ExportedProgram.run_decompositions`."""
 
 ONNX_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     **DECOMPOSITIONS,
     torch.ops.pointadapterx.knn.default: knn_by_topk,
+    torch.ops.pointadapterx.ragged_knn.default: ragged_knn_by_topk,
     torch.ops.aten.add.Tensor: add_small,
     torch.ops.aten.sub.Tensor: subtract_small,
 }

@@ -92,6 +92,58 @@ def interpolate(points: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     return total
 
 
+def spread(values: Tensor, indices: Tensor, weights: Tensor, count: int) -> Tensor:
+    """(B, M, C), int64 (B, M, K), (B, M, K) -> (B, count, C), the transpose of :func:`interpolate`."""
+    total = values.new_zeros(values.shape[0], count, values.shape[2])
+    for at, weight in zip(indices.unbind(-1), weights.unbind(-1), strict=True):
+        total.scatter_add_(1, at.unsqueeze(-1).expand_as(values), values * weight.unsqueeze(-1))
+    return total
+
+
+def ragged_farthest_point_sample(
+    points: Tensor, lengths: Tensor, num_samples: int, start: int, skip_origin: bool
+) -> Tensor:
+    """(B, N, 3) of which lengths (B,) are real -> (B, num_samples) int64: each cloud by itself."""
+    chosen = torch.empty(len(points), num_samples, dtype=torch.int64, device=points.device)
+    for number, length in enumerate(lengths.tolist()):
+        chosen[number] = farthest_point_sample(points[number : number + 1, :length], num_samples, start, skip_origin)[0]
+    return chosen
+
+
+def ragged_knn(query: Tensor, points: Tensor, query_lengths: Tensor, lengths: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(B, M, D), (B, N, D) of which lengths (B,) are real -> (B, M, k): each cloud by itself; 0 for other queries.
+
+    Where a cloud has fewer than k points, the free places are infinitely far and repeat the nearest.
+    """
+    squared = query.new_zeros(*query.shape[:2], k)
+    indices = torch.zeros(squared.shape, dtype=torch.int64, device=query.device)
+    for number, (rows, length) in enumerate(zip(query_lengths.tolist(), lengths.tolist(), strict=True)):
+        real = min(k, length)
+        own = slice(number, number + 1)
+        squared[own, :rows, :real], indices[own, :rows, :real] = knn(query[own, :rows], points[own, :length], real)
+        squared[own, :rows, real:] = math.inf
+        indices[own, :rows, real:] = indices[own, :rows, :1]
+    return squared, indices
+
+
+def ragged_ball_query(
+    query: Tensor, points: Tensor, query_lengths: Tensor, lengths: Tensor, radius: float, num_samples: int
+) -> tuple[Tensor, Tensor]:
+    """(B, M, 3), (B, N, 3) of which lengths (B,) are real -> as :func:`ball_query`; 0 for other queries."""
+    indices = torch.zeros(*query.shape[:2], num_samples, dtype=torch.int64, device=query.device)
+    counts = torch.zeros(query.shape[:2], dtype=torch.int64, device=query.device)
+    for number, (rows, length) in enumerate(zip(query_lengths.tolist(), lengths.tolist(), strict=True)):
+        own = slice(number, number + 1)
+        found = ball_query(query[own, :rows], points[own, :length], radius, num_samples)
+        indices[own, :rows], counts[own, :rows] = found
+    return indices, counts
+
+
+def within(lengths: Tensor, count: int) -> Tensor:
+    """(B,) -> (B, count), true for the places before each length."""
+    return torch.arange(count, device=lengths.device) < lengths.unsqueeze(-1)
+
+
 def _squared_distances(query: Tensor, points: Tensor) -> Tensor:
     """(B, M, D), (B, N, D) -> (B, M, N)."""
     total: Tensor | None = None

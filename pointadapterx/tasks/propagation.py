@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pointadapterx.ops import three_interpolate, three_nn
+from pointadapterx.ops import implementation, three_interpolate, three_nn
 
 EPSILON = 1e-8  # added to squared distances, as published heads do
 CHUNK = 2**17  # points at a time in carry
-TREE_FROM = 2**14  # known points, from which on a search tree is faster than comparing all pairs
+TREE_FROM = 2**14  # known points, from which on SciPy's tree is faster than plain torch, which compares all pairs
 
 
 class Neighbours(NamedTuple):
@@ -67,7 +67,8 @@ def carry(values: Tensor, known: Tensor, points: Tensor) -> Tensor:
     known, points = (((part - origin) / size).float() for part in (known, points))
     if len(known) < 3:
         known, values = (part[torch.arange(3) % len(part)] for part in (known, values))
-    find = _tree(known) if len(known) >= TREE_FROM else _pairs(known)
+    compiled = implementation("cpu").startswith("compiled")  # which has a tree of its own, and several threads
+    find = _searched(known) if compiled or len(known) < TREE_FROM else _tree(known)
     return torch.cat([find(part).interpolate(values[None])[0] for part in points.split(CHUNK)])
 
 
@@ -75,7 +76,7 @@ Find = Callable[[Tensor], Neighbours]
 """Points (n, 3) -> whom each takes its values from."""
 
 
-def _pairs(known: Tensor) -> Find:
+def _searched(known: Tensor) -> Find:
     return lambda points: neighbours(points[None], known[None])
 
 

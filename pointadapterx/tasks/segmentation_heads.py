@@ -98,7 +98,7 @@ class _Layer(nn.Module):
 
     def activated(self, sums: Tensor) -> Tensor:
         """What the linear layer gives (B, N, out), normed and rectified."""
-        return F.relu(self.norm(sums.flatten(0, 1))).view_as(sums)
+        return F.relu(self.norm(sums.flatten(0, 1)), inplace=True).view_as(sums)  # no gradient reads what was there
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, out)."""
@@ -187,7 +187,9 @@ class SegmentationHead(Head):
         first = _first(self.mixing)
         of_point, of_cloud = first.linear.weight.split([carried.shape[-1], self.width], dim=1)
         same = F.linear(self._pooled(read, features), of_cloud, first.linear.bias)
-        hidden = self.dropout(first.activated(F.linear(carried, of_point) + same[:, None]))
+        sums = F.linear(carried, of_point)
+        sums += same[:, None]
+        hidden = self.dropout(first.activated(sums))
         for layer in self.mixing[1:]:
             hidden = layer(hidden)
         return self.last(hidden)
@@ -213,7 +215,7 @@ class SegmentationHead(Head):
             columns = weight[:, start : start + tokens.shape[-1]]
             centers = features.intermediates[blocks[0]].centers
             assert centers is not None
-            sums = sums + neighbours(points, centers).interpolate(F.linear(tokens, columns))
+            sums += neighbours(points, centers).interpolate(F.linear(tokens, columns))
             start += tokens.shape[-1]
         return layer.activated(sums)
 

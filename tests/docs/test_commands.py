@@ -193,6 +193,7 @@ class Example(NamedTuple):
 
 WIDE = str(SMALL)
 EXAMPLES: dict[str, Example] = {
+    "clouds, lengths = ops.pad_clouds(points, offsets)": Example(),
     "model = AutoModelForImageClassification.from_pretrained(": Example(
         {
             "import AutoModelForImageClassification": "import AutoModelForImageClassification, Dinov2Config",

@@ -98,6 +98,18 @@ def test_the_first_picture_shows_what_a_model_answers() -> None:
     assert text.count("h0") == 2 * len(points)
 
 
+def test_the_picture_of_parts_has_truth_prediction_and_errors() -> None:
+    parts = load_script("parts")
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    truth, found = np.array(["stud", "flat"] * 25), np.array(["stud"] * 50)
+    text = parts.draw([parts.Labelled("brick 3001", points, truth, found)], 50.0)
+    words = {element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"truth", "prediction", "errors", "brick 3001", "stud", "flat", "wrong (50 % of all test points)"} <= words
+    assert text.count("h0") == 3 * len(points)
+    errors = [line for line in text.splitlines() if parts.WRONG in line]
+    assert sum(line.count("h0") for line in errors) == 25
+
+
 def test_links_to_files_lead_somewhere() -> None:
     """Also in pages that the site does not have."""
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:

@@ -91,6 +91,15 @@ def test_interpolate_agrees(compiled, dtype):
     same(actual, reference.interpolate(points, indices, weights))
 
 
+@pytest.mark.parametrize("channels", [1, 33, 300])
+def test_spread_agrees(compiled, dtype, channels):
+    values, weights = torch.randn(2, 50, channels, dtype=dtype), torch.rand(2, 50, 3, dtype=dtype)
+    indices = torch.randint(0, 7, (2, 50, 3))
+    actual = raw.spread(values.to(compiled), indices.to(compiled), weights.to(compiled), 9)
+    torch.testing.assert_close(actual.cpu(), reference.spread(values, indices, weights, 9))
+    assert not actual[:, 7:].any()
+
+
 def test_inputs_may_be_strided(compiled):
     points, query = torch.randn(2, 3, 80), torch.randn(2, 40, 6)[..., ::2]
     on_device = points.to(compiled).transpose(1, 2)

@@ -25,6 +25,26 @@ def test_knn(device, dims):
     assert gradgradcheck(lambda q, p: ops.knn(q, p, 3)[0], inputs)
 
 
+def test_knn_of_ragged_clouds(device):
+    sizes, k = {"query_lengths": torch.tensor([4, 2]), "lengths": torch.tensor([2, 7])}, 3
+    sizes = {name: values.to(device) for name, values in sizes.items()}
+    query, points = differentiable(device, leaf(2, 4, 3), leaf(2, 7, 3, seed=1))
+
+    def near(query, points):
+        distances = ops.knn(query, points, k, **sizes)[0]
+        return torch.where(distances.isfinite(), distances, 0)
+
+    assert gradcheck(near, (query, points))
+    assert gradgradcheck(near, (query, points))
+    with torch.no_grad():
+        query[1, 2:] = points[0, 2:] = torch.nan
+    of_query, of_points = torch.autograd.grad(ops.knn(query, points, k, **sizes)[0].sum(), (query, points))
+    assert of_query.isfinite().all()
+    assert of_points.isfinite().all()
+    assert not of_query[1, 2:].any()
+    assert not of_points[0, 2:].any()
+
+
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_chamfer(device, norm):
     inputs = differentiable(device, leaf(2, 5, 3), leaf(2, 7, 3, seed=1))

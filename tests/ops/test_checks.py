@@ -12,6 +12,7 @@ from pointadapterx import ops
 
 P = torch.randn(2, 8, 3)
 I2 = torch.zeros(2, 4, dtype=torch.int64)
+L = torch.tensor([8, 3])
 I3 = torch.zeros(2, 4, 3, dtype=torch.int64)
 
 
@@ -172,6 +173,71 @@ CASES = {
         ValueError,
         "weights has shape (2, 4, 2) and indices (2, 4, 3); they must be equal",
     ),
+    "empty cloud among lengths": (
+        lambda: ops.knn(P, P, 2, lengths=L - 3),
+        ValueError,
+        "lengths[1] is 0; a cloud of points has 1 to 8 points: drop empty clouds beforehand",
+    ),
+    "length beyond the clouds": (
+        lambda: ops.ball_query(P, P, 1.0, 2, query_lengths=L + 1),
+        ValueError,
+        "query_lengths[0] is 9; a cloud of query has 1 to 8 points: drop empty clouds beforehand",
+    ),
+    "number of lengths": (
+        lambda: ops.farthest_point_sample(P, 2, lengths=L[:1]),
+        ValueError,
+        "lengths has shape (1,), expected (2,), one for each cloud of points",
+    ),
+    "floating lengths": (
+        lambda: ops.farthest_point_sample(P, 2, lengths=L.float()),
+        TypeError,
+        "lengths has dtype torch.float32; lengths must be int64 or int32: pass lengths.long()",
+    ),
+    "list of lengths": (
+        lambda: ops.knn(P, P, 2, lengths=[8, 3]),
+        TypeError,
+        "lengths must be a torch.Tensor, got list; convert it with torch.as_tensor",
+    ),
+    "device of lengths": (
+        lambda: ops.knn(P, P, 2, lengths=L.to("meta")),
+        ValueError,
+        "points is on cpu and lengths on meta; move one: lengths.to(points.device)",
+    ),
+    "start beyond a length": (
+        lambda: ops.farthest_point_sample(P, 2, start=3, lengths=L),
+        ValueError,
+        "start=3 is not a point of cloud 1, which has points 0 to 2",
+    ),
+    "NaN in a ragged batch": (
+        lambda: ops.knn(P, with_value(float("nan"), (1, 2, 0)), 2, lengths=L),
+        ValueError,
+        "points holds nan in cloud 1, point 2, coordinate 0; remove or repair points with non-finite coordinates",
+    ),
+    "k beyond a padded batch": (
+        lambda: ops.knn(P, P, 9, lengths=L),
+        ValueError,
+        "k=9 exceeds the 8 points per cloud; lower k or pass clouds of at least 9 points",
+    ),
+    "end of offsets": (
+        lambda: ops.pad_clouds(P[0], torch.tensor([0, 3, 7])),
+        ValueError,
+        "offsets goes from 0 to 7; it must go from 0 to the 8 points of values",
+    ),
+    "offsets without points": (
+        lambda: ops.pad_clouds(P[0], torch.tensor([0, 3, 3, 8])),
+        ValueError,
+        "cloud 1 of offsets has 0 points; drop empty clouds beforehand",
+    ),
+    "floating offsets": (
+        lambda: ops.pad_clouds(P[0], torch.tensor([0.0, 8.0])),
+        TypeError,
+        "offsets has dtype torch.float32; offsets must be int64 or int32: pass offsets.long()",
+    ),
+    "shape of offsets": (
+        lambda: ops.pad_clouds(P[0], torch.tensor([8])),
+        ValueError,
+        "offsets has shape (1,), expected (B + 1,) for B clouds",
+    ),
     "integer weights": (
         lambda: ops.three_interpolate(P, I3, I3),
         TypeError,
@@ -224,10 +290,17 @@ RAW = torch.ops.pointadapterx
         lambda: RAW.knn(P, P.double(), 2),
         lambda: RAW.nearest(P, P[:1]),
         lambda: RAW.ball_query(P, P[:, :0], 1.0, 2),
+        lambda: RAW.ragged_farthest_point_sample(P, L + 1, 2, 0, False),
+        lambda: RAW.ragged_farthest_point_sample(P, L, 2, 3, False),
+        lambda: RAW.ragged_knn(P, P, L, L - 3, 2),
+        lambda: RAW.ragged_knn(P, P, L[:1], L, 2),
+        lambda: RAW.ragged_ball_query(P, P, L.int(), L, 1.0, 2),
         lambda: RAW.gather_points(P, I2 - 1),
         lambda: RAW.gather_points(P, I2.int()),
         lambda: RAW.interpolate(P, I3 + 8, torch.zeros(2, 4, 3)),
         lambda: RAW.interpolate(P, I3, torch.zeros(2, 4, 2)),
+        lambda: RAW.spread(P[:, :4], I3 - 1, torch.zeros(2, 4, 3), 9),
+        lambda: RAW.spread(P, I3, torch.zeros(2, 4, 3), 9),
     ],
 )
 @pytest.mark.compiler
@@ -260,6 +333,9 @@ def test_direct_calls_with_half_precision_name_the_way_out(call, dtype, compiled
         lambda: RAW.knn(P, P.to("meta"), 2),
         lambda: RAW.nearest(P, P.to("meta")),
         lambda: RAW.ball_query(P, P.to("meta"), 1.0, 2),
+        lambda: RAW.ragged_farthest_point_sample(P, L.to("meta"), 2, 0, False),
+        lambda: RAW.ragged_knn(P, P, L, L.to("meta"), 2),
+        lambda: RAW.ragged_ball_query(P, P, L.to("meta"), L, 1.0, 2),
         lambda: RAW.gather_points(P, I2.to("meta")),
         lambda: RAW.interpolate(P, I3, torch.zeros(2, 4, 3, device="meta")),
     ],

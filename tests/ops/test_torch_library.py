@@ -12,6 +12,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from pointadapterx import extensions, ops
+from pointadapterx.ops import library
 from pointadapterx.ops.library import SCHEMAS
 
 raw = torch.ops.pointadapterx
@@ -27,6 +28,9 @@ def inputs(device, grad=False):
     def indices(*shape):
         return torch.randint(0, 12, shape, generator=generator).to(device)
 
+    def lengths(*values):
+        return torch.tensor(values, device=device)
+
     return {
         "farthest_point_sample": (floats(2, 12, 3), 5, 0, False),
         "knn": (floats(2, 4, 3), floats(2, 12, 3), 3),
@@ -34,6 +38,10 @@ def inputs(device, grad=False):
         "ball_query": (floats(2, 4, 3), floats(2, 12, 3), 0.7, 3),
         "gather_points": (floats(2, 12, 5), indices(2, 4)),
         "interpolate": (floats(2, 12, 5), indices(2, 4, 3), floats(2, 4, 3)),
+        "spread": (floats(2, 4, 5), indices(2, 4, 3), floats(2, 4, 3), 12),
+        "ragged_farthest_point_sample": (floats(2, 12, 3), lengths(9, 3), 5, 0, False),
+        "ragged_knn": (floats(2, 4, 3), floats(2, 12, 3), lengths(4, 1), lengths(2, 12), 3),
+        "ragged_ball_query": (floats(2, 4, 3), floats(2, 12, 3), lengths(4, 1), lengths(2, 12), 0.7, 3),
     }
 
 
@@ -41,7 +49,7 @@ def inputs(device, grad=False):
 @pytest.mark.parametrize("name", list(SCHEMAS))
 def test_opcheck(device, name, grad):
     arguments = inputs(device, grad)[name]
-    if grad and name in ("farthest_point_sample", "ball_query"):
+    if grad and name.removeprefix("ragged_") in ("farthest_point_sample", "ball_query"):
         pytest.skip("returns indices only: nothing to differentiate")
     torch.library.opcheck(getattr(raw, name).default, arguments)
 
@@ -58,6 +66,7 @@ def test_shape_kernels_match(device, name):
 
 def everything(points, query, features):
     """All public ops in one graph."""
+    lengths = torch.full_like(points[:, 0, 0], 5, dtype=torch.int64)
     chosen = ops.farthest_point_sample(points, 6)
     distances, neighbours = ops.knn(query, points, 4)
     found, counts = ops.ball_query(query, points, 0.8, 5)
@@ -70,6 +79,9 @@ def everything(points, query, features):
         ops.three_interpolate(features, places, three),
         ops.chamfer_distance(points, query),
         ops.chamfer_distance(points, query, norm="l1"),
+        ops.gather_points(points, ops.farthest_point_sample(points, 6, lengths=lengths)),
+        ops.knn(query, points, 4, query_lengths=lengths, lengths=lengths)[0],
+        ops.ball_query(query, points, 0.8, 5, lengths=lengths)[1] * query[..., 0],
     )
 
 
@@ -126,6 +138,11 @@ def test_the_loader_and_the_dispatcher_agree():
     else:
         assert ops.implementation("cpu").startswith("reference (reason: ")
         assert extensions.rebuild_command() in ops.implementation("cpu")
+
+
+def test_a_library_of_an_older_version_is_named(monkeypatch, compiled):
+    monkeypatch.setattr(library, "_is_compiled", lambda name, key: name != "ragged_knn")
+    assert re.fullmatch(r"compiled \S+ \(of an older version; rebuild with: .*\)", ops.implementation(compiled))
 
 
 def test_other_devices_are_served_by_the_reference():

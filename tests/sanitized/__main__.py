@@ -14,7 +14,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "sanitized"
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
-TESTS = ("test_agreement", "test_checks", "test_chamfer", "test_sampling", "test_torch_library", "test_compat")
+TESTS = (
+    "test_agreement",
+    "test_ragged",
+    "test_checks",
+    "test_chamfer",
+    "test_sampling",
+    "test_torch_library",
+    "test_compat",
+)
 TESTS_OF_EXPERTS = "tests/peft/test_low_rank_mixture.py"
 
 

@@ -46,6 +46,12 @@ template <typename T>
 int64_t interpolate(const T* points, const int64_t* indices, const T* weights, int64_t count, int64_t queries,
                     int64_t channels, int64_t k, int64_t begin, int64_t end, T* out);
 
+// The transpose, for one cloud and channels [begin, end): values (queries, channels) -> added to out (count, channels).
+// Returns as above.
+template <typename T>
+int64_t spread(const T* values, const int64_t* indices, const T* weights, int64_t count, int64_t queries,
+               int64_t channels, int64_t k, int64_t begin, int64_t end, T* out);
+
 // The experts of a low-rank mixture, see pointadapterx/peft/parts/low_rank_mixture.py: x -> inner -> rank -> GELU -> inner. All in rows
 // of `width` or `rank` values, which are filled up with zeros to a multiple of kLanes.
 struct Experts {

@@ -1,6 +1,9 @@
 // Device helpers shared by the kernels.
 #pragma once
 
+// Checks of lengths and indices are part of the kernels' contract, in release builds too.
+#undef NDEBUG
+#include <cassert>
 #include <cstdint>
 
 namespace pax::cuda {
@@ -23,6 +26,14 @@ __device__ __forceinline__ float infinity<float>() {
 template <>
 __device__ __forceinline__ double infinity<double>() {
   return __longlong_as_double(0x7ff0000000000000LL);
+}
+
+// How many of the `full` points of a cloud are real.
+__device__ __forceinline__ int64_t length_of(const int64_t* lengths, int64_t cloud, int64_t full) {
+  if (lengths == nullptr) return full;
+  const int64_t length = lengths[cloud];
+  assert(length >= 1 && length <= full && "length of a cloud out of range");
+  return length;
 }
 
 // NaN counts as infinite.

@@ -73,12 +73,13 @@ __device__ __forceinline__ T lowered(T nearest, const Point<T>& point, const Poi
 // blockDim.x, … in registers, and their coordinates if kKeep.
 template <typename T, int kPer, bool kKeep>
 __global__ void __launch_bounds__(kMostThreads)
-    fps_in_registers(const T* __restrict__ all_points, int64_t batch, int count, int64_t samples, int start,
-                     bool skip_origin, int64_t* __restrict__ all_chosen) {
+    fps_in_registers(const T* __restrict__ all_points, const int64_t* __restrict__ lengths, int64_t batch, int full,
+                     int64_t samples, int start, bool skip_origin, int64_t* __restrict__ all_chosen) {
   __shared__ Farthest<T, int> per_warp[2][kWarp];
   const int step = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
-    const T* points = all_points + b * count * 3;
+    const int count = static_cast<int>(length_of(lengths, b, full));
+    const T* points = all_points + b * full * 3;
     int64_t* chosen = all_chosen + b * samples;
     T nearest[kPer];
     Point<T> kept[kKeep ? kPer : 1];
@@ -115,9 +116,9 @@ __global__ void __launch_bounds__(kMostThreads)
 // nearest: scratch (batch, count); partial: scratch (2, gridDim.x).
 template <typename T>
 __global__ void __launch_bounds__(kMostThreads)
-    fps_by_grid(const T* __restrict__ all_points, int64_t batch, int64_t count, int64_t samples, int64_t start,
-                bool skip_origin, T* __restrict__ all_nearest, Farthest<T, int64_t>* partial,
-                int64_t* __restrict__ all_chosen) {
+    fps_by_grid(const T* __restrict__ all_points, const int64_t* __restrict__ lengths, int64_t batch, int64_t full,
+                int64_t samples, int64_t start, bool skip_origin, T* __restrict__ all_nearest,
+                Farthest<T, int64_t>* partial, int64_t* __restrict__ all_chosen) {
   using Best = Farthest<T, int64_t>;
   __shared__ Best per_warp[2][kWarp];
   const cooperative_groups::grid_group grid = cooperative_groups::this_grid();
@@ -125,8 +126,9 @@ __global__ void __launch_bounds__(kMostThreads)
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   const int lane = threadIdx.x % kWarp;
   for (int64_t b = 0; b < batch; ++b) {
-    const T* points = all_points + b * count * 3;
-    T* nearest = all_nearest + b * count;  // each thread reads and writes its own points alone
+    const int64_t count = length_of(lengths, b, full);
+    const T* points = all_points + b * full * 3;
+    T* nearest = all_nearest + b * full;  // each thread reads and writes its own points alone
     int64_t* chosen = all_chosen + b * samples;
     for (int64_t i = first; i < count; i += stride) nearest[i] = initial(read(points, i), skip_origin);
     int64_t current = start;
@@ -156,12 +158,12 @@ __global__ void __launch_bounds__(kMostThreads)
 }
 
 template <typename T, int kPer>
-cudaError_t launch_in_registers(const T* points, int64_t batch, int64_t count, int64_t samples, int64_t start,
-                                bool skip_origin, int64_t* chosen, cudaStream_t stream) {
+cudaError_t launch_in_registers(const T* points, const int64_t* lengths, int64_t batch, int64_t count, int64_t samples,
+                                int64_t start, bool skip_origin, int64_t* chosen, cudaStream_t stream) {
   unsigned threads = kWarp;
   while (threads < kMostThreads && static_cast<int64_t>(threads) * kPer < count) threads *= 2;
   fps_in_registers<T, kPer, kPer * sizeof(T) <= kMostBytes>
-      <<<blocks_for(batch, 1), threads, 0, stream>>>(points, batch, static_cast<int>(count), samples,
+      <<<blocks_for(batch, 1), threads, 0, stream>>>(points, lengths, batch, static_cast<int>(count), samples,
                                                      static_cast<int>(start), skip_origin, chosen);
   return cudaGetLastError();
 }
@@ -170,14 +172,15 @@ cudaError_t launch_in_registers(const T* points, int64_t batch, int64_t count, i
 
 template <typename T>
 cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count, int64_t samples, int64_t start,
-                                  bool skip_origin, T* nearest, void* partial, int64_t* chosen, cudaStream_t stream) {
+                                  bool skip_origin, T* nearest, void* partial, int64_t* chosen, cudaStream_t stream,
+                                  const int64_t* lengths) {
   if (batch == 0 || samples == 0) return cudaSuccess;
   if (count <= 4 * kMostThreads)
-    return launch_in_registers<T, 4>(points, batch, count, samples, start, skip_origin, chosen, stream);
+    return launch_in_registers<T, 4>(points, lengths, batch, count, samples, start, skip_origin, chosen, stream);
   if (count <= 8 * kMostThreads)
-    return launch_in_registers<T, 8>(points, batch, count, samples, start, skip_origin, chosen, stream);
+    return launch_in_registers<T, 8>(points, lengths, batch, count, samples, start, skip_origin, chosen, stream);
   if (count <= kFpsInRegisters)
-    return launch_in_registers<T, 16>(points, batch, count, samples, start, skip_origin, chosen, stream);
+    return launch_in_registers<T, 16>(points, lengths, batch, count, samples, start, skip_origin, chosen, stream);
 
   int device = 0, processors = 0, per_processor = 0, cooperative = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -195,7 +198,8 @@ cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count,
   const int64_t blocks = useful < fitting ? useful : fitting;
   auto* of_blocks = static_cast<Farthest<T, int64_t>*>(partial);
   const int64_t room = kFpsPartialBytes / static_cast<int64_t>(2 * sizeof(*of_blocks));
-  void* arguments[] = {&points, &batch, &count, &samples, &start, &skip_origin, &nearest, &of_blocks, &chosen};
+  void* arguments[] = {&points, &lengths,     &batch,   &count,     &samples,
+                       &start,  &skip_origin, &nearest, &of_blocks, &chosen};
   error = cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(fps_by_grid<T>),
                                       static_cast<unsigned>(blocks < room ? blocks : room), kMostThreads, arguments, 0,
                                       stream);
@@ -204,8 +208,8 @@ cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count,
 }
 
 template cudaError_t farthest_point_sample(const float*, int64_t, int64_t, int64_t, int64_t, bool, float*, void*,
-                                           int64_t*, cudaStream_t);
+                                           int64_t*, cudaStream_t, const int64_t*);
 template cudaError_t farthest_point_sample(const double*, int64_t, int64_t, int64_t, int64_t, bool, double*, void*,
-                                           int64_t*, cudaStream_t);
+                                           int64_t*, cudaStream_t, const int64_t*);
 
 }  // namespace pax::cuda

@@ -1,7 +1,3 @@
-// Index checks are part of these kernels' contract, in release builds too.
-#undef NDEBUG
-#include <cassert>
-
 #include "common.cuh"
 #include "kernels.h"
 

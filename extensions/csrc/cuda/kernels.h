@@ -14,21 +14,28 @@ constexpr int64_t kFpsInRegisters = 16384;
 // Bytes of scratch in which the blocks tell each other what they found.
 constexpr int64_t kFpsPartialBytes = 1 << 16;
 
+// Lengths (batch), on the device, say how many points of each cloud are real; null: all. A length outside [1, count]
+// stops a kernel with a device-side assertion.
+
 // points (batch, count, 3), nearest: scratch (batch, count), partial: scratch of kFpsPartialBytes, 16-byte aligned
-// -> chosen (batch, samples).
+// -> chosen (batch, samples). Only without lengths must `samples` be at most `count`.
 template <typename T>
 cudaError_t farthest_point_sample(const T* points, int64_t batch, int64_t count, int64_t samples, int64_t start,
-                                  bool skip_origin, T* nearest, void* partial, int64_t* chosen, cudaStream_t stream);
+                                  bool skip_origin, T* nearest, void* partial, int64_t* chosen, cudaStream_t stream,
+                                  const int64_t* lengths = nullptr);
 
-// Queries (batch, queries, dims) against points (batch, count, dims).
+// Queries (batch, queries, dims) against points (batch, count, dims). What is written for queries behind a length is 0.
 template <typename T>
 struct Search {
   const T* query;
   const T* points;
   int64_t batch, queries, count, dims;
+  const int64_t* query_lengths = nullptr;
+  const int64_t* lengths = nullptr;
 };
 
-// squared and indices: (batch, queries, k).
+// squared and indices: (batch, queries, k). Places that a cloud of fewer than k points leaves free are infinitely far and
+// repeat the nearest.
 template <typename T>
 cudaError_t knn(const Search<T>& search, int64_t k, T* squared, int64_t* indices, cudaStream_t stream);
 

@@ -8,15 +8,19 @@ constexpr int kWarpsPerBlock = 4;
 // Ranked lists up to this length live in shared memory, longer ones in the output itself.
 constexpr int64_t kSharedRanking = 128;
 
-// Calls body(row, query, cloud) for each query; one warp works on one query.
+// Calls body(row, query, cloud, count) for each query and the points of its cloud; one warp works on one query. The
+// count is 0 for a query behind the length of its cloud.
 template <typename T, typename Body>
 __device__ __forceinline__ void for_each_query(const Search<T>& search, const Body& body) {
   const int64_t rows = search.batch * search.queries;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarpsPerBlock;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp; row < rows;
-       row += stride)
-    body(row, search.query + row * search.dims,
-         search.points + (row / search.queries) * search.count * search.dims);
+       row += stride) {
+    const int64_t b = row / search.queries;
+    const bool real = row - b * search.queries < length_of(search.query_lengths, b, search.queries);
+    body(row, search.query + row * search.dims, search.points + b * search.count * search.dims,
+         real ? length_of(search.lengths, b, search.count) : 0);
+  }
 }
 
 // Inserts a candidate that is nearer than the last of `length` ascending entries, after its equals.
@@ -62,13 +66,13 @@ __global__ void knn_kernel(Search<T> search, int64_t k, T* __restrict__ squared,
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const bool shared = k <= kSharedRanking;
 
-  for_each_query(search, [&](int64_t row, const T* query, const T* cloud) {
+  for_each_query(search, [&](int64_t row, const T* query, const T* cloud, int64_t count) {
     T* best = shared ? shared_squared[warp] : squared + row * k;
     int64_t* best_index = shared ? shared_indices[warp] : indices + row * k;
     int64_t length = 0;
-    for (int64_t begin = 0; begin < search.count; begin += kWarp) {
+    for (int64_t begin = 0; begin < count; begin += kWarp) {
       const int64_t mine = begin + lane;
-      const bool valid = mine < search.count;
+      const bool valid = mine < count;
       const T distance =
           valid ? squared_distance(query, cloud + mine * search.dims, search.dims) : infinity<T>();
       // Candidates enter in index order, and only if strictly nearer, so that ties keep the lowest index.
@@ -84,7 +88,12 @@ __global__ void knn_kernel(Search<T> search, int64_t k, T* __restrict__ squared,
         if (length < k) ++length;
       }
     }
+    for (int64_t j = length + lane; j < k; j += kWarp) {  // of a cloud of fewer than k points, or of no query
+      best[j] = length > 0 ? infinity<T>() : T(0);
+      best_index[j] = length > 0 ? best_index[0] : 0;
+    }
     if (shared) {
+      __syncwarp();
       for (int64_t j = lane; j < k; j += kWarp) {
         squared[row * k + j] = best[j];
         indices[row * k + j] = best_index[j];
@@ -97,10 +106,10 @@ __global__ void knn_kernel(Search<T> search, int64_t k, T* __restrict__ squared,
 template <typename T>
 __global__ void nearest_kernel(Search<T> search, T* __restrict__ squared, int64_t* __restrict__ indices) {
   const int lane = threadIdx.x % kWarp;
-  for_each_query(search, [&](int64_t row, const T* query, const T* cloud) {
+  for_each_query(search, [&](int64_t row, const T* query, const T* cloud, int64_t count) {
     T best = infinity<T>();
-    int64_t index = lane == 0 ? 0 : search.count;  // 0 if every distance is infinite
-    for (int64_t i = lane; i < search.count; i += kWarp) {
+    int64_t index = lane == 0 ? 0 : count;  // 0 if every distance is infinite
+    for (int64_t i = lane; i < count; i += kWarp) {
       const T distance = squared_distance(query, cloud + i * search.dims, search.dims);
       if (distance < best) {
         best = distance;
@@ -126,13 +135,13 @@ template <typename T>
 __global__ void ball_query_kernel(Search<T> search, T limit, int64_t samples, int64_t* __restrict__ indices,
                                   int64_t* __restrict__ counts) {
   const int lane = threadIdx.x % kWarp;
-  for_each_query(search, [&](int64_t row, const T* query, const T* cloud) {
+  for_each_query(search, [&](int64_t row, const T* query, const T* cloud, int64_t count) {
     int64_t* found = indices + row * samples;
     int64_t number = 0, first = 0;
-    for (int64_t begin = 0; begin < search.count && number < samples; begin += kWarp) {
+    for (int64_t begin = 0; begin < count && number < samples; begin += kWarp) {
       const int64_t mine = begin + lane;
       const bool inside =
-          mine < search.count && squared_distance(query, cloud + mine * search.dims, search.dims) < limit;
+          mine < count && squared_distance(query, cloud + mine * search.dims, search.dims) < limit;
       const unsigned hits = __ballot_sync(kAllLanes, inside);
       if (number == 0 && hits != 0) first = begin + __ffs(hits) - 1;
       const int64_t place = number + __popc(hits & ((1u << lane) - 1));
