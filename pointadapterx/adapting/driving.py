@@ -57,6 +57,7 @@ class Driver:
         self.asks_ffn = type(method).adapt_ffn is not Method.adapt_ffn
         before, after = type(method).before_block, type(method).after_block
         self.asks_block = before is not Method.before_block or after is not Method.after_block
+        self.leads = type(method).leave_stage is not Method.leave_stage
         self.inserts = bool(getattr(method.options, "needs_class_token", False)) and not self.rides
         self._place(members)
 
@@ -82,7 +83,7 @@ class Driver:
                     self._around(block, block.ffn, "ffn", self._record)
                 elif self.asks_ffn and block.ffn is not None:
                     self._around(block, block.ffn, "ffn", self._adapt)
-            if self.rides and stage.transition is not None:
+            if (self.rides or self.leads) and stage.transition is not None:
                 self._handles.append(stage.transition.register_forward_pre_hook(_Leads(self), with_kwargs=True))
 
     def _around(self, block: ForeignBlock, span: Span, name: str, act: _Act) -> None:
@@ -384,7 +385,7 @@ class _Ends:
 
 
 class _Leads:
-    """Before the frozen way to the next stage, which a highway goes too."""
+    """Before the frozen way to the next stage, which a highway goes too, and what waits."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -392,4 +393,7 @@ class _Leads:
     def __call__(self, module: nn.Module, inputs: Inputs, named: Named) -> None:
         run = self.driver.passes.run
         if self.driver.enabled and run is not None:
-            run.lead = Way(module, inputs, named, first_tensor(inputs, named).shape)
+            tokens = first_tensor(inputs, named)
+            run.lead = Way(module, inputs, named, tokens.shape)
+            if self.driver.leads:
+                self.driver.method.leave_stage(flat(tokens), run.lead)

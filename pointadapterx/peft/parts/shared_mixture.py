@@ -378,7 +378,7 @@ class SharedMixtureMethod(RoutedMethod):
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
         """What the blocks before K give to read, and their outcome; else the patches."""
-        if keep or self.options.inject_from is None or backbone.foreign:
+        if keep or self.options.inject_from is None or backbone.foreign or len(backbone.stages) > 1:
             return super().precompute(backbone, inputs, keep)
         return early_blocks(backbone, inputs, self.first, lambda early: [pair[self.serial] for pair in early.ffn])
 
