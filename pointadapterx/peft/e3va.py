@@ -64,8 +64,8 @@ class Highway(Method):
     ``s = T(tokens + s) - T(tokens)``, and the next stage adds to that; class-token state and prompts are those of the
     last stage. A head that reads several stages gets ``tokens + s`` of each, normalised in the last one alone.
 
-    With late injection from block K on, the tokens on their way into block K are ``tokens + s``, the state starts again from zero,
-    and what it gets of each later block joins the tokens behind that block; so gradient enters the blocks from K on.
+    With late injection from block K on, the tokens on their way into block K are ``tokens + s``, the state starts again
+    from zero, and what it gets of each later block joins the tokens behind that block; gradient enters these blocks.
 
     Trains the adapters, the final norm and the head; nothing inside the backbone, whose class token stays as it is.
     """
