@@ -5,24 +5,29 @@
 
 from __future__ import annotations
 
+from pointadapterx.datasets.ade20k import Ade20k
 from pointadapterx.datasets.base import DATASETS, PointClouds, Samples
 from pointadapterx.datasets.batching import EvalBatches, even_batches
 from pointadapterx.datasets.build import build_dataset
+from pointadapterx.datasets.digit_scenes import DigitScenes
 from pointadapterx.datasets.digits import Digits
 from pointadapterx.datasets.fashion_mnist import FashionMnist
 from pointadapterx.datasets.few_shot import few_shot_task
 from pointadapterx.datasets.folder import Folder
+from pointadapterx.datasets.image_masks import MaskedImages
 from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS
 from pointadapterx.datasets.imagefolder import ImageFolder
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.inputs import Inputs, build_inputs
 from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
+from pointadapterx.datasets.mask_folder import MaskFolder
 from pointadapterx.datasets.modelnet40 import ModelNet40
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
+from pointadapterx.datasets.views import Views
 from pointadapterx.datasets.vtab import Vtab
 from pointadapterx.hashing import content_hash, derive_seed
 
@@ -30,7 +35,9 @@ __all__ = [
     "DATASETS",
     "IMAGE_TRANSFORMS",
     "TRANSFORMS",
+    "Ade20k",
     "Augment",
+    "DigitScenes",
     "Digits",
     "EvalBatches",
     "FashionMnist",
@@ -40,11 +47,14 @@ __all__ = [
     "Inputs",
     "LDraw20",
     "LabelledH5",
+    "MaskFolder",
+    "MaskedImages",
     "ModelNet40",
     "PointClouds",
     "Samples",
     "ScanObjectNN",
     "Transform",
+    "Views",
     "Vtab",
     "augment_label",
     "build_augment",

@@ -33,11 +33,14 @@ class Targets(NamedTuple):
         points: ``(n, N, ...)``, of every point of a cloud; they follow the points through resampling and augmentation.
         condition: ``(n,)`` int64, the model's second input, such as the number of the object's category; None where a
             task's model takes none.
+        pixels: ``(n, S, S)`` int64, of every pixel of a picture as the model takes it. Only batches have them: a data
+            set reads them with its pictures, which they follow through resizing and augmentation.
     """
 
     sample: torch.Tensor | None = None
     points: torch.Tensor | None = None
     condition: torch.Tensor | None = None
+    pixels: torch.Tensor | None = None
 
     def of(self, indices: torch.Tensor) -> Targets:
         """Those of the samples at ``indices`` (b,)."""

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,29 @@ THREADS = 8  # decoding and resizing release the interpreter's lock
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not all that Pillow knows: EPS starts another program
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
+BORDER = 128  # around pictures that keep their shape: about the mean of most data sets
+
 ImagesT = TypeVar("ImagesT", bound="Images")
+
+
+class Picture(NamedTuple):
+    """A picture for a model, and what it was.
+
+    Attributes:
+        pixels: (channels, S, S) uint8.
+        height: of the file's picture, as the camera was held.
+        width: likewise.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+
+
+def fitted(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of a picture whose longer side has become ``size``."""
+    longest = max(height, width)
+    return max(1, round(height * size / longest)), max(1, round(width * size / longest))
 
 
 class Images(Samples):
@@ -53,7 +75,7 @@ class Images(Samples):
         if isinstance(self.pixels, torch.Tensor):
             return content_hash(self.pixels, self.labels, names)
         with ThreadPoolExecutor(THREADS) as pool:
-            files = pool.map(lambda path: hash_bytes(_read(path)), self.pixels)
+            files = pool.map(lambda path: hash_bytes(read_bytes(path)), self.pixels)
             return content_hash("\n".join(files), self.labels, names)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
@@ -62,20 +84,32 @@ class Images(Samples):
         image = pixels[i] if isinstance(pixels, torch.Tensor) else decode(pixels[i], None, None)
         return {"image": image, "label": self.labels[i], "index": i}
 
-    def fetch(self, indices: torch.Tensor, size: int, channels: int) -> torch.Tensor:
+    def fetch(self, indices: torch.Tensor, size: int, channels: int, *, letterbox: bool = False) -> torch.Tensor:
         """The images at ``indices``, resized: ``(b, channels, size, size)`` uint8.
 
-        Bicubic with antialiasing, whatever the shape of the original; grey images are repeated over the channels, and
-        coloured ones become grey (ITU-R 601) for a single channel.
+        Bicubic with antialiasing; grey images are repeated over the channels, and coloured ones become grey (ITU-R 601)
+        for a single channel.
+
+        Args:
+            indices: (b,) int64.
+            size: of a side.
+            channels: 1 or 3.
+            letterbox: keep the shape of the original, with a grey border on the right or below; otherwise it is
+                stretched.
 
         Raises:
             DataError: if a file cannot be decoded.
         """
         if isinstance(self.pixels, torch.Tensor):
-            return _resize(_with_channels(self.pixels[indices], channels), size)
+            return _resize(_with_channels(self.pixels[indices], channels), size, letterbox)
         paths = [self.pixels[i] for i in indices.tolist()]
         with ThreadPoolExecutor(THREADS) as pool:
-            return torch.stack(list(pool.map(lambda path: decode(path, size, channels), paths)))
+            read = pool.map(lambda path: read_picture(path, size, channels, letterbox=letterbox).pixels, paths)
+            return torch.from_numpy(np.stack(list(read)))
+
+    def raw(self, indices: torch.Tensor, size: int, channels: int, *, letterbox: bool = False) -> torch.Tensor:
+        """As :meth:`fetch`; a data set that knows more of each pixel adds it as further channels."""
+        return self.fetch(indices, size, channels, letterbox=letterbox)
 
     def subset(self: ImagesT, indices: torch.Tensor | Sequence[int]) -> ImagesT:
         """The images at ``indices``, in that order."""
@@ -104,22 +138,43 @@ def _with_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
     return (images[:, :3].float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
 
 
-def _resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    if tuple(images.shape[2:]) == (size, size):
+def _resize(images: torch.Tensor, size: int, letterbox: bool) -> torch.Tensor:
+    height, width = fitted(*images.shape[2:], size) if letterbox else (size, size)
+    if tuple(images.shape[2:]) != (height, width):
+        images = images.float()
+        images = F.interpolate(images, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+        images = images.round().clamp(0, 255).to(torch.uint8)
+    return bordered(images, size, BORDER)
+
+
+def bordered(images: torch.Tensor, size: int, value: int) -> torch.Tensor:
+    """(..., h, w) with a border on the right or below, which makes them (..., size, size)."""
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
         return images
-    resized = F.interpolate(images.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    return F.pad(images, (0, size - width, 0, size - height), value=value)
 
 
 def decode(path: Path, size: int | None, channels: int | None) -> torch.Tensor:
+    """The pixels alone of :func:`read_picture`, stretched."""
+    return torch.from_numpy(read_picture(path, size, channels).pixels)
+
+
+def read_picture(path: Path, size: int | None, channels: int | None, *, letterbox: bool = False) -> Picture:
     """An image file as (channels, H, W) uint8, resized to a square of side ``size``; None: as it is.
+
+    Args:
+        path: of the file.
+        size: of a side.
+        channels: 1 or 3; None: as the file has it.
+        letterbox: see :meth:`Images.fetch`.
 
     Raises:
         DataError: if it cannot be decoded.
     """
     from PIL import Image, ImageOps  # slow to import, and point clouds do without
 
-    data = _read(path)
+    data = read_bytes(path)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             if opened.width * opened.height > max(SMALL, EXPANSION * len(data)):
@@ -131,15 +186,27 @@ def decode(path: Path, size: int | None, channels: int | None) -> torch.Tensor:
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             grey = image.mode in ("1", "L") if channels is None else channels == 1
             converted = image.convert("L" if grey else "RGB")
-            if size is not None and converted.size != (size, size):
-                converted = converted.resize((size, size), Image.Resampling.BICUBIC)
-            pixels = torch.from_numpy(np.array(converted))
+            width, height = converted.size
+            wanted = (height, width) if size is None else (size, size)
+            if size is not None and letterbox:
+                wanted = fitted(height, width, size)
+            if (height, width) != wanted:
+                converted = converted.resize(wanted[::-1], Image.Resampling.BICUBIC)
+            pixels = np.array(converted)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({reason_of(error)}); replace or remove it") from None
-    return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).contiguous()
+    pixels = np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    if size is not None:
+        pixels = bordered(torch.from_numpy(pixels), size, BORDER).numpy()
+    return Picture(pixels, height, width)
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from pointadapterx.datasets.base import DATASETS, PointClouds, Samples, Targets
+from pointadapterx.datasets.image_masks import MaskedImages
+from pointadapterx.datasets.image_transforms import Pictures
 from pointadapterx.datasets.images import Images
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.resample import drawn_index, fps_stage, fps_stage_index, spread_index, taken
@@ -29,12 +31,31 @@ class Batch(NamedTuple):
         index: (b, N), which point of the sample's cloud each of the points is; None: the same in the same order. In
             training it is given where targets of points follow it.
         number: of the batch, for draws that a test repeats.
+        frame: (b, 4), where images lie in the samples', see :mod:`~pointadapterx.datasets.image_transforms`; None: as
+            they are.
     """
 
     inputs: Any
     targets: Targets
     index: Index = None
     number: int = 0
+    frame: torch.Tensor | None = None
+
+
+class Prepared(NamedTuple):
+    """What a model takes of a raw batch, and what follows it.
+
+    Attributes:
+        inputs: points (b, N, 3), or images (b, channels, S, S).
+        index: of the points, see :data:`Index`.
+        pixels: (b, S, S) int64, labels of the pixels of images that have some.
+        frame: see :class:`Batch`.
+    """
+
+    inputs: torch.Tensor
+    index: Index = None
+    pixels: torch.Tensor | None = None
+    frame: torch.Tensor | None = None
 
 
 class Inputs(ABC):
@@ -57,20 +78,20 @@ class Inputs(ABC):
         return self.source(dataset), None
 
     @abstractmethod
-    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
+    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> Prepared:
         """A raw batch on the device -> the model's input, with all random draws from ``generator``."""
 
     @abstractmethod
-    def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
+    def plain(self, raw: torch.Tensor) -> Prepared:
         """A raw batch on the device -> the model's input, without a random draw."""
 
     def for_training(self, raw: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The input alone of :meth:`drawn`."""
-        return self.drawn(raw, generator)[0]
+        return self.drawn(raw, generator).inputs
 
     def for_test(self, raw: torch.Tensor) -> torch.Tensor:
         """The input alone of :meth:`plain`."""
-        return self.plain(raw)[0]
+        return self.plain(raw).inputs
 
 
 class PointInputs(Inputs):
@@ -103,38 +124,48 @@ class PointInputs(Inputs):
         assert index is not None
         return index
 
-    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
+    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> Prepared:
         """Clouds resampled at random and augmented: (B, num_points, 3)."""
         index = drawn_index(raw, self.count, generator, skip_origin=self.skip_origin)
         points, moved = self.augment.carry(taken(raw, index), generator)
-        return points, follow(index, moved)
+        return Prepared(points, follow(index, moved))
 
-    def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
+    def plain(self, raw: torch.Tensor) -> Prepared:
         """Clouds reduced by FPS, without augmentation: (B, num_points, 3)."""
         index = spread_index(raw, self.count, skip_origin=self.skip_origin)
-        return taken(raw, index), index
+        return Prepared(taken(raw, index), index)
 
 
 class ImageInputs(Inputs):
-    """Images (B, channels, S, S) uint8: to [0, 1], augmented in training, then ``(x - mean) / std``."""
+    """Images (B, channels, S, S) uint8: to [0, 1], augmented in training, then ``(x - mean) / std``.
+
+    Labels of pixels come behind the channels of a raw batch.
+    """
 
     def __init__(self, data: DataConfig, channels: int, size: int) -> None:
-        self.size, self.channels = size, channels
+        self.size, self.channels, self.letterbox = size, channels, data.resize == "letterbox"
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in data.statistics(channels))
         self.augment = build_augment(data.augment, "images")
 
     def source(self, dataset: Samples) -> Fetch:
         """The images, decoded and resized when they are needed."""
         assert isinstance(dataset, Images)
-        return lambda indices: dataset.fetch(indices, self.size, self.channels)
+        return lambda indices: dataset.raw(indices, self.size, self.channels, letterbox=self.letterbox)
 
-    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, Index]:
+    def drawn(self, raw: torch.Tensor, generator: torch.Generator) -> Prepared:
         """Images augmented in [0, 1], then normalised: (B, channels, S, S)."""
-        return self._normalized(self.augment(raw.float() / 255.0, generator)), None
+        return self._prepared(self.augment.carry_pictures(self._parted(raw), generator))
 
-    def plain(self, raw: torch.Tensor) -> tuple[torch.Tensor, Index]:
+    def plain(self, raw: torch.Tensor) -> Prepared:
         """Images normalised, without augmentation: (B, channels, S, S)."""
-        return self._normalized(raw.float() / 255.0), None
+        return self._prepared(self._parted(raw))
+
+    def _parted(self, raw: torch.Tensor) -> Pictures:
+        images = raw[:, : self.channels].float() / 255.0
+        return Pictures(images, raw[:, self.channels].long() if raw.shape[1] > self.channels else None)
+
+    def _prepared(self, pictures: Pictures) -> Prepared:
+        return Prepared(self._normalized(pictures.images), None, pictures.pixels, pictures.frame)
 
     def _normalized(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.mean.to(images.device)) / self.std.to(images.device)
@@ -149,6 +180,9 @@ class Batches:
         targets: of these samples.
         device: of the batches.
         staged: whether to do ahead what is the same in every epoch of training.
+
+    Attributes:
+        of_pixels: whether the pixels of the samples have labels.
     """
 
     def __init__(
@@ -157,24 +191,29 @@ class Batches:
         self._inputs, self._targets, self._device = inputs, targets, device
         self._fetch, self._index = inputs.staged(dataset, device) if staged else (inputs.source(dataset), None)
         self._traced = self._index is None or targets.points is not None
+        self.of_pixels = isinstance(dataset, MaskedImages)
         if not self._traced:  # two thirds of the memory of the clouds, for nothing
             self._index = None
 
     def training(self, indices: torch.Tensor, generator: torch.Generator) -> Batch:
         """The samples at ``indices`` (b,), with all random draws from ``generator``, which is on the device."""
-        return self._batch(indices, *self._inputs.drawn(self._fetch(indices).to(self._device), generator))
+        return self._batch(indices, self._inputs.drawn(self._fetch(indices).to(self._device), generator))
 
     def test(self, indices: torch.Tensor, number: int = 0) -> Batch:
         """The samples at ``indices`` (b,) without a random draw; ``number`` of the batch."""
-        found = self._batch(indices, *self._inputs.plain(self._fetch(indices).to(self._device)))
+        found = self._batch(indices, self._inputs.plain(self._fetch(indices).to(self._device)))
         return found._replace(number=number)
 
-    def _batch(self, indices: torch.Tensor, inputs: torch.Tensor, index: Index) -> Batch:
+    def _batch(self, indices: torch.Tensor, found: Prepared) -> Batch:
+        index = found.index
         if not self._traced:
             index = None
         elif self._index is not None:
             index = follow(self._index[indices].to(self._device), index)
-        return Batch(inputs, self._targets.of(indices).to(self._device).at(index), index)
+        targets = self._targets.of(indices).to(self._device).at(index)
+        if found.pixels is not None:
+            targets = targets._replace(pixels=found.pixels)
+        return Batch(found.inputs, targets, index, frame=found.frame)
 
 
 class Shaped(Protocol):

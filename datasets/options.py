@@ -14,7 +14,7 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.registry import did_you_mean, unknown_name
 from pointadapterx.schema import Points, Section, Times
 
-OF_IMAGES = ("mean", "std")
+OF_IMAGES = ("mean", "std", "resize")
 """Keys that only a data set of images has."""
 OF_CLOUDS = ("num_points", "normalize", "up", "stored_points", "suffixes", "columns", "nan", "cache_dir")
 """Keys that only a data set of point clouds has."""
@@ -36,8 +36,11 @@ class DataConfig(Section):
 
     ``train_size`` is a number of labelled training samples (those for validation included) to draw, all if null.
     ``num_points`` belongs to clouds. ``mean`` and ``std`` belong to images, a number a channel of images in [0, 1];
-    by default those of the backbone's own preprocessing where it has one, else 0.5.
+    by default those of the backbone's own preprocessing where it has one, else 0.5. ``resize`` is how pictures of
+    other shapes become square: ``stretch``, as null does, or ``letterbox``, which keeps their shape and adds a border.
     """
+
+    unwritten = ("resize",)
 
     name: str
     root: str | None = None
@@ -55,6 +58,7 @@ class DataConfig(Section):
     train_size: int | None = Field(None, ge=2)
     mean: list[float] | None = Field(None, min_length=1)
     std: list[Annotated[float, Field(gt=0.0)]] | None = Field(None, min_length=1)
+    resize: Literal["stretch", "letterbox"] | None = None
 
     def reading_options(self) -> dict[str, Any]:
         """The keys that decide what is read, where they are set."""

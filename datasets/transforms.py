@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS, ImageTransform
+from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS, ImageTransform, Pictures
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry, did_you_mean
 
@@ -245,6 +245,13 @@ class Augment:
             inputs, moved = transform.carry(inputs, generator)
             index = follow(index, moved)
         return inputs, index
+
+    def carry_pictures(self, pictures: Pictures, generator: torch.Generator | None = None) -> Pictures:
+        """Apply every transform to images, with the labels of their pixels and their frame."""
+        for transform in self.transforms:
+            assert isinstance(transform, ImageTransform)
+            pictures = transform.carry(pictures, generator)
+        return pictures
 
     def __bool__(self) -> bool:
         return bool(self.transforms)

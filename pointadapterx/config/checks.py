@@ -132,6 +132,9 @@ def _complete(parts: Parts) -> list[Problem]:
     if parts.task is not None and parts.eval is not None:
         parts.eval, problem = _with_score(parts.eval, TASKS[parts.task.name])
         problems += problem
+    if parts.task is not None:
+        parts.task, found = parts.task.completed(parts.data)
+        problems += [Problem(*problem) for problem in found]
     if parts.head is not None and parts.task is not None:
         classes = TASKS[parts.task.name].predicts_classes
         parts.head, found = parts.head.completed(parts.method, parts.data if classes else None, parts.backbone)

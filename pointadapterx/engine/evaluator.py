@@ -140,7 +140,8 @@ def vote(
     """What a model says of K augmented, resampled copies of every sample together; for most tasks their mean.
 
     Each copy is prepared as in training, clouds resampled, and augmented with ``data.augment``; its random draws
-    depend on the seed, the copy and the batch alone.
+    depend on the seed, the copy and the batch alone. Where pixels have labels, the first copy is as in a test, and the
+    others are brought back to where its pixels lie.
 
     Args:
         model: as in :func:`predict`.
@@ -154,6 +155,9 @@ def vote(
 
     def drawn(indices: Tensor, number: int) -> Iterator[Batch]:
         for copy in range(copies):
+            if copy == 0 and batches.of_pixels:  # answers and truth are of its pixels
+                yield batches.test(indices, number)
+                continue
             generator = torch.Generator(accelerator.device).manual_seed(derive_seed(seed, "vote", copy, number))
             yield batches.training(indices, generator)
 

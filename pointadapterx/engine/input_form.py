@@ -15,7 +15,7 @@ from pointadapterx.checkpoints.adapter_file import AdapterInfo
 from pointadapterx.datasets.base import AXES, DATASETS, Targets
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.doubts import Cloud
-from pointadapterx.datasets.images import decode
+from pointadapterx.datasets.images import Picture, read_picture
 from pointadapterx.datasets.inputs import Batch, build_inputs
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.point_files import Reading
@@ -46,11 +46,12 @@ class ImageReader:
 
     size: int
     channels: int
+    letterbox: bool = False
 
-    def __call__(self, name: str) -> np.ndarray | str:
+    def __call__(self, name: str) -> Picture | str:
         """A picture (channels, size, size), or what is wrong with its file."""
         try:
-            return decode(Path(name), self.size, self.channels).numpy()
+            return read_picture(Path(name), self.size, self.channels, letterbox=self.letterbox)
         except DataError as error:
             return str(error)
 
@@ -95,7 +96,7 @@ class Form:
         """Equal where inputs are prepared alike."""
         shape = self.backbone.input_shape(self.data.num_points)
         grouped = self.backbone.leaves_out_origin, self.backbone.least_points
-        scaled = self.data.mean, self.data.std
+        scaled = self.data.mean, self.data.std, self.data.resize
         return (self.points, shape, *grouped, *scaled, self.count, self.up, self.normalize, self.reading)
 
     @property
@@ -114,7 +115,7 @@ class Form:
             reading = self.reading
             return CloudReader(Path(), self.count, self.normalize, by_name=False, reading=reading, whole=whole)
         channels, size, _ = self.backbone.input_shape(None)
-        return ImageReader(size, channels)
+        return ImageReader(size, channels, self.data.resize == "letterbox")
 
     def cut(self, name: str, cloud: Cloud, task: Task) -> Iterator[Ready | Failure]:
         """The pieces of a whole cloud that a task wants, as :meth:`bring` has them; a failure ends them."""
@@ -181,8 +182,11 @@ class Form:
         """Prepared inputs as the model's, without targets."""
         inputs = build_inputs(self)
         if len({tuple(value.shape) for value in values}) == 1:
-            together, index = inputs.plain(torch.stack(values).to(device))
-            return Batch(together, Targets(), index)
+            together = inputs.plain(torch.stack(values).to(device))
+            return Batch(together.inputs, Targets(), together.index)
         parts = [inputs.plain(value[None].to(device)) for value in values]
-        rows = [torch.arange(part.shape[1], device=device)[None] if at is None else at for part, at in parts]
-        return Batch(torch.cat([part for part, _ in parts]), Targets(), torch.cat(rows))
+        rows = [
+            torch.arange(part.inputs.shape[1], device=device)[None] if part.index is None else part.index
+            for part in parts
+        ]
+        return Batch(torch.cat([part.inputs for part in parts]), Targets(), torch.cat(rows))

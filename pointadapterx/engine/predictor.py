@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Generic, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from pointadapterx.datasets.base import AXES, Targets
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.entries import Entry
 from pointadapterx.datasets.folder import BLOCK
-from pointadapterx.datasets.images import SUFFIXES
+from pointadapterx.datasets.images import SUFFIXES, Picture
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.point_files import KINDS, Cloud
 from pointadapterx.datasets.preparation import mean_extents
@@ -263,7 +262,7 @@ class Predictor(Generic[AnswerT]):
             else:
                 yield from self._prepare(name, content)
 
-    def _prepare(self, name: str, content: Cloud | np.ndarray) -> Iterator[Ready | Failure]:
+    def _prepare(self, name: str, content: Cloud | Picture) -> Iterator[Ready | Failure]:
         """An input, or the pieces of it that its task wants."""
         said = self._said(name)
         try:
@@ -273,7 +272,7 @@ class Predictor(Generic[AnswerT]):
             yield Failure(name, f"{name}: {error}")
             return
         if not isinstance(content, Cloud):
-            yield Ready(name, torch.from_numpy(content), [], said=said)
+            yield Ready(name, torch.from_numpy(content.pixels), [], said=said, size=(content.height, content.width))
             return
         if self._task.whole:
             prepared = self._form.cut(name, content, self._task)

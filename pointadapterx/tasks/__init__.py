@@ -7,9 +7,20 @@ from typing_extensions import TypeVar
 from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.classification import Classification, Prediction
 from pointadapterx.tasks.exchange import Answer, Facts, Sections
+from pointadapterx.tasks.image_segmentation import ImageSegmentation
 from pointadapterx.tasks.reconstruction import Reconstruction
 
-__all__ = ["TASKS", "AnswerT", "Classification", "Facts", "Reconstruction", "Sections", "Task", "build_task"]
+__all__ = [
+    "TASKS",
+    "AnswerT",
+    "Classification",
+    "Facts",
+    "ImageSegmentation",
+    "Reconstruction",
+    "Sections",
+    "Task",
+    "build_task",
+]
 
 AnswerT = TypeVar("AnswerT", bound=Answer, default=Prediction, covariant=True)
 """What a predictor's adapters answer, for type checkers: a class, unless it is given as ``Predictor[Answer]``."""

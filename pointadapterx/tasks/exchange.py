@@ -63,6 +63,16 @@ class TaskOptions(Section):
 
     name: str = ""
 
+    def completed(self, data: DataConfig | None) -> tuple[TaskOptions, list[tuple[str, str]]]:
+        """With what is null filled in from the data, and (dotted key, message) for what cannot be.
+
+        Files are read only where a key is null, so that a stored config is complete without them.
+
+        Args:
+            data: None where that section is wrong.
+        """
+        return self, []
+
 
 class Score(NamedTuple):
     """A metric of a whole set that may select an epoch, and is shown in tables.
@@ -192,6 +202,7 @@ class Ready:
         warnings: in what it differs from the training data.
         piece: where the values come from, for a task that answers for every point.
         said: the condition, in words, such as the object's category; None where nothing is said.
+        size: height and width of a picture as its file has it.
     """
 
     name: str
@@ -199,6 +210,7 @@ class Ready:
     warnings: list[str]
     piece: Piece | None = None
     said: str | None = None
+    size: tuple[int, int] | None = None
 
 
 def places(batch: Batch, inputs: Sequence[Ready]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rich.table import Table
+from torch import Tensor
 
 from pointadapterx.tasks.exchange import Score, Tabular
 
@@ -20,6 +21,15 @@ class Presentation:
 
     scores: ClassVar[Mapping[str, Score]] = {}
     facts: Any
+
+    @property
+    def pixel_classes(self) -> list[str]:
+        """Names of what a pixel is labelled with, by number; empty where pixels are not, and no picture shows them."""
+        return []
+
+    def pixel_labels(self, outputs: Tensor) -> Tensor:
+        """(b, S, S) int64, the label of each pixel of a batch, from outputs (b, classes, S, S)."""
+        return outputs.argmax(dim=1)
 
     def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
         """Metrics for the terminal; by default the scores alone."""

@@ -25,8 +25,19 @@ def class_weights(wanted: str | Sequence[float] | None, labels: Tensor, classes:
     """
     if wanted is None:
         return None
+    counts = torch.stack([(labels == number).sum() for number in range(len(classes))])
+    return weights_of_counts(wanted, counts, classes)
+
+
+def weights_of_counts(wanted: str | Sequence[float], counts: Tensor | None, classes: Sequence[str]) -> Tensor:
+    """The same factors from the number of labels of each class, (C,), which only ``"balanced"`` reads.
+
+    Raises:
+        ConfigError: for another number of weights, or if no label is one of the classes.
+    """
     if wanted == "balanced":
-        counts = torch.stack([(labels == number).sum() for number in range(len(classes))]).double()
+        assert counts is not None
+        counts = counts.double()
         present = int((counts > 0).sum())
         if not present:
             raise ConfigError("train.class_weights: no label of the training part is one of the classes; give numbers")

@@ -1,0 +1,73 @@
+"""Pictures beside their masks, with a JSON file in COCO's form for each part: renderings of rooms, for instance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pointadapterx.datasets.base import DATASETS
+from pointadapterx.datasets.image_masks import MaskedFiles, Pair, mask_beside
+from pointadapterx.errors import DataError, reason_of
+
+
+@DATASETS.register("views")
+class Views(MaskedFiles):
+    """``<part>.json``, ``<part>/<name>.jpg`` and ``<part>/<name>_label.png`` for the parts ``train`` and ``test``.
+
+    In a mask a number is the ``id`` of a category of ``train.json``, and 255 means unlabelled. Pictures of one ``room``
+    stay on one side of a validation split.
+    """
+
+    called = "views"
+    layout = "train.json, test.json, {train,test}/*.jpg and {train,test}/*_label.png"
+    default_root = "data/views"
+
+    @classmethod
+    def classes_of(cls, folder: Path, variant: str | None) -> Sequence[str]:
+        """Names of the categories."""
+        return list(_categories(folder))
+
+    @classmethod
+    def pairs(cls, split: str, folder: Path, variant: str | None) -> Iterator[Pair]:
+        """Of the pictures that the part's JSON file lists."""
+        path = folder / f"{split}.json"
+        numbers = tuple(_categories(folder).values())
+        images = _entries(path, "images")
+        for image in images:
+            name, room = image.get("file_name"), image.get("room")
+            if not isinstance(name, str) or not isinstance(room, int | None):
+                raise DataError(f"{path}: an image has file_name {name!r}, room {room!r}; expected text and a number")
+            picture = folder / split / name
+            mask = mask_beside(picture, picture.with_name(f"{picture.stem}_label.png"), numbers, (255,))
+            yield Pair(name, picture, mask, room)
+
+
+def _categories(folder: Path) -> dict[str, int]:
+    """Names of the classes and their numbers in masks."""
+    path = folder / "train.json"
+    found: dict[str, int] = {}
+    for entry in _entries(path, "categories"):
+        name, number = entry.get("name"), entry.get("id")
+        if not isinstance(name, str) or not isinstance(number, int) or not 0 <= number < 255 or name in found:
+            raise DataError(
+                f"{path}: a category has name {name!r} and id {number!r}; expected a name of its own and a number "
+                "from 0 to 254"
+            )
+        found[name] = number
+    return found
+
+
+def _entries(path: Path, key: str) -> list[dict[str, Any]]:
+    """A list of a JSON file in COCO's form."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: is missing; it lists the pictures and categories in COCO's form") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({reason_of(error)}); write it again, in COCO's form") from None
+    found = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise DataError(f"{path}: has no list '{key}'; write it again, in COCO's form")
+    return found
