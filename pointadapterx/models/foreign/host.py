@@ -214,10 +214,8 @@ class ForeignHost:
     def before_the_norm(self, first: int | None = None) -> Iterator[nn.Module]:
         """What is known to run before the final norm, or before block ``first``: patches, blocks, and between them."""
         yield from (block.module for block in self.members()[:first])
-        before = (
-            stage for stage in self.stages if stage.first + len(stage.members) < (first or self.stages[-1].first + 1)
-        )
-        yield from (stage.transition for stage in before if stage.transition is not None)
+        ways = [stage.transition for stage in self.stages if first is None or stage.first + len(stage.members) < first]
+        yield from (way for way in ways if way is not None)
         if self._patch is not None:
             yield self._patch
 
