@@ -9,6 +9,7 @@ from pointadapterx.datasets.ade20k import Ade20k
 from pointadapterx.datasets.base import DATASETS, PointClouds, Samples
 from pointadapterx.datasets.batching import EvalBatches, even_batches
 from pointadapterx.datasets.build import build_dataset
+from pointadapterx.datasets.coco import Coco
 from pointadapterx.datasets.digit_scenes import DigitScenes
 from pointadapterx.datasets.digits import Digits
 from pointadapterx.datasets.fashion_mnist import FashionMnist
@@ -23,11 +24,13 @@ from pointadapterx.datasets.labelled_h5 import LabelledH5
 from pointadapterx.datasets.ldraw20 import LDraw20
 from pointadapterx.datasets.mask_folder import MaskFolder
 from pointadapterx.datasets.modelnet40 import ModelNet40
+from pointadapterx.datasets.object_images import ObjectImages
 from pointadapterx.datasets.resample import check_num_points, resample_test, resample_train, to_fps_stage
 from pointadapterx.datasets.scanobjectnn import ScanObjectNN
 from pointadapterx.datasets.splits import stratified_draw, stratified_split
 from pointadapterx.datasets.transforms import TRANSFORMS, Augment, Transform, augment_label, build_augment
 from pointadapterx.datasets.views import Views
+from pointadapterx.datasets.voc import Voc
 from pointadapterx.datasets.vtab import Vtab
 from pointadapterx.hashing import content_hash, derive_seed
 
@@ -37,6 +40,7 @@ __all__ = [
     "TRANSFORMS",
     "Ade20k",
     "Augment",
+    "Coco",
     "DigitScenes",
     "Digits",
     "EvalBatches",
@@ -50,11 +54,13 @@ __all__ = [
     "MaskFolder",
     "MaskedImages",
     "ModelNet40",
+    "ObjectImages",
     "PointClouds",
     "Samples",
     "ScanObjectNN",
     "Transform",
     "Views",
+    "Voc",
     "Vtab",
     "augment_label",
     "build_augment",

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from pointadapterx.datasets.objects import Objects
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError
 from pointadapterx.hashing import content_hash
@@ -35,12 +36,14 @@ class Targets(NamedTuple):
             task's model takes none.
         pixels: ``(n, S, S)`` int64, of every pixel of a picture as the model takes it. Only batches have them: a data
             set reads them with its pictures, which they follow through resizing and augmentation.
+        objects: of every picture, a different number in each, in pixels of its file.
     """
 
     sample: torch.Tensor | None = None
     points: torch.Tensor | None = None
     condition: torch.Tensor | None = None
     pixels: torch.Tensor | None = None
+    objects: Objects | None = None
 
     def of(self, indices: torch.Tensor) -> Targets:
         """Those of the samples at ``indices`` (b,)."""

@@ -150,7 +150,7 @@ class AdaptedModel(TrainableModel):
         self.recipe = None
         self.eval()
 
-    def forward(self, inputs: Tensor | Frozen, condition: Tensor | None = None) -> ModelOutput:
+    def forward(self, inputs: Tensor | Frozen, condition: Any = None) -> ModelOutput:
         """Inputs of the backbone, for example points (B, N, 3), or what is kept of them -> :class:`ModelOutput`.
 
         ``condition`` (B, ...) is what else the head is to know of the samples, where it asks for something.
@@ -163,7 +163,7 @@ class AdaptedModel(TrainableModel):
         auxiliary = self.method.auxiliary_loss(features.losses) if features.losses else None
         return ModelOutput(self.head(features), auxiliary)
 
-    def read(self, inputs: Tensor | Frozen, condition: Tensor | None = None) -> Features:
+    def read(self, inputs: Tensor | Frozen, condition: Any = None) -> Features:
         """All that the head is given of inputs and ``condition``, see :meth:`forward`."""
         sequence, losses, centers, kept, _, _ = self.method.run(self.backbone, inputs, self.head.blocks)
         return Features(sequence, losses, centers, kept, inputs if isinstance(inputs, Tensor) else None, condition)

@@ -82,8 +82,10 @@ def export_adapter(
     if kind is None:
         raise ConfigError(f"{output}: ends in neither {' nor '.join(FORMATS)}; choose such a name")
     require_utf8(output)
-    need_all(kind.needs, f"{output}: needs", "export", ExportError)
     info = read_adapter(adapter)
+    if info.task.unexportable:
+        raise ExportError(f"{info.path}: the task {info.config.task.name} cannot be exported: {info.task.unexportable}")
+    need_all(kind.needs, f"{output}: needs", "export", ExportError)
     progress("building the model")
     model = restore_model(info, weights).eval()
     with suppress(MergeError):  # other methods stay beside the backbone

@@ -51,7 +51,9 @@ class Parts:
 def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
     """Fills defaults and finds every problem: unknown keys, wrong types, impossible combinations."""
     parts, problems = Parts(), []
-    task, raw = _named_task(_with_head(raw))
+    task, raw = _named_task(raw)
+    if "head" in TASKS[task].sections:
+        raw = _with_head(raw)
     wanted = [name for name in ORDER if name in ("task", *COMMON, *TASKS[task].sections)]
     for section in raw:
         if section not in wanted:
@@ -70,7 +72,7 @@ def check(raw: Mapping[str, Any]) -> tuple[Parts, list[Problem]]:
     return parts, problems
 
 
-def _with_head(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_head(raw: dict[str, Any]) -> dict[str, Any]:
     """With one linear layer as the head of a model of another library, unless a head is given."""
     named = raw.get("backbone")
     name = named.get("name") if isinstance(named, Mapping) else None
@@ -133,7 +135,8 @@ def _complete(parts: Parts) -> list[Problem]:
         parts.eval, problem = _with_score(parts.eval, TASKS[parts.task.name])
         problems += problem
     if parts.task is not None:
-        parts.task, found = parts.task.completed(parts.data)
+        data = parts.data if parts.data is not None and parts.data.name in DATASETS else None
+        parts.task, found = parts.task.completed(data)
         problems += [Problem(*problem) for problem in found]
     if parts.head is not None and parts.task is not None:
         classes = TASKS[parts.task.name].predicts_classes

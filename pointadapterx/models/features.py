@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -83,7 +83,8 @@ class Features(NamedTuple):
         intermediates: tokens behind the blocks that were asked for, by the block's number.
         inputs: the points (B, N, 3) or images that were given, for heads that answer for each point; None where only
             what the frozen part makes of them was given.
-        condition: what else a head is given of the samples, such as a category (B, ...).
+        condition: what else a head is given of the samples, such as a category (B, ...); in training also targets, for
+            a head whose loss needs them.
     """
 
     sequence: TokenSequence
@@ -91,7 +92,7 @@ class Features(NamedTuple):
     centers: Tensor | None = None
     intermediates: Mapping[int, BlockTokens] = {}
     inputs: Tensor | None = None
-    condition: Tensor | None = None
+    condition: Any = None
 
     @property
     def class_token(self) -> Tensor | None:

@@ -17,7 +17,7 @@ from pointadapterx.files import write_text
 from pointadapterx.hub import HUB
 from pointadapterx.optional import need
 from pointadapterx.report import page
-from pointadapterx.report.gallery import modes_of, modes_of_labels, pack_clouds
+from pointadapterx.report.gallery import modes_of, modes_of_labels, objects_of, pack_clouds
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
 from pointadapterx.study.resampling import Records, record_difference, record_intervals
 from pointadapterx.study.statistics import RESAMPLES, Interval, difference_interval, mean_difference, score_interval
@@ -25,6 +25,7 @@ from pointadapterx.visualize import plots
 from pointadapterx.visualize.drawing import Sheet, paint
 from pointadapterx.visualize.labels import labelled, labels_points, worst
 from pointadapterx.visualize.loaded_run import Subject, name_apart
+from pointadapterx.visualize.objects import finds_objects
 from pointadapterx.visualize.pictures import PICTURES, plain_view, surest_mistakes, unsuited
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def _of_task(subjects: Sequence[Subject], clouds: list[dict[str, Any]]) -> list[
         (table.title if len(subjects) == 1 else f"{table.title}, {subject.name}", page.table(table.header, table.rows))
         for subject, table in tables
     ]
+    if finds_objects(first):
+        sections.append(("Pictures: objects, and what was found", objects_of(first, first.spread(SHOWN))))
     if labels_points(first) and first.targets.points is not None:
         last = [(index, f"{first.title(index)}: {words}") for index, words in worst(first, SHOWN)]
         sections += [("Worst samples", _gallery(first, last, clouds))] * bool(last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +11,16 @@ from markupsafe import Markup
 from torch import Tensor
 
 from pointadapterx.report import page
-from pointadapterx.visualize import introspection
+from pointadapterx.visualize import introspection, objects
 from pointadapterx.visualize.colours import GREY, HIGHEST, height_colours, of_amounts, of_kinds, of_signed, rgb
+from pointadapterx.visualize.drawing import Sheet, View, paint
 from pointadapterx.visualize.groups import group_colours
 from pointadapterx.visualize.labels import Labelled
 from pointadapterx.visualize.loaded_run import Subject
 from pointadapterx.visualize.pictures import unsuited
 
 HEIGHT = "height"  # what the points are coloured by first
+OBJECTS_DPI = 110  # of pictures with boxes
 LARGEST = 32767  # of the 16-bit integers that coordinates become
 
 
@@ -85,6 +87,16 @@ def modes_of_labels(found: Labelled) -> dict[str, Mode]:
     """Ways to colour clouds by the labels of their points."""
     named, errors = page.kinds(found.legend()), page.kinds(found.legend_of_errors())
     return {name: Mode(colours, errors if name == "errors" else named) for name, colours in found.coloured().items()}
+
+
+def objects_of(subject: Subject, indices: Sequence[int]) -> Markup:
+    """Test pictures with their objects on the left, and what was found on the right."""
+    items = []
+    for index, pair in zip(indices, objects.pairs(subject, indices), strict=True):
+        still = page.data_url(paint(Sheet("", [[View("", image=pair.truth), View("", image=pair.found)]])), OBJECTS_DPI)
+        there, found = pair.counts
+        items.append((None, still, f"{subject.title(index)}: {there} objects, {found} found"))
+    return page.gallery(items)
 
 
 def _attention(subject: Subject, clouds: Tensor) -> dict[str, Mode]:

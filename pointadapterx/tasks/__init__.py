@@ -6,6 +6,7 @@ from typing_extensions import TypeVar
 
 from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.classification import Classification, Prediction
+from pointadapterx.tasks.detection import Detection
 from pointadapterx.tasks.exchange import Answer, Facts, Sections
 from pointadapterx.tasks.image_segmentation import ImageSegmentation
 from pointadapterx.tasks.reconstruction import Reconstruction
@@ -14,6 +15,7 @@ __all__ = [
     "TASKS",
     "AnswerT",
     "Classification",
+    "Detection",
     "Facts",
     "ImageSegmentation",
     "Reconstruction",

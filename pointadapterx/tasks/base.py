@@ -73,6 +73,7 @@ class Task(Presentation, ABC):
         whole: whether an answer is about all points of an input, as its file has them; otherwise only those that the
             model takes are kept in memory.
         condition: what a model's second input is called, where :attr:`categories` has names for it.
+        unexportable: why models of the task cannot be exported; empty where they can.
     """
 
     Options: ClassVar[type[TaskOptions]]
@@ -96,6 +97,7 @@ class Task(Presentation, ABC):
     file_kinds: ClassVar[tuple[str, ...]] = ()
     whole: ClassVar[bool] = False
     condition: ClassVar[str] = "category"
+    unexportable: ClassVar[str] = ""
 
     def __init__(self, config: Sections, facts: Facts | None = None) -> None:
         self.config = config

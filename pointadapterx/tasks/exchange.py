@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.doubts import Cloud
@@ -63,13 +64,13 @@ class TaskOptions(Section):
 
     name: str = ""
 
-    def completed(self, data: DataConfig | None) -> tuple[TaskOptions, list[tuple[str, str]]]:
+    def completed(self, data: DataConfig | None) -> tuple[Self, list[tuple[str, str]]]:
         """With what is null filled in from the data, and (dotted key, message) for what cannot be.
 
-        Files are read only where a key is null, so that a stored config is complete without them.
+        Files are read only where something is null, so that a stored config is complete without them.
 
         Args:
-            data: None where that section is wrong.
+            data: None where its section is wrong.
         """
         return self, []
 

@@ -14,7 +14,7 @@ from pointadapterx.datasets import build_inputs
 from pointadapterx.errors import ConfigError
 from pointadapterx.registry import Registry
 from pointadapterx.text import printable
-from pointadapterx.visualize import introspection, plots
+from pointadapterx.visualize import introspection, objects, plots
 from pointadapterx.visualize.colours import GREY, height_colours, of_amounts, of_kinds, of_signed, rgb
 from pointadapterx.visualize.drawing import Scale, Sheet, View
 from pointadapterx.visualize.groups import COUNTS, OF_COUNTS, group_colours
@@ -243,6 +243,18 @@ def point_labels(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
     return Sheet(f"Labels of points by {subjects[0].name}", rows, chosen.names, legend)
 
 
+def found_objects(subjects: Sequence[Subject], chosen: Chosen | None) -> Sheet:
+    """Test pictures with their objects, and with what was found."""
+    assert chosen is not None
+    if chosen.indices is None:
+        raise ConfigError("picture objects: shows test samples, whose objects are known; predict --each draws files")
+    rows = [
+        [View(f"{pair.counts[0]} objects", image=pair.truth), View(f"{pair.counts[1]} found", image=pair.found)]
+        for pair in objects.pairs(subjects[0], chosen.indices)
+    ]
+    return Sheet(f"Objects, and what {subjects[0].name} finds", rows, chosen.names)
+
+
 def _answers(subject: Subject, chosen: Chosen) -> list[str]:
     return [f"{name}\n{said}" for name, said in zip(chosen.names, subject.answers(chosen), strict=True)]
 
@@ -323,4 +335,5 @@ PICTURES.register("confusion")(Picture(confusion, "which class is taken for whic
 PICTURES.register("point_labels")(
     Picture(point_labels, "truth, prediction and errors of single points", samples=4, points_only=True)
 )
+PICTURES.register("objects")(Picture(found_objects, "objects of pictures, and what was found", samples=4))
 PICTURES.register("mistakes")(Picture(mistakes, "the surest mistakes"))
