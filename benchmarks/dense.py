@@ -1,0 +1,193 @@
+"""Cost of training steps of dense tasks: memory and time of methods beside full fine-tuning, by task."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.jobs import MIB, Job, about, peak_bytes, publish, spread, take_turns
+from pointadapterx import build_model, ops
+from pointadapterx.adapted_model import count_parameters
+from pointadapterx.config import Config, read_config
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batch
+from pointadapterx.engine.optim import build_optimizer
+from pointadapterx.tasks import build_task
+from pointadapterx.tasks.base import TASKS
+
+NOTE = (
+    "Random weights, inputs and labels of the published sizes. A step is forward, backward and AdamW. *step MiB* is the "
+    "peak of live tensors beyond what stays between steps. *less* is to the first row of the table. The rows take turns "
+    "in one process; times are medians, in brackets the fastest and the slowest, and the saved time is the median of the "
+    "ratios of each round, in brackets the smallest and the largest."
+)
+
+
+class Row(NamedTuple):
+    """A model in training.
+
+    Attributes:
+        name: in the table.
+        make: from a batch size and a device.
+    """
+
+    name: str
+    make: Callable[[int, torch.device], Job]
+
+
+TABLES: dict[str, tuple[str, Callable[[], list[Row]]]] = {}
+"""Titles and rows by the name of a table; the first row is compared with."""
+
+
+def table(name: str, title: str) -> Callable[[Callable[[], list[Row]]], Callable[[], list[Row]]]:
+    """Registers a function that lists a table's rows."""
+
+    def register(rows: Callable[[], list[Row]]) -> Callable[[], list[Row]]:
+        TABLES[name] = (title, rows)
+        return rows
+
+    return register
+
+
+def training_job(name: str, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Job:
+    """A job whose step is a loss, its gradient and the optimiser, which has its state already."""
+
+    def step() -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    slots = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    static = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *slots))
+    return Job(name, sum(p.numel() for p in model.parameters() if p.requires_grad), static, step)
+
+
+# Point-MAE's segmentation network.
+
+METHODS = {
+    "full": "scan_pb_t50_rs_full",
+    "linear": "scan_pb_t50_rs_linear",
+    "lora": "scan_pb_t50_rs_lora",
+    "adapter": "scan_pb_t50_rs_adapter",
+    "dapt": "scan_pb_t50_rs_dapt",
+    "dapt_x": "scan_pb_t50_rs",
+    "e3va": "scan_pb_t50_rs_e3va",
+    "e3va_x": "scan_pb_t50_rs_e3va_x",
+}
+
+
+def parts_config(method: str, head: str) -> Config:
+    """Part segmentation at the published size, with the options that a method has on ScanObjectNN."""
+    sections = read_config(METHODS[method]).dump()
+    del sections["head"]
+    sections["data"] = {"name": "ldraw_parts", "num_points": 2048, "augment": "none"}
+    sections["eval"]["select"] = None
+    sections["task"] = {"name": "part_segmentation", "head": head}
+    return Config.of(sections, "benchmarks")
+
+
+def parts_job(name: str, config: Config, batch_size: int, device: torch.device) -> Job:
+    """Steps on random clouds with random labels."""
+    torch.manual_seed(0)
+    model = build_model(config, restored=True).to(device).train()
+    task = TASKS[config.task.name](config, None)
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(batch_size, config.data.num_points, 3, generator=generator)
+    points /= points.norm(dim=-1).amax(dim=1)[:, None, None]
+    labels = torch.randint(len(task.point_classes), points.shape[:2], generator=generator)
+    category = torch.randint(len(task.categories), (batch_size,), generator=generator)
+    batch = Batch(points.to(device), Targets(points=labels, condition=category).to(device))
+
+    def loss() -> Tensor:
+        return task.loss(model, batch, generator)[0]
+
+    return training_job(name, model, build_optimizer(model, config.train), loss)
+
+
+def parts_rows(head: str) -> list[Row]:
+    """One for each method."""
+    return [
+        Row(method, lambda size, device, method=method: parts_job(method, parts_config(method, head), size, device))
+        for method in METHODS
+    ]
+
+
+table("parts", "Point-MAE, part segmentation, published head")(lambda: parts_rows("published"))
+table("parts_light", "Point-MAE, part segmentation, light head")(lambda: parts_rows("light"))
+
+
+def measure(rows: Sequence[Row], batch_size: int, rounds: int, device: torch.device) -> list[dict[str, Any]]:
+    """Peak memory and step times of the rows of one table."""
+    with ops.unchecked():
+        jobs = [row.make(batch_size, device) for row in rows]
+        peaks = [peak_bytes(job.step, device) for job in jobs]
+        times = take_turns(jobs, rounds, device)
+    return [
+        {
+            "name": job.name,
+            "trainable": job.trainable,
+            "step_mib": peak / MIB,
+            "total_mib": (job.static + peak) / MIB,
+            "seconds": taken,
+            "shares": [mine / first for mine, first in zip(taken, times[0], strict=True)],
+        }
+        for job, peak, taken in zip(jobs, peaks, times, strict=True)
+    ]
+
+
+def markdown(result: Mapping[str, Any], command: str) -> str:
+    """A section for each table."""
+    lines = ["# Cost of training steps of dense tasks", "", f"`{command}`", "", NOTE, ""]
+    lines += [f"Batch {result['batch_size']}, {result['threads']} threads; {result['hardware']}, torch "]
+    lines[-1] += f"{result['versions']['torch']}, point ops {result['ops']}."
+    for title, rows in result["tables"].items():
+        lines += ["", f"## {title}", "", "| | trained | step MiB | less | in all MiB | s/step | less time |"]
+        lines += ["|---|---:|---:|---:|---:|---:|---:|", *(_line(row, rows[0]) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    saved = sorted(100 * (1 - share) for share in row["shares"])
+    cells = [
+        row["name"],
+        f"{row['trainable']:,}",
+        f"{row['step_mib']:.1f}",
+        f"{100 * (1 - row['step_mib'] / first['step_mib']):.1f} %",
+        f"{row['total_mib']:.1f}",
+        spread(row["seconds"]),
+        f"{median(saved):.1f} % [{saved[0]:.1f}, {saved[-1]:.1f}]",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv: list[str]) -> int:
+    """Runs this module from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks dense", description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; all by default")
+    parser.add_argument("--methods", nargs="+", help="rows to measure; the first is compared with")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
+    options = parser.parse_args(argv)
+    if options.batch_size < 2 or options.rounds < 1:
+        parser.error("--batch-size is at least 2 (BatchNorm), --rounds at least 1")
+    if unknown := set(options.tables) - set(TABLES):
+        parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tables = {}
+    for name in options.tables or TABLES:
+        title, listed = TABLES[name]
+        rows = [row for row in listed() if options.methods is None or row.name in options.methods]
+        tables[title] = measure(rows, options.batch_size, options.rounds, device)
+    result = {**about(device, options.batch_size, []), "threads": options.threads, "tables": tables}
+    publish(result, markdown(result, " ".join(["python -m benchmarks dense", *argv])), options.output)
+    return 0
