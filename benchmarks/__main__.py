@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import curves, dense, exactness, fuzz, infer, memory, novelty, ops, peft, predict, train
+from benchmarks import curves, dense2d, exactness, fuzz, infer, memory, novelty, ops, peft, predict, train
 from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
     "curves": curves.main,
-    "dense": dense.main,
+    "dense": dense2d.main,
     "exactness": exactness.main,
     "fuzz": fuzz.main,
     "infer": infer.main,

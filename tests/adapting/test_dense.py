@@ -23,6 +23,7 @@ from pointadapterx.models.additions import Recorded
 from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.peft import METHODS
 from pointadapterx.peft.e3va import Highway
+from pointadapterx.tasks.upernet import Affine, Levels, levels_of
 from tests.adapting import models
 from tests.adapting.test_backbone import config_of
 from tests.adapting.test_families import PAGE, SIGNS, options_of, table
@@ -45,21 +46,20 @@ HIGHWAYS = [name for name, kind in METHODS.items() if issubclass(kind, Highway)]
 
 
 class StageHead(Head):
-    """Reads every stage through a norm of its own, but the last, which has the final norm."""
+    """Reads every stage through the norms that the heads of segmentation and detection have."""
 
     num_classes = 3
 
     def __init__(self, info: FeatureInfo) -> None:
         super().__init__()
-        self.blocks = tuple(stage.blocks[-1] for stage in info.stages)
-        widths = [stage.width for stage in info.stages]
-        self.norms = nn.ModuleList([*(nn.LayerNorm(width) for width in widths[:-1]), nn.Identity()])
-        self.layers = nn.ModuleList(nn.Linear(width, self.num_classes) for width in widths)
+        levels = levels_of(info)
+        self.blocks = tuple(level.block for level in levels)
+        self.levels = Levels(levels)
+        self.layers = nn.ModuleList(nn.Linear(level.width, self.num_classes) for level in levels)
 
     def forward(self, features: Features) -> Tensor:
-        tokens = [features.intermediates[block].sequence.patches for block in self.blocks]
-        parts = zip(self.norms, self.layers, tokens, strict=True)
-        return torch.stack([layer(norm(one).mean(dim=1)) for norm, layer, one in parts]).sum(dim=0)
+        parts = zip(self.layers, self.levels.maps(features), strict=True)
+        return torch.stack([layer(one.mean(dim=(2, 3))) for layer, one in parts]).sum(dim=0)
 
 
 def dense_model(title: str, name: str, **options: Any) -> AdaptedModel:
@@ -98,6 +98,20 @@ def tried(title: str, name: str) -> str:
             assert (parameter.grad is not None) == (parameter.requires_grad and not unused), key
         return SIGNS["" if prompts else "prompts"]
     return "–"
+
+
+def test_every_stage_has_one_norm_that_is_trained() -> None:
+    """A norm of the head, but in the last stage the final norm, behind which the head only scales and shifts."""
+    models.need("transformers")
+    model = dense_model("transformers Swin", "e3va")
+    assert [type(norm) for norm in model.head.levels] == [nn.LayerNorm] * 3 + [Affine]
+    assert all(p.requires_grad for norm in (*model.head.levels, model.backbone.norm) for p in norm.parameters())
+    found = model.method.run(model.backbone, images(), model.head.blocks)
+    maps = model.head.levels.maps(found)
+    for norm, one, block in zip(model.head.levels, maps, model.head.blocks, strict=True):
+        tokens = found.intermediates[block].sequence.patches
+        assert torch.equal(norm(tokens), one.flatten(2).transpose(1, 2))
+    assert torch.equal(found.intermediates[DEPTH - 1].sequence.tokens, found.sequence.tokens)
 
 
 def row(title: str) -> str:
