@@ -135,29 +135,38 @@ def measure(rows: Sequence[Row], batch_size: int, rounds: int, device: torch.dev
             "trainable": job.trainable,
             "step_mib": peak / MIB,
             "total_mib": (job.static + peak) / MIB,
-            "seconds": [turn[place][0] for turn in turns],
-            "cpu_seconds": [turn[place][1] for turn in turns],
-            "shares": [turn[place][1] / turn[0][1] for turn in turns],
+            "seconds": [turn[place].clock for turn in turns],
+            "cpu_seconds": [turn[place].processor for turn in turns],
+            "shares": [turn[place].processor / turn[0].processor for turn in turns],
         }
         for place, (job, peak) in enumerate(zip(jobs, peaks, strict=True))
     ]
 
 
-def _timed(job: Job, device: torch.device) -> tuple[float, float]:
-    """Seconds of a step, and those of the processor."""
+class Seconds(NamedTuple):
+    """Duration of a step by the clock, and time on the processor; on a GPU both are the clock's."""
+
+    clock: float
+    processor: float
+
+
+def _timed(job: Job, device: torch.device) -> Seconds:
     started = process_time()
-    taken = seconds(job.step, device)
-    return taken, process_time() - started
+    clock = seconds(job.step, device)
+    return Seconds(clock, process_time() - started if device.type == "cpu" else clock)
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
     """A section for each table."""
     lines = ["# Cost of training steps of dense tasks", "", f"`{command}`", "", NOTE, ""]
-    lines += [f"Batch {result['batch_size']}, {result['threads']} threads; {result['hardware']}, torch "]
-    lines[-1] += f"{result['versions']['torch']}, point ops {result['ops']}."
+    lines += [f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}."]
     for title, rows in result["tables"].items():
-        lines += ["", f"## {title}", ""]
-        lines += ["| | trained | step MiB | less | in all MiB | less | s/step | CPU s/step | less time |"]
+        lines += [
+            "",
+            f"## {title}, batch {result['batch_size']}",
+            "",
+            "| | trained | step MiB | less | in all MiB | less | s/step | CPU s/step | less time |",
+        ]
         lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|", *(_line(row, rows[0]) for row in rows)]
     return "\n".join(lines) + "\n"
 
@@ -199,6 +208,6 @@ def main(argv: list[str]) -> int:
         title, listed = TABLES[name]
         rows = [row for row in listed() if options.methods is None or row.name in options.methods]
         tables[title] = measure(rows, options.batch_size, options.rounds, device)
-    result = {**about(device, options.batch_size, []), "threads": options.threads, "tables": tables}
+    result = {**about(device, options.batch_size, []), "tables": tables}
     publish(result, markdown(result, " ".join(["python -m benchmarks dense", *argv])), options.output)
     return 0

@@ -107,7 +107,7 @@ def make_backbone() -> Backbone:
     """
     section: dict[str, Any] = {"name": "hf", "architecture": {**SWIN_T, "patch_size": 4, "model_type": "swin"}}
     if find_spec("timm") is not None:
-        section = {"name": "timm", "model": "swin_tiny_patch4_window7_224"}
+        section = {"name": "timm", "model": "swin_tiny_patch4_window7_224", "architecture": SWIN_T}
     kind: Any = BACKBONES[section["name"]]
     options = kind.Options.model_validate({**section, "weights": None, "image_size": SIDE}).completed()
     if options.options is None:
