@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft.e3va import Ride
@@ -226,8 +227,11 @@ class _HandOn(torch.autograd.Function):
 
 
 def kept() -> AbstractContextManager[object]:
-    """What is computed inside is not computed again by a checkpoint around it."""
+    """What is computed inside is not computed again by a checkpoint around it; other hooks see what is saved."""
     if torch.compiler.is_compiling():
+        return nullcontext()
+    around = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if around is None or getattr(around[0], "__module__", None) != checkpoint.__module__:
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
 

@@ -166,8 +166,9 @@ def test_no_activation_of_a_frozen_block_is_saved(name: str, title: str, monkeyp
     assert len(made) > 10 * DEPTH
     inner = made[:-1]  # behind the last block the tokens are handed on with the state
     assert not any(one.requires_grad for one in inner)
-    inside = {one.untyped_storage().data_ptr() for one in inner} - {one.untyped_storage().data_ptr() for one in read}
-    assert not inside & saved
+    inside, seen = ({one.untyped_storage().data_ptr() for one in tensors} for tensors in (inner, read))
+    assert not (inside - seen) & saved
+    assert name != "e3va" or seen <= saved  # whoever counts what is saved sees it (a mixture may checkpoint its own)
     logits.sum().backward()
     assert all(p.grad is None for n, p in model.backbone.named_parameters() if not p.requires_grad)
 
