@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import (
     curves,
-    dense,
+    dense2d,
     exactness,
     fuzz,
     infer,
@@ -23,7 +23,7 @@ from pointadapterx.malloc_tuning import keep_freed_memory
 
 KINDS = {
     "curves": curves.main,
-    "dense": dense.main,
+    "dense": dense2d.main,
     "exactness": exactness.main,
     "fuzz": fuzz.main,
     "infer": infer.main,

@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.jobs import MIB, Job, about, peak_bytes, publish, spread, take_turns
+from benchmarks.jobs import MIB, Job, about, peak_bytes, publish, seconds, spread
 from pointadapterx import build_model, ops
 from pointadapterx.config import Config, read_config
 from pointadapterx.datasets.base import Targets
@@ -22,8 +23,9 @@ from pointadapterx.tasks.base import TASKS
 NOTE = (
     "Random weights, inputs and labels of the published sizes. A step is forward, backward and AdamW. *step MiB* is "
     "the peak of live tensors beyond what stays between steps. *less* is to the first row of the table. The rows take "
-    "turns in one process; times are medians, in brackets the fastest and the slowest, and the saved time is the "
-    "median of the ratios of each round, in brackets the smallest and the largest."
+    "turns in one process; times are medians, in brackets the fastest and the slowest. *CPU s* is the process's time "
+    "on the processor, which other work on the machine disturbs less; *less time* is the median of its ratios in each "
+    "round, in brackets the smallest and the largest."
 )
 
 
@@ -124,18 +126,32 @@ def measure(rows: Sequence[Row], batch_size: int, rounds: int, device: torch.dev
     with ops.unchecked():
         jobs = [row.make(batch_size, device) for row in rows]
         peaks = [peak_bytes(job.step, device) for job in jobs]
-        times = take_turns(jobs, rounds, device)
+        turns = [[_timed(job, device) for job in jobs] for _ in range(rounds)]
     return [
         {
             "name": job.name,
             "trainable": job.trainable,
             "step_mib": peak / MIB,
             "total_mib": (job.static + peak) / MIB,
-            "seconds": taken,
-            "shares": [mine / first for mine, first in zip(taken, times[0], strict=True)],
+            "seconds": [turn[place].clock for turn in turns],
+            "cpu_seconds": [turn[place].processor for turn in turns],
+            "shares": [turn[place].processor / turn[0].processor for turn in turns],
         }
-        for job, peak, taken in zip(jobs, peaks, times, strict=True)
+        for place, (job, peak) in enumerate(zip(jobs, peaks, strict=True))
     ]
+
+
+class Seconds(NamedTuple):
+    """Duration of a step by the clock, and time on the processor; on a GPU both are the clock's."""
+
+    clock: float
+    processor: float
+
+
+def _timed(job: Job, device: torch.device) -> Seconds:
+    started = process_time()
+    clock = seconds(job.step, device)
+    return Seconds(clock, process_time() - started if device.type == "cpu" else clock)
 
 
 def markdown(result: Mapping[str, Any], command: str) -> str:
@@ -147,9 +163,9 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
             "",
             f"## {title}, batch {result['batch_size']}",
             "",
-            "| | trained | step MiB | less | in all MiB | s/step | less time |",
+            "| | trained | step MiB | less | in all MiB | less | s/step | CPU s/step | less time |",
         ]
-        lines += ["|---|---:|---:|---:|---:|---:|---:|", *(_line(row, rows[0]) for row in rows)]
+        lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|", *(_line(row, rows[0]) for row in rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -161,7 +177,9 @@ def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         f"{row['step_mib']:.1f}",
         f"{100 * (1 - row['step_mib'] / first['step_mib']):.1f} %",
         f"{row['total_mib']:.1f}",
+        f"{100 * (1 - row['total_mib'] / first['total_mib']):.1f} %",
         spread(row["seconds"]),
+        spread(row["cpu_seconds"]),
         f"{median(saved):.1f} % [{saved[0]:.1f}, {saved[-1]:.1f}]",
     ]
     return f"| {' | '.join(cells)} |"

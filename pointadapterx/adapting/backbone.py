@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pointadapterx.adapting.arguments import flat
 from pointadapterx.adapting.driving import Driver
 from pointadapterx.errors import ConfigError, PointAdapterXError
-from pointadapterx.models.additions import Recorded
+from pointadapterx.models.additions import Recorded, Rider
 from pointadapterx.models.backbone import BACKBONES, PLAIN, Additions, Backbone, Completed, Embedded
 from pointadapterx.models.features import BlockTokens, Features
 from pointadapterx.models.foreign import ForeignHost
@@ -265,11 +265,12 @@ class ForeignBackbone(Backbone):
         finally:
             self._gate.tokens = None
 
-    def record(self, inputs: Tensor | Patches) -> Iterator[Recorded]:
+    def record(self, inputs: Tensor | Patches, rider: Rider | None = None) -> Iterator[Recorded]:
         """Runs the plain model without autograd; what a highway reads of each block.
 
         Args:
             inputs: of the task, or what :meth:`patches` made of them.
+            rider: not asked for anything, since a method that changes tokens is asked by hooks.
         """
         driver = next(driver for driver in self.drivers if driver.rides and driver.enabled)
         driver = self._driver(driver.method)

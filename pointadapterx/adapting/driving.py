@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pointadapterx.adapting.arguments import Inputs, Named, flat, put, with_wide_masks
-from pointadapterx.adapting.highways import Way, check_input
-from pointadapterx.adapting.passes import Passes, Result, Run, Stand, kept, recomputing
+from pointadapterx.adapting.highways import Way, check_input, check_recorded
+from pointadapterx.adapting.passes import Passes, Result, Run, Stand, kept, recomputing, refuse_checkpoints
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.additions import Recorded
 from pointadapterx.models.foreign.host import ForeignBlock, ForeignHost, ForeignStage
@@ -53,9 +53,11 @@ class Driver:
         members = host.members()
         self.last = len(members) - 1
         self.rides = isinstance(method, Highway)
+        self.first = method.first if isinstance(method, Highway) else None
         self.asks_ffn = type(method).adapt_ffn is not Method.adapt_ffn
         before, after = type(method).before_block, type(method).after_block
         self.asks_block = before is not Method.before_block or after is not Method.after_block
+        self.leads = type(method).leave_stage is not Method.leave_stage
         self.inserts = bool(getattr(method.options, "needs_class_token", False)) and not self.rides
         self._place(members)
 
@@ -81,7 +83,7 @@ class Driver:
                     self._around(block, block.ffn, "ffn", self._record)
                 elif self.asks_ffn and block.ffn is not None:
                     self._around(block, block.ffn, "ffn", self._adapt)
-            if self.rides and stage.transition is not None:
+            if (self.rides or self.leads) and stage.transition is not None:
                 self._handles.append(stage.transition.register_forward_pre_hook(_Leads(self), with_kwargs=True))
 
     def _around(self, block: ForeignBlock, span: Span, name: str, act: _Act) -> None:
@@ -122,29 +124,17 @@ class Driver:
             if index == 0 and not self._checked_input and not torch.compiler.is_compiling():
                 check_input(self.host, self.method, tokens)
                 self._checked_input = torch.is_grad_enabled()
-            self._go_on(run)
+            self._pass_on(run)
+        if self.first is not None:
+            refuse_checkpoints(self.host.title, run)
         if not self.asks_block:
             return tokens
         if self.method.remembers:
-            self._refuse_checkpoints(run)
-            self._refuse_threads()
+            refuse_checkpoints(self.host.title, run)
+            self.passes.refuse_threads(self.host.title)
             if index == stage.first:
                 self.method.enter_stage(stage.number, None)
         return self.method.before_block(index, tokens)
-
-    def _refuse_checkpoints(self, run: Run | None) -> None:
-        if run is None or (run.gradients and not torch.is_grad_enabled()):
-            raise ConfigError(
-                f"{self.host.title} runs its blocks in checkpoints, but this method remembers something from block to "
-                "block; switch gradient checkpointing off"
-            )
-
-    def _refuse_threads(self) -> None:
-        if not self.passes.alone:
-            raise ConfigError(
-                f"{self.host.title} runs in two threads at once, but this method remembers something from block to "
-                "block; give each thread a copy of the model"
-            )
 
     def _run_at(self, index: int) -> Run | None:
         if index > 0 or recomputing():
@@ -163,12 +153,15 @@ class Driver:
             tokens = insert_after_cls(tokens, prompt)
         if self.asks_block:
             if self.method.remembers:
-                self._refuse_threads()
+                self.passes.refuse_threads(self.host.title)
             tokens = self.method.after_block(index, tokens)
         if run is not None and index in self.wanted and not self.rides:
             run.behind[index] = tokens
         if run is not None and self.rides:
-            run.waiting, run.recorded = (index, tokens.detach(), run.recorded), {}
+            seen = tokens if self._joins(index) else tokens.detach()
+            run.waiting, run.recorded = (index, seen, run.recorded), {}
+            if self._joins(index + 1):
+                tokens = self._go_on(run)
         if last_of_stage:
             if run is not None and (self.asks_block or self.asks_ffn):
                 self._prompts = tokens.shape[1] - run.length
@@ -183,7 +176,7 @@ class Driver:
     def _finish(self, run: Run, tokens: Tensor) -> Tensor:
         losses = [run.losses[index] for index in sorted(run.losses)]
         if run.ride is not None:
-            self._go_on(run)
+            self._pass_on(run)
             with kept():
                 tokens, losses = run.ride.end(), run.ride.losses
         self.method.end()
@@ -192,31 +185,34 @@ class Driver:
             self._check_ran()
         return tokens
 
-    def _go_on(self, run: Run) -> None:
+    def _joins(self, index: int) -> bool:
+        """Whether the state of a highway has joined the tokens on their way into a block."""
+        return self.first is not None and index >= self.first
+
+    def _pass_on(self, run: Run) -> None:
         """Takes the highway past the block that has ended, whose way to the next stage is known by now."""
-        if run.waiting is None or run.ride is None:
-            return
+        if run.waiting is not None:
+            self._go_on(run)
+
+    def _go_on(self, run: Run) -> Tensor:
+        """Takes the highway past the block that has ended; its tokens, which the state may have joined."""
+        assert run.waiting is not None
+        assert run.ride is not None
         number, tokens, found = run.waiting
         run.waiting, lead, run.lead = None, run.lead, None
-        missing = [name for name in ("attention", "ffn") if name not in found]
-        if missing:
-            raise ConfigError(
-                f"{self.host.title} did not run {' and '.join(missing)} of block {number} as a module; name the module "
-                f"that is run in sites.{missing[0]}"
-            )
-        if run.gradients and not torch.is_grad_enabled():
-            raise ConfigError(
-                f"{self.host.title} runs its blocks in a reentrant checkpoint, through which this method gets no "
-                "gradient; switch checkpointing off, or use use_reentrant=False"
-            )
-        step = Recorded(found["attention"], found["ffn"], tokens, None, lead)
+        check_recorded(self.host, number, found, run)
+        joins = self._joins(number + 1)
+        step = Recorded(found["attention"], found["ffn"], tokens, None, None if joins else lead)
         if self.steps is not None:
             self.steps.append(step)
         with kept():
             run.ride.take(number, step)
             if number in self.wanted:
                 run.behind[number] = run.ride.joined()
+            if joins:
+                return run.ride.hand_over()
             run.ride.lead()
+        return tokens
 
     def _adapt(self, key: tuple[int, str], read: Tensor, made: Tensor) -> Tensor:
         """What a branch of the method makes of the output of an FFN."""
@@ -244,7 +240,7 @@ class Driver:
     def _record(self, key: tuple[int, str], read: Tensor, made: Tensor) -> None:
         run = self.passes.run
         if run is not None:
-            run.recorded[key[1]] = flat(made.detach())
+            run.recorded[key[1]] = flat(made if self._joins(key[0]) else made.detach())
 
     def _check_length(self, stage: ForeignStage, length: int) -> None:
         known, sites = stage.num_patches, self.host.sites
@@ -389,7 +385,7 @@ class _Ends:
 
 
 class _Leads:
-    """Before the frozen way to the next stage, which a highway goes too."""
+    """Before the frozen way to the next stage, which a highway goes too, and what waits."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -397,4 +393,7 @@ class _Leads:
     def __call__(self, module: nn.Module, inputs: Inputs, named: Named) -> None:
         run = self.driver.passes.run
         if self.driver.enabled and run is not None:
-            run.lead = Way(module, inputs, named, first_tensor(inputs, named).shape)
+            tokens = first_tensor(inputs, named)
+            run.lead = Way(module, inputs, named, tokens.shape)
+            if self.driver.leads:
+                self.driver.method.leave_stage(flat(tokens), run.lead)

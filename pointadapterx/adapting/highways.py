@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx.adapting.arguments import Inputs, flat, put
+from pointadapterx.adapting.passes import Run
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.foreign.host import ForeignHost
 from pointadapterx.peft.base import Method
@@ -27,7 +28,7 @@ def check_trained(host: ForeignHost, method: Method, named: Mapping[str, nn.Para
         ConfigError: naming the parameter.
     """
     if isinstance(method, Highway):
-        frozen = {id(one) for part in host.before_the_norm() for one in part.parameters()}
+        frozen = {id(one) for part in host.before_the_norm(method.first) for one in part.parameters()}
         for name in sorted(named):
             if id(named[name]) in frozen:
                 raise _no_gradient(name, method)
@@ -57,10 +58,37 @@ def check_input(host: ForeignHost, method: Method, tokens: Tensor) -> None:
         waiting += [before for before, _ in node.next_functions]
 
 
+def check_recorded(host: ForeignHost, number: int, found: Mapping[str, Tensor], run: Run) -> None:
+    """Checks that both branches of a block have been seen, where they may get a gradient.
+
+    Args:
+        host: the model.
+        number: of the block.
+        found: outputs of its branches by the names of their sites.
+        run: the pass.
+
+    Raises:
+        ConfigError: naming the site.
+    """
+    missing = [name for name in ("attention", "ffn") if name not in found]
+    if missing:
+        raise ConfigError(
+            f"{host.title} did not run {' and '.join(missing)} of block {number} as a module; name the module "
+            f"that is run in sites.{missing[0]}"
+        )
+    if run.gradients and not torch.is_grad_enabled():
+        raise ConfigError(
+            f"{host.title} runs its blocks in a reentrant checkpoint, through which this method gets no "
+            "gradient; switch checkpointing off, or use use_reentrant=False"
+        )
+
+
 def _no_gradient(parameter: str, method: Method) -> ConfigError:
     name = getattr(method.options, "name", "the method")
+    first = method.options.inject_from if isinstance(method, Highway) else None
+    where = "the final norm" if first is None else f"block {first}"
     return ConfigError(
-        f"train: '{parameter}' lies before the final norm, and {name} sends no gradient there; leave it out or choose "
+        f"train: '{parameter}' lies before {where}, and {name} sends no gradient there; leave it out or choose "
         "another method"
     )
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from pointadapterx.errors import ConfigError
 from pointadapterx.peft.e3va import Ride
 
 
@@ -104,6 +106,14 @@ class Passes:
         """Whether no other thread has begun a pass since this one has."""
         return torch.compiler.is_compiling() or self._newest == threading.get_ident()
 
+    def refuse_threads(self, title: str) -> None:
+        """Raises a ConfigError where another thread runs the model of that title too."""
+        if not self.alone:
+            raise ConfigError(
+                f"{title} runs in two threads at once, but this method remembers something from block to block; give "
+                "each thread a copy of the model"
+            )
+
     def note_gradients(self) -> None:
         """Called outside of a checkpoint that the next pass begins in: whether autograd is on there."""
         if not torch.compiler.is_compiling():
@@ -142,6 +152,15 @@ class Passes:
     def scratch(self) -> dict[Any, Tensor]:
         """What one hook of a block leaves for the next one, also when a block is computed again."""
         return self._scratch if torch.compiler.is_compiling() else self._threads.scratch
+
+
+def refuse_checkpoints(title: str, run: Run | None) -> None:
+    """Raises a ConfigError where the model of that title computes a block again for the backward pass."""
+    if run is None or (run.gradients and not torch.is_grad_enabled()):
+        raise ConfigError(
+            f"{title} runs its blocks in checkpoints, but this method remembers something from block to block; switch "
+            "gradient checkpointing off"
+        )
 
 
 def recomputing() -> bool:
@@ -208,8 +227,11 @@ class _HandOn(torch.autograd.Function):
 
 
 def kept() -> AbstractContextManager[object]:
-    """What is computed inside is not computed again by a checkpoint around it."""
+    """What is computed inside is not computed again by a checkpoint around it; other hooks see what is saved."""
     if torch.compiler.is_compiling():
+        return nullcontext()
+    around = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if around is None or getattr(around[0], "__module__", None) != checkpoint.__module__:
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
 

@@ -20,6 +20,15 @@ class Additions(Protocol):
         """Called before the first block of each stage with the centres (B, G, 3) of its patches, if they have any."""
         ...
 
+    def leave_stage(self, tokens: Tensor, lead: Callable[[Tensor], Tensor]) -> None:
+        """Called behind the last block of a stage that another follows.
+
+        Args:
+            tokens: (B, [1 +] G, C), without prompts.
+            lead: the frozen way to the next stage, tokens to those of it.
+        """
+        ...
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into a block, to which prompts may be added."""
         ...
@@ -43,6 +52,9 @@ class Nothing:
     def enter_stage(self, number: int, centers: Tensor | None) -> None:
         """Nothing."""
 
+    def leave_stage(self, tokens: Tensor, lead: Callable[[Tensor], Tensor]) -> None:
+        """Nothing."""
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """The tokens as they are."""
         return tokens
@@ -63,7 +75,9 @@ PLAIN = Nothing()
 
 
 class Recorded(NamedTuple):
-    """The outputs of one block that a method parallel to the frozen backbone reads; they have no gradient.
+    """The outputs of one block that a method parallel to the frozen backbone reads.
+
+    They have no gradient, but where the method has changed the tokens on their way into the block, see :class:`Rider`.
 
     Attributes:
         attention: output of the site ``attention``, (B, [1 +] G, C).
@@ -79,3 +93,34 @@ class Recorded(NamedTuple):
     tokens: Tensor
     centers: Tensor | None = None
     lead: Callable[[Tensor], Tensor] | None = None
+
+
+class Rider(Protocol):
+    """What runs parallel to the frozen backbone, and may join its tokens."""
+
+    @property
+    def first(self) -> int | None:
+        """Number of the first block that reads changed tokens, and so is run with autograd; None: none is."""
+        ...
+
+    def hand_over(self) -> Tensor:
+        """The tokens (B, [1 +] G, C) of the block that was read last as the next one gets them."""
+        ...
+
+
+class Lead:
+    """Tokens of one stage to those of the next, (B, [1 +] G, C) each, whose positions are added.
+
+    Args:
+        transition: tokens and centres -> :class:`~pointadapterx.models.backbone.Embedded`.
+        centers: (B, G, 3) of the patches, where they have centres, else None.
+    """
+
+    def __init__(self, transition: nn.Module, centers: Tensor | None) -> None:
+        self.transition = transition
+        self.centers = centers
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Those of the next stage."""
+        found: Tensor = self.transition(tokens, self.centers).tokens
+        return found

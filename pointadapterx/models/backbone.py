@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.additions import PLAIN, Additions, Recorded
+from pointadapterx.models.additions import PLAIN, Additions, Lead, Recorded, Rider
 from pointadapterx.models.block import Block
 from pointadapterx.models.checkpoint_keys import Translated
 from pointadapterx.models.features import BlockTokens, FeatureInfo, Features, StageInfo
@@ -321,7 +322,9 @@ class Backbone(nn.Module, ABC):
                 if index in keep:
                     kept[index] = self.tokens_behind(stage, tokens, centers)
             if stage.transition is not None:
-                embedded = stage.transition(self.sequence(stage, tokens).without_prompts(), centers)
+                tokens = self.sequence(stage, tokens).without_prompts()
+                method.leave_stage(tokens, Lead(stage.transition, centers))
+                embedded = stage.transition(tokens, centers)
         return Features(self.sequence(stage, self.norm(tokens)), losses, centers, kept)
 
     def sequence(self, stage: Stage, tokens: Tensor) -> TokenSequence:
@@ -332,42 +335,54 @@ class Backbone(nn.Module, ABC):
         """Tokens (B, L, C) behind a block of a stage as ``Features.intermediates`` has them."""
         return BlockTokens(self.sequence(stage, tokens if stage.transition else self.norm(tokens)), centers)
 
-    def record(self, inputs: Tensor | Patches) -> Iterator[Recorded]:
-        """Runs the plain backbone block by block, stage by stage, without autograd.
+    def record(self, inputs: Tensor | Patches, rider: Rider | None = None) -> Iterator[Recorded]:
+        """Runs the backbone block by block, stage by stage, without drop path, and without autograd.
 
         Args:
             inputs: of the task, or what :meth:`patches` made of them.
+            rider: asked for the tokens on their way into its first block and each that follows; from there on, with
+                autograd.
         """
         with torch.no_grad():
             embedded = self.assemble(inputs if isinstance(inputs, Patches) else self.patches(inputs))
+        yield from self.record_blocks(embedded, rider)
+
+    def record_blocks(self, embedded: Embedded, rider: Rider | None = None, start: int = 0) -> Iterator[Recorded]:
+        """:meth:`record` from block ``start`` on, in a backbone of one stage unless that is 0.
+
+        Args:
+            embedded: input of the first stage, or with the tokens on their way into block ``start``.
+            rider: see :meth:`record`.
+            start: number of the first block that is run.
+        """
+        first = None if rider is None else rider.first
         for stage in self.stages:
             tokens, position, centers = embedded
-            if self.position == "input":
-                with torch.no_grad():
+            if self.position == "input" and stage.first >= start:
+                with _autograd(stage.first, first):
                     tokens = tokens + position
-            last = len(stage.modules) - 1
-            lead = None if stage.transition is None else _Lead(stage.transition, centers)
-            for place, block in enumerate(stage.modules):
+            last = stage.first + len(stage.modules) - 1
+            for index, block in enumerate(stage.modules, stage.first):
+                if index < start:
+                    continue
                 assert isinstance(block, Block)
-                with torch.no_grad():
+                with _autograd(index, first):
                     before = tokens + position if self.position == "every_block" else tokens
                     attention, ffn, tokens = block.branches(before)
-                yield Recorded(attention, ffn, tokens, centers, lead if place == last else None)
+                joins = first is not None and index + 1 >= first
+                leads = index == last and not joins
+                lead = Lead(stage.transition, centers) if stage.transition is not None and leads else None
+                yield Recorded(attention, ffn, tokens, centers, lead)
+                if rider is not None and joins:
+                    tokens = rider.hand_over()
             if stage.transition is not None:
-                with torch.no_grad():
+                with _autograd(last + 1, first):
                     embedded = stage.transition(tokens, centers)
 
 
-class _Lead:
-    """Tokens of one stage to those of the next, (B, [1 +] G, C) each, whose positions are added."""
-
-    def __init__(self, transition: nn.Module, centers: Tensor | None) -> None:
-        self.transition = transition
-        self.centers = centers
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        found: Embedded = self.transition(tokens, self.centers)
-        return found.tokens
+def _autograd(index: int, first: int | None) -> AbstractContextManager[object]:
+    """With autograd, where it is on, from block ``first`` on."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and first is not None and index >= first)
 
 
 def _listed(sizes: int | list[int]) -> list[int]:

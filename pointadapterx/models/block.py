@@ -236,8 +236,14 @@ class Block(nn.Module):
     def branches(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, L, C) -> outputs of attention and FFN, and of the block, (B, L, C) each, without drop path.
 
-        For methods beside the frozen backbone, which only read it.
+        For methods beside the frozen backbone, which read it.
         """
+        if self.recomputed and torch.is_grad_enabled():
+            found: tuple[Tensor, Tensor, Tensor] = checkpoint(self._branches, tokens, use_reentrant=False)
+            return found
+        return self._branches(tokens)
+
+    def _branches(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         attention = self.attn(self.norm1(tokens))
         hidden = tokens + attention
         ffn = self.mlp(self.norm2(hidden))

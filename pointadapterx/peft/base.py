@@ -20,7 +20,7 @@ record         ``attention``, ``ffn`` and ``block``            ``backbone.record
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -160,6 +160,14 @@ class Method(nn.Module):
 
     def enter_stage(self, number: int, centers: Tensor | None) -> None:
         """Called before the first block of a stage, with the centres (B, G, 3) of its patches where they have any."""
+
+    def leave_stage(self, tokens: Tensor, lead: Callable[[Tensor], Tensor]) -> None:
+        """Called behind the last block of a stage that another follows, in backbones of this package.
+
+        Args:
+            tokens: (B, [1 +] G, C), without prompts.
+            lead: the frozen way to the next stage, tokens to those of it.
+        """
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into block ``index``; may insert tokens after CLS."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pointadapterx.models.additions import Recorded
+from pointadapterx.models.additions import Recorded, Rider
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import BlockTokens, Features
-from pointadapterx.models.frozen import Frozen, Patches, RecordedBranches
+from pointadapterx.models.frozen import EarlyBlocks, Frozen, Patches, RecordedBranches
 from pointadapterx.models.host import Host
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import METHODS, Method
 from pointadapterx.peft.parts.bottlenecks import start_as_zero
+from pointadapterx.peft.parts.late import frozen_before, late_problems, moved, resumed, stored
 from pointadapterx.peft.parts.scale_shift import ScaleShift
 from pointadapterx.schema import Distinct, Rate, Width
 
@@ -60,7 +62,10 @@ class Highway(Method):
 
     Behind a stage that another follows, the state goes the same frozen way T as the tokens,
     ``s = T(tokens + s) - T(tokens)``, and the next stage adds to that; class-token state and prompts are those of the
-    last stage.
+    last stage. A head that reads several stages gets ``tokens + s`` of each, normalised in the last one alone.
+
+    With late injection from block K on, the tokens on their way into block K are ``tokens + s``, the state starts again
+    from zero, and what it gets of each later block joins the tokens behind that block; gradient enters these blocks.
 
     Trains the adapters, the final norm and the head; nothing inside the backbone, whose class token stays as it is.
     """
@@ -76,7 +81,10 @@ class Highway(Method):
             width: of the state; None is the tokens' C. With another, a linear layer leads back to C.
             class_token: a trained vector that the state of the class token starts from, instead of zero.
             prompts: whether each of the blocks puts a prompt token γ ⊙ mean(what it added) + β on the highway.
+            inject_from: K, number of the first block, from 0, that reads the state; None is no block.
         """
+
+        unwritten = ("inject_from",)
 
         rank: Width = 64
         inner_rank: Width = 8
@@ -85,6 +93,7 @@ class Highway(Method):
         width: Width | None = None
         class_token: bool = False
         prompts: bool = False
+        inject_from: Annotated[int, Field(ge=0)] | None = None
 
         @property
         def makes_prompts(self) -> bool:
@@ -117,10 +126,16 @@ class Highway(Method):
             if self.width is not None and len(stages) > 1:
                 widths = ", ".join(str(stage.width) for stage in stages)
                 yield "width", f"{self.width} cannot fit all stages of {backbone.name} ({widths}); leave it out"
+            yield from late_problems(self.inject_from, stages, backbone.name, prompts=False)
 
     def __init__(self, options: Highway.Options) -> None:
         super().__init__(options)
         self.options: Highway.Options = options
+
+    @property
+    def first(self) -> int | None:
+        """K, see :attr:`Options.inject_from`."""
+        return self.options.inject_from
 
     def attach(self, backbone: Host) -> None:
         """Creates everything on the highway but its adapters."""
@@ -168,7 +183,7 @@ class Highway(Method):
             return super().run(backbone, inputs, keep)  # it rides along
         ride, stages = Ride(self), backbone.stages
         kept: dict[int, BlockTokens] = {}
-        for number, step in self._steps(backbone, inputs):
+        for number, step in self._steps(backbone, inputs, ride):
             ride.take(number, step)
             if number in keep:
                 stage = stages[self.stage_of[number]]
@@ -177,21 +192,45 @@ class Highway(Method):
         tokens = backbone.norm(ride.end())
         return Features(backbone.sequence(stages[-1], tokens), ride.losses, step.centers, kept)
 
-    def _steps(self, backbone: Backbone, inputs: Tensor | Frozen) -> Iterator[tuple[int, Recorded]]:
+    def _steps(
+        self, backbone: Backbone, inputs: Tensor | Frozen, ride: Rider | None = None
+    ) -> Iterator[tuple[int, Recorded]]:
         """The blocks' numbers and outputs; of what was kept, only the blocks that feed the highway."""
+        if isinstance(inputs, EarlyBlocks):
+            yield from self._late_steps(backbone, inputs, ride)
+            return
         if isinstance(inputs, RecordedBranches):
             branches = zip(inputs.attention.unbind(1), inputs.ffn.unbind(1), strict=True)
             for number, (attention, ffn) in zip(self.block_numbers, branches, strict=True):
                 yield number, Recorded(attention, ffn, inputs.tokens)
             return
         assert isinstance(inputs, Tensor | Patches)
-        yield from enumerate(backbone.record(inputs))
+        yield from enumerate(backbone.record(inputs, ride))
+
+    def _late_steps(self, backbone: Backbone, kept: EarlyBlocks, ride: Rider | None) -> Iterator[tuple[int, Recorded]]:
+        """Those that feed the highway before block K, and all from there on."""
+        assert ride is not None
+        assert self.first is not None
+        rows, tokens = kept.read.unbind(1), kept.tokens
+        for place, number in enumerate(self._feeding_before(self.first)):
+            yield number, Recorded(rows[2 * place], rows[2 * place + 1], tokens)
+        embedded = resumed(backbone, kept)
+        embedded = embedded._replace(tokens=ride.hand_over() if rows else tokens)
+        yield from enumerate(backbone.record_blocks(embedded, ride, self.first), self.first)
+
+    def _feeding_before(self, first: int) -> list[int]:
+        return [number for number in self.block_numbers if number < first]
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
-        """All that the highway reads of the backbone; its patches where there are several stages, or to ``keep``."""
-        if keep or len(backbone.stages) > 1:
+        """All that the highway reads of the backbone before block K; its patches where there are several stages, or
+        tokens to ``keep``.
+        """
+        if keep or len(backbone.stages) > 1 or (self.first is not None and backbone.foreign):
             return super().precompute(backbone, inputs, keep)
-        steps = [step for _, step in self._steps(backbone, inputs)]
+        steps = [step for _, step in islice(self._steps(backbone, inputs), self.first)]
+        if self.first is not None:
+            rows = [branch for number in self._feeding_before(self.first) for branch in steps[number][:2]]
+            return stored(rows, steps[-1].tokens, steps[-1].centers)
         feeding = [steps[number] for number in self.block_numbers]
         return RecordedBranches(
             torch.stack([step.attention for step in feeding], dim=1),
@@ -201,9 +240,12 @@ class Highway(Method):
 
     def frozen_state(self, backbone: Backbone) -> Mapping[str, Tensor]:
         """Everything in the backbone except the final norm, and which blocks feed the highway."""
+        numbers = {"block_numbers": torch.tensor(self.block_numbers)}
+        if self.first is not None:
+            return {**frozen_before(backbone, self.first), **numbers}
         norm = next(f"{name}." for name, module in backbone.named_modules() if module is backbone.norm)
         state = {name: value for name, value in backbone.state_dict().items() if not name.startswith(norm)}
-        return state | {"block_numbers": torch.tensor(self.block_numbers)}
+        return state | numbers
 
     def expanded(self, state: Tensor) -> Tensor:
         """A state (..., width) as wide as the tokens, (..., C)."""
@@ -225,13 +267,15 @@ class Ride:
         self.losses: list[Tensor] = []
         self._places = {number: place for place, number in enumerate(highway.block_numbers)}
         self._prompts: list[Tensor] = []
+        self._joined: Tensor | None = None  # tokens and state behind the block that was taken last
+        self._given = False  # whether the tokens of the last stage have the state of the class token
         self._carried: Tensor | None = None  # from the stages before
         self._total: Tensor | None = None  # of the updates of this stage
 
     def take(self, number: int, step: Recorded) -> None:
         """Adds what the outputs of block ``number`` make the highway add to its state."""
         highway = self.highway
-        self._stage, self._step = highway.stage_of[number], step
+        self._stage, self._step, self._joined = highway.stage_of[number], step, None
         if number not in self._places:
             return
         update, losses = highway.update(self._places[number], step.attention, step.ffn)
@@ -243,25 +287,42 @@ class Ride:
 
     def joined(self) -> Tensor:
         """Tokens of the block that was taken last plus the state behind it, (B, L, C)."""
-        highway, tokens = self.highway, self._step.tokens
+        if self._joined is None:
+            self._joined = self._join(self._step.tokens)
+        return self._joined
+
+    def _join(self, tokens: Tensor) -> Tensor:
+        highway = self.highway
         parts = [] if self._carried is None else [self._carried]
         parts += [] if self._total is None else [highway.decode(self._total, self._stage)]
         if not parts:
             return tokens
         state = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        if highway.class_state is not None and self._stage == highway.last_stage:
+        if highway.class_state is not None and self._stage == highway.last_stage and not self._given:
             state = torch.cat([state[:, :1] + highway.class_state, state[:, 1:]], dim=1)
         return tokens + highway.expanded(state)
 
+    @property
+    def first(self) -> int | None:
+        """Number of the first block that reads the state."""
+        return self.highway.first
+
+    def hand_over(self) -> Tensor:
+        """Tokens plus state as the next block gets them; the state starts again from zero."""
+        tokens = self.joined()
+        self._given |= self._has_state and self._stage == self.highway.last_stage
+        self._carried = self._total = None
+        return tokens
+
+    @property
+    def _has_state(self) -> bool:
+        return self._carried is not None or self._total is not None
+
     def lead(self) -> None:
         """Behind the last block of a stage: takes the state to the next one."""
-        lead, tokens = self._step.lead, self._step.tokens
-        if lead is None or (self._carried is None and self._total is None):
-            return
-        joined = self.joined()
-        with torch.no_grad():
-            plain = lead(tokens)
-        self._carried, self._total = lead(joined) - plain, None
+        lead = self._step.lead
+        if lead is not None and self._has_state:
+            self._carried, self._total = moved(self._step.tokens, self.joined(), lead), None
 
     def end(self) -> Tensor:
         """Tokens and state of the last block, with the prompts behind the class token."""

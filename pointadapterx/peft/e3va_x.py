@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.features import Features
+from pointadapterx.models.frozen import EarlyBlocks
 from pointadapterx.models.host import Host
 from pointadapterx.peft.base import METHODS
 from pointadapterx.peft.e3va import Highway
@@ -95,6 +97,10 @@ class E3vaX(RoutedMethod, Highway):
     def uses(self, count: int) -> list[str]:
         """Two a block that feeds the highway: outputs of its attention and of its FFN."""
         return [f"block {number + 1} {branch}" for number in self.block_numbers for branch in ("attention", "FFN")]
+
+    def resume(self, backbone: Backbone, kept: EarlyBlocks, keep: Collection[int]) -> Features:
+        """The pass from block K on."""
+        return Highway.run(self, backbone, kept, keep)
 
     def decode(self, state: Tensor, stage: int) -> Tensor:
         """Codes -> (B, L, C)."""

@@ -156,11 +156,13 @@ def test_it_computes_what_our_own_vit_computes(name: str, folder: Path, images: 
         torch.testing.assert_close(foreign(kept).logits, own(images).logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adaptformer_x", "lora", "ssf", "e3va"])
-def test_it_computes_what_adapt_computes(name: str, folder: Path, images: torch.Tensor) -> None:
+@pytest.mark.parametrize(
+    ("name", "late"), [("adaptformer_x", {}), ("lora", {}), ("ssf", {}), ("e3va", {}), ("e3va", {"inject_from": 1})]
+)
+def test_it_computes_what_adapt_computes(name: str, late: dict[str, Any], folder: Path, images: torch.Tensor) -> None:
     from transformers import ViTModel
 
-    config = of_folder(name, folder)
+    config = of_folder(name, folder).replaced(method=late)
     backbone = randomise(build_model(config)).eval()
     model = ViTModel.from_pretrained(folder, add_pooling_layer=False)
     assert config.method is not None

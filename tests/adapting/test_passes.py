@@ -34,6 +34,7 @@ CASES = [
     *[(VIT, name, options) for name, options in METHODS.items()],
     (SWIN, "adaptformer_x", {"prompts": False}),
     (SWIN, "e3va_x", {}),
+    (SWIN, "e3va", {"inject_from": 1}),
 ]
 cases = pytest.mark.parametrize(("library", "name", "options"), CASES)
 
@@ -74,8 +75,8 @@ def test_checkpoints(library: Library, name: str, options: dict[str, Any], reent
     wanted = step(adapted(library, name, options), inputs)
     model = adapted(library, name, options)
     model.activation_checkpointing_enable({"use_reentrant": reentrant})
-    if library is SWIN and name == "e3va_x" and reentrant:
-        with pytest.raises(ConfigError, match="reentrant checkpoint"):
+    if library is SWIN and (options.get("inject_from") or (name == "e3va_x" and reentrant)):
+        with pytest.raises(ConfigError, match="reentrant checkpoint" if name == "e3va_x" else "blocks in checkpoints"):
             step(model, inputs)
         return
     assert_same(step(model, inputs), wanted)

@@ -108,7 +108,9 @@ def test_what_decides_the_features_decides_their_folder(
     assert len(folders(tmp_path) - before) == 1
 
 
-@pytest.mark.parametrize(("name", "method"), [("linear", {}), ("dapt_x", {"inject_from": 1})])
+@pytest.mark.parametrize(
+    ("name", "method"), [("linear", {}), ("dapt_x", {"inject_from": 1}), ("e3va_x", {"inject_from": 1})]
+)
 def test_a_head_that_reads_more_blocks_has_features_of_its_own(
     name: str, method: dict[str, Any], cached: MakeConfig
 ) -> None:

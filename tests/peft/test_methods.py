@@ -41,6 +41,7 @@ FORMS = [
     ("lora", {"targets": ["q", "v", "fc1"], "dora": True, "rslora": True}),
     ("noah", {"architecture": {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}}),
     *[("e3va", {**HIGHWAY, "width": 24}), ("e3va_x", HIGHWAY)],
+    *[("e3va", {"inject_from": 1, "class_token": True, "width": 24}), ("e3va_x", {"inject_from": 1, "prompts": True})],
     *[("stag", {"variant": "sl", "final_norm": False}), ("dapt_x", LATE)],
 ]
 

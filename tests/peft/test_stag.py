@@ -192,7 +192,10 @@ def watched(model: AdaptedModel) -> Iterator[list[tuple[str, bool]]]:
 @pytest.mark.parametrize("kind", ["point_mae", "vit"])
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("stag", {}), ("dapt_x", {"inject_from": 2, "neighbours": 4}), ("adapter_x", {"inject_from": 2})],
+    [
+        *[("stag", {}), ("dapt_x", {"inject_from": 2, "neighbours": 4}), ("adapter_x", {"inject_from": 2})],
+        *[("e3va", {"inject_from": 2}), ("e3va_x", {"inject_from": 2, "class_token": True})],
+    ],
 )
 def test_no_gradient_enters_the_blocks_before(name: str, method: dict[str, Any], kind: str) -> None:
     model = adapted(name, kind, method).train()

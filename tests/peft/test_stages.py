@@ -35,6 +35,7 @@ WITHOUT_PROMPTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"prompts": False}) for name in ("dapt", "dapt_x", "adapter_x", "adaptformer_x")),
     *[("noah", NOAH), ("dapt_x", {"prompts": False, "shared": False}), ("e3va", {"blocks": [1, 4]})],
     *[("e3va_x", {"blocks": [0, 1]}), ("dapt_x", {"prompts": False, "neighbours": 2})],
+    *[("e3va", {"inject_from": 2}), ("e3va_x", {"inject_from": 3}), ("dapt_x", {"prompts": False, "inject_from": 2})],
 ]
 REFUSED = [name for name, kind in METHODS.items() if kind.Options().needs_class_token]
 ALL = [
@@ -42,6 +43,8 @@ ALL = [
     *((name, {}, True) for name in METHODS if name != "noah"),
     *[("vpt", {"deep": False}, True), ("e3va", {"prompts": True, "class_token": True}, True)],
     ("noah", {"architecture": NOAH["architecture"] | {"prompts": [1, 2, 0, 0, 1]}}, True),
+    ("e3va", {"inject_from": 1, "prompts": True, "class_token": True}, True),
+    ("adapter_x", {"inject_from": 2, "prompts": False}, True),
 ]
 
 
@@ -137,6 +140,10 @@ def test_what_does_not_fit_every_stage_is_said() -> None:
         pyramid_config("dapt_x", method={"num_heads": 8, "prompts": False})
     with pytest.raises(ConfigError, match=r"method\.blocks: \[5\] are not among the 5 blocks of the backbone, 0 to 4"):
         pyramid_config("e3va", method={"blocks": [0, 5]})
+    with pytest.raises(ConfigError, match=r"inject_from: the first stage of pyramid has 1 blocks, and prompts cannot"):
+        pyramid_config("dapt_x", class_token=True, method={"inject_from": 1})
+    with pytest.raises(ConfigError, match=r"method\.inject_from: 5 is not among the blocks 1 to 4 of the backbone"):
+        pyramid_config("e3va", method={"inject_from": 5})
     with pytest.raises(ConfigError, match=r"backbone\.depth: 2 numbers for the 4 stages of backbone\.dim"):
         pyramid_config(backbone={"depth": [1, 1]})
 
@@ -177,6 +184,37 @@ def test_a_highway_takes_the_same_way_between_stages(points: Tensor) -> None:
             state = step.lead(step.tokens + state) - step.lead(step.tokens)
     found = method.run(backbone, points).sequence.tokens
     torch.testing.assert_close(found, backbone.norm(others[-1].tokens + state))
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])  # at the beginning of the second stage, in it, and behind it
+@pytest.mark.parametrize("name", ["e3va", "e3va_x"])
+def test_a_highway_joins_the_tokens_from_a_block_on(name: str, first: int, points: Tensor) -> None:
+    """Its state goes into block K, and what later blocks give it joins the tokens behind them; no gradient before."""
+    model = randomise(build_model(pyramid_config(name, method={"inject_from": first}))).train()
+    backbone, method = model.backbone, model.method
+    watched = [module for module in backbone.every_block() for module in [module.site("norm1").module]]
+    seen: list[bool] = []
+    for norm in watched:
+        norm.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    found = method.run(backbone, points, keep=range(5))
+    assert seen == [number >= first for number in range(5)]
+    embedded, state = backbone.embed(points), None
+    for stage in backbone.stages:
+        tokens, position, centers = embedded
+        for number, block in enumerate(stage.modules, stage.first):
+            attention, ffn, tokens = block.branches(tokens + position)
+            update = method.decode(method.update(number, attention, ffn)[0], stage.number)
+            state = update if state is None else state + update
+            if number + 1 >= first:
+                tokens, state = tokens + state, None
+            if stage.number < 3:
+                kept = tokens if state is None else tokens + state
+                torch.testing.assert_close(found.intermediates[number].sequence.tokens, kept)
+        if stage.transition is not None:
+            joined = None if state is None else stage.transition(tokens + state, centers).tokens
+            embedded = stage.transition(tokens, centers)
+            state = None if joined is None else joined - embedded.tokens
+    torch.testing.assert_close(found.sequence.tokens, backbone.norm(tokens))
 
 
 def test_features_say_what_heads_need(points: Tensor) -> None:

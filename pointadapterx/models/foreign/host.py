@@ -211,10 +211,11 @@ class ForeignHost:
         first = isinstance(self._patch, nn.Conv2d)
         return Site(name, self._patch, self.stages[0].width, channels_first=first)
 
-    def before_the_norm(self) -> Iterator[nn.Module]:
-        """What is known to run before the final norm: blocks, what leads from stage to stage, and the patches."""
-        yield from (block.module for block in self.members())
-        yield from (stage.transition for stage in self.stages if stage.transition is not None)
+    def before_the_norm(self, first: int | None = None) -> Iterator[nn.Module]:
+        """What is known to run before the final norm, or before block ``first``: patches, blocks, and between them."""
+        yield from (block.module for block in self.members()[:first])
+        ways = [stage.transition for stage in self.stages if first is None or stage.first + len(stage.members) < first]
+        yield from (way for way in ways if way is not None)
         if self._patch is not None:
             yield self._patch
 

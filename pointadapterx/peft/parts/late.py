@@ -5,7 +5,7 @@ Nothing trained may lie before block K then: neither the class token nor a norm 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import EarlyBlocks, Patches
 from pointadapterx.models.host import Host
+from pointadapterx.models.sites import StageSize
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import Method
 
@@ -23,35 +24,36 @@ from pointadapterx.peft.base import Method
 class LateClassToken(nn.Module):
     """Trains a class token that is not pre-trained, and its position, from block K on; both start as zero.
 
-    τ is added to the class token on its way into block K, π to its position there and before every later block (where
-    the backbone adds positions once, at K alone).
+    τ is added to the class token on its way into block K, π to its position there and before every later block of its
+    stage (where the backbone adds positions once, at K alone).
 
     Args:
-        width: token width C.
-        first: K.
+        width: token width C of the stage of block K.
+        blocks: from K to the last of its stage.
         position: of the backbone, ``"every_block"`` or ``"input"``.
     """
 
-    def __init__(self, width: int, first: int, position: str) -> None:
+    def __init__(self, width: int, blocks: range, position: str) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(torch.zeros(1, 1, width))
-        self.first = first
-        self.repeated = position == "every_block"
+        self.first = blocks.start
+        self.blocks = blocks if position == "every_block" else blocks[:1]
 
     def forward(self, index: int, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into block ``index``, CLS first."""
-        if index < self.first or (index > self.first and not self.repeated):
+        if index not in self.blocks:
             return tokens
         added = self.position + self.token if index == self.first else self.position
         return torch.cat([tokens[:, :1] + added, tokens[:, 1:]], dim=1)
 
 
 def late_class_token(backbone: Host, first: int) -> LateClassToken | None:
-    """For a backbone of one stage, or the last of several; None where the class token is pre-trained, or missing."""
+    """That of block K = ``first``; None where the class token is pre-trained, or missing."""
     if not backbone.class_parameters():
         return None
-    return LateClassToken(backbone.stages[-1].width, first, backbone.position)
+    stage = backbone.stages[backbone.every_block()[first].stage]
+    return LateClassToken(stage.width, range(first, stage.first + len(stage.blocks)), backbone.position)
 
 
 class EarlyPass(Nothing):
@@ -100,18 +102,26 @@ def early_blocks(
         backbone.run_blocks(embedded, early, (), range(first))
         tokens = embedded.tokens if early.leaving is None else early.leaving
         rows = read(early)
-    stored = torch.stack(rows, dim=1) if rows else tokens.new_empty(len(tokens), 0, 1, tokens.shape[2])
-    centers = embedded.centers
-    return EarlyBlocks(stored, tokens, tokens.new_empty(*tokens.shape[:2], 0) if centers is None else centers)
+    return stored(rows, tokens, embedded.centers)
+
+
+def stored(rows: list[Tensor], tokens: Tensor, centers: Tensor | None) -> EarlyBlocks:
+    """What is kept of rows (B, L, C) each, tokens on their way into block K, and centres where there are any."""
+    read = torch.stack(rows, dim=1) if rows else tokens.new_empty(len(tokens), 0, 1, tokens.shape[2])
+    return EarlyBlocks(read, tokens, tokens.new_empty(*tokens.shape[:2], 0) if centers is None else centers)
+
+
+def resumed(backbone: Backbone, kept: EarlyBlocks) -> Embedded:
+    """Tokens on their way into block K, with their positions and centres, of a backbone of one stage."""
+    patches = kept.tokens[:, -backbone.num_patches :]
+    position = backbone.assemble(Patches(patches, kept.centers)).position
+    return Embedded(kept.tokens, position, kept.centers if kept.centers.shape[-1] else None)
 
 
 def run_late(backbone: Backbone, method: Method, kept: EarlyBlocks, first: int, keep: Collection[int]) -> Features:
     """The pass from block K = ``first`` on, from what :func:`early_blocks` computed."""
-    patches = kept.tokens[:, -backbone.num_patches :]
-    position = backbone.assemble(Patches(patches, kept.centers)).position
-    centers = kept.centers if kept.centers.shape[-1] else None
     last = backbone.stages[-1].blocks[-1].index
-    return backbone.run_blocks(Embedded(kept.tokens, position, centers), method, keep, range(first, last + 1))
+    return backbone.run_blocks(resumed(backbone, kept), method, keep, range(first, last + 1))
 
 
 class Waiting:
@@ -136,10 +146,24 @@ class Waiting:
         if update.loss is not None:
             self.losses.append(update.loss)
 
+    def lead(self, tokens: Tensor, lead: Callable[[Tensor], Tensor]) -> None:
+        """Between stages, the sum goes the frozen way T of the tokens x (B, L, C): T(x + sum) - T(x)."""
+        if self.total is not None:
+            self.total = moved(tokens, tokens + self.total, lead)
+
     def join(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, C) on their way into block K -> with everything that has waited, (B, L + P, C)."""
         tokens = tokens if self.total is None else tokens + self.total
-        return insert_after_cls(tokens, torch.cat(self.prompts[::-1], dim=1)) if self.prompts else tokens
+        tokens = insert_after_cls(tokens, torch.cat(self.prompts[::-1], dim=1)) if self.prompts else tokens
+        self.total, self.prompts = None, []
+        return tokens
+
+
+def moved(tokens: Tensor, joined: Tensor, lead: Callable[[Tensor], Tensor]) -> Tensor:
+    """What is added to the tokens of the next stage, where ``joined`` takes the place of frozen ``tokens``."""
+    with torch.no_grad():
+        plain = lead(tokens)
+    return lead(joined) - plain
 
 
 def frozen_before(backbone: Backbone, first: int) -> Mapping[str, Tensor]:
@@ -149,18 +173,25 @@ def frozen_before(backbone: Backbone, first: int) -> Mapping[str, Tensor]:
     return state | {"first block": torch.tensor(first)}
 
 
-def late_problems(first: int | None, depth: int, stages: int, name: str) -> Iterator[tuple[str, str]]:
-    """(key, message) for a block that the backbone does not have, or a backbone of several stages.
+def late_problems(
+    first: int | None, stages: Sequence[StageSize], name: str, *, prompts: bool
+) -> Iterator[tuple[str, str]]:
+    """(key, message) for a block that the backbone does not have, or one that prompts cannot wait for.
 
     Args:
         first: ``method.inject_from``.
-        depth: of the backbone.
-        stages: their number.
+        stages: of the backbone.
         name: of the backbone.
+        prompts: whether blocks before K make prompts, which end with their stage.
     """
     if first is None:
         return
-    if stages > 1:
-        yield "inject_from", f"waits within one stage, but {name} has {stages}; leave it out"
-    elif not 1 <= first < depth:
+    depth = sum(stage.depth for stage in stages)
+    if not 1 <= first < depth:
         yield "inject_from", f"{first} is not among the blocks 1 to {depth - 1} of the backbone; choose one of them"
+    elif prompts and first >= stages[0].depth:
+        yield (
+            "inject_from",
+            f"the first stage of {name} has {stages[0].depth} blocks, and prompts cannot wait for block {first}, as "
+            "they end with their stage; set method.prompts=false",
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -190,8 +190,7 @@ class SharedMixtureMethod(RoutedMethod):
                 )
 
         def _young_problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
-            stages = backbone.stages()
-            yield from late_problems(self.inject_from, sum(s.depth for s in stages), len(stages), backbone.name)
+            yield from late_problems(self.inject_from, backbone.stages(), backbone.name, prompts=self.prompts)
             if not self.mixture and (self.inject_from is not None or self.neighbours is not None):
                 key = "neighbours" if self.inject_from is None else "inject_from"
                 yield key, "belongs to the mixture, which is off; remove one"
@@ -332,6 +331,10 @@ class SharedMixtureMethod(RoutedMethod):
         """Keeps the centres, where neighbours are looked for."""
         self._centers[number] = centers
 
+    def leave_stage(self, tokens: Tensor, lead: Callable[[Tensor], Tensor]) -> None:
+        """What waits goes the same way as the tokens."""
+        self._waiting.lead(tokens, lead)
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """On the way into block K, adds what has waited."""
         if self.options.inject_from is None:
@@ -375,10 +378,9 @@ class SharedMixtureMethod(RoutedMethod):
 
     def precompute(self, backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Frozen:
         """What the blocks before K give to read, and their outcome; else the patches."""
-        if keep or self.options.inject_from is None or backbone.foreign:
+        if keep or self.options.inject_from is None or backbone.foreign or len(backbone.stages) > 1:
             return super().precompute(backbone, inputs, keep)
-        place = 1 if self.serial else 0
-        return early_blocks(backbone, inputs, self.first, lambda early: [pair[place] for pair in early.ffn])
+        return early_blocks(backbone, inputs, self.first, lambda early: [pair[self.serial] for pair in early.ffn])
 
     @property
     def precomputed_by(self) -> str:
