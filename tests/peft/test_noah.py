@@ -19,7 +19,7 @@ from pointadapterx.commands.main import main
 from pointadapterx.config import dump_config, read_config
 from pointadapterx.datasets import build_inputs
 from pointadapterx.engine.devices import make_accelerator
-from pointadapterx.engine.evaluator import evaluate
+from pointadapterx.engine.evaluator import predict
 from pointadapterx.errors import ConfigError
 from pointadapterx.jobs import noah_search as search
 from pointadapterx.jobs.noah_search import evolve
@@ -189,7 +189,7 @@ def test_search_and_train_what_it_found(supernet: Path, monkeypatch: pytest.Monk
     content = {**json.loads(scores), "scores": dict(kept)}
     (supernet / SEARCH_FILE).write_text(json.dumps(content), encoding="utf-8")
     evaluated = []
-    monkeypatch.setattr(search, "evaluate", lambda *given: evaluated.append(1) or evaluate(*given))
+    monkeypatch.setattr(search, "predict", lambda *given: evaluated.append(1) or predict(*given))
     assert main(["search", str(supernet)]) == 0
     assert len(evaluated) == 1
     assert (supernet / ARCHITECTURE_FILE).read_text(encoding="utf-8") == first
