@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterable, Sequence
@@ -12,8 +11,9 @@ import numpy as np
 
 from pointadapterx.datasets.grid import Grid
 from pointadapterx.datasets.ragged import UP, Ragged, grid_of
-from pointadapterx.errors import DataError, PointAdapterXError
+from pointadapterx.errors import DataError, PointAdapterXError, reason_of
 from pointadapterx.files import new_folder
+from pointadapterx.hashing import new_digest
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,9 @@ def cached_scenes(
     except DataError:
         raise
     except (PointAdapterXError, OSError) as error:
-        raise DataError(f"{error}; set data.cache_dir to a folder with room for {BYTES} bytes a point") from error
+        raise DataError(
+            f"{folder}: {reason_of(error)}; set data.cache_dir to a folder with room for {BYTES} bytes a point"
+        ) from error
     written = _read(folder, made_from)
     if written is None:
         raise DataError(f"{folder}: was changed while it was written; remove it and try again")
@@ -59,7 +61,7 @@ def cached_scenes(
 
 
 def _write(folder: Path, made_from: str, names: Sequence[str], scenes: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    digest, counts, floors, grids = hashlib.blake2b(digest_size=16), [], [], []
+    digest, counts, floors, grids = new_digest(), [], [], []
     with (folder / POINTS).open("wb") as points_file, (folder / LABELS).open("wb") as labels_file:
         for name, (points, labels) in zip(names, scenes, strict=True):
             grid, order = grid_of(points, CELL, name)

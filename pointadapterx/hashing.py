@@ -47,6 +47,11 @@ def content_hash(*parts: torch.Tensor | np.ndarray | str) -> str:
     return digest.hexdigest()
 
 
+def new_digest() -> hashlib.blake2b:
+    """BLAKE2b (128 bits) of what is passed to its ``update``, for content that never is in memory as a whole."""
+    return hashlib.blake2b(digest_size=16)
+
+
 def hash_bytes(content: bytes) -> str:
     """Hexadecimal BLAKE2b (128 bits)."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()

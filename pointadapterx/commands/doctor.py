@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for name, kind in DATASETS.items()
         if (kind.modality == "points" and name != "folder") or issubclass(kind, MaskedFiles | ObjectImages)
     )
-    parser.add_argument("--name", choices=names, help="a data set by its name, whose reader checks it as well")
+    known = f"a data set by its name, whose reader checks it as well: {', '.join(names)}"
+    parser.add_argument("--name", choices=names, metavar="NAME", help=known)
     parser.add_argument("--variant", help="of the data set")
     parser.add_argument("--unlabelled", action="store_true", help="as pre-training reads it, whatever its folders")
     parser.add_argument(

@@ -22,7 +22,7 @@ from pointadapterx.datasets.image_transforms import IGNORED, put_back
 from pointadapterx.datasets.images import fitted
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.options import DataConfig
-from pointadapterx.errors import ConfigError, PointAdapterXError
+from pointadapterx.errors import ConfigError, PointAdapterXError, reason_of
 from pointadapterx.files import write_text
 from pointadapterx.models import Backbone
 from pointadapterx.models.features import FeatureInfo
@@ -69,7 +69,7 @@ class ImageSegmentationOptions(TaskOptions):
                 try:
                     changes["num_classes"] = kind.count_pixel_classes(data.root, data.variant)
                 except (PointAdapterXError, OSError) as error:
-                    message = f"cannot be read from the data ({error}); mend them, or set it"
+                    message = f"cannot be read from the data ({reason_of(error)}); mend them, or set it"
                     problems.append(("task.num_classes", message))
         return self.model_copy(update=changes), problems
 

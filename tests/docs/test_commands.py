@@ -105,7 +105,7 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx predict runs/rooms room.npy --each labelled": [],
     "pointadapterx visualize adapter.safetensors --files scan.ply --picture saliency": ["--renderer", "matplotlib"],
     "pointadapterx report runs/demo/<time>": [],
-    "pointadapterx push RUN_OR_ADAPTER owner/repository --folder parts": [],
+    "pointadapterx push RUN_OR_ADAPTER owner/repository --folder for_the_hub": [],
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml data.root=clouds.h5": PRETRAIN,
     "python tools/main.py --config cfgs/pretrain/point_mae_small.yaml data.root=my_meshes/": PRETRAIN,
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml --probe backbone.weights=point_mae_tiny": [

@@ -172,7 +172,7 @@ def test_vit_tiny_is_what_its_card_says() -> None:
 
 
 def test_the_package_stays_small() -> None:
-    """Compressed as in a wheel, of which clouds and weights are nearly all; 16 MB is the bound."""
+    """Compressed as in a wheel, of which clouds and weights are nearly all; 25 MB is the bound."""
     packages = [ROOT / "datasets", ROOT / "pointadapterx", ROOT / "cfgs", ROOT / "extensions"]
     files = [file for folder in packages for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"]
-    assert sum(len(zlib.compress(file.read_bytes())) for file in files) < 16e6
+    assert sum(len(zlib.compress(file.read_bytes())) for file in files) < 25e6
