@@ -88,7 +88,7 @@ $(FOREIGN)/.ready: pyproject.toml $(VENV)/.ready
 	$(PYTHON) -m venv $(FOREIGN)
 	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_FOREIGN)
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-		extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["hf"], *extras["dense2d"], sep="\n")' \
+		extras = project["optional-dependencies"]; print(*project["dependencies"], *extras["hf"], *extras["dense2d"], *extras["viz"], sep="\n")' \
 		> $(FOREIGN)/requirements.txt
 	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check -r $(FOREIGN)/requirements.txt \
 		"pytest>=8" "pytest-timeout>=2.3" "pytest-xdist>=3.6"
