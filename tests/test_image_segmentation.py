@@ -164,6 +164,7 @@ def test_large_pictures_are_enlarged_a_few_classes_at_a_time(monkeypatch: pytest
     assert np.allclose(confidence, at_once[1], atol=1e-3)
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")  # long names of rows leave no place for pictures
 def test_report_pictures_card_and_doctor(run: Path, tmp_path: Path) -> None:
     page = write_report([run], output=tmp_path / "report.html").read_text()
     for words in ("mean IoU of the classes", "labelled pixels", "Worst samples", "of the pixels shown"):
