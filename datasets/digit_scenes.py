@@ -14,18 +14,16 @@ from pointadapterx.datasets.image_masks import MaskedImages
 from pointadapterx.errors import ConfigError
 
 SIDE = 56  # of a scene, in pixels
-SCENES = {"train": 400, "test": 200}
-MOST = 3  # digits of a scene; those for which no place is free are left out
-SIZES = (24, 38)  # of a digit, in pixels
+SIZES = (44, 56)  # of a digit, in pixels: as much of the picture as what the shipped transformer has seen
 INK = 0.35  # brightness from which on a pixel belongs to its digit
 CLASSES = ("background", *map(str, range(10)))
 
 
 @DATASETS.register("digit_scenes")
 class DigitScenes(MaskedImages):
-    """Grey scenes of 56 x 56 pixels with one to three digits on an uneven ground; 400 to train on and 200 to test.
+    """Grey scenes of 56 x 56 pixels, a large digit on an uneven ground each; 1,000 to train on and 797 to test.
 
-    The digits of the test scenes are none of those of the training scenes.
+    Every digit is in one scene, so that no part of the data knows the digits of another.
 
     Args:
         split: ``"train"`` or ``"test"``.
@@ -48,26 +46,23 @@ class DigitScenes(MaskedImages):
                 raise ConfigError(f"data.{key} '{value}': digit_scenes are drawn, not read; remove data.{key}")
         digits = Digits(split)
         assert isinstance(digits.pixels, torch.Tensor)
-        rng = np.random.default_rng(["train", "test"].index(split))
-        drawn = [_scene(digits.pixels, digits.labels, rng) for _ in range(SCENES[split])]
-        pictures, masks = (torch.stack(part) for part in zip(*drawn, strict=True))
-        super().__init__(pictures[:, None], masks, CLASSES, split)
+        pictures, masks = _drawn(digits.pixels, digits.labels, np.random.default_rng(["train", "test"].index(split)))
+        super().__init__(pictures, masks, CLASSES, split)
 
 
-def _scene(digits: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture (SIDE, SIDE) uint8 and its mask."""
-    field = torch.from_numpy(rng.random((1, 1, 4, 4)))  # of another brightness here and there
-    ground = F.interpolate(field, size=(SIDE, SIDE), mode="bicubic", align_corners=False)[0, 0]
-    picture = 0.3 * ground.clamp(0, 1) + 0.08 * torch.from_numpy(rng.random((SIDE, SIDE)))
-    mask = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
-    for _ in range(rng.integers(1, MOST + 1)):
-        chosen, size = int(rng.integers(len(digits))), int(rng.integers(*SIZES, endpoint=True))
-        top, left = rng.integers(0, SIDE - size, 2, endpoint=True).tolist()
-        large = F.interpolate(digits[chosen][None] / 255, size=(size, size), mode="bicubic", align_corners=False)
+def _drawn(digits: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A scene for each of the digits (n, 1, 8, 8): pictures (n, 1, SIDE, SIDE) and masks (n, SIDE, SIDE), uint8."""
+    count = len(digits)
+    field = torch.from_numpy(rng.random((count, 1, 4, 4)))  # of another brightness here and there
+    ground = F.interpolate(field, size=(SIDE, SIDE), mode="bicubic", align_corners=False).clamp(0, 1)
+    pictures = 0.3 * ground + 0.08 * torch.from_numpy(rng.random((count, 1, SIDE, SIDE)))
+    masks = torch.zeros(count, SIDE, SIDE, dtype=torch.uint8)
+    sizes = rng.integers(*SIZES, count, endpoint=True)
+    corners = rng.integers(0, SIDE - sizes + 1, (2, count))
+    for number, (size, top, left) in enumerate(zip(sizes.tolist(), *corners.tolist(), strict=True)):
+        large = F.interpolate(digits[number, None] / 255, size=(size, size), mode="bicubic", align_corners=False)
         ink = large[0, 0].clamp(0, 1).double()
-        area = slice(top, top + size), slice(left, left + size)
-        if bool((mask[area][ink > INK] > 0).any()):
-            continue
-        picture[area] = torch.where(ink > INK, ink, picture[area])
-        mask[area][ink > INK] = 1 + int(labels[chosen])
-    return (255 * picture.clamp(0, 1)).round().to(torch.uint8), mask
+        area = number, slice(top, top + size), slice(left, left + size)
+        pictures[:, 0][area] = torch.where(ink > INK, ink, pictures[:, 0][area])
+        masks[area][ink > INK] = 1 + int(labels[number])
+    return (255 * pictures.clamp(0, 1)).round().to(torch.uint8), masks

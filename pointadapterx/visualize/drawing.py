@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 AZIMUTH, ELEVATION = 35.0, 20.0  # degrees, of the eye about the up axis and above the ground
 SIDE = 2.0  # inches of a view
+ROW_LETTERS = 30  # of the name of a row, which fit beside a view
 MARK = rgb(KINDS[5])
 
 
@@ -122,10 +124,15 @@ def paint(sheet: Sheet, draw: DrawCloud | None = None) -> Figure:
             if view.points is not None:
                 _paint_lines(place, view, sheet.axes)
         if sheet.names:
-            axes[0].text(-0.04, 0.5, sheet.names[number], rotation=90, ha="right", va="center", fontsize=8,
+            axes[0].text(-0.04, 0.5, _wrapped(sheet.names[number]), rotation=90, ha="right", va="center", fontsize=8,
                          transform=axes[0].transAxes)  # fmt: skip
     _explain(figure, sheet, grid.ravel().tolist())
     return figure
+
+
+def _wrapped(name: str) -> str:
+    """A row's name in lines that are no longer than the row is high; matplotlib would shrink all views to fit it in."""
+    return "\n".join(textwrap.fill(line, ROW_LETTERS) for line in name.split("\n"))
 
 
 def _paint_view(axes: Axes, view: View, reach: float, draw: DrawCloud | None) -> None:

@@ -71,6 +71,8 @@ def test_digit_scenes_are_drawn_the_same_again() -> None:
     test = masked("digit_scenes", "test", None)
     assert test.checksum == masked("digit_scenes", "test", None).checksum
     assert (test.count_pixels() > 0).all()
+    digits = build_dataset("digits", "test").labels.tolist()
+    assert [mask.unique().tolist() for mask in test.masks] == [[0, 1 + label] for label in digits]  # each in one scene
     bright, dark = (test.pixels[:, 0][chosen].float().mean() for chosen in (test.masks > 0, test.masks == 0))
     assert bright > 2 * dark
     with pytest.raises(ConfigError, match="are drawn, not read"):
