@@ -14,6 +14,8 @@ from pointadapterx.hashing import content_hash
 
 IGNORED = -1
 """Label of a point that has none."""
+MOST_CLASSES = 1_000
+"""Of points: where there are more, the labels are something else."""
 UP = 1  # y
 FARTHEST = 1e6  # times the side of a cell that a cloud may measure, so that the numbers of its cells stay exact
 

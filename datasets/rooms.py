@@ -12,7 +12,7 @@ import numpy as np
 
 from pointadapterx.datasets.base import DATASETS, Unchecked, check_split
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers, read_text, read_text_attribute
-from pointadapterx.datasets.ragged import Ragged, checked_cloud_points, checked_labels
+from pointadapterx.datasets.ragged import MOST_CLASSES, Ragged, checked_cloud_points, checked_labels
 from pointadapterx.datasets.scenes import Scenes
 from pointadapterx.errors import ConfigError, DataError
 
@@ -148,6 +148,8 @@ def _classes(file: h5py.File, path: Path) -> list[str]:
     names = read_text_attribute(file, "labels")
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"{path}: 'labels' are {', '.join(names[:SHOWN]) or 'none'}; at least 2 are needed, each once")
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"{path}: 'labels' are {len(names):,} names; at most {MOST_CLASSES:,} classes can be learnt")
     return names
 
 

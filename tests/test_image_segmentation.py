@@ -13,8 +13,7 @@ from PIL import Image
 from torch import nn
 
 from pointadapterx import jobs
-from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.adapted_model import ModelOutput
+from pointadapterx.adapted_model import AdaptedModel, ModelOutput
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.commands.main import main
@@ -94,7 +93,8 @@ def test_scores_by_hand(config: Config) -> None:
     assert broken.isnan().all()
     batch = Batch(None, Targets(pixels=torch.cat([truth, torch.full_like(truth, 255)])))
     _, sums = task.loss(lambda _: ModelOutput(outputs.repeat(2, 1, 1, 1), None), batch, torch.Generator())  # type: ignore[arg-type]
-    assert task.progress({key: value.double() for key, value in sums.items()})["train_accuracy"] == pytest.approx(200 / 3)
+    means = {key: value.double() for key, value in sums.items()}
+    assert task.progress(means)["train_accuracy"] == pytest.approx(200 / 3)
 
 
 def test_a_vote_is_told_where_its_copies_lie(config: Config, run: Path) -> None:
