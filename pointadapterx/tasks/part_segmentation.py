@@ -25,8 +25,8 @@ from pointadapterx.text import cell, printable
 class PartOptions(PointOptions):
     """``task:`` of part segmentation.
 
-    ``parts`` are the names of the parts of each category, in the order of the categories' numbers; null: those of the
-    data set. A name that several categories have is one class of points.
+    ``parts`` are the names of the parts of each category, in the order of the categories' numbers, as the data set has
+    them; null: filled in from it. A name that several categories have is one class of points.
     """
 
     name: Literal["part_segmentation"] = "part_segmentation"
