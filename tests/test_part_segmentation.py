@@ -17,6 +17,7 @@ from pointadapterx.adapted_model import ModelOutput
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.commands.main import main
+from pointadapterx.config import dump_config
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
@@ -26,6 +27,7 @@ from pointadapterx.errors import ConfigError, TrainingError
 from pointadapterx.export import FORMATS, export_adapter
 from pointadapterx.jobs import test as run_test
 from pointadapterx.jobs import train
+from pointadapterx.quickstart import ending
 from pointadapterx.tasks import PartSegmentation, PointLabels, build_task, propagation
 from pointadapterx.tasks.exchange import Facts, Predictions
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
@@ -344,6 +346,24 @@ def test_files_get_the_numbers_of_the_training_files(tmp_path: Path) -> None:
     for wrong in ([1], ["a"] * len(CLASSES), [2**40] * len(CLASSES)):
         with pytest.raises(ValueError, match="values is"):
             PointFacts.restored(task.config, stored | {"values": wrong}, {})
+
+
+def test_a_training_on_ones_own_files_ends_with_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with a command that says no category, where there is only one."""
+    data = {"name": "labelled_folder", "root": str(tmp_path)}
+    config = parts_config(task={"parts": {"object": CLASSES}}, data=data)
+    metrics = {"test": {"instance_miou": 50.0, "class_miou": 50.0, "count": 2}, "epochs": 1, "best_epoch": 1}
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(build_model(config), path, config=config, facts=PointFacts(CLASSES), metrics=metrics)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    monkeypatch.setattr(ending, "_draw", lambda folder, task, overrides: [Path(name) for name in task.summary_pictures])
+    ending.end(tmp_path)
+    *_, pictures, last = capsys.readouterr().out.splitlines()
+    assert pictures == "pictures: point_labels"
+    assert last.startswith(f"next: pointadapterx predict {tmp_path} FILES, or")
 
 
 def test_the_only_category_need_not_be_said() -> None:
