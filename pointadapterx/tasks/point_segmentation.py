@@ -19,6 +19,7 @@ from pointadapterx.arrays import as_array
 from pointadapterx.datasets import Samples, Scenes
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
+from pointadapterx.datasets.ragged import IGNORED
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.files import write_text
 from pointadapterx.labelled_files import FILE_KINDS, MOST, write_labelled
@@ -35,7 +36,7 @@ from pointadapterx.tasks.exchange import (
     places,
     require_finite,
 )
-from pointadapterx.tasks.point_labels import IGNORED, JoinedPoints, PieceLogits, PointLabels, decided
+from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits, PointLabels, decided
 from pointadapterx.tasks.segmentation_heads import PointOptions, SegmentationHead
 from pointadapterx.tasks.weighting import counted, shared, weights_of_counts
 from pointadapterx.text import cell

@@ -40,10 +40,10 @@ EVALUATIONS = {
 class SemanticOptions(PointOptions):
     """``task:`` of semantic segmentation.
 
-    ``classes`` are the names of what a point may be, as the data set has them; null: filled in from it. ``test`` is how a test counts:
-    ``blocks`` (random blocks of the test scenes, as epochs are always judged) or ``rooms`` (whole scenes, every point).
-    ``votes`` is how often the latter goes over all tiles. ``stride`` is from one tile to the next, in tests and in
-    predictions; null: half of ``data.block``.
+    ``classes`` are the names of what a point may be, as the data set has them; null: filled in from it. ``test`` is how
+    a test counts: ``blocks`` (random blocks of the test scenes, as epochs are always judged) or ``rooms`` (whole
+    scenes, every point). ``votes`` is how often the latter goes over all tiles. ``stride`` is from one tile to the
+    next, in tests and in predictions; null: half of ``data.block``.
     """
 
     name: Literal["semantic_segmentation"] = "semantic_segmentation"

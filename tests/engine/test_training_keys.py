@@ -76,6 +76,12 @@ def test_a_balanced_sampler_draws_every_class_equally_often() -> None:
     assert order[LABELS[order] == 1].bincount(minlength=16).max() == 2  # of 3 samples none comes three times
     assert torch.equal(order, drawn(0))
     assert not torch.equal(order, drawn(1))
+    cut = {"strata": LABELS, "world_size": 2, "accumulate": 2, "repeats": True}
+    ranks = [even_batches(16, 8, 0, 0, rank=rank, **cut) for rank in range(2)]  # type: ignore[arg-type]
+    before = torch.cat([part for step in zip(*ranks, strict=True) for parts in step for part in parts]).tolist()
+    order = torch.cat([part for step in even_batches(16, 8, 0, 0, strata=LABELS) for part in step])
+    assert before == [order[:place].eq(sample).sum() for place, sample in enumerate(order)]
+    assert max(before) == 5
 
 
 def test_a_run_stops_early_and_resumes_to_the_same(
