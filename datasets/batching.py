@@ -24,6 +24,7 @@ def even_batches(
     world_size: int = 1,
     accumulate: int = 1,
     strata: torch.Tensor | None = None,
+    repeats: bool = False,
 ) -> list[list[torch.Tensor]]:
     """Training batches of one epoch that use every sample once.
 
@@ -42,6 +43,7 @@ def even_batches(
         accumulate: micro-batches an optimiser step.
         strata: ``(num_samples,)`` int64, for instance class labels. Every one of them is drawn equally often, as in
             :func:`balanced_order`, instead of every sample once.
+        repeats: returns, in the place of each sample, how often the epoch has drawn it before.
 
     Returns:
         One list an optimiser step, holding this rank's ``accumulate`` micro-batches of sample indices (int64).
@@ -63,10 +65,22 @@ def even_batches(
         order = torch.randperm(num_samples, generator=generator)
     else:
         order = balanced_order(strata, generator)
+    if repeats:
+        order = _times_before(order)
     return [
         list(batch.tensor_split(shards)[rank * accumulate : (rank + 1) * accumulate])
         for batch in order.tensor_split(steps)
     ]
+
+
+def _times_before(order: torch.Tensor) -> torch.Tensor:
+    """How often each number of ``order`` (n,) occurs before its place, (n,) int64."""
+    numbers, places = order.sort(stable=True)
+    counts = numbers.unique_consecutive(return_counts=True)[1]
+    starts = counts.cumsum(0) - counts
+    found = torch.empty_like(order)
+    found[places] = torch.arange(len(order)) - starts.repeat_interleave(counts)
+    return found
 
 
 def balanced_order(strata: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

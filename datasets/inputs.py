@@ -201,9 +201,15 @@ class Batches:
         if self._scenes is not None:
             self._scenes = self._scenes.epoch(seed, epoch)
 
-    def training(self, indices: torch.Tensor, generator: torch.Generator) -> Batch:
-        """The samples at ``indices`` (b,), with all random draws from ``generator``, which is on the device."""
-        raw, targets = self._raw(indices)
+    def training(self, indices: torch.Tensor, generator: torch.Generator, repeats: torch.Tensor | None = None) -> Batch:
+        """The samples at ``indices`` (b,), with all random draws from ``generator``, which is on the device.
+
+        Args:
+            indices: of samples.
+            generator: on the device.
+            repeats: (b,) int64, how often the epoch has had each of them before; None: never.
+        """
+        raw, targets = self._raw(indices, repeats)
         return self._batch(indices, targets, self._inputs.drawn(raw, generator))
 
     def test(self, indices: torch.Tensor, number: int = 0) -> Batch:
@@ -211,13 +217,13 @@ class Batches:
         raw, targets = self._raw(indices)
         return self._batch(indices, targets, self._inputs.plain(raw))._replace(number=number)
 
-    def _raw(self, indices: torch.Tensor) -> tuple[torch.Tensor, Targets]:
+    def _raw(self, indices: torch.Tensor, repeats: torch.Tensor | None = None) -> tuple[torch.Tensor, Targets]:
         """What inputs are made of, and its targets, on the device."""
         targets = self._targets.of(indices)
         if self._scenes is None:
             raw = self._fetch(indices)
         else:
-            raw, labels = self._scenes.draw(indices)
+            raw, labels = self._scenes.draw(indices, repeats)
             targets = targets._replace(points=labels)
         return raw.to(self._device), targets.to(self._device)
 

@@ -13,7 +13,8 @@ import torch
 from pointadapterx.datasets.base import AXES, DATASETS, Unchecked, check_choice, check_split
 from pointadapterx.datasets.doubts import Doubt
 from pointadapterx.datasets.folder import doubts_said
-from pointadapterx.datasets.labelled_source import Source, classes_of_sound_files, numbered
+from pointadapterx.datasets.labelled_clouds import LabelledCloud
+from pointadapterx.datasets.labelled_source import Source, Vocabulary, numbered, vocabulary_of_sound_files
 from pointadapterx.datasets.ragged import Ragged, settled
 from pointadapterx.datasets.scenes import WHOLE, Scenes
 from pointadapterx.errors import ConfigError, DataError
@@ -130,11 +131,14 @@ class LabelledFolder(Scenes):
     def each_cloud(cls, split: str, **options: Any) -> Iterator[Unchecked]:
         """Each file, with labels as it has them."""
         source = Source.of(**options)
-        classes = classes_of_sound_files(source)
+        vocabulary = vocabulary_of_sound_files(source)
+        found = source.classes() if vocabulary is None else vocabulary.classes()
+        classes = {value: text for value, text in found.items() if value not in source.ignored_labels}
         names, validation, _ = source.split(check_split(split))
         for name, of_validation, cloud in zip(names, validation, source.read(names), strict=True):
-            if isinstance(cloud, str):
-                yield Unchecked(name, cloud, None, of_validation)
+            wrong = cloud if isinstance(cloud, str) else _refused(vocabulary, name, cloud)
+            if wrong or isinstance(cloud, str):
+                yield Unchecked(name, wrong, None, of_validation)
                 continue
             yield Unchecked(
                 name,
@@ -149,6 +153,16 @@ class LabelledFolder(Scenes):
             )
 
 
+def _refused(vocabulary: Vocabulary | None, name: str, cloud: LabelledCloud) -> str:
+    """Why a file's labels do not go with those before it, or ``""``."""
+    try:
+        if vocabulary is not None:
+            vocabulary.add(name, cloud)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def _clouds(
     source: Source, names: Sequence[str], classes: Mapping[int, str], up: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -158,9 +172,12 @@ def _clouds(
         DataError: for the first file that is wrong.
     """
     doubts: list[tuple[str, Sequence[Doubt]]] = []
+    vocabulary = source.vocabulary()
     for name, cloud in zip(names, source.read(names), strict=True):
         if isinstance(cloud, str):
             raise DataError(cloud)
+        if vocabulary is not None:
+            vocabulary.add(name, cloud)
         doubts.append((name, cloud.doubts))
         points = np.roll(cloud.points, 1 - AXES.index(up), axis=1)  # cyclic, so it is a rotation and mirrors nothing
         yield settled(points), numbered(cloud.labels, classes, source.ignored_labels, str(source.root / name))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from pointadapterx.datasets.layouts import hold_out, part_of, parts_of_split, su
 from pointadapterx.datasets.listings import find_clouds
 from pointadapterx.datasets.modelnet40_text import read_lines
 from pointadapterx.datasets.point_files import Reading
-from pointadapterx.datasets.ragged import IGNORED
+from pointadapterx.datasets.ragged import IGNORED, MOST_CLASSES
 from pointadapterx.datasets.workers import map_in_order
 from pointadapterx.errors import ConfigError, DataError, reason_of
 
@@ -101,7 +103,10 @@ class Source:
             DataError: if there is no file, or nothing to train on.
         """
         folders = {name: part for name in subfolders(self.root) if (part := part_of(name))}
-        names = [name for name in find_clouds(self.root, self.suffixes, quiet=True) if not self._is_names(name)]
+        names = find_clouds(self.root, self.suffixes, quiet=True)
+        if self.label_names is not None:
+            own = self.label_names.resolve()  # either path may be relative, or go by links
+            names = [name for name in names if (self.root / name).resolve() != own]
         if not folders:
             return {"train": names}
         found: dict[str, list[str]] = {}
@@ -136,14 +141,15 @@ class Source:
         """Names of the labels, in the order of the classes: of ``label_names``, or what training files hold.
 
         Raises:
-            DataError: if there are fewer than two, two have one name, or a file cannot be read.
+            DataError: if there are fewer than two or too many, two have one name, or a file cannot be read.
         """
-        if self.label_names is not None:
-            found = read_label_names(self.label_names)
+        vocabulary = self.vocabulary()
+        if vocabulary is not None:
+            found = vocabulary.classes()
         else:
-            names = self.split("train")[0]
-            stamps = tuple((name, (self.root / name).stat().st_mtime_ns) for name in names)
-            found = _labels_of(self, stamps)
+            assert self.label_names is not None
+            found = read_label_names(self.label_names)
+            require_few(len(found), self.label_names)
         found = {value: name for value, name in found.items() if value not in self.ignored_labels}
         if len(found) < 2:
             raise DataError(
@@ -152,35 +158,84 @@ class Source:
             )
         return found
 
-    def _is_names(self, name: str) -> bool:
-        return self.label_names is not None and self.root / name == self.label_names
+    def vocabulary(self) -> Vocabulary | None:
+        """What the training files say of labels, to which more can be added; None where ``label_names`` does.
+
+        Raises:
+            DataError: for files that cannot be read, contradict each other, or have too many labels.
+        """
+        if self.label_names is not None:
+            return None
+        names = self.split("train")[0]
+        stamps = tuple((name, (self.root / name).stat().st_mtime_ns) for name in names)
+        known = _vocabulary_of(self, stamps)
+        return Vocabulary(self, set(known.values), dict(known.said))
+
+
+@dataclass
+class Vocabulary:
+    """The labels of files, and what these name them.
+
+    Attributes:
+        source: of the files.
+        values: labels of points.
+        said: the name of a label, and the first file that has it.
+    """
+
+    source: Source
+    values: set[int] = field(default_factory=set)
+    said: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def add(self, name: str, cloud: LabelledCloud) -> None:
+        """The labels of one more file; nothing is added of one that is refused.
+
+        Raises:
+            DataError: if it names a label otherwise than one before it, or there are too many.
+        """
+        path = self.source.root / name
+        for value, text in cloud.names.items():
+            other, first = self.said.get(value, (text, name))
+            if other != text:
+                raise DataError(
+                    f"{path}: names the label {value} {text!r}, but {first} names it {other!r}; name it alike, or set "
+                    "data.label_names to a file with the names"
+                )
+        values = self.values.union(np.unique(cloud.labels).tolist())
+        require_few(len(values.union(cloud.names, self.said).difference(self.source.ignored_labels)), path)
+        self.values = values
+        for value, text in cloud.names.items():
+            self.said.setdefault(value, (text, name))
+
+    def classes(self) -> dict[int, str]:
+        """Names of the labels, sorted by label; a name that several have is followed by its label."""
+        values = sorted({*self.values, *self.said})
+        names = {value: self.said[value][0] if value in self.said else f"class_{value}" for value in values}
+        times = Counter(names.values())
+        return {value: f"{name} ({value})" if times[name] > 1 else name for value, name in names.items()}
 
 
 @lru_cache(maxsize=4)
-def _labels_of(source: Source, stamps: tuple[tuple[str, int], ...]) -> dict[int, str]:
-    """Labels of files and their names, sorted; ``stamps`` are the files and when they were written."""
-    said: dict[int, tuple[str, str]] = {}
-    values: set[int] = set()
+def _vocabulary_of(source: Source, stamps: tuple[tuple[str, int], ...]) -> Vocabulary:
+    """Of training files; ``stamps`` are these and when they were written."""
+    found = Vocabulary(source)
     for (name, _), cloud in zip(stamps, source.read([name for name, _ in stamps]), strict=True):
         if isinstance(cloud, str):
             raise DataError(cloud)
-        values |= set(np.unique(cloud.labels).tolist())
-        for value, text in cloud.names.items():
-            other, first = said.setdefault(value, (text, name))
-            if other != text:
-                raise DataError(
-                    f"{source.root / name}: names the label {value} {text!r}, but {first} names it {other!r}; name it "
-                    "alike, or set data.label_names to a file with the names"
-                )
-    return _distinct(
-        {value: said[value][0] if value in said else f"class_{value}" for value in sorted({*values, *said})}
-    )
+        found.add(name, cloud)
+    return found
 
 
-def _distinct(names: dict[int, str]) -> dict[int, str]:
-    """With its label behind a name that several have."""
-    several = {name for name in names.values() if list(names.values()).count(name) > 1}
-    return {value: f"{name} ({value})" if name in several else name for value, name in names.items()}
+def require_few(classes: int, where: Path) -> None:
+    """Refuses what can be no classes, but coordinates, intensities or numbers of points.
+
+    Raises:
+        DataError: for more than :data:`~pointadapterx.datasets.ragged.MOST_CLASSES`.
+    """
+    if classes > MOST_CLASSES:
+        raise DataError(
+            f"{where}: {classes:,} different labels of points, of which at most {MOST_CLASSES:,} can be classes; "
+            "choose another data.label_field"
+        )
 
 
 def read_label_names(path: Path) -> dict[int, str]:
@@ -202,7 +257,7 @@ def read_label_names(path: Path) -> dict[int, str]:
             raise DataError(f"{path}: some lines begin with a number and some do not; write a label and a name in each")
         pairs = [(int(words[0]), words[1]) for words in lines] if numbered else list(enumerate(map(" ".join, lines)))
     for what, values in (("label", [value for value, _ in pairs]), ("name", [name for _, name in pairs])):
-        twice = next((value for value in values if values.count(value) > 1), None)
+        twice = next((value for value, times in Counter(values).items() if times > 1), None)
         if twice is not None:
             raise DataError(f"{path}: has the {what} {twice} twice; keep one")
     return dict(pairs)
@@ -219,16 +274,16 @@ def _pairs_of_json(path: Path) -> list[tuple[int, str]]:
         raise DataError(f"{path}: is no JSON of labels and names ({reason_of(error)})") from None
 
 
-def classes_of_sound_files(source: Source) -> dict[int, str]:
-    """As :meth:`Source.classes`, but of those files that can be read."""
+def vocabulary_of_sound_files(source: Source) -> Vocabulary | None:
+    """As :meth:`Source.vocabulary`, but of those files that can be read and added."""
     if source.label_names is not None:
-        return source.classes()
-    found: dict[int, str] = {}
-    for cloud in source.read(source.split("train")[0]):
+        return None
+    found, names = Vocabulary(source), source.split("train")[0]
+    for name, cloud in zip(names, source.read(names), strict=True):
         if not isinstance(cloud, str):
-            found |= dict.fromkeys(np.unique(cloud.labels).tolist(), "") | cloud.names
-    classes = {value: found[value] or f"class_{value}" for value in sorted(found) if value not in source.ignored_labels}
-    return _distinct(classes)
+            with suppress(DataError):  # which the caller is about to notice
+                found.add(name, cloud)
+    return found
 
 
 def numbered(labels: np.ndarray, classes: Mapping[int, str], ignored_labels: Sequence[int], where: str) -> np.ndarray:

@@ -13,7 +13,9 @@ from pointadapterx.errors import DataError
 from pointadapterx.hashing import content_hash
 
 IGNORED = -1
-"""Label of a point that has none."""
+"""Label of a point that has none: it counts neither in the loss nor in a metric."""
+MOST_CLASSES = 1_000
+"""Of points: where there are more, the labels are something else."""
 UP = 1  # y
 FARTHEST = 1e6  # times the side of a cell that a cloud may measure, so that the numbers of its cells stay exact
 
@@ -52,7 +54,7 @@ class Ragged:
 
     @classmethod
     def of(cls, clouds: Iterable[tuple[np.ndarray, np.ndarray]], step: float = 1.0) -> Ragged:
-        """Clouds in memory: points (m, 3), and labels (m,) as of :func:`checked_labels`; at least one."""
+        """Clouds in memory: points (m, 3), and labels (m,) as of :func:`checked_point_labels`; at least one."""
         points, labels = zip(*clouds, strict=True)
         return cls.flat(np.concatenate(points), np.concatenate(labels), np.array([len(p) for p in points]), step)
 
@@ -121,7 +123,7 @@ def grid_of(points: np.ndarray, cell: float, name: str) -> tuple[Grid, np.ndarra
     return Grid.over(ground, cell)
 
 
-def checked_labels(labels: np.ndarray, count: int, classes: Sequence[str], where: str) -> np.ndarray:
+def checked_point_labels(labels: np.ndarray, count: int, classes: Sequence[str], where: str) -> np.ndarray:
     """Labels of the points of a cloud, (count,) int8, or int16 where there are many classes.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pointadapterx.datasets.base import DATASETS, Unchecked, check_split
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers, read_text, read_text_attribute
-from pointadapterx.datasets.ragged import Ragged, checked_cloud_points, checked_labels
+from pointadapterx.datasets.ragged import MOST_CLASSES, Ragged, checked_cloud_points, checked_point_labels
 from pointadapterx.datasets.scenes import Scenes
 from pointadapterx.errors import ConfigError, DataError
 
@@ -63,8 +63,8 @@ class Rooms(Scenes):
         if (own := content.classes) != classes:
             raise DataError(f"{path}: names {len(own)} labels otherwise than train.h5; write both files alike")
         for number, name in enumerate(content.names):
-            checked_labels(content.of(content.labels, number), content.count(number), classes, f"{path}: {name}")
-        labels = checked_labels(content.labels, len(content.labels), classes, str(path))
+            checked_point_labels(content.of(content.labels, number), content.count(number), classes, f"{path}: {name}")
+        labels = checked_point_labels(content.labels, len(content.labels), classes, str(path))
         super().__init__(
             Ragged.flat(content.points, labels, np.diff(content.offsets), MILLIMETRE),
             classes,
@@ -148,6 +148,8 @@ def _classes(file: h5py.File, path: Path) -> list[str]:
     names = read_text_attribute(file, "labels")
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"{path}: 'labels' are {', '.join(names[:SHOWN]) or 'none'}; at least 2 are needed, each once")
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"{path}: 'labels' are {len(names):,} names; at most {MOST_CLASSES:,} classes can be learnt")
     return names
 
 

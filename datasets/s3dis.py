@@ -15,7 +15,7 @@ import numpy as np
 from pointadapterx.datasets.base import DATASETS, Unchecked, check_choice, check_split
 from pointadapterx.datasets.cache import cache_path
 from pointadapterx.datasets.files import DEMO, impostor
-from pointadapterx.datasets.ragged import checked_cloud_points, checked_labels, settled
+from pointadapterx.datasets.ragged import checked_cloud_points, checked_point_labels, settled
 from pointadapterx.datasets.scene_cache import cached_scenes
 from pointadapterx.datasets.scenes import Scenes
 from pointadapterx.datasets.workers import map_in_order
@@ -160,7 +160,7 @@ class Room:
         try:
             points, labels = self.arrays()
             checked_cloud_points(points, str(self.path))
-            return settled(points), checked_labels(labels, len(points), S3DIS_CLASSES, str(self.path))
+            return settled(points), checked_point_labels(labels, len(points), S3DIS_CLASSES, str(self.path))
         except DataError as error:
             return str(error)
 

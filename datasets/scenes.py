@@ -40,8 +40,8 @@ class Scenes(PointClouds):
 
     The points of a sample are drawn without replacement, and with it where there are fewer than ``num_points`` or
     ``with_replacement`` says so.
-    Every draw is a function of a key, by default the same one, and of the sample's position in the files: see
-    :meth:`epoch`.
+    Every draw is a function of a key, by default the same one, of the sample's position in the files, and of how often
+    an epoch has drawn it before: see :meth:`epoch`. A vote asks about the same points in all of its copies.
 
     A subclass reads the files, and passes :class:`~pointadapterx.datasets.ragged.Ragged`.
 
@@ -152,12 +152,18 @@ class Scenes(PointClouds):
         drawn.key = key
         return drawn
 
-    def draw(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The samples at ``indices`` (b,): points (b, num_points, 3) float32, and labels (b, num_points) int64."""
+    def draw(self, indices: torch.Tensor, repeats: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The samples at ``indices`` (b,): points (b, num_points, 3) float32, and labels (b, num_points) int64.
+
+        Args:
+            indices: of samples.
+            repeats: (b,) int64, how often the epoch has drawn each of them before; None: never.
+        """
         points = torch.empty(len(indices), self.num_points, 3)
         labels = torch.empty(len(indices), self.num_points, dtype=torch.int64)
-        for row, index in enumerate(indices.tolist()):
-            found = self._sample(index)
+        times = [0] * len(indices) if repeats is None else repeats.tolist()
+        for row, (index, before) in enumerate(zip(indices.tolist(), times, strict=True)):
+            found = self._sample(index, before)
             points[row], labels[row] = map(torch.from_numpy, found)
         return points, labels
 
@@ -165,9 +171,10 @@ class Scenes(PointClouds):
         """The points alone."""
         return self.draw(indices)[0]
 
-    def _sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _sample(self, index: int, before: int) -> tuple[np.ndarray, np.ndarray]:
         clouds, number = self.content, int(self.scene[index])
-        draws = np.random.default_rng(derive_seed("sample", *self.key, int(self.positions[index])))
+        again = [before] if before else []  # of one epoch
+        draws = np.random.default_rng(derive_seed("sample", *self.key, int(self.positions[index]), *again))
         rows = clouds.rows(number)
         points, labels = clouds.points[rows], clouds.labels[rows]
         if self.block is None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from pointadapterx import jobs
-from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.adapted_model import AdaptedModel, ModelOutput
 from pointadapterx.build import build_model, build_splits
 from pointadapterx.checkpoints.adapter_file import load_adapter, read_adapter, save_adapter
 from pointadapterx.commands.main import main
@@ -91,6 +91,10 @@ def test_scores_by_hand(config: Config) -> None:
     assert scores == pytest.approx({"miou": 50.0, "macc": 75.0, "aacc": 200 / 3})
     broken = task.rows(outputs.masked_fill(outputs > 0, torch.nan), Batch(None, Targets(pixels=truth)))
     assert broken.isnan().all()
+    batch = Batch(None, Targets(pixels=torch.cat([truth, torch.full_like(truth, 255)])))
+    _, sums = task.loss(lambda _: ModelOutput(outputs.repeat(2, 1, 1, 1), None), batch, torch.Generator())  # type: ignore[arg-type]
+    means = {key: value.double() for key, value in sums.items()}
+    assert task.progress(means)["train_accuracy"] == pytest.approx(200 / 3)
 
 
 def test_a_vote_is_told_where_its_copies_lie(config: Config, run: Path) -> None:
@@ -202,7 +206,7 @@ def test_every_method(name: str, head: dict[str, object], root: Path, tmp_path: 
     before = {key: value.clone() for key, value in model.state_dict().items()}
     loss, sums = task.loss(model, Batch(images, Targets(pixels=truth)), torch.Generator())
     loss.backward()
-    assert sums.keys() == {"loss", "right"}
+    assert sums.keys() == {"loss", "right", "known"}
     trained = {key for key, value in model.named_parameters() if value.requires_grad}
     without = [key for key, value in model.named_parameters() if value.requires_grad and value.grad is None]
     assert not without

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pointadapterx.adapted_model import ModelOutput
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.commands.main import main
+from pointadapterx.config import dump_config
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
@@ -25,6 +27,7 @@ from pointadapterx.errors import ConfigError, TrainingError
 from pointadapterx.export import FORMATS, export_adapter
 from pointadapterx.jobs import test as run_test
 from pointadapterx.jobs import train
+from pointadapterx.quickstart import ending
 from pointadapterx.tasks import PartSegmentation, PointLabels, build_task, propagation
 from pointadapterx.tasks.exchange import Facts, Predictions
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
@@ -93,6 +96,20 @@ def test_a_category_without_a_shape_does_not_count() -> None:
     assert values["per_category"]["mug"] == {"miou": None, "count": 0, "parts": {"body": None, "handle": None}}
 
 
+def test_a_shape_without_a_labelled_point_does_not_count() -> None:
+    """In no score and interval; the table says so, and its row has no figures."""
+    clouds = torch.randn(4, 10, len(CLASSES), generator=torch.Generator().manual_seed(0))
+    truth, category = torch.zeros(4, 10, dtype=torch.int64), torch.tensor([0, 1, 0, 2])
+    truth[2] = -1
+    found, kept = said(clouds, truth, category), torch.tensor([0, 1, 3])
+    values, others = task().metrics(found), task().metrics(said(clouds[kept], truth[kept], category[kept]))
+    assert (values.pop("unlabelled"), values.pop("count"), others.pop("count")) == (1, 4, 3)
+    assert values == others
+    assert task().said_of(found.rows[2], found, 2) == {"category": "lamp", "iou": "", "accuracy": ""}
+    table = task().metrics_table({**values, "unlabelled": 1, "count": 4}, "t")
+    assert list(table.columns[1].cells)[-3:] == ["3", "3", "1"]
+
+
 def test_outputs_that_are_not_finite_are_noticed() -> None:
     outputs = torch.zeros(2, 10, len(CLASSES))
     outputs[1, 3, 0] = torch.nan
@@ -110,6 +127,26 @@ def test_classes_weigh_in_the_loss() -> None:
     factors = torch.tensor([1.0] * 5 + [3.0] * 5)
     torch.testing.assert_close(weighing.criterion(logits, labels), (each * factors).mean())
     torch.testing.assert_close(plain.criterion(logits, labels), each.mean())
+
+
+def test_points_without_a_label_divide_nothing() -> None:
+    """Neither the loss nor the accuracy of training: both are of the labelled points; none at all are refused."""
+    learning, data = task(), Objects("train")
+    labels = data.targets.points
+    assert labels is not None
+    labels[:, 1::2] = -1
+    learning.learn(data)
+    logits = torch.randn(2, 8, len(CLASSES))
+    loss, known = learning.criterion(logits, labels[:2, :8]), labels[:2, :8:2].flatten()
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[:, ::2].flatten(0, 1), known))
+    right = torch.nn.functional.one_hot(labels[:2, :8].clamp(min=0), len(CLASSES)).float()
+    batch = Batch(None, Targets(points=labels[:2, :8]))
+    _, sums = learning.loss(lambda *_: ModelOutput(right, None), batch, torch.Generator())  # type: ignore[arg-type]
+    assert learning.progress({name: value.double() / 2 for name, value in sums.items()})["train_point_accuracy"] == 100
+    assert learning.progress(dict.fromkeys(sums, torch.tensor(0.0)))["train_point_accuracy"] == 0
+    labels[:] = -1
+    with pytest.raises(ConfigError, match=r"data\.name=objects: none of the 3,840 training points has a label"):
+        task().learn(data)
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(12, (3, 7, 11)), (6, (1, 3, 5)), (2, (0, 1)), (1, (0,))])
@@ -171,6 +208,7 @@ def test_pieces_that_overlap_are_averaged() -> None:
     joined.add(piece(torch.tensor([[1.0, 0], [0, 1], [0, 3]]), torch.tensor([0, 1, 1]), points))
     joined.add(piece(torch.tensor([[0.0, 3], [9, 0]]), torch.tensor([0, 2]), points))
     joined.add(piece(torch.tensor([[5.0, 0]]), torch.tensor([3]), points))
+    joined.joined()  # changes nothing: a second call has the same answer
     found = joined.joined()
     assert found.labels.tolist() == [1, 1, 0, 0]
     expected = torch.tensor([[0.5, 1.5], [0, 2], [9, 0], [5, 0]]).softmax(dim=1).amax(dim=1)
@@ -309,6 +347,24 @@ def test_files_get_the_numbers_of_the_training_files(tmp_path: Path) -> None:
     for wrong in ([1], ["a"] * len(CLASSES), [2**40] * len(CLASSES)):
         with pytest.raises(ValueError, match="values is"):
             PointFacts.restored(task.config, stored | {"values": wrong}, {})
+
+
+def test_a_training_on_ones_own_files_ends_with_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with a command that says no category, where there is only one."""
+    data = {"name": "labelled_folder", "root": str(tmp_path)}
+    config = parts_config(task={"parts": {"object": CLASSES}}, data=data)
+    metrics = {"test": {"instance_miou": 50.0, "class_miou": 50.0, "count": 2}, "epochs": 1, "best_epoch": 1}
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(build_model(config), path, config=config, facts=PointFacts(CLASSES), metrics=metrics)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    monkeypatch.setattr(ending, "_draw", lambda folder, task, overrides: [Path(name) for name in task.summary_pictures])
+    ending.end(tmp_path)
+    *_, pictures, last = capsys.readouterr().out.splitlines()
+    assert pictures == "pictures: point_labels"
+    assert last.startswith(f"next: pointadapterx predict {tmp_path} FILES, or")
 
 
 def test_the_only_category_need_not_be_said() -> None:

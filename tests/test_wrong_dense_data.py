@@ -130,6 +130,19 @@ def other_numbers(folder: Path) -> None:
     rewrite(folder, cloud(1)[1] + 100)
 
 
+def other_name(folder: Path, name: str = "train/1.ply") -> None:
+    write_labelled(folder / name, ".ply", *cloud(1), names=["floor", "ceiling", "lamp"])
+
+
+def other_name_in_test(folder: Path) -> None:
+    other_name(folder, "test/4.ply")
+    other_name(folder, "test/5.ply")
+
+
+def many_labels(folder: Path) -> None:
+    rewrite(folder, np.arange(1100), np.random.default_rng(1).uniform(-1, 1, (1100, 3)))
+
+
 def cut(folder: Path) -> None:
     path = folder / "train" / "1.ply"
     path.write_bytes(path.read_bytes()[:-9])
@@ -214,6 +227,9 @@ FOLDER: list[tuple[Callable[[Path], None], list[str], str]] = [
         [],
         "labels that no other training cloud has: train/1.ply; look whether they are numbered",
     ),
+    (other_name, [], "train/1.ply: names the label 1 'ceiling', but train/0.ply names it 'wall'; name it alike, or"),
+    (other_name_in_test, [], "test/5.ply: names the label 1 'ceiling', but train/0.ply names it 'wall'; name it"),
+    (many_labels, [], "train/1.ply: 1,100 different labels of points, of which at most 1,000 can be classes; choose"),
     (cut, [], "train/1.ply: cannot be read as .ply (its header declares 120 rows of vertex"),
     (empty_file, [], "train/1.ply: the file is empty (0 bytes); download it again"),
     (no_training, [], "has test/, train/ but no file of training; put files into"),
@@ -228,7 +244,7 @@ FOLDER: list[tuple[Callable[[Path], None], list[str], str]] = [
 ]
 
 
-COUNT = {no_test: 3, wrong_field: 5}
+COUNT = {no_test: 3, other_name_in_test: 3, wrong_field: 5}
 """Lines where each file has one, or a split is left without any."""
 
 

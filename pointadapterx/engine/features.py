@@ -140,8 +140,8 @@ class StoredBatches:
     def begin_epoch(self, seed: int, epoch: int) -> None:
         """Does nothing: all epochs draw from the same views."""
 
-    def training(self, indices: Tensor, generator: torch.Generator) -> Batch:
-        """A random view of each of the samples at ``indices`` (b,); ``generator`` is on the device."""
+    def training(self, indices: Tensor, generator: torch.Generator, repeats: Tensor | None = None) -> Batch:
+        """A random view of each of the samples at ``indices`` (b,), however often they had one; see ``Batches``."""
         shape, device = indices.shape, self._device
         return self._batch(
             indices, torch.randint(self._features.views, shape, generator=generator, device=device).cpu()

@@ -247,7 +247,9 @@ class Trainer:
         self.plain_model.begin_epoch(progress.epoch)
         self.wrapped.train()
         self.batches.begin_epoch(settings.seed, progress.epoch)
-        steps = even_batches(len(self.dataset), **self._batching(progress.epoch))
+        batching = self._batching(progress.epoch)
+        steps = even_batches(len(self.dataset), **batching)
+        self._repeats = even_batches(len(self.dataset), **batching, repeats=True)
         title = f"epoch {progress.epoch + 1}/{settings.epochs}"
         with progress_bar(title, len(steps), progress.step, accelerator.is_main_process) as advance:
             for step in range(progress.step, len(steps)):
@@ -286,7 +288,7 @@ class Trainer:
             torch.manual_seed(derive_seed(settings.seed, "dropout", epoch, step, shard))
             seed = derive_seed(settings.seed, "augment", epoch, step, shard)
             generator = torch.Generator(device).manual_seed(seed)
-            batch = self.batches.training(part, generator)
+            batch = self.batches.training(part, generator, self._repeats[step][number])
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
                 loss, sums = self.task.loss(self.wrapped, batch, generator)

@@ -141,7 +141,7 @@ class PointMAE(Backbone):
             qkv_bias=options.qkv_bias is True,
         )
         self.norm = nn.LayerNorm(options.dim)
-        self.apply(_init_weights)
+        self.apply(init_published)
         for token in self.class_parameters().values():
             nn.init.trunc_normal_(token, std=0.02)
 
@@ -273,7 +273,7 @@ class MaskedAutoencoder(TrainableModel):
         self.decoder_norm = nn.LayerNorm(dim)
         self.predict_points = nn.Linear(dim, 3 * self.group_size)
         for module in (self.decoder_position, self.decoder_blocks, self.decoder_norm, self.predict_points):
-            module.apply(_init_weights)
+            module.apply(init_published)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
@@ -334,7 +334,7 @@ def _select(tokens: Tensor, keep: Tensor) -> Tensor:
     return tokens[keep].view(tokens.shape[0], -1, tokens.shape[-1])
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_published(module: nn.Module) -> None:
     """The published initialisation: truncated normal of 0.02 for linear layers, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

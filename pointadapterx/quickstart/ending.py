@@ -25,7 +25,7 @@ from pointadapterx.text import printable
 
 LOGGER = logging.getLogger("pointadapterx")
 PICTURES_FOLDER = "pictures"
-OWN = ("folder", "h5")
+OWN = ("folder", "h5", "labelled_folder")
 """``data.name`` of data of the user's own."""
 
 
@@ -60,7 +60,8 @@ def end(folder: Path, *, pictures: bool | None = None, overrides: Sequence[str] 
         pictures = info.config.data.name in OWN
     if pictures and info.task.summary_pictures:
         _say_pictures(folder, info.task, overrides)
-    condition = f" --condition {info.task.condition.upper()}" if info.task.categories else ""
+    several = len(info.task.categories) > 1  # the only one need not be said
+    condition = f" --condition {info.task.condition.upper()}" if several else ""
     predict = f"pointadapterx predict {name} FILES{condition}"
     say(f"next: {predict}, or pointadapterx report {name} for a page with all of it")
 

@@ -32,7 +32,7 @@ from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Tabular, TaskOptions
 from pointadapterx.tasks.pixel_answers import PixelLabels, likeliest
 from pointadapterx.tasks.upernet import LightHead, PixelHead, UPerNet, levels_of
-from pointadapterx.tasks.weighting import weights_of_counts
+from pointadapterx.tasks.weighting import shared, weights_of_counts
 from pointadapterx.text import cell, printable
 
 CHANNELS = {"upernet": 512, "light": 128}
@@ -177,9 +177,8 @@ class ImageSegmentation(Task):
         loss = self.criterion(own, truth)
         for part in further:
             loss = loss + self.options.auxiliary * self.criterion(part, truth)
-        right = (own.detach().argmax(dim=1) == truth).flatten(1).sum(dim=1)
-        known = (truth != IGNORED).flatten(1).sum(dim=1).clamp_min(1)
-        sums = {"loss": loss.detach() * len(truth), "right": (right / known).sum()}
+        right = (own.detach().argmax(dim=1) == truth).sum()
+        sums = {"loss": loss.detach() * len(truth), "right": right, "known": (truth != IGNORED).sum()}
         return loss if auxiliary is None else loss + auxiliary, sums
 
     def criterion(self, logits: Tensor, truth: Tensor) -> Tensor:
@@ -199,8 +198,8 @@ class ImageSegmentation(Task):
         return found.mean()
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
-        """The accuracy on the training batches in %."""
-        return {"train_accuracy": 100.0 * means["right"].item()}
+        """The accuracy of all labelled pixels of the training batches in %."""
+        return {"train_accuracy": 100.0 * shared(means["right"], means["known"])}
 
     def progress_text(self, record: Mapping[str, Any]) -> str:
         """The same."""

@@ -25,8 +25,8 @@ from pointadapterx.text import cell, printable
 class PartOptions(PointOptions):
     """``task:`` of part segmentation.
 
-    ``parts`` are the names of the parts of each category, in the order of the categories' numbers; null: those of the
-    data set. A name that several categories have is one class of points.
+    ``parts`` are the names of the parts of each category, in the order of the categories' numbers, as the data set has
+    them; null: filled in from it. A name that several categories have is one class of points.
     """
 
     name: Literal["part_segmentation"] = "part_segmentation"
@@ -132,10 +132,22 @@ class PartSegmentation(PointSegmentation):
         iou, own = self.ious(found)
         return (iou * own).sum(dim=1) / own.sum(dim=1)
 
+    @staticmethod
+    def judged_shapes(found: Predictions) -> Tensor:
+        """Shapes of which a point has a label, (n,) bool: nothing can be said of the others, so no score counts them.
+
+        Those whose outputs are not finite are among them.
+        """
+        return found.rows.chunk(3, dim=1)[2].sum(dim=1) != 0
+
     def sample_records(self, found: Predictions) -> Tensor:
-        """(n, 2 · categories): the shape's IoU in the column of its category, and a one in the other half."""
+        """(n, 2 · categories): the shape's IoU in the column of its category, and a one in the other half.
+
+        All zero for a shape without a labelled point.
+        """
         assert found.targets.condition is not None
         number = torch.nn.functional.one_hot(found.targets.condition, len(self.categories)).double()
+        number = number * self.judged_shapes(found)[:, None]
         return torch.cat([number * self.shape_ious(found)[:, None], number], dim=1)
 
     @classmethod
@@ -150,14 +162,19 @@ class PartSegmentation(PointSegmentation):
         }
 
     def metrics(self, found: Predictions) -> dict[str, Any]:
-        """The scores, and of each category and each of its parts the mean IoU over its shapes."""
-        values = super().metrics(found)
+        """The scores, and of each category and each of its parts the mean IoU over its shapes.
+
+        ``unlabelled`` is the number of shapes without a labelled point, where there are some.
+        """
+        values, judged = super().metrics(found), self.judged_shapes(found)
         assert found.targets.condition is not None
+        if left_out := int((~judged).sum()):
+            values["unlabelled"] = left_out
         shapes, (iou, _) = self.shape_ious(found), self.ious(found)
         column = {name: k for k, name in enumerate(self.point_classes)}
         per_category = {}
         for number, (category, parts) in enumerate(self.options.of_categories.items()):
-            rows = found.targets.condition == number
+            rows = judged & (found.targets.condition == number)
             count = int(rows.sum())
             of_parts = {part: 100.0 * iou[rows, column[part]].mean().item() if count else None for part in parts}
             mean = 100.0 * shapes[rows].mean().item() if count else None
@@ -165,14 +182,15 @@ class PartSegmentation(PointSegmentation):
         return {**values, "per_category": per_category}
 
     def said_of(self, row: Tensor, found: Predictions, index: int) -> dict[str, str]:
-        """Category, mean IoU of the shape, and the share of its points that are right."""
+        """Category, mean IoU of the shape, and the share of its points that are right; empty without a label."""
         assert found.targets.condition is not None
         one = Predictions(row[None], found.targets.of(torch.tensor([index])))
         both, _, truth = row.chunk(3)
+        judged = bool(truth.sum())
         return {
             "category": cell(self.categories[int(found.targets.condition[index])]),
-            "iou": f"{self.shape_ious(one).item():.6f}",
-            "accuracy": f"{(both.sum() / truth.sum().clamp_min(1)).item():.6f}",
+            "iou": f"{self.shape_ious(one).item():.6f}" if judged else "",
+            "accuracy": f"{(both.sum() / truth.sum()).item():.6f}" if judged else "",
         }
 
     # Presentation.
@@ -186,8 +204,11 @@ class PartSegmentation(PointSegmentation):
         for name, entry in metrics["per_category"].items():
             table.add_row(printable(name), str(entry["count"]), percent(entry["miou"]))
         table.add_section()
+        left_out = metrics.get("unlabelled", 0)
         for key, score in self.scores.items():
-            table.add_row(score.long, str(metrics["count"]), f"{metrics[key]:.2f}", style="bold")
+            table.add_row(score.long, str(metrics["count"] - left_out), f"{metrics[key]:.2f}", style="bold")
+        if left_out:
+            table.add_row("without a labelled point, left out", str(left_out), "")
         return table
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from pointadapterx.datasets.doubts import Cloud
+from pointadapterx.datasets.ragged import IGNORED
 from pointadapterx.tasks.propagation import CHUNK, carry
 from pointadapterx.text import cell
 
-IGNORED = -1
-"""Label of a point that has none: it counts neither in the loss nor in a metric."""
 MOST_NAMED = 5  # classes in a line for the terminal
 
 
@@ -137,11 +136,11 @@ class JoinedPoints:
         """Some points (m,) and their logits (m, classes) at a time."""
         has = self.times > 0
         for rows in has.nonzero().flatten().split(CHUNK):
-            self.total[rows] /= self.times[rows, None]
-            yield rows, self.total[rows]
+            yield rows, self.total[rows] / self.times[rows, None]
         if bool(has.all()):
             return
         values, known = self.total[has], self.points[has]
+        values /= self.times[has, None]  # a copy
         for rows in (~has).nonzero().flatten().split(8 * CHUNK):
             yield rows, carry(values, known, self.points[rows])
 

@@ -19,6 +19,7 @@ from pointadapterx.arrays import as_array
 from pointadapterx.datasets import Samples, Scenes
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.inputs import Batch
+from pointadapterx.datasets.ragged import IGNORED
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.files import write_text
 from pointadapterx.labelled_files import FILE_KINDS, MOST, write_labelled
@@ -35,9 +36,9 @@ from pointadapterx.tasks.exchange import (
     places,
     require_finite,
 )
-from pointadapterx.tasks.point_labels import IGNORED, JoinedPoints, PieceLogits, PointLabels, decided
+from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits, PointLabels, decided
 from pointadapterx.tasks.segmentation_heads import PointOptions, SegmentationHead
-from pointadapterx.tasks.weighting import counted, weights_of_counts
+from pointadapterx.tasks.weighting import counted, shared, weights_of_counts
 from pointadapterx.text import cell
 
 
@@ -85,6 +86,7 @@ class PointSegmentation(Task):
     summary_pictures = ("point_labels",)
 
     _weights: Tensor | None = None
+    _known = 1.0  # share of the training points that have a label
 
     @property
     def options(self) -> PointOptions:
@@ -117,21 +119,31 @@ class PointSegmentation(Task):
                 f"{len(wanted)}; {what}: take the names out of the config to have those of the data"
             )
 
-    def label_counts(self, data: Samples) -> Tensor:
-        """How many points have each class, (classes,) int64."""
+    def label_counts(self, data: Samples) -> tuple[Tensor, int]:
+        """How many points have each class, (classes,) int64; and how many points there are."""
         if isinstance(data, Scenes):
             parts = data.label_parts()
         else:
             labels = self.targets(data).points
             assert labels is not None
             parts = iter([labels])
-        return torch.stack([counted(part, len(self.point_classes)) for part in parts]).sum(dim=0)
+        counts, points = torch.zeros(len(self.point_classes), dtype=torch.int64), 0
+        for part in parts:
+            counts, points = counts + counted(part, len(counts)), points + part.numel()
+        return counts, points
 
     def learn(self, train: Samples) -> PointFacts:
-        """The classes, and how much each of them counts in the loss."""
-        wanted = self.config.train.class_weights
+        """The classes, how much each of them counts in the loss, and how many points have one.
+
+        Raises:
+            ConfigError: if no point has one.
+        """
+        wanted, (counts, points) = self.config.train.class_weights, self.label_counts(train)
+        self._known = int(counts.sum()) / points
+        if not self._known:
+            raise ConfigError(f"data.name={self.config.data.name}: none of the {points:,} training points has a label")
         if wanted is not None:
-            self._weights = weights_of_counts(wanted, self.label_counts(train), self.point_classes)
+            self._weights = weights_of_counts(wanted, counts, self.point_classes)
         return PointFacts(self.point_classes, list(train.point_values))
 
     # Model.
@@ -149,15 +161,15 @@ class PointSegmentation(Task):
         logits, auxiliary = model(batch.inputs, batch.targets.condition)
         labels = batch.targets.points.long()
         loss = self.criterion(logits.float(), labels)
-        right = (logits.detach().argmax(dim=-1) == labels).float().mean(dim=1).sum()
-        sums = {"loss": loss.detach() * len(logits), "correct": right}
+        right = (logits.detach().argmax(dim=-1) == labels).sum()
+        sums = {"loss": loss.detach() * len(logits), "correct": right, "known": (labels != IGNORED).sum()}
         return loss if auxiliary is None else loss + auxiliary, sums
 
     def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean over all points (b, N) of the cross-entropy of (b, N, classes), which is 0 where there is no label.
+        """The mean over the points (b, N) with a label of the cross-entropy of (b, N, classes).
 
-        Neither the weights of the batch nor its points without a label divide it: the parts of a step then add up to
-        what the whole step would give.
+        It is divided by as many points as have a label in such a batch on average over the training data, and not by
+        their number or weights in this one: the parts of a step then add up to what the whole step would give.
         """
         weights = None if self._weights is None else self._weights.to(logits.device)
         smoothing = self.config.train.label_smoothing
@@ -169,11 +181,11 @@ class PointSegmentation(Task):
             label_smoothing=smoothing,
             reduction="sum",
         )
-        return found / labels.numel()
+        return found / (labels.numel() * self._known)
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:
-        """The share of right points in the training batches in %."""
-        return {"train_point_accuracy": 100.0 * means["correct"].item()}
+        """The share of right points in the training batches in %, of those that have a label."""
+        return {"train_point_accuracy": 100.0 * shared(means["correct"], means["known"])}
 
     def progress_text(self, record: Mapping[str, Any]) -> str:
         """The same."""

@@ -18,11 +18,13 @@ from pointadapterx.datasets.ragged import grid_of
 from pointadapterx.datasets.scenes import cell_of
 from pointadapterx.errors import ConfigError, DataError, reason_of
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.features import FeatureInfo
+from pointadapterx.models.point_mae import init_published
 from pointadapterx.peft.base import Method
 from pointadapterx.tasks.base import TASKS
 from pointadapterx.tasks.exchange import Cut, Predictions, Score
 from pointadapterx.tasks.point_segmentation import PointSegmentation, percent
-from pointadapterx.tasks.segmentation_heads import PointOptions
+from pointadapterx.tasks.segmentation_heads import PointOptions, SegmentationHead
 from pointadapterx.tasks.tiles import Tiling
 from pointadapterx.text import printable
 
@@ -38,10 +40,10 @@ EVALUATIONS = {
 class SemanticOptions(PointOptions):
     """``task:`` of semantic segmentation.
 
-    ``classes`` are the names of what a point may be; null: those of the data set. ``test`` is how a test counts:
-    ``blocks`` (random blocks of the test scenes, as epochs are always judged) or ``rooms`` (whole scenes, every point).
-    ``votes`` is how often the latter goes over all tiles. ``stride`` is from one tile to the next, in tests and in
-    predictions; null: half of ``data.block``.
+    ``classes`` are the names of what a point may be, as the data set has them; null: filled in from it. ``test`` is how
+    a test counts: ``blocks`` (random blocks of the test scenes, as epochs are always judged) or ``rooms`` (whole
+    scenes, every point). ``votes`` is how often the latter goes over all tiles. ``stride`` is from one tile to the
+    next, in tests and in predictions; null: half of ``data.block``.
     """
 
     name: Literal["semantic_segmentation"] = "semantic_segmentation"
@@ -121,6 +123,13 @@ class SemanticSegmentation(PointSegmentation):
         block, size = block_of(self.config.data), self.config.data.num_points
         assert size is not None
         return None if block is None else Tiling(block, self.options.stride or block / 2, size)
+
+    # Model.
+
+    def build_head(self, info: FeatureInfo) -> SegmentationHead:
+        """The published one starts as in ACT's code: truncated normal of 0.02, zero biases."""
+        head = super().build_head(info)
+        return head.apply(init_published) if self.options.head == "published" else head
 
     # Tests.
 

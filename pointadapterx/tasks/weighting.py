@@ -35,6 +35,11 @@ def counted(labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(labels[(labels >= 0) & (labels < classes)].long(), minlength=classes)
 
 
+def shared(right: Tensor, known: Tensor) -> float:
+    """The part of what is known (a number each) that is right; 0 where nothing is known."""
+    return (right / known).item() if known else 0.0
+
+
 def weights_of_counts(wanted: str | Sequence[float], counts: Tensor, classes: Sequence[str]) -> Tensor:
     """The same factors from the number of labels of each class, (C,).
 

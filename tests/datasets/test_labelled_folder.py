@@ -183,13 +183,40 @@ def test_files_of_names(tmp_path: Path, name: str, content: str | None, found: A
         read_label_names(tmp_path / name)
 
 
-def test_files_that_disagree_about_a_name(tmp_path: Path) -> None:
-    write(tmp_path / "test" / "c.ply")
-    for name, words in (("a", ["floor", "wall"]), ("b", ["floor", "ceiling"])):
-        path = tmp_path / "train" / f"{name}.ply"
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_files_that_disagree_about_a_name(tmp_path: Path, part: str) -> None:
+    write(tmp_path / "test" / "c.ply", labels=(LABELS == 7).astype(int))
+    for name, words in (("train/a", ["floor", "wall"]), (f"{part}/b", ["floor", "ceiling"])):
+        path = tmp_path / f"{name}.ply"
         write_labelled(path, ".ply", POINTS, (LABELS == 7).astype(int), names=words)
     with pytest.raises(DataError, match=r"names the label 1 'ceiling', but train/a\.ply names it 'wall'"):
+        read(tmp_path, "test" if part == "test" else "train")
+    (tmp_path / "names.txt").write_text("floor\nwall\n")
+    assert read(tmp_path, label_names="names.txt").point_classes == ["floor", "wall"]
+
+
+def test_too_many_labels_are_no_classes(tmp_path: Path) -> None:
+    """Which would wrap in the 16 bits that a label has."""
+    points = RNG.uniform(-1, 1, (40_000, 3))
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        np.savez(tmp_path / part / "a.npz", points=points, label=np.arange(40_000))
+    with pytest.raises(DataError, match=r"a\.npz: 40,000 different labels .* at most 1,000 can be classes; choose"):
         read(tmp_path)
+    (tmp_path / "names.txt").write_text("\n".join(f"name{number}" for number in range(1001)))
+    with pytest.raises(DataError, match=r"names\.txt: 1,001 different labels of points"):
+        read(tmp_path, label_names="names.txt")
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_file_of_names_is_no_cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool) -> None:
+    """Where all files lie in one folder, whichever of the two paths is relative."""
+    for number in range(5):
+        write(tmp_path / "flat" / f"{number}.txt", POINTS + number)
+    (tmp_path / "flat" / "names.txt").write_text("3 floor\n7 wall\n")
+    monkeypatch.chdir(tmp_path)
+    names = str(tmp_path / "flat" / "names.txt") if absolute else "../flat/names.txt"
+    assert len(read(Path("flat"), label_names=names)) == 4
 
 
 def test_parts_and_held_out_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointadapterx.datasets.ragged import Ragged, checked_labels
+from pointadapterx.datasets.ragged import Ragged, checked_point_labels
 from pointadapterx.datasets.scenes import LEAST, Scenes, points_around
 from pointadapterx.errors import ConfigError, DataError
 
@@ -65,6 +65,9 @@ def test_a_draw_depends_on_key_and_place_alone() -> None:
     assert not torch.equal(data.epoch(7, 4).draw(index)[0], whole[0][index])
     assert not torch.equal(data.epoch(8, 3).draw(index)[0], whole[0][index])
     assert torch.equal(part.scene, data.scene[index])
+    again, first = data.draw(torch.tensor([5, 5, 5]), torch.tensor([0, 1, 2]))[0], whole[0][5]
+    assert [torch.equal(found, first) for found in again] == [True, False, False]  # of one epoch that draws it often
+    assert not torch.equal(again[1], again[2])
     assert data[1]["point_labels"].tolist() == whole[1][1].tolist()
 
 
@@ -137,7 +140,7 @@ def test_labels_of_all_points_of_the_scenes_in_use() -> None:
 def test_wrong_labels(labels: np.ndarray, message: str) -> None:
     """One line that names the place."""
     with pytest.raises(DataError, match=message):
-        checked_labels(labels, 5, CLASSES, "here")
+        checked_point_labels(labels, 5, CLASSES, "here")
 
 
 def test_a_scene_in_another_unit_is_refused() -> None:

@@ -97,6 +97,11 @@ def test_points_without_a_label_have_no_say(task_name: str) -> None:
     assert loss.item() > 0
     none = batch._replace(targets=batch.targets._replace(points=torch.full_like(labels, -1)))
     assert task.loss(model, none, generator)[0].item() == 0
+    some, logits = labels.clone(), torch.randn(*labels.shape, len(task.point_classes))
+    some[:, ::2] = -1
+    changed = logits + 9 * torch.randn_like(logits) * (some < 0)[..., None]
+    assert torch.equal(task.criterion(logits, some), task.criterion(changed, some))
+    assert torch.equal(task.counts(logits.argmax(dim=-1), some), task.counts(changed.argmax(dim=-1), some))
     counted = task.counts(labels.clamp(min=0), labels)
     classes = len(task.point_classes)
     assert counted[:, 2 * classes :].sum() == (labels >= 0).sum()

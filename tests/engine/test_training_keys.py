@@ -19,6 +19,7 @@ from pointadapterx import jobs
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config, read_config
 from pointadapterx.datasets import build_dataset, even_batches
+from pointadapterx.datasets.inputs import Batches
 from pointadapterx.engine import devices
 from pointadapterx.engine.state import Progress
 from pointadapterx.engine.trainer import Interrupted, Trainer
@@ -76,6 +77,12 @@ def test_a_balanced_sampler_draws_every_class_equally_often() -> None:
     assert order[LABELS[order] == 1].bincount(minlength=16).max() == 2  # of 3 samples none comes three times
     assert torch.equal(order, drawn(0))
     assert not torch.equal(order, drawn(1))
+    cut = {"strata": LABELS, "world_size": 2, "accumulate": 2, "repeats": True}
+    ranks = [even_batches(16, 8, 0, 0, rank=rank, **cut) for rank in range(2)]  # type: ignore[arg-type]
+    before = torch.cat([part for step in zip(*ranks, strict=True) for parts in step for part in parts]).tolist()
+    order = torch.cat([part for step in even_batches(16, 8, 0, 0, strata=LABELS) for part in step])
+    assert before == [order[:place].eq(sample).sum() for place, sample in enumerate(order)]
+    assert max(before) == 5
 
 
 def test_a_run_stops_early_and_resumes_to_the_same(
@@ -95,10 +102,18 @@ def test_a_run_stops_early_and_resumes_to_the_same(
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, index, *rest)
 
+    training, repeats = Batches.training, []
+
+    def prepare(self: Batches, indices: torch.Tensor, generator: torch.Generator, before: torch.Tensor) -> Any:
+        repeats.append(before)
+        return training(self, indices, generator, before)
+
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_step", interrupt)
+        patch.setattr(Batches, "training", prepare)
         with pytest.raises(Interrupted):
             jobs.train(config, "test", tmp_path / "stopped", devices.make_accelerator("fp32"))
+    assert torch.cat(repeats).any()  # which scenes draw other points for
     jobs.resume(tmp_path / "stopped", [])
     one, other = (load_file(tmp_path / name / STATE_FILE) for name in ("whole", "stopped"))
     assert one.keys() == other.keys()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_backbone, build_model
 from pointadapterx.checkpoints.published import load_pretrained
-from pointadapterx.config import Config
+from pointadapterx.config import Config, read_config
 from pointadapterx.datasets.s3dis import S3DIS_CLASSES
 from pointadapterx.models.checkpoint_keys import translate_published
 from tests.parity.segmentation import published_shapes, random_segmentor, segment
@@ -73,10 +74,20 @@ def test_a_checkpoint_of_scenes_loads_whole_and_computes_what_it_did(points: Ten
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
-def test_the_published_network_has_its_names_shapes_and_size() -> None:
+@pytest.mark.parametrize(
+    ("config", "published", "total", "head"),
+    [
+        (None, {}, 27_063_730, 5_238_706),
+        ("s3dis", {"parts": 13, "category": False}, 27_020_301, 5_195_277),
+    ],
+)
+def test_the_published_network_has_its_names_shapes_and_size(
+    config: str | None, published: dict[str, Any], total: int, head: int
+) -> None:
+    """Of parts, and of the shipped config of scenes."""
     with torch.device("meta"):
-        model = build_model(config_of(**LARGE))
-        shapes = {name: torch.empty(shape) for name, shape in published_shapes().items()}
+        model = build_model(config_of(**LARGE) if config is None else read_config(config, ["data.root=none"]))
+        shapes = {name: torch.empty(shape) for name, shape in published_shapes(**published).items()}
     translated = translate_published(shapes)
     names = {**translated.tensors}
     for name in translated.unknown:
@@ -89,8 +100,18 @@ def test_the_published_network_has_its_names_shapes_and_size() -> None:
     } == found
     assert model.head.blocks == (3, 7, 11)
     counted = count_parameters(model)
-    assert counted.total == 27_063_730
-    assert counted.components["head"].total == 5_238_706
+    assert counted.total == total
+    assert counted.components["head"].total == head
+
+
+def test_the_head_of_scenes_starts_as_published() -> None:
+    """From a truncated normal of 0.02; a linear layer of torch has a wider uniform one."""
+    backbone = {"class_token": False, **SMALL}
+    model = build_model(rooms_config("full", task={"head": "published", "blocks": KEPT}, backbone=backbone))
+    linear = [module for module in model.head.modules() if isinstance(module, nn.Linear)]
+    weights = torch.cat([module.weight.flatten() for module in linear])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
+    assert all(module.bias is not None and not module.bias.any() for module in linear)
 
 
 def test_the_light_head_is_a_small_share() -> None:
