@@ -9,8 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from pointadapterx.datasets.image_masks import picture_size
-from pointadapterx.datasets.images import THREADS
+from pointadapterx.datasets.images import THREADS, picture_size
 from pointadapterx.datasets.object_images import Annotated, Doubts, ObjectImages
 from pointadapterx.doctor.checks import PARTS, RARE, Finding
 from pointadapterx.errors import DataError
