@@ -309,8 +309,8 @@ class MaskedFiles(MaskedImages):
         check_split(split)
         folder = self.folder(root, variant)
         classes = self.classes_of(folder, variant)
-        if not 2 <= len(classes) <= MOST_CLASSES:
-            raise DataError(f"{folder}: {len(classes)} classes of pixels; masks can have from 2 to {MOST_CLASSES}")
+        if (problem := count_problem(classes, folder)) is not None:
+            raise DataError(problem)
         pairs = list(self.pairs(split, folder, variant))
         if not pairs:
             raise DataError(f"{folder}: holds no picture of the split {split}; {self.called} has {self.layout}")
@@ -367,6 +367,13 @@ class MaskedFiles(MaskedImages):
             DataError: if nothing can be listed.
         """
         raise NotImplementedError(f"{cls.__name__} must list its pictures")
+
+
+def count_problem(classes: Sequence[str], folder: Path) -> str | None:
+    """Why masks cannot have that number of classes; None: they can."""
+    if 2 <= len(classes) <= MOST_CLASSES:
+        return None
+    return f"{folder}: {len(classes)} classes of pixels; masks can have from 2 to {MOST_CLASSES}"
 
 
 def _require(pairs: Sequence[Pair]) -> None:

@@ -102,6 +102,8 @@ class ObjectImages(Images):
     Attributes:
         object_classes: names of the classes of objects.
         category_numbers: see above.
+        boxes_alone: number of the objects without an outline, of all, and the first picture that has one; unless all
+            have an outline, none is kept.
         identities: what the annotations call the pictures, for results in COCO's form.
     """
 
@@ -115,13 +117,13 @@ class ObjectImages(Images):
         **story: Any,
     ) -> None:
         number = {name: index for index, name in enumerate(classes)}
-        outlined = all(outline is not None for one in pictures for outline in one.outlines)
+        bare = [one.name for one in pictures for outline in one.outlines if outline is None]
         objects = Objects.of(
             [one.boxes for one in pictures],
             [[number[name] for name in one.labels] for one in pictures],
             [one.ignored for one in pictures],
             [one.size for one in pictures],
-            [one.outlines for one in pictures] if outlined else None,
+            [one.outlines for one in pictures] if not bare else None,
             [one.areas for one in pictures],
         )
         super().__init__(
@@ -135,6 +137,7 @@ class ObjectImages(Images):
             **story,
         )
         self.object_classes = list(classes)
+        self.boxes_alone = len(bare), len(objects.labels), bare[0] if bare else ""
         self.category_numbers = list(category_numbers or range(1, len(classes) + 1))
         self.identities = [one.identity for one in pictures]
 

@@ -84,11 +84,12 @@ class CocoMasks(MaskedFiles):
         parts = {name: (pictures, doubts) for name, pictures, doubts in Coco.examined(folder)}
         for part in parts_of_split(split, parts):
             pictures, doubts = parts[part]
-            if doubts.found:
-                raise DataError(doubts.found[0])
+            for text in doubts.found:
+                yield Pair(part, folder, text)
             for one in pictures:
                 held_out = part == "val" and split == "train"
-                yield Pair(one.name, one.path, _outlines_of(one, classes), one.group, held_out)
+                if set(one.labels) <= set(classes):  # or it is among the doubts
+                    yield Pair(one.name, one.path, _outlines_of(one, classes), one.group, held_out)
 
 
 def _outlines_of(picture: Annotated, classes: Sequence[str]) -> OutlineMask | str:

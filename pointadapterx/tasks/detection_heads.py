@@ -164,7 +164,7 @@ class DetectionHead(Head):
 
     @abstractmethod
     def work(self, maps: dict[str, Tensor]) -> Tensor:
-        """A number that every layer of a training step has a part in, whatever is in the pictures, for counting."""
+        """A number that every layer of a training step has a part in, of as much as a step can draw, for counting."""
 
     @property
     def num_classes(self) -> int:
@@ -341,7 +341,7 @@ class MaskRCNNHead(FasterRCNNHead):
         self.detector.mask_predictor = masks.MaskRCNNPredictor(channels, channels, settings.classes + 1)
 
     def work(self, maps: dict[str, Tensor]) -> Tensor:
-        """Also the regions of objects."""
+        """Also as many regions of objects as a step can draw; with fewer objects it draws fewer."""
         pooled = self._drawn(maps, OF_MASK, INSIDE)
         return super().work(maps) + self.detector.mask_predictor(self.detector.mask_head(pooled)).mean()
 

@@ -243,7 +243,8 @@ class UPerNet(PixelHead):
         num_classes: of pixels.
         channels: of all layers; 512 as published, which alone are 31 million parameters on a Swin-T.
         auxiliary: whether an FCN on the second but last level is trained too.
-        norm: ``"batch"`` as published, or ``"group"``, which also trains on single pictures.
+        norm: ``"batch"`` as published, or ``"group"``, which in a loop of one's own also
+            trains on single pictures.
         dropout: of whole channels before the last layer.
     """
 

@@ -222,7 +222,7 @@ def test_its_report_shows_pictures(run: Path, tmp_path: Path) -> None:
     assert main(["report", str(run), "--output", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert page.count("objects, ") >= 4
-    assert "95 % interval over the pictures" in page
+    assert "95 % interval over pictures or scenes" in page
     assert main(["visualize", str(run), "--picture", "objects", "--output", str(tmp_path)]) == 0
     assert (tmp_path / "objects.png").is_file()
 
