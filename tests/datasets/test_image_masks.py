@@ -140,9 +140,7 @@ def test_views_may_lack_rooms_but_not_ids_of_their_own(tmp_path: Path) -> None:
     assert masked("views", "train", tmp_path).groups is None
     content["categories"][1]["id"] = content["categories"][0]["id"]
     (tmp_path / "train.json").write_text(json.dumps(content))
-    with pytest.raises(
-        DataError, match=r"category has name 'disc' and id 3; expected a name and a number .* of its own"
-    ):
+    with pytest.raises(DataError, match=r"name 'disc' and id 3; expected a name and a number .* of its own"):
         masked("views", "train", tmp_path)
 
 
