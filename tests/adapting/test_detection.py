@@ -327,7 +327,7 @@ def test_scores_are_cocos_by_area_limit_and_scene() -> None:
     ],
 )
 def test_outlines_that_are_none_are_refused(outline: Any) -> None:
-    with pytest.raises(DataError, match="^it: not a readable outline"):
+    with pytest.raises(DataError, match=r"^it: not a readable outline"):
         drawn([outline], 40, 30, "it")
     whole = (np.random.default_rng(0).random((30, 40)) > 0.5).astype(np.uint8)
     assert np.array_equal(drawn([encoded(whole)], 40, 30, "it")[0], whole)
