@@ -364,7 +364,7 @@ def test_doctor_lists_all_of_it(coco: Path, capsys: pytest.CaptureFixture[str]) 
         "the same picture in training and test: a.png, a.png; keep it in one of them",
         "1 of 2 training pictures have no object, first b.png",
         "test/b.png: not a readable image",
-        "a_instance.png: no pixel has the number 9, an object of",
+        "a_instance.png: no pixel has the number 9 of an object of",
     ):
         assert line in said
     for flags in (["--variant", "2012"], ["--unlabelled"]):
