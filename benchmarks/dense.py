@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.jobs import MIB, Job, about, peak_bytes, publish, seconds, spread
 from pointadapterx import build_model, ops
@@ -18,11 +19,13 @@ from pointadapterx.config import Config, read_config
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.optim import build_optimizer
+from pointadapterx.errors import PointAdapterXError
 from pointadapterx.tasks.base import TASKS
 
 NOTE = (
     "Random weights, inputs and labels of the published sizes. A step is forward, backward and AdamW. *step MiB* is "
-    "the peak of live tensors beyond what stays between steps. *less* is to the first row of the table. The rows take "
+    "the peak of live tensors beyond what stays between steps. *less* is to the first row of the table. *10⁹* are the "
+    "multiply-adds of matrix products and convolutions, forward and backward, a sample. The rows take "
     "turns in one process; times are medians, in brackets the fastest and the slowest. *CPU s* is the process's time "
     "on the processor, which other work on the machine disturbs less; *less time* is the median of its ratios in each "
     "round, in brackets the smallest and the largest."
@@ -42,7 +45,7 @@ class Row(NamedTuple):
 
 
 TABLES: dict[str, tuple[str, Callable[[], list[Row]]]] = {}
-"""Titles and rows by the name of a table; the first row is compared with."""
+"""Titles and rows by the name of a table; the others are compared with the first row."""
 
 
 def table(name: str, title: str) -> Callable[[Callable[[], list[Row]]], Callable[[], list[Row]]]:
@@ -125,6 +128,7 @@ def measure(rows: Sequence[Row], batch_size: int, rounds: int, device: torch.dev
     """Peak memory and step times of the rows of one table."""
     with ops.unchecked():
         jobs = [row.make(batch_size, device) for row in rows]
+        counts = [_multiply_adds(job) / batch_size for job in jobs]
         peaks = [peak_bytes(job.step, device) for job in jobs]
         turns = [[_timed(job, device) for job in jobs] for _ in range(rounds)]
     return [
@@ -133,12 +137,20 @@ def measure(rows: Sequence[Row], batch_size: int, rounds: int, device: torch.dev
             "trainable": job.trainable,
             "step_mib": peak / MIB,
             "total_mib": (job.static + peak) / MIB,
+            "multiply_adds": count,
             "seconds": [turn[place].clock for turn in turns],
             "cpu_seconds": [turn[place].processor for turn in turns],
             "shares": [turn[place].processor / turn[0].processor for turn in turns],
         }
-        for place, (job, peak) in enumerate(zip(jobs, peaks, strict=True))
+        for place, (job, peak, count) in enumerate(zip(jobs, peaks, counts, strict=True))
     ]
+
+
+def _multiply_adds(job: Job) -> float:
+    """Those of a step of a job."""
+    with FlopCounterMode(display=False) as counter:
+        job.step()
+    return counter.get_total_flops() / 2
 
 
 class Seconds(NamedTuple):
@@ -163,9 +175,9 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
             "",
             f"## {title}, batch {result['batch_size']}",
             "",
-            "| | trained | step MiB | less | in all MiB | less | s/step | CPU s/step | less time |",
+            "| | trained | step MiB | less | in all MiB | less | 10⁹ | less | s/step | CPU s/step | less time |",
         ]
-        lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|", *(_line(row, rows[0]) for row in rows)]
+        lines += [f"|---|{'---:|' * 10}", *(_line(row, rows[0]) for row in rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -178,6 +190,8 @@ def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         f"{100 * (1 - row['step_mib'] / first['step_mib']):.1f} %",
         f"{row['total_mib']:.1f}",
         f"{100 * (1 - row['total_mib'] / first['total_mib']):.1f} %",
+        f"{row['multiply_adds'] / 1e9:.2f}",
+        f"{100 * (1 - row['multiply_adds'] / first['multiply_adds']):.1f} %",
         spread(row["seconds"]),
         spread(row["cpu_seconds"]),
         f"{median(saved):.1f} % [{saved[0]:.1f}, {saved[-1]:.1f}]",
@@ -189,7 +203,7 @@ def main(argv: list[str]) -> int:
     """Runs this module from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks dense", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; all by default")
-    parser.add_argument("--methods", nargs="+", help="rows to measure; the first is compared with")
+    parser.add_argument("--methods", nargs="+", help="rows to measure; the others are compared with the first")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -204,8 +218,14 @@ def main(argv: list[str]) -> int:
     tables = {}
     for name in options.tables or TABLES:
         title, listed = TABLES[name]
-        rows = [row for row in listed() if options.methods is None or row.name in options.methods]
-        tables[title] = measure(rows, options.batch_size, options.rounds, device)
+        rows = {row.name: row for row in listed()}
+        if unknown := set(options.methods or ()) - set(rows):
+            parser.error(f"{name} has no row {', '.join(sorted(unknown))}; it has {', '.join(rows)}")
+        wanted = [rows[method] for method in options.methods or rows]
+        try:
+            tables[title] = measure(wanted, options.batch_size, options.rounds, device)
+        except PointAdapterXError as error:
+            parser.error(f"{name}: {error}")
     result = {**about(device, options.batch_size, []), "tables": tables}
     publish(result, markdown(result, " ".join(["python -m benchmarks dense", *argv])), options.output)
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import BACKBONES, Backbone
 from pointadapterx.models.features import FeatureInfo, Features, Head
+from pointadapterx.optional import missing
 from pointadapterx.peft import METHODS
 from pointadapterx.sections import TrainConfig
 from pointadapterx.tasks.detection_heads import HEADS as DETECTORS
@@ -106,7 +106,7 @@ def make_backbone() -> Backbone:
         ConfigError: if both are.
     """
     section: dict[str, Any] = {"name": "hf", "architecture": {**SWIN_T, "patch_size": 4, "model_type": "swin"}}
-    if find_spec("timm") is not None:
+    if missing("timm", "timm") is None:
         section = {"name": "timm", "model": "swin_tiny_patch4_window7_224", "architecture": SWIN_T}
     kind: Any = BACKBONES[section["name"]]
     options = kind.Options.model_validate({**section, "weights": None, "image_size": SIDE}).completed()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from pointadapterx.datasets.object_images import (
     Doubts,
     ObjectImages,
     checked_box,
+    is_finite,
+    is_group,
     require_distinct,
     require_known,
     require_pictures,
@@ -109,12 +113,15 @@ class Coco(ObjectImages):
         say_notes(doubts)
         if not any(one.labels for one in found[0]):
             raise DataError(f"{wanted[0].annotations}: holds no object; add annotations")
+        numbers = categories
+        if split == "test":
+            numbers = _categories(_read(parts["test"].annotations), doubts)
         published = torch.arange(len(pictures)) >= len(found[0]) if len(found) > 1 else None
         super().__init__(
             pictures,
             classes,
             split,
-            category_numbers=list(categories),
+            category_numbers=_numbers(classes, numbers),
             source=[part.annotations for part in wanted],
             validation=published,
         )
@@ -136,10 +143,12 @@ def _parts(root: Path) -> dict[str, Part]:
         raise DataError(f"{root}: no such folder; set data.root to one with COCO's annotations")
     found: dict[str, Part] = {}
     for kind, names in PARTS.items():
-        places = [(root / place.format(name), name) for name in names for place in PLACES]
-        part = next(((path, name) for path, name in places if path.is_file()), None)
-        if part is not None:
-            found[kind] = Part(*part)
+        places = ((root / place.format(name), name) for name in names for place in PLACES)
+        there = {path.resolve(): Part(path, name) for path, name in places if path.is_file()}
+        if len(there) > 1:
+            first, second, *_ = (one.annotations.relative_to(root) for one in there.values())
+            raise DataError(f"{root}: the part {kind} is both {first} and {second}; keep one of them there")
+        found.update((kind, part) for part in there.values())
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
     for kind in ("train", "test"):
@@ -187,6 +196,12 @@ def _categories(content: Mapping[str, Any], doubts: Doubts, where: str = "catego
     return dict(sorted(found.items()))
 
 
+def _numbers(classes: Sequence[str], categories: Mapping[int, str]) -> list[int]:
+    """Ids that a file has for the classes; of those that it does not have, ids that are free."""
+    known, free = {name: number for number, name in categories.items()}, count(max(categories, default=0) + 1)
+    return [known[name] if name in known else next(free) for name in classes]
+
+
 def _checked(part: Part, classes: Sequence[str], doubts: Doubts) -> list[Annotated]:
     """The pictures of a part."""
     pictures = list(_pictures(part, _read(part.annotations), doubts))
@@ -212,7 +227,7 @@ def _pictures(part: Part, content: Mapping[str, Any], doubts: Doubts) -> Iterato
         where = f"{path}: object {one.get('id', number)}"
         if not isinstance(one.get("image_id"), int | str) or one["image_id"] not in known:
             doubts.wrong(f"{where} belongs to the picture {shown(one.get('image_id'))}, which is not listed")
-        elif one.get("category_id") not in categories:
+        elif not isinstance(one.get("category_id"), int) or one["category_id"] not in categories:
             doubts.wrong(f"{where} has the category {shown(one.get('category_id'))}, which is not listed")
         else:
             of_image[one["image_id"]].append(one)
@@ -252,14 +267,14 @@ def _annotated(
     doubts: Doubts,
 ) -> Annotated:
     file, size = folder / image["file_name"], (image["width"], image["height"])
-    found = Annotated(file, image["file_name"], size, [], [], [], [], image["id"], _group(image))
+    found = Annotated(file, image["file_name"], size, [], [], [], [], [], image["id"], _group(image))
     for number, one in enumerate(annotations):
         where = f"{path}: object {one.get('id', number)} of {image['file_name']}"
         box = one.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
             doubts.wrong(f"{where}: needs a bbox [left, top, width, height], not {shown(box)}")
             continue
-        numbers = all(isinstance(side, int | float) for side in box)
+        numbers = all(map(is_finite, box))
         edges = checked_box([*box[:2], box[0] + box[2], box[1] + box[3]] if numbers else box, size, where, doubts)
         if edges is None:
             continue
@@ -267,11 +282,13 @@ def _annotated(
         found.labels.append(categories[one["category_id"]])
         found.ignored.append(bool(one.get("iscrowd", 0)))
         found.outlines.append(_outline(one, file))
+        area = one.get("area")
+        found.areas.append(float(area) if is_finite(area) and area >= 0 else math.nan)
     return found
 
 
 def _group(image: Mapping[str, Any]) -> int | None:
-    found = [image[key] for key in GROUPS if isinstance(image.get(key), int)]
+    found = [image[key] for key in GROUPS if is_group(image.get(key))]
     return found[0] if found else None
 
 

@@ -15,14 +15,23 @@ import torch.nn.functional as F
 
 from pointadapterx.datasets.base import UNLABELLED, check_split
 from pointadapterx.datasets.image_transforms import IGNORED
-from pointadapterx.datasets.images import FORMATS, THREADS, Images, bordered, fitted, read_bytes, read_picture
+from pointadapterx.datasets.images import (
+    FORMATS,
+    THREADS,
+    Images,
+    bordered,
+    fitted,
+    numbers_of,
+    picture_size,
+    read_bytes,
+    read_picture,
+)
+from pointadapterx.datasets.object_images import groups_of
 from pointadapterx.errors import ConfigError, DataError, reason_of
 from pointadapterx.hashing import content_hash, hash_bytes
 
 MOST_CLASSES = 255  # numbers of 8 bits, of which the last says that a pixel has no class
 EXACT = tuple(name for name in FORMATS if name != "JPEG")  # formats that keep numbers as they are
-SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation that exchange height and width
-ORIENTATION = 0x0112
 
 MaskedT = TypeVar("MaskedT", bound="MaskedImages")
 
@@ -68,7 +77,7 @@ class MaskFile:
 
     def read(self) -> np.ndarray:
         """See :class:`Mask`."""
-        values = self._opened(np.array)
+        values = self._opened(numbers_of)
         classes = np.full(256, -1)
         classes[list(self.unlabelled)] = IGNORED
         classes[list(self.numbers)] = range(len(self.numbers))
@@ -143,22 +152,6 @@ class Pair(NamedTuple):
                 f"{self.picture}: {own[1]} x {own[0]} pixels, but its mask has {other[1]} x {other[0]}; make them alike"
             )
         return None
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture as the camera was held, from its header.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
-            return (image.width, image.height) if sideways else (image.height, image.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({reason_of(error)}); replace or remove it") from None
 
 
 class MaskedImages(Images):
@@ -316,13 +309,12 @@ class MaskedFiles(MaskedImages):
         check_split(split)
         folder = self.folder(root, variant)
         classes = self.classes_of(folder, variant)
-        if not 2 <= len(classes) <= MOST_CLASSES:
-            raise DataError(f"{folder}: {len(classes)} classes of pixels; masks can have from 2 to {MOST_CLASSES}")
+        if (problem := count_problem(classes, folder)) is not None:
+            raise DataError(problem)
         pairs = list(self.pairs(split, folder, variant))
         if not pairs:
             raise DataError(f"{folder}: holds no picture of the split {split}; {self.called} has {self.layout}")
         _require(pairs)
-        groups = None if pairs[0].group is None else torch.tensor([pair.group for pair in pairs])
         validation = torch.tensor([pair.validation for pair in pairs])
         super().__init__(
             [pair.picture for pair in pairs],
@@ -330,7 +322,7 @@ class MaskedFiles(MaskedImages):
             classes,
             split,
             names=[pair.name for pair in pairs],
-            groups=groups,
+            groups=groups_of(pairs),
             source=[folder],
             validation=validation if validation.any() and not validation.all() else None,
         )
@@ -375,6 +367,13 @@ class MaskedFiles(MaskedImages):
             DataError: if nothing can be listed.
         """
         raise NotImplementedError(f"{cls.__name__} must list its pictures")
+
+
+def count_problem(classes: Sequence[str], folder: Path) -> str | None:
+    """Why masks cannot have that number of classes; None: they can."""
+    if 2 <= len(classes) <= MOST_CLASSES:
+        return None
+    return f"{folder}: {len(classes)} classes of pixels; masks can have from 2 to {MOST_CLASSES}"
 
 
 def _require(pairs: Sequence[Pair]) -> None:

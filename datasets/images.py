@@ -46,6 +46,46 @@ def fitted(height: int, width: int, size: int) -> tuple[int, int]:
     return max(1, round(height * size / longest)), max(1, round(width * size / longest))
 
 
+SIDEWAYS = (5, 6, 7, 8)  # values of EXIF's orientation that exchange height and width
+ORIENTATION = 0x0112
+SCALES = {"L;2": 85, "L;4": 17}
+"""Of grey values of 2 and 4 bits, which Pillow stretches to 8."""
+
+
+def numbers_of(image: Any) -> np.ndarray:
+    """What the file of a picture has for each pixel, (H, W), undoing what Pillow does to grey values of few bits.
+
+    Args:
+        image: of Pillow, just opened.
+
+    Raises:
+        ValueError: for a scale that cannot be undone.
+        OSError: if the file is damaged.
+    """
+    raw = image.tile[0][3] if image.tile else ""
+    kind, *further = (raw,) if isinstance(raw, str) else raw
+    if image.format == "PPM" and further and further[0] not in (255, 65535):
+        raise ValueError(f"grey values up to {further[0]} are scaled by readers; save numbers as PNG")
+    scale = SCALES.get(str(kind)[:3])
+    return np.array(image) if scale is None else np.array(image) // scale
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture as the camera was held, from its header.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+            return (image.width, image.height) if sideways else (image.height, image.width)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable image ({reason_of(error)}); replace or remove it") from None
+
+
 class Images(Samples):
     """Labelled images.
 

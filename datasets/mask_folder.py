@@ -47,11 +47,13 @@ class MaskFolder(MaskedFiles):
     @classmethod
     def pairs(cls, split: str, folder: Path, variant: str | None) -> Iterator[Pair]:
         """Of files with the same place below the folder of their part."""
-        parts = {
-            part: place
-            for place in sorted((folder / PICTURES).glob("*"))
-            if place.is_dir() and (part := part_of(place.name)) is not None
-        }
+        parts: dict[str, Path] = {}
+        for place in sorted((folder / PICTURES).glob("*")):
+            part = part_of(place.name) if place.is_dir() else None
+            if part in parts:
+                raise DataError(f"{place}: {parts[part].name} is the part {part} as well; make them one folder")
+            if part is not None:
+                parts[part] = place
         numbers = range(len(cls.classes_of(folder, variant)))
         for part in parts_of_split(split, parts):
             place = parts.get(part)

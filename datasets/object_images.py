@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -72,6 +72,7 @@ class Annotated(NamedTuple):
         labels: names of the classes of these.
         ignored: whether each is a crowd, or difficult.
         outlines: of each, or None.
+        areas: of each in pixels, as its annotation says; NaN where it says nothing.
         identity: what the annotations call the picture.
         group: pictures of one scene have the same; None: not known.
     """
@@ -83,6 +84,7 @@ class Annotated(NamedTuple):
     labels: list[str]
     ignored: list[bool]
     outlines: list[Any]
+    areas: list[float]
     identity: int | str
     group: int | None = None
 
@@ -100,6 +102,8 @@ class ObjectImages(Images):
     Attributes:
         object_classes: names of the classes of objects.
         category_numbers: see above.
+        boxes_alone: number of the objects without an outline, of all, and the first picture that has one; unless all
+            have an outline, none is kept.
         identities: what the annotations call the pictures, for results in COCO's form.
     """
 
@@ -113,13 +117,14 @@ class ObjectImages(Images):
         **story: Any,
     ) -> None:
         number = {name: index for index, name in enumerate(classes)}
-        outlined = all(outline is not None for one in pictures for outline in one.outlines)
+        bare = [one.name for one in pictures for outline in one.outlines if outline is None]
         objects = Objects.of(
             [one.boxes for one in pictures],
             [[number[name] for name in one.labels] for one in pictures],
             [one.ignored for one in pictures],
             [one.size for one in pictures],
-            [one.outlines for one in pictures] if outlined else None,
+            [one.outlines for one in pictures] if not bare else None,
+            [one.areas for one in pictures],
         )
         super().__init__(
             [one.path for one in pictures],
@@ -132,6 +137,7 @@ class ObjectImages(Images):
             **story,
         )
         self.object_classes = list(classes)
+        self.boxes_alone = len(bare), len(objects.labels), bare[0] if bare else ""
         self.category_numbers = list(category_numbers or range(1, len(classes) + 1))
         self.identities = [one.identity for one in pictures]
 
@@ -204,11 +210,32 @@ class ObjectImages(Images):
         """Files, objects, names of the classes."""
         objects = self.objects
         outlines = "" if objects.outlines is None else "\n".join(map(described, objects.outlines))
-        numbers = objects.boxes, objects.labels, objects.ignored, objects.starts, objects.sizes
+        numbers = objects.boxes, objects.labels, objects.ignored, objects.areas, objects.starts, objects.sizes
         return content_hash(super()._hash(), *numbers, outlines, "\n".join(self.object_classes))
 
 
-def groups_of(pictures: Sequence[Annotated]) -> torch.Tensor | None:
+class Grouped(Protocol):
+    """A picture that may be of a scene."""
+
+    @property
+    def group(self) -> int | None:
+        """Pictures of one scene have the same; None: not known."""
+
+
+def is_group(value: object) -> bool:
+    """Whether it can be the number of a scene."""
+    return isinstance(value, int) and abs(value) < 2**63
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a number that a float can be."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def groups_of(pictures: Sequence[Grouped]) -> torch.Tensor | None:
     """(n,) int64, equal for pictures of one scene; None where that is not known of all."""
     groups = [one.group for one in pictures]
     return None if None in groups else torch.tensor(groups, dtype=torch.int64)
@@ -225,7 +252,7 @@ def checked_box(edges: Sequence[Any], size: tuple[int, int], where: str, doubts:
         where: picture and object, for messages.
         doubts: receives what is wrong.
     """
-    if not all(isinstance(edge, int | float) and not isinstance(edge, bool) and math.isfinite(edge) for edge in edges):
+    if not all(map(is_finite, edges)):
         doubts.wrong(f"{where}: box {shown(list(edges))} is not four finite numbers")
         return None
     left, top, right, bottom = map(float, edges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +84,12 @@ class CocoMasks(MaskedFiles):
         parts = {name: (pictures, doubts) for name, pictures, doubts in Coco.examined(folder)}
         for part in parts_of_split(split, parts):
             pictures, doubts = parts[part]
-            if doubts.found:
-                raise DataError(doubts.found[0])
+            for text in doubts.found:
+                yield Pair(part, folder, text)
             for one in pictures:
                 held_out = part == "val" and split == "train"
-                yield Pair(one.name, one.path, _outlines_of(one, classes), one.group, held_out)
+                if set(one.labels) <= set(classes):  # or it is among the doubts
+                    yield Pair(one.name, one.path, _outlines_of(one, classes), one.group, held_out)
 
 
 def _outlines_of(picture: Annotated, classes: Sequence[str]) -> OutlineMask | str:
@@ -117,9 +119,12 @@ class VocMasks(MaskedFiles):
     def pairs(cls, split: str, folder: Path, variant: str | None) -> Iterator[Pair]:
         """Of the pictures that the lists name."""
         lists = {part: folder / LISTS / f"{part}.txt" for part in ("train", "val", "test")}
-        there = {part: path for part, path in lists.items() if path.is_file()}
+        there = {part: _lines(path) for part, path in lists.items() if path.is_file()}
+        names = Counter(name for listed in there.values() for name in listed)
+        if twice := next((name for name, times in names.items() if times > 1), None):
+            raise DataError(f"{folder / LISTS}: {twice} is listed twice; leave it in one list, once")
         for part in parts_of_split(split, there):
-            for name in _lines(there[part]) if part in there else ():
+            for name in there.get(part, ()):
                 files = (folder / "JPEGImages" / f"{name}{suffix}" for suffix in SUFFIXES)
                 usual = folder / "JPEGImages" / f"{name}.jpg"
                 picture = usual if usual.is_file() else next((path for path in files if path.is_file()), usual)
@@ -129,6 +134,6 @@ class VocMasks(MaskedFiles):
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split()
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable list ({reason_of(error)}); obtain it again") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -78,6 +79,7 @@ class Objects:
         boxes: (K, 4) float32, left, top, right and bottom edge in pixels of the picture's file.
         labels: (K,) int64, classes.
         ignored: (K,) bool, objects that are neither learnt nor missed (a crowd, or one that is difficult).
+        areas: (K,) float32, pixels of each object as its annotation says; NaN where it says nothing.
         starts: (n + 1,) int64; picture i has the objects ``starts[i]`` to ``starts[i + 1] - 1``.
         sizes: (n, 2) int64, width and height of the pictures.
         outlines: K shapes as COCO writes them, see :func:`pointadapterx.datasets.outlines.drawn`; None: boxes alone.
@@ -86,6 +88,7 @@ class Objects:
     boxes: Tensor
     labels: Tensor
     ignored: Tensor
+    areas: Tensor
     starts: Tensor
     sizes: Tensor
     outlines: Sequence[Any] | None = None
@@ -101,13 +104,16 @@ class Objects:
         ignored: Sequence[Sequence[bool]],
         sizes: Sequence[tuple[int, int]],
         outlines: Sequence[Sequence[Any]] | None = None,
+        areas: Sequence[Sequence[float]] | None = None,
     ) -> Objects:
         """Those of lists with an entry a picture."""
         counts = torch.tensor([0, *map(len, labels)], dtype=torch.int64)
+        known = [[math.nan] * len(part) for part in labels] if areas is None else areas
         return cls(
             torch.tensor([box for part in boxes for box in part], dtype=torch.float32).reshape(-1, 4),
             torch.tensor([label for part in labels for label in part], dtype=torch.int64),
             torch.tensor([one for part in ignored for one in part], dtype=torch.bool),
+            torch.tensor([area for part in known for area in part], dtype=torch.float32),
             counts.cumsum(0),
             torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
             None if outlines is None else [one for part in outlines for one in part],
@@ -125,6 +131,7 @@ class Objects:
             self.boxes[place],
             self.labels[place],
             self.ignored[place],
+            self.areas[place],
             counts.cumsum(0),
             self.sizes[indices.to(self.sizes.device)],
             outlines,
@@ -132,7 +139,7 @@ class Objects:
 
     def to(self, device: torch.device | str) -> Objects:
         """Numbers on a device; ``starts``, which cut lists, stay on the CPU."""
-        moved = (part.to(device) for part in (self.boxes, self.labels, self.ignored))
+        moved = (part.to(device) for part in (self.boxes, self.labels, self.ignored, self.areas))
         return Objects(*moved, self.starts, self.sizes.to(device), self.outlines)
 
     @property

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pointadapterx.errors import DataError, reason_of
+from pointadapterx.datasets.images import numbers_of
+from pointadapterx.errors import DataError, reason_of, shown
 from pointadapterx.hashing import hash_bytes
 from pointadapterx.optional import need
 
 EXTRA = "dense2d"
 """Of this project, which installs what boxes and masks need."""
+FAR = 2**20  # pixels that no coordinate of an outline reaches: drawing takes memory for each
 
 
 class Instance(NamedTuple):
@@ -62,25 +64,59 @@ def _drawn(outline: Any, width: int, height: int, where: str) -> np.ndarray:
             raise DataError(
                 f"{outline.path}: is {numbers.shape[1]} x {numbers.shape[0]} pixels, {where} is {width} x {height}"
             )
-        return (numbers == outline.number).astype(np.uint8)
+        found = (numbers == outline.number).astype(np.uint8)
+        if not found.any():
+            raise DataError(
+                f"{outline.path}: no pixel has the number {outline.number} of an object of {where}; mend it"
+            )
+        return found
     masks = masks_of_coco()
     try:
         mask: np.ndarray = masks.decode(_runs(outline, width, height))
     except Exception as error:  # whatever pycocotools raises for numbers that are no outline
         raise DataError(f"{where}: not a readable outline ({reason_of(error)}); mend its 'segmentation'") from None
-    if mask.shape != (height, width):
-        raise DataError(f"{where}: an outline is of {mask.shape[1]} x {mask.shape[0]} pixels, not {width} x {height}")
     return mask
 
 
 def _runs(outline: Any, width: int, height: int) -> Any:
-    """Compressed run lengths."""
+    """Compressed run lengths, of as many pixels as the picture has: pycocotools does not look.
+
+    Raises:
+        ValueError: if they are not, or a polygon is none.
+    """
     masks = masks_of_coco()
     if isinstance(outline, dict):
-        if isinstance(outline["counts"], list):
-            return masks.frPyObjects(outline, *outline["size"])
-        return outline
-    return masks.merge(masks.frPyObjects([list(map(float, polygon)) for polygon in outline], height, width))
+        size, counts = list(outline["size"]), outline["counts"]
+        if size != [height, width]:
+            raise ValueError(f"of {size[1]} x {size[0]} pixels, not {width} x {height}")
+        lengths = counts if isinstance(counts, list) else _lengths(counts)
+        if min(lengths, default=0) < 0 or sum(lengths) != height * width:
+            raise ValueError(f"run lengths of {sum(lengths)} pixels, not {height * width}")
+        return masks.frPyObjects({"size": size, "counts": lengths}, height, width)
+    polygons = [[float(number) for number in polygon] for polygon in outline]
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2 or not all(abs(number) < FAR for number in polygon):
+            raise ValueError(f"a polygon of {shown(polygon)}")
+    return masks.merge(masks.frPyObjects(polygons, height, width))
+
+
+def _lengths(text: str | bytes) -> list[int]:
+    """The run lengths of COCO's text: six bits a character, differences from the third number on."""
+    found: list[int] = []
+    value = bits = 0
+    for character in text.encode() if isinstance(text, str) else text:
+        code = character - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"no run lengths: {shown(text)}")
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:  # the last one of a number
+            value -= (code & 16) << (bits - 4)
+            found.append(value + (found[-2] if len(found) > 2 else 0))
+            value = bits = 0
+    if bits:
+        raise ValueError(f"no run lengths: {shown(text)}")
+    return found
 
 
 @lru_cache(maxsize=16)
@@ -90,7 +126,7 @@ def _instances(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            numbers = np.array(image)
+            numbers = numbers_of(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: not a readable picture of instances ({reason_of(error)}); obtain it again") from None
     if numbers.ndim != 2 or numbers.dtype.kind not in "iub":

@@ -9,7 +9,8 @@ from typing import Any
 
 from pointadapterx.datasets.base import DATASETS
 from pointadapterx.datasets.image_masks import MaskedFiles, Pair, mask_beside
-from pointadapterx.errors import DataError, reason_of
+from pointadapterx.datasets.object_images import is_group
+from pointadapterx.errors import DataError, reason_of, shown
 
 
 @DATASETS.register("views")
@@ -37,8 +38,10 @@ class Views(MaskedFiles):
         images = _entries(path, "images")
         for image in images:
             name, room = image.get("file_name"), image.get("room")
-            if not isinstance(name, str) or not isinstance(room, int | None):
-                raise DataError(f"{path}: an image has file_name {name!r}, room {room!r}; expected text and a number")
+            if not isinstance(name, str) or not (room is None or is_group(room)):
+                raise DataError(
+                    f"{path}: an image has file_name {shown(name)}, room {shown(room)}; expected text and a number"
+                )
             picture = folder / split / name
             mask = mask_beside(picture, picture.with_name(f"{picture.stem}_label.png"), numbers, (255,))
             yield Pair(name, picture, mask, room)
@@ -50,10 +53,11 @@ def _categories(folder: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     for entry in _entries(path, "categories"):
         name, number = entry.get("name"), entry.get("id")
-        if not isinstance(name, str) or not isinstance(number, int) or not 0 <= number < 255 or name in found:
+        proper = isinstance(name, str) and isinstance(number, int) and 0 <= number < 255
+        if not proper or name in found or number in found.values():
             raise DataError(
-                f"{path}: a category has name {name!r} and id {number!r}; expected a name of its own and a number "
-                "from 0 to 254"
+                f"{path}: a category has name {shown(name)} and id {shown(number)}; expected a name and a number from "
+                "0 to 254 of its own"
             )
         found[name] = number
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -33,9 +34,9 @@ class Voc(ObjectImages):
     """A folder in the layout of Pascal VOC: ``Annotations/*.xml``, ``ImageSets/Main/*.txt``, ``JPEGImages``.
 
     The training part is ``train.txt``, or ``trainval.txt`` where that is all; ``val.txt`` beside ``test.txt`` is the
-    published validation part, and without ``test.txt`` it is the test. Classes are those of the training part by name.
-    Boxes that are marked as difficult are not learnt, and are ignored in a test. Coordinates count pixels from 1, as
-    VOC's do.
+    published validation part, and without ``test.txt`` it is the test, whose pictures are left out of ``trainval.txt``.
+    Classes are those of the training part by name. Boxes that are marked as difficult are not learnt, and are ignored
+    in a test. Coordinates count pixels from 1, as VOC's do.
 
     Args:
         split: ``"train"`` or ``"test"``.
@@ -72,6 +73,7 @@ class Voc(ObjectImages):
         folder, doubts = _folder(root), Doubts()
         parts = _parts(folder)
         wanted = [parts[name] for name in ("train", "val") if name in parts] if split == "train" else [parts["test"]]
+        _require_apart(folder, parts)
         found = [list(_pictures(folder, part, doubts)) for part in wanted]
         classes = _classes(found[0]) if split == "train" else self.objects_in(root)
         pictures = [one for part in found for one in part]
@@ -124,17 +126,42 @@ def _classes(pictures: Iterator[Annotated] | Sequence[Annotated]) -> list[str]:
     return sorted({name for one in pictures for name in one.labels})
 
 
-def _pictures(folder: Path, part: Path, doubts: Doubts) -> Iterator[Annotated]:
-    """The pictures of a list."""
+def _require_apart(folder: Path, parts: Mapping[str, Path]) -> None:
+    """Raises a DataError for a picture in two lists."""
+    found: dict[str, Path] = {}
+    for part in parts.values():
+        names = _names(folder, part, Doubts())
+        if twice := next((name for name in names if name in found), None):
+            raise DataError(f"{part}: lists {twice}, and so does {found[twice].name}; leave it in one of them")
+        found.update(dict.fromkeys(names, part))
+
+
+def _name(folder: Path, line: str) -> str:
+    """The picture of a line, which may say whether a class is in it behind the name, as VOC's lists of classes do."""
+    first, *further = line.split()
+    whole = line.strip()
+    return whole if further and (folder / "Annotations" / f"{whole}.xml").is_file() else first
+
+
+def _names(folder: Path, part: Path, doubts: Doubts) -> list[str]:
+    """The pictures of a list by name."""
     try:
         lines = part.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{part}: not a readable list ({reason_of(error)}); obtain it again") from None
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [_name(folder, line) for line in lines if line.strip()]
+    if part.stem == "trainval" and _parts(folder)["test"].stem == "val":  # which is in it
+        held = set(_names(folder, part.with_stem("val"), Doubts()))
+        names = [name for name in names if name not in held]
     if not names:
         raise DataError(f"{part}: an empty list; add names of pictures without suffix")
     require_distinct(names, "lines", str(part), doubts)
-    for name in names:
+    return names
+
+
+def _pictures(folder: Path, part: Path, doubts: Doubts) -> Iterator[Annotated]:
+    """The pictures of a list."""
+    for name in _names(folder, part, doubts):
         found = _annotated(folder, name, part, doubts)
         if found is not None:
             yield found
@@ -151,11 +178,11 @@ def _annotated(folder: Path, name: str, part: Path, doubts: Doubts) -> Annotated
         doubts.wrong(f"{path}: not readable XML ({reason_of(error)}); obtain it again")
         return None
     size = _number(root.find("size/width")), _number(root.find("size/height"))
-    if not all(side is not None and side > 0 and side == int(side) for side in size):
+    if not all(side is not None and 0 < side < 2**20 and side == int(side) for side in size):
         doubts.wrong(f"{path}: needs size/width and size/height in pixels")
         return None
     width, height = int(size[0] or 0), int(size[1] or 0)
-    found = Annotated(_picture(folder, name, root), name, (width, height), [], [], [], [], name)
+    found = Annotated(_picture(folder, name, root), name, (width, height), [], [], [], [], [], name)
     for number, element in enumerate(root.iter("object"), 1):
         _add_object(found, element, f"{path}: object {number}", doubts)
     return found
@@ -193,10 +220,12 @@ def _add_object(picture: Annotated, element: ElementTree.Element, where: str, do
     picture.labels.append(name)
     picture.ignored.append((element.findtext("difficult") or "0").strip() == "1")
     picture.outlines.append(None)
+    picture.areas.append(math.nan)
 
 
 def _number(element: ElementTree.Element | None) -> float | None:
     try:
-        return float((element.text if element is not None else None) or "")
+        number = float((element.text if element is not None else None) or "")
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

@@ -86,15 +86,22 @@ def test_dense_tasks_by_table(
     ]
     monkeypatch.setattr(dense, "TABLES", {"own": ("Own rows", lambda: rows)})
     stem = tmp_path / "dense"
-    assert dense.main(["own", "--rounds", "2", "--batch-size", "2", "--output", str(stem)]) == 0
+    assert (
+        dense.main(["own", "--methods", "e3va", "full", "--rounds", "2", "--batch-size", "2", "--output", str(stem)])
+        == 0
+    )
     (found,) = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))["tables"].values()
-    full, e3va = found
-    assert full["shares"] == [1, 1]
+    e3va, full = found
+    assert e3va["shares"] == [1, 1]  # the first that is named
+    assert full["multiply_adds"] > e3va["multiply_adds"] > 0
     assert full["step_mib"] > e3va["step_mib"] > 0
     assert "## Own rows, batch 2" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         dense.main(["others"])
     assert "no table others; there are own" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        dense.main(["own", "--methods", "e3va", "others"])
+    assert "own has no row others; it has full, e3va" in capsys.readouterr().err
 
 
 def test_propagation_beside_plain_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -230,7 +230,10 @@ def kept() -> AbstractContextManager[object]:
     """What is computed inside is not computed again by a checkpoint around it; other hooks see what is saved."""
     if torch.compiler.is_compiling():
         return nullcontext()
-    around = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    newest = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # of torch 2.8 and later
+    if newest is None:
+        return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+    around = newest(True)
     if around is None or getattr(around[0], "__module__", None) != checkpoint.__module__:
         return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)

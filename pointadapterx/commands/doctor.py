@@ -84,12 +84,16 @@ def run(options: argparse.Namespace) -> int:
     if options.path is None and options.name is None:
         raise UsageError("give a folder, a table of files or an HDF5 file, or --name for a data set")
     kind = None if options.name is None else DATASETS[options.name]
-    if kind is not None and issubclass(kind, MaskedFiles):
+    if kind is not None and issubclass(kind, MaskedFiles | ObjectImages):
         _own_options(options, options.name)
+        if options.unlabelled:
+            raise ConfigError(f"--unlabelled: pictures of data.name={options.name} have labels; remove it")
+    if kind is not None and issubclass(kind, MaskedFiles):
         table, findings = examine_pictures(kind, options.path, options.variant, None if options.all else SHOWN)
         console.print(table)
     elif kind is not None and issubclass(kind, ObjectImages):
-        _own_options(options, options.name)
+        if options.variant is not None:
+            raise ConfigError(f"--variant {options.variant}: {options.name} has no variants; remove it")
         table, findings = examine_objects(kind, options.path, None if options.all else SHOWN)
         console.print(table)
     else:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from rich.table import Table
 
-from pointadapterx.datasets.image_masks import picture_size
-from pointadapterx.datasets.images import THREADS
+from pointadapterx.datasets.images import THREADS, decode, read_bytes
 from pointadapterx.datasets.object_images import Annotated, Doubts, ObjectImages
+from pointadapterx.datasets.outlines import EXTRA, Instance, drawn
 from pointadapterx.doctor.checks import PARTS, RARE, Finding
 from pointadapterx.errors import DataError
 from pointadapterx.hashing import hash_bytes
+from pointadapterx.optional import missing
 from pointadapterx.text import printable
 
 Parts = Mapping[str, Sequence[Annotated]]
@@ -38,7 +40,10 @@ def examine_objects(kind: type[ObjectImages], root: Path | None, shown: int | No
         findings += _of_part(doubts, shown)
     with ThreadPoolExecutor(THREADS) as pool:
         files = [one for pictures in parts.values() for one in pictures]
-        looked = list(pool.map(_looked_at, files))
+        drawn_by = missing("pycocotools.mask", EXTRA)
+        looked = list(pool.map(partial(_looked_at, polygons=drawn_by is None), files))
+    if drawn_by is not None and any(not isinstance(shape, Instance | None) for one in files for shape in one.outlines):
+        findings.append(Finding("outlines are not looked at", f"pycocotools {drawn_by}", note=True))
     findings += _first([Finding(problem) for problem, _ in looked if problem], shown, "files")
     digests = iter(digest for _, digest in looked)
     by_part = {name: [(one, next(digests)) for one in pictures] for name, pictures in parts.items()}
@@ -57,18 +62,29 @@ def _first(findings: list[Finding], shown: int | None, what: str) -> Iterator[Fi
         yield Finding(f"{len(findings) - shown} more {what}", "list them with --all")
 
 
-def _looked_at(one: Annotated) -> tuple[str, str]:
-    """What is wrong with the file of a picture, or empty, and a hash of its content."""
+def _looked_at(one: Annotated, *, polygons: bool) -> tuple[str, str]:
+    """What is wrong with a picture or an outline in it, or empty, and a hash of its file.
+
+    Args:
+        one: the picture, which is decoded.
+        polygons: whether to draw polygons and run lengths, too.
+    """
     try:
-        height, width = picture_size(one.path)
-        content = hash_bytes(one.path.read_bytes())
-    except (DataError, OSError) as error:
+        height, width = decode(one.path, None, None).shape[-2:]
+        content = hash_bytes(read_bytes(one.path))
+    except DataError as error:
         return str(error), ""
     if (width, height) != one.size:
         return (
             f"{one.path}: is {width} x {height} pixels, but its annotations are of {one.size[0]} x {one.size[1]}; "
             "correct them, or obtain the picture again"
         ), content
+    for number, outline in enumerate(one.outlines, 1):
+        if isinstance(outline, Instance) or (polygons and outline is not None):
+            try:
+                drawn([outline], width, height, f"{one.path}, object {number}")
+            except DataError as error:
+                return str(error), content
     return "", content
 
 

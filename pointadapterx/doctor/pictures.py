@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from pointadapterx.datasets.base import SPLITS
-from pointadapterx.datasets.image_masks import MaskedFiles, Pair
+from pointadapterx.datasets.image_masks import MaskedFiles, Pair, count_problem
 from pointadapterx.datasets.image_transforms import IGNORED
 from pointadapterx.datasets.images import THREADS, decode, read_bytes
 from pointadapterx.doctor.checks import PARTS, RARE, Finding
@@ -57,6 +57,8 @@ def examine_pictures(
     folder = kind.folder(root, variant)
     classes = list(kind.classes_of(folder, variant))
     seen, bad, findings = list[Seen](), list[str](), list[Finding]()
+    if (problem := count_problem(classes, folder)) is not None:
+        return _overview((), classes), [Finding(problem)]
     for split in SPLITS:
         pairs = list(kind.pairs(split, folder, variant))
         if not pairs:

@@ -60,7 +60,7 @@ def predict(
 
     rows = _collect(model, dataset, task, accelerator, compute)
     require_finite(rows, "logits")
-    return Predictions(rows, task.targets(dataset))
+    return Predictions(rows, task.targets(dataset), dataset.groups)
 
 
 def _collect(
@@ -121,7 +121,7 @@ def evaluate(model: nn.Module, dataset: Samples, task: Task, accelerator: Accele
 
     rows = _collect(model, wholes, task, accelerator, compute, size=1)
     require_finite(rows, "logits")
-    return Predictions(rows, task.targets(wholes))
+    return Predictions(rows, task.targets(wholes), wholes.groups)
 
 
 def _plain_copy(dataset: Samples, task: Task, accelerator: Accelerator) -> Copies:

@@ -124,9 +124,10 @@ class Detection(Task):
                 "objects; set it to that, or to null"
             )
         if HEADS[options.head].has_masks and data.objects.outlines is None:
+            without, total, example = data.boxes_alone
             raise ConfigError(
-                f"task.head={options.head} learns masks, but the objects of {data.source[0]} have boxes alone; use "
-                "faster_rcnn or retinanet"
+                f"task.head={options.head} learns masks, but {without} of {total} objects of {data.source[0]} "
+                f"have boxes alone, first in {example}; use faster_rcnn or retinanet"
             )
 
     def targets(self, data: Samples) -> Targets:
@@ -242,7 +243,7 @@ class Detection(Task):
     def metrics(self, found: Predictions) -> dict[str, Any]:
         """See :func:`~pointadapterx.tasks.detection_metrics.measure`."""
         assert found.targets.objects is not None
-        return measure(found.rows, found.targets.objects, self.facts.classes or self._names())
+        return measure(found.rows, found.targets.objects, self.facts.classes or self._names(), found.groups)
 
     def _names(self) -> list[str]:
         return [f"class {number}" for number in range(self.options.num_classes or 0)]
@@ -337,7 +338,7 @@ class Detection(Task):
         ]
         return [
             Tabular("Classes", header, classes),
-            Tabular("Average precision", ("of", "", "%", "95 % interval over the pictures"), [*whole, *sizes]),
+            Tabular("Average precision", ("of", "", "%", "95 % interval over pictures or scenes"), [*whole, *sizes]),
         ]
 
     def reading(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pointadapterx.datasets.outlines import EXTRA
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.optional import need
-from pointadapterx.tasks.upernet import Levels, levels_of
+from pointadapterx.tasks.upernet import Level, Levels, levels_of, strides_of
 
 RATIOS = (0.5, 1.0, 2.0)  # height by width of anchors
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # sizes of RetinaNet's anchors on one level
@@ -82,11 +82,12 @@ class Anchors(nn.Module):
 
     Args:
         sizes: of the anchors of one place by the level's stride, square roots of their areas.
+        strides: of the levels in pixels; each further one has twice that of the one before.
     """
 
-    def __init__(self, sizes: Sequence[float]) -> None:
+    def __init__(self, sizes: Sequence[float], strides: Sequence[float]) -> None:
         super().__init__()
-        self.sizes = tuple(sizes)
+        self.sizes, self.strides = tuple(sizes), tuple(strides)
 
     @property
     def count(self) -> int:
@@ -95,18 +96,18 @@ class Anchors(nn.Module):
 
     def forward(self, images: Any, maps: Sequence[Tensor]) -> list[Tensor]:
         """Pictures and levels (B, C, h, w) -> for each picture (boxes of all levels, 4), as torchvision orders them."""
-        height, width = images.image_sizes[0]
-        levels = [self._level(one, height / one.shape[-2], width / one.shape[-1]) for one in maps]
+        further = (self.strides[-1] * 2**number for number in range(1, len(maps)))
+        levels = [self._level(one, stride) for one, stride in zip(maps, (*self.strides, *further), strict=False)]
         return [torch.cat(levels)] * len(images.image_sizes)
 
-    def _level(self, level: Tensor, down: float, right: float) -> Tensor:
+    def _level(self, level: Tensor, stride: float) -> Tensor:
         options: dict[str, Any] = {"device": level.device, "dtype": torch.float32}
         ratios = torch.tensor(RATIOS, **options).sqrt()
-        sizes = torch.tensor(self.sizes, **options) * max(down, right)
+        sizes = torch.tensor(self.sizes, **options) * stride
         tall, wide = (ratios[:, None] * sizes).flatten(), (sizes / ratios[:, None]).flatten()
         cells = torch.stack([-wide, -tall, wide, tall], dim=1) / 2
-        y = (torch.arange(level.shape[-2], **options) + 0.5) * down
-        x = (torch.arange(level.shape[-1], **options) + 0.5) * right
+        y = (torch.arange(level.shape[-2], **options) + 0.5) * stride
+        x = (torch.arange(level.shape[-1], **options) + 0.5) * stride
         y, x = (part.flatten() for part in torch.meshgrid(y, x, indexing="ij"))
         return (torch.stack([x, y, x, y], dim=1)[:, None] + cells).flatten(0, 1)
 
@@ -137,14 +138,16 @@ class DetectionHead(Head):
         super().__init__()
         detection_of_torchvision()
         self.settings, self.side, self.width = settings, settings.side, info.width
-        levels = self.chosen(levels_of(info, settings.blocks))
+        every = levels_of(info, settings.blocks)
+        strides = strides_of(every, settings.side)
+        chosen = self.chosen(list(zip(every, strides, strict=True)))
+        levels, self.strides = [level for level, _ in chosen], [stride for _, stride in chosen]
         self.blocks = tuple(dict.fromkeys(level.block for level in levels))
         self.levels = Levels(levels)
-        self.sides = [max(1, round(level.side * level.rescale)) for level in levels]
         self.fpn = self.pyramid([level.width for level in levels])
 
-    def chosen(self, levels: list[Any]) -> list[Any]:
-        """The levels that the pyramid is built on."""
+    def chosen(self, levels: list[tuple[Level, float]]) -> list[tuple[Level, float]]:
+        """The levels that the pyramid is built on, with their strides."""
         return levels
 
     @abstractmethod
@@ -161,7 +164,7 @@ class DetectionHead(Head):
 
     @abstractmethod
     def work(self, maps: dict[str, Tensor]) -> Tensor:
-        """A number that every layer of a training step has a part in, whatever is in the pictures, for counting."""
+        """A number that every layer of a training step has a part in, of as much as a step can draw, for counting."""
 
     @property
     def num_classes(self) -> int:
@@ -214,7 +217,7 @@ class RetinaNetHead(DetectionHead):
         super().__init__(info, settings)
         detection = detection_of_torchvision()
         sizes = [(settings.anchors or 4.0) * octave for octave in OCTAVES]
-        anchors = Anchors(sizes)
+        anchors = Anchors(sizes, self.strides)
         backbone: Any = nn.Identity()
         backbone.out_channels = settings.channels
         layers = detection.retinanet.RetinaNetHead(settings.channels, anchors.count, settings.classes)
@@ -228,10 +231,9 @@ class RetinaNetHead(DetectionHead):
         )
         self.detector.anchor_generator = anchors
 
-    def chosen(self, levels: list[Any]) -> list[Any]:
+    def chosen(self, levels: list[tuple[Level, float]]) -> list[tuple[Level, float]]:
         """Without those finer than the finest, where that leaves two."""
-        strides = [self.side / (level.side * level.rescale) for level in levels]
-        coarse = [level for level, stride in zip(levels, strides, strict=True) if stride >= FINEST - 1]
+        coarse = [(level, stride) for level, stride in levels if stride >= FINEST - 1]
         return coarse if len(coarse) > 1 else levels[-2:]
 
     def pyramid(self, widths: list[int]) -> nn.Module:
@@ -269,7 +271,7 @@ class FasterRCNNHead(DetectionHead):
     def __init__(self, info: FeatureInfo, settings: Settings) -> None:
         super().__init__(info, settings)
         detection, channels = detection_of_torchvision(), settings.channels
-        anchors, most = Anchors([settings.anchors or 8.0]), {"training": 2000, "testing": 1000}
+        anchors, most = Anchors([settings.anchors or 8.0], self.strides), {"training": 2000, "testing": 1000}
         self.regions = detection.rpn.RegionProposalNetwork(
             *(anchors, detection.rpn.RPNHead(channels, anchors.count)),
             *(0.7, 0.3, 256, 0.5, most, most, 0.7),
@@ -287,9 +289,9 @@ class FasterRCNNHead(DetectionHead):
         """Regions from the level that fits their size."""
         from torchvision.ops import poolers
 
-        names = [str(number) for number in range(len(self.sides))]
+        names = [str(number) for number in range(len(self.strides))]
         pool = poolers.MultiScaleRoIAlign(names, side, sampling_ratio=2)
-        pool.scales = [side / self.side for side in self.sides]  # torchvision would take powers of two
+        pool.scales = [1 / stride for stride in self.strides]  # torchvision would take powers of two
         first, last = (int(-math.log2(scale)) for scale in (pool.scales[0], pool.scales[-1]))
         pool.map_levels = poolers.initLevelMapper(first, max(last, first))
         return pool
@@ -339,7 +341,7 @@ class MaskRCNNHead(FasterRCNNHead):
         self.detector.mask_predictor = masks.MaskRCNNPredictor(channels, channels, settings.classes + 1)
 
     def work(self, maps: dict[str, Tensor]) -> Tensor:
-        """Also the regions of objects."""
+        """Also as many regions of objects as a step can draw; with fewer objects it draws fewer."""
         pooled = self._drawn(maps, OF_MASK, INSIDE)
         return super().work(maps) + self.detector.mask_predictor(self.detector.mask_head(pooled)).mean()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from pointadapterx.tasks.detection_heads import COLUMNS, MASK, unpacked
 
 AREAS = ("all", "small", "medium", "large")  # of objects, in COCO's order: below 32², up to 96², above
 HALF, THREE_QUARTERS = 0, 5  # numbers of the IoU thresholds 0.50 and 0.75
+MOST = 100  # detections of a class in a picture that count
 DRAWS = 300  # resamples of the pictures for an interval
 RECALLS = np.linspace(0.0, 1.0, 101)  # at which COCO reads the precision
 
@@ -85,13 +87,16 @@ def pasted(mask: Tensor, box: Tensor, size: tuple[int, int]) -> np.ndarray:
     return picture
 
 
-def measure(rows: Tensor, objects: Objects, classes: Sequence[str]) -> dict[str, Any]:
+def measure(rows: Tensor, objects: Objects, classes: Sequence[str], groups: Tensor | None = None) -> dict[str, Any]:
     """Average precision of boxes, and of masks where both sides have some.
+
+    COCO's AP counts the :data:`MOST` surest of a class in a picture, as COCO does.
 
     Args:
         rows: (n, most, columns), see :func:`found_in`.
         objects: of the same n pictures.
         classes: names.
+        groups: (n,), equal for pictures of one scene, which intervals draw together; None: each is its own.
 
     Returns:
         JSON-able: ``ap``, ``ap50``, ``ap75`` and ``voc_ap50`` in %, ``intervals`` of these, ``sizes`` with the AP of
@@ -102,9 +107,10 @@ def measure(rows: Tensor, objects: Objects, classes: Sequence[str]) -> dict[str,
     truths = objects.outlines is not None and rows.shape[2] > COLUMNS
     found = [found_in(row, size, masks=truths) for row, size in zip(rows, sizes, strict=True)]
     truth = list(_truth(objects, truths))
-    boxes = _measured(found, truth, sizes, classes, "bbox")
+    units = np.arange(len(sizes)) if groups is None else np.unique(groups.numpy(), return_inverse=True)[1]
+    boxes = _measured(found, truth, sizes, classes, "bbox", units)
     labels, known = objects.labels, ~objects.ignored
-    voc = [voc_ap(found, objects, number) for number in range(len(classes))]
+    voc = voc_aps(found, objects, len(classes))
     counts = {name: int(((labels == number) & known).sum()) for number, name in enumerate(classes)}
     result = {
         **{key: boxes[key] or 0.0 for key in ("ap", "ap50", "ap75")},
@@ -120,12 +126,16 @@ def measure(rows: Tensor, objects: Objects, classes: Sequence[str]) -> dict[str,
         "count": len(rows),
     }
     if truths:
-        result["masks"] = _measured(found, truth, sizes, classes, "segm")
+        result["masks"] = _measured(found, truth, sizes, classes, "segm", units)
     return result
 
 
 def _truth(objects: Objects, outlined: bool) -> Iterator[dict[str, Any]]:
-    """What is true, one object after the other, as COCO writes it."""
+    """What is true, one object after the other, as COCO writes it.
+
+    The area, by which COCO calls an object small or large, is what its annotation says, or else that of its outline, or
+    else of its box.
+    """
     for number, picture in enumerate(objects.picture.tolist()):
         left, top, right, bottom = objects.boxes[number].tolist()
         one: dict[str, Any] = {
@@ -133,14 +143,16 @@ def _truth(objects: Objects, outlined: bool) -> Iterator[dict[str, Any]]:
             "image_id": picture,
             "category_id": int(objects.labels[number]),
             "bbox": [left, top, right - left, bottom - top],
-            "area": (right - left) * (bottom - top),
+            "area": float(objects.areas[number]),
             "iscrowd": int(objects.ignored[number]),
         }
-        if outlined:
-            assert objects.outlines is not None
+        unsaid = math.isnan(one["area"])
+        if objects.outlines is not None and (outlined or unsaid):
             width, height = objects.sizes[picture].tolist()
-            one["segmentation"] = runs_of(objects.outlines[number], width, height, f"picture {picture}")
-            one["area"] = float(_area(one["segmentation"]))
+            runs = runs_of(objects.outlines[number], width, height, f"picture {picture}")
+            one |= {"segmentation": runs, "area": _area(runs) if unsaid else one["area"]}
+        elif unsaid:
+            one["area"] = (right - left) * (bottom - top)
         yield one
 
 
@@ -176,6 +188,7 @@ def _measured(
     sizes: Sequence[tuple[int, int]],
     classes: Sequence[str],
     kind: str,
+    units: np.ndarray,
 ) -> dict[str, Any]:
     """COCO's numbers of boxes (``bbox``) or masks (``segm``)."""
     evaluated = _evaluated(found, truth, sizes, classes, kind)
@@ -195,7 +208,7 @@ def _measured(
         "per_class": {
             name: {"ap": ap(of=number), "ap50": ap(iou=HALF, of=number)} for number, name in enumerate(classes)
         },
-        "intervals": intervals([curve for curve in curves if curve is not None], len(sizes)),
+        "intervals": intervals([curve for curve in curves if curve is not None], units),
     }
 
 
@@ -225,7 +238,7 @@ def _evaluated(
             answers.dataset = {**known.dataset, "annotations": []}
             answers.createIndex()
         evaluation = COCOeval(known, answers, kind)
-        evaluation.params.maxDets = [max(1, max((len(one.scores) for one in found), default=1))]
+        evaluation.params.maxDets = [MOST]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
@@ -287,17 +300,20 @@ class Curve(NamedTuple):
         return found
 
 
-def intervals(curves: Sequence[Curve], count: int) -> dict[str, list[float]]:
-    """95 % bootstrap intervals over the pictures of AP, AP50 and AP75 in %; empty without an object.
+def intervals(curves: Sequence[Curve], units: np.ndarray) -> dict[str, list[float]]:
+    """95 % bootstrap intervals of AP, AP50 and AP75 in %; empty without an object, or with one scene alone.
 
     Args:
         curves: of the classes that have objects.
-        count: of pictures.
+        units: (n,), the number of each picture's scene, from 0; scenes are drawn as a whole.
     """
+    count = len(set(units.tolist()))
     if not curves or count < 2:
         return {}
-    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS).astype(float)
+    drawn_units = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    weights = drawn_units[:, units].astype(float)
     of_classes = 100 * np.stack([curve.ap(weights) for curve in curves])  # (classes, IoU, draws)
+    of_classes = of_classes[..., ~np.isnan(of_classes).all(axis=(0, 1))]  # draws with an object
     with np.errstate(invalid="ignore"):
         drawn = {
             "ap": np.nanmean(of_classes, axis=(0, 1)),
@@ -307,8 +323,8 @@ def intervals(curves: Sequence[Curve], count: int) -> dict[str, list[float]]:
     return {name: [float(edge) for edge in np.nanquantile(values, [0.025, 0.975])] for name, values in drawn.items()}
 
 
-def voc_ap(found: Sequence[Found], objects: Objects, number: int) -> float | None:
-    """VOC's AP of a class in % at an IoU of 0.5, by all points of the curve (2010 and later); None without an object.
+def voc_aps(found: Sequence[Found], objects: Objects, classes: int) -> list[float | None]:
+    """VOC's AP of each class in % at an IoU of 0.5, by all points of the curve (2010 on); None without an object.
 
     A detection counts for the object that it overlaps most, the surest one first; what hits a difficult object, or a
     crowd, is left out.
@@ -316,24 +332,28 @@ def voc_ap(found: Sequence[Found], objects: Objects, number: int) -> float | Non
     Args:
         found: in every picture.
         objects: in these.
-        number: of the class.
+        classes: their number.
     """
-    rows: list[tuple[float, int]] = []  # score, and 1 right, 0 wrong
-    total, starts = 0, objects.starts.tolist()
+    rows: list[list[tuple[float, int]]] = [[] for _ in range(classes)]  # score, and 1 right, 0 wrong
+    starts = objects.starts.tolist()
     for picture, one in enumerate(found):
         own = slice(starts[picture], starts[picture + 1])
-        mine = objects.labels[own] == number
-        boxes, ignored = objects.boxes[own][mine], objects.ignored[own][mine]
-        total += int((~ignored).sum())
-        chosen = one.labels == number
-        overlaps = iou(one.boxes[chosen], boxes)
-        taken: set[int] = set()
-        for place in one.scores[chosen].argsort(descending=True, stable=True).tolist():
-            best = int(overlaps[place].argmax()) if len(boxes) else -1
-            hit = best >= 0 and float(overlaps[place, best]) >= 0.5
-            if not (hit and bool(ignored[best])):
-                rows.append((float(one.scores[chosen][place]), int(hit and best not in taken)))
-                taken |= {best} if hit else set()
+        labels, ignored = objects.labels[own].tolist(), objects.ignored[own].tolist()
+        same = one.labels[:, None] == objects.labels[own][None]
+        overlaps = iou(one.boxes, objects.boxes[own]).masked_fill(~same, -1.0)
+        best, places = (part.tolist() for part in overlaps.max(dim=1)) if labels else ([], [])
+        scores, kinds, taken = one.scores.tolist(), one.labels.tolist(), set[int]()
+        for number in one.scores.argsort(descending=True, stable=True).tolist():
+            place = places[number] if labels and best[number] >= 0.5 else -1
+            if place < 0 or not ignored[place]:
+                rows[kinds[number]].append((scores[number], int(place >= 0 and place not in taken)))
+                taken.add(place)
+    totals = objects.labels[~objects.ignored].bincount(minlength=classes).tolist()
+    return [_voc_ap(own, total) for own, total in zip(rows, totals, strict=True)]
+
+
+def _voc_ap(rows: Sequence[tuple[float, int]], total: int) -> float | None:
+    """The AP of (score, right) in %, where there are ``total`` objects."""
     if not total:
         return None
     if not rows:

@@ -110,10 +110,12 @@ class Predictions(NamedTuple):
     Attributes:
         rows: (n, …) on the CPU, as :meth:`Task.rows` keeps them.
         targets: of these samples.
+        groups: (n,) int64, equal for samples of one object or scene; None where that is not known.
     """
 
     rows: Tensor
     targets: Targets
+    groups: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:

@@ -43,8 +43,8 @@ class ImageSegmentationOptions(TaskOptions):
 
     ``head`` is UPerNet as published, or a light one for training few parameters. ``channels`` of its layers are 512 and
     128 if null. ``auxiliary`` is the weight of the loss of an auxiliary head, 0.4 as published, 0 for none. ``norm``
-    ``group`` lets UPerNet train on single pictures. ``blocks`` are those that the head reads: one a stage, or four of a
-    plain transformer. ``num_classes`` is that of the data.
+    ``group`` depends on no other picture of a batch. ``blocks`` are those that the head reads: one a stage, or four of
+    a plain transformer. ``num_classes`` is that of the data.
     """
 
     name: Literal["image_segmentation"] = "image_segmentation"

@@ -43,6 +43,27 @@ class Level(NamedTuple):
     rescale: float
     normalised: bool
 
+    @property
+    def finer(self) -> float:
+        """By how much its map is finer than the grid; a single token is not pooled."""
+        return 1.0 if self.rescale < 1 and self.side == 1 else self.rescale
+
+
+def strides_of(levels: Sequence[Level], size: int) -> list[float]:
+    """Pixels between neighbours in the map of each level.
+
+    Pooling and merging by two makes 7 or 8 places of 15: the stride is twice as long, whatever the side of the map.
+
+    Args:
+        levels: of all stages.
+        size: side of the picture in pixels.
+    """
+    found, stride = [], size / levels[0].side
+    for before, level in zip((levels[0], *levels), levels, strict=False):
+        stride *= round(before.side / level.side)
+        found.append(stride / level.finer)
+    return found
+
 
 def levels_of(info: FeatureInfo, blocks: Sequence[int] | None = None) -> list[Level]:
     """One level a stage, behind its last block; of a plain transformer four, at strides 4, 8, 16 and 32.
@@ -112,10 +133,10 @@ class Levels(nn.ModuleList):
         for level, norm in zip(self.levels, self, strict=True):
             tokens = norm(features.intermediates[level.block].sequence.patches)
             grid = tokens.transpose(1, 2).unflatten(2, (level.side, level.side))
-            if level.rescale < 1 and level.side > 1:
-                grid = F.max_pool2d(grid, round(1 / level.rescale))
-            elif level.rescale > 1:
-                grid = F.interpolate(grid, scale_factor=level.rescale, mode="bilinear", align_corners=False)
+            if level.finer < 1:
+                grid = F.max_pool2d(grid, round(1 / level.finer))
+            elif level.finer > 1:
+                grid = F.interpolate(grid, scale_factor=level.finer, mode="bilinear", align_corners=False)
             found.append(grid)
         return found
 
@@ -222,7 +243,8 @@ class UPerNet(PixelHead):
         num_classes: of pixels.
         channels: of all layers; 512 as published, which alone are 31 million parameters on a Swin-T.
         auxiliary: whether an FCN on the second but last level is trained too.
-        norm: ``"batch"`` as published, or ``"group"``, which also trains on single pictures.
+        norm: ``"batch"`` as published, or ``"group"``, which in a loop of one's own also
+            trains on single pictures.
         dropout: of whole channels before the last layer.
     """
 

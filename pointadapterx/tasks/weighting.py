@@ -19,7 +19,8 @@ def class_weights(wanted: str | Sequence[float] | None, labels: Tensor, classes:
     Args:
         wanted: ``train.class_weights``: ``"balanced"``, which makes every class count alike; ``"cube_root"``, the third
             root of that, as is usual for points of scenes, where classes differ a hundredfold; C numbers; or None.
-            Those that are named have a mean of 1 over the labels.
+            Those that are named have a mean of 1 over the labels; a class without any, which label smoothing reaches
+            too, has 1.
         labels: (n, …) of the samples of the training part, or of their points, where numbers that are none of the
             classes are left out.
         classes: C names.
@@ -50,8 +51,9 @@ def weights_of_counts(wanted: str | Sequence[float], counts: Tensor, classes: Se
         counts = counts.double()
         if not counts.any():
             raise ConfigError("train.class_weights: no label of the training part is one of the classes; give numbers")
-        weights = counts.clamp(min=1) ** -EXPONENTS[wanted]  # without samples the weight is never used
-        return (weights * counts.sum() / (weights * counts).sum()).float()
+        weights = counts.clamp(min=1) ** -EXPONENTS[wanted]
+        weights *= counts.sum() / (weights * counts).sum()
+        return torch.where(counts > 0, weights, 1.0).float()
     if len(wanted) != len(classes):
         raise ConfigError(
             f"train.class_weights: {len(wanted)} numbers for {len(classes)} classes; give one a class, in the order "

@@ -13,6 +13,7 @@ from pointadapterx.datasets.object_images import ObjectImages
 from pointadapterx.datasets.outlines import runs_of
 from pointadapterx.errors import ConfigError
 from pointadapterx.tasks.detection_answers import with_objects
+from pointadapterx.tasks.detection_heads import COLUMNS
 from pointadapterx.tasks.detection_metrics import found_in
 from pointadapterx.visualize.loaded_run import Subject
 
@@ -62,7 +63,7 @@ def _pair(subject: Subject, test: ObjectImages, index: int) -> Pair:
     width, height = objects.sizes[index].tolist()
     start, end = objects.starts[index : index + 2].tolist()
     labels, outlines = objects.labels[start:end].tolist(), objects.outlines
-    has_masks = subject.predictions.rows.shape[2] > 6 and outlines is not None
+    has_masks = subject.predictions.rows.shape[2] > COLUMNS and outlines is not None
     masks = None
     if has_masks and outlines is not None:
         masks = [runs_of(outline, width, height, str(path)) for outline in outlines[start:end]]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,14 @@ from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch, Batches
 from pointadapterx.datasets.object_images import ObjectImages
 from pointadapterx.datasets.objects import Objects
+from pointadapterx.datasets.outlines import drawn, encoded
 from pointadapterx.engine.devices import make_accelerator
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.peft import METHODS
 from pointadapterx.tasks import Detection, build_task
-from pointadapterx.tasks.detection_heads import COLUMNS, HEADS, MASK, WORDS, packed, unpacked
+from pointadapterx.tasks.detection_heads import COLUMNS, HEADS, MASK, WORDS, Anchors, packed, unpacked
 from pointadapterx.tasks.detection_metrics import RECALLS, Curve, _evaluated, _truth, found_in, measure, pasted
+from pointadapterx.tasks.upernet import RESCALES, Level, strides_of
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.timm
@@ -222,7 +225,7 @@ def test_its_report_shows_pictures(run: Path, tmp_path: Path) -> None:
     assert main(["report", str(run), "--output", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert page.count("objects, ") >= 4
-    assert "95 % interval over the pictures" in page
+    assert "95 % interval over pictures or scenes" in page
     assert main(["visualize", str(run), "--picture", "objects", "--output", str(tmp_path)]) == 0
     assert (tmp_path / "objects.png").is_file()
 
@@ -294,6 +297,51 @@ def test_what_is_right_is_100_and_what_is_ignored_costs_nothing() -> None:
     nothing = rows.clone()
     nothing[..., 5] = -1
     assert measure(nothing, objects, classes)["ap"] == 0.0
+
+
+def one_class(boxes: list[list[float]], **more: Any) -> tuple[torch.Tensor, Objects]:
+    """All found, surer the earlier, in a picture of 2000 x 200."""
+    count = len(boxes)
+    objects = Objects.of([boxes], [[0] * count], [[False] * count], [(2000, 200)], **more)
+    scores = torch.linspace(0.9, 0.5, count)[:, None]
+    return torch.cat([torch.tensor(boxes), scores, torch.zeros(count, 1)], dim=1)[None], objects
+
+
+def test_scores_are_cocos_by_area_limit_and_scene() -> None:
+    triangle = {"outlines": [[[[0, 0, 100, 0, 0, 100]]]]}
+    for more, size in ((triangle, "medium"), ({"areas": [[500.0]]}, "small"), ({}, "large")):
+        sizes = measure(*one_class([[0.0, 0, 100, 100]], **more), ["a"])["sizes"]
+        assert {name for name, value in sizes.items() if value is not None} == {size}
+    row, objects = one_class([[12.0 * i, 0, 12 * i + 8, 8] for i in range(150)])
+    assert measure(row, objects, ["a"])["ap50"] == pytest.approx(100 * 67 / 101)  # recall reaches 100 of 150
+    two = objects[torch.tensor([0, 0])]
+    assert measure(row.repeat(2, 1, 1), two, ["a"])["intervals"]
+    assert not measure(row.repeat(2, 1, 1), two, ["a"], torch.tensor([7, 7]))["intervals"]  # one scene
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        *({"size": [30, 40], "counts": counts} for counts in ("zzzz", "0" * 50, [100, 2000], [5, -3, 10], [5, 5])),
+        *({"size": [40, 30], "counts": [1200]}, [[1, 1, 5, 1]], [[1, 1, 5, 1, float("nan"), 3]]),
+    ],
+)
+def test_outlines_that_are_none_are_refused(outline: Any) -> None:
+    with pytest.raises(DataError, match=r"^it: not a readable outline"):
+        drawn([outline], 40, 30, "it")
+    whole = (np.random.default_rng(0).random((30, 40)) > 0.5).astype(np.uint8)
+    assert np.array_equal(drawn([encoded(whole)], 40, 30, "it")[0], whole)
+
+
+def test_strides_are_those_of_the_places_and_not_of_the_side() -> None:
+    """Pooling makes 7 places of 15, merging 8."""
+    plain = [Level(0, 8, 15, rescale, False) for rescale in RESCALES]
+    assert strides_of(plain, 210) == [3.5, 7, 14, 28]
+    stages = [Level(0, 8, side, 1.0, False) for side in (60, 30, 15, 8)]
+    assert strides_of(stages, 240) == [4, 8, 16, 32]
+    levels = [torch.zeros(1, 1, side, side) for side in (60, 30, 15, 7, 4)]
+    (boxes,) = Anchors([1.0], strides_of(plain, 210))(SimpleNamespace(image_sizes=[(210, 210)]), levels)
+    assert boxes[-1].view(2, 2).mean(dim=0).tolist() == [3.5 * 56] * 2
 
 
 def test_masks_are_pasted_as_torchvision_pastes_them() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from PIL import Image
 from pointadapterx.commands.main import main
 from pointadapterx.datasets import IMAGE_TRANSFORMS, Images, MaskedImages, build_augment, build_dataset
 from pointadapterx.datasets.ade20k import ADE20K_CLASSES
+from pointadapterx.datasets.image_masks import MaskFile
 from pointadapterx.datasets.image_transforms import IGNORED, Pictures, put_back
 from pointadapterx.datasets.object_masks import VOC_CLASSES
 from pointadapterx.errors import ConfigError, DataError
@@ -119,6 +123,29 @@ def test_labels_and_frames_follow_the_pictures(name: str) -> None:
     assert (back[:, 0] - places).abs()[inside].mean() < 0.1
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_numbers_of_few_bits_are_read_as_they_are(bits: int, tmp_path: Path) -> None:
+    """PNG's own form: Pillow writes none with 2 or 4 bits."""
+    header = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
+    values = np.array([[0, 1, 1, 0, 1, 0, 0, 1]] if bits == 1 else [[0, 1, 2, 3, 3, 2, 1, 0]])
+    packed = np.packbits(np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -bits:].ravel()).tobytes()
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert np.array_equal(MaskFile(tmp_path / "m.png", range(4)).read(), values)
+
+
+def test_views_may_lack_rooms_but_not_ids_of_their_own(tmp_path: Path) -> None:
+    content = json.loads((write_views(tmp_path) / "train.json").read_text())
+    del content["images"][2]["room"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    assert masked("views", "train", tmp_path).groups is None
+    content["categories"][1]["id"] = content["categories"][0]["id"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"name 'disc' and id 3; expected a name and a number .* of its own"):
+        masked("views", "train", tmp_path)
+
+
 def test_unmoved_pixels_need_no_frame() -> None:
     assert build_augment("none", "images").carry_pictures(Pictures(torch.zeros(1, 1, 4, 4))).frame is None
 
@@ -175,6 +202,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         "line 3 has 'a' a second time; give every class a name of its own",
     ),
     "one class": (lambda root: (root / "classes.txt").write_text("a\n"), "1 classes of pixels; .* from 2 to 255"),
+    "a part twice": (
+        lambda root: (root / "images" / "training").mkdir(),
+        "images/training: train is the part train as well; make them one folder",
+    ),
+    "scaled numbers": (
+        lambda root: mask_of(root).write_bytes(b"P5\n28 20\n20\n" + bytes(560)),
+        "3.png: not a readable mask .grey values up to 20 are scaled by readers; save numbers as PNG",
+    ),
     "no pictures": (
         lambda root: (root / "images").rename(root / "photos"),
         "holds no picture of the split train; mask_folder has images/",
@@ -191,7 +226,7 @@ def test_wrong_data_are_refused_in_one_line(what: str, tmp_path: Path, capsys: p
     with pytest.raises(DataError, match=words) as caught:
         read_all(root)
     assert "\n" not in str(caught.value)
-    if what in ("no pictures", "one class"):
+    if what == "no pictures":
         return
     status = main(["doctor", str(root), "--name", "mask_folder"])
     said = capsys.readouterr()

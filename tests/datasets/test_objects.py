@@ -97,12 +97,22 @@ def test_a_folder_of_coco_is_read(coco: Path) -> None:
     assert train.objects.boxes.tolist() == [[4, 5, 16, 15], [20, 2, 28, 22], [0, 20, 30, 30]]
     assert train.objects.labels.tolist() == [1, 0, 0]
     assert train.objects.ignored.tolist() == [False, False, True]
+    assert train.objects.areas.tolist() == [120, 160, 300]
     assert train.objects.starts.tolist() == [0, 3, 3]  # a picture without objects is kept
     assert train.checksum != test.checksum
     swapped = train.subset([1, 0])
     assert swapped.objects.starts.tolist() == [0, 0, 3]
     assert swapped.identities == [101, 100]
     assert swapped.checksum != train.checksum
+
+
+def test_answers_have_the_ids_of_the_file_of_the_test(coco: Path) -> None:
+    content = coco_content("test")
+    content["categories"] = [{"id": 1, "name": "bolt"}, {"id": 2, "name": "washer"}]
+    content["annotations"] = [{**content["annotations"][1], "category_id": 1}]
+    (coco / "test.json").write_text(json.dumps(content))
+    assert of_folder("coco", "test", coco).category_numbers == [1, 3]  # nuts are not in the file: a free number
+    assert of_folder("coco", "train", coco).category_numbers == [3, 7]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +162,19 @@ def test_difficult_objects_are_ignored(voc: Path) -> None:
     assert of_folder("voc", "train", voc).objects.ignored.tolist().count(True) == 1
 
 
+def test_the_test_is_left_out_of_trainval(voc: Path) -> None:
+    """Where ``trainval.txt`` and ``val.txt`` are all; a name may have a space."""
+    lists = voc / "ImageSets" / "Main"
+    train, test = ((lists / f"{part}.txt").read_text().split() for part in ("train", "test"))
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        (voc / folder / f"{train[0]}{suffix}").rename(voc / folder / f"a cell{suffix}")
+    (lists / "trainval.txt").write_text("\n".join(["a cell", f"{train[1]}  -1", *test]))
+    (lists / "test.txt").rename(lists / "val.txt")
+    (lists / "train.txt").unlink()
+    assert of_folder("voc", "train", voc).names == ["a cell", train[1]]
+    assert of_folder("voc", "test", voc).names == test
+
+
 def edited(change: Callable[[Content], Any]) -> Callable[[Path], Any]:
     def edit(root: Path) -> None:
         content = coco_content("train")
@@ -190,6 +213,18 @@ WRONG_COCO: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown class": (
         edited(lambda c: c["annotations"][0].update(category_id=9)),
         r"train\.json: object 1 has the category 9, which is not listed",
+    ),
+    "no class": (
+        edited(lambda c: c["annotations"][0].update(category_id=[1])),
+        r"object 1 has the category \[1\], which is not listed",
+    ),
+    "a number beyond floats": (
+        edited(lambda c: c["annotations"][0].update(bbox=[4.5, 5, 10**400, 4])),
+        r"object 1 of a\.png: box \[4\.5, 5, 1000.*, 4\] is not four finite numbers",
+    ),
+    "two files of a part": (
+        lambda root: shutil.copy(root / "train.json", root / "train" / "_annotations.coco.json"),
+        r"the part train is both train\.json and train/_annotations\.coco\.json; keep one of them",
     ),
     "unknown picture": (
         edited(lambda c: c["annotations"][0].update(image_id=9)),
@@ -241,6 +276,15 @@ WRONG_VOC: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no number": (
         replaced("<xmin>68</xmin>", "<xmin>?</xmin>"),
         r"object 1 \(WBC\): bndbox needs xmin, ymin, xmax, ymax",
+    ),
+    "no finite number": (
+        replaced("<xmin>68</xmin>", "<xmin>nan</xmin>"),
+        r"object 1 \(WBC\): bndbox needs xmin, ymin, xmax, ymax",
+    ),
+    "no finite size": (replaced("<width>640", "<width>inf"), r"needs size/width and size/height in pixels"),
+    "in two lists": (
+        lambda root: (root / "ImageSets" / "Main" / "test.txt").write_text("BloodImage_00001"),
+        r"test\.txt: lists BloodImage_00001, and so does train\.txt; leave it in one of them",
     ),
     "no name": (replaced("<name>WBC</name>", ""), r"object 1 has no name"),
     "no size": (replaced("<width>640</width>", ""), r"needs size/width and size/height in pixels"),
@@ -302,12 +346,15 @@ def test_doctor_lists_all_of_it(coco: Path, capsys: pytest.CaptureFixture[str]) 
     def change(content: Content) -> None:
         content["annotations"][0]["category_id"] = 9
         content["annotations"][1]["bbox"] = [50, 2, 4, 4]
+        content["annotations"][2]["instance"] = 9
 
     assert main(["doctor", str(coco), "--name", "coco"]) == 1  # few objects, and nothing else
     assert "classes with fewer than 5 training objects: bolt (2), nut (1)" in capsys.readouterr().out
     edited(change)(coco)
     Image.new("RGB", (20, 15)).save(coco / "train" / "b.png")
     shutil.copy(coco / "train" / "a.png", coco / "test" / "a.png")
+    whole = (coco / "test" / "b.png").read_bytes()
+    (coco / "test" / "b.png").write_bytes(whole[:-30])
     assert main(["doctor", str(coco), "--name", "coco"]) == 1
     said = " ".join(capsys.readouterr().out.split())
     for line in (
@@ -316,8 +363,13 @@ def test_doctor_lists_all_of_it(coco: Path, capsys: pytest.CaptureFixture[str]) 
         "b.png: is 20 x 15 pixels, but its annotations are of 40 x 30",
         "the same picture in training and test: a.png, a.png; keep it in one of them",
         "1 of 2 training pictures have no object, first b.png",
+        "test/b.png: not a readable image",
+        "a_instance.png: no pixel has the number 9 of an object of",
     ):
         assert line in said
+    for flags in (["--variant", "2012"], ["--unlabelled"]):
+        assert main(["doctor", "--name", "voc", *flags]) == 2
+        assert f"error: {' '.join(flags)}: " in capsys.readouterr().err
     assert main(["doctor", "--name", "voc"]) == 0
 
 
@@ -378,7 +430,8 @@ def test_what_does_not_fit_the_task_is_said(coco: Path) -> None:
         build_task(detection_config(coco).replaced(task={"num_classes": 3})).check(of_folder("coco", "train", coco))
     masked = config.replaced(task={"head": "mask_rcnn"})
     with pytest.raises(
-        ConfigError, match=r"task\.head=mask_rcnn learns masks, but .* have boxes alone; use faster_rcnn"
+        ConfigError,
+        match=r"learns masks, but 601 of 601 objects of .* have boxes alone, first in Blood",
     ):
         build_task(masked).check(of_folder("voc", "train"))
     classes = {**config.dump(), "task": {"name": "detection"}}

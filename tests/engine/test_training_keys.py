@@ -49,6 +49,7 @@ def test_balanced_weights_make_every_class_count_alike() -> None:
     sums = torch.zeros(4).index_add(0, LABELS, weights[LABELS])
     assert sums[[0, 1, 3]].tolist() == pytest.approx([16 / 3] * 3)
     assert weights[LABELS].mean() == pytest.approx(1)
+    assert weights[2] == 1  # a class without labels, which label smoothing reaches
     assert class_weights(None, LABELS, CLASSES) is None
     with pytest.raises(ConfigError, match=r"train.class_weights: 2 numbers for 4 classes; .* order a, b, c, d"):
         class_weights([1.0, 2.0], LABELS, CLASSES)
