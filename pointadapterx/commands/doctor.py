@@ -119,7 +119,8 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
             said.append(f"{options.path}: read as data.name=h5")
         own = _own_options(options, options.name or "h5")
         entries = read_set(options.name or "h5", options.path, options.variant, labels=not options.unlabelled, **own)
-        if not options.unlabelled and not any(entry.label is not None or entry.point_classes for entry in entries):
+        unlabelled = not any(entry.label is not None or entry.point_classes for entry in entries)
+        if unlabelled and not options.unlabelled and options.name in (None, "h5"):
             said.append(f"{options.path}: has no entry label (n,), so it is for pre-training; add it to adapt to it")
         points = [entry.found.points for entry in entries if isinstance(entry.found, Examined)]
         drawn = DATASETS[options.name or "h5"].default_block is not None  # from clouds of any number of points
