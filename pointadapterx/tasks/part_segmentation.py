@@ -71,7 +71,7 @@ class PartSegmentation(PointSegmentation):
     """A part for every point, of those that the object's category has.
 
     What a model says is restricted to these in predictions and metrics, not in the loss, as Point-MAE does. The IoU of
-    a part that a shape neither has nor is said to have is 1.
+    a part that a shape neither has nor is said to have is 1. Shapes without a labelled point do not count.
     """
 
     Options: ClassVar[type[PartOptions]] = PartOptions
@@ -132,10 +132,19 @@ class PartSegmentation(PointSegmentation):
         iou, own = self.ious(found)
         return (iou * own).sum(dim=1) / own.sum(dim=1)
 
+    @staticmethod
+    def labelled(found: Predictions) -> Tensor:
+        """Which shapes have a labelled point in their sample, (n,) bool: nothing can be said of the others."""
+        return found.rows.chunk(3, dim=1)[2].sum(dim=1) > 0
+
     def sample_records(self, found: Predictions) -> Tensor:
-        """(n, 2 · categories): the shape's IoU in the column of its category, and a one in the other half."""
+        """(n, 2 · categories): the shape's IoU in the column of its category, and a one in the other half.
+
+        Zeros of a shape without a labelled point.
+        """
         assert found.targets.condition is not None
         number = torch.nn.functional.one_hot(found.targets.condition, len(self.categories)).double()
+        number = number * self.labelled(found)[:, None]
         return torch.cat([number * self.shape_ious(found)[:, None], number], dim=1)
 
     @classmethod
@@ -151,13 +160,15 @@ class PartSegmentation(PointSegmentation):
 
     def metrics(self, found: Predictions) -> dict[str, Any]:
         """The scores, and of each category and each of its parts the mean IoU over its shapes."""
-        values = super().metrics(found)
+        values, labelled = super().metrics(found), self.labelled(found)
         assert found.targets.condition is not None
+        if not bool(labelled.all()):
+            values["unlabelled"] = int((~labelled).sum())
         shapes, (iou, _) = self.shape_ious(found), self.ious(found)
         column = {name: k for k, name in enumerate(self.point_classes)}
         per_category = {}
         for number, (category, parts) in enumerate(self.options.of_categories.items()):
-            rows = found.targets.condition == number
+            rows = (found.targets.condition == number) & labelled
             count = int(rows.sum())
             of_parts = {part: 100.0 * iou[rows, column[part]].mean().item() if count else None for part in parts}
             mean = 100.0 * shapes[rows].mean().item() if count else None
@@ -165,13 +176,13 @@ class PartSegmentation(PointSegmentation):
         return {**values, "per_category": per_category}
 
     def said_of(self, row: Tensor, found: Predictions, index: int) -> dict[str, str]:
-        """Category, mean IoU of the shape, and the share of its points that are right."""
+        """Category, mean IoU of the shape, which is empty where no point has a label, and the share of right points."""
         assert found.targets.condition is not None
         one = Predictions(row[None], found.targets.of(torch.tensor([index])))
         both, _, truth = row.chunk(3)
         return {
             "category": cell(self.categories[int(found.targets.condition[index])]),
-            "iou": f"{self.shape_ious(one).item():.6f}",
+            "iou": f"{self.shape_ious(one).item():.6f}" if truth.sum() > 0 else "",
             "accuracy": f"{(both.sum() / truth.sum().clamp_min(1)).item():.6f}",
         }
 
@@ -186,8 +197,11 @@ class PartSegmentation(PointSegmentation):
         for name, entry in metrics["per_category"].items():
             table.add_row(printable(name), str(entry["count"]), percent(entry["miou"]))
         table.add_section()
+        unlabelled = metrics.get("unlabelled", 0)
         for key, score in self.scores.items():
-            table.add_row(score.long, str(metrics["count"]), f"{metrics[key]:.2f}", style="bold")
+            table.add_row(score.long, str(metrics["count"] - unlabelled), f"{metrics[key]:.2f}", style="bold")
+        if unlabelled:
+            table.add_row("without a labelled point", str(unlabelled), "–")
         return table
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
