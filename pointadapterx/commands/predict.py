@@ -161,8 +161,8 @@ def run(options: argparse.Namespace) -> int:
         print(printable(f"error: {failure.reason}"), file=sys.stderr)
     if failures:
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
-        what = "predicted" if options.each is None else "predicted or written"
-        print(f"{len(failed)} of {len(files)} files could not be {what}{more}", file=sys.stderr)
+        written = "" if options.each is None else " or written"
+        print(f"{len(failed)} of {len(files)} files could not be predicted{written}{more}", file=sys.stderr)
     return FAILED if failures else 0
 
 
