@@ -280,9 +280,9 @@ class PointClouds(Samples):
         yield from self.points.split(256)
 
     def sparse(self, least: int) -> Iterator[tuple[str, int]]:
-        """Clouds with fewer different points than ``least``: name, and how many."""
+        """Clouds with fewer different points than ``least``: name, and how many. An outline has none."""
         start = 0
-        for part in self.points.split(256):
+        for part in self.points.split(256) if self.points.numel() else ():
             heights = part[:, : 8 * least, 1].sort(dim=1).values  # enough for nearly all clouds, and far quicker
             doubted = (heights.diff(dim=1) != 0).sum(dim=1) + 1 < least
             for row in doubted.nonzero().flatten().tolist():

@@ -208,7 +208,7 @@ class Scenes(PointClouds):
 
     def sparse(self, least: int) -> Iterator[tuple[str, int]]:
         """Of all clouds; blocks repeat their points."""
-        for number in self.scene.unique().tolist():
+        for number in self.scene.unique().tolist() if self.clouds is not None else ():
             cloud = self.content.cloud(number)
             found = len(cloud)
             if self.block is None and len(np.unique(cloud[: 8 * least], axis=0)) < least:

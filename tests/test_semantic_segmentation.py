@@ -349,6 +349,8 @@ def test_training_refuses_the_scenes_that_predict_refuses(tmp_path: Path, block:
     config = rooms_config("lora", write_rooms(tmp_path, [2600, 3]), data={"block": block})
     with pytest.raises(DataError, match=r"^train 1 kitchen: 3 different points; the model's groups need \d+: rem"):
         build_splits(config)
+    data = build_dataset("rooms", "train", root=tmp_path, num_points=128, block=block)
+    assert list(data.outline().sparse(16)) == []  # what a study plans with
 
 
 def test_tiles_of_sparse_scenes_take_little_memory() -> None:
