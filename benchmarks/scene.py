@@ -64,7 +64,7 @@ def measure(name: str, overrides: list[str], batch_size: int, points: int, small
         for key, count in (("small", small), ("scene", points)):
             file, scene = Path(folder, f"{key}.npy"), make_scene(count)
             np.save(file, scene)
-            sets = sum(1 for _ in task.pieces(torch.from_numpy(scene).double()))
+            sets = sum(1 for _ in task.pieces(torch.from_numpy(scene).double(), "scene"))
             runs[key] = {"points": count, "sets": sets, **_command(adapter, file, batch_size)}
         predictor = Predictor(adapter, batch_size=batch_size)
         alone = _seconds_of_a_batch(predictor, Path(folder, "small.npy"), batch_size)

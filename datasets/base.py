@@ -118,6 +118,7 @@ class Samples(Dataset[dict[str, Any]]):
         point_values: what the files have for each of ``point_classes``; empty: 0 and so on.
         default_block: where samples are drawn from clouds of any number of points, by options ``num_points`` and
             ``block``: the latter's default, see :class:`~pointadapterx.datasets.scenes.Scenes`. Else None.
+        settles: whether clouds that are not normalised are moved so that their least coordinates are 0.
     """
 
     modality: ClassVar[str]
@@ -126,6 +127,7 @@ class Samples(Dataset[dict[str, Any]]):
     num_classes: ClassVar[int | None] = None
     labels_optional: ClassVar[bool] = False
     default_block: ClassVar[float | str | None] = None
+    settles: ClassVar[bool] = False
     point_values: Sequence[int] = ()
 
     def __init__(
@@ -276,6 +278,18 @@ class PointClouds(Samples):
     def examples(self) -> Iterator[torch.Tensor]:
         """Clouds (b, N, 3), some at a time, by which the form of all is known; N may differ."""
         yield from self.points.split(256)
+
+    def sparse(self, least: int) -> Iterator[tuple[str, int]]:
+        """Clouds with fewer different points than ``least``: name, and how many. An outline has none."""
+        start = 0
+        for part in self.points.split(256) if self.points.numel() else ():
+            heights = part[:, : 8 * least, 1].sort(dim=1).values  # enough for nearly all clouds, and far quicker
+            doubted = (heights.diff(dim=1) != 0).sum(dim=1) + 1 < least
+            for row in doubted.nonzero().flatten().tolist():
+                number, found = start + row, len(part[row].unique(dim=0))
+                if found < least:
+                    yield (self.names[number] if self.names is not None else f"sample {number}"), found
+            start += len(part)
 
     @classmethod
     def each_cloud(cls, split: str, **options: Any) -> Iterator[Unchecked]:

@@ -64,6 +64,7 @@ class LabelledFolder(Scenes):
     """
 
     default_block = WHOLE
+    settles = True
 
     def __init__(
         self,

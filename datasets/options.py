@@ -87,6 +87,12 @@ class DataConfig(Section):
         keys += ["num_points", "block"] * (DATASETS[self.name].default_block is not None)
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
+    @property
+    def block_side(self) -> float | None:
+        """Side of the blocks that samples are drawn from; None where clouds stay whole."""
+        block = self.block or DATASETS[self.name].default_block
+        return None if block is None or isinstance(block, str) else block
+
     def statistics(self, channels: int) -> tuple[list[float], list[float]]:
         """``mean`` and ``std`` of images in [0, 1], a number a channel."""
         return self.mean or [0.5] * channels, self.std or [0.5] * channels

@@ -68,6 +68,7 @@ class S3DIS(Scenes):
     """
 
     variants = tuple(ROOMS)
+    settles = True
 
     def __init__(
         self,

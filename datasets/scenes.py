@@ -213,6 +213,16 @@ class Scenes(PointClouds):
         else:
             yield self.fetch(torch.arange(0, len(self), -(-len(self) // LOOKED_AT)))
 
+    def sparse(self, least: int) -> Iterator[tuple[str, int]]:
+        """Of all clouds; blocks repeat their points."""
+        for number in self.scene.unique().tolist() if self.clouds is not None else ():
+            cloud = self.content.cloud(number)
+            found = len(cloud)
+            if self.block is None and len(np.unique(cloud[: 8 * least], axis=0)) < least:
+                found = len(np.unique(cloud, axis=0))
+            if found < least:
+                yield self.scene_names[number], found
+
     def label_parts(self) -> Iterator[torch.Tensor]:
         """All labels of points of the scenes that samples are from, a scene at a time."""
         for labels in self.content.label_parts(self.scene.unique().tolist()):

@@ -6,7 +6,7 @@ Other programs show the labels without any setting: points are coloured by label
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -83,6 +83,7 @@ def write_labelled(
     *,
     values: Sequence[int] | None = None,
     source: Path | None = None,
+    replaced: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """Writes all points of a cloud with their labels, atomically: on failure a previous file is unchanged.
 
@@ -100,6 +101,7 @@ def write_labelled(
         values: the numbers to write for the classes, by default their indices.
         source: the input's file. A LAS or LAZ file with the same points gives its other fields, steps and records (such
             as the coordinate system) to a LAS or LAZ file.
+        replaced: which of these fields hold labels already, by their names: they get the new ones.
 
     Raises:
         ConfigError: for another kind.
@@ -111,7 +113,7 @@ def write_labelled(
     found = _labelled(path, points, labels, confidence, names, values)
     with replacing(path) as temporary:
         if kind in (".las", ".laz"):
-            _write_las(temporary, found, source, compressed=kind == ".laz", where=path)
+            _write_las(temporary, found, source, replaced, compressed=kind == ".laz", where=path)
             return
         with temporary.open("wb") as file:
             (_write_ply if kind == ".ply" else _write_csv)(file, found)
@@ -210,18 +212,28 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"' if {",", '"'} & set(name) or name != name.strip() else name
 
 
-def _write_las(path: Path, found: Labelled, source: Path | None, *, compressed: bool, where: Path) -> None:
+def _write_las(
+    path: Path,
+    found: Labelled,
+    source: Path | None,
+    replaced: Callable[[str], bool],
+    *,
+    compressed: bool,
+    where: Path,
+) -> None:
     laspy = need("laspy", f"{where}: is written by laspy", "scans")
     if compressed:
         need("lazrs", f"{where}: is written by lazrs", "scans")
     las = _copy_of(laspy, source, found.points) or _new_las(laspy, found, where)
     numbers = found.numbers()
     highest = LAS_CLASSES if las.header.point_format.id >= 6 else 32
-    if len(numbers) and not (numbers.min() >= 0 and numbers.max() < highest):
-        _set_field(laspy, las, "label", numbers.astype(np.int32))
-    else:
-        las.classification = numbers.astype(np.uint8)
-        _name_classes(laspy, las, found)
+    old = [name for name in las.point_format.extra_dimension_names if replaced(name)]
+    las.remove_extra_dims(old)
+    fits = not len(numbers) or (numbers.min() >= 0 and numbers.max() < highest)
+    las.classification = numbers.astype(np.uint8) if fits else np.zeros(len(numbers), np.uint8)
+    for name in old or ([] if fits else ["label"]):
+        _set_field(laspy, las, name, numbers.astype(np.int32))
+    _name_classes(laspy, las, found)
     if found.confidence is not None:
         _set_field(laspy, las, "confidence", found.confidence)
     with path.open("wb+") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.devices import make_accelerator
 from pointadapterx.engine.evaluator import evaluate, vote
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.export import export_adapter
 from pointadapterx.models.features import FeatureInfo, StageInfo
 from pointadapterx.palette import label_colours
@@ -33,7 +34,7 @@ from pointadapterx.report.document import write_report
 from pointadapterx.run_folder import SAMPLE_RECORDS_FILE
 from pointadapterx.study.samples import read_samples
 from pointadapterx.tasks import ImageSegmentation, build_task
-from pointadapterx.tasks.pixel_answers import likeliest
+from pointadapterx.tasks.pixel_answers import PixelLabels, likeliest
 from pointadapterx.tasks.upernet import UPerNet, levels_of
 from tests.conftest import randomise, small_config
 from tests.masks import CLASSES, save, scene, segmentation_config, write_mask_folder
@@ -157,6 +158,16 @@ def test_predictions_are_as_large_as_the_pictures(run: Path, tmp_path: Path) -> 
         (np.array(Image.open(tmp_path / "each" / "0.png")) == 0).mean(), abs=1e-5
     )
     assert "not a readable image" in third["error"]
+
+
+@pytest.mark.parametrize("kind", [".png", ".npz"])
+def test_a_mask_is_written_whole_or_not_at_all(kind: str, tmp_path: Path) -> None:
+    """And its own name is in the message."""
+    answer = PixelLabels("a", "b", [], np.zeros((4, 4), np.uint8), np.ones((4, 4), np.float16), ["x", "y"])
+    (tmp_path / "a").mkdir()
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path / 'a'))}: could not be written"):
+        answer.write(tmp_path / "a", kind)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_large_pictures_are_enlarged_a_few_classes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pointadapterx.datasets.formats.label_field import LabelField
+from pointadapterx.datasets.labelled_clouds import read_labelled
 from pointadapterx.datasets.point_files import load_cloud
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.labelled_files import FILE_KINDS, write_labelled
@@ -96,6 +98,29 @@ def test_a_scan_keeps_its_steps_fields_and_records(tmp_path: Path) -> None:
     assert [vlr.user_id for vlr in found.vlrs] == ["LASF_Projection", "LASF_Spec"]
     write_labelled(path, ".las", FAR[:5], np.abs(LABELS[:5]), None, NAMES, source=source)  # of other points
     assert len(laspy.read(path)) == 5
+
+
+@pytest.mark.parametrize("values", [None, [7, 8, 300]], ids=["small", "large"])
+@pytest.mark.parametrize("field", [None, "mine", "Label"])
+def test_labels_of_the_scan_are_replaced(tmp_path: Path, values: list[int] | None, field: str | None) -> None:
+    """Wherever our reader looks for them; other fields and their names stay."""
+    laspy = pytest.importorskip("laspy")
+    scan = laspy.LasData(laspy.LasHeader(version="1.4", point_format=6))
+    scan.header.scales = np.full(3, 0.001)
+    for name in ("Label", "mine", "other"):
+        scan.add_extra_dim(laspy.ExtraBytesParams(name=name, type="u1"))
+        scan[name] = np.full(300, 9, np.uint8)
+    scan.xyz = NEAR
+    scan.write(tmp_path / "scan.las")
+    points, path, wanted = np.asarray(laspy.read(tmp_path / "scan.las").xyz), tmp_path / "a.las", LabelField(field)
+    labels = np.abs(LABELS)
+    given = {"values": values, "source": tmp_path / "scan.las", "replaced": wanted.is_read}
+    write_labelled(path, ".las", points, labels, None, NAMES, **given)
+    found = read_labelled(path, wanted)
+    np.testing.assert_array_equal(found.labels, labels if values is None else np.array(values)[labels])
+    assert (np.asarray(laspy.read(path)["other"]) == 9).all()
+    assert (np.asarray(laspy.read(path)["mine"]) == 9).all() == (field != "mine")
+    assert set(found.names) == ({0, 1, 2} if values is None else {7, 8})
 
 
 def test_csv_is_read_by_anything(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import tracemalloc
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pointadapterx.build import build_splits
+from pointadapterx.build import build_model, build_splits
+from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config
 from pointadapterx.datasets import Scenes, build_dataset
@@ -21,12 +25,13 @@ from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine import devices
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.jobs import test as run_test
 from pointadapterx.jobs import train
 from pointadapterx.study.comparability import test_words as words_of
 from pointadapterx.tasks import SemanticSegmentation, build_task
 from pointadapterx.tasks.exchange import Predictions
+from pointadapterx.tasks.point_segmentation import PointFacts
 from pointadapterx.tasks.tiles import PADDING, Tiling
 from pointadapterx.tasks.weighting import weights_of_counts
 from tests.resuming import assert_resumes_bit_identical
@@ -159,6 +164,7 @@ def test_third_root_of_frequencies() -> None:
     [
         ({"data": {"block": "whole"}, "task": {"test": "rooms"}}, r"task\.test: rooms tests whole scenes by blocks"),
         ({"task": {"stride": 1.5}}, r"task\.stride: 1\.5 leaves gaps between blocks of 1; lower it"),
+        ({"task": {"stride": 0.05}}, r"task\.stride: 0\.05 asks for each point in more than 16² blocks of 1; raise it"),
         ({"data": {"block": "whole"}, "task": {"stride": 0.5}}, r"task\.stride: tiles belong to blocks"),
         ({"task": {"classes": ["a", "a"]}}, r"task\.classes: names a class twice"),
         ({"data": {"few_shot": {"ways": 2, "shots": 1}}}, r"data\.few_shot: the clouds of rooms have no classes"),
@@ -272,6 +278,92 @@ def test_a_scene_of_too_few_points_is_named(run: Path) -> None:
     (found,) = Predictor(run)([np.random.default_rng(0).uniform(0, 1, (5, 3))])
     assert isinstance(found, Failure)
     assert "5 different points; the model's groups need" in found.reason
+
+
+def test_a_scene_that_cannot_be_cut_fails_alone(run: Path) -> None:
+    """A stray point so far away that cells cannot be numbered."""
+    points = np.random.default_rng(0).uniform(0, [2, 1, 1.6], (700, 3))
+    failed, found = Predictor(run)([np.concatenate([points, [[1e7, 0, 0]]]), points])
+    assert isinstance(failed, Failure)
+    assert failed.reason.startswith("input 0: measures 1e+07")
+    assert len(found.labels) == 700
+
+
+@pytest.mark.parametrize("scale", [1000, 1, 0.001])
+def test_a_scene_in_another_unit(run: Path, scale: float) -> None:
+    """It would be cut into tiles without number, or be a single one; stray points do not make a scene large."""
+    points = np.random.default_rng(0).uniform(0, [2, 1, 1.6], (700, 3))
+    points[3] = [0, 90, 0]
+    (found,) = Predictor(run)([scale * points])
+    if scale > 1:
+        assert isinstance(found, Failure)
+        assert "another unit; scale it to the training data's" in found.reason
+    else:
+        assert any("another unit" in warning for warning in found.warnings) == (scale < 1)
+
+
+def test_a_file_that_cannot_be_written_fails_alone(run: Path, tmp_path: Path, capsys: Any) -> None:
+    """Its answer is in the table, and the message names the file."""
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).uniform(0, [2, 1, 1.6], (700, 3)))
+    each, table = tmp_path / "each", tmp_path / "found.csv"
+    (each / "a.csv").mkdir(parents=True)
+    arguments = ["--each", str(each), "--kind", "csv", "--output", str(table)]
+    assert main(["predict", str(run), str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), *arguments]) == 3
+    assert (each / "b.csv").is_file()
+    said = capsys.readouterr().err
+    assert f"error: {each / 'a.csv'}: could not be written" in said
+    assert "1 of 2 files could not be predicted or written" in said
+    with table.open() as file:
+        first, second = csv.DictReader(file)
+    assert first["points"] == second["points"] == "700"
+    assert first["warnings"].startswith(f"no file of its own: {each / 'a.csv'}: could not")
+
+
+def test_las_of_rows_without_a_point_is_refused_by_its_name(run: Path, tmp_path: Path) -> None:
+    """Not by that of a temporary file."""
+    pytest.importorskip("laspy")
+    points = np.random.default_rng(0).uniform(0, [2, 1, 1.6], (700, 3))
+    points[7] = np.nan
+    predictor = Predictor(run)
+    (found,) = predictor([points])
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'a.las'}: LAS holds no NaN")):
+        next(iter(predictor.tasks.values())).write_file(found, tmp_path / "a.las", ".las")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("block", [2.0, "whole"])
+def test_adapters_of_other_tiles_are_no_pair(folder: Path, tmp_path: Path, block: float | str) -> None:
+    """Both would be given those of the first."""
+    for name, side in (("first", 1.0), ("second", block)):
+        config = rooms_config("lora", folder, data={"block": side, "normalize": False if side == "whole" else None})
+        place = tmp_path / f"{name}.safetensors"
+        save_adapter(build_model(config), place, config=config, facts=PointFacts(CLASSES), metrics={})
+    with pytest.raises(CheckpointError, match=r"second\.safetensors: prepares its inputs otherwise than .*first"):
+        Predictor({name: tmp_path / f"{name}.safetensors" for name in ("first", "second")})
+
+
+@pytest.mark.parametrize("block", [1.0, "whole"])
+def test_training_refuses_the_scenes_that_predict_refuses(tmp_path: Path, block: float | str) -> None:
+    """Their points are too few for the model's groups."""
+    config = rooms_config("lora", write_rooms(tmp_path, [2600, 3]), data={"block": block})
+    with pytest.raises(DataError, match=r"^train 1 kitchen: 3 different points; the model's groups need \d+: rem"):
+        build_splits(config)
+    data = build_dataset("rooms", "train", root=tmp_path, num_points=128, block=block)
+    assert list(data.outline().sparse(16)) == []  # what a study plans with
+
+
+def test_tiles_of_sparse_scenes_take_little_memory() -> None:
+    """However few points a cell has."""
+    draws = np.random.default_rng(0)
+    points = draws.uniform(0, 5e4, (50_000, 3))
+    grid, _ = Grid.over(points[:, [0, 2]], 0.5)
+    low, high = points[:, [0, 2]].min(axis=0), points[:, [0, 2]].max(axis=0)
+    tracemalloc.start()
+    assert len(list(islice(Tiling(1.0, 0.5, 64).corners(grid, low, high), 1000))) == 1000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 120 * len(grid.keys)
 
 
 def test_words_of_a_pass() -> None:

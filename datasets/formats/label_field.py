@@ -40,6 +40,11 @@ class LabelField:
         """Whether a name is the wanted one, or a usual one where none is."""
         return name == self.wanted if self.wanted is not None else plain(name) in USUAL
 
+    def is_read(self, name: str) -> bool:
+        """Whether a field is read as the label, with this setting or without."""
+        wanted = self.wanted if isinstance(self.wanted, str) else ""
+        return plain(name) in (*USUAL, plain(wanted))
+
     def place(self, names: Sequence[str], standard: Collection[str] = (), *, others: Collection[int] = ()) -> int:
         """Which of a file's fields it is.
 

@@ -17,8 +17,7 @@ from pointadapterx.datasets import (
     stratified_draw,
     stratified_split,
 )
-from pointadapterx.datasets.options import DataConfig
-from pointadapterx.errors import ConfigError
+from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.tasks import Task, build_task
 from pointadapterx.tasks.reconstruction import PretrainConfig
 
@@ -94,7 +93,7 @@ def build_test_split(config: Config | Mapping[str, Any]) -> Samples:
         _, part = _parts(config, task, _read_split(config, task, "train"), dataset)
         assert part is not None
         return part
-    check_points(config.data, dataset)
+    check_points(config, dataset)
     task.check(dataset)
     return dataset
 
@@ -104,7 +103,7 @@ def _parts(config: Config, task: Task, train: Samples, test: Samples | None) -> 
     data = config.data
     for dataset in (train, test):
         if dataset is not None:
-            check_points(data, dataset)
+            check_points(config, dataset)
     if data.few_shot is not None and test is not None:
         train, test = few_shot_task(train, test, **data.few_shot.model_dump())
     task.check(train)
@@ -121,19 +120,24 @@ def _read_split(config: Config, task: Task, split: Literal["train", "test"]) -> 
     return build_dataset(config.data.name, split, **options)
 
 
-def check_points(data: DataConfig, dataset: Samples) -> None:
-    """Whether the clouds of a data set have as many points as are wanted.
+def check_points(config: Config, dataset: Samples) -> None:
+    """Whether the clouds of a data set have as many points as are wanted, and each enough for the model's groups.
 
     Raises:
-        ConfigError: if not.
+        ConfigError: if not as many as are wanted.
+        DataError: if a cloud has fewer different points than :class:`~pointadapterx.engine.predictor.Predictor` takes.
     """
     if not isinstance(dataset, PointClouds):
         return
-    wanted, available = data.num_points or 0, dataset.size
+    wanted, available, least = config.data.num_points or 0, dataset.size, config.backbone.least_points
     if wanted > available:
         raise ConfigError(
             f"data.num_points={wanted} exceeds the {available} points of {dataset.source[0]}'s clouds; lower it"
         )
+    found = next(dataset.sparse(least), None)
+    if found is not None:
+        name, points = found
+        raise DataError(f"{name}: {points} different points; the model's groups need {least}: remove it")
 
 
 def build_probe_data(config: Config | Mapping[str, Any]) -> tuple[PointClouds, PointClouds]:
@@ -144,6 +148,6 @@ def build_probe_data(config: Config | Mapping[str, Any]) -> tuple[PointClouds, P
     options = {key: value for key in ("root", "variant") if (value := getattr(probe, key)) is not None}
     labelled = build_dataset(probe.name, "train", **options)
     assert isinstance(labelled, PointClouds)  # the config was checked
-    check_points(config.data, labelled)
+    check_points(config, labelled)
     kept, held_out = stratified_split(labelled.labels, probe.val_fraction, probe.split_seed, groups=labelled.groups)
     return labelled.subset(kept), labelled.subset(held_out)

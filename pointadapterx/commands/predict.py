@@ -25,7 +25,6 @@ from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import PointAdapterXError
-from pointadapterx.files import replacing
 from pointadapterx.hub import HUB
 from pointadapterx.locks import alone
 from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, STATE_FILE
@@ -128,7 +127,9 @@ def run(options: argparse.Namespace) -> int:
     if not named and isinstance(adapter, dict):
         _introduce(predictor.classes[READY])
     files = predictor.listed(find_files(paths, predictor.suffixes, leave_out=options.output))
-    write_each = _each_writer(options.each, options.kind, predictor.tasks, list(map(str, files)))
+    names = list(map(str, files))
+    _require_inputs_kept([options.output] if options.output else [], names, "--output")
+    write_each = _each_writer(options.each, options.kind, predictor.tasks, names, options.output)
     failures: list[Failure] = []
     answers = predictor.stream(files)
     with (
@@ -137,11 +138,15 @@ def run(options: argparse.Namespace) -> int:
     ):
         last = None
         for found in answers:
-            write(found)
             if isinstance(found, Failure):
                 failures.append(found)
             else:
-                write_each(found)
+                try:
+                    write_each(found)
+                except PointAdapterXError as error:
+                    failures.append(Failure(found.name, str(error)))
+                    found.warnings.append(f"no file of its own: {error}")
+            write(found)
             if found.name != last:
                 advance()
             last = found.name
@@ -156,7 +161,8 @@ def run(options: argparse.Namespace) -> int:
         print(printable(f"error: {failure.reason}"), file=sys.stderr)
     if failures:
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
-        print(f"{len(failed)} of {len(files)} files could not be predicted{more}", file=sys.stderr)
+        written = "" if options.each is None else " or written"
+        print(f"{len(failed)} of {len(files)} files could not be predicted{written}{more}", file=sys.stderr)
     return FAILED if failures else 0
 
 
@@ -235,14 +241,14 @@ def _writer(output: Path | None, task: Task, top: int, *, several: bool) -> Iter
 
 
 def _each_writer(
-    folder: Path | None, kind: str | None, tasks: Mapping[str, Task], files: Sequence[str]
+    folder: Path | None, kind: str | None, tasks: Mapping[str, Task], files: Sequence[str], output: Path | None
 ) -> Callable[[Answer], None]:
     """Writes a file for each answer into a folder, named like the input, and like the adapter where there are several.
 
     Inputs of one name from several folders are written into such folders again.
 
     Raises:
-        UsageError: if the task writes no such files, or two would have one name.
+        UsageError: if the task writes no such files, two would have one name, or one that of an input or of the output.
     """
     if folder is None:
         if kind is not None:
@@ -264,20 +270,53 @@ def _each_writer(
         if first.setdefault(name, file) != file:
             raise UsageError(f"--each {folder}: {first[name]} and {file} have one name; predict them apart")
 
+    def target(name: str, adapter: str) -> Path:
+        return folder / f"{names[name]}{f'.{adapter}' if len(tasks) > 1 else ''}{suffix}"
+
+    targets = [target(file, adapter) for file in files for adapter in tasks]
+    _require_inputs_kept(targets, files, f"--each {folder}")
+    if output is not None and output.absolute() in {path.absolute() for path in targets}:
+        raise UsageError(f"--each {folder}: {output} is the --output; choose another folder")
+
     def write(found: Answer) -> None:
-        path = folder / f"{names[found.name]}{f'.{found.adapter}' if len(tasks) > 1 else ''}{suffix}"
-        with replacing(path) as temporary:
-            tasks[found.adapter].write_file(found, temporary, suffix)
+        tasks[found.adapter].write_file(found, target(found.name, found.adapter), suffix)
 
     return write
 
 
+def _require_inputs_kept(targets: Sequence[Path], files: Sequence[str], option: str) -> None:
+    """Refuses to write over what is predicted.
+
+    Raises:
+        UsageError: naming the first of ``targets`` that is a file of an input.
+    """
+    inputs = {_identity(Path(_path(file)[0])) for file in files} - {None}
+    for path in targets:
+        if _identity(path) in inputs:
+            raise UsageError(f"{option}: {path} is an input, which would be replaced; choose another place")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Equal for two names of one file; None where there is no file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _stem(name: str) -> str:
     """The name of an input without its suffix: ``all#3`` of ``scans/all.h5#3``."""
+    path, number = _path(name)
+    return f"{Path(path).stem}{number}"
+
+
+def _path(name: str) -> tuple[str, str]:
+    """The file of an input, and which of its clouds it is: ``("scans/all.h5", "#3")``, or nothing."""
     path, mark, number = name.rpartition("#")
     if mark and number.isdigit() and Path(path).suffix.lower() in SUFFIXES:
-        return f"{Path(path).stem}#{number}"
-    return Path(name).stem
+        return path, f"#{number}"
+    return name, ""
 
 
 def _print(found: Answer | Failure, several: bool) -> None:

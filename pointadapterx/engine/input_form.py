@@ -20,11 +20,16 @@ from pointadapterx.datasets.inputs import Batch, build_inputs
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.point_files import Reading
 from pointadapterx.datasets.preparation import Preparation, wants_unit_sphere
+from pointadapterx.datasets.ragged import UP
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.tasks import Task
 from pointadapterx.tasks.exchange import Cut, Piece, Ready
+
+SAMPLED = 100_000  # points by which a scene is measured
+STRAY = 0.01  # of its points at either end of an axis, which are left out of that
+FAR_TOO_HIGH = 20  # times the reach of the training blocks
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Form:
         stored: of the training clouds, where the adapter's file has it.
         up: axis of the inputs that points up.
         normalize: whether clouds are centred and scaled into the unit sphere.
+        settle: whether whole clouds are moved so that their least coordinates are 0.
         reading: what the user, or else the adapter's config, says of files.
     """
 
@@ -76,6 +82,7 @@ class Form:
     stored: Preparation | None
     up: str
     normalize: bool
+    settle: bool
     reading: Reading
 
     @classmethod
@@ -89,7 +96,9 @@ class Form:
         reading = Reading.of(said["columns"] or data.columns, said["nan"] or data.nan)
         points = DATASETS[data.name].modality == "points"
         plain = data.model_copy(update={"augment": "none"})
-        return cls(points, plain, backbone, stored, axis, wants_unit_sphere(info.metrics, data), reading)
+        normalize = wants_unit_sphere(info.metrics, data)
+        settle = DATASETS[data.name].settles and not normalize
+        return cls(points, plain, backbone, stored, axis, normalize, settle, reading)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -97,7 +106,8 @@ class Form:
         shape = self.backbone.input_shape(self.data.num_points)
         grouped = self.backbone.leaves_out_origin, self.backbone.least_points
         scaled = self.data.mean, self.data.std, self.data.resize
-        return (self.points, shape, *grouped, *scaled, self.count, self.up, self.normalize, self.reading)
+        placed = self.up, self.normalize, self.settle, self.data.block_side
+        return (self.points, shape, *grouped, *scaled, self.count, *placed, self.reading)
 
     @property
     def count(self) -> int:
@@ -119,16 +129,26 @@ class Form:
 
     def cut(self, name: str, cloud: Cloud, task: Task) -> Iterator[Ready | Failure]:
         """The pieces of a whole cloud that a task wants, as :meth:`bring` has them; a failure ends them."""
-        whole = torch.from_numpy(np.roll(cloud.points, 1 - AXES.index(self.up), axis=1))
-        before: Ready | None = None
-        for cut in task.pieces(whole):
-            ready = self._piece(name, cloud, cut)
-            if isinstance(ready, Failure):
-                yield ready
-                return
-            if before is not None:
-                yield before
-            before = ready
+        whole = np.roll(cloud.points, 1 - AXES.index(self.up), axis=1)
+        tiled, before = self.data.block_side is not None, None
+        doubt = self._doubt_of_unit(name, whole) if tiled else None
+        if isinstance(doubt, Failure):
+            yield doubt
+            return
+        try:
+            for cut in task.pieces(torch.from_numpy(whole), name):
+                ready = self._piece(name, cloud, cut)
+                if isinstance(ready, Failure):
+                    yield ready
+                    return
+                if before is not None:
+                    yield before
+                elif doubt is not None:
+                    ready.warnings.append(doubt)
+                before = ready
+        except DataError as error:
+            yield Failure(name, str(error))
+            return
         if before is None or before.piece is None:
             yield Failure(name, f"{name}: the task {task.config.task.name} finds nothing in it to predict")
             return
@@ -143,12 +163,28 @@ class Form:
             return Ready(name, cut.placed, [], Piece(cloud, cut.index, last=False))
         reader = self.reader()
         assert isinstance(reader, CloudReader)
-        found = reader.reduced(cloud.points[cut.index.numpy()], name)
+        rows = cloud.points[cut.index.numpy()]
+        found = reader.reduced(rows - cloud.points.min(axis=0) if self.settle else rows, name)
         if isinstance(found, str):
             return Failure(name, found)
         points, index = found
         chosen = cut.index if index is None else cut.index[torch.from_numpy(index)]
         return self.bring(name, torch.from_numpy(points), Piece(cloud, chosen, last=False))
+
+    def _doubt_of_unit(self, name: str, points: np.ndarray) -> str | Failure | None:
+        """What makes the unit of a scene (n, 3), with y up, seem another than that of the training blocks.
+
+        Stray points have no say. Where it is far too small a unit, tiles without number would each hold a few points.
+        """
+        if self.stored is None:
+            return None
+        low, median, high = self.stored.radius
+        some = points[:: len(points) // SAMPLED + 1]
+        sides = np.diff(np.quantile(some, [STRAY, 1 - STRAY], axis=0), axis=0)[0]
+        said = f"is {sides[UP]:.3g} high and training blocks reach {median:.3g}: another unit"
+        if sides[UP] > FAR_TOO_HIGH * high:
+            return Failure(name, f"{name}: {said}; scale it to the training data's")
+        return said if sides[UP] > 2 * high or sides.max() < low / 4 else None
 
     def _too_few(self, name: str, found: int) -> Failure:
         return Failure(name, f"{name}: {found} different points; the model's groups need {self.backbone.least_points}")

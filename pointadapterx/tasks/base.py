@@ -362,7 +362,7 @@ class Task(Presentation, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} must answer")
 
-    def pieces(self, points: Tensor) -> Iterable[Cut]:
+    def pieces(self, points: Tensor, name: str) -> Iterable[Cut]:
         """What a model is given of a :attr:`whole` cloud, piece by piece; by default all of it at once.
 
         Each piece is then prepared as a training cloud is, normalised, and reduced to the model's number of points or
@@ -370,9 +370,10 @@ class Task(Presentation, ABC):
 
         Args:
             points: (n, 3) float64, with y up, in the units of the file.
+            name: of the input.
 
-        Returns:
-            At least one.
+        Raises:
+            DataError: naming the input, if it cannot be cut.
         """
         return [Cut(torch.arange(len(points)))]
 
@@ -389,7 +390,7 @@ class Task(Presentation, ABC):
 
         Args:
             answer: of :meth:`answers`.
-            path: to write, a temporary name.
+            path: to write, whole or not at all.
             kind: one of :attr:`file_kinds`.
         """
         raise NotImplementedError(f"{type(self).__name__} must write its files")

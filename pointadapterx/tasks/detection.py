@@ -279,7 +279,7 @@ class Detection(Task):
         sizes = [(0, 0) if item.size is None else (item.size[1], item.size[0]) for item in inputs]
         rows = self._in_files(outputs, torch.tensor(sizes))
         return [
-            self._detected(row, item.name, adapter, item.warnings, size) if bool(row.isfinite().all()) else None
+            self._detected(row, item.name, adapter, [*item.warnings], size) if bool(row.isfinite().all()) else None
             for row, item, size in zip(rows, inputs, sizes, strict=True)
         ]
 

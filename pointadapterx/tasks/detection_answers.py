@@ -15,7 +15,7 @@ import numpy as np
 
 from pointadapterx.datasets.images import read_picture
 from pointadapterx.datasets.outlines import masks_of_coco
-from pointadapterx.files import write_text
+from pointadapterx.files import replacing, write_text
 from pointadapterx.text import cell, printable
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
@@ -123,7 +123,8 @@ class Detected:
         pixels = read_picture(Path(self.name), None, 3).pixels.transpose(1, 2, 0)
         texts = [f"{name} {score:.2f}" for name, score in zip(self.classes, self.scores, strict=True)]
         drawn = with_objects(pixels, self.boxes, self.numbers, texts, self.masks)
-        Image.fromarray(drawn).save(path, "png")
+        with replacing(path) as temporary:
+            Image.fromarray(drawn).save(temporary, "png")
 
 
 def with_objects(

@@ -307,7 +307,7 @@ class ImageSegmentation(Task):
                 inner = fitted(height, width, logits.shape[-1])
                 logits = logits[:, : inner[0], : inner[1]]
             labels, confidence = likeliest(logits, (height, width))
-            answers.append(PixelLabels(item.name, adapter, item.warnings, labels, confidence, self.facts.classes))
+            answers.append(PixelLabels(item.name, adapter, [*item.warnings], labels, confidence, self.facts.classes))
         return answers
 
     def write_file(self, answer: Answer, path: Path, kind: str) -> None:

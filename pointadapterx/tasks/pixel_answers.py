@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pointadapterx.files import replacing
 from pointadapterx.palette import label_colours
 from pointadapterx.text import cell
 
@@ -73,7 +74,7 @@ class PixelLabels:
     def write(self, path: Path, kind: str) -> None:
         """Labels with a palette as ``.png``, or labels, confidence and classes as ``.npz``."""
         if kind == ".npz":
-            with path.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(
                     file, labels=self.labels, confidence=self.confidence, classes=np.array(self.classes)
                 )
@@ -84,7 +85,8 @@ class PixelLabels:
         image.putpalette(label_colours(len(self.classes)).ravel().tolist())
         about = PngImagePlugin.PngInfo()
         about.add_text("classes", json.dumps(self.classes))
-        image.save(path, format="PNG", pnginfo=about)
+        with replacing(path) as temporary:
+            image.save(temporary, format="PNG", pnginfo=about)
 
 
 def likeliest(logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.arrays import as_array
 from pointadapterx.datasets import Samples, Scenes
 from pointadapterx.datasets.doubts import Cloud
+from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.ragged import IGNORED
 from pointadapterx.errors import ConfigError, shown
@@ -317,7 +318,8 @@ class PointSegmentation(Task):
         source = given if given.is_file() else None
         values = self.facts.values or None
         found = (answer.points, answer.labels, answer.confidence, answer.classes)
-        write_labelled(path, kind, *found, values=values, source=source)
+        wanted = LabelField(self.config.data.label_field)
+        write_labelled(path, kind, *found, values=values, source=source, replaced=wanted.is_read)
 
     # Presentation.
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from rich.table import Table
 from torch import Tensor
 
-from pointadapterx.datasets import DATASETS, Samples, Scenes, derive_seed
+from pointadapterx.datasets import Samples, Scenes, derive_seed
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.options import DataConfig
@@ -28,6 +28,7 @@ from pointadapterx.tasks.segmentation_heads import PointOptions, SegmentationHea
 from pointadapterx.tasks.tiles import Tiling
 from pointadapterx.text import printable
 
+FINEST = 16  # parts of a block that a stride may be
 EVALUATIONS = {
     "clouds": "clouds: one sample of each cloud, counted over their points",
     "blocks": "blocks: random blocks of the test scenes, the same in every test, counted over their points",
@@ -62,13 +63,16 @@ class SemanticOptions(PointOptions):
         """With the classes of the data set."""
         if data is None or data.lacks_variant:
             return self, []
-        block, found = block_of(data), []
+        block, found = data.block_side, []
         if block is None and self.test == "rooms":
             found.append(("task.test", "rooms tests whole scenes by blocks, but data.block=whole; use blocks"))
         if self.stride is not None and block is None:
             found.append(("task.stride", "tiles belong to blocks, but data.block=whole; remove it"))
         elif self.stride is not None and block is not None and self.stride > block:
             found.append(("task.stride", f"{self.stride:g} leaves gaps between blocks of {block:g}; lower it"))
+        elif self.stride is not None and block is not None and self.stride * FINEST < block:
+            said = f"{self.stride:g} asks for each point in more than {FINEST}² blocks of {block:g}; raise it"
+            found.append(("task.stride", said))
         if self.classes is not None:
             return self, found
         try:
@@ -86,12 +90,6 @@ class SemanticOptions(PointOptions):
         yield from super().problems(backbone, method)
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             yield "task.classes", "names a class twice"
-
-
-def block_of(data: DataConfig) -> float | None:
-    """Side of the blocks that a config's data set draws; None where clouds stay whole."""
-    block = data.block or DATASETS[data.name].default_block
-    return None if block is None or isinstance(block, str) else block
 
 
 @TASKS.register("semantic_segmentation")
@@ -120,7 +118,7 @@ class SemanticSegmentation(PointSegmentation):
     @property
     def tiling(self) -> Tiling | None:
         """How whole scenes are cut; None where they are not."""
-        block, size = block_of(self.config.data), self.config.data.num_points
+        block, size = self.config.data.block_side, self.config.data.num_points
         assert size is not None
         return None if block is None else Tiling(block, self.options.stride or block / 2, size)
 
@@ -203,13 +201,13 @@ class SemanticSegmentation(PointSegmentation):
 
     # Predictions for single inputs.
 
-    def pieces(self, points: Tensor) -> Iterable[Cut]:
+    def pieces(self, points: Tensor, name: str) -> Iterable[Cut]:
         """Tiles, or the whole cloud where the model was trained on whole ones."""
         tiling = self.tiling
         if tiling is None:
-            return super().pieces(points)
+            return super().pieces(points, name)
         array = points.numpy()
-        grid, order = grid_of(array, cell_of(tiling.block), "this scene")
+        grid, order = grid_of(array, cell_of(tiling.block), name)
         return tiling.cuts(array, grid, order, derive_seed("tiles"))
 
     # Presentation.

@@ -71,10 +71,11 @@ class Tiling:
         draws.shuffle(rows)
         yield from rows.reshape(-1, self.size)
 
-    def corners(self, grid: Grid, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """The least corners of all tiles that a cell with points touches, (tiles, 2).
+    def corners(self, grid: Grid, low: np.ndarray, high: np.ndarray) -> Iterator[np.ndarray]:
+        """The least corners (2,) of all tiles that a cell with points touches, and of some that lie close to one.
 
-        The tiles lie ``stride`` apart from the least coordinates on; the last ones end at the largest coordinates.
+        The tiles lie ``stride`` apart from the least coordinates on; the last ones end at the largest coordinates. In
+        memory are a few numbers a cell, however many tiles there are.
 
         Args:
             grid: of the points.
@@ -82,16 +83,31 @@ class Tiling:
             high: (2,), largest.
         """
         last = np.maximum(np.ceil((high - low - self.block) / self.stride), 0).astype(np.int64)  # number of the last
-        cells = np.stack([grid.keys // grid.rows, grid.keys % grid.rows], axis=1)
-        # The tiles that reach a cell, with one more at either end, as tiles at the end lie closer.
-        first = np.floor((cells * grid.cell - self.block) / self.stride).astype(np.int64) - 1
-        reach = int(np.ceil((grid.cell + self.block) / self.stride)) + 4
-        steps = np.stack(np.meshgrid(np.arange(reach), np.arange(reach), indexing="ij"), axis=-1).reshape(-1, 2)
-        numbers = _distinct(np.concatenate([np.clip(first + step, 0, last) for step in steps]), last)
-        return np.minimum(low + numbers * self.stride, np.maximum(high - self.block, low))
+        columns = grid.keys // grid.rows
+        begins = np.flatnonzero(np.diff(columns, prepend=-1))
+        ends = np.append(begins[1:], len(columns))
+        lowest, highest = self._reached(columns[begins], grid.cell, last[0])
+        for number in _ascending(lowest, highest):
+            first = np.searchsorted(highest, number)
+            beyond = np.searchsorted(lowest, number, side="right")
+            rows = np.unique(grid.keys[begins[first] : ends[beyond - 1]] % grid.rows)
+            for other in _ascending(*self._reached(rows, grid.cell, last[1])):
+                numbers = np.array([number, other])
+                yield np.minimum(low + numbers * self.stride, np.maximum(high - self.block, low))
+
+    def _reached(self, cells: np.ndarray, cell: float, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first and last tile along an axis that reach each of some cells (k,), with one more at either end.
+
+        Tiles at the end lie closer.
+        """
+        first = np.floor((cells * cell - self.block) / self.stride).astype(np.int64) - 1
+        reach = int(np.ceil((cell + self.block) / self.stride)) + 3
+        return first.clip(0, last), (first + reach).clip(0, last)
 
 
-def _distinct(numbers: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Different rows of numbers (k, 2) from 0 to ``last``, in order."""
-    keys = np.unique(numbers[:, 0] * (last[1] + 1) + numbers[:, 1])
-    return np.stack([keys // (last[1] + 1), keys % (last[1] + 1)], axis=1)
+def _ascending(lowest: np.ndarray, highest: np.ndarray) -> Iterator[int]:
+    """Each number once that is in one of some ranges, whose ends ascend."""
+    beyond = 0
+    for first, last in zip(lowest, highest, strict=True):
+        yield from range(max(int(first), beyond), int(last) + 1)
+        beyond = max(beyond, int(last) + 1)

@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from pointadapterx.build import build_model
+from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.config import Config
 from pointadapterx.datasets import LabelledFolder, build_dataset
 from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.labelled_clouds import LABELLED_KINDS, read_labelled
 from pointadapterx.datasets.labelled_source import read_label_names
+from pointadapterx.datasets.preparation import Preparation
+from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.labelled_files import FILE_KINDS, write_labelled
+from pointadapterx.tasks.exchange import Ready
+from pointadapterx.tasks.point_segmentation import PointFacts
 from tests.conftest import small_config
 
 RNG = np.random.default_rng(0)
@@ -231,6 +237,29 @@ def test_parts_and_held_out_files(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert read(root).validation.tolist() == [False, False, True]
     with pytest.raises(DataError, match="has test/ but no file of training"):
         read(write(tmp_path / "one" / "test" / "a.ply").parent.parent)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_predict_sees_whole_clouds_where_training_has_them(tmp_path: Path, normalize: bool) -> None:
+    """Also where they keep their units: with the least coordinates at 0."""
+    points = np.round(np.random.default_rng(3).uniform(-1, 1, (128, 3)), 4) * [1, 2, 3] + [500, 70, -30]
+    labels = np.where(points[:, 1] > 70, 7, 3)
+    for part in ("train", "test"):
+        write(folder := tmp_path / part / "1.npy", points, labels)
+    section = {"name": "labelled_folder", "root": str(tmp_path), "num_points": 128, "normalize": normalize, "up": "z"}
+    sections = small_config("lora").dump() | {"data": section, "task": {"name": "semantic_segmentation"}}
+    sections.pop("head")
+    sections["eval"]["select"] = None
+    config = Config.of(sections)
+    data = read(tmp_path, "test", num_points=128, normalize=normalize, up="z")
+    place, inputs = tmp_path / "a.safetensors", Preparation.of(data)._asdict()
+    facts = PointFacts(data.point_classes)
+    save_adapter(build_model(config), place, config=config, facts=facts, metrics={"inputs": inputs})
+    (item,) = Predictor(place).ready([folder])
+    assert isinstance(item, Ready)
+    given, wanted = (np.array(sorted(values.tolist())) for values in (item.values, data[0]["points"]))
+    np.testing.assert_allclose(given, wanted, atol=1e-4)
+    assert not item.warnings
 
 
 def test_scenes_in_blocks_with_another_axis_up(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.export import FORMATS, export_adapter
+from pointadapterx.files import replacing
 from pointadapterx.jobs import test as run_test
 from pointadapterx.jobs import train
 from pointadapterx.models.features import FeatureInfo, Features, Head
@@ -169,9 +170,10 @@ class Halves(Task):
         """A label a row."""
         assert isinstance(answer, Labels)
         assert kind == ".csv"
-        np.savetxt(path, answer.labels.numpy(), fmt="%d")
+        with replacing(path) as temporary:
+            np.savetxt(temporary, answer.labels.numpy(), fmt="%d")
 
-    def pieces(self, points: Tensor) -> list[Cut]:
+    def pieces(self, points: Tensor, name: str) -> list[Cut]:
         """Slices along x, which overlap by half."""
         count, size = self.config.task.tiles, 2 * len(points) // (self.config.task.tiles + 1)
         order = points[:, 0].argsort()
@@ -348,7 +350,7 @@ def test_every_point_of_a_file_gets_a_label_in_its_order(
 def test_a_task_may_place_its_pieces_itself(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = cloud(300) + 5
 
-    def pieces(task: Task, whole: Tensor) -> list[Cut]:
+    def pieces(task: Task, whole: Tensor, name: str) -> list[Cut]:
         index = torch.arange(task.config.data.num_points) % len(whole)
         return [Cut(index, 2 * whole[index].float())]
 
@@ -408,6 +410,31 @@ def test_predict_writes_a_file_for_each_input(run: Path, tmp_path: Path, capsys:
     with pytest.raises(SystemExit):
         main([*command, "--kind", "ply"])
     assert "--kind ply: the task halves writes .csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--each", "--output"])
+def test_predict_never_replaces_its_input(
+    option: str, sharp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = tmp_path / "scan.csv"
+    np.savetxt(scan, cloud(300), delimiter=",")
+    before = scan.read_bytes()
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "scan.csv").hardlink_to(scan)
+    place = tmp_path / "found" if option == "--each" else tmp_path / "found" / "scan.csv"
+    with pytest.raises(SystemExit):
+        main(["predict", str(sharp), str(scan), "--condition", "nut", option, str(place)])
+    assert f"{place.parent / 'found' if option == '--each' else place.parent}" in (said := capsys.readouterr().err)
+    assert "scan.csv is an input, which would be replaced; choose another place" in said
+    assert scan.read_bytes() == before
+
+
+def test_a_file_of_an_answer_is_not_the_output(sharp: Path, tmp_path: Path, capsys: Any) -> None:
+    np.save(tmp_path / "scan.npy", cloud(300))
+    command = ["predict", str(sharp), str(tmp_path / "scan.npy"), "--condition", "nut", "--each", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main([*command, "--output", str(tmp_path / "scan.csv")])
+    assert "scan.csv is the --output; choose another folder" in capsys.readouterr().err
 
 
 def test_a_condition_reaches_the_model(run: Path, tmp_path: Path) -> None:
