@@ -87,22 +87,6 @@ def test_metrics_are_the_published_ones() -> None:
     assert task().metrics_table(values, "t").row_count == 5
     assert task().tables(values)[0].rows[0][:2] == ("lamp", "3")
 
-
-def test_a_shape_without_a_labelled_point_does_not_count() -> None:
-    """All its parts would be found, as they are in neither; how many there are is said."""
-    generator = torch.Generator().manual_seed(0)
-    _, category, truth = objects(6, 3, 40)
-    outputs = torch.randn(6, 40, len(CLASSES), generator=generator)
-    truth[:2], known = -1, slice(2, None)
-    found = task().metrics(said(outputs, truth, category))
-    alone = task().metrics(said(outputs[known], truth[known], category[known]))
-    assert found.pop("unlabelled") == 2
-    assert found.pop("count") == alone.pop("count") + 2
-    assert found == alone
-    answers = said(outputs, truth, category)
-    assert task().said_of(answers.rows[0], answers, 0)["iou"] == ""
-    table = task().metrics_table(found | {"unlabelled": 2, "count": 6}, "t")
-    assert list(table.columns[0].cells)[-1] == "without a labelled point"
     assert list(table.columns[1].cells)[-2:] == ["4", "2"]
 
 
