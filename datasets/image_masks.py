@@ -128,7 +128,7 @@ class Pair(NamedTuple):
     Attributes:
         name: in what is printed.
         picture: its file.
-        mask: of it; or why there is none.
+        mask: of the picture; a message if it is missing.
         group: pictures of one scene share a number.
         validation: whether it is of a published validation part.
     """
@@ -386,7 +386,7 @@ def _require(pairs: Sequence[Pair]) -> None:
 
 
 def mask_beside(picture: Path, mask: Path, numbers: range | tuple[int, ...], unlabelled: Sequence[int]) -> Mask | str:
-    """The mask of a picture in a file of its own, or that there is none."""
+    """The mask of a picture in a file of its own; a message if the file is missing."""
     if not mask.is_file():
         return f"{picture}: its mask {mask} is missing; add it, or remove the picture"
     return MaskFile(mask, numbers, tuple(unlabelled))

@@ -48,7 +48,7 @@ class LabelledFolder(Scenes):
         block: ``"whole"``, which is the default and for shapes: a sample is points of a whole file. For scenes the side
             of blocks in units of the files.
         normalize: centre each cloud and scale it into the unit sphere; by default so for whole clouds.
-        up: axis of the files that points up; blocks stand on the ground, and y is up in the samples.
+        up: axis of the files that points up. Samples have y up, and blocks are columns along it.
         suffixes: kinds of files to read; by default all that can have labels.
         columns: of x, y and z in text files, by name or by number from 0.
         nan: ``"error"`` refuses files with NaN or infinite coordinates; by default such points are dropped.

@@ -1,4 +1,4 @@
-"""Clouds of any number of points with a label a point: blocks of scenes, drawn anew in every epoch, or whole shapes."""
+"""Clouds of any size with a label for each point: whole shapes, or blocks of scenes, other ones in every epoch."""
 
 from __future__ import annotations
 
@@ -293,6 +293,11 @@ def points_around(clouds: Ragged, number: int, middle: np.ndarray, half: float) 
         parts.append(points[inside])
         rows.append(inside + span.start)
     return np.concatenate(parts), np.concatenate(rows)
+
+
+def fixed_rows(available: int, wanted: int) -> np.ndarray:
+    """``wanted`` of so many rows as a test draws them of the first whole cloud of its file, (wanted,) int64."""
+    return drawn_rows(available, wanted, np.random.default_rng(derive_seed("sample", *FIXED, 0)))
 
 
 def drawn_rows(available: int, wanted: int, draws: np.random.Generator, *, replace: bool = False) -> np.ndarray:

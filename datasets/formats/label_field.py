@@ -54,7 +54,7 @@ class LabelField:
             others: places of fields that are something else.
 
         Raises:
-            NotReadError: if there is none, or more than one may be meant.
+            NotReadError: if no field, or more than one, can hold labels.
         """
         free = [place for place, name in enumerate(names) if place not in others and name.lower() not in COORDINATES]
         has = f"it has {listed([names[place] for place in free]) or 'none beside the coordinates'}"

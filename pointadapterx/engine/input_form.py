@@ -21,6 +21,7 @@ from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.point_files import Reading
 from pointadapterx.datasets.preparation import Preparation, wants_unit_sphere
 from pointadapterx.datasets.ragged import UP
+from pointadapterx.datasets.scenes import fixed_rows
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models.backbone import Backbone
@@ -73,6 +74,7 @@ class Form:
         up: axis of the inputs that points up.
         normalize: whether clouds are centred and scaled into the unit sphere.
         settle: whether whole clouds are moved so that their least coordinates are 0.
+        draws: whether the points of whole clouds are drawn at random, as in training and tests, and not spread by FPS.
         reading: what the user, or else the adapter's config, says of files.
     """
 
@@ -83,6 +85,7 @@ class Form:
     up: str
     normalize: bool
     settle: bool
+    draws: bool
     reading: Reading
 
     @classmethod
@@ -97,8 +100,10 @@ class Form:
         points = DATASETS[data.name].modality == "points"
         plain = data.model_copy(update={"augment": "none"})
         normalize = wants_unit_sphere(info.metrics, data)
-        settle = DATASETS[data.name].settles and not normalize
-        return cls(points, plain, backbone, stored, axis, normalize, settle, reading)
+        kind = DATASETS[data.name]
+        settle = kind.settles and not normalize
+        draws = kind.default_block is not None and data.block_side is None
+        return cls(points, plain, backbone, stored, axis, normalize, settle, draws, reading)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -106,7 +111,7 @@ class Form:
         shape = self.backbone.input_shape(self.data.num_points)
         grouped = self.backbone.leaves_out_origin, self.backbone.least_points
         scaled = self.data.mean, self.data.std, self.data.resize
-        placed = self.up, self.normalize, self.settle, self.data.block_side
+        placed = self.up, self.normalize, self.settle, self.draws, self.data.block_side
         return (self.points, shape, *grouped, *scaled, self.count, *placed, self.reading)
 
     @property
@@ -161,15 +166,32 @@ class Form:
             if distinct < self.backbone.least_points:
                 return self._too_few(name, distinct)
             return Ready(name, cut.placed, [], Piece(cloud, cut.index, last=False))
+        rows = cloud.points[cut.index.numpy()]
+        if self.settle:
+            rows = rows - cloud.points.min(axis=0)
+        if self.draws:
+            return self._drawn(name, rows, Piece(cloud, cut.index, last=False))
         reader = self.reader()
         assert isinstance(reader, CloudReader)
-        rows = cloud.points[cut.index.numpy()]
-        found = reader.reduced(rows - cloud.points.min(axis=0) if self.settle else rows, name)
+        found = reader.reduced(rows, name)
         if isinstance(found, str):
             return Failure(name, found)
         points, index = found
         chosen = cut.index if index is None else cut.index[torch.from_numpy(index)]
         return self.bring(name, torch.from_numpy(points), Piece(cloud, chosen, last=False))
+
+    def _drawn(self, name: str, rows: np.ndarray, piece: Piece) -> Ready | Failure:
+        """A cloud (m, 3) placed by all its points, of which the model's are drawn: what a test gives the model."""
+        wanted, least = self.data.num_points or 0, self.backbone.least_points
+        if all(len(np.unique(axis)) < least for axis in rows.T) and (few := len(np.unique(rows, axis=0))) < least:
+            return self._too_few(name, few)
+        ready = self.bring(name, torch.from_numpy(np.ascontiguousarray(rows)), piece)
+        if isinstance(ready, Failure):
+            return ready
+        assert ready.piece is not None
+        chosen = torch.from_numpy(fixed_rows(len(ready.values), wanted))
+        piece = replace(ready.piece, index=ready.piece.index[chosen])
+        return replace(ready, values=ready.values[chosen].float(), piece=piece)
 
     def _doubt_of_unit(self, name: str, points: np.ndarray) -> str | Failure | None:
         """What makes the unit of a scene (n, 3), with y up, seem another than that of the training blocks.

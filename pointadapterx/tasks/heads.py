@@ -82,7 +82,7 @@ def problems_of_pools(
 
     Args:
         pools: names.
-        method: None where its section is wrong, or there is none.
+        method: None if the config has no such section, or a wrong one.
         backbone: None where its section is wrong.
         key: of the pools.
     """

@@ -194,7 +194,7 @@ class PixelHead(Head):
 
     def read(self, maps: list[Tensor]) -> Tensor:
         """Maps of the levels -> (B, width, side, side), at the finest level."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must read the maps")
 
     def further(self, maps: list[Tensor]) -> list[Tensor]:
         """Logits of auxiliary heads, in training."""

@@ -241,8 +241,8 @@ def test_parts_and_held_out_files(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_predict_sees_whole_clouds_where_training_has_them(tmp_path: Path, normalize: bool) -> None:
-    """Also where they keep their units: with the least coordinates at 0."""
-    points = np.round(np.random.default_rng(3).uniform(-1, 1, (128, 3)), 4) * [1, 2, 3] + [500, 70, -30]
+    """Also where they keep their units, with the least coordinates at 0; and the very points that a test draws."""
+    points = np.round(np.random.default_rng(3).uniform(-1, 1, (200, 3)), 4) * [1, 2, 3] + [500, 70, -30]
     labels = np.where(points[:, 1] > 70, 7, 3)
     for part in ("train", "test"):
         write(folder := tmp_path / part / "1.npy", points, labels)
@@ -257,8 +257,9 @@ def test_predict_sees_whole_clouds_where_training_has_them(tmp_path: Path, norma
     save_adapter(build_model(config), place, config=config, facts=facts, metrics={"inputs": inputs})
     (item,) = Predictor(place).ready([folder])
     assert isinstance(item, Ready)
-    given, wanted = (np.array(sorted(values.tolist())) for values in (item.values, data[0]["points"]))
-    np.testing.assert_allclose(given, wanted, atol=1e-4)
+    np.testing.assert_allclose(item.values, data[0]["points"], atol=1e-4)
+    assert item.piece is not None
+    assert [data.point_values[k] for k in data[0]["point_labels"]] == labels[item.piece.index].tolist()
     assert not item.warnings
 
 
