@@ -16,7 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pointadapterx.datasets.base import SPLITS
+from pointadapterx.datasets.base import SPLITS, PointClouds
 from pointadapterx.datasets.hdf5 import STEPS
 from pointadapterx.datasets.ldraw20 import EMBEDDED, LDraw20
 from pointadapterx.endings import ends_in_one_line
@@ -66,7 +66,7 @@ def hilbert_order(points: np.ndarray) -> np.ndarray:
     return np.lexsort((*points.T, key))
 
 
-def choose(data: LDraw20, fraction: float) -> list[int]:
+def choose(data: PointClouds, fraction: float) -> list[int]:
     """Indices of ``ceil(fraction * n)`` clouds of every class, in the order of the full file."""
     names, labels = data.names or [], data.labels.tolist()
     chosen: list[int] = []

@@ -1,7 +1,8 @@
 """Makes the shipped copy of the LDraw parts with labels: python tools/make_embedded_parts.py FOLDER_OF_THE_FULL_SET
 
-All clouds are kept, each reduced to 1,024 points by farthest point sampling in whole numbers, so the outcome does not
-depend on the machine. As in make_embedded.py, the points lie along a Hilbert curve and coordinates are whole steps.
+All test clouds are kept, and of the training clouds of each category the same share, chosen by a hash of the part's
+file name, so the outcome does not depend on the machine. As in make_embedded.py, the points lie along a Hilbert curve
+and coordinates are whole steps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from make_embedded import CHUNK, GRID, hilbert_order
+from make_embedded import CHUNK, GRID, choose, hilbert_order
 
 from pointadapterx.datasets.base import SPLITS
 from pointadapterx.datasets.hdf5 import STEPS
@@ -26,8 +27,7 @@ from pointadapterx.errors import DataError
 from pointadapterx.files import replacing
 
 LIMIT = 10_000_000  # bytes of both files: every clone and every wheel carries them
-POINTS = 1024
-BATCH = 64  # clouds that are sampled at a time
+FRACTION = 0.6  # of the training clouds of each category
 
 ATTRIBUTES = {
     "title": "LDraw parts with labels of points",
@@ -36,55 +36,32 @@ ATTRIBUTES = {
     "licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
     "changes": (
         "Surfaces sampled at 2048 points, labelled by the primitives that they are modelled with, centred, scaled to "
-        "the unit sphere, y up; 1024 points kept by farthest point sampling, centred and scaled again, and ordered "
-        "along a Hilbert curve (order carries no meaning); coordinates rounded to 1/2048"
+        "the unit sphere, y up; of the training clouds a stratified subset; points ordered along a Hilbert curve (order "
+        "carries no meaning); coordinates rounded to 1/2048"
     ),
 }
 
 
-def farthest(steps: np.ndarray, count: int) -> np.ndarray:
-    """Indices (n, count) of the farthest points of clouds (n, N, 3) of whole numbers, from the first point on."""
-    axes, rows = steps.astype(np.int32).transpose(2, 0, 1), np.arange(len(steps))
-    chosen = np.zeros((len(steps), count), np.int64)
-    nearest = np.full(steps.shape[:2], np.iinfo(np.int32).max, np.int32)
-    for place in range(1, count):
-        away = [np.square(axis - axis[rows, chosen[:, place - 1]][:, None]) for axis in axes]
-        np.minimum(nearest, away[0] + away[1] + away[2], out=nearest)
-        chosen[:, place] = nearest.argmax(axis=1)
-    return chosen
-
-
-def unit_sphere(steps: np.ndarray) -> np.ndarray:
-    """Clouds (n, N, 3) of whole numbers, centred and scaled into the unit sphere, in whole steps of 1/GRID."""
-    whole = steps.astype(np.int64)
-    centred = whole * whole.shape[1] - whole.sum(axis=1, keepdims=True)  # times N: no rounding before the last one
-    radius = np.sqrt(np.square(centred).sum(axis=2).max(axis=1).astype(np.float64))
-    return np.round(centred * (GRID / radius)[:, None, None])
-
-
-def write(path: Path, data: LDrawParts, count: int) -> None:
-    """Write the clouds with ``count`` points in the layout of the full file."""
+def write(path: Path, data: LDrawParts, chosen: list[int]) -> None:
+    """Write the chosen clouds in the layout of the full file."""
     assert data.targets.points is not None
-    clouds, parts = np.round(data.points.numpy() * GRID), data.targets.points.numpy()
-    index = np.concatenate([farthest(part, count) for part in np.split(clouds, range(BATCH, len(clouds), BATCH))])
-    clouds = unit_sphere(np.take_along_axis(clouds, index[..., None], 1))
-    parts = np.take_along_axis(parts, index, 1)
+    clouds, parts = np.round(data.points[chosen].numpy() * GRID), data.targets.points[chosen].numpy()
     order = np.stack([hilbert_order(cloud / GRID) for cloud in clouds])
-    clouds, parts = np.take_along_axis(clouds, order[..., None], 1), np.take_along_axis(parts, order, 1)
-    steps = clouds.astype(np.int16)
+    steps = np.take_along_axis(clouds, order[..., None], 1).astype(np.int16)
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-    rows = min(CHUNK, len(steps))
+    rows, count = min(CHUNK, len(steps)), steps.shape[1]
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("data", data=steps, chunks=(rows, count, 1), **packed).attrs[STEPS] = GRID
-        file.create_dataset("pid", data=parts.astype(np.uint8), chunks=(rows, count), **packed)
-        file["label"] = data.labels.numpy()
-        file["name"] = np.array(data.names, dtype="S")  # of fixed length: equal content gives equal bytes
+        pid = np.take_along_axis(parts, order, 1).astype(np.uint8)
+        file.create_dataset("pid", data=pid, chunks=(rows, count), **packed)
+        file["label"] = data.labels[chosen].numpy()
+        file["name"] = np.array([(data.names or [])[i] for i in chosen], dtype="S")  # of fixed length: equal bytes
         file.attrs["classes"] = np.array(data.classes, dtype="S")
         for key, value in ATTRIBUTES.items():
             file.attrs[key] = np.bytes_(value)
 
 
-def make_embedded_parts(source: Path, output: Path, count: int = POINTS) -> None:
+def make_embedded_parts(source: Path, output: Path, fraction: float = FRACTION) -> None:
     """Write ``train.h5`` and ``test.h5`` to ``output`` and print what they hold.
 
     Raises:
@@ -93,14 +70,15 @@ def make_embedded_parts(source: Path, output: Path, count: int = POINTS) -> None
     total = 0
     for split in SPLITS:
         data = LDrawParts(split, root=source)
+        chosen = choose(data, fraction if split == "train" else 1.0)
         path = output / f"{split}.h5"
-        write(path, data, count)
+        write(path, data, chosen)
         content = path.read_bytes()
         total += len(content)
-        print(f"{path.name}: {len(data)} clouds of {count} points, {len(content)} bytes")
+        print(f"{path.name}: {len(chosen)} of {len(data)} clouds, {len(content)} bytes")
         print(f"  sha256 {hashlib.sha256(content).hexdigest()}")
     if total > LIMIT:
-        raise DataError(f"{output}: {total} bytes exceed the {LIMIT} that are shipped; lower --points {count}")
+        raise DataError(f"{output}: {total} bytes exceed the {LIMIT} that are shipped; lower --fraction {fraction}")
 
 
 @ends_in_one_line
@@ -109,9 +87,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path, help="folder of the full set: train.h5 and test.h5")
     parser.add_argument("--output", type=Path, default=EMBEDDED, help="folder to write to (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=POINTS, help="of a cloud (default: %(default)s)")
+    parser.add_argument(
+        "--fraction", type=float, default=FRACTION, help="of the training clouds of each category (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    make_embedded_parts(arguments.source, arguments.output, arguments.points)
+    make_embedded_parts(arguments.source, arguments.output, arguments.fraction)
     return 0
 
 

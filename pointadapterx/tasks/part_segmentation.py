@@ -26,11 +26,13 @@ class PartOptions(PointOptions):
     """``task:`` of part segmentation.
 
     ``parts`` are the names of the parts of each category, in the order of the categories' numbers, as the data set has
-    them; null: filled in from it. A name that several categories have is one class of points.
+    them; null: filled in from it. A name that several categories have is one class of points. ``loss_over`` says what the
+    loss is over: ``all`` parts, as published, or the ``own`` ones of the category, as predictions are.
     """
 
     name: Literal["part_segmentation"] = "part_segmentation"
     parts: dict[str, list[str]] | None = Field(None, min_length=1)
+    loss_over: Literal["all", "own"] = "all"
 
     @property
     def of_categories(self) -> dict[str, list[str]]:
@@ -70,7 +72,7 @@ class PartOptions(PointOptions):
 class PartSegmentation(PointSegmentation):
     """A part for every point, of those that the object's category has.
 
-    What a model says is restricted to these in predictions and metrics, not in the loss, as Point-MAE does. The IoU of
+    What a model says is restricted to these in predictions and metrics, and in the loss where ``loss_over`` says so. The IoU of
     a part that a shape neither has nor is said to have is 1.
     """
 
@@ -113,6 +115,12 @@ class PartSegmentation(PointSegmentation):
         """The parts of the category."""
         assert condition is not None
         return self.parts_of(condition)
+
+    def contested(self, logits: Tensor, condition: Tensor | None) -> Tensor:
+        """Those of the category's own parts, if ``loss_over`` says so."""
+        if self.options.loss_over == "all":
+            return logits
+        return logits.masked_fill(~self.allowed(condition)[:, None], -torch.inf)
 
     # Metrics.
 

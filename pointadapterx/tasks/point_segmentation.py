@@ -161,27 +161,31 @@ class PointSegmentation(Task):
         assert batch.targets.points is not None
         logits, auxiliary = model(batch.inputs, batch.targets.condition)
         labels = batch.targets.points.long()
+        logits = self.contested(logits, batch.targets.condition)
         loss = self.criterion(logits.float(), labels)
         right = (logits.detach().argmax(dim=-1) == labels).sum()
         sums = {"loss": loss.detach() * len(logits), "correct": right, "known": (labels != IGNORED).sum()}
         return loss if auxiliary is None else loss + auxiliary, sums
 
+    def contested(self, logits: Tensor, condition: Tensor | None) -> Tensor:
+        """The logits that the loss is over: -inf for classes that it leaves out."""
+        return logits
+
     def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over the points (b, N) with a label of the cross-entropy of (b, N, classes).
 
-        It is divided by as many points as have a label in such a batch on average over the training data, and not by
+        Classes with a logit of -inf are left out, also where labels are smoothed. It is divided by as many points as have a label in such a batch on average over the training data, and not by
         their number or weights in this one: the parts of a step then add up to what the whole step would give.
         """
         weights = None if self._weights is None else self._weights.to(logits.device)
         smoothing = self.config.train.label_smoothing
-        found = F.cross_entropy(
-            logits.flatten(0, 1),
-            labels.flatten(),
-            weights,
-            ignore_index=IGNORED,
-            label_smoothing=smoothing,
-            reduction="sum",
-        )
+        likely, labels = F.log_softmax(logits.flatten(0, 1), dim=-1), labels.flatten()
+        found = F.nll_loss(likely, labels, weights, ignore_index=IGNORED, reduction="sum")
+        if smoothing:
+            left_out, known = likely == -torch.inf, labels != IGNORED
+            even = likely.masked_fill(left_out, 0.0) * (1.0 if weights is None else weights)
+            even = even.sum(dim=-1) / (~left_out).sum(dim=-1)
+            found = (1.0 - smoothing) * found - smoothing * even[known].sum()
         return found / (labels.numel() * self._known)
 
     def progress(self, means: Mapping[str, Tensor]) -> dict[str, float]:

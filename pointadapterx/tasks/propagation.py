@@ -1,4 +1,8 @@
-"""Values of a few points carried over to many: by the three nearest, nearer ones counting more (PointNet++ §3.4)."""
+"""Values of a few points carried over to many: by the three nearest, nearer ones counting more (PointNet++ §3.4).
+
+Interpolated tokens are smooth: they cannot draw a line through a patch. :class:`RelativePropagation` can, as it reads each
+token with the place of the point relative to its centre, before the weighted mean is taken.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from pointadapterx.ops import implementation, three_interpolate, three_nn
+from pointadapterx.ops import group_points, implementation, three_interpolate, three_nn
 
 EPSILON = 1e-8  # added to squared distances, as published heads do
+TINY = 1e-6  # of the unit sphere
 CHUNK = 2**17  # points at a time in carry
 TREE_FROM = 2**14  # known points, from which on SciPy's tree is faster than plain torch, which compares all pairs
 
@@ -48,6 +54,32 @@ def neighbours(points: Tensor, centers: Tensor) -> Neighbours:
 def _weights(squared: Tensor) -> Tensor:
     inverse = 1 / (squared + EPSILON)
     return inverse / inverse.sum(dim=-1, keepdim=True)
+
+
+class RelativePropagation(nn.Module):
+    """What the three nearest patches say about a point: of their tokens, and of where it lies relative to each.
+
+    The weighted mean, as in :func:`neighbours`, of a rectified layer that reads a token and the offset of the point from
+    its centre, in units of the cloud's mean distance between a point and the nearest centre, with its length.
+
+    Args:
+        width: of the tokens.
+        out: of what is given.
+    """
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.tokens = nn.Linear(width, out)
+        self.offset = nn.Linear(4, out, bias=False)  # x, y, z and the length
+
+    def forward(self, points: Tensor, centers: Tensor, tokens: Tensor) -> Tensor:
+        """(B, N, 3), (B, G, 3) and (B, G, width) -> (B, N, out)."""
+        distance, index = three_nn(points, centers)
+        weights = _weights(distance.square())
+        unit = distance[..., 0].mean(dim=1)[:, None, None, None].clamp_min(TINY)
+        offset = torch.cat([points[:, :, None] - group_points(centers, index), distance[..., None]], dim=-1) / unit
+        found = group_points(self.tokens(tokens), index) + self.offset(offset)
+        return (F.relu(found, inplace=True) * weights[..., None].to(found.dtype)).sum(dim=2)
 
 
 def carry(values: Tensor, known: Tensor, points: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pointadapterx.peft.base import Method
 from pointadapterx.schema import Distinct, Rate
 from pointadapterx.tasks.exchange import TaskOptions
 from pointadapterx.tasks.heads import problems_of_pools
-from pointadapterx.tasks.propagation import neighbours
+from pointadapterx.tasks.propagation import RelativePropagation, neighbours
 
 KEPT = 3  # blocks that are read, by default
 SLOPE = 0.2  # of the leaky ReLU behind the category
@@ -30,12 +30,14 @@ class Sizes(NamedTuple):
 
     Attributes:
         projection: of the tokens of each block, before anything else reads them; None reads them as they are.
+        relative: of what reads the tokens around a point with its place relative to them; None: they are interpolated.
         category: of what the category is turned into.
         propagation: of the layers that read a point's coordinates and the tokens around it.
         mixing: of the layers behind them, the first of which also reads what is the same for all points.
     """
 
     projection: int | None
+    relative: int | None
     category: int
     propagation: tuple[int, ...]
     mixing: tuple[int, ...]
@@ -43,14 +45,16 @@ class Sizes(NamedTuple):
     @classmethod
     def named(cls, name: str, width: int) -> Sizes:
         """Those of ``task.head`` for a backbone of some token width."""
-        return cls(None, 64, (4 * width, 1024), (512, 256)) if name == "published" else cls(64, 32, (128,), (128,))
+        if name == "published":
+            return cls(None, None, 64, (4 * width, 1024), (512, 256))
+        return cls(64, 128, 32, (128,), (128,))
 
 
 class PointOptions(TaskOptions):
     """``task:`` of tasks that label points: their head.
 
     ``published`` is the head of Point-MAE and its descendants, 5.2 M parameters; ``light`` first projects the tokens of
-    each block to 64 values, and has 0.18 M. ``blocks`` are numbers of the blocks that are read, from 0; null: the last
+    each block to 64 values, reads them with the place of a point relative to its three nearest patches, and has 0.19 M. ``blocks`` are numbers of the blocks that are read, from 0; null: the last
     ones of three equal parts of the backbone, 3, 7 and 11 of 12. ``pools`` make of the tokens of each of them what is
     the same for all points; null: maximum and mean of the patches, as published, and the mean of the prompts where the
     method makes some.
@@ -122,6 +126,7 @@ class SegmentationHead(Head):
 
     Attributes:
         levels: the blocks that are read, by stage.
+        columns: widths of what the first layer reads of a point: its place, and what comes of each level.
         width: of what is the same for all points.
     """
 
@@ -145,7 +150,13 @@ class SegmentationHead(Head):
             norm = nn.BatchNorm1d(sizes.category)
             self.category = nn.Sequential(nn.Linear(categories, sizes.category, bias=False), norm, nn.LeakyReLU(SLOPE))
             self.width += sizes.category
-        self.propagation, width = _layers(AXES + self.tokens_width, sizes.propagation)
+        carried = [sum(widths[block] for block in blocks) for blocks in self.levels]
+        self.relative: nn.ModuleList | None = None
+        if sizes.relative is not None:
+            self.relative = nn.ModuleList(RelativePropagation(width, sizes.relative) for width in carried)
+            carried = [sizes.relative] * len(carried)
+        self.columns = [AXES, *carried]
+        self.propagation, width = _layers(sum(self.columns), sizes.propagation)
         self.mixing, width = _layers(width + self.width, sizes.mixing)
         self.dropout = nn.Dropout(options.dropout)
         self.last = nn.Linear(width, classes)
@@ -208,15 +219,16 @@ class SegmentationHead(Head):
     def _carried(self, points: Tensor, read: dict[int, TokenSequence], features: Features) -> Tensor:
         """The first propagation layer: coordinates and interpolated tokens of each point -> (B, N, ...)."""
         layer = _first(self.propagation)
-        weight = layer.linear.weight
-        sums, start = F.linear(points.to(weight.dtype), weight[:, :AXES], layer.linear.bias), AXES
-        for blocks in self.levels:
+        of_points, *of_tokens = layer.linear.weight.split(self.columns, dim=1)
+        sums = F.linear(points.to(of_points.dtype), of_points, layer.linear.bias)
+        for number, blocks in enumerate(self.levels):
             tokens = torch.cat([read[block].patches for block in blocks], dim=-1)
-            columns = weight[:, start : start + tokens.shape[-1]]
             centers = features.intermediates[blocks[0]].centers
             assert centers is not None
-            sums += neighbours(points, centers).interpolate(F.linear(tokens, columns))
-            start += tokens.shape[-1]
+            if self.relative is None:
+                sums += neighbours(points, centers).interpolate(F.linear(tokens, of_tokens[number]))
+            else:
+                sums += F.linear(self.relative[number](points, centers, tokens), of_tokens[number])
         return layer.activated(sums)
 
     def _pooled(self, read: dict[int, TokenSequence], features: Features) -> Tensor:
