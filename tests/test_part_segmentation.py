@@ -32,7 +32,7 @@ from pointadapterx.tasks import PartSegmentation, PointLabels, build_task, propa
 from pointadapterx.tasks.exchange import Facts, Predictions
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits
 from pointadapterx.tasks.point_segmentation import PointFacts
-from pointadapterx.tasks.propagation import carry
+from pointadapterx.tasks.propagation import RelativePropagation, carry
 from pointadapterx.tasks.segmentation_heads import kept_blocks
 from pointadapterx.visualize.labels import has_labels
 from pointadapterx.visualize.loaded_run import Subject
@@ -129,6 +129,23 @@ def test_classes_weigh_in_the_loss() -> None:
     torch.testing.assert_close(plain.criterion(logits, labels), each.mean())
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_may_be_over_the_parts_of_the_category(smoothing: float) -> None:
+    """As if the head had no other outputs; these get no gradient."""
+    learning = build_task(parts_config(task={"loss_over": "own"}, train={"label_smoothing": smoothing}))
+    own = [CLASSES.index(name) for name in PARTS["stool"]]
+    condition, labels = torch.tensor([list(PARTS).index("stool")] * 2), torch.tensor(own * 4)[None].repeat(2, 1)
+    logits = torch.randn(2, labels.shape[1], len(CLASSES), requires_grad=True)
+    batch = Batch(None, Targets(points=labels, condition=condition))
+    loss, _ = learning.loss(lambda *_: ModelOutput(logits, None), batch, torch.Generator())  # type: ignore[arg-type]
+    loss.backward()
+    local, numbers = logits.detach()[..., own].flatten(0, 1), torch.arange(len(own)).repeat(8)
+    expected = torch.nn.functional.cross_entropy(local, numbers, label_smoothing=smoothing)
+    torch.testing.assert_close(loss.detach(), expected)
+    assert logits.grad is not None
+    assert not logits.grad[..., [k for k in range(len(CLASSES)) if k not in own]].any()
+
+
 def test_points_without_a_label_divide_nothing() -> None:
     """Neither the loss nor the accuracy of training: both are of the labelled points; none at all are refused."""
     learning, data = task(), Objects("train")
@@ -215,6 +232,26 @@ def test_pieces_that_overlap_are_averaged() -> None:
     np.testing.assert_allclose(found.confidence, expected, rtol=1e-6)
     assert found.warnings == ["odd"]
     assert found.points is points
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_tokens_are_read_with_the_place_of_a_point(scale: float) -> None:
+    """Point by point, as it is written down; in whatever unit the clouds are."""
+    torch.manual_seed(0)
+    layer = RelativePropagation(5, 7)
+    points, centers, tokens = torch.randn(2, 9, 3), torch.randn(2, 4, 3), torch.randn(2, 4, 5)
+    found = layer(points * scale, centers * scale, tokens)
+    for cloud in range(2):
+        away = torch.cdist(points[cloud], centers[cloud])
+        unit = away.min(1).values.mean()
+        for number, point in enumerate(points[cloud]):
+            nearest = away[number].argsort()[:3]
+            weights = 1 / (scale * away[number, nearest]) ** 2
+            said = torch.zeros(7)
+            for weight, center in zip(weights / weights.sum(), nearest, strict=True):
+                offset = torch.cat([point - centers[cloud, center], away[number, center, None]]) / unit
+                said += weight * (layer.tokens(tokens[cloud, center]) + layer.offset.weight @ offset).clamp(min=0)
+            torch.testing.assert_close(found[cloud, number], said, atol=1e-5, rtol=1e-5)
 
 
 def test_rows_without_a_point_get_no_label() -> None:
