@@ -36,8 +36,8 @@ ATTRIBUTES = {
     "licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
     "changes": (
         "Surfaces sampled at 2048 points, labelled by the primitives that they are modelled with, centred, scaled to "
-        "the unit sphere, y up; of the training clouds a stratified subset; points ordered along a Hilbert curve (order "
-        "carries no meaning); coordinates rounded to 1/2048"
+        "the unit sphere, y up; of the training clouds a stratified subset; points ordered along a Hilbert curve "
+        "(order carries no meaning); coordinates rounded to 1/2048"
     ),
 }
 
@@ -88,7 +88,10 @@ def main() -> int:
     parser.add_argument("source", type=Path, help="folder of the full set: train.h5 and test.h5")
     parser.add_argument("--output", type=Path, default=EMBEDDED, help="folder to write to (default: %(default)s)")
     parser.add_argument(
-        "--fraction", type=float, default=FRACTION, help="of the training clouds of each category (default: %(default)s)"
+        "--fraction",
+        type=float,
+        default=FRACTION,
+        help="of each category's training clouds (default: %(default)s)",
     )
     arguments = parser.parse_args()
     make_embedded_parts(arguments.source, arguments.output, arguments.fraction)

@@ -26,8 +26,8 @@ class PartOptions(PointOptions):
     """``task:`` of part segmentation.
 
     ``parts`` are the names of the parts of each category, in the order of the categories' numbers, as the data set has
-    them; null: filled in from it. A name that several categories have is one class of points. ``loss_over`` says what the
-    loss is over: ``all`` parts, as published, or the ``own`` ones of the category, as predictions are.
+    them; null: filled in from it. A name that several categories have is one class of points. ``loss_over`` says what
+    the loss is over: ``all`` parts, as published, or the ``own`` ones of the category, as predictions are.
     """
 
     name: Literal["part_segmentation"] = "part_segmentation"
@@ -72,8 +72,8 @@ class PartOptions(PointOptions):
 class PartSegmentation(PointSegmentation):
     """A part for every point, of those that the object's category has.
 
-    What a model says is restricted to these in predictions and metrics, and in the loss where ``loss_over`` says so. The IoU of
-    a part that a shape neither has nor is said to have is 1.
+    What a model says is restricted to these in predictions and metrics, and in the loss where ``loss_over`` says so.
+    The IoU of a part that a shape neither has nor is said to have is 1.
     """
 
     Options: ClassVar[type[PartOptions]] = PartOptions

@@ -1,7 +1,7 @@
 """Values of a few points carried over to many: by the three nearest, nearer ones counting more (PointNet++ §3.4).
 
-Interpolated tokens are smooth: they cannot draw a line through a patch. :class:`RelativePropagation` can, as it reads each
-token with the place of the point relative to its centre, before the weighted mean is taken.
+Interpolated tokens are smooth: they cannot draw a line through a patch. :class:`RelativePropagation` can, as it reads
+each token with the place of the point relative to its centre, before the weighted mean is taken.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def _weights(squared: Tensor) -> Tensor:
 class RelativePropagation(nn.Module):
     """What the three nearest patches say about a point: of their tokens, and of where it lies relative to each.
 
-    The weighted mean, as in :func:`neighbours`, of a rectified layer that reads a token and the offset of the point from
-    its centre, in units of the cloud's mean distance between a point and the nearest centre, with its length.
+    The weighted mean, as in :func:`neighbours`, of a rectified layer that reads a token and the offset of the point
+    from its centre, with its length, in units of the cloud's mean distance between a point and the nearest centre.
 
     Args:
         width: of the tokens.

@@ -53,11 +53,11 @@ class Sizes(NamedTuple):
 class PointOptions(TaskOptions):
     """``task:`` of tasks that label points: their head.
 
-    ``published`` is the head of Point-MAE and its descendants, 5.2 M parameters; ``light`` first projects the tokens of
-    each block to 64 values, reads them with the place of a point relative to its three nearest patches, and has 0.19 M. ``blocks`` are numbers of the blocks that are read, from 0; null: the last
-    ones of three equal parts of the backbone, 3, 7 and 11 of 12. ``pools`` make of the tokens of each of them what is
-    the same for all points; null: maximum and mean of the patches, as published, and the mean of the prompts where the
-    method makes some.
+     ``published`` is the head of Point-MAE and its descendants, 5.2 M parameters; ``light`` first projects the tokens
+    of each block to 64 values, reads them with the place of a point relative to its three nearest patches, and has 0.19
+    M. ``blocks`` are numbers of the blocks that are read, from 0; null: the last ones of three equal parts of the
+    backbone, 3, 7 and 11 of 12. ``pools`` make of the tokens of each of them what is the same for all points; null:
+    maximum and mean of the patches, as published, and the mean of the prompts where the method makes some.
     """
 
     head: Literal["published", "light"] = "published"
