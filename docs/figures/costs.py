@@ -87,13 +87,16 @@ def field() -> str:
 
 def measured() -> str:
     """The same of the other marks: every row of the studies, with its own sizes."""
-    head = "| row of the study | trained | of full | LDraw-20 | home |"
-    lines = [head, "|---|---:|---:|---:|---:|"]
+    head = "| row of the study | trained | of full | LDraw-20 | home | electronics |"
+    lines = [head, "|---|---:|---:|---:|---:|---:|"]
     for name in LABELS:
         for label, _, accuracy, _, _, trained, _, share, *_ in _studied(name):
-            other = next((row[2] for row in _studied(name, "home_methods") if row[0] == label), "–")
+            others = [
+                next((row[2] for row in _studied(name, f"{study}_methods") if row[0] == label), "–")
+                for study in ("home", "electronics")
+            ]
             words = f"[{label}]({name}.md)"
-            scores = " | ".join(cell.partition(" [")[0] for cell in (accuracy, other))
+            scores = " | ".join(cell.partition(" [")[0] for cell in (accuracy, *others))
             lines.append(f"| {words} | {trained} | {share} % | {scores} |")
     return "\n".join([BEGIN_MEASURED, *lines, END_MEASURED])
 

@@ -20,6 +20,7 @@ QUOTES = {
     ROOT / "docs" / "speed.md": ("precision", "cached_views"),
     RESULTS / "ldraw20" / "README.md": ("ldraw20", "ldraw20_recipe", "ldraw20_weights"),
     RESULTS / "ldraw20_methods" / "README.md": ("ldraw20_methods", "ldraw20"),
+    RESULTS / "electronics_methods" / "README.md": ("electronics_methods",),
     RESULTS / "home_methods" / "README.md": ("home_methods",),
     RESULTS / "vit_tiny" / "README.md": ("vit_tiny",),
 }
