@@ -16,6 +16,7 @@ from pointadapterx.datasets.outlines import EXTRA
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.optional import need
+from pointadapterx.tasks.recomputing import recomputed
 from pointadapterx.tasks.upernet import Level, Levels, levels_of, strides_of
 
 RATIOS = (0.5, 1.0, 2.0)  # height by width of anchors
@@ -246,9 +247,16 @@ class RetinaNetHead(DetectionHead):
     def learn(self, images: Any, maps: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Mapping[str, Tensor]:
         """Focal loss and L1."""
         levels = list(maps.values())
-        return self.detector.compute_loss(
-            targets, self.detector.head(levels), self.detector.anchor_generator(images, levels)
-        )
+        outputs, anchors = self.detector.head(levels), self.detector.anchor_generator(images, levels)
+
+        def compute(*values: Tensor) -> Mapping[str, Tensor]:
+            found: Mapping[str, Tensor] = self.detector.compute_loss(
+                targets, dict(zip(outputs, values, strict=True)), anchors
+            )
+            return found
+
+        found: Mapping[str, Tensor] = recomputed(compute, *outputs.values())
+        return found
 
     def find(self, images: Any, maps: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Boxes by score, without those that overlap better ones."""
@@ -261,6 +269,66 @@ class RetinaNetHead(DetectionHead):
     def work(self, maps: dict[str, Tensor]) -> Tensor:
         """All levels through the layers."""
         return torch.stack([one.float().mean() for one in self.detector.head(list(maps.values())).values()]).sum()
+
+
+class Regions(NamedTuple):
+    """What is to be pooled of regions.
+
+    Attributes:
+        pool: that does it.
+        maps: (B, C, h, w) of the levels, by name.
+        boxes: (k, 4) of each picture.
+        sizes: of the pictures.
+    """
+
+    pool: nn.Module
+    maps: dict[str, Tensor]
+    boxes: list[Tensor]
+    sizes: list[tuple[int, int]]
+
+
+class Later(nn.Module):
+    """Leaves pooling to the layer that reads the regions."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Regions:
+        """As torchvision calls a pooling."""
+        return Regions(self.pool, maps, boxes, sizes)
+
+
+class BoxHead(nn.Module):
+    """torchvision's ``TwoMLPHead``, whose backward pass pools the regions again: they are larger than all maps."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(width, out)
+        self.fc7 = nn.Linear(out, out)
+
+    def forward(self, regions: Regions | Tensor) -> Tensor:
+        """Regions, or what was pooled of them (k, C, h, w) -> (k, out)."""
+        if isinstance(regions, Tensor):
+            hidden = self.fc6(regions.flatten(1))
+        else:
+            pool, maps, boxes, sizes = regions
+
+            def read(*levels: Tensor) -> Tensor:
+                pooled: Tensor = pool(dict(zip(maps, levels, strict=True)), boxes, sizes)
+                return self.fc6(pooled.flatten(1))
+
+            hidden = recomputed(read, *maps.values())
+        return F.relu(self.fc7(F.relu(hidden, inplace=True)), inplace=True)
+
+
+class Again(nn.Sequential):
+    """Layers that keep their input alone for the backward pass."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """As ever."""
+        found: Tensor = recomputed(super().forward, values)
+        return found
 
 
 class FasterRCNNHead(DetectionHead):
@@ -278,8 +346,8 @@ class FasterRCNNHead(DetectionHead):
         )
         self.regions.anchor_generator = anchors
         self.detector = detection.roi_heads.RoIHeads(
-            self._pooling(POOLED),
-            detection.faster_rcnn.TwoMLPHead(channels * POOLED**2, 4 * channels),
+            Later(self._pooling(POOLED)),
+            BoxHead(channels * POOLED**2, 4 * channels),
             detection.faster_rcnn.FastRCNNPredictor(4 * channels, settings.classes + 1),
             *(0.5, 0.5, REGIONS, INSIDE / REGIONS, None),
             *(settings.score, settings.overlap, settings.most),
@@ -338,7 +406,8 @@ class MaskRCNNHead(FasterRCNNHead):
         masks, channels = detection_of_torchvision().mask_rcnn, settings.channels
         self.detector.mask_roi_pool = self._pooling(OF_MASK)
         self.detector.mask_head = masks.MaskRCNNHeads(channels, (channels,) * 4, 1)
-        self.detector.mask_predictor = masks.MaskRCNNPredictor(channels, channels, settings.classes + 1)
+        layers = masks.MaskRCNNPredictor(channels, channels, settings.classes + 1).named_children()
+        self.detector.mask_predictor = Again(OrderedDict(layers))
 
     def work(self, maps: dict[str, Tensor]) -> Tensor:
         """Also as many regions of objects as a step can draw; with fewer objects it draws fewer."""

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head, StageInfo
+from pointadapterx.tasks.convolutions import ConvModule, Part, enlarged, enlarging, side_by_side
+from pointadapterx.tasks.recomputing import recomputed
 
 POOLS = (1, 2, 3, 6)  # sides of the grids that the last stage is pooled to
 AUXILIARY = 256  # channels of the auxiliary head
 RESCALES = (4.0, 2.0, 1.0, 0.5)  # of the only grid of a plain transformer: strides 4, 8, 16 and 32 of patches of 16
-GROUPS = 32  # of GroupNorm, or fewer where they do not divide the channels
 
 _PSP = re.compile(r"(psp_modules\.\d+)\.1\.")
 _NORM = re.compile(r"backbone\.hidden_states_norms\.stage(\d+)\.(weight|bias)")
@@ -141,23 +142,6 @@ class Levels(nn.ModuleList):
         return found
 
 
-class ConvModule(nn.Module):
-    """Convolution, norm, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, norm: str) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        groups = math.gcd(GROUPS, outputs)
-        if 2 * groups > outputs:  # of single channels, a map pooled to 1 x 1 has no spread
-            groups = max(1, groups // 2)
-        self.batch_norm = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(groups, outputs)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H, W)."""
-        return F.relu(self.batch_norm(self.conv(maps)))
-
-
 class PixelHead(Head):
     """Base of the heads: logits of each pixel of the input.
 
@@ -193,7 +177,7 @@ class PixelHead(Head):
         return _PSP.sub(r"\1.", name.removeprefix("decode_head.")) if name.startswith("decode_head.") else None
 
     def read(self, maps: list[Tensor]) -> Tensor:
-        """Maps of the levels -> (B, width, side, side), at the finest level."""
+        """Maps of the levels -> (B, classes, side, side), logits at the finest level."""
         raise NotImplementedError(f"{type(self).__name__} must read the maps")
 
     def further(self, maps: list[Tensor]) -> list[Tensor]:
@@ -205,10 +189,10 @@ class PixelHead(Head):
         assert features.inputs is not None
         size = features.inputs.shape[-2:]
         maps = self.norms.maps(features)
-        logits = [self.classifier(self.dropout(self.read(maps)))]
+        logits = [self.read(maps)]
         if self.training:
             logits += self.further(maps)
-        return torch.cat([_enlarged(part, size) for part in logits], dim=1)
+        return torch.cat([enlarged(part, size) for part in logits], dim=1)
 
 
 def _classifier(width: int, num_classes: int) -> nn.Conv2d:
@@ -216,10 +200,6 @@ def _classifier(width: int, num_classes: int) -> nn.Conv2d:
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
-
-
-def _enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class Fcn(nn.Module):
@@ -271,6 +251,10 @@ class UPerNet(PixelHead):
         side = max(1, int(last.side * last.rescale))
         for pool in POOLS:
             self.register_buffer(f"pool{pool}", _pooling(side, pool), persistent=False)
+            self.register_buffer(f"unpool{pool}", enlarging(pool, side), persistent=False)
+        sides = [int(level.side * level.finer) for level in levels]
+        for number, one in enumerate(sides[1:], 1):
+            self.register_buffer(f"enlarge{number}", enlarging(one, sides[0]), persistent=False)
 
     def further(self, maps: list[Tensor]) -> list[Tensor]:
         """See :class:`PixelHead`."""
@@ -288,23 +272,38 @@ class UPerNet(PixelHead):
                 "give batches of two or more, or set task.norm=group"
             )
         *fine, coarse = maps
-        laterals = [layer(part) for layer, part in zip(self.lateral_convs, fine, strict=True)]
-        laterals.append(self._pooled(coarse))
-        for number in range(len(laterals) - 1, 0, -1):
-            above = laterals[number - 1]
-            laterals[number - 1] = above + _enlarged(laterals[number], above.shape[2:])
-        found = [layer(part) for layer, part in zip(self.fpn_convs, laterals[:-1], strict=True)]
-        found.append(laterals[-1])
-        size = found[0].shape[2:]
-        return self.fpn_bottleneck(torch.cat([found[0], *(_enlarged(part, size) for part in found[1:])], dim=1))
+        lateral, found = self._pooled(coarse), []
+        found.append(Part(None, lateral, self.get_buffer(f"enlarge{len(fine)}")))
+        for level in range(len(fine) - 1, -1, -1):
+            lateral, sums = self._level(level, fine[level], lateral)
+            found.append(Part(self.fpn_convs[level], sums, self.get_buffer(f"enlarge{level}") if level else None))
+        last = self.fpn_bottleneck
+        return recomputed(
+            lambda sums: self.classifier(self.dropout(last.activated(sums))),
+            side_by_side(last.conv.weight, found[::-1]),
+            norms=[last.batch_norm],
+            draws=self.dropout.p > 0,
+        )
+
+    def _level(self, level: int, maps: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
+        """A level of the pyramid, and what its convolution makes of it."""
+        layer, convolution = self.lateral_convs[level], self.fpn_convs[level]
+
+        def compute(maps: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
+            lateral = layer(maps)
+            lateral = lateral + enlarged(coarser, lateral.shape[2:])
+            return lateral, convolution.conv(lateral)
+
+        found: tuple[Tensor, Tensor] = recomputed(compute, maps, coarser, norms=[layer.batch_norm])
+        return found
 
     def _pooled(self, maps: Tensor) -> Tensor:
-        size = maps.shape[2:]
-        parts = [maps]
+        found = [Part(None, maps, None)]
         for pool, layer in zip(POOLS, self.psp_modules, strict=True):
             matrix = self.get_buffer(f"pool{pool}").to(maps.dtype)
-            parts.append(_enlarged(layer(matrix @ maps @ matrix.T), size))
-        return self.bottleneck(torch.cat(parts, dim=1))
+            sums = layer.conv(matrix @ maps @ matrix.T)
+            found.append(Part(layer, sums, self.get_buffer(f"unpool{pool}")))
+        return self.bottleneck.activated(side_by_side(self.bottleneck.conv.weight, found))
 
 
 def _pooling(side: int, pool: int) -> Tensor:
@@ -343,5 +342,5 @@ class LightHead(PixelHead):
         size = projected[0].shape[2:]
         total = projected[0]
         for part in projected[1:]:
-            total = total + _enlarged(part, size)
-        return F.gelu(total)
+            total = total + enlarged(part, size)
+        return recomputed(lambda found: self.classifier(self.dropout(F.gelu(found))), total, draws=self.dropout.p > 0)
