@@ -23,7 +23,8 @@ from pointadapterx.peft import METHODS
 from pointadapterx.sections import TrainConfig
 from pointadapterx.tasks.detection_heads import HEADS as DETECTORS
 from pointadapterx.tasks.detection_heads import DetectionHead, Objects, Settings
-from pointadapterx.tasks.upernet import Levels, LightHead, UPerNet, levels_of
+from pointadapterx.tasks.pixel_losses import Pixels
+from pointadapterx.tasks.upernet import Levels, LightHead, PixelHead, UPerNet, levels_of
 
 __all__ = ["main"]
 
@@ -87,8 +88,12 @@ def _objects(head: Head, size: int) -> Sequence[Objects]:
     return found
 
 
+def _first(losses: Tensor, truth: Any) -> Tensor:
+    return losses[0]
+
+
 def _segmentor(channels: int) -> Kind:
-    return Kind(lambda info: UPerNet(levels_of(info), CLASSES, channels), F.cross_entropy, _pixels)
+    return Kind(lambda info: UPerNet(levels_of(info), CLASSES, channels), _first, _pixels)
 
 
 def _detector(name: str, channels: int = 256) -> Kind:
@@ -98,7 +103,7 @@ def _detector(name: str, channels: int = 256) -> Kind:
 
 HEADS = {
     "stages": Kind(Means, F.cross_entropy, _label),
-    "light": Kind(lambda info: LightHead(levels_of(info), CLASSES), F.cross_entropy, _pixels),
+    "light": Kind(lambda info: LightHead(levels_of(info), CLASSES), _first, _pixels),
     "upernet_64": _segmentor(64),
     "upernet": _segmentor(512),
     "retinanet_128": _detector("retinanet", 128),
@@ -135,10 +140,11 @@ def picture_job(method: str, head: str, backbone_size: Mapping[str, Any], batch_
     images = torch.randn(batch_size, 3, SIDE, SIDE, device=device)
     truth = kind.truth(model.head, batch_size)
     truth = truth.to(device) if isinstance(truth, Tensor) else [_moved(one, device) for one in truth]
+    given = Pixels(truth, F.cross_entropy) if isinstance(model.head, PixelHead) else truth
 
     def loss() -> Tensor:
         torch.manual_seed(0)  # of the regions that a detector draws
-        output, auxiliary = model(images, None if isinstance(truth, Tensor) else truth)
+        output, auxiliary = model(images, given)
         found = kind.criterion(output, truth)
         return found if auxiliary is None else found + auxiliary
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointadapterx.models.recomputing import recomputed
 from pointadapterx.tasks.convolutions import ConvModule, Part, enlarging, side_by_side
-from pointadapterx.tasks.recomputing import recomputed
 from pointadapterx.tasks.regions import Again, BoxHead, Later
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointadapterx.tasks.recomputing import recomputed
+from pointadapterx.models.recomputing import recomputed
 
 GROUPS = 32  # of GroupNorm, or fewer where they do not divide the channels
 
@@ -116,10 +116,10 @@ def _enlarged_taps(taps: Tensor, enlarge: Tensor) -> Tensor:
         (B, C, size, size).
     """
     enlarge = enlarge.to(taps.dtype)
-    rows = taps.unflatten(1, (3, 3, -1))  # (B, rows, columns, C, side, side)
+    parts = taps.chunk(9, dim=1)
     total: Tensor | None = None
     for row in range(3):
-        wide = sum(rows[:, row, column] @ enlarge[column].T for column in range(3))
+        wide = sum(parts[3 * row + column] @ enlarge[column].T for column in range(3))
         part = enlarge[row] @ wide
         total = part if total is None else total + part
     assert total is not None

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pointadapterx.datasets.outlines import EXTRA
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head
+from pointadapterx.models.recomputing import recomputed
 from pointadapterx.optional import need
-from pointadapterx.tasks.recomputing import recomputed
 from pointadapterx.tasks.regions import Again, BoxHead, Later
 from pointadapterx.tasks.upernet import Level, Levels, levels_of, strides_of
 

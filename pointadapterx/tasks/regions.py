@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointadapterx.tasks.recomputing import recomputed
+from pointadapterx.models.recomputing import recomputed
 
 
 class Regions(NamedTuple):

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head, StageInfo
+from pointadapterx.models.recomputing import recomputed
 from pointadapterx.tasks.convolutions import ConvModule, Part, enlarged, enlarging, side_by_side
-from pointadapterx.tasks.recomputing import recomputed
+from pointadapterx.tasks.pixel_losses import Pixels
 
 POOLS = (1, 2, 3, 6)  # sides of the grids that the last stage is pooled to
 AUXILIARY = 256  # channels of the auxiliary head
@@ -130,16 +131,21 @@ class Levels(nn.ModuleList):
 
     def maps(self, features: Features) -> list[Tensor]:
         """(B, C, side, side) of each level, the finest first."""
-        found = []
-        for level, norm in zip(self.levels, self, strict=True):
-            tokens = norm(features.intermediates[level.block].sequence.patches)
-            grid = tokens.transpose(1, 2).unflatten(2, (level.side, level.side))
-            if level.finer < 1:
-                grid = F.max_pool2d(grid, round(1 / level.finer))
-            elif level.finer > 1:
-                grid = F.interpolate(grid, scale_factor=level.finer, mode="bilinear", align_corners=False)
-            found.append(grid)
-        return found
+        return [self.map(number, tokens) for number, tokens in enumerate(self.tokens(features))]
+
+    def tokens(self, features: Features) -> list[Tensor]:
+        """(B, G, C) of each level, as the backbone gives them."""
+        return [features.intermediates[level.block].sequence.patches for level in self.levels]
+
+    def map(self, number: int, tokens: Tensor) -> Tensor:
+        """A level's tokens -> its map."""
+        level = self.levels[number]
+        grid = self[number](tokens).transpose(1, 2).unflatten(2, (level.side, level.side))
+        if level.finer < 1:
+            return F.max_pool2d(grid, round(1 / level.finer))
+        if level.finer > 1:
+            return F.interpolate(grid, scale_factor=level.finer, mode="bilinear", align_corners=False)
+        return grid
 
 
 class PixelHead(Head):
@@ -176,22 +182,28 @@ class PixelHead(Head):
             return name
         return _PSP.sub(r"\1.", name.removeprefix("decode_head.")) if name.startswith("decode_head.") else None
 
-    def read(self, maps: list[Tensor]) -> Tensor:
-        """Maps of the levels -> (B, classes, side, side), logits at the finest level."""
-        raise NotImplementedError(f"{type(self).__name__} must read the maps")
+    def read(self, tokens: list[Tensor]) -> Tensor:
+        """Tokens of the levels -> (B, classes, side, side), logits at the finest level."""
+        raise NotImplementedError(f"{type(self).__name__} must read the levels")
 
-    def further(self, maps: list[Tensor]) -> list[Tensor]:
+    def further(self, tokens: list[Tensor]) -> list[Tensor]:
         """Logits of auxiliary heads, in training."""
         return []
 
     def forward(self, features: Features) -> Tensor:
-        """Features -> logits (B, classes, S, S); in training (B, 2 classes, S, S) with an auxiliary head."""
+        """Features -> logits (B, classes, S, S); in training (B, 2 classes, S, S) with an auxiliary head.
+
+        Where the classes of the pixels are given in training (``Features.condition``, see
+        :class:`~pointadapterx.tasks.pixel_losses.Pixels`), the output is what its ``losses`` gives instead.
+        """
         assert features.inputs is not None
-        size = features.inputs.shape[-2:]
-        maps = self.norms.maps(features)
-        logits = [self.read(maps)]
+        size, truth = features.inputs.shape[-2:], features.condition
+        tokens = self.norms.tokens(features)
+        logits = [self.read(tokens)]
         if self.training:
-            logits += self.further(maps)
+            logits += self.further(tokens)
+            if isinstance(truth, Pixels):
+                return truth.losses(logits)
         return torch.cat([enlarged(part, size) for part in logits], dim=1)
 
 
@@ -256,23 +268,24 @@ class UPerNet(PixelHead):
         for number, one in enumerate(sides[1:], 1):
             self.register_buffer(f"enlarge{number}", enlarging(one, sides[0]), persistent=False)
 
-    def further(self, maps: list[Tensor]) -> list[Tensor]:
+    def further(self, tokens: list[Tensor]) -> list[Tensor]:
         """See :class:`PixelHead`."""
-        return [] if self.auxiliary_head is None else [self.auxiliary_head(maps[max(0, len(maps) - 2)])]
+        level = max(0, len(tokens) - 2)
+        return [] if self.auxiliary_head is None else [self.auxiliary_head(self.norms.map(level, tokens[level]))]
 
-    def read(self, maps: list[Tensor]) -> Tensor:
+    def read(self, tokens: list[Tensor]) -> Tensor:
         """See :class:`PixelHead`.
 
         Raises:
             ValueError: for a single picture in training, whose pooled map BatchNorm cannot normalise.
         """
-        if self.training and self.norm == "batch" and len(maps[0]) < 2:
+        if self.training and self.norm == "batch" and len(tokens[0]) < 2:
             raise ValueError(
                 "UPerNet with BatchNorm cannot train on a single picture, whose map pooled to 1 x 1 has no spread; "
                 "give batches of two or more, or set task.norm=group"
             )
-        *fine, coarse = maps
-        lateral, found = self._pooled(coarse), []
+        *fine, coarse = tokens
+        lateral, found = self._pooled(self.norms.map(len(fine), coarse)), []
         found.append(Part(None, lateral, self.get_buffer(f"enlarge{len(fine)}")))
         for level in range(len(fine) - 1, -1, -1):
             lateral, sums = self._level(level, fine[level], lateral)
@@ -285,16 +298,16 @@ class UPerNet(PixelHead):
             draws=self.dropout.p > 0,
         )
 
-    def _level(self, level: int, maps: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
+    def _level(self, level: int, tokens: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
         """A level of the pyramid, and what its convolution makes of it."""
         layer, convolution = self.lateral_convs[level], self.fpn_convs[level]
 
-        def compute(maps: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
-            lateral = layer(maps)
+        def compute(tokens: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
+            lateral = layer(self.norms.map(level, tokens))
             lateral = lateral + enlarged(coarser, lateral.shape[2:])
             return lateral, convolution.conv(lateral)
 
-        found: tuple[Tensor, Tensor] = recomputed(compute, maps, coarser, norms=[layer.batch_norm])
+        found: tuple[Tensor, Tensor] = recomputed(compute, tokens, coarser, norms=[layer.batch_norm])
         return found
 
     def _pooled(self, maps: Tensor) -> Tensor:
@@ -336,11 +349,15 @@ class LightHead(PixelHead):
         """None: nobody has published it."""
         return None
 
-    def read(self, maps: list[Tensor]) -> Tensor:
+    def read(self, tokens: list[Tensor]) -> Tensor:
         """See :class:`PixelHead`."""
-        projected = [layer(part) for layer, part in zip(self.projections, maps, strict=True)]
+        projected = [self._projected(level, part) for level, part in enumerate(tokens)]
         size = projected[0].shape[2:]
         total = projected[0]
         for part in projected[1:]:
             total = total + enlarged(part, size)
         return recomputed(lambda found: self.classifier(self.dropout(F.gelu(found))), total, draws=self.dropout.p > 0)
+
+    def _projected(self, level: int, tokens: Tensor) -> Tensor:
+        found: Tensor = recomputed(lambda tokens: self.projections[level](self.norms.map(level, tokens)), tokens)
+        return found
