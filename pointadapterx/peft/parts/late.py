@@ -161,9 +161,14 @@ class Waiting:
 
 
 def moved(tokens: Tensor, joined: Tensor, lead: Callable[[Tensor], Tensor]) -> Tensor:
-    """What is added to the tokens of the next stage, where ``joined`` takes the place of frozen ``tokens``."""
-    with torch.no_grad():
-        plain = lead(tokens)
+    """What is added to the tokens of the next stage, where ``joined`` takes the place of frozen ``tokens``.
+
+    Where ``lead`` has led them there already, its ``plain`` is taken.
+    """
+    plain: Tensor | None = getattr(lead, "plain", None)
+    if plain is None:
+        with torch.no_grad():
+            plain = lead(tokens)
     found: Tensor = recomputed(lead, joined)  # which only copies, norms and projects: what it makes is not kept
     return found - plain
 
