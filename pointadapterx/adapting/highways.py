@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,20 +103,23 @@ class Way:
 
     Attributes:
         plain: where it has led the model's own tokens; None until it has.
+        go: the way alone, which holds neither.
     """
 
-    def __init__(self, module: nn.Module, inputs: Inputs, named: dict[str, Any], shape: torch.Size) -> None:
-        self.module = module
-        self.inputs = inputs
-        self.named = named
-        self.shape = shape
+    def __init__(self, module: nn.Module, inputs: Inputs, named: dict[str, Any], tokens: Tensor) -> None:
         self.plain: Tensor | None = None
+        inputs, named = put(inputs, named, tokens.new_empty(0))  # a backward pass that goes here again keeps no tokens
+        self.go = partial(_led, module, inputs, named, tokens.shape)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Those of the next stage."""
-        inputs, named = put(self.inputs, self.named, tokens.view(self.shape))
-        output = self.module.forward(*inputs, **named)
-        return flat(output[0] if isinstance(output, tuple) else output)
+        return self.go(tokens)
+
+
+def _led(module: nn.Module, inputs: Inputs, named: dict[str, Any], shape: torch.Size, tokens: Tensor) -> Tensor:
+    inputs, named = put(inputs, named, tokens.view(shape))
+    output = module.forward(*inputs, **named)
+    return flat(output[0] if isinstance(output, tuple) else output)
 
 
 class Leads:
@@ -132,7 +136,7 @@ class Leads:
         run = self.driver.passes.run
         if self.driver.enabled and run is not None:
             tokens = first_tensor(inputs, named)
-            run.lead = Way(module, inputs, named, tokens.shape)
+            run.lead = Way(module, inputs, named, tokens)
             if self.driver.leads:
                 self.driver.method.leave_stage(flat(tokens), run.lead)
 

@@ -289,7 +289,9 @@ class UPerNet(PixelHead):
         found.append(Part(None, lateral, self.get_buffer(f"enlarge{len(fine)}")))
         for level in range(len(fine) - 1, -1, -1):
             lateral, sums = self._level(level, fine[level], lateral)
-            found.append(Part(self.fpn_convs[level], sums, self.get_buffer(f"enlarge{level}") if level else None))
+            found.append(
+                Part(_conv(self.fpn_convs, level), sums, self.get_buffer(f"enlarge{level}") if level else None)
+            )
         last = self.fpn_bottleneck
         return recomputed(
             lambda sums: self.classifier(self.dropout(last.activated(sums))),
@@ -300,7 +302,7 @@ class UPerNet(PixelHead):
 
     def _level(self, level: int, tokens: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
         """A level of the pyramid, and what its convolution makes of it."""
-        layer, convolution = self.lateral_convs[level], self.fpn_convs[level]
+        layer, convolution = _conv(self.lateral_convs, level), _conv(self.fpn_convs, level)
 
         def compute(tokens: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
             lateral = layer(self.norms.map(level, tokens))
@@ -312,11 +314,19 @@ class UPerNet(PixelHead):
 
     def _pooled(self, maps: Tensor) -> Tensor:
         found = [Part(None, maps, None)]
-        for pool, layer in zip(POOLS, self.psp_modules, strict=True):
+        for number, pool in enumerate(POOLS):
+            layer = _conv(self.psp_modules, number)
             matrix = self.get_buffer(f"pool{pool}").to(maps.dtype)
             sums = layer.conv(matrix @ maps @ matrix.T)
             found.append(Part(layer, sums, self.get_buffer(f"unpool{pool}")))
         return self.bottleneck.activated(side_by_side(self.bottleneck.conv.weight, found))
+
+
+def _conv(layers: nn.ModuleList, number: int) -> ConvModule:
+    """One of them, with its concrete type."""
+    layer = layers[number]
+    assert isinstance(layer, ConvModule)
+    return layer
 
 
 def _pooling(side: int, pool: int) -> Tensor:

@@ -169,7 +169,9 @@ def moved(tokens: Tensor, joined: Tensor, lead: Callable[[Tensor], Tensor]) -> T
     if plain is None:
         with torch.no_grad():
             plain = lead(tokens)
-    found: Tensor = recomputed(lead, joined)  # which only copies, norms and projects: what it makes is not kept
+    found: Tensor = recomputed(
+        getattr(lead, "go", lead), joined
+    )  # which only copies, norms and projects: what it makes is not kept
     return found - plain
 
 
