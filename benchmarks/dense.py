@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -28,7 +29,10 @@ NOTE = (
     "multiply-adds of matrix products and convolutions, forward and backward, a sample. The rows take "
     "turns in one process; times are medians, in brackets the fastest and the slowest. *CPU s* is the process's time "
     "on the processor, which other work on the machine disturbs less; *less time* is the median of its ratios in each "
-    "round, in brackets the smallest and the largest."
+    "round, in brackets the smallest and the largest. Every method trains the whole head, so a step is backbone, head, "
+    "loss and gradients; what the head costs no method saves. *of it* is what a method saves divided by what *linear* "
+    "saves, of memory and of time: the share of what can be saved while the backbone runs forward and the head is "
+    "trained."
 )
 
 
@@ -46,13 +50,18 @@ class Row(NamedTuple):
 
 TABLES: dict[str, tuple[str, Callable[[], list[Row]]]] = {}
 """Titles and rows by the name of a table; the others are compared with the first row."""
+LARGE: set[str] = set()
+"""Names of the tables that are measured only where they are asked for, one model in memory at a time."""
 
 
-def table(name: str, title: str) -> Callable[[Callable[[], list[Row]]], Callable[[], list[Row]]]:
+def table(
+    name: str, title: str, *, large: bool = False
+) -> Callable[[Callable[[], list[Row]]], Callable[[], list[Row]]]:
     """Registers a function that lists a table's rows."""
 
     def register(rows: Callable[[], list[Row]]) -> Callable[[], list[Row]]:
         TABLES[name] = (title, rows)
+        LARGE.update([name] if large else [])
         return rows
 
     return register
@@ -124,26 +133,71 @@ table("parts", "Point-MAE, part segmentation, published head")(lambda: parts_row
 table("parts_light", "Point-MAE, part segmentation, light head")(lambda: parts_rows("light"))
 
 
-def measure(rows: Sequence[Row], batch_size: int, rounds: int, device: torch.device) -> list[dict[str, Any]]:
-    """Peak memory and step times of the rows of one table."""
+class Seconds(NamedTuple):
+    """Duration of a step by the clock, and time on the processor; on a GPU both are the clock's."""
+
+    clock: float
+    processor: float
+
+
+class Measured(NamedTuple):
+    """A row's figures.
+
+    Attributes:
+        job: without its model.
+        count: multiply-adds of a step.
+        peak: bytes of a step.
+        turns: durations of its steps.
+    """
+
+    job: Job
+    count: float
+    peak: int
+    turns: list[Seconds]
+
+
+def measure(
+    rows: Sequence[Row], batch_size: int, rounds: int, device: torch.device, *, apart: bool = False
+) -> list[dict[str, Any]]:
+    """Peak memory and step times of the rows of one table.
+
+    Args:
+        rows: of the table.
+        batch_size: of a step.
+        rounds: steps of each row that are timed.
+        device: where.
+        apart: whether each model is made again for every turn, so that memory holds one at a time.
+    """
     with ops.unchecked():
-        jobs = [row.make(batch_size, device) for row in rows]
-        counts = [_multiply_adds(job) / batch_size for job in jobs]
-        peaks = [peak_bytes(job.step, device) for job in jobs]
-        turns = [[_timed(job, device) for job in jobs] for _ in range(rounds)]
+        kept = None if apart else [row.make(batch_size, device) for row in rows]
+        found: list[Measured] = []
+        for turn in range(rounds + (not apart)):
+            for place, row in enumerate(rows):
+                job = row.make(batch_size, device) if kept is None else kept[place]
+                if turn == 0:
+                    counted, peak = _multiply_adds(job), peak_bytes(job.step, device)
+                    found.append(Measured(job._replace(step=_nothing), counted, peak, []))
+                if turn > 0 or apart:
+                    found[place].turns.append(_timed(job, device))
+                del job
+                gc.collect()
     return [
         {
             "name": job.name,
             "trainable": job.trainable,
             "step_mib": peak / MIB,
             "total_mib": (job.static + peak) / MIB,
-            "multiply_adds": count,
-            "seconds": [turn[place].clock for turn in turns],
-            "cpu_seconds": [turn[place].processor for turn in turns],
-            "shares": [turn[place].processor / turn[0].processor for turn in turns],
+            "multiply_adds": count / batch_size,
+            "seconds": [turn.clock for turn in turns],
+            "cpu_seconds": [turn.processor for turn in turns],
+            "shares": [turn.processor / first.processor for turn, first in zip(turns, found[0].turns, strict=True)],
         }
-        for place, (job, peak, count) in enumerate(zip(jobs, peaks, counts, strict=True))
+        for job, count, peak, turns in found
     ]
+
+
+def _nothing() -> None:
+    """In place of a step whose model is no longer needed."""
 
 
 def _multiply_adds(job: Job) -> float:
@@ -151,13 +205,6 @@ def _multiply_adds(job: Job) -> float:
     with FlopCounterMode(display=False) as counter:
         job.step()
     return counter.get_total_flops() / 2
-
-
-class Seconds(NamedTuple):
-    """Duration of a step by the clock, and time on the processor; on a GPU both are the clock's."""
-
-    clock: float
-    processor: float
 
 
 def _timed(job: Job, device: torch.device) -> Seconds:
@@ -175,19 +222,22 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
             "",
             f"## {title}, batch {result['batch_size']}",
             "",
-            "| | trained | step MiB | less | in all MiB | less | 10⁹ | less | s/step | CPU s/step | less time |",
+            "| | trained | step MiB | less | of it | in all MiB | less | 10⁹ | less | s/step | CPU s/step | less time "
+            "| of it |",
         ]
-        lines += [f"|---|{'---:|' * 10}", *(_line(row, rows[0]) for row in rows)]
+        least = next((row for row in rows if row["name"] == "linear"), None)
+        lines += [f"|---|{'---:|' * 12}", *(_line(row, rows[0], least) for row in rows)]
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+def _line(row: Mapping[str, Any], first: Mapping[str, Any], least: Mapping[str, Any] | None) -> str:
     saved = sorted(100 * (1 - share) for share in row["shares"])
     cells = [
         row["name"],
         f"{row['trainable']:,}",
         f"{row['step_mib']:.1f}",
         f"{100 * (1 - row['step_mib'] / first['step_mib']):.1f} %",
+        _of_it(*(None if one is None else first["step_mib"] - one["step_mib"] for one in (row, least))),
         f"{row['total_mib']:.1f}",
         f"{100 * (1 - row['total_mib'] / first['total_mib']):.1f} %",
         f"{row['multiply_adds'] / 1e9:.2f}",
@@ -195,19 +245,32 @@ def _line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         spread(row["seconds"]),
         spread(row["cpu_seconds"]),
         f"{median(saved):.1f} % [{saved[0]:.1f}, {saved[-1]:.1f}]",
+        _of_it(*(None if one is None else 1 - median(one["shares"]) for one in (row, least))),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _of_it(saved: float | None, most: float | None) -> str:
+    """The share of what can be saved, in %."""
+    return "" if saved is None or most is None or most <= 0 else f"{100 * saved / most:.0f} %"
 
 
 def main(argv: list[str]) -> int:
     """Runs this module from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks dense", description=__doc__)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; all by default")
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; by default all but large ones"
+    )
     parser.add_argument("--methods", nargs="+", help="rows to measure; the others are compared with the first")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="also the tables of the published size, Swin-L; 6 GiB with batches of 2, one model at a time",
+    )
     options = parser.parse_args(argv)
     if options.batch_size < 2 or options.rounds < 1:
         parser.error("--batch-size is at least 2 (BatchNorm), --rounds at least 1")
@@ -216,14 +279,14 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tables = {}
-    for name in options.tables or TABLES:
+    for name in options.tables or [one for one in TABLES if options.large or one not in LARGE]:
         title, listed = TABLES[name]
         rows = {row.name: row for row in listed()}
         if unknown := set(options.methods or ()) - set(rows):
             parser.error(f"{name} has no row {', '.join(sorted(unknown))}; it has {', '.join(rows)}")
         wanted = [rows[method] for method in options.methods or rows]
         try:
-            tables[title] = measure(wanted, options.batch_size, options.rounds, device)
+            tables[title] = measure(wanted, options.batch_size, options.rounds, device, apart=name in LARGE)
         except PointAdapterXError as error:
             parser.error(f"{name}: {error}")
     result = {**about(device, options.batch_size, []), "tables": tables}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,13 +23,16 @@ from pointadapterx.peft import METHODS
 from pointadapterx.sections import TrainConfig
 from pointadapterx.tasks.detection_heads import HEADS as DETECTORS
 from pointadapterx.tasks.detection_heads import DetectionHead, Objects, Settings
-from pointadapterx.tasks.upernet import Levels, LightHead, UPerNet, levels_of
+from pointadapterx.tasks.pixel_losses import Pixels
+from pointadapterx.tasks.upernet import Levels, LightHead, PixelHead, UPerNet, levels_of
 
 __all__ = ["main"]
 
 METHODS_OF_ROWS = ("full", "linear", "lora", "adapter", "e3va", "e3va_x")
 SIDE, CLASSES, OBJECTS = 224, 21, 4
 SWIN_T = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
+SWIN_L = {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 7}
+METHODS_OF_LARGE_ROWS = ("full", "linear", "e3va", "e3va_x")
 
 
 class Means(Head):
@@ -85,29 +88,39 @@ def _objects(head: Head, size: int) -> Sequence[Objects]:
     return found
 
 
-def _detector(name: str) -> Kind:
-    settings = Settings(CLASSES, SIDE, 256, None, None, 0.05, 0.5, 100)
+def _first(losses: Tensor, truth: Any) -> Tensor:
+    return losses[0]
+
+
+def _segmentor(channels: int) -> Kind:
+    return Kind(lambda info: UPerNet(levels_of(info), CLASSES, channels), _first, _pixels)
+
+
+def _detector(name: str, channels: int = 256) -> Kind:
+    settings = Settings(CLASSES, SIDE, channels, None, None, 0.05, 0.5, 100)
     return Kind(lambda info: DETECTORS[name](info, settings), lambda losses, truth: losses.sum(), _objects)
 
 
 HEADS = {
     "stages": Kind(Means, F.cross_entropy, _label),
-    "light": Kind(lambda info: LightHead(levels_of(info), CLASSES), F.cross_entropy, _pixels),
-    "upernet": Kind(lambda info: UPerNet(levels_of(info), CLASSES), F.cross_entropy, _pixels),
-    "mask_rcnn": _detector("mask_rcnn"),
+    "light": Kind(lambda info: LightHead(levels_of(info), CLASSES), _first, _pixels),
+    "upernet_64": _segmentor(64),
+    "upernet": _segmentor(512),
+    "retinanet_128": _detector("retinanet", 128),
     "retinanet": _detector("retinanet"),
+    "mask_rcnn": _detector("mask_rcnn"),
 }
 
 
-def make_backbone() -> Backbone:
-    """Swin-T with random weights, the same each time: timm's, or transformers' where that is missing.
+def make_backbone(size: Mapping[str, Any]) -> Backbone:
+    """A Swin with random weights, the same each time: timm's, or transformers' where that is missing.
 
     Raises:
         ConfigError: if both are.
     """
-    section: dict[str, Any] = {"name": "hf", "architecture": {**SWIN_T, "patch_size": 4, "model_type": "swin"}}
+    section: dict[str, Any] = {"name": "hf", "architecture": {**size, "patch_size": 4, "model_type": "swin"}}
     if missing("timm", "timm") is None:
-        section = {"name": "timm", "model": "swin_tiny_patch4_window7_224", "architecture": SWIN_T}
+        section = {"name": "timm", "model": "swin_tiny_patch4_window7_224", "architecture": dict(size)}
     kind: Any = BACKBONES[section["name"]]
     options = kind.Options.model_validate({**section, "weights": None, "image_size": SIDE}).completed()
     if options.options is None:
@@ -116,10 +129,10 @@ def make_backbone() -> Backbone:
     return found
 
 
-def picture_job(method: str, head: str, batch_size: int, device: torch.device) -> Job:
+def picture_job(method: str, head: str, backbone_size: Mapping[str, Any], batch_size: int, device: torch.device) -> Job:
     """Steps on random pictures with random targets; the method with its default options, and no drop path."""
     torch.manual_seed(0)
-    backbone, kind = make_backbone(), HEADS[head]
+    backbone, kind = make_backbone(backbone_size), HEADS[head]
     options = METHODS[method].Options.model_validate({"name": method})
     model = AdaptedModel(backbone, build_method(options), kind.make(backbone.feature_info))
     model.forget_backbone()
@@ -127,10 +140,11 @@ def picture_job(method: str, head: str, batch_size: int, device: torch.device) -
     images = torch.randn(batch_size, 3, SIDE, SIDE, device=device)
     truth = kind.truth(model.head, batch_size)
     truth = truth.to(device) if isinstance(truth, Tensor) else [_moved(one, device) for one in truth]
+    given = Pixels(truth, F.cross_entropy) if isinstance(model.head, PixelHead) else truth
 
     def loss() -> Tensor:
         torch.manual_seed(0)  # of the regions that a detector draws
-        output, auxiliary = model(images, None if isinstance(truth, Tensor) else truth)
+        output, auxiliary = model(images, given)
         found = kind.criterion(output, truth)
         return found if auxiliary is None else found + auxiliary
 
@@ -142,16 +156,26 @@ def _moved(one: Objects, device: torch.device) -> Objects:
 
 
 def picture_rows(head: str) -> list[Row]:
-    """One for each method."""
-    return [Row(method, partial(picture_job, method, head)) for method in METHODS_OF_ROWS]
+    """One for each method on Swin-T."""
+    return [Row(method, partial(picture_job, method, head, SWIN_T)) for method in METHODS_OF_ROWS]
+
+
+def large_rows(head: str) -> list[Row]:
+    """One for each of some methods on Swin-L."""
+    return [Row(method, partial(picture_job, method, head, SWIN_L)) for method in METHODS_OF_LARGE_ROWS]
 
 
 TITLES = {
     "stages": "the least head: what backbone and method cost by themselves",
     "light": "segmentation, light head (128 channels)",
-    "upernet": "segmentation, UPerNet (512 channels)",
+    "upernet_64": "segmentation, UPerNet of 64 channels, as in cfgs/views_upernet.yaml",
+    "upernet": "segmentation, UPerNet as published (512 channels)",
+    "retinanet_128": "detection, RetinaNet of 128 channels, as in cfgs/blood_retinanet.yaml",
+    "retinanet": "detection, RetinaNet as published (256 channels)",
     "mask_rcnn": "detection, Mask R-CNN",
-    "retinanet": "detection, RetinaNet",
 }
 for _name, _title in TITLES.items():
     table(f"swin_{_name}", f"Swin-T, pictures of {SIDE} x {SIDE}, {_title}")(partial(picture_rows, _name))
+for _name in ("upernet", "retinanet"):
+    title = f"Swin-L, pictures of {SIDE} x {SIDE}, {TITLES[_name]}"
+    table(f"large_{_name}", title, large=True)(partial(large_rows, _name))

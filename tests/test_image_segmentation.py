@@ -35,6 +35,7 @@ from pointadapterx.run_folder import SAMPLE_RECORDS_FILE
 from pointadapterx.study.samples import read_samples
 from pointadapterx.tasks import ImageSegmentation, build_task
 from pointadapterx.tasks.pixel_answers import PixelLabels, likeliest
+from pointadapterx.tasks.pixel_losses import Pixels
 from pointadapterx.tasks.upernet import UPerNet, levels_of
 from tests.conftest import randomise, small_config
 from tests.masks import CLASSES, save, scene, segmentation_config, write_mask_folder
@@ -93,7 +94,11 @@ def test_scores_by_hand(config: Config) -> None:
     broken = task.rows(outputs.masked_fill(outputs > 0, torch.nan), Batch(None, Targets(pixels=truth)))
     assert broken.isnan().all()
     batch = Batch(None, Targets(pixels=torch.cat([truth, torch.full_like(truth, 255)])))
-    _, sums = task.loss(lambda _: ModelOutput(outputs.repeat(2, 1, 1, 1), None), batch, torch.Generator())  # type: ignore[arg-type]
+
+    def model(_: None, pixels: Pixels) -> ModelOutput:
+        return ModelOutput(pixels.losses([outputs.repeat(2, 1, 1, 1)]), None)
+
+    _, sums = task.loss(model, batch, torch.Generator())  # type: ignore[arg-type]
     means = {key: value.double() for key, value in sums.items()}
     assert task.progress(means)["train_accuracy"] == pytest.approx(200 / 3)
 
@@ -122,6 +127,23 @@ def test_parts_of_a_step_add_up(config: Config) -> None:
     truth[1, :7] = 255
     whole = task.criterion(logits, truth)
     assert torch.allclose(whole, (task.criterion(logits[:2], truth[:2]) + task.criterion(logits[2:], truth[2:])) / 2)
+
+
+def test_a_loss_is_that_of_enlarged_logits(config: Config) -> None:
+    """Picture by picture, with weights of classes, and with an auxiliary head of another size."""
+    task = build_task(config)
+    assert isinstance(task, ImageSegmentation)
+    task._weights = torch.tensor([0.5, 1.0, 2.0])
+    parts = [torch.randn(3, 3, side, side, requires_grad=True) for side in (4, 2)]
+    truth = torch.randint(0, 3, (3, 16, 16))
+    truth[0, :9] = 255
+    large = [nn.functional.interpolate(one, (16, 16), mode="bilinear") for one in parts]
+    expected = [task.criterion(one, truth) for one in large]
+    *losses, right = Pixels(truth, task.criterion).losses(parts)
+    assert torch.allclose(torch.stack(losses), torch.stack(expected))
+    assert int(right) == int((large[0].argmax(dim=1) == truth).sum())
+    grads = [torch.autograd.grad(sum(found), parts) for found in (losses, expected)]
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(*grads, strict=True))
 
 
 def test_classes_weigh_as_often_as_they_are_rare(root: Path) -> None:

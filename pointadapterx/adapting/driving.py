@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pointadapterx.adapting.arguments import Inputs, Named, flat, put, with_wide_masks
-from pointadapterx.adapting.highways import Way, check_input, check_recorded
+from pointadapterx.adapting.highways import Leads, check_input, check_recorded
 from pointadapterx.adapting.passes import Passes, Result, Run, Stand, kept, recomputing, refuse_checkpoints
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.additions import Recorded
@@ -84,7 +84,9 @@ class Driver:
                 elif self.asks_ffn and block.ffn is not None:
                     self._around(block, block.ffn, "ffn", self._adapt)
             if (self.rides or self.leads) and stage.transition is not None:
-                self._handles.append(stage.transition.register_forward_pre_hook(_Leads(self), with_kwargs=True))
+                leads = Leads(self)
+                self._handles.append(stage.transition.register_forward_pre_hook(leads.before, with_kwargs=True))
+                self._handles.append(stage.transition.register_forward_hook(leads.behind))
 
     def _around(self, block: ForeignBlock, span: Span, name: str, act: _Act) -> None:
         """Hooks at both ends of a branch."""
@@ -382,18 +384,3 @@ class _Ends:
         if changed is None:
             return None
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-
-class _Leads:
-    """Before the frozen way to the next stage, which a highway goes too, and what waits."""
-
-    def __init__(self, driver: Driver) -> None:
-        self.driver = driver
-
-    def __call__(self, module: nn.Module, inputs: Inputs, named: Named) -> None:
-        run = self.driver.passes.run
-        if self.driver.enabled and run is not None:
-            tokens = first_tensor(inputs, named)
-            run.lead = Way(module, inputs, named, tokens.shape)
-            if self.driver.leads:
-                self.driver.method.leave_stage(flat(tokens), run.lead)

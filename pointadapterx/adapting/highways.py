@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pointadapterx.adapting.arguments import Inputs, flat, put
+from pointadapterx.adapting.arguments import Inputs, Named, flat, put
 from pointadapterx.adapting.passes import Run
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.foreign.host import ForeignHost
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.e3va import Highway
+from pointadapterx.peft.hooks import first_tensor
+
+if TYPE_CHECKING:
+    from pointadapterx.adapting.driving import Driver
 
 
 def check_trained(host: ForeignHost, method: Method, named: Mapping[str, nn.Parameter]) -> None:
@@ -94,16 +99,49 @@ def _no_gradient(parameter: str, method: Method) -> ConfigError:
 
 
 class Way:
-    """Tokens of one stage to those of the next, (B, L, C) each, as a module of the model leads there."""
+    """Tokens of one stage to those of the next, (B, L, C) each, as a module of the model leads there.
 
-    def __init__(self, module: nn.Module, inputs: Inputs, named: dict[str, Any], shape: torch.Size) -> None:
-        self.module = module
-        self.inputs = inputs
-        self.named = named
-        self.shape = shape
+    Attributes:
+        plain: where it has led the model's own tokens; None until it has.
+        go: the way alone, which holds neither.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Inputs, named: dict[str, Any], tokens: Tensor) -> None:
+        self.plain: Tensor | None = None
+        inputs, named = put(inputs, named, tokens.new_empty(0))  # a backward pass that goes here again keeps no tokens
+        self.go = partial(_led, module, inputs, named, tokens.shape)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Those of the next stage."""
-        inputs, named = put(self.inputs, self.named, tokens.view(self.shape))
-        output = self.module.forward(*inputs, **named)
-        return flat(output[0] if isinstance(output, tuple) else output)
+        return self.go(tokens)
+
+
+def _led(module: nn.Module, inputs: Inputs, named: dict[str, Any], shape: torch.Size, tokens: Tensor) -> Tensor:
+    inputs, named = put(inputs, named, tokens.view(shape))
+    output = module.forward(*inputs, **named)
+    return flat(output[0] if isinstance(output, tuple) else output)
+
+
+class Leads:
+    """At both ends of the frozen way to the next stage, which what waits goes too.
+
+    Where the model leads its own tokens need not be computed again.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def before(self, module: nn.Module, inputs: Inputs, named: Named) -> None:
+        """Before the module that leads there."""
+        run = self.driver.passes.run
+        if self.driver.enabled and run is not None:
+            tokens = first_tensor(inputs, named)
+            run.lead = Way(module, inputs, named, tokens)
+            if self.driver.leads:
+                self.driver.method.leave_stage(flat(tokens), run.lead)
+
+    def behind(self, module: nn.Module, inputs: Inputs, output: Any) -> None:
+        """Behind it."""
+        run = self.driver.passes.run
+        if self.driver.enabled and run is not None and isinstance(run.lead, Way):
+            run.lead.plain = flat(output[0] if isinstance(output, tuple) else output).detach()

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from pointadapterx.datasets.outlines import EXTRA
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head
+from pointadapterx.models.recomputing import recomputed
 from pointadapterx.optional import need
+from pointadapterx.tasks.regions import Again, BoxHead, Later
 from pointadapterx.tasks.upernet import Level, Levels, levels_of, strides_of
 
 RATIOS = (0.5, 1.0, 2.0)  # height by width of anchors
@@ -246,9 +248,16 @@ class RetinaNetHead(DetectionHead):
     def learn(self, images: Any, maps: dict[str, Tensor], targets: list[dict[str, Tensor]]) -> Mapping[str, Tensor]:
         """Focal loss and L1."""
         levels = list(maps.values())
-        return self.detector.compute_loss(
-            targets, self.detector.head(levels), self.detector.anchor_generator(images, levels)
-        )
+        outputs, anchors = self.detector.head(levels), self.detector.anchor_generator(images, levels)
+
+        def compute(*values: Tensor) -> Mapping[str, Tensor]:
+            found: Mapping[str, Tensor] = self.detector.compute_loss(
+                targets, dict(zip(outputs, values, strict=True)), anchors
+            )
+            return found
+
+        found: Mapping[str, Tensor] = recomputed(compute, *outputs.values())
+        return found
 
     def find(self, images: Any, maps: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Boxes by score, without those that overlap better ones."""
@@ -278,8 +287,8 @@ class FasterRCNNHead(DetectionHead):
         )
         self.regions.anchor_generator = anchors
         self.detector = detection.roi_heads.RoIHeads(
-            self._pooling(POOLED),
-            detection.faster_rcnn.TwoMLPHead(channels * POOLED**2, 4 * channels),
+            Later(self._pooling(POOLED)),
+            BoxHead(channels * POOLED**2, 4 * channels),
             detection.faster_rcnn.FastRCNNPredictor(4 * channels, settings.classes + 1),
             *(0.5, 0.5, REGIONS, INSIDE / REGIONS, None),
             *(settings.score, settings.overlap, settings.most),
@@ -338,7 +347,8 @@ class MaskRCNNHead(FasterRCNNHead):
         masks, channels = detection_of_torchvision().mask_rcnn, settings.channels
         self.detector.mask_roi_pool = self._pooling(OF_MASK)
         self.detector.mask_head = masks.MaskRCNNHeads(channels, (channels,) * 4, 1)
-        self.detector.mask_predictor = masks.MaskRCNNPredictor(channels, channels, settings.classes + 1)
+        layers = masks.MaskRCNNPredictor(channels, channels, settings.classes + 1).named_children()
+        self.detector.mask_predictor = Again(OrderedDict(layers))
 
     def work(self, maps: dict[str, Tensor]) -> Tensor:
         """Also as many regions of objects as a step can draw; with fewer objects it draws fewer."""

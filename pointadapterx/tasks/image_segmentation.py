@@ -31,6 +31,7 @@ from pointadapterx.schema import Rate
 from pointadapterx.tasks.base import TASKS, Task
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Tabular, TaskOptions
 from pointadapterx.tasks.pixel_answers import PixelLabels, likeliest
+from pointadapterx.tasks.pixel_losses import Pixels
 from pointadapterx.tasks.upernet import LightHead, PixelHead, UPerNet, levels_of
 from pointadapterx.tasks.weighting import shared, weights_of_counts
 from pointadapterx.text import cell, printable
@@ -170,15 +171,12 @@ class ImageSegmentation(Task):
         """Cross-entropy of the labelled pixels, of the head and with its weight of the auxiliary head."""
         truth = batch.targets.pixels
         assert truth is not None
-        logits, auxiliary = model(batch.inputs)
-        count = self.options.num_classes
-        assert count is not None
-        own, *further = logits.float().split(count, dim=1)
-        loss = self.criterion(own, truth)
+        (found, auxiliary) = model(batch.inputs, Pixels(truth, self.criterion))
+        own, *further, right = found
+        loss = own
         for part in further:
-            loss = loss + self.options.auxiliary * self.criterion(part, truth)
-        right = (own.detach().argmax(dim=1) == truth).sum()
-        sums = {"loss": loss.detach() * len(truth), "right": right, "known": (truth != IGNORED).sum()}
+            loss = loss + self.options.auxiliary * part
+        sums = {"loss": loss.detach() * len(truth), "right": right.detach(), "known": (truth != IGNORED).sum()}
         return loss if auxiliary is None else loss + auxiliary, sums
 
     def criterion(self, logits: Tensor, truth: Tensor) -> Tensor:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head, StageInfo
+from pointadapterx.models.recomputing import recomputed
+from pointadapterx.tasks.convolutions import ConvModule, Part, enlarged, enlarging, side_by_side
+from pointadapterx.tasks.pixel_losses import Pixels
 
 POOLS = (1, 2, 3, 6)  # sides of the grids that the last stage is pooled to
 AUXILIARY = 256  # channels of the auxiliary head
 RESCALES = (4.0, 2.0, 1.0, 0.5)  # of the only grid of a plain transformer: strides 4, 8, 16 and 32 of patches of 16
-GROUPS = 32  # of GroupNorm, or fewer where they do not divide the channels
 
 _PSP = re.compile(r"(psp_modules\.\d+)\.1\.")
 _NORM = re.compile(r"backbone\.hidden_states_norms\.stage(\d+)\.(weight|bias)")
@@ -129,33 +131,21 @@ class Levels(nn.ModuleList):
 
     def maps(self, features: Features) -> list[Tensor]:
         """(B, C, side, side) of each level, the finest first."""
-        found = []
-        for level, norm in zip(self.levels, self, strict=True):
-            tokens = norm(features.intermediates[level.block].sequence.patches)
-            grid = tokens.transpose(1, 2).unflatten(2, (level.side, level.side))
-            if level.finer < 1:
-                grid = F.max_pool2d(grid, round(1 / level.finer))
-            elif level.finer > 1:
-                grid = F.interpolate(grid, scale_factor=level.finer, mode="bilinear", align_corners=False)
-            found.append(grid)
-        return found
+        return [self.map(number, tokens) for number, tokens in enumerate(self.tokens(features))]
 
+    def tokens(self, features: Features) -> list[Tensor]:
+        """(B, G, C) of each level, as the backbone gives them."""
+        return [features.intermediates[level.block].sequence.patches for level in self.levels]
 
-class ConvModule(nn.Module):
-    """Convolution, norm, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, norm: str) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        groups = math.gcd(GROUPS, outputs)
-        if 2 * groups > outputs:  # of single channels, a map pooled to 1 x 1 has no spread
-            groups = max(1, groups // 2)
-        self.batch_norm = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(groups, outputs)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H, W)."""
-        return F.relu(self.batch_norm(self.conv(maps)))
+    def map(self, number: int, tokens: Tensor) -> Tensor:
+        """A level's tokens -> its map."""
+        level = self.levels[number]
+        grid = self[number](tokens).transpose(1, 2).unflatten(2, (level.side, level.side))
+        if level.finer < 1:
+            return F.max_pool2d(grid, round(1 / level.finer))
+        if level.finer > 1:
+            return F.interpolate(grid, scale_factor=level.finer, mode="bilinear", align_corners=False)
+        return grid
 
 
 class PixelHead(Head):
@@ -192,23 +182,29 @@ class PixelHead(Head):
             return name
         return _PSP.sub(r"\1.", name.removeprefix("decode_head.")) if name.startswith("decode_head.") else None
 
-    def read(self, maps: list[Tensor]) -> Tensor:
-        """Maps of the levels -> (B, width, side, side), at the finest level."""
-        raise NotImplementedError(f"{type(self).__name__} must read the maps")
+    def read(self, tokens: list[Tensor]) -> Tensor:
+        """Tokens of the levels -> (B, classes, side, side), logits at the finest level."""
+        raise NotImplementedError(f"{type(self).__name__} must read the levels")
 
-    def further(self, maps: list[Tensor]) -> list[Tensor]:
+    def further(self, tokens: list[Tensor]) -> list[Tensor]:
         """Logits of auxiliary heads, in training."""
         return []
 
     def forward(self, features: Features) -> Tensor:
-        """Features -> logits (B, classes, S, S); in training (B, 2 classes, S, S) with an auxiliary head."""
+        """Features -> logits (B, classes, S, S); in training (B, 2 classes, S, S) with an auxiliary head.
+
+        Where the classes of the pixels are given in training (``Features.condition``, see
+        :class:`~pointadapterx.tasks.pixel_losses.Pixels`), the output is what its ``losses`` gives instead.
+        """
         assert features.inputs is not None
-        size = features.inputs.shape[-2:]
-        maps = self.norms.maps(features)
-        logits = [self.classifier(self.dropout(self.read(maps)))]
+        size, truth = features.inputs.shape[-2:], features.condition
+        tokens = self.norms.tokens(features)
+        logits = [self.read(tokens)]
         if self.training:
-            logits += self.further(maps)
-        return torch.cat([_enlarged(part, size) for part in logits], dim=1)
+            logits += self.further(tokens)
+            if isinstance(truth, Pixels):
+                return truth.losses(logits)
+        return torch.cat([enlarged(part, size) for part in logits], dim=1)
 
 
 def _classifier(width: int, num_classes: int) -> nn.Conv2d:
@@ -216,10 +212,6 @@ def _classifier(width: int, num_classes: int) -> nn.Conv2d:
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
-
-
-def _enlarged(maps: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class Fcn(nn.Module):
@@ -271,40 +263,70 @@ class UPerNet(PixelHead):
         side = max(1, int(last.side * last.rescale))
         for pool in POOLS:
             self.register_buffer(f"pool{pool}", _pooling(side, pool), persistent=False)
+            self.register_buffer(f"unpool{pool}", enlarging(pool, side), persistent=False)
+        sides = [int(level.side * level.finer) for level in levels]
+        for number, one in enumerate(sides[1:], 1):
+            self.register_buffer(f"enlarge{number}", enlarging(one, sides[0]), persistent=False)
 
-    def further(self, maps: list[Tensor]) -> list[Tensor]:
+    def further(self, tokens: list[Tensor]) -> list[Tensor]:
         """See :class:`PixelHead`."""
-        return [] if self.auxiliary_head is None else [self.auxiliary_head(maps[max(0, len(maps) - 2)])]
+        level = max(0, len(tokens) - 2)
+        return [] if self.auxiliary_head is None else [self.auxiliary_head(self.norms.map(level, tokens[level]))]
 
-    def read(self, maps: list[Tensor]) -> Tensor:
+    def read(self, tokens: list[Tensor]) -> Tensor:
         """See :class:`PixelHead`.
 
         Raises:
             ValueError: for a single picture in training, whose pooled map BatchNorm cannot normalise.
         """
-        if self.training and self.norm == "batch" and len(maps[0]) < 2:
+        if self.training and self.norm == "batch" and len(tokens[0]) < 2:
             raise ValueError(
                 "UPerNet with BatchNorm cannot train on a single picture, whose map pooled to 1 x 1 has no spread; "
                 "give batches of two or more, or set task.norm=group"
             )
-        *fine, coarse = maps
-        laterals = [layer(part) for layer, part in zip(self.lateral_convs, fine, strict=True)]
-        laterals.append(self._pooled(coarse))
-        for number in range(len(laterals) - 1, 0, -1):
-            above = laterals[number - 1]
-            laterals[number - 1] = above + _enlarged(laterals[number], above.shape[2:])
-        found = [layer(part) for layer, part in zip(self.fpn_convs, laterals[:-1], strict=True)]
-        found.append(laterals[-1])
-        size = found[0].shape[2:]
-        return self.fpn_bottleneck(torch.cat([found[0], *(_enlarged(part, size) for part in found[1:])], dim=1))
+        *fine, coarse = tokens
+        lateral, found = self._pooled(self.norms.map(len(fine), coarse)), []
+        found.append(Part(None, lateral, self.get_buffer(f"enlarge{len(fine)}")))
+        for level in range(len(fine) - 1, -1, -1):
+            lateral, sums = self._level(level, fine[level], lateral)
+            found.append(
+                Part(_conv(self.fpn_convs, level), sums, self.get_buffer(f"enlarge{level}") if level else None)
+            )
+        last = self.fpn_bottleneck
+        return recomputed(
+            lambda sums: self.classifier(self.dropout(last.activated(sums))),
+            side_by_side(last.conv.weight, found[::-1]),
+            norms=[last.batch_norm],
+            draws=self.dropout.p > 0,
+        )
+
+    def _level(self, level: int, tokens: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
+        """A level of the pyramid, and what its convolution makes of it."""
+        layer, convolution = _conv(self.lateral_convs, level), _conv(self.fpn_convs, level)
+
+        def compute(tokens: Tensor, coarser: Tensor) -> tuple[Tensor, Tensor]:
+            lateral = layer(self.norms.map(level, tokens))
+            lateral = lateral + enlarged(coarser, lateral.shape[2:])
+            return lateral, convolution.conv(lateral)
+
+        found: tuple[Tensor, Tensor] = recomputed(compute, tokens, coarser, norms=[layer.batch_norm])
+        return found
 
     def _pooled(self, maps: Tensor) -> Tensor:
-        size = maps.shape[2:]
-        parts = [maps]
-        for pool, layer in zip(POOLS, self.psp_modules, strict=True):
+        found = [Part(None, maps, None)]
+        for number, pool in enumerate(POOLS):
+            layer = _conv(self.psp_modules, number)
             matrix = self.get_buffer(f"pool{pool}").to(maps.dtype)
-            parts.append(_enlarged(layer(matrix @ maps @ matrix.T), size))
-        return self.bottleneck(torch.cat(parts, dim=1))
+            sums = layer.conv(matrix @ maps @ matrix.T)
+            found.append(Part(layer, sums, self.get_buffer(f"unpool{pool}")))
+        return self.bottleneck.activated(side_by_side(self.bottleneck.conv.weight, found))
+
+
+def _conv(layers: nn.ModuleList, number: int) -> ConvModule:
+    """One of them, with its concrete type."""
+    layer = layers[number]
+    assert isinstance(layer, ConvModule)
+    return layer
 
 
 def _pooling(side: int, pool: int) -> Tensor:
@@ -337,11 +359,15 @@ class LightHead(PixelHead):
         """None: nobody has published it."""
         return None
 
-    def read(self, maps: list[Tensor]) -> Tensor:
+    def read(self, tokens: list[Tensor]) -> Tensor:
         """See :class:`PixelHead`."""
-        projected = [layer(part) for layer, part in zip(self.projections, maps, strict=True)]
+        projected = [self._projected(level, part) for level, part in enumerate(tokens)]
         size = projected[0].shape[2:]
         total = projected[0]
         for part in projected[1:]:
-            total = total + _enlarged(part, size)
-        return F.gelu(total)
+            total = total + enlarged(part, size)
+        return recomputed(lambda found: self.classifier(self.dropout(F.gelu(found))), total, draws=self.dropout.p > 0)
+
+    def _projected(self, level: int, tokens: Tensor) -> Tensor:
+        found: Tensor = recomputed(lambda tokens: self.projections[level](self.norms.map(level, tokens)), tokens)
+        return found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.adapting.backbone import ForeignBackbone
+from pointadapterx.adapting.highways import Way
 from pointadapterx.build import build_backbone, build_method
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.additions import Recorded
@@ -198,6 +199,9 @@ def test_each_stage_gives_tokens_plus_state(name: str, first: int | None, monkey
         if first is not None and number + 1 >= first:
             state = None
         elif step.lead is not None:
+            assert isinstance(step.lead, Way)
+            assert step.lead.plain is not None  # which the model has computed
+            torch.testing.assert_close(step.lead.plain, step.lead(step.tokens), rtol=0, atol=0)
             state = step.lead(joined) - step.lead(step.tokens)
     torch.testing.assert_close(found.sequence.tokens, backbone.norm(joined))
     assert torch.equal(found.intermediates[DEPTH - 1].sequence.tokens, found.sequence.tokens)

@@ -16,6 +16,7 @@ from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import Features
 from pointadapterx.models.frozen import EarlyBlocks, Patches
 from pointadapterx.models.host import Host
+from pointadapterx.models.recomputing import recomputed
 from pointadapterx.models.sites import StageSize
 from pointadapterx.models.tokens import insert_after_cls
 from pointadapterx.peft.base import Method
@@ -160,10 +161,18 @@ class Waiting:
 
 
 def moved(tokens: Tensor, joined: Tensor, lead: Callable[[Tensor], Tensor]) -> Tensor:
-    """What is added to the tokens of the next stage, where ``joined`` takes the place of frozen ``tokens``."""
-    with torch.no_grad():
-        plain = lead(tokens)
-    return lead(joined) - plain
+    """What is added to the tokens of the next stage, where ``joined`` takes the place of frozen ``tokens``.
+
+    Where ``lead`` has led them there already, its ``plain`` is taken.
+    """
+    plain: Tensor | None = getattr(lead, "plain", None)
+    if plain is None:
+        with torch.no_grad():
+            plain = lead(tokens)
+    found: Tensor = recomputed(
+        getattr(lead, "go", lead), joined
+    )  # which only copies, norms and projects: what it makes is not kept
+    return found - plain
 
 
 def frozen_before(backbone: Backbone, first: int) -> Mapping[str, Tensor]:
