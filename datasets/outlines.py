@@ -128,7 +128,9 @@ def _instances(path: Path) -> np.ndarray:
         with Image.open(path, formats=FORMATS) as image:
             numbers = numbers_of(image)
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable picture of instances ({picture_problem(error)}); obtain it again") from None
+        raise DataError(
+            f"{path}: not a readable picture of instances ({picture_problem(error)}); obtain it again"
+        ) from None
     if numbers.ndim != 2 or numbers.dtype.kind not in "iub":
         raise DataError(f"{path}: holds colours, not one number a pixel; save the numbers of the instances")
     return numbers
