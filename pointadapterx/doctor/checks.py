@@ -109,18 +109,21 @@ def folded(reasons: Sequence[Reason], shown: int | None, what: str) -> Iterator[
 
     Args:
         reasons: of all files.
-        shown: causes that are listed, and files of one; None: all.
+        shown: causes that are listed, and files of one; None: each file has a finding.
         what: is wrong with the rest, ``"files cannot be read"``.
     """
+    if shown is None:
+        yield from (Finding(reason.text) for reason in reasons)
+        return
     by_cause: dict[str, list[Reason]] = defaultdict(list)
     for reason in reasons:
         by_cause[reason.cause].append(reason)
     groups = list(by_cause.items())
     for cause, same in groups[:shown]:
         listed = ", ".join(reason.name for reason in same[:shown])
-        more = f" and {len(same) - shown} more" if shown is not None and len(same) > shown else ""
+        more = f" and {len(same) - shown} more" if len(same) > shown else ""
         yield Finding(same[0].text if len(same) == 1 else f"{len(same)} files ({listed}{more}): {cause}")
-    rest = sum(len(same) for _, same in groups[len(groups) if shown is None else shown :])
+    rest = sum(len(same) for _, same in groups[shown:])
     if rest:
         yield Finding(f"{rest} more {what}", "list them with --all")
 
@@ -205,6 +208,8 @@ def _doubts(of: Subject) -> Iterator[Finding]:
             by_kind[doubt.kind][doubt].append(entry)
     for kind, same in by_kind.items():
         groups = list(same.items())
+        if of.shown is None:
+            groups = [(doubt, [entry]) for doubt, entries in groups for entry in entries]
         for doubt, entries in groups[: of.shown]:
             yield Finding(f"{of.names(entries)}: {doubt.text}", doubt.fix, doubt.note)
         if of.rest(groups):
