@@ -314,9 +314,9 @@ def test_scores_are_cocos_by_area_limit_and_scene() -> None:
         assert {name for name, value in sizes.items() if value is not None} == {size}
     row, objects = one_class([[12.0 * i, 0, 12 * i + 8, 8] for i in range(150)])
     assert measure(row, objects, ["a"])["ap50"] == pytest.approx(100 * 67 / 101)  # recall reaches 100 of 150
-    two = objects[torch.tensor([0, 0])]
-    assert measure(row.repeat(2, 1, 1), two, ["a"])["intervals"]
-    assert not measure(row.repeat(2, 1, 1), two, ["a"], torch.tensor([7, 7]))["intervals"]  # one scene
+    five, rows = objects[torch.zeros(5, dtype=torch.int64)], row.repeat(5, 1, 1)
+    assert measure(rows, five, ["a"])["intervals"]
+    assert not measure(rows, five, ["a"], torch.tensor([1, 2, 3, 4, 4]))["intervals"]  # of four scenes
 
 
 @pytest.mark.parametrize(
