@@ -70,7 +70,8 @@ def doubts_of_draws(clouds: Sequence[Measured], num_points: int | None, block: f
         return
     held = float(np.median([cloud.in_block for cloud in clouds]))
     if block is not None and held < FEW * num_points:
-        text = f"blocks of data.block={block:g} hold about {held:,.0f} points each, and samples have {num_points:,}"
+        what = f"{held:,.0f} point{'s' * (round(held) != 1)}"
+        text = f"blocks of data.block={block:g} hold about {what} each, and samples have {num_points:,}"
         fix = "give it in the unit of the files, or a larger one, or lower data.num_points"
         yield Doubt("blocks of few points", f"{text}: most of them are copies", fix)
     few = [cloud for cloud in clouds if cloud.points < num_points]

@@ -381,7 +381,7 @@ def test_words_of_a_pass() -> None:
             {"block": 50.0},
             "data.block=50 is larger than the clouds, the largest of which measures 2: blocks hold whole",
         ),
-        ({"block": 0.01}, "blocks of data.block=0.01 hold about 1 points each, and samples have 128: most of them are"),
+        ({"block": 0.01}, "blocks of data.block=0.01 hold about 1 point each, and samples have 128: most of them are"),
         (
             {"block": "whole", "num_points": 2000},
             "clouds have fewer points than the 2,000 of data.num_points, the fewest ",

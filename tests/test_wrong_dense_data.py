@@ -329,7 +329,7 @@ def offsets(root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--block", "0.01"], "TO MEND: blocks of data.block=0.01 hold about 1 points each, and samples have 1,024: "),
+        (["--block", "0.01"], "TO MEND: blocks of data.block=0.01 hold about 1 point each, and samples have 1,024: "),
         (
             ["--block", "1000"],
             "TO MEND: data.block=1000 is larger than the clouds, the largest of which measures 2: blocks",

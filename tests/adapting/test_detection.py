@@ -192,8 +192,7 @@ def test_its_results_are_those_of_coco(run: Path, data: Path) -> None:
         wanted = [expected["ap"] or 0.0, expected["ap50"] or 0.0, expected["ap75"] or 0.0]
         assert 100 * evaluation.stats[:3] == pytest.approx(wanted, abs=0.05)
     assert measured["found"] == len(results.dataset["annotations"]) > 0
-    low, high = measured["intervals"]["ap"]
-    assert low <= high
+    assert not measured["intervals"]  # of four pictures
 
 
 def test_its_commands(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
