@@ -16,7 +16,9 @@ from pointadapterx.datasets.base import AXES, DATASETS, UNLABELLED, PointClouds,
 from pointadapterx.datasets.cache import cache_path, cached_points
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.doubts import Doubt
+from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.h5 import find_h5, read_unlabelled_h5
+from pointadapterx.datasets.labelled_clouds import LABELLED_KINDS, point_labels_of
 from pointadapterx.datasets.layouts import find_layout, holds_clouds
 from pointadapterx.datasets.listings import (
     CACHE_SUFFIX,
@@ -188,7 +190,19 @@ def unlabelled_text(base: Path) -> str:
     except DataError:
         if base.is_dir() and not holds_clouds(base):
             return nothing_text(base, KINDS)
+        if base.is_dir() and (name := _with_point_labels(base)) is not None:
+            return (
+                f"{base}: its clouds have no labels, but the points in them have some ({name}); look at these with "
+                f"doctor {base} --name labelled_folder, and learn them with train --config labelled_folder "
+                f"data.root={base}"
+            )
     return f"{base}: has no labels, so it is for pre-training; {LABELLED.format(base=base)} ({why})"
+
+
+def _with_point_labels(base: Path) -> str | None:
+    """One of the first files below a folder whose points have labels."""
+    paths = sorted(path for path in walk_files(base) if path.suffix.lower()[1:] in LABELLED_KINDS)
+    return next((path.relative_to(base).as_posix() for path in paths[:SHOWN] if point_labels_of(path)), None)
 
 
 def list_files(base: Path, split: str, suffixes: Sequence[str] | None, labels: bool) -> Listing | None:

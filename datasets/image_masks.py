@@ -22,12 +22,13 @@ from pointadapterx.datasets.images import (
     bordered,
     fitted,
     numbers_of,
+    picture_problem,
     picture_size,
     read_bytes,
     read_picture,
 )
 from pointadapterx.datasets.object_images import groups_of
-from pointadapterx.errors import ConfigError, DataError, reason_of
+from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.hashing import content_hash, hash_bytes
 
 MOST_CLASSES = 255  # numbers of 8 bits, of which the last says that a pixel has no class
@@ -112,7 +113,7 @@ class MaskFile:
                     )
                 return look(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{self.path}: not a readable mask ({reason_of(error)}); replace it") from None
+            raise DataError(f"{self.path}: not a readable mask ({picture_problem(error)}); replace it") from None
 
 
 def _listed(numbers: Sequence[int]) -> str:

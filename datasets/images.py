@@ -70,6 +70,13 @@ def numbers_of(image: Any) -> np.ndarray:
     return np.array(image) if scale is None else np.array(image) // scale
 
 
+def picture_problem(error: Exception) -> str:
+    """What Pillow has against a file, without the object that it was read from."""
+    from PIL import UnidentifiedImageError
+
+    return f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason_of(error)
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """Height and width of a picture as the camera was held, from its header.
 
@@ -83,7 +90,7 @@ def picture_size(path: Path) -> tuple[int, int]:
             sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
             return (image.width, image.height) if sideways else (image.height, image.width)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({reason_of(error)}); replace or remove it") from None
+        raise DataError(f"{path}: not a readable image ({picture_problem(error)}); replace or remove it") from None
 
 
 class Images(Samples):
@@ -234,7 +241,7 @@ def read_picture(path: Path, size: int | None, channels: int | None, *, letterbo
                 converted = converted.resize(wanted[::-1], Image.Resampling.BICUBIC)
             pixels = np.array(converted)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable image ({reason_of(error)}); replace or remove it") from None
+        raise DataError(f"{path}: not a readable image ({picture_problem(error)}); replace or remove it") from None
     pixels = np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
     if size is not None:
         pixels = bordered(torch.from_numpy(pixels), size, BORDER).numpy()

@@ -11,7 +11,7 @@ import numpy as np
 
 from pointadapterx.datasets.doubts import Cloud, Doubt
 from pointadapterx.datasets.formats import arrays, cut, las, pcd, ply, text
-from pointadapterx.datasets.formats.label_field import LabelField
+from pointadapterx.datasets.formats.label_field import LabelField, WordError
 from pointadapterx.datasets.point_files import (
     AS_FILES_SAY,
     MAY_BE_TEXT,
@@ -20,6 +20,7 @@ from pointadapterx.datasets.point_files import (
     checked_cloud,
     damage_named,
 )
+from pointadapterx.datasets.ragged import MOST_CLASSES
 from pointadapterx.errors import DataError
 
 READERS: dict[str, Callable[[Path, LabelField], np.ndarray]] = {
@@ -114,6 +115,26 @@ def names_in(path: Path) -> dict[int, str]:
         case ".las" | ".laz":
             return las.class_names(path)
     return {}
+
+
+def other_labels(path: Path) -> list[str]:
+    """Fields that can hold labels in place of one that every scan has, which may be unused; none of other files."""
+    if path.suffix.lower() not in (".las", ".laz"):
+        return []
+    with damage_named(path):
+        return las.other_labels(path, MOST_CLASSES)
+
+
+def point_labels_of(path: Path) -> bool:
+    """Whether a file's points seem to have labels, by a field with a usual name.
+
+    A scan always has one, and so has to have several labels.
+    """
+    try:
+        found = read_labelled(path, LabelField())
+    except DataError as error:
+        return isinstance(error.__context__, WordError)
+    return path.suffix.lower() not in (".las", ".laz") or len(np.unique(found.labels)) > 1
 
 
 def _whole(labels: np.ndarray, where: str) -> np.ndarray:

@@ -135,7 +135,10 @@ class LabelledFolder(Scenes):
         vocabulary = vocabulary_of_sound_files(source)
         found = source.classes() if vocabulary is None else vocabulary.classes()
         classes = {value: text for value, text in found.items() if value not in source.ignored_labels}
-        names, validation, _ = source.split(check_split(split))
+        names, validation, said = source.split(check_split(split))
+        if said:
+            logger.warning("%s", said)
+        hint = list(_one_class(source, vocabulary) if split == "train" else ())
         for name, of_validation, cloud in zip(names, validation, source.read(names), strict=True):
             wrong = cloud if isinstance(cloud, str) else _refused(vocabulary, name, cloud)
             if wrong or isinstance(cloud, str):
@@ -150,8 +153,16 @@ class LabelledFolder(Scenes):
                 list(classes.values()),
                 source.ignored_labels,
                 values=list(classes),
-                doubts=cloud.doubts,
+                doubts=(*cloud.doubts, *hint),
             )
+            hint = []  # of the first one
+
+
+def _one_class(source: Source, vocabulary: Vocabulary | None) -> Iterator[Doubt]:
+    """Which fields may hold the labels instead, where files have one label only."""
+    if vocabulary is not None and len(vocabulary.values) == 1 and (others := source.other_fields()):
+        text = f"all labels are {min(vocabulary.values)}, as in a field that nobody has filled"
+        yield Doubt("a single label", text, f"choose another data.label_field{others}", note=True)
 
 
 def _refused(vocabulary: Vocabulary | None, name: str, cloud: LabelledCloud) -> str:

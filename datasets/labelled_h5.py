@@ -15,7 +15,7 @@ from pointadapterx.datasets.base import AXES, DATASETS, UNLABELLED, PointClouds,
 from pointadapterx.datasets.checks import MOST_COLUMNS, check_classes, checked_labels
 from pointadapterx.datasets.h5 import EXPECTED, find_h5, own_clouds
 from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers, read_text, read_text_attribute
-from pointadapterx.datasets.layouts import held_out_text, hold_out, parts_of_split
+from pointadapterx.datasets.layouts import VAL_AS_TEST, held_out_text, hold_out, parts_of_split
 from pointadapterx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ class LabelledH5(PointClouds):
         classes = read_classes(files) if labels else UNLABELLED
         content = _joined([_read(path, len(classes) if labels else None, normalize) for path in paths], paths)
         validation = None
+        if used == ("val",):
+            logger.warning("%s", VAL_AS_TEST.format(root=base))
         if used == ("train", "val"):
             validation = content.file >= len(files["train"])
         chosen = torch.arange(len(content.labels))

@@ -16,8 +16,8 @@ import numpy as np
 
 from pointadapterx.datasets.base import check_choice
 from pointadapterx.datasets.formats.label_field import LabelField
-from pointadapterx.datasets.labelled_clouds import LABELLED_KINDS, LabelledCloud, LabelledReader
-from pointadapterx.datasets.layouts import hold_out, part_of, parts_of_split, subfolders
+from pointadapterx.datasets.labelled_clouds import LABELLED_KINDS, LabelledCloud, LabelledReader, other_labels
+from pointadapterx.datasets.layouts import VAL_AS_TEST, hold_out, part_of, parts_of_split, subfolders
 from pointadapterx.datasets.listings import find_clouds
 from pointadapterx.datasets.modelnet40_text import read_lines
 from pointadapterx.datasets.point_files import Reading
@@ -82,12 +82,14 @@ class Source:
             raise DataError(f"{base}: is no folder; set data.root to one, and {LAYOUT.format(root='it')}")
         for suffix in suffixes or ():
             check_choice(suffix, LABELLED_KINDS, "data.suffixes")
+        named = None if label_names is None else base / label_names
+        words = {} if named is None else {name: value for value, name in read_label_names(named).items()}
         return cls(
             base,
-            LabelField(label_field),
+            LabelField(label_field, tuple(words.items())),
             Reading.of(columns, nan),
             tuple(suffixes or LABELLED_KINDS),
-            None if label_names is None else base / label_names,
+            named,
             NO_LABEL if ignored_labels is None else tuple(ignored_labels),
             workers,
         )
@@ -128,7 +130,7 @@ class Source:
         if len(parts) > 1:
             names = [name for part in used for name in parts[part]]
             of_validation = [part == "val" and len(used) > 1 for part in used for _ in parts[part]]
-            return names, of_validation, f"{self.root}: no test split, val is taken for it" * (used == ("val",))
+            return names, of_validation, VAL_AS_TEST.format(root=self.root) * (used == ("val",))
         names = parts["train"]
         if len(names) < 2:
             raise DataError(f"{names[0]} is the only file below {self.root}; {LAYOUT.format(root=self.root)}")
@@ -154,9 +156,19 @@ class Source:
         if len(found) < 2:
             raise DataError(
                 f"{self.label_names or self.root}: {len(found)} classes of points ({_listed(found)}); at least 2 are "
-                "needed: choose another data.label_field, or other values of data.ignored_labels"
+                f"needed: choose another data.label_field{self.other_fields()}, or other values of data.ignored_labels"
             )
         return found
+
+    def other_fields(self) -> str:
+        """Fields that can hold labels in place of one that every file of a kind has, for a message; or empty."""
+        if self.field.wanted is not None:
+            return ""
+        first, *_ = self.split("train")[0]
+        with suppress(DataError):
+            if names := other_labels(self.root / first):
+                return f" ({first} has {', '.join(names)})"
+        return ""
 
     def vocabulary(self) -> Vocabulary | None:
         """What the training files say of labels, to which more can be added; None where ``label_names`` does.

@@ -15,7 +15,7 @@ import torch
 
 from pointadapterx.datasets.base import SPLITS
 from pointadapterx.datasets.files import walk_files
-from pointadapterx.datasets.layouts import Layout, held_out_text, hold_out, parts_of_split, subfolders
+from pointadapterx.datasets.layouts import VAL_AS_TEST, Layout, held_out_text, hold_out, parts_of_split, subfolders
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.errors import DataError, reason_of
 
@@ -117,7 +117,7 @@ def list_layout(layout: Layout, split: str, suffixes: Collection[str]) -> Listin
         None,
         validation=torch.tensor([part == "val" for part, _ in found]) if len(used) > 1 else None,
         label="" if len(folders) == 1 and used else f"{split}-",
-        said=f"{layout.root}: no test split, val is taken for it" if used == ("val",) else "",
+        said=VAL_AS_TEST.format(root=layout.root) if used == ("val",) else "",
     )
     return listing if parts_of_split("test", layout.parts) else _held_out(listing, split, layout.root)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from pointadapterx.datasets.base import DATASETS
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.image_masks import MaskedFiles, Pair, mask_beside
 from pointadapterx.datasets.images import SUFFIXES
-from pointadapterx.datasets.layouts import part_of, parts_of_split
+from pointadapterx.datasets.layouts import VAL_AS_TEST, part_of, parts_of_split
 from pointadapterx.errors import DataError, reason_of
+
+logger = logging.getLogger(__name__)
 
 PICTURES, MASKS, CLASSES = "images", "masks", "classes.txt"
 
@@ -55,7 +58,10 @@ class MaskFolder(MaskedFiles):
             if part is not None:
                 parts[part] = place
         numbers = range(len(cls.classes_of(folder, variant)))
-        for part in parts_of_split(split, parts):
+        used = parts_of_split(split, parts)
+        if used == ("val",):
+            logger.warning("%s", VAL_AS_TEST.format(root=folder))
+        for part in used:
             place = parts.get(part)
             for picture in sorted(walk_files(place)) if place is not None else ():
                 if picture.suffix.lower() not in SUFFIXES:

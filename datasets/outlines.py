@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pointadapterx.datasets.images import numbers_of
+from pointadapterx.datasets.images import FORMATS, numbers_of, picture_problem
 from pointadapterx.errors import DataError, reason_of, shown
 from pointadapterx.hashing import hash_bytes
 from pointadapterx.optional import need
@@ -125,10 +125,12 @@ def _instances(path: Path) -> np.ndarray:
     from PIL import Image  # slow to import, and point clouds do without
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             numbers = numbers_of(image)
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable picture of instances ({reason_of(error)}); obtain it again") from None
+        raise DataError(
+            f"{path}: not a readable picture of instances ({picture_problem(error)}); obtain it again"
+        ) from None
     if numbers.ndim != 2 or numbers.dtype.kind not in "iub":
         raise DataError(f"{path}: holds colours, not one number a pixel; save the numbers of the instances")
     return numbers

@@ -52,14 +52,9 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.points)
 
-    @property
-    def none(self) -> int:
-        """The number for points without a label: -1, or less where a class has it."""
-        return min([0, *self.values.tolist()]) - 1
-
     def numbers(self) -> np.ndarray:
         """(n,) int64, as files have them."""
-        return np.append(self.values, self.none)[self.labels]
+        return numbers_of(self.labels, self.values)
 
     def colours(self) -> np.ndarray:
         """(n, 3) uint8."""
@@ -71,6 +66,17 @@ class Labelled:
             part = slice(start, start + BLOCK)
             confidence = None if self.confidence is None else self.confidence[part]
             yield Labelled(self.points[part], self.labels[part], confidence, self.names, self.values)
+
+
+def numbers_of(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The numbers that files have for labels (n,), int64; -1, or less where a class has it, for points without one.
+
+    Args:
+        labels: indices of classes; -1 for a point without a label.
+        values: (classes,) int64, the number of each class.
+    """
+    none = min([0, *values.tolist()]) - 1
+    return np.append(values, none)[labels]
 
 
 def write_labelled(

@@ -81,7 +81,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         license: identifier of the hub, such as ``cc-by-4.0``, or None.
     """
     data, needed = info.config.data, needed_weights(info)
-    intervals = {} if report is None else _intervals(info)
+    intervals, missing = ({}, "") if report is None else _intervals(info)
     return render(
         "card.md",
         front_matter=_front_matter(info, report, address, license, needed),
@@ -97,7 +97,7 @@ def write_card(info: AdapterInfo, report: Mapping[str, Any] | None, address: Add
         portable=needed.portable,
         usage=info.task.usage,
         sections=info.task.card(report),
-        limits=_limits(info, report, intervals),
+        limits=_limits(info, report, intervals, missing),
     )
 
 
@@ -191,23 +191,28 @@ def _results(info: AdapterInfo, report: Mapping[str, Any], intervals: Mapping[st
     }
 
 
-def _intervals(info: AdapterInfo) -> dict[str, str]:
-    """What to say behind each score whose interval the files beside the adapter give."""
+def _intervals(info: AdapterInfo) -> tuple[dict[str, str], str]:
+    """What to say behind each score whose interval the files beside the adapter give, and why they give none."""
     try:
         found = run_intervals(info.path.parent, type(info.task))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{info.path.parent}: its answers to the test samples are damaged ({error!r}); move the adapter elsewhere"
         ) from None
-    return {key: f", 95 % interval {low:.{DIGITS}f} to {high:.{DIGITS}f}" for key, (low, high) in found.items()}
+    words = {key: f", 95 % interval {low:.{DIGITS}f} to {high:.{DIGITS}f}" for key, (low, high) in found.of.items()}
+    return words, found.missing
 
 
-def _limits(info: AdapterInfo, report: Mapping[str, Any] | None, intervals: Mapping[str, str]) -> list[str]:
+def _limits(
+    info: AdapterInfo, report: Mapping[str, Any] | None, intervals: Mapping[str, str], missing: str
+) -> list[str]:
     lines = info.task.limits()
     if report is not None:
         lines.append(f"The figures are of one seed and {report['test']['count']:,} test samples, under this protocol.")
         if intervals:
             lines.append("Intervals are bootstrap intervals over the test samples; another seed gives other figures.")
+        if missing:
+            lines.append(f"The scores have no interval: {missing}.")
         if info.config.eval.protocol == "published" and chooses(info.config):
             lines.append("The epoch was chosen on the test set, so the figures are optimistic.")
     if not METHODS[info.method.name].trains_backbone:

@@ -378,6 +378,19 @@ def test_strings_are_not_numbers_and_numbers_are_not_strings(write: Write) -> No
     assert all("c.yaml:2" in line or "c.yaml:3" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.block=-1", "data.block: Input should be greater than 0 or 'whole', not -1"),
+        ("data.columns=[1.5,a,2]", "data.columns.0: Input should be a valid integer or a valid string, not 1.5"),
+        ("train.class_weights=[1,-2]", "train.class_weights.1: Input should be greater than 0, not -2"),
+    ],
+)
+def test_a_value_that_may_be_of_several_kinds_is_one_problem(override: str, says: str, write: Write) -> None:
+    (line,) = problems_of(write("c.yaml", "_base_: base.yaml\n"), override)
+    assert line.endswith(says)
+
+
 def test_the_command_line_prints_one_error(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = write("c.yaml", "_base_: base.yaml\ntrain: {lr: 0}\n")
     assert main(["--config", str(path)]) == 2

@@ -27,6 +27,7 @@ from pointadapterx.report.document import write_report
 from pointadapterx.run_folder import SAMPLE_RECORDS_FILE
 from pointadapterx.sharing import push_adapter
 from pointadapterx.study.outcomes import OUTPUT, collect
+from pointadapterx.study.packing import pack_groups
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.records import read_records, write_records
 from pointadapterx.study.report import render_report
@@ -77,10 +78,14 @@ def test_a_study_reads_them_back(run: Path, tmp_path: Path) -> None:
     write_records(tmp_path / "results.csv", [record])
     assert read_records(tmp_path / "results.csv") == [record]
     report = render_report([record], summarise([record]), {})
-    intervals = run_intervals(run, Layers)
+    intervals = run_intervals(run, Layers).of
     for key, value in record.score_values.items():
         assert f"{value:.2f} [{intervals[key].low:.2f}, {intervals[key].high:.2f}]" in report
     assert record.groups is not None
+    of_two_rooms = record.model_copy(update={"groups": pack_groups(["a", "b"] * 20)})
+    report = render_report([of_two_rooms], summarise([of_two_rooms]), {})
+    assert f"The scores have no interval: {TOO_FEW}." in report
+    assert "[95 %]" not in report
     (tmp_path / planned.name / OUTPUT / SAMPLE_RECORDS_FILE).write_text("index\n0\n")
     with pytest.raises(DataError, match=r"sample_records.csv: damaged \(.*it holds no records.*\); delete"):
         collect(plan, tmp_path, {}, {})
@@ -142,17 +147,35 @@ def test_a_picture_of_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_training_ends_with_the_interval_of_its_score(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     end(run, pictures=False)
-    low, high = run_intervals(run, Layers)["iou"]
+    low, high = run_intervals(run, Layers).of["iou"]
     assert f", 95 % interval {low:.4g} to {high:.4g}" in capsys.readouterr().out
 
 
 def test_a_card_has_intervals(run: Path, tmp_path: Path) -> None:
     push_adapter(run, "owner/layers", folder=tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
-    for name, (low, high) in run_intervals(run, Layers).items():
+    for name, (low, high) in run_intervals(run, Layers).of.items():
         assert f"| {Layers.scores[name].long} | " in text
         assert f"%, 95 % interval {low:.2f} to {high:.2f} |" in text
     assert "bootstrap intervals over the test samples" in text
+
+
+TOO_FEW = "2 independent test samples are too few for an interval"
+
+
+def test_too_few_samples_have_no_interval(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    header, *rows = (copied / SAMPLE_RECORDS_FILE).read_text().splitlines()
+    of_two_rooms = [f"{row.rpartition(',')[0]},{number % 2}" for number, row in enumerate(rows)]
+    (copied / SAMPLE_RECORDS_FILE).write_text("\n".join([header, *of_two_rooms]) + "\n")
+    end(copied, pictures=False)
+    printed = capsys.readouterr().out
+    assert f"\nno interval: {TOO_FEW}\n" in printed
+    assert "95 %" not in printed
+    push_adapter(copied, "owner/layers", folder=tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text(encoding="utf-8")
+    assert f"The scores have no interval: {TOO_FEW}." in text
+    assert "95 %" not in text
 
 
 @pytest.mark.parametrize("content", ["", "index,group\n0,\n", "index,record_1,group\n0,x,\n"])

@@ -167,8 +167,8 @@ def test_clouds_with_far_points_are_not_taken_for_the_same(healthy: Path) -> Non
         each(healthy, split, lambda p: np.concatenate([p, [[-9999.0, -9999.0, -9999.0], [1e7, 0, 0]]]))
     found = findings(healthy)
     assert not any("same cloud" in text or "copies" in text for text in found), found
-    assert "22 more clouds with values for no data" in found
-    assert "22 more clouds with lone far points" in found
+    for words in ("have y = -9999, which stands for no data", "lie 5 times farther out"):
+        assert any(" and 22 more: 1 of 2102 points " in text and words in text for text in found), found
 
 
 def test_every_file_is_listed_if_wanted(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +178,8 @@ def test_every_file_is_listed_if_wanted(healthy: Path, capsys: pytest.CaptureFix
     command = ["doctor", str(healthy), "--workers", "1"]
     assert main(command) == 1
     printed = capsys.readouterr().out
-    assert "TO MEND: 4 more files cannot be read; list them with --all" in printed
+    listed = ", ".join(f"train/cup/{path.name}" for path in bad[:4])
+    assert f"TO MEND: 8 files ({listed} and 4 more): the file is empty (0 bytes); download it again\n" in printed
     assert main([*command, "--all"]) == 1
     printed = capsys.readouterr().out
     for path in bad:

@@ -216,7 +216,7 @@ def test_data_of_other_parts_are_refused(changes: dict[str, Any], message: str, 
 
 def piece(logits: Tensor, places: Tensor, points: np.ndarray) -> PieceLogits:
     labels = logits.argmax(dim=1).numpy()
-    return PieceLogits("a", "b", CLASSES, labels, np.ones(len(labels)), ["odd"], points, logits, places, None)
+    return PieceLogits("a", "b", CLASSES, labels, np.ones(len(labels)), ["odd"], points, [3, 5], logits, places, None)
 
 
 def test_pieces_that_overlap_are_averaged() -> None:
@@ -376,7 +376,8 @@ def test_a_segmentor_is_exported(tmp_path: Path) -> None:
 
 def test_files_get_the_numbers_of_the_training_files(tmp_path: Path) -> None:
     task = build_task(parts_config(), PointFacts(CLASSES, [10, 20, 30, 40, 50, 60][: len(CLASSES)]))
-    answer = PointLabels("a", "lora", CLASSES, np.array([1, -1, 0]), np.ones(3), [], np.zeros((3, 3)))
+    answer = PointLabels("a", "lora", CLASSES, np.array([1, -1, 0]), np.ones(3), [], np.zeros((3, 3)), [10, 20, 30])
+    assert answer.numbers.tolist() == [20, -1, 10]
     task.write_file(answer, tmp_path / "a.csv", ".csv")
     assert [row.split(",")[3] for row in (tmp_path / "a.csv").read_text().splitlines()] == ["label", "20", "-1", "10"]
     stored, _ = task.facts.stored()

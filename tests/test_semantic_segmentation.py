@@ -27,7 +27,7 @@ from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.errors import CheckpointError, ConfigError, DataError
 from pointadapterx.jobs import test as run_test
-from pointadapterx.jobs import train
+from pointadapterx.jobs import train, training
 from pointadapterx.study.comparability import test_words as words_of
 from pointadapterx.tasks import SemanticSegmentation, build_task
 from pointadapterx.tasks.exchange import Predictions
@@ -372,3 +372,27 @@ def test_words_of_a_pass() -> None:
     assert task.evaluation.endswith("by tiles of 1 every 0.25, majority of all labels of 1 pass")
     metrics = {"miou": 50.0, "mean_accuracy": 1.0, "accuracy": 1.0, "count": 2}
     assert task.result(metrics, "clouds", (40.0, 60.0)).endswith("40 to 60 % (rooms)")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            {"block": 50.0},
+            "data.block=50 is larger than the clouds, the largest of which measures 2: blocks hold whole",
+        ),
+        ({"block": 0.01}, "blocks of data.block=0.01 hold about 1 point each, and samples have 128: most of them are"),
+        (
+            {"block": "whole", "num_points": 2000},
+            "clouds have fewer points than the 2,000 of data.num_points, the fewest ",
+        ),
+        ({}, ""),
+    ],
+)
+def test_training_says_what_samples_hold(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, data: dict[str, Any], words: str
+) -> None:
+    training._trainer(rooms_config("linear", folder, data=data), tmp_path, devices.make_accelerator("fp32"))
+    said = [record.getMessage() for record in caplog.records if "data." in record.getMessage()]
+    assert len(said) == bool(words)
+    assert all(words in line for line in said)

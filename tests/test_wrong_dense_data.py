@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from pointadapterx.commands.main import main
+from pointadapterx.datasets.labelled_folder import LabelledFolder
+from pointadapterx.errors import DataError
 from pointadapterx.labelled_files import write_labelled
 from tests.synthetic import write_ldraw_parts, write_shapenetpart, write_shapenetpart_h5
 
@@ -85,7 +87,13 @@ def not_a_number(folder: Path) -> None:
 
 
 def word(folder: Path) -> None:
+    (folder / "names.txt").write_text("floor\nwalls\nlamp\n")
     table(folder, ".csv", "x,y,z,label", lambda rows: rows[7].__setitem__(3, "wall"))
+
+
+def array_of_words(folder: Path) -> None:
+    (folder / "train" / "1.ply").unlink()
+    np.savez(folder / "train" / "1.npz", points=cloud(1)[0], label=np.full(POINTS, "wall"))
 
 
 def strange_in_test(folder: Path) -> None:
@@ -187,7 +195,7 @@ FOLDER: list[tuple[Callable[[Path], None], list[str], str]] = [
     (
         two_fields,
         [],
-        "its fields label and class may each be the label of the points; set data.label_field",
+        "its fields label and class may each be the label of the points; set --label-field to",
     ),
     (ragged, [], "train/1.npz: int64 labels of shape (115,) for 120 points; give each point one number"),
     (
@@ -197,7 +205,9 @@ FOLDER: list[tuple[Callable[[Path], None], list[str], str]] = [
     ),
     (fraction, [], "train/1.csv: 1 of 120 labels of points are no whole numbers, such as 1.5; choose another"),
     (not_a_number, [], "train/1.csv: 1 of 120 labels of points are no whole numbers, such as nan; choose another"),
-    (word, [], "train/1.csv: cannot be read as .csv (line 9: 'wall' is no number); obtain it again or remove it"),
+    (word, [], "train/1.csv: line 9: the label 'wall' is a word, not a number; write the words into a file, each in"),
+    (word, ["--label-names", "names.txt"], "the label 'wall' is none of the names in --label-names; did you mean"),
+    (array_of_words, [], "train/1.npz: the label 'wall' is a word, not a number; write the words into a file, each in"),
     (
         strange_in_test,
         [],
@@ -228,7 +238,7 @@ FOLDER: list[tuple[Callable[[Path], None], list[str], str]] = [
         "labels that no other training cloud has: train/1.ply; look whether they are numbered",
     ),
     (other_name, [], "train/1.ply: names the label 1 'ceiling', but train/0.ply names it 'wall'; name it alike, or"),
-    (other_name_in_test, [], "test/5.ply: names the label 1 'ceiling', but train/0.ply names it 'wall'; name it"),
+    (other_name_in_test, [], "2 files (test/4.ply, test/5.ply): names the label 1 'ceiling', but train/0.ply names"),
     (many_labels, [], "train/1.ply: 1,100 different labels of points, of which at most 1,000 can be classes; choose"),
     (cut, [], "train/1.ply: cannot be read as .ply (its header declares 120 rows of vertex"),
     (empty_file, [], "train/1.ply: the file is empty (0 bytes); download it again"),
@@ -238,14 +248,14 @@ FOLDER: list[tuple[Callable[[Path], None], list[str], str]] = [
     (
         wrong_field,
         ["--label-field", "labl"],
-        "it has no field 'labl'; did you mean 'label'? It has red, green, blue",
+        "6 files (train/0.ply, train/1.ply, train/2.ply, train/3.ply and 2 more): it has no field 'labl'; did you mean",
     ),
     (all_ignored, ["--ignored-labels", "1,2"], "training points have one class; a model that labels points"),
 ]
 
 
-COUNT = {no_test: 3, other_name_in_test: 3, wrong_field: 5}
-"""Lines where each file has one, or a split is left without any."""
+COUNT = {no_test: 2, other_name_in_test: 2}
+"""Lines where a split is left without any file."""
 
 
 def said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[str]:
@@ -254,7 +264,7 @@ def said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> list[str]:
     output = capsys.readouterr()
     lines = [line for line in output.out.splitlines() if line.startswith("TO MEND")]
     assert bool(status) == bool(lines or output.err)
-    lines += [line for line in output.out.splitlines() if line.startswith("note: classes")]
+    lines += [line for line in output.out.splitlines() if line.startswith("note: classes without a training")]
     return lines + [line for line in output.err.splitlines() if line.startswith("error:")]
 
 
@@ -314,6 +324,65 @@ def offsets(root: Path) -> None:
             file["xyz_mm"] = (cloud(split == "test")[0] * 1000).astype(np.int16)
             file["label"], file["offset"] = cloud(0)[1].astype(np.uint8), np.array([0, 90, 60, POINTS])
             file.attrs["labels"] = NAMES
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--block", "0.01"], "TO MEND: blocks of data.block=0.01 hold about 1 point each, and samples have 1,024: "),
+        (
+            ["--block", "1000"],
+            "TO MEND: data.block=1000 is larger than the clouds, the largest of which measures 2: blocks",
+        ),
+        (["--block", "1", "--num-points", "8"], "nothing to mend"),
+        (["--num-points", "256"], "note: 4 of 4 clouds have fewer points than the 256 of data.num_points, the fewest"),
+        ([], "note: classes without a test point: class_7; their IoU stays unknown"),
+    ],
+)
+def test_what_samples_would_hold(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    rewrite(folder, np.where(cloud(1)[1] == 2, 7, cloud(1)[1]))
+    rewrite(folder, np.where(cloud(2)[1] == 2, 7, cloud(2)[1]), cloud(2)[0], "train/2.ply")
+    main(["doctor", "--groups", "8", "--name", "labelled_folder", str(folder), *options])
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("side", ["-1", "inf", "wide"])
+def test_a_block_that_is_no_length(side: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--name", "labelled_folder", ".", "--block", side])
+    assert f"argument --block: '{side}' is neither a length greater than 0 nor whole" in capsys.readouterr().err
+
+
+def test_a_scan_without_classes_names_its_other_fields(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    laspy = pytest.importorskip("laspy")
+    for path in folder.rglob("*.ply"):
+        points, labels = cloud(int(path.stem))
+        scan = laspy.LasData(laspy.LasHeader(version="1.4", point_format=6))
+        scan.header.scales = np.full(3, 1e-4)
+        scan.xyz = points
+        scan.add_extra_dim(laspy.ExtraBytesParams(name="kind_of", type=np.int32))
+        scan["kind_of"] = labels + 400
+        scan.write(path.with_suffix(".las"))
+        path.unlink()
+    assert main(["doctor", "--name", "labelled_folder", str(folder), "--groups", "8"]) == 1
+    assert (
+        "note: train/0.las: all labels are 0, as in a field that nobody has filled; choose another --label-field ("
+        "train/0.las has kind_of)" in capsys.readouterr().out
+    )
+    with pytest.raises(DataError, match=r"choose another data\.label_field \(train/0\.las has kind_of\), or other"):
+        LabelledFolder("train", root=folder)
+
+
+@pytest.mark.parametrize("command", ["doctor", "train"])
+def test_a_folder_of_labelled_points_by_itself(folder: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    main([command, str(folder)])
+    output = capsys.readouterr()
+    assert (
+        f"its clouds have no labels, but the points in them have some (test/4.ply); look at these with doctor {folder} "
+        f"--name labelled_folder, and learn them with train --config labelled_folder data.root={folder}"
+    ) in output.out + output.err
 
 
 @pytest.mark.parametrize("arguments", [["--name", "ldraw_parts"], ["."]])

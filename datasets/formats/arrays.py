@@ -85,7 +85,7 @@ def _with_entry(read: Callable[[str], np.ndarray], names: list[str], label: Labe
     others = [name for name in names if name != points]
     if isinstance(label.wanted, int) or (label.wanted is None and values.dtype.names is not None):
         return _with_column(values, label)
-    labels = read(others[label.place(others)])
+    labels = _without_words(read(others[label.place(others)]), label)
     coordinates = _points(values).points
     if labels.shape not in ((len(coordinates),), (len(coordinates), 1)) or labels.dtype.kind not in "iufb":
         raise NotReadError(
@@ -103,7 +103,7 @@ def _points_entry(names: list[str], label: LabelField) -> str:
 def _with_column(values: np.ndarray, label: LabelField) -> np.ndarray:
     if values.dtype.names is not None:
         name = values.dtype.names[label.place(values.dtype.names)]
-        column = values[name]
+        column = _without_words(values[name], label)
     else:
         values = values[0] if values.ndim == 3 and values.shape[0] == 1 else values
         if values.ndim != 2 or values.dtype.kind not in "fiu":
@@ -113,6 +113,17 @@ def _with_column(values: np.ndarray, label: LabelField) -> np.ndarray:
     if column.shape != points.shape[:1] or column.dtype.kind not in "fiub":
         raise NotReadError(f"its labels are {column.dtype} of shape {column.shape}; give each point one number")
     return np.column_stack([points.astype(np.float64), column.astype(np.float64)])
+
+
+def _without_words(labels: np.ndarray, label: LabelField) -> np.ndarray:
+    """Labels as numbers, also where they are names of classes."""
+    if labels.dtype.kind not in "US":
+        return labels
+    words, places = np.unique(labels.astype(str), return_inverse=True)
+    unknown = next((word for word in words.tolist() if word not in label.labels), None)
+    if unknown is not None:
+        raise label.unknown(unknown)
+    return np.array([label.labels[word] for word in words.tolist()], np.int64)[places].reshape(labels.shape)
 
 
 def _array(file: IO[bytes], size: int) -> np.ndarray:

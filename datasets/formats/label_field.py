@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pointadapterx.datasets.formats.columns import listed
 from pointadapterx.datasets.formats.tables import NotReadError
+from pointadapterx.errors import shown
 from pointadapterx.registry import did_you_mean
 
 USUAL = (
@@ -25,6 +27,10 @@ def plain(name: str) -> str:
     return name
 
 
+class WordError(NotReadError):
+    """A label is a word that no number is known of."""
+
+
 @dataclass(frozen=True)
 class LabelField:
     """``data.label_field``.
@@ -32,9 +38,40 @@ class LabelField:
     Attributes:
         wanted: name of a property, field, column or entry, or number of a column from 0; None: the one with a usual
             name.
+        words: names of classes and their labels, for files whose labels are these names.
     """
 
     wanted: str | int | None = None
+    words: tuple[tuple[str, int], ...] = ()
+
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """The label of each name."""
+        return dict(self.words)
+
+    def value(self, cell: str) -> float:
+        """The label in a cell of text, which is a name or a number.
+
+        Raises:
+            ValueError: if it is neither.
+        """
+        cell = cell.strip()
+        return self.labels[cell] if cell in self.labels else float(cell)
+
+    def unknown(self, word: str, where: str = "") -> WordError:
+        """For a word that is no label.
+
+        Args:
+            word: the label.
+            where: it is, in front of the message.
+        """
+        what = f"{where}the label {shown(word)} is"
+        if self.words:
+            near = did_you_mean(word, self.labels)
+            return WordError(f"{what} none of the names in data.label_names{near} Mend it, or add it to them")
+        return WordError(
+            f"{what} a word, not a number; write the words into a file, each in a line, and set data.label_names to it"
+        )
 
     def may_be(self, name: str) -> bool:
         """Whether a name is the wanted one, or a usual one where none is."""

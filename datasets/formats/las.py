@@ -24,6 +24,7 @@ RECORDS = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)  # smallest point of each
 AT_ONCE = 1_000_000  # points
 LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}  # of a point, its colours, those with infrared, its waveform
 STANDARD = ("classification",)  # every scan has it, used or not
+FREE = ("user_data", "point_source_id")  # of the fields of every scan
 BYTES = 14  # further bytes, a layer each
 VARIABLE = 0xFFFFFFFF  # size of chunks that says that each has its own
 
@@ -95,6 +96,21 @@ def class_names(path: Path) -> dict[int, str]:
     except Exception:  # whoever reads its points says what is wrong
         return {}
     return {number: name.strip() for table in tables for number, name in table.items() if name.strip()}
+
+
+def other_labels(path: Path, most: int) -> list[str]:
+    """Fields beside ``classification`` that can hold labels: whole numbers, two to ``most`` different ones.
+
+    Of the fields that every scan has, these are those that are free for any use.
+    """
+    laspy = need("laspy", f"{path}: is read by laspy", "scans")
+    scan = laspy.read(path)
+    found = []
+    for name in (*scan.point_format.extra_dimension_names, *FREE):
+        values = np.asarray(scan[name])
+        if values.ndim == 1 and np.all(values == np.floor(values)) and 2 <= len(np.unique(values)) <= most:
+            found.append(name)
+    return found
 
 
 def _columns(part: Any, extra: Sequence[str]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.formats.layout import Layout, find_layout, is_comment, is_count, number, shown, thousands
 
 BLOCK = 2**20  # characters read at a time
+LABEL = 3  # place of the label, behind x, y and z
 
 
 def read(path: Path, columns: Sequence[str | int] | None = None) -> Cloud:
@@ -41,10 +42,12 @@ def read(path: Path, columns: Sequence[str | int] | None = None) -> Cloud:
     return _rows_of(path, layout)
 
 
-def _rows_of(path: Path, layout: Layout) -> Cloud:
+def _rows_of(path: Path, layout: Layout, label: LabelField | None = None) -> Cloud:
     rows = _by_numpy(path, layout)
+    if rows is None and label is not None and label.words:
+        rows = _by_numpy(path, layout, {layout.columns[LABEL]: label.value})
     if rows is None:
-        rows = np.array(array("d", _by_hand(path, layout))).reshape(-1, len(layout.columns))
+        rows = np.array(array("d", _by_hand(path, layout, label))).reshape(-1, len(layout.columns))
     doubts = layout.doubts
     if not layout.named:
         doubts += headless.check(path, rows[:, :3], layout.width, lambda: _first_columns(path, layout))
@@ -52,27 +55,39 @@ def _rows_of(path: Path, layout: Layout) -> Cloud:
 
 
 def read_with(path: Path, columns: Sequence[str | int] | None, label: LabelField) -> Cloud:
-    """The same with one more column, ``(n, 4)``, by its name or number."""
+    """The same with one more column, ``(n, 4)``, by its name or number.
+
+    Raises:
+        NotReadError: also if a label is a word that is not known.
+    """
     layout = find_layout(path, columns)
     if layout is None:
         return Cloud(np.empty((0, 4)))
     names = [str(place) for place in range(layout.width)] if layout.names is None else layout.names
     layout = replace(layout, columns=(*layout.columns, label.place(names, others=layout.columns)))
-    return _rows_of(path, layout)
+    return _rows_of(path, layout, label)
 
 
 class _DamagedError(ValueError):
     """A line is wrong, whoever reads it."""
 
 
-def _by_numpy(path: Path, layout: Layout) -> np.ndarray | None:
+def _by_numpy(
+    path: Path, layout: Layout, converters: Mapping[int, Callable[[str], float]] | None = None
+) -> np.ndarray | None:
     """Fast; None for what only :func:`_by_hand` reads, or says what is wrong with."""
     if layout.decimal != ".":
         return None
     lines = chain.from_iterable(lines for _, lines in _Rows(path, layout).blocks())
     try:
         rows = np.loadtxt(
-            lines, delimiter=layout.separator, usecols=layout.columns, ndmin=2, comments=None, quotechar='"'
+            lines,
+            delimiter=layout.separator,
+            usecols=layout.columns,
+            ndmin=2,
+            comments=None,
+            quotechar='"',
+            converters=converters,
         )
     except _DamagedError:
         raise
@@ -81,14 +96,20 @@ def _by_numpy(path: Path, layout: Layout) -> np.ndarray | None:
     return rows.reshape(-1, len(layout.columns))
 
 
-def _by_hand(path: Path, layout: Layout) -> Iterator[float]:
-    """Parses coordinates one by one, and names the first line that is wrong."""
+def _by_hand(path: Path, layout: Layout, label: LabelField | None) -> Iterator[float]:
+    """Parses coordinates and labels one by one, and names the first line that is wrong."""
     for numbers, lines in _Rows(path, layout).blocks():
         for line_number, line in zip(numbers, lines, strict=True):
             cells = layout.split(line)
-            for column in layout.columns:
+            for place, column in enumerate(layout.columns):
+                of_label = label if place == LABEL else None
+                if of_label is not None and cells[column] in of_label.labels:
+                    yield of_label.labels[cells[column]]
+                    continue
                 value = number(cells[column], layout.decimal)
                 if value is None:
+                    if of_label is not None and cells[column][0].isalpha():
+                        raise of_label.unknown(cells[column], f"line {line_number}: ")
                     if (error := thousands(cells[column])) is not None:
                         raise error
                     mixed = "; the fractions before it are written otherwise" if "," in cells[column] else ""

@@ -12,6 +12,7 @@ from pointadapterx.commands.options import OVERRIDE, UsageError, add_config, add
 EXAMPLES = """\
   %(prog)s scans                                           a folder with a folder for each class
   %(prog)s scans data.up=z --output run                    files with z up; the run's folder
+  %(prog)s --config labelled_folder data.root=shapes       files with a label for each point
   %(prog)s --config demo                                   the embedded clouds, in minutes on a CPU
   %(prog)s --config demo train.lr=1e-3 train.seed=1        any key of the config can be overridden
   %(prog)s --resume runs/demo/20260101-120000              the same as the command resume

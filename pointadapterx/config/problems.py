@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,9 @@ from pointadapterx.schema import Section
 MOST_LINES = 50
 """Problems of a config that a message lists."""
 MOST_WIDE = 2_000  # characters of a line of it
+_BRANCH = re.compile(r"(bool|float|int|str|constrained-\w+|(dict|list|literal|nullable|union)\[.*\])$")
+"""What pydantic adds to the place of a problem for each kind that a value may be of."""
+_BEGINNING = "Input should be "
 _REMOVE = re.compile(r"\b(remove (it|one|one of the two|the key)|leave it out)$")
 
 
@@ -63,29 +66,37 @@ def error_of(problems: list[Problem], origins: Origins, source: str) -> ConfigEr
 
 def problems_of(section: str, error: ValidationError, model: type[Section]) -> list[Problem]:
     """What pydantic found in a section, one problem a key, though a union reports each of its branches."""
-    problems: dict[str, Problem] = {}
+    found: dict[tuple[int | str, ...], list[Mapping[str, Any]]] = {}
     for detail in error.errors():
-        problem = _describe(section, detail, model)
-        problems.setdefault(problem.key, problem)
-    return list(problems.values())
+        found.setdefault(_place(section, detail["loc"]), []).append(detail)
+    inner = {place[:end] for place in found for end in range(1, len(place))}  # one branch fits all but what is there
+    return [_describe(section, place, details, model) for place, details in found.items() if place not in inner]
 
 
-def _describe(section: str, detail: Mapping[str, Any], model: type[Section]) -> Problem:
-    location = list(detail["loc"])
-    if (section, location[0]) == ("data", "augment"):
-        location = ["augment"]
-    key = ".".join(map(str, [section, *location]))
-    if detail["type"] == "extra_forbidden":
-        known = list(_inner(model, location[:-1]).model_fields)
-        return Problem(key, f"unknown key{did_you_mean(str(location[-1]), known)} Known: {', '.join(known)}")
-    if detail["type"] == "missing":
+def _place(section: str, location: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Where a value is in its section: key, and perhaps a key or number inside, without branches of unions."""
+    if (section, *location[:1]) == ("data", "augment"):
+        return ("augment",)
+    return (*location[:1], *(part for part in location[1:] if isinstance(part, int) or not _BRANCH.match(part)))
+
+
+def _describe(
+    section: str, place: tuple[int | str, ...], details: Sequence[Mapping[str, Any]], model: type[Section]
+) -> Problem:
+    """One problem of a value, from each branch of a union that it does not fit."""
+    key, (first, *_) = ".".join(map(str, [section, *place])), details
+    if first["type"] == "extra_forbidden":
+        known = list(_inner(model, place[:-1]).model_fields)
+        return Problem(key, f"unknown key{did_you_mean(str(place[-1]), known)} Known: {', '.join(known)}")
+    if first["type"] == "missing":
         return Problem(key, "is required")
     if key == "data.augment":
-        return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {shown(detail['input'])}")
-    return Problem(key, f"{detail['msg']}, not {shown(detail['input'])}")
+        return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {shown(first['input'])}")
+    others = [detail["msg"].removeprefix(_BEGINNING) for detail in details[1:]]
+    return Problem(key, f"{' or '.join([first['msg'], *others])}, not {shown(first['input'])}")
 
 
-def _inner(model: type[BaseModel], location: list[int | str]) -> type[BaseModel]:
+def _inner(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
     """The section inside a section, as ``eval.vote``; the outer one where there is no such."""
     for part in location:
         field = model.model_fields.get(str(part))

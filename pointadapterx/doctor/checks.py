@@ -55,8 +55,11 @@ class Subject(NamedTuple):
 
     def names(self, entries: Sequence[Entry]) -> str:
         """The first items as a list, and the number of the others."""
-        more = f" and {self.rest(entries)} more" if self.rest(entries) else ""
-        return ", ".join(entry.name for entry in entries[: self.shown]) + more
+        return self.listed([entry.name for entry in entries])
+
+    def listed(self, names: Sequence[str]) -> str:
+        """The same of names."""
+        return ", ".join(names[: self.shown]) + (f" and {self.rest(names)} more" if self.rest(names) else "")
 
 
 def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int, shown: int | None = SHOWN) -> list[Finding]:
@@ -75,11 +78,54 @@ def diagnose(entries: Sequence[Entry], *, wanted: int, groups: int, shown: int |
 
 
 def _unreadable(of: Subject) -> Iterator[Finding]:
-    bad = [entry.found for entry in of.entries if isinstance(entry.found, str)]
-    for reason in bad[: of.shown]:
-        yield Finding(reason, "" if "; " in reason else "replace or remove the file")
-    if of.rest(bad):
-        yield Finding(f"{of.rest(bad)} more files cannot be read", "list them with --all")
+    bad = [(entry.name, entry.found) for entry in of.entries if isinstance(entry.found, str)]
+    reasons = [Reason(reason, name, reason.partition(f"{name}: ")[2] or reason) for name, reason in bad]
+    for finding in folded(reasons, of.shown, "files cannot be read"):
+        yield finding if finding.fix or "; " in finding.text else finding._replace(fix="replace or remove the file")
+
+
+class Reason(NamedTuple):
+    """Why a file cannot be read.
+
+    Attributes:
+        text: all of it.
+        name: of the file.
+        cause: the text without the name; equal for files with which the same is wrong.
+    """
+
+    text: str
+    name: str
+    cause: str
+
+    @classmethod
+    def of(cls, text: str) -> Reason:
+        """Of a message that begins with the file."""
+        name, _, cause = text.partition(": ")
+        return cls(text, name, cause or text)
+
+
+def folded(reasons: Sequence[Reason], shown: int | None, what: str) -> Iterator[Finding]:
+    """A finding for each cause, with the files that have it.
+
+    Args:
+        reasons: of all files.
+        shown: causes that are listed, and files of one; None: each file has a finding.
+        what: is wrong with the rest, ``"files cannot be read"``.
+    """
+    if shown is None:
+        yield from (Finding(reason.text) for reason in reasons)
+        return
+    by_cause: dict[str, list[Reason]] = defaultdict(list)
+    for reason in reasons:
+        by_cause[reason.cause].append(reason)
+    groups = list(by_cause.items())
+    for cause, same in groups[:shown]:
+        listed = ", ".join(reason.name for reason in same[:shown])
+        more = f" and {len(same) - shown} more" if len(same) > shown else ""
+        yield Finding(same[0].text if len(same) == 1 else f"{len(same)} files ({listed}{more}): {cause}")
+    rest = sum(len(same) for _, same in groups[shown:])
+    if rest:
+        yield Finding(f"{rest} more {what}", "list them with --all")
 
 
 def _labels(of: Subject) -> Iterator[Finding]:
@@ -124,13 +170,16 @@ def _point_classes(of: Subject) -> Iterator[Finding]:
     strange = sorted(seen["test"] - seen["train"])
     if strange and seen["train"]:
         yield Finding(f"classes of points of the test alone: {', '.join(strange)}", "add training clouds with them")
+    untested = [name for name in known if name in seen["train"] and name not in seen["test"]]
+    if untested and seen["test"]:
+        text = f"classes without a test point: {of.listed(untested)}"
+        yield Finding(text, "their IoU stays unknown", note=True)
     for split in SPLITS:
         if not any(entry.split == split for entry, _ in of.good):
             yield Finding(f"split {split} has no cloud that can be read", f"add some to {split}")
     empty = [name for name in known if name not in seen["train"]]
     if empty and seen["train"]:
-        more = f" and {of.rest(empty)} more" if of.rest(empty) else ""
-        text = f"classes without a training point: {', '.join(empty[: of.shown])}{more}"
+        text = f"classes without a training point: {of.listed(empty)}"
         yield Finding(text, "nothing, if it is rare; otherwise label some", note=True)
     odd = list(_of_other_labels(of))
     if odd:
@@ -153,16 +202,20 @@ def _of_other_labels(of: Subject) -> Iterator[Entry]:
 
 
 def _doubts(of: Subject) -> Iterator[Finding]:
-    by_kind: dict[str, list[tuple[Entry, Doubt]]] = defaultdict(list)
+    by_kind: dict[str, dict[Doubt, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry, found in of.good:
         for doubt in found.doubts:
-            by_kind[doubt.kind].append((entry, doubt))
-    for kind, doubts in by_kind.items():
-        for entry, doubt in doubts[: of.shown]:
-            yield Finding(f"{entry.name}: {doubt.text}", doubt.fix, doubt.note)
-        if of.rest(doubts):
-            _, last = doubts[-1]
-            yield Finding(f"{of.rest(doubts)} more clouds with {kind}", f"{last.fix} (--all lists them)", last.note)
+            by_kind[doubt.kind][doubt].append(entry)
+    for kind, same in by_kind.items():
+        groups = list(same.items())
+        if of.shown is None:
+            groups = [(doubt, [entry]) for doubt, entries in groups for entry in entries]
+        for doubt, entries in groups[: of.shown]:
+            yield Finding(f"{of.names(entries)}: {doubt.text}", doubt.fix, doubt.note)
+        if of.rest(groups):
+            last, _ = groups[-1]
+            rest = sum(len(entries) for _, entries in groups[of.shown :])
+            yield Finding(f"{rest} more clouds with {kind}", f"{last.fix} (--all lists them)", last.note)
 
 
 def _points(of: Subject) -> Iterator[Finding]:

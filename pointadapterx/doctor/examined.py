@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pointadapterx.datasets.doubts import Doubt, few_values, outside
+from pointadapterx.datasets.draws import Measured
 from pointadapterx.datasets.point_files import Cloud
 from pointadapterx.hashing import content_hash
 
@@ -51,6 +52,7 @@ class Entry(NamedTuple):
         found: what it is, or why it cannot be read.
         validation: whether it is of a validation part, which belongs to the training split.
         point_classes: names of what its points may be labelled with, where they are.
+        measured: what samples hold of it, where they are drawn from clouds of any size.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Entry(NamedTuple):
     found: Examined | str
     validation: bool = False
     point_classes: tuple[str, ...] = ()
+    measured: Measured | None = None
 
     @property
     def part(self) -> str:

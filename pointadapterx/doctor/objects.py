@@ -13,7 +13,7 @@ from rich.table import Table
 from pointadapterx.datasets.images import THREADS, decode, read_bytes
 from pointadapterx.datasets.object_images import Annotated, Doubts, ObjectImages
 from pointadapterx.datasets.outlines import EXTRA, Instance, drawn
-from pointadapterx.doctor.checks import PARTS, RARE, Finding
+from pointadapterx.doctor.checks import PARTS, RARE, Finding, Reason, folded
 from pointadapterx.errors import DataError
 from pointadapterx.hashing import hash_bytes
 from pointadapterx.optional import missing
@@ -44,7 +44,7 @@ def examine_objects(kind: type[ObjectImages], root: Path | None, shown: int | No
         looked = list(pool.map(partial(_looked_at, polygons=drawn_by is None), files))
     if drawn_by is not None and any(not isinstance(shape, Instance | None) for one in files for shape in one.outlines):
         findings.append(Finding("outlines are not looked at", f"pycocotools {drawn_by}", note=True))
-    findings += _first([Finding(problem) for problem, _ in looked if problem], shown, "files")
+    findings += folded([Reason.of(problem) for problem, _ in looked if problem], shown, "files")
     digests = iter(digest for _, digest in looked)
     by_part = {name: [(one, next(digests)) for one in pictures] for name, pictures in parts.items()}
     findings += [*_copies(by_part, shown), *_classes(parts), *_pictures(parts)]

@@ -16,7 +16,7 @@ from pointadapterx.datasets.base import SPLITS
 from pointadapterx.datasets.image_masks import MaskedFiles, Pair, count_problem
 from pointadapterx.datasets.image_transforms import IGNORED
 from pointadapterx.datasets.images import THREADS, decode, read_bytes
-from pointadapterx.doctor.checks import PARTS, RARE, Finding
+from pointadapterx.doctor.checks import PARTS, RARE, Finding, Reason, folded
 from pointadapterx.errors import DataError
 from pointadapterx.hashing import hash_bytes
 
@@ -66,9 +66,7 @@ def examine_pictures(
         with ThreadPoolExecutor(THREADS) as pool:
             for found in pool.map(partial(_look, split=split, count=len(classes)), pairs):
                 (bad if isinstance(found, str) else seen).append(found)  # type: ignore[arg-type]
-    findings += [Finding(reason) for reason in bad[:shown]]
-    if shown is not None and len(bad) > shown:
-        findings.append(Finding(f"{len(bad) - shown} more pictures or masks cannot be used", "list them with --all"))
+    findings += folded([Reason.of(text) for text in bad], shown, "pictures or masks cannot be used")
     findings += [finding for check in (_classes, _blank, _copies) for finding in check(seen, classes, shown)]
     return _overview(seen, classes), findings
 
@@ -105,6 +103,9 @@ def _classes(seen: Sequence[Seen], classes: Sequence[str], shown: int | None) ->
     strange = [name for name, a, b in zip(classes, train, test, strict=True) if b and not a]
     if strange:
         yield Finding(f"classes of the test alone: {_names(strange, shown)}", "add training pictures with them")
+    untested = [name for name, a, b in zip(classes, train, test, strict=True) if a and not b]
+    if untested and test.any():
+        yield Finding(f"classes without a test pixel: {_names(untested, shown)}", "their IoU stays unknown", note=True)
     absent = [name for name, a, b in zip(classes, train, test, strict=True) if not a and not b]
     if absent:
         yield Finding(f"classes that no picture shows: {_names(absent, shown)}", "nothing to do", note=True)

@@ -14,10 +14,11 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import Progress
 
-from pointadapterx.datasets.base import DATASETS, SPLITS, PointClouds, Unchecked
+from pointadapterx.datasets.base import AXES, DATASETS, SPLITS, PointClouds, Unchecked
 from pointadapterx.datasets.cache import cached_points, is_fresh
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.doubts import FEW, NO_NUMBERS, doubts_of, label_doubts
+from pointadapterx.datasets.draws import Measured, measured_cloud
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import (
     BLOCK,
@@ -284,8 +285,30 @@ def is_h5(path: Path) -> bool:
         return False
 
 
+class Draws(NamedTuple):
+    """How samples are drawn from clouds of any size.
+
+    Attributes:
+        block: side of the blocks; None: clouds stay whole.
+        up: axis of the files that points up.
+    """
+
+    block: float | None = None
+    up: str = AXES[1]
+
+    def measured(self, points: np.ndarray, name: str) -> Measured:
+        """What samples hold of a cloud (m, 3)."""
+        return measured_cloud(np.roll(points, 1 - AXES.index(self.up), axis=1), name, self.block)
+
+
 def read_set(
-    name: str, root: Path | None, variant: str | None = None, *, labels: bool = True, **options: Any
+    name: str,
+    root: Path | None,
+    variant: str | None = None,
+    *,
+    labels: bool = True,
+    draws: Draws | None = None,
+    **options: Any,
 ) -> list[Entry]:
     """Clouds of a data set by its name, examined; of ``h5`` also without labels.
 
@@ -294,6 +317,7 @@ def read_set(
         root: where it lies.
         variant: of it.
         labels: whether they are read.
+        draws: how samples are drawn, where clouds are of any size; None: nothing is said of that.
         options: further keyword arguments of the data set.
 
     Raises:
@@ -308,7 +332,7 @@ def read_set(
     kind = DATASETS[name]
     assert issubclass(kind, PointClouds)
     for split in SPLITS if labels else SPLITS[:1]:
-        entries += entries_of(kind.each_cloud(split, root=root, variant=variant, **own), split)
+        entries += entries_of(kind.each_cloud(split, root=root, variant=variant, **own), split, draws)
     return entries
 
 
@@ -317,10 +341,16 @@ def _has_labels(root: Path) -> bool:
         return "label" in file
 
 
-def entries_of(clouds: Iterable[Unchecked], split: str) -> Iterator[Entry]:
+def entries_of(clouds: Iterable[Unchecked], split: str, draws: Draws | None = None) -> Iterator[Entry]:
     """The entries of a data set's clouds."""
     for cloud in clouds:
-        yield Entry(cloud.name, split, cloud.label, _examined(cloud), cloud.validation, tuple(cloud.point_classes))
+        found, measured = _examined(cloud), None
+        if draws is not None and isinstance(found, Examined) and not isinstance(cloud.points, str):
+            try:
+                measured = draws.measured(cloud.points, cloud.name)
+            except DataError as error:
+                found = str(error)
+        yield Entry(cloud.name, split, cloud.label, found, cloud.validation, tuple(cloud.point_classes), measured)
 
 
 def _examined(cloud: Unchecked) -> Examined | str:

@@ -15,6 +15,8 @@ from pointadapterx.adapted_model import AdaptedModel, count_parameters
 from pointadapterx.build import build_splits, build_trained
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, save_adapter, versions
 from pointadapterx.config import LOCATIONS, Config, dump_config, read_config
+from pointadapterx.datasets import Scenes
+from pointadapterx.datasets.draws import draw_doubts
 from pointadapterx.engine.claim import claimed, refuse_if_claimed
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.devices import agreed_folder, hardware, log_device, make_accelerator, peak_memory_mib
@@ -143,6 +145,9 @@ def _trainer(config: Config, folder: Path, accelerator: Accelerator, given: Adap
             console.print(parameter_table(config, count_parameters(model)))
     else:
         log.info("parameters: %s", f"{sum(p.numel() for p in model.parameters()):,}")
+    if accelerator.is_main_process and isinstance(splits.train, Scenes):
+        for doubt in draw_doubts(splits.train):
+            log.warning("%s; %s", doubt.text, doubt.fix)
     sizes = {"training": splits.train, "validation": splits.val, "test": splits.test}
     log.info("data: %s samples", ", ".join(f"{len(part)} {name}" for name, part in sizes.items() if part is not None))
     return Trainer(config, model, splits, folder, accelerator, hooks)

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
+from pointadapterx.checkpoints.adapter_file import read_adapter
 from pointadapterx.config import read_config
 from pointadapterx.datasets import DATASETS
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import missing
 from pointadapterx.run_folder import CONFIG_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, read_metrics
 from pointadapterx.study.samples import group_numbers, read_samples, run_intervals
-from pointadapterx.study.statistics import score_interval
+from pointadapterx.study.statistics import count_units, score_interval
 from pointadapterx.tasks import TASKS, Task
+from pointadapterx.tasks.presentation import too_few
 from pointadapterx.text import printable
 
 LOGGER = logging.getLogger("pointadapterx")
@@ -53,7 +54,11 @@ def end(folder: Path, *, pictures: bool | None = None, overrides: Sequence[str] 
         say(f"next: adapt the backbone, by a config with backbone.weights={shlex.quote(str(folder / WEIGHTS_FILE))}")
         return
     info = read_adapter(folder)
-    say(f"\ntest: {_result(folder, info, report['test'])}")
+    sure, missing = _interval(folder, info.task)
+    what = "clouds" if DATASETS[info.config.data.name].modality == "points" else "images"
+    say(f"\ntest: {info.task.result(report['test'], what, sure)}")
+    if missing:
+        say(f"no interval: {missing}")
     stopped = ", stopped early" if report.get("stopped_early") else ""
     say(f"run: {folder} (epoch {report['best_epoch']} of {report['epochs']} kept{stopped})")
     if pictures is None:
@@ -66,18 +71,16 @@ def end(folder: Path, *, pictures: bool | None = None, overrides: Sequence[str] 
     say(f"next: {predict}, or pointadapterx report {name} for a page with all of it")
 
 
-def _result(folder: Path, info: AdapterInfo, metrics: dict[str, Any]) -> str:
-    what = "clouds" if DATASETS[info.config.data.name].modality == "points" else "images"
-    return info.task.result(metrics, what, _interval(folder, info.task))
-
-
-def _interval(folder: Path, task: Task) -> tuple[float, float] | None:
-    """95 % interval of the first score, where the run's files give one."""
+def _interval(folder: Path, task: Task) -> tuple[tuple[float, float] | None, str]:
+    """95 % interval of the first score, where the run's files give one; or why there is none."""
     if task.predicts_classes:
-        scores, groups = read_samples(folder / PREDICTIONS_FILE, "correct")
-        return interval(scores == 1, group_numbers(groups))
+        scores, names = read_samples(folder / PREDICTIONS_FILE, "correct")
+        groups = group_numbers(names)
+        missing = "" if groups is None else too_few(count_units(len(scores), groups))
+        return None if missing else interval(scores == 1, groups), missing
     first, *_ = task.scores
-    return run_intervals(folder, type(task)).get(first)
+    found = run_intervals(folder, type(task))
+    return found.of.get(first), found.missing
 
 
 def interval(right: np.ndarray, groups: np.ndarray | None) -> tuple[float, float]:

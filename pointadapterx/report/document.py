@@ -20,7 +20,15 @@ from pointadapterx.report import page
 from pointadapterx.report.gallery import modes_of, modes_of_labels, objects_of, pack_clouds, pixel_gallery
 from pointadapterx.run_folder import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, not_of_a_run, read_history, read_metrics
 from pointadapterx.study.resampling import Records, record_difference, record_intervals
-from pointadapterx.study.statistics import RESAMPLES, Interval, difference_interval, mean_difference, score_interval
+from pointadapterx.study.statistics import (
+    Interval,
+    count_units,
+    difference_interval,
+    mean_class_interval,
+    mean_difference,
+    score_interval,
+)
+from pointadapterx.tasks.presentation import too_few
 from pointadapterx.visualize import plots
 from pointadapterx.visualize.drawing import Sheet, paint
 from pointadapterx.visualize.labels import has_labels, labelled, labels_pixels, worst
@@ -168,27 +176,29 @@ def _result(subjects: Sequence[Subject], records: Sequence[Mapping[str, Any]]) -
     of_objects = None if groups is None else groups.numpy()
     columns = [_measures(subject, record, of_objects) for subject, record in zip(subjects, records, strict=True)]
     task, base = subjects[0].task, _outcomes(subjects[0])
+    missing = _missing(subjects[0], of_objects)
     if len(subjects) > 1 and base is not None:
         short = next(iter(task.scores.values())).short
         for subject, column in zip(subjects, columns, strict=True):
             own = _outcomes(subject)
             difference, (low, high) = _difference(own, base, of_objects)
-            column[f"{short}, difference to {subjects[0].name} [95 %]"] = (
-                "" if subject is subjects[0] else f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+            mark, sure = ("", "") if missing else (" [95 %]", f" [{low:+.2f}, {high:+.2f}]")
+            column[f"{short}, difference to {subjects[0].name}{mark}"] = (
+                "" if subject is subjects[0] else f"{difference:+.2f}{sure}"
             )
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [(name, *(column.get(name, "–") for column in columns)) for name in names]
     table = page.table(["", *(subject.name for subject in subjects)], rows)
     count = len(subjects[0].judged)
+    how = missing and f"There are no intervals: {missing}"
+    how = how or "Intervals are bootstrap intervals over the test samples"
     if not task.predicts_classes:
-        intervals = "" if base is None else " Intervals are bootstrap intervals over the test samples."
-        note = f"Test set of {count} samples, evaluated for this report, for one seed.{intervals}"
-        return table + page.note(note)
+        note = f"Test set of {count} samples, evaluated for this report, for one seed."
+        return table + page.note(note if base is None else f"{note} {how}.")
     largest = int(subjects[0].test.labels.bincount().max())
     remark = (
-        f"Test set of {count} samples, evaluated for this report. Intervals are bootstrap intervals over the test "
-        "samples, for one seed; another seed gives another accuracy. Always answering the largest class gives "
-        f"{100 * largest / count:.2f} %."
+        f"Test set of {count} samples, evaluated for this report. {how}, for one seed; another "
+        f"seed gives another accuracy. Always answering the largest class gives {100 * largest / count:.2f} %."
     )
     return table + page.note(remark)
 
@@ -227,12 +237,17 @@ def _measures(subject: Subject, record: Mapping[str, Any], groups: np.ndarray | 
 
 def _accuracies(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
     """OA and mAcc with their intervals."""
-    low, high = score_interval([_right(subject)], groups=groups)
-    mean_low, mean_high = _mean_class_interval(_right(subject), subject.test.labels.numpy())
-    metrics = subject.metrics
+    right, metrics = _right(subject), subject.metrics
+    found = {
+        "overall accuracy (OA)": metrics["overall_accuracy"],
+        "mean-class accuracy (mAcc)": metrics["mean_class_accuracy"],
+    }
+    if _missing(subject, groups):
+        return {name: f"{value:.2f}" for name, value in found.items()}
+    sure = score_interval([right], groups=groups), mean_class_interval(right, subject.test.labels.numpy())
     return {
-        "overall accuracy (OA) [95 %]": f"{metrics['overall_accuracy']:.2f} [{low:.2f}, {high:.2f}]",
-        "mean-class accuracy (mAcc) [95 %]": f"{metrics['mean_class_accuracy']:.2f} [{mean_low:.2f}, {mean_high:.2f}]",
+        f"{name} [95 %]": f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        for (name, value), (low, high) in zip(found.items(), sure, strict=True)
     }
 
 
@@ -240,6 +255,8 @@ def _scores(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
     """The scores of any task, with intervals where samples have records; the first where they have scores."""
     scores, outcomes = subject.task.scores, _outcomes(subject)
     intervals: Mapping[str, Interval] = {}
+    if _missing(subject, groups):
+        outcomes = None
     if isinstance(outcomes, Records):
         intervals = record_intervals([outcomes], groups=groups)
     elif outcomes is not None:
@@ -255,24 +272,15 @@ def _scores(subject: Subject, groups: np.ndarray | None) -> dict[str, str]:
     return found
 
 
+def _missing(subject: Subject, groups: np.ndarray | None) -> str:
+    """Why scores have no intervals, where test samples are too few."""
+    return too_few(count_units(len(subject.judged), groups))
+
+
 def _recorded(subject: Subject, run: Mapping[str, Any]) -> dict[str, str]:
     """The first score as the run wrote it."""
     key, score = next(iter(subject.task.scores.items()))
     return {f"{score.short} as the run recorded it": f"{run['test'][key]:.2f}"}
-
-
-def _mean_class_interval(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """95 % interval of mAcc: bootstrap over the samples of each class.
-
-    Args:
-        right: (n,) bool.
-        labels: (n,).
-    """
-    rng = np.random.default_rng(0)
-    of_classes = [right[labels == label] for label in np.unique(labels)]
-    means = [rng.binomial(len(one), one.mean(), RESAMPLES) / len(one) for one in of_classes]  # what the draws count
-    low, high = np.quantile(100 * np.mean(means, axis=0), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _features(subjects: Sequence[Subject]) -> Markup:

@@ -218,6 +218,8 @@ def _column(column: Column) -> Iterator[str]:
         *("trainable", "without head", "% of full", "s/epoch", "peak MiB", "checkpoint kB", "tuned"),
     ]
     yield from _markdown(header, [_row(s, column, baseline is not None) for s in column.summaries])
+    if missing := next((summary.missing for summary in column.summaries if summary.missing), ""):
+        yield from ("", f"The scores have no interval: {missing}.")
     yield from _fit(column)
 
 

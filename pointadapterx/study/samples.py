@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pointadapterx.run_folder import PREDICTIONS_FILE, SAMPLE_RECORDS_FILE, SAMPLE_SCORES_FILE
 from pointadapterx.study.packing import pack_groups, unpack_groups
 from pointadapterx.study.resampling import Records, record_intervals
-from pointadapterx.study.statistics import Interval, score_interval
+from pointadapterx.study.statistics import Interval, count_units, score_interval
 from pointadapterx.tasks import Task
+from pointadapterx.tasks.presentation import too_few
 
 OF_FILE = ("index", "group")
 """Columns of a CSV of records that are none."""
@@ -39,8 +41,20 @@ def read_samples(path: Path, column: str | None) -> tuple[np.ndarray, list[str]]
     return np.array([[float(row[name]) for name in names] for row in rows]), groups
 
 
-def run_intervals(folder: Path, task: type[Task]) -> dict[str, Interval]:
-    """Intervals of a run's test scores by name, over its test samples; those that its files give.
+class RunIntervals(NamedTuple):
+    """Intervals of a run's test scores over its test samples.
+
+    Attributes:
+        of: each score, by name.
+        missing: why there are none, where test samples are too few.
+    """
+
+    of: dict[str, Interval]
+    missing: str = ""
+
+
+def run_intervals(folder: Path, task: type[Task]) -> RunIntervals:
+    """Intervals of a run's test scores by name; those that its files give.
 
     Args:
         folder: of the run.
@@ -50,15 +64,19 @@ def run_intervals(folder: Path, task: type[Task]) -> dict[str, Interval]:
         OSError, KeyError, TypeError, ValueError: for a file that is damaged.
     """
     if (folder / SAMPLE_RECORDS_FILE).is_file():
-        rows, groups = read_samples(folder / SAMPLE_RECORDS_FILE, None)
-        return record_intervals([Records(rows, task.scores_of)], groups=group_numbers(groups))
+        rows, names = read_samples(folder / SAMPLE_RECORDS_FILE, None)
+        groups = group_numbers(names)
+        missing = too_few(count_units(len(rows), groups))
+        found = {} if missing else record_intervals([Records(rows, task.scores_of)], groups=groups)
+        return RunIntervals(found, missing)
     first, *_ = task.scores
     name, column = (PREDICTIONS_FILE, "correct") if task.predicts_classes else (SAMPLE_SCORES_FILE, "score")
     if not (folder / name).is_file():
-        return {}
-    values, groups = read_samples(folder / name, column)
-    outcomes = values == 1 if task.predicts_classes else values
-    return {first: score_interval([outcomes], groups=group_numbers(groups))}
+        return RunIntervals({})
+    values, names = read_samples(folder / name, column)
+    groups, outcomes = group_numbers(names), values == 1 if task.predicts_classes else values
+    missing = too_few(count_units(len(values), groups))
+    return RunIntervals({} if missing else {first: score_interval([outcomes], groups=groups)}, missing)
 
 
 def group_numbers(groups: list[str]) -> np.ndarray | None:

@@ -89,6 +89,11 @@ def require_same_folds(ours: Sequence[Sized], theirs: Sequence[Sized]) -> None:
         require_same_objects([[a], [b]], None)
 
 
+def count_units(objects: int, groups: np.ndarray | None) -> int:
+    """How many are drawn independently: groups, or else objects."""
+    return objects if groups is None else len(np.unique(groups))
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and standard deviation (n - 1 degrees of freedom) of at least one value."""
     return Spread(mean(values), stdev(values) if len(values) > 1 else None)
@@ -221,6 +226,20 @@ def _resampled_means(method: int, units: _Units, drawn: np.ndarray, rng: np.rand
     if units.counts is not None:
         return units.scale * (drawn * per_unit).sum(axis=1) / (drawn @ units.sizes)
     return units.scale * np.take_along_axis(per_unit, drawn, axis=1).sum(axis=1) / units.sizes[drawn].sum(axis=1)
+
+
+def mean_class_interval(right: np.ndarray, labels: np.ndarray) -> Interval:
+    """95 % interval of mAcc: bootstrap over the samples of each class.
+
+    Args:
+        right: (n,) bool.
+        labels: (n,).
+    """
+    rng = np.random.default_rng(0)
+    of_classes = [right[labels == label] for label in np.unique(labels)]
+    means = [rng.binomial(len(one), one.mean(), RESAMPLES) / len(one) for one in of_classes]  # what the draws count
+    low, high = np.quantile(100 * np.mean(means, axis=0), [0.025, 0.975])
+    return Interval(float(low), float(high))
 
 
 def t_interval(values: Sequence[float]) -> Interval:

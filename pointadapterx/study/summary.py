@@ -16,6 +16,7 @@ from pointadapterx.study.schema import PublishedRow, TableContext
 from pointadapterx.study.statistics import (
     Interval,
     Spread,
+    count_units,
     difference_interval,
     mcnemar,
     mean_difference,
@@ -23,6 +24,7 @@ from pointadapterx.study.statistics import (
     spread,
 )
 from pointadapterx.tasks.exchange import Score
+from pointadapterx.tasks.presentation import too_few
 
 Outcomes = TypeVar("Outcomes", np.ndarray, Records)
 
@@ -35,7 +37,7 @@ class Difference:
     """
 
     mean: float
-    interval: Interval
+    interval: Interval | None
     p: float | None
 
 
@@ -44,7 +46,7 @@ class Summary:
     """A cell over its finished replicates; costs, fit and routing are means over them.
 
     ``scores`` are those of the task, in its order; ``intervals`` are of those of them that the outcomes of single test
-    objects give, and ``difference`` is of the first.
+    objects give, and ``difference`` is of the first. ``missing`` says why they have none, where these are too few.
     ``tuned_by`` names the cell that the tuned values were taken from, if it is another.
     """
 
@@ -54,6 +56,7 @@ class Summary:
     finished: int
     scores: dict[str, Spread]
     intervals: dict[str, Interval]
+    missing: str
     difference: Difference | None
     tuned: dict[str, object]
     tuned_by: str | None
@@ -241,13 +244,15 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
         known = [value for record in done if (value := getattr(record, key)) is not None]
         return mean(known) if known else None
 
+    missing = _missing(done)
     return Summary(
         row=first.row,
         label=first.label,
         planned=len(planned),
         finished=len(done),
         scores=_scores(done),
-        intervals=_intervals(done),
+        intervals={} if missing else _intervals(done),
+        missing=missing,
         difference=_difference(done, baseline),
         tuned=first.tuned_values,
         tuned_by=first.tuned_by,
@@ -277,6 +282,15 @@ def _of_all(done: list[Record], kind: type[Outcomes]) -> list[Outcomes] | None:
     return found if found and len(found) == len(done) else None
 
 
+def _missing(done: list[Record]) -> str:
+    """Why scores have no intervals, where these would be over too few test objects."""
+    arrays, records = _of_all(done, np.ndarray), _of_all(done, Records)
+    found = [*(arrays or ()), *(records or ())]
+    if not found or (len(done) > 1 and draws_data(done[0].replicate_key)):  # intervals are over folds then
+        return ""
+    return too_few(count_units(len(found[0]), _groups(done)))
+
+
 def _intervals(done: list[Record]) -> dict[str, Interval]:
     arrays, records = _of_all(done, np.ndarray), _of_all(done, Records)
     if arrays is None and records is None:
@@ -301,14 +315,14 @@ def _difference(done: list[Record], baseline: list[Record]) -> Difference | None
     groups = _groups([*done, *baseline])
     our_records, their_records = _of_all(done, Records), _of_all(baseline, Records)
     if our_records is not None and their_records is not None:
-        found = record_difference(our_records, their_records, groups=groups, same_objects=crossed)
-        return Difference(*found, p=None)
+        value, interval = record_difference(our_records, their_records, groups=groups, same_objects=crossed)
+        return Difference(value, None if _missing(done) else interval, p=None)
     ours, theirs = _of_all(done, np.ndarray), _of_all(baseline, np.ndarray)
     if ours is None or theirs is None:
         return None
     tested = groups is None and len(ours) == len(theirs) == 1 and ours[0].dtype == bool
     return Difference(
         mean=mean_difference(ours, theirs),
-        interval=difference_interval(ours, theirs, groups=groups, same_objects=crossed),
+        interval=None if _missing(done) else difference_interval(ours, theirs, groups=groups, same_objects=crossed),
         p=mcnemar(ours[0], theirs[0]) if tested else None,
     )

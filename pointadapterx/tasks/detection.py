@@ -316,7 +316,8 @@ class Detection(Task):
     def result(self, metrics: Mapping[str, Any], what: str, interval: tuple[float, float] | None) -> str:
         """AP with its interval, which the metrics have themselves."""
         own = metrics["intervals"].get("ap")
-        return super().result(metrics, what, interval or (None if own is None else (own[0], own[1])))
+        said = super().result(metrics, what, interval or (None if own is None else (own[0], own[1])))
+        return f"{said}; too few pictures or scenes for an interval" if metrics["objects"] and own is None else said
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """AP by class and size, and intervals."""

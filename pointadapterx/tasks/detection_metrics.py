@@ -16,6 +16,7 @@ from torch import Tensor
 from pointadapterx.datasets.objects import Objects
 from pointadapterx.datasets.outlines import encoded, runs_of
 from pointadapterx.tasks.detection_heads import COLUMNS, MASK, unpacked
+from pointadapterx.tasks.presentation import FEWEST_UNITS
 
 AREAS = ("all", "small", "medium", "large")  # of objects, in COCO's order: below 32², up to 96², above
 HALF, THREE_QUARTERS = 0, 5  # numbers of the IoU thresholds 0.50 and 0.75
@@ -301,14 +302,15 @@ class Curve(NamedTuple):
 
 
 def intervals(curves: Sequence[Curve], units: np.ndarray) -> dict[str, list[float]]:
-    """95 % bootstrap intervals of AP, AP50 and AP75 in %; empty without an object, or with one scene alone.
+    """95 % bootstrap intervals of AP, AP50 and AP75 in %; empty without an object, or of fewer than
+    :data:`~pointadapterx.tasks.presentation.FEWEST_UNITS` scenes.
 
     Args:
         curves: of the classes that have objects.
         units: (n,), the number of each picture's scene, from 0; scenes are drawn as a whole.
     """
     count = len(set(units.tolist()))
-    if not curves or count < 2:
+    if not curves or count < FEWEST_UNITS:
         return {}
     drawn_units = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
     weights = drawn_units[:, units].astype(float)

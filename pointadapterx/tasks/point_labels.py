@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.ragged import IGNORED
+from pointadapterx.labelled_files import numbers_of
 from pointadapterx.tasks.propagation import CHUNK, carry
 from pointadapterx.text import cell
 
@@ -30,6 +31,7 @@ class PointLabels:
         confidence: (n,) float32, probability of the label among those that were possible; 0 for a row without a point.
         warnings: in what the input differs from the training data.
         points: (n, 3) float64 in the units, axes and order of the file; NaN for a row without a point.
+        values: the number that files have for each of the classes.
     """
 
     name: str
@@ -39,6 +41,12 @@ class PointLabels:
     confidence: np.ndarray
     warnings: list[str]
     points: np.ndarray
+    values: list[int]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(n,) int64, the labels as the training files number them, and as they are written; -1 for none, or less."""
+        return numbers_of(self.labels, np.array(self.values, np.int64))
 
     def shares(self) -> list[tuple[str, float]]:
         """Classes of the points with their shares, the most frequent first."""
@@ -128,9 +136,8 @@ class JoinedPoints:
                 for part, blank in ((labels, IGNORED), (confidence, 0.0), (torch.from_numpy(points), float("nan")))
             )
             points = points.numpy()
-        return PointLabels(
-            first.name, first.adapter, first.classes, labels.numpy(), confidence.numpy(), list(self.warnings), points
-        )
+        named = first.name, first.adapter, first.classes, labels.numpy(), confidence.numpy(), list(self.warnings)
+        return PointLabels(*named, points, first.values)
 
     def _logits(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some points (m,) and their logits (m, classes) at a time."""

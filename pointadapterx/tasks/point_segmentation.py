@@ -308,7 +308,8 @@ class PointSegmentation(Task):
             possible = None if allowed is None else allowed[row]
             labels, confidence = map(as_array, decided(logits, possible))
             points = item.piece.cloud.points[at.numpy()]
-            named = (item.name, adapter, self.point_classes, labels, confidence, item.warnings, points)
+            values = self.facts.values or list(range(len(self.point_classes)))
+            named = (item.name, adapter, self.point_classes, labels, confidence, item.warnings, points, values)
             answers.append(PieceLogits(*named, logits, at, possible))
         return answers
 

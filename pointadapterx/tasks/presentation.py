@@ -10,6 +10,16 @@ from torch import Tensor
 
 from pointadapterx.tasks.exchange import Score, Tabular
 
+FEWEST_UNITS = 5
+"""Independent test samples, such as rooms, that a bootstrap needs: intervals over fewer say nothing."""
+
+
+def too_few(units: int) -> str:
+    """Why scores over so many independent test samples have no interval; empty where they have."""
+    if units >= FEWEST_UNITS:
+        return ""
+    return f"{units} independent test {'sample is' if units == 1 else 'samples are'} too few for an interval"
+
 
 class Presentation:
     """The part of a :class:`~pointadapterx.tasks.base.Task` that nothing is computed from.

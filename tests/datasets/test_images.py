@@ -291,7 +291,7 @@ def test_files_that_would_start_a_program_are_no_images(tmp_path: Path) -> None:
     """EPS under another name, which Pillow would hand to Ghostscript."""
     path = tmp_path / "x.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
-    with pytest.raises(DataError, match=r"x\.png: not a readable image"):
+    with pytest.raises(DataError, match=r"x\.png: not a readable image \(none of PNG, JPEG, [\w, ]+\); replace or"):
         Images([path], torch.tensor([0]), ["a"], "train").fetch(torch.tensor([0]), 8, 3)
 
 
