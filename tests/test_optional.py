@@ -47,7 +47,10 @@ def test_missing_and_broken_packages_are_told_apart(broken: Callable[[str], None
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("views_mask_rcnn", "the backbone timm and the task detection need timm, torchvision and pycocotools, which are"),
+        (
+            "views_mask_rcnn",
+            "the backbone timm and the task detection need timm, torchvision and pycocotools, which are",
+        ),
         ("views_upernet", "the backbone timm needs timm, which is"),
         ("hf_digits", "the backbone hf needs transformers, which is"),
         ("own", "data.root is required"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ EXAMPLES = """\
 """
 UP = "y is taken as up; where z is, train with data.up=z"
 OF_FILES = ("suffixes", "columns", "nan")
+GROUPS = 64  # of the shipped configs
+OF_READING = ("cache_dir", "stored_points")
+USUAL = {"stored_points": STORED_POINTS, "groups": GROUPS}
+"""What options are where they are not given, unless it is None."""
 SICK = 1  # exit status where something has to be mended
 
 
@@ -72,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stored-points", type=int, default=STORED_POINTS, metavar="N", help=f"of a file (default {STORED_POINTS})"
     )
     model = parser.add_argument_group("what the model wants")
-    model.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
+    model.add_argument("--groups", type=int, default=GROUPS, help="its groups, or the points of one if these are more")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     kind = None if options.name is None else DATASETS[options.name]
     if kind is not None and issubclass(kind, MaskedFiles | ObjectImages):
         _own_options(options, options.name)
+        _refuse(options, ("groups", "workers"), "clouds", f"{options.name}, which holds pictures")
         if options.unlabelled:
             raise ConfigError(f"--unlabelled: pictures of data.name={options.name} have labels; remove it")
     if kind is not None and issubclass(kind, MaskedFiles):
@@ -126,7 +133,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
         drawn = DATASETS[options.name or "h5"].default_block is not None  # from clouds of any number of points
         wanted = options.groups if drawn else max(points, default=wanted)
     else:
-        _require_no_labels(options, "a folder of clouds")
+        _refuse(options, OF_LABELS, "--name labelled_folder", "a folder of clouds")
         for suffix in options.suffixes or ():
             check_choice(suffix, KINDS, "--suffixes")
         how = Options(
@@ -147,19 +154,20 @@ def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
 
 def _own_options(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Options of a data set by its name; refuses what does not apply, as training does, instead of ignoring it."""
+    own = [key for key in OF_READING if key in inspect.signature(DATASETS[name]).parameters]
+    _refuse(options, [key for key in OF_READING if key not in own], "a folder of clouds", f"data.name={name}")
+    taken = {key: getattr(options, key) for key in own}
     if name == "labelled_folder":
-        own = {key: getattr(options, key) for key in (*OF_FILES, *OF_LABELS, "workers")}
-        field = own["label_field"]
-        return own | {"label_field": int(field) if field is not None and field.isdecimal() else field}
-    for key in OF_FILES:
-        if getattr(options, key) is not None:
-            raise ConfigError(f"--{key}: belongs to files of one cloud each, but this is data.name={name}; remove it")
-    _require_no_labels(options, name)
-    return {}
+        taken |= {key: getattr(options, key) for key in (*OF_FILES, *OF_LABELS, "workers")}
+        field = taken["label_field"]
+        return taken | {"label_field": int(field) if field is not None and field.isdecimal() else field}
+    _refuse(options, OF_FILES, "files of one cloud each", f"data.name={name}")
+    _refuse(options, OF_LABELS, "--name labelled_folder", name)
+    return taken
 
 
-def _require_no_labels(options: argparse.Namespace, name: str) -> None:
-    for key in OF_LABELS:
-        if getattr(options, key) is not None:
-            flag = f"--{key.replace('_', '-')}"
-            raise ConfigError(f"{flag}: belongs to --name labelled_folder, but this is {name}; remove it")
+def _refuse(options: argparse.Namespace, keys: Sequence[str], whose: str, what: str) -> None:
+    """Refuses options that are given but would be ignored."""
+    for key in keys:
+        if getattr(options, key) != USUAL.get(key):
+            raise ConfigError(f"--{key.replace('_', '-')}: belongs to {whose}, but this is {what}; remove it")

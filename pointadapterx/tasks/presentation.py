@@ -41,8 +41,8 @@ class Presentation:
     def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
         """Metrics for the terminal; by default the scores alone."""
         table = Table(title=title, title_justify="left")
-        table.add_column("")
-        table.add_column("", justify="right")
+        table.add_column("score")
+        table.add_column("value", justify="right")
         for key, score in self.scores.items():
             table.add_row(score.long, f"{metrics[key]:.4g} {score.unit}".rstrip(), style="bold")
         return table

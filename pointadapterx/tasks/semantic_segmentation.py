@@ -101,9 +101,9 @@ class SemanticSegmentation(PointSegmentation):
     Options = SemanticOptions
     test_keys = ("test", "votes", "stride")
     scores: ClassVar[Mapping[str, Score]] = {
-        "miou": Score("mIoU", "mean IoU (mIoU)"),
-        "mean_accuracy": Score("mAcc", "mean recall (mAcc)"),
-        "accuracy": Score("OA", "points that are right (OA)"),
+        "miou": Score("mIoU", "mean IoU (mIoU)", metric="mean_iou"),
+        "mean_accuracy": Score("mAcc", "mean recall (mAcc)", metric="mean_accuracy"),
+        "accuracy": Score("OA", "points that are right (OA)", metric="overall_accuracy"),
     }
     tags: ClassVar[Mapping[str, str]] = {"points": "point-cloud-semantic-segmentation"}
 
