@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 from torch import Tensor
 
+from pointadapterx.datasets.point_files import Reading
 from pointadapterx.tasks.exchange import Score, Tabular
+
+if TYPE_CHECKING:
+    from pointadapterx.tasks.point_scores import FileScores
 
 
 class Presentation:
@@ -23,6 +27,15 @@ class Presentation:
     scores: ClassVar[Mapping[str, Score]] = {}
     unexportable: ClassVar[str] = ""
     facts: Any
+
+    def scoring(self, field: str | int | None, reading: Reading) -> FileScores | None:
+        """What compares answers with labels in the files; None for a task whose files carry no labels to compare with.
+
+        Args:
+            field: with the labels; None: as the training files had it.
+            reading: how the files are read for predictions.
+        """
+        return None
 
     @property
     def pixel_classes(self) -> list[str]:
