@@ -166,8 +166,7 @@ NOT_EXECUTED: dict[str, str] = {
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml --probe "
     "backbone.weights=runs/.../weights.safetensors": "the same with point_mae_tiny is executed",
     "python tools/main.py --config cfgs/pretrain/vit_tiny.yaml --output runs/vit_tiny": LONG,
-    "pointadapterx train --config s3dis data.root=DIR "
-    "backbone.weights=weights/point_mae_pretrain.pth": S3DIS,
+    "pointadapterx train --config s3dis data.root=DIR backbone.weights=weights/point_mae_pretrain.pth": S3DIS,
     "python tools/export_backbone.py runs/vit_tiny vit_tiny.safetensors": "see tests/models/test_weights.py",
 }
 """Commands, and why they are not executed."""
