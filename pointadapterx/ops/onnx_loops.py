@@ -12,20 +12,20 @@ from typing import Any
 
 import onnxscript
 import torch
-from onnxscript import FLOAT, INT64
-from onnxscript import opset18 as op
+from onnxscript import FLOAT, INT64, opset18
 
+op: Any = opset18  # whose types know no values that are computed
 LOCAL = onnxscript.values.Opset("pointadapterx", 1)
 NEAR = 1e-3  # of the squared distance from the origin, as the reference
 
 
 @onnxscript.script(LOCAL, default_opset=op)
-def _steps(points: FLOAT, nearest: FLOAT, first: INT64, places: INT64, steps: INT64) -> INT64:  # type: ignore[valid-type]
+def _steps(points: FLOAT, nearest: FLOAT, first: INT64, places: INT64, steps: INT64) -> INT64:
     """(B, N, 3), squared distances (B, N) to what is chosen, (B, 1) and (1, N) int64 -> (B, 1 + steps) int64."""
     current = op.Identity(first)
     left = op.Identity(nearest)
     chosen = op.Identity(first)
-    for _step in range(steps):
+    for _step in range(steps):  # type: ignore[call-overload]
         left = op.Where(op.Equal(places, current), op.Constant(value_float=-1.0), left)
         shape = op.Concat(op.Shape(current), op.Constant(value_ints=[3]), axis=0)
         place = op.Expand(op.Unsqueeze(current, op.Constant(value_ints=[2])), shape)
