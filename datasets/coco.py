@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pointadapterx.datasets.base import DATASETS, check_split
+from pointadapterx.datasets.files import state_of
 from pointadapterx.datasets.object_images import (
     Annotated,
     Doubts,
@@ -161,17 +162,15 @@ def _parts(root: Path) -> dict[str, Part]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     """The content of a JSON file, with lists of mappings as COCO has them."""
-    try:
-        state = path.stat()
-        return _parsed(path, state.st_mtime_ns, state.st_size)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return _parsed(path, state_of(path))
 
 
 @lru_cache(maxsize=3)
-def _parsed(path: Path, changed: int, size: int) -> Mapping[str, Any]:
+def _parsed(path: Path, state: tuple[int, int]) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable JSON ({reason_of(error)}); obtain it again") from None
     for key in ("images", "annotations", "categories"):

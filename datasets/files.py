@@ -31,6 +31,19 @@ def require_files(what: str, needed: Sequence[Path], expected: Sequence[Path], o
     raise DataError(f"{what}: files are missing. Expected: {listed}. {obtain} {DEMO}")
 
 
+def state_of(path: Path) -> tuple[int, int]:
+    """When a file was written, in nanoseconds, and its bytes: what is kept of it belongs to that state.
+
+    Raises:
+        DataError: if it is not there.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return found.st_mtime_ns, found.st_size
+
+
 def impostor(path: Path) -> str | None:
     """What a file really is when it is empty, a Git LFS pointer or a web page; ``None`` for anything else."""
     with path.open("rb") as file:

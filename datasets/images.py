@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,6 +92,27 @@ def picture_size(path: Path) -> tuple[int, int]:
             return (image.width, image.height) if sideways else (image.height, image.width)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable image ({picture_problem(error)}); replace or remove it") from None
+
+
+def copies(parts: Sequence[Sequence[Path]]) -> list[tuple[Path, Path]]:
+    """Pictures that are in several parts: a file of each of two parts, with the same content.
+
+    Only files of which others have the size are read, and of a file that two parts name nothing at all.
+    """
+    same: dict[int, list[tuple[int, Path]]] = defaultdict(list)
+    for part, files in enumerate(parts):
+        for path in files:
+            same[path.stat().st_size].append((part, path))
+    found = []
+    for group in same.values():
+        if len({part for part, _ in group}) > 1:
+            once = len({path.resolve() for _, path in group}) == 1
+            first: dict[str, tuple[int, Path]] = {}
+            for part, path in group:
+                known = first.setdefault("" if once else hash_bytes(read_bytes(path)), (part, path))
+                if known[0] != part:
+                    found.append((known[1], path))
+    return found
 
 
 class Images(Samples):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pointadapterx.datasets.files import state_of
 from pointadapterx.datasets.images import FORMATS, numbers_of, picture_problem
 from pointadapterx.errors import DataError, reason_of, shown
 from pointadapterx.hashing import hash_bytes
@@ -59,7 +60,7 @@ def drawn(outlines: Sequence[Any], width: int, height: int, where: str) -> np.nd
 
 def _drawn(outline: Any, width: int, height: int, where: str) -> np.ndarray:
     if isinstance(outline, Instance):
-        numbers = _instances(outline.path)
+        numbers = _instances(outline.path, state_of(outline.path))
         if numbers.shape != (height, width):
             raise DataError(
                 f"{outline.path}: is {numbers.shape[1]} x {numbers.shape[0]} pixels, {where} is {width} x {height}"
@@ -120,8 +121,8 @@ def _lengths(text: str | bytes) -> list[int]:
 
 
 @lru_cache(maxsize=16)
-def _instances(path: Path) -> np.ndarray:
-    """The numbers (h, w) of a picture of instances."""
+def _instances(path: Path, state: tuple[int, int]) -> np.ndarray:
+    """The numbers (h, w) of a picture of instances, read again where the file has changed."""
     from PIL import Image  # slow to import, and point clouds do without
 
     try:
@@ -149,11 +150,15 @@ def runs_of(outline: Any, width: int, height: int, where: str) -> dict[str, Any]
 
 def described(outline: Any) -> str:
     """The same text for the same outline, for checksums."""
-    return f"{_content(outline.path)} {outline.number}" if isinstance(outline, Instance) else repr(outline)
+    return (
+        f"{_content(outline.path, state_of(outline.path))} {outline.number}"
+        if isinstance(outline, Instance)
+        else repr(outline)
+    )
 
 
 @lru_cache(maxsize=4096)
-def _content(path: Path) -> str:
+def _content(path: Path, state: tuple[int, int]) -> str:
     try:
         return hash_bytes(path.read_bytes())
     except OSError as error:

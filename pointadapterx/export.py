@@ -200,11 +200,19 @@ class _Logits(nn.Module):
 
 
 def _write_onnx(program: ExportedProgram, metadata: Mapping[str, Any], path: Path) -> None:
+    from pointadapterx.ops.onnx_loops import TRANSLATIONS  # needs onnxscript
+
     inputs = [metadata[key]["name"] for key in ("input", "condition") if key in metadata]
     dynamic = None if isinstance(metadata["input"]["shape"][0], int) else [{0: "batch"} for _ in inputs]
     outputs = [metadata["output"]["name"]]
     onnx = torch.onnx.export(
-        program, dynamo=True, input_names=inputs, output_names=outputs, dynamic_shapes=dynamic, verbose=False
+        program,
+        dynamo=True,
+        custom_translation_table=TRANSLATIONS,
+        input_names=inputs,
+        output_names=outputs,
+        dynamic_shapes=dynamic,
+        verbose=False,
     )
     assert onnx is not None
     for node in onnx.model.graph.all_nodes():

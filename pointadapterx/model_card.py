@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 DIGITS = 2  # of scores, behind the point
-OWN_DATA = ("folder", "h5", "imagefolder")
+OWN_DATA = ("folder", "h5", "imagefolder", "labelled_folder", "mask_folder")
+LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 
 class Needed(NamedTuple):
@@ -132,7 +134,7 @@ def _eval_results(info: AdapterInfo, report: Mapping[str, Any], task: str) -> li
             dataset_name=f"{_name(data)}, {drawn}" if drawn else _name(data),
             dataset_config=", ".join(filter(None, (data.variant, drawn))) or None,
             dataset_split="test",
-            metric_type="accuracy" if key.endswith("accuracy") else key,
+            metric_type=score.metric or key,
             metric_name=f"{score.long}{f' in {score.unit}' if score.unit else ''}, {under}",
             metric_value=round(report["test"][key], DIGITS),
         )
@@ -247,7 +249,7 @@ def _drawn(data: DataConfig) -> dict[str, str]:
 def _licence_of_weights(weights: str | None) -> dict[str, str]:
     if weights is None or weights not in shipped_weights():
         return {}
-    licence, attribution = shipped_licence(weights)
+    licence, attribution = (LINK.sub(r"\1 (\2)", text) for text in shipped_licence(weights))
     return {f"licence of {weights}": licence, f"attribution of {weights}": attribution}
 
 

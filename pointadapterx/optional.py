@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -74,10 +74,30 @@ def need_all(packages: Sequence[str], what: str, extra: str, error: type[PointAd
     Raises:
         PointAdapterXError: of the class ``error``, if some are not installed or cannot be imported.
     """
-    lacking = {package: reason for package in packages if (reason := missing(package, extra)) is not None}
-    absent = [package for package, reason in lacking.items() if reason.startswith(ABSENT)]
-    if len(absent) > 1:
-        names = f"{', '.join(absent[:-1])} and {absent[-1]}"
-        raise error(f"{what} {names}, which are not installed; {install_command(*absent)} (the extra {extra})")
-    for package, reason in lacking.items():
-        raise error(f"{what} {package}, which {reason}")
+    lacking = absent(dict.fromkeys(packages, extra))
+    if lacking is not None:
+        raise error(f"{what} {lacking}")
+    for package in packages:
+        if (reason := missing(package, extra)) is not None:
+            raise error(f"{what} {package}, which {reason}")
+
+
+def absent(needed: Mapping[str, str]) -> str | None:
+    """The packages that are not installed, and one command that installs all of them; None where all are.
+
+    Nothing is imported, so that this takes no time.
+
+    Args:
+        needed: package -> the extra of this project that installs it.
+    """
+    lacking = {name: extra for name, extra in needed.items() if find_spec(name) is None}
+    if not lacking:
+        return None
+    extras = list(dict.fromkeys(lacking.values()))
+    verb, noun = ("are" if len(lacking) > 1 else "is"), ("extras" if len(extras) > 1 else "extra")
+    way = f"{install_command(*lacking)} (the {noun} {_listed(extras)})"
+    return f"{_listed(list(lacking))}, which {verb} not installed; {way}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

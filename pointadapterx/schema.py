@@ -14,10 +14,14 @@ class Section(BaseModel):
     Attributes:
         unwritten: keys that are not written at their default, since they are younger than files, run names and hashes
             that have to stay as they are.
+        needs: packages that it takes to build what the section describes.
+        extra: of this project, which installs them.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
     unwritten: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
 
     @model_serializer(mode="wrap")
     def _without_unwritten(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

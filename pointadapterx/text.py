@@ -60,6 +60,11 @@ def cell(text: object) -> str:
     return guarded(printable(text))
 
 
+def counted(number: int, what: str) -> str:
+    """``1 point``, ``2 points``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def markdown(text: object) -> str:
     """Text in one line of Markdown, also of a table, of which nothing is markup."""
     return _MARKUP.sub(lambda found: "&#124;" if found[0] == "|" else f"\\{found[0]}", printable(text))

@@ -244,6 +244,22 @@ def test_count_prints_the_budget_and_needs_neither_data_nor_weights(capsys: pyte
         assert re.search(rf"{cost} +│ +{value} │", printed)
 
 
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        ("labelled_folder", "task.classes=[wheel,body]"),
+        ("labelled_folder", "task.parts={car: [wheel, body]}"),
+        ("own", "head.num_classes=4"),
+    ],
+)
+def test_count_takes_the_classes_in_place_of_data(config: str, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    others = ["task.name=part_segmentation"] if "parts" in given else []
+    assert main(["count", "--config", config, *others]) == 2
+    assert f"count takes {given.partition('=')[0]}=" in capsys.readouterr().err
+    assert main(["count", "--config", config, *others, given, "backbone.depth=1"]) == 0
+    assert "parameters of dapt_x" in capsys.readouterr().out
+
+
 def test_count_takes_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info = read_adapter("ldraw20")
     (tmp_path / "config.yaml").write_text(dump_config(info.config), encoding="utf-8")  # of a run that goes on

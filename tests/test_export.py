@@ -14,21 +14,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from pointadapterx import export_adapter
+from pointadapterx import export_adapter, ops
 from pointadapterx.build import build_model, restore_model
 from pointadapterx.checkpoints.adapter_file import read_adapter, save_adapter
 from pointadapterx.commands.main import main
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError, ConfigError, ExportError
 from pointadapterx.export import METADATA, TOLERANCE, trace
-from pointadapterx.ops import decomposed, reference
+from pointadapterx.ops import decomposed, onnx_loops, reference
 from pointadapterx.tasks.calibration import Calibration
 from pointadapterx.tasks.classification import ClassFacts
 from tests.conftest import randomise, small_config
 from tests.mechanisms import exhaustive
 
 SMALL = {"num_groups": 8, "depth": 1}
-"""Of a point backbone: FPS is unrolled, and exporters are slow."""
+"""Of a point backbone: exporters are slow."""
 
 
 def adapter_of(config: dict[str, Any], folder: Path) -> Path:
@@ -156,6 +156,28 @@ def test_farthest_points_are_those_of_the_reference(skip_origin: bool, copies: i
     wanted = reference.farthest_point_sample(points, 40 if copies > 1 else 30, 2, skip_origin)
     found = decomposed.farthest_point_sample(points, wanted.shape[1], 2, skip_origin)
     assert torch.equal(found, wanted)
+
+
+def test_farthest_points_of_the_loop_are_those_of_the_reference(tmp_path: Path) -> None:
+    """Also of points that are there three times, and of more samples than there are points."""
+
+    class Chosen(torch.nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            return torch.cat([ops.farthest_point_sample(points, 40, 2, skip_origin=skip) for skip in (False, True)], 1)
+
+    def several(count: int) -> Tensor:
+        return 0.3 * torch.randn(count, 30, 3, generator=torch.Generator().manual_seed(1)).repeat(1, 3, 1)
+
+    program = torch.export.export(Chosen(), (several(2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    table = {"custom_translation_table": onnx_loops.TRANSLATIONS, "dynamic_shapes": [{0: "batch"}], "verbose": False}
+    torch.onnx.export(program, dynamo=True, **table).save(tmp_path / "chosen.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "chosen.onnx", providers=["CPUExecutionProvider"])
+    assert "Loop" in {node.op_type for node in onnx.load(tmp_path / "chosen.onnx").graph.node}
+    for count in (1, 4):
+        points = several(count)
+        wanted = torch.cat([reference.farthest_point_sample(points, 40, 2, skip) for skip in (False, True)], 1)
+        found = session.run(None, {session.get_inputs()[0].name: points.numpy()})[0]
+        assert torch.equal(torch.from_numpy(found), wanted)
 
 
 def test_neighbours_are_those_of_the_reference() -> None:

@@ -258,7 +258,11 @@ def test_the_card_says_what_the_run_learnt_from(trained: Path) -> None:
             "CC BY 4.0, like the data",
             "LDraw Parts Library, LDraw.org, © 2012–2025 its contributors, ",
         ),
-        ("vit_tiny", "Apache-2.0, as the project; Fashion-MNIST is under the MIT licence", "Fashion-MNIST, Han Xiao, "),
+        (
+            "vit_tiny",
+            "Apache-2.0, as the project; Fashion-MNIST is under the MIT licence",
+            "Fashion-MNIST, Han Xiao, Kashif Rasul, Roland Vollgraf, arXiv 1708.07747 (https://arxiv.org/abs/",
+        ),
     ],
 )
 def test_shipped_weights_are_attributed(
@@ -305,6 +309,7 @@ def test_the_card_says_what_the_run_found(trained: Path, tmp_path: Path) -> None
     overall, per_class = data.eval_results
     assert overall.metric_value == round(report["test"]["overall_accuracy"], 2)
     assert per_class.metric_value == round(report["test"]["mean_class_accuracy"], 2)
+    assert [overall.metric_type, per_class.metric_type] == ["accuracy", "balanced_accuracy"]
     assert overall.metric_name == "overall accuracy (OA) in %, protocol validation, regime shift, seed 3"
     assert (overall.dataset_name, overall.dataset_split) == ("digits, 100 labelled training samples", "test")
     assert overall.dataset_config == "100 labelled training samples"

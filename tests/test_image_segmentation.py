@@ -81,6 +81,16 @@ def test_scores_are_those_of_the_records(run: Path) -> None:
     assert {key: float(value) for key, value in scores.items()} == pytest.approx({k: test[k] for k in scores})
 
 
+def test_the_table_of_a_test_has_classes_and_a_header(config: Config, run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())["test"]
+    table = build_task(config, read_adapter(run).facts).metrics_table(metrics, "test")
+    assert [column.header for column in table.columns] == ["class", "labelled pixels", "IoU %", "accuracy %"]
+    assert list(table.columns[0].cells)[: len(CLASSES)] == list(CLASSES)
+    assert table.row_count == len(CLASSES) + len(ImageSegmentation.scores)
+    with (run / "predictions.csv").open(newline="") as file:
+        assert {row["protocol"] for row in csv.DictReader(file)} == {config.eval.protocol}
+
+
 def test_scores_by_hand(config: Config) -> None:
     """Unlabelled pixels count nowhere, and a class that is neither there nor found is left out."""
     task = build_task(config)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pointadapterx.commands.main import main
+from pointadapterx.config import read_config
 from pointadapterx.datasets.point_files import read_cloud
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.optional import missing, need
@@ -41,6 +42,28 @@ def test_missing_and_broken_packages_are_told_apart(broken: Callable[[str], None
     assert missing("no_such_package.part", "viz") == "is not installed; pip install no_such_package (the extra viz)"
     with pytest.raises(ConfigError, match=rf"^x needs brittle, which {BROKEN}$"):
         need("brittle.part", "x needs brittle", "viz", ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            "views_mask_rcnn",
+            "the backbone timm and the task detection need timm, torchvision and pycocotools, which are",
+        ),
+        ("views_upernet", "the backbone timm needs timm, which is"),
+        ("hf_digits", "the backbone hf needs transformers, which is"),
+        ("own", "data.root is required"),
+    ],
+)
+def test_what_a_config_lacks_is_named_at_once_and_asked_of_the_config_that_was_named(
+    config: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither package by package, nor of a file that it includes."""
+    for package in ("timm", "torchvision", "pycocotools", "transformers"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"^{config}: 1 problem in the config\n  \S+/{config}\.yaml: .*{message}"):
+        read_config(config)
 
 
 @pytest.mark.parametrize(("package", "suffix"), [("trimesh", "stl"), ("laspy", "las")])

@@ -51,6 +51,8 @@ class HfBackbone(ForeignBackbone):
         """
 
         name: Literal["hf"] = "hf"
+        needs = ("transformers",)
+        extra = "hf"
 
         def read(self) -> tuple[ForeignBackbone.Options, Statistics | None]:
             """With what the files of ``model`` say, and the mean and std in its ``preprocessor_config.json``."""

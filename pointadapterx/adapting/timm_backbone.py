@@ -33,6 +33,8 @@ class TimmBackbone(ForeignBackbone):
         """
 
         name: Literal["timm"] = "timm"
+        needs = ("timm",)
+        extra = "timm"
 
         def read(self) -> tuple[ForeignBackbone.Options, Statistics | None]:
             """With what timm knows of ``model``, and its mean and std."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor
 
@@ -17,9 +19,13 @@ from pointadapterx.datasets import (
     stratified_draw,
     stratified_split,
 )
+from pointadapterx.datasets.images import Images, copies
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.tasks import Task, build_task
 from pointadapterx.tasks.reconstruction import PretrainConfig
+from pointadapterx.text import counted
+
+log = logging.getLogger(__name__)
 
 
 class Splits(NamedTuple):
@@ -56,7 +62,23 @@ def build_splits(config: Config | Mapping[str, Any]) -> Splits:
     if task.needs_labels:
         DATASETS[config.data.name].require_labels(config.data.root)
     train = _read_split(config, task, "train")
-    return cut_splits(config, train, _read_split(config, task, "test") if task.adapts else None)
+    splits = cut_splits(config, train, _read_split(config, task, "test") if task.adapts else None)
+    _warn_of_copies(splits)
+    return splits
+
+
+def _warn_of_copies(splits: Splits) -> None:
+    """Says that the same pictures are to learn from and to be judged by."""
+    parts = [part for part in splits if isinstance(part, Images) and not isinstance(part.pixels, Tensor)]
+    found = copies([cast(Sequence[Path], part.pixels) for part in parts])
+    if found:
+        one, other = found[0]
+        log.warning(
+            "%s in several parts of the data, first %s, the same as %s: figures come out too good; keep each in one",
+            "1 picture is" if len(found) == 1 else f"{len(found)} pictures are",
+            one,
+            other,
+        )
 
 
 def cut_splits(config: Config, train: Samples, test: Samples | None) -> Splits:
@@ -137,7 +159,7 @@ def check_points(config: Config, dataset: Samples) -> None:
     found = next(dataset.sparse(least), None)
     if found is not None:
         name, points = found
-        raise DataError(f"{name}: {points} different points; the model's groups need {least}: remove it")
+        raise DataError(f"{name}: {counted(points, 'different point')}; the model's groups need {least}: remove it")
 
 
 def build_probe_data(config: Config | Mapping[str, Any]) -> tuple[PointClouds, PointClouds]:

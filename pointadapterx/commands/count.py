@@ -1,4 +1,7 @@
-"""Print parameters, multiply-adds and kept activations of a config or a run; needs neither data nor weights."""
+"""Print parameters, multiply-adds and kept activations of a config or a run.
+
+Needs no weights, and no data where the config says how many classes there are.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   %(prog)s --config scan_pb_t50_rs
   %(prog)s --config scan_pb_t50_rs method.rank=64
+  %(prog)s --config labelled_folder 'task.classes=[wheel,body,roof]'
   %(prog)s runs/demo/<time>
 """
 

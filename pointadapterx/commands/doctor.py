@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import re
 from collections.abc import Sequence
@@ -44,6 +45,10 @@ UP = "y is taken as up; where z is, train with data.up=z"
 OF_FILES = ("suffixes", "columns", "nan")
 OF_DRAWS = ("block", "num_points")
 OWN_FLAGS = re.compile(rf"\bdata\.({'|'.join(OF_LABELS)})\b")
+GROUPS = 64  # of the shipped configs
+OF_READING = ("cache_dir", "stored_points")
+USUAL = {"stored_points": STORED_POINTS, "groups": GROUPS}
+"""What options are where they are not given, unless it is None."""
 SICK = 1  # exit status where something has to be mended
 
 
@@ -94,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     draws.add_argument("--up", choices=AXES, help="of labelled_folder: axis of the files that points up (default: y)")
     model = parser.add_argument_group("what the model wants")
-    model.add_argument("--groups", type=int, default=64, help="its groups, or the points of one if these are more")
+    model.add_argument("--groups", type=int, default=GROUPS, help="its groups, or the points of one if these are more")
 
 
 def _block(text: str) -> float | str:
@@ -117,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
     kind = None if options.name is None else DATASETS[options.name]
     if kind is not None and issubclass(kind, MaskedFiles | ObjectImages):
         _own_options(options, options.name)
+        _refuse(options, ("groups", "workers"), "clouds", f"{options.name}, which holds pictures")
         if options.unlabelled:
             raise ConfigError(f"--unlabelled: pictures of data.name={options.name} have labels; remove it")
     if kind is not None and issubclass(kind, MaskedFiles):
@@ -155,8 +161,8 @@ def _flag(key: str) -> str:
 def _examine(options: argparse.Namespace) -> tuple[list[Entry], list[Finding]]:
     if options.name is not None or is_h5(options.path):
         return _examine_set(options, options.name or "h5")
-    _require_none(options, (*OF_LABELS, "up"), "--name labelled_folder", "a folder of clouds")
-    _require_none(options, OF_DRAWS, "sets that samples are drawn from", "a folder of clouds")
+    _refuse(options, (*OF_LABELS, "up"), "--name labelled_folder", "a folder of clouds")
+    _refuse(options, OF_DRAWS, "sets that samples are drawn from", "a folder of clouds")
     for suffix in options.suffixes or ():
         check_choice(suffix, KINDS, "--suffixes")
     how = Options(
@@ -220,17 +226,21 @@ def _usual_points(name: str) -> int | None:
 def _own_options(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Options of a data set by its name; refuses what does not apply, as training does, instead of ignoring it."""
     if DATASETS[name].default_block is None:
-        _require_none(options, OF_DRAWS, "sets that samples are drawn from", f"data.name={name}")
+        _refuse(options, OF_DRAWS, "sets that samples are drawn from", f"data.name={name}")
+    own = [key for key in OF_READING if key in inspect.signature(DATASETS[name]).parameters]
+    _refuse(options, [key for key in OF_READING if key not in own], "a folder of clouds", f"data.name={name}")
+    taken = {key: getattr(options, key) for key in own}
     if name == "labelled_folder":
-        own = {key: getattr(options, key) for key in (*OF_FILES, *OF_LABELS, "workers")}
-        field = own["label_field"]
-        return own | {"label_field": int(field) if field is not None and field.isdecimal() else field}
-    _require_none(options, OF_FILES, "files of one cloud each", f"data.name={name}")
-    _require_none(options, (*OF_LABELS, "up"), "--name labelled_folder", name)
-    return {}
+        taken |= {key: getattr(options, key) for key in (*OF_FILES, *OF_LABELS, "workers")}
+        field = taken["label_field"]
+        return taken | {"label_field": int(field) if field is not None and field.isdecimal() else field}
+    _refuse(options, OF_FILES, "files of one cloud each", f"data.name={name}")
+    _refuse(options, (*OF_LABELS, "up"), "--name labelled_folder", name)
+    return taken
 
 
-def _require_none(options: argparse.Namespace, keys: Sequence[str], owner: str, this: str) -> None:
+def _refuse(options: argparse.Namespace, keys: Sequence[str], whose: str, what: str) -> None:
+    """Refuses options that are given but would be ignored."""
     for key in keys:
-        if getattr(options, key) is not None:
-            raise ConfigError(f"{_flag(key)}: belongs to {owner}, but this is {this}; remove it")
+        if getattr(options, key) != USUAL.get(key):
+            raise ConfigError(f"{_flag(key)}: belongs to {whose}, but this is {what}; remove it")

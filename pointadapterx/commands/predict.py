@@ -17,6 +17,7 @@ from pointadapterx.checkpoints.shipped import ADAPTERS as ADAPTERS_FOLDER
 from pointadapterx.checkpoints.shipped import READY, shipped_adapter
 from pointadapterx.commands.conditions import add_condition, condition_of
 from pointadapterx.commands.options import UsageError, add_device, add_reading, add_weights, require_positive
+from pointadapterx.commands.scoring import add_score, columns_of, scored, scores_of
 from pointadapterx.datasets.h5 import SUFFIXES
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.endings import explain
@@ -43,6 +44,7 @@ EXAMPLES = """\
   %(prog)s hf://owner/repository scans/
   %(prog)s runs/demo/<time> clouds.h5                           each cloud of a file
   %(prog)s runs/parts/<time> chairs/ --condition chair          where the task has to know the category
+  %(prog)s runs/parts/<time> test/ --score                    beside the labels of points in the files
   %(prog)s --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl
 """
 
@@ -82,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument(
         "--kind", metavar="SUFFIX", help="of these files; only with --each (default: the first that the task writes)"
     )
+    add_score(answers)
     files = parser.add_argument_group("reading files")
     files.add_argument(
         "--up", choices=["x", "y", "z"], help="axis of the files that points up (default: the adapter's)"
@@ -130,14 +133,16 @@ def run(options: argparse.Namespace) -> int:
     names = list(map(str, files))
     _require_inputs_kept([options.output] if options.output else [], names, "--output")
     write_each = _each_writer(options.each, options.kind, predictor.tasks, names, options.output)
+    scores = scores_of(options, predictor)
     failures: list[Failure] = []
     answers = predictor.stream(files)
     with (
-        _writer(options.output, next(iter(predictor.tasks.values())), options.top, several=len(named) > 1) as write,
+        _writer(options.output, columns_of(predictor, options), options.top, several=len(named) > 1) as write,
         progress_bar("predicting", len(files), 0, options.output is not None) as advance,
     ):
         last = None
         for found in answers:
+            shown: Answer | Failure = found
             if isinstance(found, Failure):
                 failures.append(found)
             else:
@@ -146,7 +151,9 @@ def run(options: argparse.Namespace) -> int:
                 except PointAdapterXError as error:
                     failures.append(Failure(found.name, str(error)))
                     found.warnings.append(f"no file of its own: {error}")
-            write(found)
+                if scores:
+                    shown = scored(found, scores[found.adapter], failures)
+            write(shown)
             if found.name != last:
                 advance()
             last = found.name
@@ -157,11 +164,14 @@ def run(options: argparse.Namespace) -> int:
         print(printable(f"note: {doubt}"), file=sys.stderr)
     if options.output is not None:
         print(printable(f"written: {options.output}, {len(files) - len(failed)} files predicted"))
+    for name, score in scores.items():
+        for line in score.lines():
+            print(printable(f"[{name}] {line}" if len(scores) > 1 else line))
     for failure in failures[:SHOWN]:
         print(printable(f"error: {failure.reason}"), file=sys.stderr)
     if failures:
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
-        written = "" if options.each is None else " or written"
+        written = f"{'' if options.each is None else ' or written'}{' or scored' if options.score else ''}"
         print(f"{len(failed)} of {len(files)} files could not be predicted{written}{more}", file=sys.stderr)
     return FAILED if failures else 0
 
@@ -212,7 +222,7 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path
 
 
 @contextmanager
-def _writer(output: Path | None, task: Task, top: int, *, several: bool) -> Iterator[Sink]:
+def _writer(output: Path | None, columns: Sequence[str], top: int, *, several: bool) -> Iterator[Sink]:
     """Writes to the terminal, or to ``NAME.part``, which is renamed when it is complete."""
     if output is None:
         yield lambda found: _print(found, several)
@@ -230,7 +240,7 @@ def _writer(output: Path | None, task: Task, top: int, *, several: bool) -> Iter
             ) from None
         try:
             with file:
-                yield _csv_sink(file, task, top) if output.suffix.lower() == ".csv" else _json_sink(file)
+                yield _csv_sink(file, columns, top) if output.suffix.lower() == ".csv" else _json_sink(file)
             part.replace(output)
         except OSError as error:
             if explain(error) is None:
@@ -327,9 +337,8 @@ def _print(found: Answer | Failure, several: bool) -> None:
     print(printable(f"{found.name}: {adapter}{found.text()}{notes}"), flush=True)
 
 
-def _csv_sink(file: TextIO, task: Task, top: int) -> Sink:
+def _csv_sink(file: TextIO, columns: Sequence[str], top: int) -> Sink:
     writer = csv.writer(file)
-    columns = task.columns(top)
     writer.writerow(["file", "adapter", *columns, "warnings", "error"])
 
     def write(found: Answer | Failure) -> None:

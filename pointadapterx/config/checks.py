@@ -24,6 +24,7 @@ from pointadapterx.datasets.options import DataConfig
 from pointadapterx.errors import shown
 from pointadapterx.models import BACKBONES
 from pointadapterx.models.backbone import Backbone
+from pointadapterx.optional import absent
 from pointadapterx.peft.base import Method
 from pointadapterx.registry import did_you_mean, unknown_name
 from pointadapterx.schema import Section
@@ -126,6 +127,10 @@ def _complete(parts: Parts) -> list[Problem]:
     if parts.backbone is not None and parts.train is not None and parts.backbone.init_seed is None:
         parts.backbone = parts.backbone.model_copy(update={"init_seed": parts.train.seed})
     problems = []
+    lacking = _lacking(parts)
+    if lacking is not None:
+        parts.backbone = None
+        problems.append(Problem("", lacking))
     if parts.backbone is not None:
         parts.backbone, found, statistics = parts.backbone.completed()
         problems += Problem.of("backbone", found)
@@ -143,6 +148,16 @@ def _complete(parts: Parts) -> list[Problem]:
         parts.head, found = parts.head.completed(parts.method, parts.data if classes else None, parts.backbone)
         problems += [Problem(*problem) for problem in found]
     return problems
+
+
+def _lacking(parts: Parts) -> str | None:
+    """Packages that a model cannot be described without, where they are not installed, and all others to build it."""
+    if parts.backbone is None or absent(dict.fromkeys(parts.backbone.needs, parts.backbone.extra)) is None:
+        return None
+    sections = [section for section in (parts.backbone, parts.task) if section is not None and section.needs]
+    lacking = absent({package: section.extra for section in sections for package in section.needs})
+    task = f" and the task {parts.task.name}" if parts.task in sections and parts.task is not None else ""
+    return f"the backbone {parts.backbone.name}{task} {'need' if task else 'needs'} {lacking}"
 
 
 def _with_score(options: EvalConfig, task: type[Task]) -> tuple[EvalConfig, list[Problem]]:

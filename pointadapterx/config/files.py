@@ -27,12 +27,18 @@ class Origins(dict[str, str]):
     files = 0
 
     def of(self, key: str) -> str:
-        """Origin of the key, or of the nearest section around it."""
+        """Origin of the key, or of the nearest section around it.
+
+        Of a key that is set nowhere, a section of an included file is not the origin: what is missing belongs to the
+        file that was asked for.
+        """
+        named = self.get("", "config")
         while key:
             if key in self:
-                return self[key]
+                inner = any(other.startswith(f"{key}.") for other in self)
+                return named if inner and self[key].rpartition(":")[0] not in (named, "") else self[key]
             key = key.rpartition(".")[0]
-        return self.get("", "config")
+        return named
 
 
 class Document(NamedTuple):
@@ -126,7 +132,7 @@ def read_file(path: Path, origins: Origins, chain: tuple[Path, ...] = ()) -> dic
     if node is not None:
         for key, number in _lines(node, path):
             origins[key] = f"{path}:{number}"
-    origins.setdefault("", str(path))
+    origins[""] = str(path)
     merge(merged, content)
     return merged
 

@@ -27,6 +27,7 @@ from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.tasks import Task
 from pointadapterx.tasks.exchange import Cut, Piece, Ready
+from pointadapterx.text import counted
 
 SAMPLED = 100_000  # points by which a scene is measured
 STRAY = 0.01  # of its points at either end of an axis, which are left out of that
@@ -209,7 +210,9 @@ class Form:
         return said if sides[UP] > 2 * high or sides.max() < low / 4 else None
 
     def _too_few(self, name: str, found: int) -> Failure:
-        return Failure(name, f"{name}: {found} different points; the model's groups need {self.backbone.least_points}")
+        return Failure(
+            name, f"{name}: {counted(found, 'different point')}; the model's groups need {self.backbone.least_points}"
+        )
 
     def bring(self, name: str, cloud: Tensor, piece: Piece | None = None) -> Ready | Failure:
         """A cloud (m, 3) turned, normalised, and with at least as many points as the model takes.
@@ -224,7 +227,7 @@ class Form:
             return self._too_few(name, found)
         if found < wanted:
             warnings.append(
-                f"{found} different points, fewer than the {wanted} that the model takes: some are repeated"
+                f"{counted(found, 'different point')}, fewer than the {wanted} that the model takes: some are repeated"
             )
             repeated = torch.arange(wanted) % found
             cloud, piece = cloud[repeated], None if piece is None else replace(piece, index=piece.index[repeated])

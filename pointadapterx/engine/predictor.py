@@ -23,7 +23,7 @@ from pointadapterx.datasets.entries import Entry
 from pointadapterx.datasets.folder import BLOCK
 from pointadapterx.datasets.images import SUFFIXES, Picture
 from pointadapterx.datasets.inputs import Batch
-from pointadapterx.datasets.point_files import KINDS, Cloud
+from pointadapterx.datasets.point_files import KINDS, Cloud, Reading
 from pointadapterx.datasets.preparation import mean_extents
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
@@ -125,6 +125,11 @@ class Predictor(Generic[AnswerT]):
             return bank.model
         model = restore_model(first, weights).to(self.device).eval()
         return lambda name: model
+
+    @property
+    def reading(self) -> Reading:
+        """How files of points are read."""
+        return self._form.reading
 
     @property
     def without_novelty(self) -> list[str]:

@@ -148,11 +148,12 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 }
 """For :meth:`torch.export.ExportedProgram.run_decompositions`."""
 
+FPS = torch.ops.pointadapterx.farthest_point_sample.default
 ONNX_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    **DECOMPOSITIONS,
+    **{operator: function for operator, function in DECOMPOSITIONS.items() if operator is not FPS},
     torch.ops.pointadapterx.knn.default: knn_by_topk,
     torch.ops.pointadapterx.ragged_knn.default: ragged_knn_by_topk,
     torch.ops.aten.add.Tensor: add_small,
     torch.ops.aten.sub.Tensor: subtract_small,
 }
-"""The same on the way to ONNX."""
+"""The same on the way to ONNX, where FPS is a loop: see :mod:`pointadapterx.ops.onnx_loops`."""

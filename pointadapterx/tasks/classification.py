@@ -145,8 +145,8 @@ class Classification(PooledTask):
     weighs_classes = True
     balances_classes = True
     scores: ClassVar[Mapping[str, Score]] = {
-        "overall_accuracy": Score("OA", "overall accuracy (OA)"),
-        "mean_class_accuracy": Score("mAcc", "mean-class accuracy (mAcc)"),
+        "overall_accuracy": Score("OA", "overall accuracy (OA)", metric="accuracy"),
+        "mean_class_accuracy": Score("mAcc", "mean-class accuracy (mAcc)", metric="balanced_accuracy"),
     }
     tags: ClassVar[Mapping[str, str]] = {
         "points": "point-cloud-classification",

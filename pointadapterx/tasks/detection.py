@@ -25,7 +25,7 @@ from pointadapterx.datasets.object_images import ObjectImages
 from pointadapterx.datasets.objects import Placement, moved_by, placed_in_square
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.outlines import EXTRA, drawn
-from pointadapterx.errors import ConfigError, DataError, reason_of
+from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_text
 from pointadapterx.models.features import FeatureInfo
 from pointadapterx.optional import need_all
@@ -35,9 +35,9 @@ from pointadapterx.tasks.detection_answers import BESIDE, Detected
 from pointadapterx.tasks.detection_heads import COLUMNS, HEADS, DetectionHead, Objects, Settings, packed, unpacked
 from pointadapterx.tasks.detection_metrics import found_in, measure
 from pointadapterx.tasks.exchange import Answer, Facts, Predictions, Ready, Score, Tabular, TaskOptions
+from pointadapterx.tasks.from_data import read_of
 from pointadapterx.text import cell, printable
 
-NEEDED = ("torchvision", "pycocotools")
 SMALLEST = 1.0  # pixels of a side of a box in the model's picture, below which it is not learnt
 
 
@@ -52,6 +52,8 @@ class DetectionOptions(TaskOptions):
     """
 
     name: Literal["detection"] = "detection"
+    needs = ("torchvision", "pycocotools")
+    extra = EXTRA
     head: Literal["retinanet", "faster_rcnn", "mask_rcnn"] = "retinanet"
     channels: Width = 256
     anchors: float | None = Field(None, gt=0, le=64)
@@ -71,13 +73,8 @@ class DetectionOptions(TaskOptions):
             return self, [("data.name", f"{data.name} has no boxes of objects; for detection choose from {fitting}")]
         if self.num_classes is not None:
             return self, []
-        try:
-            classes = kind.objects_in(data.root)
-        except (ConfigError, DataError) as error:
-            return self, [("data.root", str(error))]
-        except OSError as error:
-            return self, [("data.root", f"{data.root}: {reason_of(error)}")]
-        return self.model_copy(update={"num_classes": len(classes)}), []
+        classes, found = read_of(data, lambda: kind.objects_in(data.root), "task.num_classes", "NUMBER")
+        return (self if classes is None else self.model_copy(update={"num_classes": len(classes)})), found
 
 
 @TASKS.register("detection")
@@ -149,8 +146,8 @@ class Detection(Task):
 
     def build_head(self, info: FeatureInfo) -> DetectionHead:
         """The one that ``task.head`` names."""
-        need_all(NEEDED, "the task detection needs", EXTRA, ConfigError)
         options = self.options
+        need_all(options.needs, "the task detection needs", options.extra, ConfigError)
         assert options.num_classes is not None
         chosen = options.score_threshold, options.nms_threshold, options.detections
         settings = Settings(options.num_classes, self._side, options.channels, options.anchors, options.blocks, *chosen)

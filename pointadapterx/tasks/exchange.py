@@ -92,12 +92,14 @@ class Score(NamedTuple):
         long: in a table.
         unit: behind the number.
         higher_is_better: the direction of selection.
+        metric: what the hub calls it; empty: as the task does.
     """
 
     short: str
     long: str
     unit: str = "%"
     higher_is_better: bool = True
+    metric: str = ""
 
     def goodness(self, value: float) -> float:
         """A number that is higher for the better of two values."""

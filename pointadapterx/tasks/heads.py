@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from pointadapterx.datasets import DATASETS
 from pointadapterx.datasets.options import DataConfig
-from pointadapterx.errors import ConfigError, DataError, reason_of, shown
+from pointadapterx.errors import shown
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import FeatureInfo, Features, Head
 from pointadapterx.models.tokens import POOLS, sum_sequences
 from pointadapterx.peft.base import Method
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Rate, Section
+from pointadapterx.tasks.from_data import read_of
 
 
 class HeadConfig(Section):
@@ -47,18 +48,13 @@ class HeadConfig(Section):
             backbone: likewise.
         """
         changes: dict[str, object] = {}
-        problems = []
+        problems: list[tuple[str, str]] = []
         if self.pools is None:
             changes["pools"] = default_pools(method, backbone)
         if self.num_classes is None and data is not None and data.name in DATASETS:
-            try:
-                changes["num_classes"] = data.find_classes()
-            except (ConfigError, DataError, OSError) as error:
-                said = str(error) if not isinstance(error, OSError) else f"{data.root}: {reason_of(error)}"
-                problems.append(("data.root", said))
-            else:
-                if changes["num_classes"] is None and not data.lacks_variant:
-                    problems.append(("head.num_classes", f"is required, as only the files of {data.name} tell it"))
+            changes["num_classes"], problems = read_of(data, data.find_classes, "head.num_classes", "NUMBER")
+            if not problems and changes["num_classes"] is None and not data.lacks_variant:
+                problems = [("head.num_classes", f"is required, as only the files of {data.name} tell it")]
         return self.model_copy(update=changes), problems
 
     def problems(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from rich.table import Table
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -91,9 +92,9 @@ class ImageSegmentation(Task):
     file_kinds = (".png", ".npz")
     pictures = (*Task.pictures, "pixel_labels")
     scores: ClassVar[Mapping[str, Score]] = {
-        "miou": Score("mIoU", "mean IoU of the classes (mIoU)"),
-        "macc": Score("mAcc", "mean accuracy of the classes (mAcc)"),
-        "aacc": Score("aAcc", "accuracy of all pixels (aAcc)"),
+        "miou": Score("mIoU", "mean IoU of the classes (mIoU)", metric="mean_iou"),
+        "macc": Score("mAcc", "mean accuracy of the classes (mAcc)", metric="mean_accuracy"),
+        "aacc": Score("aAcc", "accuracy of all pixels (aAcc)", metric="overall_accuracy"),
     }
     tags: ClassVar[Mapping[str, str]] = {"images": "image-segmentation"}
     pipelines = ("images",)
@@ -314,6 +315,21 @@ class ImageSegmentation(Task):
         answer.write(path, kind)
 
     # Presentation.
+
+    def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
+        """IoU and accuracy by class, and the scores."""
+        table = Table(title=title, title_justify="left")
+        (classes,) = self.tables(metrics)
+        for column in classes.header:
+            table.add_column(column, justify="left" if column == "class" else "right")
+        for row in classes.rows:
+            table.add_row(*row)
+        table.add_section()
+        pixels = f"{sum(entry['pixels'] for entry in metrics['per_class'].values()):,}"
+        for key, score in self.scores.items():
+            value = f"{metrics[key]:.2f}"
+            table.add_row(score.long, pixels, *((value, "") if key == "miou" else ("", value)), style="bold")
+        return table
 
     def tables(self, metrics: Mapping[str, Any]) -> list[Tabular]:
         """IoU and accuracy by class."""

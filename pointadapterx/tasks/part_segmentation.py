@@ -12,11 +12,12 @@ from torch import Tensor
 
 from pointadapterx.datasets import Samples
 from pointadapterx.datasets.options import DataConfig
-from pointadapterx.errors import ConfigError, DataError, reason_of
+from pointadapterx.errors import ConfigError
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.peft.base import Method
 from pointadapterx.tasks.base import TASKS
 from pointadapterx.tasks.exchange import Predictions, Score, Tabular
+from pointadapterx.tasks.from_data import read_of
 from pointadapterx.tasks.point_segmentation import PointSegmentation, percent
 from pointadapterx.tasks.segmentation_heads import PointOptions
 from pointadapterx.text import cell, printable
@@ -49,11 +50,9 @@ class PartOptions(PointOptions):
         """With the parts of the data set."""
         if self.parts is not None or data is None or data.lacks_variant:
             return self, []
-        try:
-            parts = data.find_parts()
-        except (ConfigError, DataError, OSError) as error:
-            said = str(error) if not isinstance(error, OSError) else f"{data.root}: {reason_of(error)}"
-            return self, [("data.root", said)]
+        parts, found = read_of(data, data.find_parts, "task.parts", "{CATEGORY: [NAME, NAME]}")
+        if found:
+            return self, found
         if parts is None:
             return self, [("task.parts", f"is required, as {data.name} knows no parts: give {{category: [part, …]}}")]
         return self.model_copy(update={"parts": parts}), []

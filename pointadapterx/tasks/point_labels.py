@@ -74,10 +74,10 @@ class PointLabels:
         return [str(int((self.labels >= 0).sum())), *filled, f"{self.mean_confidence:.6f}"]
 
     def content(self) -> dict[str, Any]:
-        """All but the name and the points."""
+        """All but the name and the points; the names of those classes that occur, by label."""
         return {
             "adapter": self.adapter,
-            "classes": self.classes,
+            "classes": {str(k): self.classes[k] for k in np.unique(self.labels[self.labels >= 0]).tolist()},
             "labels": self.labels.tolist(),
             "confidence": [round(value, 4) for value in self.confidence.tolist()],
             "warnings": self.warnings,

@@ -20,6 +20,7 @@ from pointadapterx.datasets import Samples, Scenes
 from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.inputs import Batch
+from pointadapterx.datasets.point_files import Reading
 from pointadapterx.datasets.ragged import IGNORED
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.files import write_text
@@ -38,6 +39,7 @@ from pointadapterx.tasks.exchange import (
     require_finite,
 )
 from pointadapterx.tasks.point_labels import JoinedPoints, PieceLogits, PointLabels, decided
+from pointadapterx.tasks.point_scores import FileScores
 from pointadapterx.tasks.segmentation_heads import PointOptions, SegmentationHead
 from pointadapterx.tasks.weighting import counted, shared, weights_of_counts
 from pointadapterx.text import cell
@@ -326,6 +328,10 @@ class PointSegmentation(Task):
         found = (answer.points, answer.labels, answer.confidence, answer.classes)
         wanted = LabelField(self.config.data.label_field)
         write_labelled(path, kind, *found, values=values, source=source, replaced=wanted.is_read)
+
+    def scoring(self, field: str | int | None, reading: Reading) -> FileScores:
+        """See :class:`FileScores`."""
+        return FileScores(self, field, reading)
 
     # Presentation.
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 from torch import Tensor
 
+from pointadapterx.datasets.point_files import Reading
 from pointadapterx.tasks.exchange import Score, Tabular
+
+if TYPE_CHECKING:
+    from pointadapterx.tasks.point_scores import FileScores
 
 FEWEST_UNITS = 5
 """Independent test samples, such as rooms, that a bootstrap needs: intervals over fewer say nothing."""
@@ -34,6 +38,15 @@ class Presentation:
     unexportable: ClassVar[str] = ""
     facts: Any
 
+    def scoring(self, field: str | int | None, reading: Reading) -> FileScores | None:
+        """What compares answers with labels in the files; None for a task whose files carry no labels to compare with.
+
+        Args:
+            field: with the labels; None: as the training files had it.
+            reading: how the files are read for predictions.
+        """
+        return None
+
     @property
     def pixel_classes(self) -> list[str]:
         """Names of what a pixel is labelled with, by number; empty where pixels are not, and no picture shows them."""
@@ -51,8 +64,8 @@ class Presentation:
     def metrics_table(self, metrics: Mapping[str, Any], title: str) -> Table:
         """Metrics for the terminal; by default the scores alone."""
         table = Table(title=title, title_justify="left")
-        table.add_column("")
-        table.add_column("", justify="right")
+        table.add_column("score")
+        table.add_column("value", justify="right")
         for key, score in self.scores.items():
             table.add_row(score.long, f"{metrics[key]:.4g} {score.unit}".rstrip(), style="bold")
         return table

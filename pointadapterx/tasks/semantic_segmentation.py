@@ -16,13 +16,13 @@ from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.options import DataConfig
 from pointadapterx.datasets.ragged import grid_of
 from pointadapterx.datasets.scenes import cell_of
-from pointadapterx.errors import ConfigError, DataError, reason_of
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import FeatureInfo
 from pointadapterx.models.point_mae import init_published
 from pointadapterx.peft.base import Method
 from pointadapterx.tasks.base import TASKS
 from pointadapterx.tasks.exchange import Cut, Predictions, Score
+from pointadapterx.tasks.from_data import read_of
 from pointadapterx.tasks.point_segmentation import PointSegmentation, percent
 from pointadapterx.tasks.segmentation_heads import PointOptions, SegmentationHead
 from pointadapterx.tasks.tiles import Tiling
@@ -75,11 +75,9 @@ class SemanticOptions(PointOptions):
             found.append(("task.stride", said))
         if self.classes is not None:
             return self, found
-        try:
-            classes = data.find_point_classes()
-        except (ConfigError, DataError, OSError) as error:
-            said = str(error) if not isinstance(error, OSError) else f"{data.root}: {reason_of(error)}"
-            return self, [*found, ("data.root", said)]
+        classes, problems = read_of(data, data.find_point_classes, "task.classes", "[NAME,NAME]")
+        if problems:
+            return self, [*found, *problems]
         if classes is None:
             said = f"is required, as {data.name} names no classes of points: give [class, …]"
             return self, [*found, ("task.classes", said)]
@@ -103,9 +101,9 @@ class SemanticSegmentation(PointSegmentation):
     Options = SemanticOptions
     test_keys = ("test", "votes", "stride")
     scores: ClassVar[Mapping[str, Score]] = {
-        "miou": Score("mIoU", "mean IoU (mIoU)"),
-        "mean_accuracy": Score("mAcc", "mean recall (mAcc)"),
-        "accuracy": Score("OA", "points that are right (OA)"),
+        "miou": Score("mIoU", "mean IoU (mIoU)", metric="mean_iou"),
+        "mean_accuracy": Score("mAcc", "mean recall (mAcc)", metric="mean_accuracy"),
+        "accuracy": Score("OA", "points that are right (OA)", metric="overall_accuracy"),
     }
     tags: ClassVar[Mapping[str, str]] = {"points": "point-cloud-semantic-segmentation"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pointadapterx.build import build_model
+from pointadapterx.build import build_model, build_splits
 from pointadapterx.commands.main import main
 from pointadapterx.config import Config
 from pointadapterx.datasets import build_dataset, build_inputs
 from pointadapterx.datasets.inputs import Batches
 from pointadapterx.datasets.object_images import ObjectImages
+from pointadapterx.datasets.outlines import Instance, described, drawn
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.optional import missing
 from pointadapterx.tasks import TASKS, build_task
@@ -342,6 +344,26 @@ def test_a_picture_of_another_size_than_its_annotations_is_refused(coco: Path) -
         of_folder("coco", "train", coco).fetch(torch.tensor([0]), 32, 3)
 
 
+def test_training_says_that_pictures_are_in_two_parts(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = detection_config(coco)
+    build_splits(config)
+    assert "several parts" not in caplog.text
+    shutil.copy(coco / "train" / "a.png", coco / "test" / "b.png")
+    build_splits(config)
+    assert re.search(r"1 picture is in several parts .* \S+train/a\.png, the same as \S+test/b\.png", caplog.text)
+
+
+def test_what_is_kept_of_a_picture_of_instances_is_of_that_state(coco: Path) -> None:
+    outline = Instance(coco / "train" / "a_instance.png", 1)
+    before = drawn([outline], WIDTH, HEIGHT, "a"), described(outline)
+    numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
+    numbers[:2] = 1
+    Image.fromarray(numbers).save(outline.path)
+    after = drawn([outline], WIDTH, HEIGHT, "a"), described(outline)
+    assert after[0].sum() == 2 * WIDTH != before[0].sum()
+    assert after[1] != before[1]
+
+
 def test_doctor_lists_all_of_it(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def change(content: Content) -> None:
         content["annotations"][0]["category_id"] = 9
@@ -370,6 +392,9 @@ def test_doctor_lists_all_of_it(coco: Path, capsys: pytest.CaptureFixture[str]) 
     for flags in (["--variant", "2012"], ["--unlabelled"]):
         assert main(["doctor", "--name", "voc", *flags]) == 2
         assert f"error: {' '.join(flags)}: " in capsys.readouterr().err
+    for flag, value in (("--groups", "8"), ("--cache-dir", "kept"), ("--stored-points", "9"), ("--workers", "1")):
+        assert main(["doctor", "--name", "voc", flag, value]) == 2
+        assert f"error: {flag}: belongs to" in capsys.readouterr().err
     assert main(["doctor", "--name", "voc"]) == 0
 
 

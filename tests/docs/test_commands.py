@@ -78,30 +78,30 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "python tools/main.py --config cfgs/scan_pb_t50_rs_lora.yaml backbone.weights=weights/Point-BERT.pth "
     "backbone.encoder_dim=256 backbone.reduce_dim=true": [*SMALL, "backbone.encoder_dim=32", "eval.val_fraction=0.5"],
-    "pointadapterx train --config cfgs/ldraw_parts.yaml --output runs/bricks": [
+    "pointadapterx train --config ldraw_parts --output runs/bricks": [
         *ONE_EPOCH,
         "data.root=parts",
         "eval.val_fraction=0.5",
     ],
     "pointadapterx predict runs/bricks brick.ply --condition brick --each found": [],
-    "python tools/main.py --config cfgs/shapenetpart_full.yaml data.root=DIR "
+    "pointadapterx train --config shapenetpart_full data.root=DIR "
     "backbone.weights=weights/point_mae_pretrain.pth": SMALL,
     "pointadapterx train --config cfgs/hf_digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config cfgs/vtab/digits.yaml": ["data.train_size=100", *ONE_EPOCH],
     "python tools/main.py --config modelnet40 data.few_shot.ways=5 data.few_shot.shots=10 data.few_shot.fold=0 "
     "eval.protocol=last": [*SMALL, "method.rank=4"],
-    "python tools/main.py --test RUN_OR_ADAPTER": ["data.root=few"],
-    "python tools/main.py --test RUN_OR_ADAPTER --vote 10": ["data.root=few"],
-    "python tools/main.py --test RUN_OR_ADAPTER --vote-published": ["data.root=few"],
+    "pointadapterx test RUN_OR_ADAPTER": ["data.root=few"],
+    "pointadapterx test RUN_OR_ADAPTER --vote 10": ["data.root=few"],
+    "pointadapterx test RUN_OR_ADAPTER --vote-published": ["data.root=few"],
     "pointadapterx vote RUN_OR_ADAPTER 10 eval.vote.seeds='[0, 1, 2, 3, 4]'": ["data.root=few"],
     "pointadapterx predict RUN_OR_ADAPTER scan.ply": [],
     "pointadapterx predict RUN_OR_ADAPTER scans/ 'more/*.obj' --output found.csv": [],
     "pointadapterx predict --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl": [],
     "pointadapterx doctor --name rooms rooms": [],
-    "python tools/main.py --config cfgs/rooms.yaml data.root=rooms --output runs/rooms": [
+    "pointadapterx train --config rooms data.root=rooms --output runs/rooms": [
         *(*ONE_EPOCH, "data.num_points=256", "eval.val_fraction=0.4"),
     ],
-    "python tools/main.py --test runs/rooms task.test=rooms": ["task.votes=1"],
+    "pointadapterx test runs/rooms task.test=rooms": ["task.votes=1"],
     "pointadapterx predict runs/rooms room.npy --each labelled": [],
     "pointadapterx visualize adapter.safetensors --files scan.ply --picture saliency": ["--renderer", "matplotlib"],
     "pointadapterx report runs/demo/<time>": [],
@@ -136,6 +136,8 @@ NOT_EXECUTED: dict[str, str] = {
     "pip install '.[dense2d]'": "loads packages from the network",
     "pointadapterx train --config blood_retinanet --output cells": DETECTION,
     "pointadapterx predict cells photographs/ --each found": DETECTION,
+    "pointadapterx predict RUN test/ --score": "see tests/test_scoring.py",
+    "pointadapterx predict RUN test/ --score --label-field kind --output found.csv": "see tests/test_scoring.py",
     "pointadapterx pull owner/repository [DIR]": HUB,
     "pointadapterx predict hf://owner/repository scans/": HUB,
     "pip install '.[mesh,viz]'": "loads packages from the network; see tests/docs/test_tutorial.py",
@@ -164,8 +166,7 @@ NOT_EXECUTED: dict[str, str] = {
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml --probe "
     "backbone.weights=runs/.../weights.safetensors": "the same with point_mae_tiny is executed",
     "python tools/main.py --config cfgs/pretrain/vit_tiny.yaml --output runs/vit_tiny": LONG,
-    "python tools/main.py --config cfgs/s3dis.yaml data.root=DIR "
-    "backbone.weights=weights/point_mae_pretrain.pth": S3DIS,
+    "pointadapterx train --config s3dis data.root=DIR backbone.weights=weights/point_mae_pretrain.pth": S3DIS,
     "python tools/export_backbone.py runs/vit_tiny vit_tiny.safetensors": "see tests/models/test_weights.py",
 }
 """Commands, and why they are not executed."""
