@@ -79,7 +79,7 @@ def doubts_of_draws(clouds: Sequence[Measured], num_points: int | None, block: f
         least = min(few, key=lambda cloud: cloud.points)
         text = f"{len(few)} of {len(clouds)} clouds have fewer points than the {num_points:,} of data.num_points, the "
         text += f"fewest {least.name} ({least.points:,}): samples of them hold points several times"
-        yield Doubt("clouds of few points", text, f"lower it, to {least.points} for none of that", note=True)
+        yield Doubt("clouds of few points", text, "lower it, or leave these clouds out", note=True)
 
 
 def _measured(clouds: Ragged, number: int, name: str, block: float | None) -> Measured:

@@ -42,7 +42,7 @@ LDRAW_PARTS = {category: [f"{category} {kind}" for kind in kinds] for category, 
 class LDrawParts(PartClouds):
     """16 categories of real CAD parts with 72 parts such as ``brick stud``, y up, unit sphere.
 
-     A point's label is that of the primitive that the library's authors modelled the surface with: studs, tubes below,
+    A point's label is that of the primitive that the library's authors modelled the surface with: studs, tubes below,
     holes of pegs and axles, joints (pins, fingers, clips, teeth), otherwise curved, flat or inclined surfaces. The
     shipped copy has 983 of the 1,629 training clouds and all 488 test clouds. The order of a cloud's points carries no
     meaning. ``names`` are file names; ``groups`` keep the variants of one LDraw part together, as the train and test

@@ -187,6 +187,11 @@ def test_a_wrong_option_is_one_line(options: dict[str, Any], message: str) -> No
         parts_config("lora", options)
 
 
+def test_a_point_is_read_from_three_patches() -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.num_groups: 2: a head that labels points reads the 3 nearest"):
+        parts_config(backbone={"num_groups": 2})
+
+
 def test_prompts_need_a_pool_that_reads_them() -> None:
     with pytest.raises(ConfigError, match=r"are read by a prompt pool alone; add prompt_mean to task\.pools"):
         parts_config("e3va", {"pools": ["patch_max"]}, method={"prompts": True})
@@ -252,6 +257,15 @@ def test_tokens_are_read_with_the_place_of_a_point(scale: float) -> None:
                 offset = torch.cat([point - centers[cloud, center], away[number, center, None]]) / unit
                 said += weight * (layer.tokens(tokens[cloud, center]) + layer.offset.weight @ offset).clamp(min=0)
             torch.testing.assert_close(found[cloud, number], said, atol=1e-5, rtol=1e-5)
+
+
+def test_points_that_are_all_centres_are_read_in_half_precision() -> None:
+    """As in a cloud with hardly more points than patches: offsets are not divided by next to nothing."""
+    torch.manual_seed(0)
+    layer, centers = RelativePropagation(5, 7), torch.randn(1, 16, 3)
+    points = centers + 1e-7
+    with torch.autocast("cpu", torch.float16):
+        assert layer(points, centers, torch.randn(1, 16, 5)).isfinite().all()
 
 
 def test_rows_without_a_point_get_no_label() -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointadapterx.models.recomputing import recomputed
+from pointadapterx.peft.parts.late import moved
 from pointadapterx.tasks.convolutions import ConvModule, Part, enlarging, side_by_side
 from pointadapterx.tasks.regions import Again, BoxHead, Later
 
@@ -25,6 +26,16 @@ def kept(compute: Callable[[], Tensor], but: nn.Module) -> tuple[Tensor, int]:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = compute()
     return result, sum(one.untyped_storage().nbytes() // 4 for place, one in found.items() if place not in known)
+
+
+def test_what_a_way_between_stages_drops_is_dropped_again() -> None:
+    torch.manual_seed(0)
+    joined = torch.randn(2, 30, 4, requires_grad=True)
+    found = moved(torch.zeros(2, 30, 4), joined, nn.Dropout(0.5))
+    found.sum().backward()
+    assert joined.grad is not None
+    assert (joined.grad == 0).any()
+    torch.testing.assert_close(joined.grad * joined, found)
 
 
 def test_a_norm_and_dropout_run_again_unseen() -> None:

@@ -46,7 +46,7 @@ def answer(path: Path, labels: list[int]) -> PointLabels:
     found = np.array(labels)
     points = np.stack([np.arange(len(found)), np.zeros(len(found)), np.ones(len(found))], axis=1)
     points[found < 0] = np.nan
-    return PointLabels(str(path), "a", CLASSES, found, np.ones(len(found)), [], points)
+    return PointLabels(str(path), "a", CLASSES, found, np.ones(len(found)), [], points, NUMBERS)
 
 
 def test_by_hand(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_by_hand(tmp_path: Path) -> None:
         ([10, 7], r"has the label 7, which is no class of the adapter \(floor, wall, ceiling, lamp\)"),
         ([-1, -1], "none of its points has a label to compare with"),
         ([10, 20, 20], "its labels are not those of the points that were predicted"),
-        ([10, "wall"], "wall"),
+        ([10, "roof"], "the label 'roof' is none of the names in the adapter"),
     ],
 )
 def test_what_cannot_be_compared_is_said(labels: list[object], message: str, tmp_path: Path) -> None:
@@ -77,6 +77,20 @@ def test_what_cannot_be_compared_is_said(labels: list[object], message: str, tmp
     with pytest.raises(DataError, match=message):
         compared.scored(answer(table(tmp_path / "a.csv", labels), [0, 1]))
     assert compared.lines() == []
+
+
+def test_labels_may_be_the_names_of_classes(tmp_path: Path) -> None:
+    """Also where some points have numbers."""
+    found = scores().scored(answer(table(tmp_path / "a.csv", ["floor", 20, "wall", 40]), [0, 1, 1, 3])).measured
+    assert found is not None
+    assert (found.points, found.accuracy) == (4, 100)
+
+
+def test_a_cloud_of_several_in_a_file_is_said_to_have_no_score(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"many\.h5#0: clouds of a file of several cannot be scored; write one cloud to"
+    ):
+        scores().scored(answer(tmp_path / "many.h5#0", [0, 1]))
 
 
 def test_names_count_more_than_numbers(tmp_path: Path) -> None:
@@ -104,6 +118,9 @@ def test_the_command_scores_files_and_all(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr()
     assert "on labels in 1 file: mIoU " in said.out
     assert "1.csv: has the label 1, which is no class of the adapter" in said.err
+    assert "found.csv, 2 files predicted" in said.out
+    assert "1 of 2 files could not be scored" in said.err
+    assert "predicted" not in said.err
     with (tmp_path / "found.csv").open() as file:
         first, second = csv.DictReader(file)
     assert first["labelled_points"] == "200"

@@ -329,7 +329,7 @@ def offsets(root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--block", "0.01"], "TO MEND: blocks of data.block=0.01 hold about 1 point each, and samples have 1,024: "),
+        (["--block", "0.01"], "TO MEND: blocks of data.block=0.01 hold about 1 point each, and samples have 2,048: "),
         (
             ["--block", "1000"],
             "TO MEND: data.block=1000 is larger than the clouds, the largest of which measures 2: blocks",
@@ -345,6 +345,40 @@ def test_what_samples_would_hold(
     rewrite(folder, np.where(cloud(1)[1] == 2, 7, cloud(1)[1]))
     rewrite(folder, np.where(cloud(2)[1] == 2, 7, cloud(2)[1]), cloud(2)[0], "train/2.ply")
     main(["doctor", "--groups", "8", "--name", "labelled_folder", str(folder), *options])
+    assert words in capsys.readouterr().out
+
+
+def test_blocks_far_too_small_are_all_that_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is said of clouds that could not be looked at in such blocks."""
+    assert main(["doctor", "--groups", "8", "--name", "labelled_folder", str(folder), "--block", "1e-9"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("TO MEND")]
+    assert lines[0].startswith("TO MEND: train/0.ply: measures 1.99, 4e+09 times a block's half")
+    assert [line for line in lines[1:] if "clouds with blocks too small" not in line] == []
+
+
+@pytest.mark.parametrize("count", ["0", "-5", "many"])
+def test_a_number_of_points_that_is_none(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--name", "labelled_folder", ".", "--num-points", count])
+    assert f"argument --num-points: '{count}' is no number of points" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        (np.zeros((0, 7)), "Area_1_office_2: there is no point in it"),
+        (np.full((50, 7), np.nan), "Area_1_office_2: holds values that are not finite"),
+    ],
+)
+def test_rooms_without_a_point_are_named(
+    points: np.ndarray, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rooms = tmp_path / "stanford_indoor3d"
+    rooms.mkdir()
+    room = np.column_stack([np.random.default_rng(0).uniform(0, 3, (900, 3)), np.zeros((900, 3)), np.arange(900) % 13])
+    for name, values in (("Area_1_office_1", room), ("Area_1_office_2", points), ("Area_5_office_1", room + 0.1)):
+        np.save(rooms / f"{name}.npy", np.where(np.arange(7) == 6, np.floor(values), values))
+    assert main(["doctor", "--groups", "8", "--name", "s3dis", str(tmp_path)]) == 1
     assert words in capsys.readouterr().out
 
 

@@ -120,10 +120,13 @@ def _without_words(labels: np.ndarray, label: LabelField) -> np.ndarray:
     if labels.dtype.kind not in "US":
         return labels
     words, places = np.unique(labels.astype(str), return_inverse=True)
-    unknown = next((word for word in words.tolist() if word not in label.labels), None)
-    if unknown is not None:
-        raise label.unknown(unknown)
-    return np.array([label.labels[word] for word in words.tolist()], np.int64)[places].reshape(labels.shape)
+    values = []
+    for word in words.tolist():
+        try:
+            values.append(label.value(word))
+        except ValueError:
+            raise label.unknown(word) from None
+    return np.array(values)[places].reshape(labels.shape)
 
 
 def _array(file: IO[bytes], size: int) -> np.ndarray:

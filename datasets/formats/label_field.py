@@ -39,10 +39,12 @@ class LabelField:
         wanted: name of a property, field, column or entry, or number of a column from 0; None: the one with a usual
             name.
         words: names of classes and their labels, for files whose labels are these names.
+        source: of these names, for messages.
     """
 
     wanted: str | int | None = None
     words: tuple[tuple[str, int], ...] = ()
+    source: str = "data.label_names"
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -50,13 +52,18 @@ class LabelField:
         return dict(self.words)
 
     def value(self, cell: str) -> float:
-        """The label in a cell of text, which is a name or a number.
+        """The label in a cell of text, which is a number or a name; what is a number is not a name.
 
         Raises:
             ValueError: if it is neither.
         """
         cell = cell.strip()
-        return self.labels[cell] if cell in self.labels else float(cell)
+        try:
+            return float(cell)
+        except ValueError:
+            if cell in self.labels:
+                return self.labels[cell]
+            raise
 
     def unknown(self, word: str, where: str = "") -> WordError:
         """For a word that is no label.
@@ -68,7 +75,7 @@ class LabelField:
         what = f"{where}the label {shown(word)} is"
         if self.words:
             near = did_you_mean(word, self.labels)
-            return WordError(f"{what} none of the names in data.label_names{near} Mend it, or add it to them")
+            return WordError(f"{what} none of the names in {self.source}{near} Mend it, or add it to them")
         return WordError(
             f"{what} a word, not a number; write the words into a file, each in a line, and set data.label_names to it"
         )

@@ -103,15 +103,14 @@ def _by_hand(path: Path, layout: Layout, label: LabelField | None) -> Iterator[f
             cells = layout.split(line)
             for place, column in enumerate(layout.columns):
                 of_label = label if place == LABEL else None
-                if of_label is not None and cells[column] in of_label.labels:
-                    yield of_label.labels[cells[column]]
-                    continue
                 value = number(cells[column], layout.decimal)
+                if value is None and of_label is not None:
+                    value = of_label.labels.get(cells[column])
                 if value is None:
-                    if of_label is not None and cells[column][0].isalpha():
-                        raise of_label.unknown(cells[column], f"line {line_number}: ")
                     if (error := thousands(cells[column])) is not None:
                         raise error
+                    if of_label is not None and cells[column]:
+                        raise of_label.unknown(cells[column], f"line {line_number}: ")
                     mixed = "; the fractions before it are written otherwise" if "," in cells[column] else ""
                     raise _DamagedError(f"line {line_number}: {shown(cells[column])} is no number{mixed}")
                 yield value

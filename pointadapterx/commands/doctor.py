@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of blocks in units of the files, or whole (default: of --name)",
     )
     draws.add_argument(
-        "--num-points", type=int, metavar="N", help="of a sample (default: as the shipped config NAME has it)"
+        "--num-points", type=_points, metavar="N", help="of a sample (default: as the shipped config NAME has it)"
     )
     draws.add_argument("--up", choices=AXES, help="of labelled_folder: axis of the files that points up (default: y)")
     model = parser.add_argument_group("what the model wants")
@@ -109,6 +109,12 @@ def _block(text: str) -> float | str:
         if 0 < (side := float(text)) < math.inf:
             return side
     raise argparse.ArgumentTypeError(f"'{text}' is neither a length greater than 0 nor {WHOLE}")
+
+
+def _points(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is no number of points")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -198,9 +204,11 @@ def _examine_set(options: argparse.Namespace, name: str) -> tuple[list[Entry], l
     points = [entry.found.points for entry in entries if isinstance(entry.found, Examined)]
     wanted = max(points, default=options.stored_points) if draws is None else options.groups
     findings = _diagnosed(options, entries, wanted)
-    measured = [entry.measured for entry in entries if entry.measured is not None and entry.split == "train"]
-    if draws is not None and measured:
-        doubts = doubts_of_draws(measured, options.num_points or _usual_points(name), draws.block)
+    train = [entry for entry in entries if entry.split == "train" and isinstance(entry.found, Examined)]
+    measured = [entry.measured for entry in train if entry.measured is not None]
+    if draws is not None and measured and len(measured) == len(train):
+        num_points = _usual_points(name) if options.num_points is None else options.num_points
+        doubts = doubts_of_draws(measured, num_points, draws.block)
         findings += [Finding(doubt.text, doubt.fix, doubt.note) for doubt in doubts]
     return entries, [*findings, *_notes(said)]
 

@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
     _require_inputs_kept([options.output] if options.output else [], names, "--output")
     write_each = _each_writer(options.each, options.kind, predictor.tasks, names, options.output)
     scores = scores_of(options, predictor)
-    failures: list[Failure] = []
+    failures, unscored = list[Failure](), list[Failure]()
     answers = predictor.stream(files)
     with (
         _writer(options.output, columns_of(predictor, options), options.top, several=len(named) > 1) as write,
@@ -152,12 +152,12 @@ def run(options: argparse.Namespace) -> int:
                     failures.append(Failure(found.name, str(error)))
                     found.warnings.append(f"no file of its own: {error}")
                 if scores:
-                    shown = scored(found, scores[found.adapter], failures)
+                    shown = scored(found, scores[found.adapter], unscored)
             write(shown)
             if found.name != last:
                 advance()
             last = found.name
-    failed = {failure.name for failure in failures}  # of several adapters each may fail
+    failed = {failure.name for failure in failures}
     for name in predictor.without_novelty:
         print(f"note: {name}: novelty is not available; the adapter's file does not store it", file=sys.stderr)
     for doubt in predictor.doubts():
@@ -167,13 +167,18 @@ def run(options: argparse.Namespace) -> int:
     for name, score in scores.items():
         for line in score.lines():
             print(printable(f"[{name}] {line}" if len(scores) > 1 else line))
+    _say_failures(failures, f"predicted{'' if options.each is None else ' or written'}", len(files))
+    _say_failures(unscored, "scored", len(files))
+    return FAILED if failures or unscored else 0
+
+
+def _say_failures(failures: Sequence[Failure], what: str, files: int) -> None:
     for failure in failures[:SHOWN]:
         print(printable(f"error: {failure.reason}"), file=sys.stderr)
     if failures:
+        failed = {failure.name for failure in failures}  # of several adapters each may fail
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
-        written = f"{'' if options.each is None else ' or written'}{' or scored' if options.score else ''}"
-        print(f"{len(failed)} of {len(files)} files could not be predicted{written}{more}", file=sys.stderr)
-    return FAILED if failures else 0
+        print(f"{len(failed)} of {files} files could not be {what}{more}", file=sys.stderr)
 
 
 def _adapter_of(paths: Sequence[str]) -> tuple[str | dict[str, Path], Sequence[str]]:

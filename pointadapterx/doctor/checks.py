@@ -122,7 +122,9 @@ def folded(reasons: Sequence[Reason], shown: int | None, what: str) -> Iterator[
     for cause, same in groups[:shown]:
         listed = ", ".join(reason.name for reason in same[:shown])
         more = f" and {len(same) - shown} more" if len(same) > shown else ""
-        yield Finding(same[0].text if len(same) == 1 else f"{len(same)} files ({listed}{more}): {cause}")
+        first = same[0]
+        alone = first.text if first.name in first.text else f"{first.name}: {first.text}"
+        yield Finding(alone if len(same) == 1 else f"{len(same)} files ({listed}{more}): {cause}")
     rest = sum(len(same) for _, same in groups[shown:])
     if rest:
         yield Finding(f"{rest} more {what}", "list them with --all")

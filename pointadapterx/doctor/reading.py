@@ -17,7 +17,7 @@ from rich.progress import Progress
 from pointadapterx.datasets.base import AXES, DATASETS, SPLITS, PointClouds, Unchecked
 from pointadapterx.datasets.cache import cached_points, is_fresh
 from pointadapterx.datasets.cloud_reader import CloudReader
-from pointadapterx.datasets.doubts import FEW, NO_NUMBERS, doubts_of, label_doubts
+from pointadapterx.datasets.doubts import FEW, NO_NUMBERS, Doubt, doubts_of, label_doubts
 from pointadapterx.datasets.draws import Measured, measured_cloud
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.folder import (
@@ -349,7 +349,9 @@ def entries_of(clouds: Iterable[Unchecked], split: str, draws: Draws | None = No
             try:
                 measured = draws.measured(cloud.points, cloud.name)
             except DataError as error:
-                found = str(error)
+                text = str(error).removeprefix(f"{cloud.name}: ")
+                doubt = Doubt("blocks too small", text, "give data.block in the unit of the files")
+                found = replace(found, doubts=(*found.doubts, doubt))
         yield Entry(cloud.name, split, cloud.label, found, cloud.validation, tuple(cloud.point_classes), measured)
 
 
@@ -357,6 +359,8 @@ def _examined(cloud: Unchecked) -> Examined | str:
     points = cloud.points
     if isinstance(points, str):
         return points
+    if not len(points):
+        return "there is no point in it"
     if not np.isfinite(points).all():
         return "holds values that are not finite"
     found = examine(Cloud(points, tuple(cloud.doubts) or doubts_of(points)))

@@ -69,13 +69,6 @@ def side_by_side(weight: Tensor, parts: Sequence[Part]) -> Tensor:
     weights = weight.split([part.sums.shape[1] for part in parts], dim=1)
     total: Tensor | None = None
     for (layer, sums, enlarge), own in zip(reversed(parts), reversed(weights), strict=True):
-
-        def convolve(
-            sums: Tensor, own: Tensor, layer: ConvModule | None = layer, whole: bool = enlarge is None
-        ) -> Tensor:
-            values = sums if layer is None else layer.activated(sums)
-            return F.conv2d(values, own, padding=1) if whole else F.conv2d(values, _taps(own))
-
         norms = [] if layer is None else [layer.batch_norm]
         found: Tensor = recomputed(partial(_convolved, layer, enlarge is None), sums, own, norms=norms)
         found = found if enlarge is None else _enlarged_taps(found, enlarge)

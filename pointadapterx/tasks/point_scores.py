@@ -111,7 +111,9 @@ class FileScores:
     def __init__(self, task: PointSegmentation, field: str | int | None, reading: Reading) -> None:
         data = task.config.data
         self.task, self.reading = task, reading
-        self.field = LabelField(data.label_field if field is None else field)
+        values = task.facts.values or range(len(task.point_classes))
+        words = tuple(zip(task.point_classes, values, strict=True))
+        self.field = LabelField(data.label_field if field is None else field, words, "the adapter")
         self.ignored = NO_LABEL if data.ignored_labels is None else tuple(data.ignored_labels)
         self._sums = torch.zeros(3 * len(task.point_classes), dtype=torch.float64)
         self._files = 0
@@ -122,7 +124,10 @@ class FileScores:
         Raises:
             DataError: if the file has no labels, or some that the adapter does not know.
         """
-        cloud = read_labelled(Path(answer.name), self.field, self.reading)
+        path = Path(answer.name)
+        if "#" in answer.name and not path.exists():
+            raise DataError(f"{answer.name}: clouds of a file of several cannot be scored; write one cloud to a file")
+        cloud = read_labelled(path, self.field, self.reading)
         has_point = answer.labels != IGNORED
         if not np.array_equal(cloud.points, answer.points[has_point]):
             raise DataError(f"{answer.name}: its labels are not those of the points that were predicted")

@@ -176,7 +176,7 @@ class PointSegmentation(Task):
     def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean over the points (b, N) with a label of the cross-entropy of (b, N, classes).
 
-         Classes with a logit of -inf are left out, also where labels are smoothed. It is divided by as many points as
+        Classes with a logit of -inf are left out, also where labels are smoothed. It is divided by as many points as
         have a label in such a batch on average over the training data, and not by their number or weights in this one:
         the parts of a step then add up to what the whole step would give.
         """

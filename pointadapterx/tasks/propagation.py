@@ -17,6 +17,7 @@ from pointadapterx.ops import group_points, implementation, three_interpolate, t
 
 EPSILON = 1e-8  # added to squared distances, as published heads do
 TINY = 1e-6  # of the unit sphere
+LEAST = 0.05  # of the distance to the third centre, that the unit of offsets is
 CHUNK = 2**17  # points at a time in carry
 TREE_FROM = 2**14  # known points, from which on SciPy's tree is faster than plain torch, which compares all pairs
 
@@ -76,7 +77,8 @@ class RelativePropagation(nn.Module):
         """(B, N, 3), (B, G, 3) and (B, G, width) -> (B, N, out)."""
         distance, index = three_nn(points, centers)
         weights = _weights(distance.square())
-        unit = distance[..., 0].mean(dim=1)[:, None, None, None].clamp_min(TINY)
+        nearest, *_, third = distance.mean(dim=1).unbind(-1)
+        unit = torch.maximum(nearest, LEAST * third).clamp_min(TINY)[:, None, None, None]  # points may all be centres
         offset = torch.cat([points[:, :, None] - group_points(centers, index), distance[..., None]], dim=-1) / unit
         found = group_points(self.tokens(tokens), index) + self.offset(offset)
         return (F.relu(found, inplace=True) * weights[..., None].to(found.dtype)).sum(dim=2)

@@ -23,6 +23,7 @@ from pointadapterx.tasks.propagation import RelativePropagation, neighbours
 KEPT = 3  # blocks that are read, by default
 SLOPE = 0.2  # of the leaky ReLU behind the category
 AXES = 3
+NEAREST = 3  # patches that a point is read from
 
 
 class Sizes(NamedTuple):
@@ -53,7 +54,7 @@ class Sizes(NamedTuple):
 class PointOptions(TaskOptions):
     """``task:`` of tasks that label points: their head.
 
-     ``published`` is the head of Point-MAE and its descendants, 5.2 M parameters; ``light`` first projects the tokens
+    ``published`` is the head of Point-MAE and its descendants, 5.2 M parameters; ``light`` first projects the tokens
     of each block to 64 values, reads them with the place of a point relative to its three nearest patches, and has 0.19
     M. ``blocks`` are numbers of the blocks that are read, from 0; null: the last ones of three equal parts of the
     backbone, 3, 7 and 11 of 12. ``pools`` make of the tokens of each of them what is the same for all points; null:
@@ -73,6 +74,8 @@ class PointOptions(TaskOptions):
     def problems(self, backbone: Backbone.Options | None, method: Method.Options | None) -> Iterator[tuple[str, str]]:
         """Blocks and pools that the backbone does not have."""
         if backbone is not None:
+            if (groups := getattr(backbone, "num_groups", NEAREST)) < NEAREST:
+                yield "backbone.num_groups", f"{groups}: a head that labels points reads the {NEAREST} nearest patches"
             depth = sum(stage.depth for stage in backbone.stages())
             for number in self.blocks or ():
                 if not 0 <= number < depth:

@@ -201,6 +201,26 @@ def test_files_that_disagree_about_a_name(tmp_path: Path, part: str) -> None:
     assert read(tmp_path, label_names="names.txt").point_classes == ["floor", "wall"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+@pytest.mark.parametrize("word", ["wall", "3-wheeler", None])
+def test_a_number_is_a_number_beside_any_name(tmp_path: Path, word: str | None, kind: str) -> None:
+    """Whatever names there are, and whatever other cells of the file are."""
+    (tmp_path / "names.txt").write_text("0 floor\n1 wall\n2 3-wheeler\n7 1\n")
+    cells = ["0", "1", "2", word or "1"]
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        points = RNG.uniform(-1, 1, (4, 3))
+        if kind == "npz":
+            np.savez(tmp_path / part / "a.npz", points=points, label=np.array(cells))
+        else:
+            rows = (f"{x},{y},{z},{cell}" for (x, y, z), cell in zip(points, cells, strict=True))
+            (tmp_path / part / "a.csv").write_text("\n".join(["x,y,z,label", *rows]))
+    data = read(tmp_path, label_names="names.txt")
+    assert data.clouds is not None
+    names = [data.point_classes[label] for label in data.clouds.labels.tolist()]
+    assert names == ["floor", "wall", "3-wheeler", word or "wall"]
+
+
 def test_too_many_labels_are_no_classes(tmp_path: Path) -> None:
     """Which would wrap in the 16 bits that a label has."""
     points = RNG.uniform(-1, 1, (40_000, 3))

@@ -169,9 +169,8 @@ def moved(tokens: Tensor, joined: Tensor, lead: Callable[[Tensor], Tensor]) -> T
     if plain is None:
         with torch.no_grad():
             plain = lead(tokens)
-    found: Tensor = recomputed(
-        getattr(lead, "go", lead), joined
-    )  # which only copies, norms and projects: what it makes is not kept
+    # It copies, norms and projects: what it makes is not kept. A model of someone's own may also drop something.
+    found: Tensor = recomputed(getattr(lead, "go", lead), joined, draws=True)
     return found - plain
 
 
