@@ -280,7 +280,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _write_parts(place: Path) -> None:
-    write_ldraw_parts(place / "parts", num_points=1024)
+    write_ldraw_parts(place / "parts", num_points=2048)
     write_shapenetpart(place / "DIR", per_category=2)
     state = random_segmentor(published_shapes(48, 2, kept=2))
     torch.save({"model_state_dict": state}, place / "weights" / "part_seg.pth")
