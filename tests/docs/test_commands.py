@@ -97,7 +97,7 @@ COMMANDS: dict[str, list[str]] = {
     "pointadapterx predict RUN_OR_ADAPTER scan.ply": [],
     "pointadapterx predict RUN_OR_ADAPTER scans/ 'more/*.obj' --output found.csv": [],
     "pointadapterx predict --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl": [],
-    "pointadapterx doctor --name rooms rooms": [],
+    "pointadapterx doctor --name rooms rooms": ["--num-points", "256"],  # the rooms of the test are thin
     "pointadapterx train --config rooms data.root=rooms --output runs/rooms": [
         *(*ONE_EPOCH, "data.num_points=256", "eval.val_fraction=0.4"),
     ],
