@@ -89,9 +89,10 @@ def pool(records: Sequence[Record], groups: Mapping[str, Sequence[str]]) -> Pool
     first = next(iter(whole.values()))
     sizes = {column: done[0].test_objects or 0 for column, done in first.items()}
     of_objects = all(outcomes_of(done, np.ndarray) is not None for done in first.values())
-    ways: list[PooledBy] = [pooled.by, "columns", *(["objects"] if of_objects else [])]
-    by = {name: weights for name in ways if (weights := _weights(name, sizes, groups))}
-    if pooled.by not in by or (pooled.by == "objects" and not of_objects):
+    ways: list[PooledBy] = [pooled.by, "columns", "objects"]
+    known = [name for name in ways if of_objects or name != "objects"]
+    by = {name: weights for name in known if (weights := _weights(name, sizes, groups))}
+    if pooled.by not in by:
         return None
     baseline = whole.get(records[0].baseline or "")
     rows = [_row(row, of_row, None if of_row is baseline else baseline, by) for row, of_row in whole.items()]
