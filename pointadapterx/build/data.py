@@ -162,14 +162,23 @@ def check_points(config: Config, dataset: Samples) -> None:
         raise DataError(f"{name}: {counted(points, 'different point')}; the model's groups need {least}: remove it")
 
 
-def build_probe_data(config: Config | Mapping[str, Any]) -> tuple[PointClouds, PointClouds]:
-    """Training and validation part of the probe's data set, both from its training split."""
+def build_probe_data(config: Config | Mapping[str, Any], *, test: bool = False) -> tuple[PointClouds, PointClouds]:
+    """Training and validation part of the probe's data set, both from its training split.
+
+    Args:
+        config: of a pre-training job.
+        test: return the whole training split and the test split instead.
+    """
     config = Config.of(config)
     assert isinstance(config.pretrain, PretrainConfig)
     probe = config.pretrain.probe
     options = {key: value for key in ("root", "variant") if (value := getattr(probe, key)) is not None}
-    labelled = build_dataset(probe.name, "train", **options)
+    labelled, *others = (build_dataset(probe.name, split, **options) for split in ("train", "test")[: 1 + test])
     assert isinstance(labelled, PointClouds)  # the config was checked
-    check_points(config, labelled)
+    for part in (labelled, *others):
+        check_points(config, part)
+    if others:
+        assert isinstance(others[0], PointClouds)
+        return labelled, others[0]
     kept, held_out = stratified_split(labelled.labels, probe.val_fraction, probe.split_seed, groups=labelled.groups)
     return labelled.subset(kept), labelled.subset(held_out)

@@ -63,7 +63,18 @@ def probe_accuracy(
     config: Config,
     accelerator: Accelerator,
 ) -> float:
-    """Accuracy in % on ``val`` of a linear SVM on frozen features of ``train``.
+    """Accuracy in % of :func:`probe_outcomes`."""
+    return 100.0 * float(probe_outcomes(backbone, train, val, config, accelerator).mean())
+
+
+def probe_outcomes(
+    backbone: Backbone,
+    train: PointClouds,
+    val: PointClouds,
+    config: Config,
+    accelerator: Accelerator,
+) -> np.ndarray:
+    """Which clouds of ``val`` a linear SVM on frozen features of ``train`` classifies correctly, (n,) bool.
 
     The SVM's cost is chosen by cross-validation within ``train``, whose ``groups``, where known, stay together. The
     class token, which pre-training does not train, is no feature.
@@ -98,7 +109,7 @@ def probe_accuracy(
         warnings.simplefilter("ignore", ConvergenceWarning)  # the largest costs need not converge to be compared
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer clouds than folds
         search.fit(features[0], labels[0], groups=train.groups)
-    return 100.0 * float(search.score(features[1], labels[1]))
+    return np.asarray(search.predict(features[1]) == labels[1])
 
 
 def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:

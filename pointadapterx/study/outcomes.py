@@ -23,6 +23,7 @@ from pointadapterx.run_folder import (
     SAMPLE_SCORES_FILE,
 )
 from pointadapterx.study.comparability import selection_words, test_words
+from pointadapterx.study.grids import most_candidates
 from pointadapterx.study.packing import pack_correctness, pack_groups, pack_records, pack_scores
 from pointadapterx.study.plan import Cell, Plan, Run
 from pointadapterx.study.records import (
@@ -138,8 +139,9 @@ def _cell_records(
         "column": cell.key.column,
         "replicate_key": cell.replicate.key,
         "tuned_by": None if cell.tuned_by in (None, cell.key) else " · ".join(cell.tuned_by),
+        "pooled": None if table.pooled is None else table.pooled.model_dump_json(),
     }
-    for candidate, of_candidate in plan.tuning_runs(cell):
+    for candidate, of_candidate in plan.tuning_runs(cell, scores):
         for value, run in of_candidate:
             yield _record(
                 runs / run.name,
@@ -148,6 +150,7 @@ def _cell_records(
                 replicate=str(value),
                 tuned=json.dumps(candidate),
                 chosen=None if chosen is None else candidate == chosen,
+                most=most_candidates(cell.grid),
                 **outcome(cell, run, tested=False),
             )
     if chosen is None:

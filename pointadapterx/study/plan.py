@@ -16,12 +16,10 @@ from pointadapterx.datasets.inputs import regime
 from pointadapterx.errors import ConfigError, DataError
 from pointadapterx.registry import did_you_mean
 from pointadapterx.study.comparability import Conditions, check_columns, draws_data, selection_words, test_words
+from pointadapterx.study.grids import Values, next_candidate, reach, starts
 from pointadapterx.study.identity import check_splits, outlines, run_name
 from pointadapterx.study.schema import Grid, Replicate, ReplicateConfig, StudyConfig, check_study
 from pointadapterx.tasks import TASKS
-
-Values = dict[str, Any]
-"""Dotted config keys to values."""
 
 
 class Run(NamedTuple):
@@ -65,10 +63,8 @@ class Cell:
 
     @property
     def candidates(self) -> list[Values]:
-        """Every combination of the grid's values."""
-        if not self.grid:
-            return []
-        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        """Every combination of the grid's values, with which an open one starts."""
+        return starts(self.grid)
 
     @property
     def tuning_replicates(self) -> Sequence[Replicate]:
@@ -117,12 +113,23 @@ class Plan:
         self._runs: dict[tuple[str, ...], Run] = {}
         self._check()
 
-    def tuning_runs(self, cell: Cell) -> list[tuple[Values, list[tuple[Replicate, Run]]]]:
-        """Each candidate of the cell's grid with its runs, one a tuning replicate."""
-        return [
-            (candidate, self._runs_of(cell, {**cell.tuning, **candidate}, cell.tuning_replicates))
-            for candidate in cell.candidates
-        ]
+    def tuning_runs(
+        self, cell: Cell, scores: Mapping[str, float] | None = None
+    ) -> list[tuple[Values, list[tuple[Replicate, Run]]]]:
+        """Each candidate of the cell's grid with its runs, one a tuning replicate.
+
+        Args:
+            cell: any cell.
+            scores: as in :meth:`chosen`; what they say decides how far an open grid goes.
+        """
+        found = [(candidate, self._tuning_runs(cell, candidate)) for candidate in cell.candidates]
+        while (means := _means(found, scores or {})) and (best := max(means)) != -math.inf:
+            tried = [candidate for candidate, _ in found]
+            candidate = next_candidate(cell.grid, tried, tried[means.index(best)])
+            if candidate is None:
+                break
+            found.append((candidate, self._tuning_runs(cell, candidate)))
+        return found
 
     def final_runs(self, cell: Cell, chosen: Values) -> list[tuple[Replicate, Run]]:
         """Each replicate of the cell and its run with the chosen values."""
@@ -141,11 +148,9 @@ class Plan:
         """
         if cell.tuned_by is None:
             return {}
-        candidates = self.tuning_runs(self.cells[cell.tuned_by])
-        if any(run.name not in scores for _, runs in candidates for _, run in runs):
-            return None
-        means = [fmean(scores[run.name] for _, run in runs) for _, runs in candidates]
-        best = max(means)
+        candidates = self.tuning_runs(self.cells[cell.tuned_by], scores)
+        means = _means(candidates, scores)
+        best = max(means, default=-math.inf)
         return None if best == -math.inf else candidates[means.index(best)][0]
 
     def due(self, scores: Mapping[str, float]) -> tuple[dict[str, Use], int]:
@@ -165,7 +170,7 @@ class Plan:
         for _, group in itertools.groupby(self.cells.values(), lambda cell: cell.key.table):
             cells = list(group)
             for cell in cells:
-                for candidate, runs in self.tuning_runs(cell):
+                for candidate, runs in self.tuning_runs(cell, scores):
                     for value, run in runs:
                         uses.setdefault(run.name, Use(run, cell, False, {**candidate, cell.replicate.key: value}))
             finals = []
@@ -182,6 +187,9 @@ class Plan:
                     if not (use.run.name in uses and uses[use.run.name].final):
                         uses[use.run.name] = use  # a run that tunes keeps its place
         return uses, undecided
+
+    def _tuning_runs(self, cell: Cell, candidate: Values) -> list[tuple[Replicate, Run]]:
+        return self._runs_of(cell, {**cell.tuning, **candidate}, cell.tuning_replicates)
 
     def _runs_of(self, cell: Cell, tuned: Values, replicates: Sequence[Replicate]) -> list[tuple[Replicate, Run]]:
         return [(value, self._run(cell, tuned, value)) for value in replicates]
@@ -204,7 +212,8 @@ class Plan:
         conditions = []
         for cell in self.cells.values():
             try:
-                for run in (run for _, runs in self.tuning_runs(cell) for _, run in runs):
+                candidates = [*cell.candidates, *reach(cell.grid)]
+                for run in (run for candidate in candidates for _, run in self._tuning_runs(cell, candidate)):
                     if run.config.eval.protocol != "validation":
                         raise ConfigError(
                             f"tuning needs a validation part, but eval.protocol={run.config.eval.protocol}; set it for "
@@ -217,6 +226,21 @@ class Plan:
                 place = f"table '{cell.key.table}', row '{cell.key.row}', column '{cell.key.column}'"
                 raise type(error)(f"{place}: {error}") from None
         check_columns(conditions)
+        for name, table in self.study.tables.items():
+            tasks = dict.fromkeys(found.task for found in conditions if found.table == name)
+            if table.pooled is not None and len(tasks) > 1:
+                raise ConfigError(
+                    f"table '{name}': columns of {' and '.join(tasks)} have no common score to pool; remove 'pooled'"
+                )
+
+
+def _means(
+    candidates: Sequence[tuple[Values, Sequence[tuple[Replicate, Run]]]], scores: Mapping[str, float]
+) -> list[float]:
+    """Mean validation score of each candidate; empty until all are known."""
+    if any(run.name not in scores for _, runs in candidates for _, run in runs):
+        return []
+    return [fmean(scores[run.name] for _, run in runs) for _, runs in candidates]
 
 
 def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:

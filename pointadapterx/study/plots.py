@@ -72,7 +72,8 @@ def draw_plots(tables: Sequence[Table], folder: Path) -> dict[str, list[str]]:
         for table in tables:
             rows = list(dict.fromkeys(summary.row for column in table.columns for summary in column.summaries))
             for cost in COSTS:
-                panels = [(column, drawn) for column in table.columns if (drawn := _drawn(column, cost))]
+                columns = [*table.columns, *([] if (mean := table.pooled_column) is None else [mean])]
+                panels = [(column, drawn) for column in columns if (drawn := _drawn(column, cost))]
                 if not panels:
                     continue
                 down, across = _grid(len(panels))

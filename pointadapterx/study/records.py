@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pointadapterx.errors import DataError, reason_of
 from pointadapterx.files import write_text
 from pointadapterx.registry import unknown_name
+from pointadapterx.study.grids import Values
 from pointadapterx.study.packing import (
     LARGEST_FIELD,
     pack_correctness,
@@ -26,9 +27,8 @@ from pointadapterx.study.packing import (
     unpack_records,
     unpack_scores,
 )
-from pointadapterx.study.plan import Values
 from pointadapterx.study.resampling import Records
-from pointadapterx.study.schema import Percentage
+from pointadapterx.study.schema import Percentage, PooledConfig
 from pointadapterx.tasks import TASKS
 from pointadapterx.tasks.exchange import Score
 from pointadapterx.text import guarded, unguarded
@@ -44,6 +44,9 @@ OF_TASK = ("task", "scores", "sample_scores")
 
 OF_RECORDS = ("sample_records",)
 """Columns of tasks whose scores are no mean over samples; left out of a CSV where no line needs them."""
+
+OF_TABLE = ("pooled", "most")
+"""Columns of studies with pooled columns or open grids; each is left out of a CSV where no line needs it."""
 
 OF_TEST_SET = (
     *("overall_accuracy", "mean_class_accuracy", "test_checksum", "test_objects", "groups", "correct"),
@@ -64,6 +67,9 @@ class Record(BaseModel):
     the accuracies, and in ``sample_scores``, if they have a score of each test object, those in file order as float32,
     packed into hexadecimal digits, instead of ``correct``; or in ``sample_records``, as of :func:`pack_records`, what
     of each test object adds up to the scores.
+
+    ``pooled`` is what the table says of the mean over its columns, as JSON, and ``most``, of a ``tune`` line, the
+    largest number of candidates that the row's open grid may come to.
 
     ``tested`` is false in a table that only tunes. ``tuned`` holds the tuned keys and values as JSON, ``tuned_by`` the
     cell they were taken from, if another. A ``tune`` line carries nothing of the test set. ``train_accuracy`` and the
@@ -121,6 +127,8 @@ class Record(BaseModel):
     scores: str | None = None
     sample_scores: str | None = None
     sample_records: str | None = None
+    pooled: str | None = None
+    most: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -136,6 +144,15 @@ class Record(BaseModel):
             content = None
         if not isinstance(content, dict):
             raise ValueError(f"{value!r} is not a JSON object")
+        return value
+
+    @field_validator("pooled")
+    @classmethod
+    def _pools(cls, value: str | None) -> str | None:
+        try:
+            _ = value is None or PooledConfig.model_validate_json(value)
+        except ValidationError as error:
+            raise ValueError(f"{value!r} is not what 'pooled' of a table says ({first_problem(error)})") from None
         return value
 
     @model_validator(mode="after")
@@ -240,6 +257,11 @@ class Record(BaseModel):
         return unpack_scores(self.sample_scores)
 
     @property
+    def pooling(self) -> PooledConfig | None:
+        """What its table says of the mean over columns."""
+        return None if self.pooled is None else PooledConfig.model_validate_json(self.pooled)
+
+    @property
     def tuned_values(self) -> Values:
         """Tuned config keys to values."""
         return json.loads(self.tuned)
@@ -295,6 +317,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     records, text = list(records), io.StringIO()
     unused = set[str]() if any(record.task for record in records) else set(OF_TASK)
     unused |= set() if any(record.sample_records for record in records) else set(OF_RECORDS)
+    unused |= {key for key in OF_TABLE if all(getattr(record, key) is None for record in records)}
     names = [name for name in Record.model_fields if name not in unused]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pointadapterx.datasets import DATASETS
+from pointadapterx.study.cells import NONE, difference_cell, interval_cell, number_cell, spread_cell, table_lines
 from pointadapterx.study.plan import format_values
+from pointadapterx.study.pooled_report import pooled_cells, pooled_section
 from pointadapterx.study.records import Record, task_scores
 from pointadapterx.study.schema import PublishedConfig
-from pointadapterx.study.statistics import RESAMPLES, Interval, Spread, spread
-from pointadapterx.study.summary import Column, Difference, Summary, Table, plain_name, published_means
+from pointadapterx.study.statistics import RESAMPLES
+from pointadapterx.study.summary import Column, Summary, Table, plain_name, published_means
+from pointadapterx.study.tuning_report import tuning_section
 from pointadapterx.text import markdown, printable
 
-NONE = "–"
 FIT = {
     "train_accuracy": "training OA",
     "best_val": "validation score",
@@ -37,32 +38,12 @@ def render_report(records: Sequence[Record], tables: Sequence[Table], plots: Map
         lines += ["", f"## {markdown(table.title)}", *_overview(table)]
         for column in table.columns:
             lines += ["", *_column(column)]
+        lines += pooled_section(table)
         for plot in plots.get(table.name, ()):
             lines += ["", f"![{plot}]({plot})"]
-        lines += _tuning(table)
+        lines += tuning_section(table)
     lines += _failures(records)
     return "\n".join(lines) + "\n"
-
-
-def edge_warnings(tables: Sequence[Table]) -> list[str]:
-    """One line for each chosen value that is the lowest or the highest of its grid: the best may lie beyond.
-
-    A grid of two values has nothing but edges and is passed over.
-    """
-    warnings = []
-    for table in tables:
-        for candidates in _by(table.tuning, "row", "column"):
-            chosen = next((record for record in candidates if record.chosen), None)
-            if chosen is None:
-                continue
-            for key, value in chosen.tuned_values.items():
-                tried = sorted({v for r in candidates if _is_number(v := r.tuned_values[key])})
-                if _is_number(value) and len(tried) > 2 and value in (tried[0], tried[-1]):
-                    warnings.append(
-                        f"{table.name} · {chosen.label} · {chosen.column}: {key}={value} is at the edge of its grid "
-                        f"({', '.join(map(str, tried))}); the best value may lie beyond it"
-                    )
-    return warnings
 
 
 def _legend(records: Sequence[Record]) -> str:
@@ -113,7 +94,7 @@ def _overview(table: Table) -> Iterator[str]:
         return
     header, rows = _overview_cells(table, markdown)
     yield ""
-    yield from _markdown(header, rows)
+    yield from table_lines(header, rows)
     groups, published = table.context.groups, table.context.published
     if groups:
         sizes = markdown(", ".join(f"{name} of {len(members)}" for name, members in groups.items()))
@@ -148,6 +129,7 @@ def _overview_cells(table: Table, shown: Callable[[str], str]) -> tuple[list[str
         ", ".join(scores) or "method",
         *(["trainable, M"] if context.given else []),
         *(shown(column.name) for column in table.columns),
+        *pooled_cells(table, None, shown),
         *([*map(shown, context.groups), "mean of groups"] if context.groups else []),
         *(["printed average"] if context.published is not None else []),
     ]
@@ -164,8 +146,9 @@ def _own_cells(table: Table, row: str, shown: Callable[[str], str]) -> list[str]
     return [
         shown(summaries[0].label),
         *([_millions(summaries)] if table.context.given else []),
-        *(_spread(summary.first_score) for summary in summaries),
-        *([] if means is None else map(_spread, (*means.groups, means.overall))),
+        *(spread_cell(summary.first_score) for summary in summaries),
+        *pooled_cells(table, row, shown),
+        *([] if means is None else map(spread_cell, (*means.groups, means.overall))),
     ]
 
 
@@ -174,10 +157,11 @@ def _published_cells(table: Table, published: PublishedConfig, label: str, shown
     means, overall = published_means(row, groups)
     return [
         f"{shown(label)}, published [{published.sources[row.source]}]",
-        _number(row.trainable, ".2f"),
-        *(_number(row.values.get(column.name), "") for column in table.columns),
-        *([_number(mean, ".2f") for mean in (*means, overall)] if groups else []),
-        _number(row.average, ""),
+        number_cell(row.trainable, ".2f"),
+        *(number_cell(row.values.get(column.name), "") for column in table.columns),
+        *(NONE for _ in pooled_cells(table, None, shown)),
+        *([number_cell(mean, ".2f") for mean in (*means, overall)] if groups else []),
+        number_cell(row.average, ""),
     ]
 
 
@@ -217,7 +201,7 @@ def _column(column: Column) -> Iterator[str]:
         *([f"Δ {first} to {baseline} [95 %]"] if baseline is not None else []),
         *("trainable", "without head", "% of full", "s/epoch", "peak MiB", "checkpoint kB", "tuned"),
     ]
-    yield from _markdown(header, [_row(s, column, baseline is not None) for s in column.summaries])
+    yield from table_lines(header, [_row(s, column, baseline is not None) for s in column.summaries])
     if missing := next((summary.missing for summary in column.summaries if summary.missing), ""):
         yield from ("", f"The scores have no interval: {missing}.")
     yield from _fit(column)
@@ -243,8 +227,10 @@ def _fit(column: Column) -> Iterator[str]:
         )
     yield from ("", " ".join(words), "")
     header = ["method", *shown.values()]
-    rows = [[markdown(summary.label), *(_number(getattr(summary, key), ".1f") for key in shown)] for summary in told]
-    yield from _markdown(header, rows)
+    rows = [
+        [markdown(summary.label), *(number_cell(getattr(summary, key), ".1f") for key in shown)] for summary in told
+    ]
+    yield from table_lines(header, rows)
 
 
 def _training_samples(column: Column) -> str:
@@ -255,22 +241,22 @@ def _training_samples(column: Column) -> str:
 
 
 def _row(summary: Summary, column: Column, compared: bool) -> list[str]:
-    difference = "baseline" if summary.row == column.baseline else _difference(summary.difference)
+    difference = "baseline" if summary.row == column.baseline else difference_cell(summary.difference)
     size = summary.checkpoint_bytes
     return [
         markdown(summary.label),
         str(summary.finished) if summary.finished == summary.planned else f"{summary.finished} of {summary.planned}",
         *(
-            f"{_spread(summary.scores.get(key))}{_interval(summary.intervals.get(key))}"
+            f"{spread_cell(summary.scores.get(key))}{interval_cell(summary.intervals.get(key))}"
             for key in task_scores(column.task)
         ),
         *([difference] if compared else []),
-        _number(summary.trainable, ",d"),
-        _number(summary.trainable_without_head, ",d"),
-        _number(summary.percent, ".2f"),
-        _number(summary.seconds_per_epoch, ".2f"),
-        _number(summary.peak_memory_mib, ".0f"),
-        _number(None if size is None else size / 1000, ",.0f"),
+        number_cell(summary.trainable, ",d"),
+        number_cell(summary.trainable_without_head, ",d"),
+        number_cell(summary.percent, ".2f"),
+        number_cell(summary.seconds_per_epoch, ".2f"),
+        number_cell(summary.peak_memory_mib, ".0f"),
+        number_cell(None if size is None else size / 1000, ",.0f"),
         _tuned(summary),
     ]
 
@@ -280,43 +266,6 @@ def _tuned(summary: Summary) -> str:
         return NONE
     source = "" if summary.tuned_by is None else f" (of {summary.tuned_by})"
     return markdown(f"{format_values(summary.tuned)}{source}")
-
-
-def _tuning(table: Table) -> Iterator[str]:
-    if not table.tuning:
-        return
-    yield from ("", "### Tuning", "")
-    replicates = ", ".join(dict.fromkeys(record.replicate for record in table.tuning))
-    yield (
-        "Every value tried, with the score on the validation part that chose it; the test set took no part. "
-        f"{table.tuning[0].replicate_key}={replicates}"
-        f"{'; scores are mean ± standard deviation' if ',' in replicates else ''}.{_other_protocol(table)}"
-    )
-    yield ""
-    unit = next(iter(table.tuning[0].task_scores.values())).unit
-    rows = []
-    for cell in _by(table.tuning, "row", "column"):
-        candidates = _by(cell, "tuned")
-        for runs in candidates:
-            first = runs[0]
-            mark = "chosen" if first.chosen and len(candidates) > 1 else ""
-            words = map(markdown, (first.label, first.column, format_values(first.tuned_values)))
-            rows.append([*words, _score(runs), mark])
-    yield from _markdown(["method", "column", "value", f"validation {unit}".rstrip(), ""], rows)
-    for warning in edge_warnings([table]):
-        yield from ("", f"**Note:** {markdown(warning)}.")
-
-
-def _other_protocol(table: Table) -> str:
-    """A sentence where what tuned selected in another way than what was tested."""
-
-    def found(records: Iterable[Record]) -> dict[str, None]:
-        done = (record for record in records if record.status == "finished" and record.protocol is not None)
-        return dict.fromkeys(f"{record.protocol} ({record.selection})" for record in done)
-
-    tuned, tested = found(table.tuning), found(record for column in table.columns for record in column.records)
-    other = [words for words in tuned if words not in tested] if tested else []
-    return f" Unlike the tested runs, these are of the protocol {'; '.join(other)}." if other else ""
 
 
 def _failures(records: Sequence[Record]) -> Iterator[str]:
@@ -332,57 +281,4 @@ def _failures(records: Sequence[Record]) -> Iterator[str]:
         [run or NONE, markdown(r.label), markdown(r.column), r.kind, r.status, markdown(r.error or NONE)]
         for run, r in failed.items()
     ]
-    yield from _markdown(["run", "method", "column", "kind", "status", "error"], rows)
-
-
-def _score(runs: Sequence[Record]) -> str:
-    """Validation score of a candidate's runs, or the reason for its absence."""
-    statuses = {record.status for record in runs}
-    if statuses == {"finished"}:
-        return _spread(spread([record.best_val or 0.0 for record in runs]))
-    return next(status for status in ("diverged", "failed", "missing") if status in statuses)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _by(records: Sequence[Record], *keys: str) -> list[list[Record]]:
-    """Records that share the values of ``keys``, in the order of the first of each."""
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(tuple(getattr(record, key) for key in keys), []).append(record)
-    return list(groups.values())
-
-
-def _markdown(header: Iterable[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    cells = list(header)
-    yield _line(cells)
-    yield _line(["---"] * len(cells))
-    for row in rows:
-        yield _line(row)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _spread(value: Spread | None) -> str:
-    if value is None:
-        return NONE
-    return f"{value.mean:.2f}" if value.std is None else f"{value.mean:.2f} ± {value.std:.2f}"
-
-
-def _interval(value: Interval | None, sign: str = "") -> str:
-    return "" if value is None else f" [{value.low:{sign}.2f}, {value.high:{sign}.2f}]"
-
-
-def _difference(value: Difference | None) -> str:
-    if value is None:
-        return NONE
-    p = "" if value.p is None else f", p = {value.p:.3f}" if value.p >= 0.001 else ", p < 0.001"
-    return f"{value.mean:+.2f}{_interval(value.interval, '+')}{p}"
-
-
-def _number(value: float | None, format_spec: str) -> str:
-    return NONE if value is None else format(value, format_spec)
+    yield from table_lines(["run", "method", "column", "kind", "status", "error"], rows)

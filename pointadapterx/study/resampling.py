@@ -96,9 +96,20 @@ def record_difference(
     return mean(of_ours) - mean(of_theirs), percentile_interval(np.concatenate(parts))
 
 
-def _resampled(methods: Sequence[Sequence[Records]], groups: np.ndarray | None) -> Iterator[list[_Values]]:
+def resampled_records(
+    methods: Sequence[Sequence[Records]], groups: np.ndarray | None, stream: int = 0
+) -> list[np.ndarray]:
+    """First scores of methods, as of :func:`~pointadapterx.study.statistics.resampled_scores`."""
+    first, *_ = methods[0][0].values
+    parts = [[of_method[first] for of_method in part] for part in _resampled(methods, groups, stream)]
+    return [np.concatenate(of_method) for of_method in zip(*parts, strict=True)]
+
+
+def _resampled(
+    methods: Sequence[Sequence[Records]], groups: np.ndarray | None, stream: int = 0
+) -> Iterator[list[_Values]]:
     """Scores of each method over resampled groups and as many resampled replicates, RESAMPLES in all, in parts."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(stream)
     rows = [[_by_group(run.rows, groups) for run in runs] for runs in methods]
     count = len(rows[0][0])
     size = max(1, min(CHUNK, AT_ONCE // count))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from pointadapterx.config import Document, read_document
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.registry import did_you_mean
-from pointadapterx.schema import Distinct, Many, Section
+from pointadapterx.schema import Distinct, Many
+from pointadapterx.study.comparability import draws_data
+from pointadapterx.study.grids import TAGS, Tried
+from pointadapterx.study.section import StudySection
 from pointadapterx.text import printable
 
 
@@ -26,7 +29,7 @@ ConfigKey = Annotated[str, AfterValidator(_dotted)]
 Overrides = Annotated[dict[ConfigKey, Any], BeforeValidator(lambda value: {} if value is None else value)]
 """Config keys to values, for example ``{train.lr: 1.0e-3}``; nothing after the colon means none."""
 
-Grid = dict[ConfigKey, Annotated[list[Any], Field(min_length=1), Distinct]]
+Grid = dict[ConfigKey, Tried]
 """Config keys to the values tried; several keys make the grid of all combinations."""
 
 FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
@@ -34,24 +37,11 @@ FileName = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 
 Percentage = Annotated[float, Field(ge=0, le=100)]
 
+PooledBy = Literal["columns", "groups", "objects"]
+"""What counts alike in a mean over columns."""
+
 Replicate = int | float | str
 Replicates = Annotated[list[Replicate], Field(min_length=1), Distinct]
-
-
-class StudySection(Section):
-    """A part of a study's YAML; nothing after its colon means every default."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return {} if values is None else values
-        known = list(cls.model_fields)
-        unknown = [str(key) for key in values if key not in known]
-        if unknown:
-            near = did_you_mean(unknown[0], known) if len(unknown) == 1 else "."
-            raise ValueError(f"unknown key {', '.join(map(repr, unknown))}{near} Known: {', '.join(known)}")
-        return values
 
 
 class ReplicateConfig(StudySection):
@@ -153,6 +143,17 @@ class TableContext(StudySection):
             yield "values", "are missing, and so are groups and average; give one of them"
 
 
+class PooledConfig(StudySection):
+    """The mean over a table's columns, with the interval of the difference to the baseline.
+
+    ``by`` says what counts alike: each column, as tasks do in VTAB's mean of tasks; each of the table's groups of
+    columns, as in VTAB's printed average; or each test object of all columns.
+    """
+
+    label: str
+    by: PooledBy = "columns"
+
+
 class TableConfig(TableContext):
     """Methods (rows) × regimes or data sets (columns); ``baseline`` is the row the others are compared with.
 
@@ -168,6 +169,12 @@ class TableConfig(TableContext):
     tune: Grid | None = None
     tuning: Overrides = Field(default={})
     test: bool = True
+    pooled: PooledConfig | None = None
+
+    @field_validator("pooled", mode="before")
+    @classmethod
+    def _label(cls, value: Any) -> Any:
+        return {"label": value} if isinstance(value, str) else value
 
     @field_validator("rows")
     @classmethod
@@ -266,7 +273,7 @@ def _with_published(document: Document) -> Document:
 
 def describe_problem(detail: Any) -> tuple[str, str]:
     """Key and message of one of pydantic's errors."""
-    key = ".".join(str(part) for part in detail["loc"] if part != "[key]")
+    key = ".".join(str(part) for part in detail["loc"] if part not in ("[key]", *TAGS))
     if detail["type"] == "value_error":
         return key, str(detail["ctx"]["error"])
     if detail["type"] == "missing":
@@ -302,9 +309,25 @@ def _context_problems(study: StudyConfig) -> Iterator[tuple[str, str]]:
     """Groups and published rows that do not fit their tables."""
     for name, table in study.tables.items():
         yield from ((f"tables.{name}.{key}", message) for key, message in table.problems(table.columns))
-        for key in ("groups", "published"):
+        for key in ("groups", "published", "pooled"):
             if not table.test and getattr(table, key):
                 yield f"tables.{name}.{key}", "has no results to compare with, as test is false; remove one of both"
+        yield from ((f"tables.{name}.pooled{key}", message) for key, message in _pooled_problems(study, table))
+
+
+def _pooled_problems(study: StudyConfig, table: TableConfig) -> Iterator[tuple[str, str]]:
+    """Key, below ``pooled``, and message of what cannot be pooled."""
+    if table.pooled is None:
+        return
+    if len(table.columns) < 2:
+        yield "", "has one column to take the mean of; add another, or remove 'pooled'"
+    if table.pooled.label in table.columns:
+        yield ".label", f"is the name of a column, '{table.pooled.label}'; choose another"
+    if table.pooled.by == "groups" and not table.groups:
+        yield ".by", "the table has no groups; add them, or choose columns or objects"
+    replicate = table.replicate or study.replicate
+    if draws_data(replicate.key):
+        yield "", f"replicates by {replicate.key} have test objects of their own, column by column; remove 'pooled'"
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

@@ -15,10 +15,11 @@ from pointadapterx.study.outcomes import collect
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.plots import draw_plots
 from pointadapterx.study.records import Record, read_known, read_records, write_records
-from pointadapterx.study.report import edge_warnings, render_overview, render_report
+from pointadapterx.study.report import render_overview, render_report
 from pointadapterx.study.runner import Outcome, Runner
 from pointadapterx.study.schema import TableContext
 from pointadapterx.study.summary import summarise
+from pointadapterx.study.tuning_report import edge_warnings
 
 log = logging.getLogger(__name__)
 

@@ -131,12 +131,24 @@ def score_interval(runs: Runs, *, groups: np.ndarray | None = None, same_objects
     """
     several = not same_objects and len(runs) > 1
     require_same_objects([runs], None if several else groups, paired=several)
-    rng = np.random.default_rng(0)
-    if not same_objects and len(runs) > 1:
+    if several:
         low, high = t_interval([mean_score(run) for run in runs])
         return Interval(max(0.0, low), min(100.0, high)) if runs[0].dtype == bool else Interval(low, high)
-    units = _units([runs], groups)
-    return percentile_interval(np.concatenate([_resampled_means(0, units, drawn, rng) for drawn in _draws(units, rng)]))
+    return percentile_interval(resampled_scores([runs], groups)[0])
+
+
+def resampled_scores(methods: Sequence[Runs], groups: np.ndarray | None, stream: int = 0) -> list[np.ndarray]:
+    """Mean scores of one or two methods over the same resampled objects and replicates of each, (RESAMPLES,) each.
+
+    Args:
+        methods: runs of each, all of the same objects.
+        groups: as in :func:`score_interval`.
+        stream: of random numbers; resamples of other streams are independent.
+    """
+    rng = np.random.default_rng(stream)
+    units = _units(methods, groups)
+    parts = [[_resampled_means(i, units, drawn, rng) for i in range(len(methods))] for drawn in _draws(units, rng)]
+    return [np.concatenate(of_method) for of_method in zip(*parts, strict=True)]
 
 
 def difference_interval(
@@ -161,12 +173,8 @@ def difference_interval(
         differences = [_scale(a) * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
         return t_interval(differences)
     require_same_objects([ours, theirs], groups)
-    rng = np.random.default_rng(0)
-    units = _units([ours, theirs], groups)
-    parts = [
-        _resampled_means(0, units, drawn, rng) - _resampled_means(1, units, drawn, rng) for drawn in _draws(units, rng)
-    ]
-    return percentile_interval(np.concatenate(parts))
+    of_ours, of_theirs = resampled_scores([ours, theirs], groups)
+    return percentile_interval(of_ours - of_theirs)
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:

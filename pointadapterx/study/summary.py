@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
-from typing import TypeVar
 
 import numpy as np
 
 from pointadapterx.study.comparability import Conditions, check_columns, draws_data
+from pointadapterx.study.comparing import Difference, difference_of, intervals_of, missing_words
+from pointadapterx.study.pooling import MEANS, Pooled, pool
 from pointadapterx.study.records import UNNAMED, Record, task_scores
-from pointadapterx.study.resampling import Records, record_difference, record_intervals
 from pointadapterx.study.schema import PublishedRow, TableContext
-from pointadapterx.study.statistics import (
-    Interval,
-    Spread,
-    count_units,
-    difference_interval,
-    mcnemar,
-    mean_difference,
-    score_interval,
-    spread,
-)
+from pointadapterx.study.statistics import Interval, Spread, spread
 from pointadapterx.tasks.exchange import Score
-from pointadapterx.tasks.presentation import too_few
-
-Outcomes = TypeVar("Outcomes", np.ndarray, Records)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first score minus the baseline's on the same test objects.
-
-    ``p`` is that of McNemar's test, where there is one run of each, and objects are right or wrong and independent.
-    """
-
-    mean: float
-    interval: Interval | None
-    p: float | None
 
 
 @dataclass(frozen=True)
@@ -128,7 +104,8 @@ class GroupMeans:
 class Table:
     """A table of a study with its tuning runs.
 
-    ``means`` are those of the rows whose columns are all finished, by row, where the context groups the columns.
+    ``means`` are those of the rows whose columns are all finished, by row, where the context groups the columns;
+    ``pooled`` are means over columns with intervals, where the study asks for them.
     """
 
     name: str
@@ -137,6 +114,35 @@ class Table:
     tuning: list[Record]
     context: TableContext
     means: dict[str, GroupMeans]
+    pooled: Pooled | None = None
+
+    @property
+    def pooled_column(self) -> Column | None:
+        """The mean over columns that decides as if it were a column: costs and parameters are means, too."""
+        if self.pooled is None:
+            return None
+        decides, own = self.pooled.by[0], {row.row: row.estimates[self.pooled.by[0]] for row in self.pooled.rows}
+        first, summaries = self.columns[0], []
+        for row, estimate in own.items():
+            parts = [summary for column in self.columns for summary in column.summaries if summary.row == row]
+            key = next(iter(parts[0].scores))
+            trainable, without_head = (_average(parts, name) for name in ("trainable", "trainable_without_head"))
+            summaries.append(
+                replace(
+                    parts[0],
+                    scores={key: estimate.score},
+                    intervals={} if estimate.interval is None else {key: estimate.interval},
+                    difference=estimate.difference,
+                    trainable=None if trainable is None else round(trainable),
+                    trainable_without_head=None if without_head is None else round(without_head),
+                    seconds_per_epoch=_average(parts, "seconds_per_epoch"),
+                    seconds=_average(parts, "seconds"),
+                    peak_memory_mib=_average(parts, "peak_memory_mib"),
+                )
+            )
+        name = f"{self.pooled.label}, {MEANS[decides]}"
+        records = [record for column in self.columns for record in column.records]
+        return Column(name, first.baseline, first.replicate_key, records, summaries)
 
 
 def summarise(records: Sequence[Record], contexts: Mapping[str, TableContext] | None = None) -> list[Table]:
@@ -162,7 +168,8 @@ def summarise(records: Sequence[Record], contexts: Mapping[str, TableContext] | 
             row: of_row for row in dict.fromkeys(r.row for r in tested) if (of_row := _means(tested, row, context))
         }
         tuning = [record for record in here if record.kind == "tune"]
-        tables.append(Table(name, here[0].table_title, columns, tuning, context, means))
+        pooled = pool(tested, context.groups)
+        tables.append(Table(name, here[0].table_title, columns, tuning, context, means, pooled))
     return tables
 
 
@@ -181,6 +188,11 @@ def published_means(row: PublishedRow, groups: Mapping[str, Sequence[str]]) -> t
     ]
     known = [value for value in means if value is not None]
     return means, mean(known) if known and len(known) == len(means) else None
+
+
+def _average(parts: Sequence[Summary], key: str) -> float | None:
+    known = [value for part in parts if (value := getattr(part, key)) is not None]
+    return mean(known) if known else None
 
 
 def _means(tested: Sequence[Record], row: str, context: TableContext) -> GroupMeans | None:
@@ -223,11 +235,6 @@ def _size_words(record: Record) -> str:
     return f"{record.test_objects}" + ("" if groups is None else f" in {len(np.unique(groups))} groups")
 
 
-def _groups(records: list[Record]) -> np.ndarray | None:
-    """Of records with the same test objects, some of which may be of a version that did not write them."""
-    return next((groups for record in records if (groups := record.object_groups) is not None), None)
-
-
 def _column(records: list[Record]) -> Column:
     first = records[0]
     rows = {row: [r for r in records if r.row == row] for row in dict.fromkeys(r.row for r in records)}
@@ -244,16 +251,16 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
         known = [value for record in done if (value := getattr(record, key)) is not None]
         return mean(known) if known else None
 
-    missing = _missing(done)
+    missing = missing_words(done)
     return Summary(
         row=first.row,
         label=first.label,
         planned=len(planned),
         finished=len(done),
         scores=_scores(done),
-        intervals={} if missing else _intervals(done),
+        intervals={} if missing else intervals_of(done),
         missing=missing,
-        difference=_difference(done, baseline),
+        difference=difference_of(done, baseline),
         tuned=first.tuned_values,
         tuned_by=first.tuned_by,
         trainable=done[0].trainable if done else None,
@@ -274,55 +281,3 @@ def _summary(planned: list[Record], baseline: list[Record]) -> Summary:
 def _scores(done: list[Record]) -> dict[str, Spread]:
     values = [record.score_values for record in done]
     return {key: spread([of_run[key] for of_run in values]) for key in (done[0].task_scores if done else ())}
-
-
-def _of_all(done: list[Record], kind: type[Outcomes]) -> list[Outcomes] | None:
-    """The outcomes of each run's test objects; None unless all have them, and in this form."""
-    found = [outcomes for record in done if isinstance(outcomes := record.outcomes, kind)]
-    return found if found and len(found) == len(done) else None
-
-
-def _missing(done: list[Record]) -> str:
-    """Why scores have no intervals, where these would be over too few test objects."""
-    arrays, records = _of_all(done, np.ndarray), _of_all(done, Records)
-    found = [*(arrays or ()), *(records or ())]
-    if not found or (len(done) > 1 and draws_data(done[0].replicate_key)):  # intervals are over folds then
-        return ""
-    return too_few(count_units(len(found[0]), _groups(done)))
-
-
-def _intervals(done: list[Record]) -> dict[str, Interval]:
-    arrays, records = _of_all(done, np.ndarray), _of_all(done, Records)
-    if arrays is None and records is None:
-        return {}
-    groups, crossed = _groups(done), not draws_data(done[0].replicate_key)
-    if records is not None:
-        return record_intervals(records, groups=groups, same_objects=crossed)
-    assert arrays is not None
-    return {next(iter(done[0].task_scores)): score_interval(arrays, groups=groups, same_objects=crossed)}
-
-
-def _difference(done: list[Record], baseline: list[Record]) -> Difference | None:
-    if not done or not baseline:
-        return None
-    crossed = not draws_data(done[0].replicate_key)
-    if not crossed:  # folds have objects of their own, so only common ones can be compared
-        common = {record.replicate for record in done} & {record.replicate for record in baseline}
-        done = sorted((r for r in done if r.replicate in common), key=lambda r: r.replicate)
-        baseline = sorted((r for r in baseline if r.replicate in common), key=lambda r: r.replicate)
-        if not common:
-            return None
-    groups = _groups([*done, *baseline])
-    our_records, their_records = _of_all(done, Records), _of_all(baseline, Records)
-    if our_records is not None and their_records is not None:
-        value, interval = record_difference(our_records, their_records, groups=groups, same_objects=crossed)
-        return Difference(value, None if _missing(done) else interval, p=None)
-    ours, theirs = _of_all(done, np.ndarray), _of_all(baseline, np.ndarray)
-    if ours is None or theirs is None:
-        return None
-    tested = groups is None and len(ours) == len(theirs) == 1 and ours[0].dtype == bool
-    return Difference(
-        mean=mean_difference(ours, theirs),
-        interval=None if _missing(done) else difference_interval(ours, theirs, groups=groups, same_objects=crossed),
-        p=mcnemar(ours[0], theirs[0]) if tested else None,
-    )

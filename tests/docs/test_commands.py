@@ -163,6 +163,8 @@ NOT_EXECUTED: dict[str, str] = {
     "python tools/compare.py --config cfgs/study/vtab.yaml data.root=data/vtab-1k "
     "backbone.weights=weights/ViT-B_16.npz": ("needs VTAB-1K and ViT-B/16, and days; see tests/study/test_vtab.py"),
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml data.root=pretrain.h5": LONG,
+    "pointadapterx probe runs/.../weights.safetensors point_mae_tiny --data ldraw20 --data home=FOLDER "
+    "--output probes.md": "see tests/study/test_probes.py",
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml --probe "
     "backbone.weights=runs/.../weights.safetensors": "the same with point_mae_tiny is executed",
     "python tools/main.py --config cfgs/pretrain/vit_tiny.yaml --output runs/vit_tiny": LONG,

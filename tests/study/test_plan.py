@@ -14,9 +14,10 @@ import pytest
 from pointadapterx.config import read_config, read_document
 from pointadapterx.errors import ConfigError
 from pointadapterx.sections import TrainConfig
+from pointadapterx.study.grids import OpenValues, most_candidates, next_candidate, reach, starts
 from pointadapterx.study.identity import run_name
 from pointadapterx.study.plan import CellKey, Plan, read_plan
-from pointadapterx.study.schema import check_study
+from pointadapterx.study.schema import Grid, check_study
 from tests.conftest import ROOT, small_config
 from tests.study.conftest import LINEAR
 from tests.synthetic import write_ldraw20
@@ -98,6 +99,48 @@ def test_several_keys_make_a_grid(make_study: MakeStudy) -> None:
     plan = read_plan(make_study(tables=table({"x": {"tune": {"train.lr": [1e-3, 2e-3], "method.rank": [2, 4]}}})))
     assert len(cell(plan, "x").candidates) == 4
     assert cell(plan, "x").candidates[1] == {"train.lr": 1e-3, "method.rank": 4}
+
+
+def tune_all(plan: Plan, score: Callable[[Any], float]) -> tuple[list[dict[str, Any]], Any]:
+    """What row x tries where each run has the score of its config, and what is chosen."""
+    scores: dict[str, float] = {}
+    while new := [use for name, use in plan.due(scores)[0].items() if name not in scores]:
+        assert all(plan.chosen(use.cell, scores) is None for use in new if not use.final)
+        scores |= {use.run.name: score(use.run.config) for use in new}
+    return [candidate for candidate, _ in plan.tuning_runs(cell(plan, "x"), scores)], plan.chosen(
+        cell(plan, "x"), scores
+    )
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (1.5e-3, [1e-3, 2e-3, 4e-3]),  # within
+        (8e-3, [1e-3, 2e-3, 4e-3, 8e-3, 0.016]),
+        (3e-4, [1e-3, 2e-3, 4e-3, 5e-4, 2.5e-4, 1.25e-4]),
+        (1.0, [1e-3, 2e-3, 4e-3, 8e-3, 0.016, 0.032]),  # as many as may be
+    ],
+)
+def test_an_open_grid_goes_on_where_the_best_value_is_its_edge(
+    make_study: MakeStudy, best: float, tried: list[float]
+) -> None:
+    rows = {"x": {"tune": {"train.lr": {"start": [1e-3, 2e-3, 4e-3], "most": 6}}}}
+    plan = read_plan(make_study(tables=table(rows), replicate={"values": [0]}))
+    found, chosen = tune_all(plan, lambda config: -abs(math.log(config.train.lr / best)))
+    assert [candidate["train.lr"] for candidate in found] == tried
+    assert chosen == {"train.lr": min(tried, key=lambda lr: abs(math.log(lr / best)))}
+    assert tune_all(plan, lambda config: -math.inf) == (cell(plan, "x").candidates, None)  # all of them diverged
+
+
+def test_of_several_keys_the_best_candidate_goes_on_along_the_open_one() -> None:
+    grid: Grid = {"a.rank": OpenValues(start=[2, 4], most=4), "a.scale": [0.1, 1.0]}
+    tried = starts(grid)
+    assert most_candidates(grid) == 4 + 2
+    tried.append(next_candidate(grid, tried, tried[3]))
+    assert tried[-1] == {"a.rank": 8, "a.scale": 1.0}
+    assert next_candidate(grid, tried, tried[2]) is None  # rank 4 is within now
+    assert next_candidate(grid, tried, tried[0]) == {"a.rank": 1, "a.scale": 0.1}
+    assert [candidate["a.rank"] for candidate in reach(grid)] == [8, 16, 1]  # half of a rank is none
 
 
 def test_a_row_that_is_like_another_takes_its_overrides_and_tuned_values(make_study: MakeStudy) -> None:
@@ -212,6 +255,19 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
         ({"replicate": {"values": [0, 1, 0]}}, "replicate.values: 0 is listed twice"),
         ({"tables": table({"x": {"replicates": [2, 2]}})}, "rows.x.replicates: 2 is listed twice"),
         ({"tables": table({"x": {"tune": {"train.lr": [1e-3, 1e-3]}}})}, "tune.train.lr: 0.001 is listed twice"),
+        (
+            {"tables": table({"x": {"tune": {"train.lr": {"start": [2e-3, 1e-3], "most": 4}}}})},
+            r"tune.train.lr.start: \[0.002, 0.001\] are not ascending numbers above 0",
+        ),
+        (
+            {"tables": table({"x": {"tune": {"train.lr": {"start": [1e-3, 2e-3], "most": 1}}}})},
+            "tune.train.lr: most: 1 is less than the 2 values of start",
+        ),
+        ({"tables": table({"x": {"tune": {"train.lr": {"start": [1e-3], "most": 4}}}})}, "at least 2 items"),
+        (
+            {"tables": table({"x": {"tune": {"method.dropout": {"start": [0.4, 0.8], "most": 3}}}})},
+            "table 'main', row 'x', column 'rotation': .*\n.*method.dropout",  # 1.6 would come next
+        ),
         ({"overrides": {"train": 5}}, "overrides.train: 'train' is not a config key with a dot"),
         ({"tune": {"lr": [1]}}, "tune.lr: 'lr' is not a config key with a dot"),
         ({"overrides": {"eval.val_fraction": 0.01}}, r"table 'main', row 'linear', column 'rotation': .*fraction=0.01"),

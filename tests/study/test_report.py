@@ -15,8 +15,9 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.study.packing import pack_correctness
 from pointadapterx.study.plots import COSTS, GAP, _draw, spread_apart
 from pointadapterx.study.records import Record, write_records
-from pointadapterx.study.report import edge_warnings, render_overview, render_report
+from pointadapterx.study.report import render_overview, render_report
 from pointadapterx.study.summary import summarise
+from pointadapterx.study.tuning_report import edge_warnings
 from tests.study.conftest import make_record
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from pointadapterx.commands.main import main
 from pointadapterx.study import runner
-from pointadapterx.study.outcomes import OUTPUT
+from pointadapterx.study.outcomes import OUTPUT, collect
 from pointadapterx.study.plan import Plan, Run, read_plan
 from pointadapterx.study.runner import Runner, training_command
 from tests.conftest import ROOT
@@ -66,6 +66,27 @@ def test_the_winner_of_the_grid_is_trained_with_every_seed(plan: Plan) -> None:
     Runner(plan, fake).run()
     settings = [run.config.train for run in map(_run_of(plan), starts(plan)) if run.config.train.seed == 1]
     assert sum(train.lr == 0.004 for train in settings) == 1
+
+
+def test_an_open_grid_goes_on_and_continues_where_it_was(make_study: MakeStudy) -> None:
+    rows = {"x": {"tune": {"train.lr": {"start": [1e-3, 2e-3], "most": 4}}}}
+    tables = {"main": {"columns": {"rotation": None}, "rows": rows}}
+    plan = read_plan(make_study(tables=tables, replicate={"values": [0]}))
+
+    def failing(run: Run, folder: Path) -> list[str]:
+        return ["-c", "raise SystemExit(1)"] if run.config.train.lr == 4e-3 else fake(run, folder)
+
+    assert len(Runner(plan, failing).run().failures) == 1
+    assert len(starts(plan)) == 2
+    outcome = Runner(plan, fake).run()  # better with each value, until it has tried as many as it may
+    assert list(starts(plan).values()) == [1] * 4
+    (cell,) = plan.cells.values()
+    ((_, best),) = plan.final_runs(cell, {"train.lr": 8e-3})
+    write_result(Path(plan.study.runs), best, val=8.0)  # with its predictions
+    records = collect(plan, Path(plan.study.runs), outcome.scores, {})
+    tried = [(record.tuned_values["train.lr"], record.chosen, record.most) for record in records]
+    assert tried[:-1] == [(1e-3, False, 4), (2e-3, False, 4), (4e-3, False, 4), (8e-3, True, 4)]
+    assert (records[-1].kind, records[-1].tuned_values) == ("final", {"train.lr": 8e-3})
 
 
 def _run_of(plan: Plan) -> Callable[[str], Run]:
