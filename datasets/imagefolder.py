@@ -54,8 +54,15 @@ class ImageFolder(Images):
             unread = [path for path in files if path.suffix.lower() not in SUFFIXES]
             if unread:
                 raise DataError(f"{base}: {unread[0].name} is no image ({', '.join(SUFFIXES)}); remove its line")
-            story = {"names": listing.names, "groups": listing.groups, "source": [base]}
-            super().__init__(files, listing.labels, listing.classes, split, **story)
+            super().__init__(
+                files,
+                listing.labels,
+                listing.classes,
+                split,
+                names=listing.names,
+                groups=listing.groups,
+                source=[base],
+            )
             return
         classes, folder = class_folders(base, split), base / split
         found = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
