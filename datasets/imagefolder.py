@@ -1,4 +1,4 @@
-"""One's own pictures: a folder for each split, in it a folder for each class."""
+"""One's own pictures: a folder for each split, in it a folder for each class; or a table of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from pointadapterx.datasets.base import DATASETS, check_split
 from pointadapterx.datasets.files import walk_files
 from pointadapterx.datasets.images import SUFFIXES, Images
-from pointadapterx.datasets.listings import class_folders
+from pointadapterx.datasets.listings import TABLE_SUFFIX, class_folders, count_table_classes, list_table
 from pointadapterx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,13 @@ class ImageFolder(Images):
     Classes are the folders of the training split in sorted order. Images may have any size; they are decoded when they
     are needed. ``names`` are the paths below the split's folder.
 
+    Or a CSV file with the columns ``file``, ``label``, ``split`` and perhaps ``group``, as :class:`Folder
+    <pointadapterx.datasets.folder.Folder>` has it: pictures of a group stay on one side of a validation split. Then
+    ``names`` are the paths in the table.
+
     Args:
         split: ``"train"`` or ``"test"``.
-        root: folder with ``train`` and ``test``.
+        root: folder with ``train`` and ``test``, or the table.
         variant: not supported here; a name is an error.
 
     Raises:
@@ -35,26 +39,43 @@ class ImageFolder(Images):
 
     @classmethod
     def classes_in(cls, root: str | Path | None) -> int:
-        """Number of class folders in the training part."""
-        return len(class_folders(_required(root), "train"))
+        """Number of class folders in the training part, or of classes in its lines of the table."""
+        base = _required(root)
+        return count_table_classes(base) if _is_table(base) else len(class_folders(base, "train"))
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
         check_split(split)
         if variant is not None:
             raise ConfigError(f"data.variant '{variant}': imagefolder has no variants; remove data.variant")
         base = _required(root)
+        if _is_table(base):
+            listing = list_table(base, split)
+            files = [listing.root / name for name in listing.names]
+            unread = [path for path in files if path.suffix.lower() not in SUFFIXES]
+            if unread:
+                raise DataError(f"{base}: {unread[0].name} is no image ({', '.join(SUFFIXES)}); remove its line")
+            super().__init__(
+                files,
+                listing.labels,
+                listing.classes,
+                split,
+                names=listing.names,
+                groups=listing.groups,
+                source=[base],
+            )
+            return
         classes, folder = class_folders(base, split), base / split
-        files = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
-        empty = sorted(set(classes) - {classes[label] for _, label in files})
-        if not files or (split == "train" and empty):
+        found = [(path, label) for label, name in enumerate(classes) for path in _images(folder / name)]
+        empty = sorted(set(classes) - {classes[label] for _, label in found})
+        if not found or (split == "train" and empty):
             where = ", ".join(empty[:5]) or "it"
             raise DataError(f"{folder}: no images ({', '.join(SUFFIXES)}) in {where}")
         super().__init__(
-            [path for path, _ in files],
-            torch.tensor([label for _, label in files]),
+            [path for path, _ in found],
+            torch.tensor([label for _, label in found]),
             classes,
             split,
-            names=[path.relative_to(folder).as_posix() for path, _ in files],
+            names=[path.relative_to(folder).as_posix() for path, _ in found],
             source=[folder],
         )
 
@@ -63,6 +84,10 @@ def _required(root: str | Path | None) -> Path:
     if root is None:
         raise ConfigError("data.root is required for data.name=imagefolder: a folder with train/ and test/ in it")
     return Path(root)
+
+
+def _is_table(root: Path) -> bool:
+    return root.suffix.lower() == TABLE_SUFFIX and not root.is_dir()
 
 
 def _images(folder: Path) -> list[Path]:

