@@ -53,7 +53,7 @@ RECIPES = {
         "CC BY 3.0, CC BY 3.0 US and CC0 1.0, as the entry 'licence' says for each cloud",
         f"{SAMPLED}; points ordered along a Hilbert curve (order carries no meaning); {ROUNDED}",
         "home",
-        {},
+        {"train": "f550db22187a058171c860d44b1d9125", "test": "2437bfc28c8a3062692d6bfaaf30d99d"},
     ),
     "ldraw20": Recipe(
         "CAD parts of toys, 20 classes, 1662 / 531 clouds, and 4537 without labels to pre-train on",
@@ -75,7 +75,7 @@ RECIPES = {
         "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
         f"{SAMPLED}, points labelled by the primitives that surfaces are modelled with; {ROUNDED}",
         "ldraw_parts",
-        {},
+        {"train": "7595c12080e1e9051d5983f97862f9b5", "test": "febf9e909e7474f68f49a060d69810f8"},
     ),
     "electronics": Recipe(
         "packages of electronic parts, 36 classes, 2451 / 916 clouds",
