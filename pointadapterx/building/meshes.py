@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def read_obj(content: bytes) -> np.ndarray:
         elif line.startswith("f "):
             numbers = [int(word.split("/")[0]) for word in line.split()[1:] if word != "\\"]
             corners = [number - 1 if number > 0 else len(vertices) + number for number in numbers]
-            faces += [(corners[0], *pair) for pair in zip(corners[1:], corners[2:], strict=False)]
+            faces += [(corners[0], *pair) for pair in pairwise(corners[1:])]
     return _chosen(np.array(vertices).reshape(-1, 3), np.array(faces, int).reshape(-1, 3))
 
 
@@ -51,7 +52,7 @@ def _polygons(corners: np.ndarray) -> np.ndarray:
         if corner >= 0:
             face.append(corner)
         else:
-            triangles += [(face[0], *pair) for pair in zip(face[1:], face[2:], strict=False)]
+            triangles += [(face[0], *pair) for pair in pairwise(face[1:])]
             face = []
     return np.array(triangles, int).reshape(-1, 3)
 

@@ -71,7 +71,7 @@ LDRAW = Package(
     47150140,
     "da276e526ea7eea3ec8776712286c21d65465c6a320e1c1256e5e0e81a37e4bf",
     "8b24522d27e4f1396690ddd26a3ba84e5f4f3899",
-    (f"LDraw.org Parts Library, (c) 2012-2025 the LDraw.org contributors, https://www.ldraw.org/: CC BY 4.0, {CC_BY_4}",),
+    (f"LDraw.org Parts Library, (c) 2012-2025 the LDraw.org contributors, www.ldraw.org: CC BY 4.0, {CC_BY_4}",),
 )
 FURNITURE = Package(
     "sweethome3d-furniture",

@@ -19,7 +19,6 @@ from pointadapterx.commands.options import UsageError
 from pointadapterx.registry import unknown_name
 from pointadapterx.text import printable
 
-MIRROR = "https://deb.debian.org/debian"
 EXAMPLES = """\
   %(prog)s build home data/home                                  download and build
   %(prog)s build electronics data/electronics --packages debs/   from packages on the disk, without network
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the package's .deb file, or a folder that holds it: nothing is downloaded",
     )
-    parser.add_argument("--mirror", default=MIRROR, metavar="URL", help="Debian mirror (default: %(default)s)")
+    parser.add_argument("--mirror", metavar="URL", help="address of a Debian mirror (default: Debian's own)")
     parser.add_argument(
         "--downloads",
         type=Path,
@@ -53,19 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Builds the set."""
     from pointadapterx.building.build import build
+    from pointadapterx.building.packages import MIRROR
     from pointadapterx.building.recipes import RECIPES
     from pointadapterx.building.writing import ATTRIBUTION
 
     if options.name not in RECIPES:
         raise UsageError(unknown_name(options.name, RECIPES))
-    if not options.mirror.startswith(("https://", "http://")):
-        raise UsageError(f"--mirror {options.mirror}: is no address that begins with https:// or http://")
+    mirror = options.mirror or MIRROR
+    if not mirror.startswith(("https://", "http://")):
+        raise UsageError(f"--mirror {mirror}: is no address that begins with https:// or http://")
     built = build(
         options.name,
         options.folder,
         packages=options.packages,
         downloads=options.downloads,
-        mirror=options.mirror,
+        mirror=mirror,
         say=_say,
     )
     recipe, package = built.recipe, built.recipe.package

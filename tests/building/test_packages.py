@@ -1,4 +1,4 @@
-"""Packages are found on the disk, or downloaded, continued and checked; a server on this machine stands in for a mirror."""
+"""Packages are found on the disk, or downloaded, continued and checked; the mirror is a server on this machine."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_download_that_was_interrupted_goes_on(tmp_path: Path, package: Packag
 
 def test_a_wrong_file_is_not_kept(tmp_path: Path, package: Package, mirror: Mirror) -> None:
     mirror.content = CONTENT[:-1] + b"?"
-    with pytest.raises(DataError, match="has another sha256 than sweethome3d-furniture 1.8-1"):
+    with pytest.raises(DataError, match=r"has another sha256 than sweethome3d-furniture 1\.8-1"):
         find_package(package, [], tmp_path, mirror.address, print)
     assert list(tmp_path.iterdir()) == []
 
