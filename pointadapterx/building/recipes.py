@@ -64,7 +64,11 @@ RECIPES = {
         "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
         f"{SAMPLED}; coordinates rounded to float16",
         "ldraw20",
-        {},
+        {
+            "train": "6544942783c19c01e63584dac2211769",
+            "test": "3147fb2f1707234ca3f7b41e03e37a8f",
+            "pretrain": "64460c2a2295b911abb87b85e6fd1491",
+        },
     ),
     "ldraw_parts": Recipe(
         "CAD parts with a label for each point, 16 categories and 72 parts, 1629 / 488 clouds",
@@ -86,6 +90,6 @@ RECIPES = {
         "CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/",
         f"{SAMPLED}; {ROUNDED}",
         "h5",
-        {},
+        {"train": "0640c22b15ca75f0a29a9f9df2feef18", "test": "ed69421f1e57dbf4a65ef7616c0f885a"},
     ),
 }

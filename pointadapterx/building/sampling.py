@@ -39,9 +39,9 @@ def sample(triangles: np.ndarray, model: str, count: int = POINTS) -> tuple[np.n
 
 
 def to_unit_sphere(points: np.ndarray) -> np.ndarray:
-    """Points ``(n, 3)`` centred at their mean, the farthest at radius 1, float32."""
+    """Points ``(n, 3)`` centred at their mean, the farthest at radius 1, float64."""
     centred = points - points.mean(0)
-    return (centred / np.linalg.norm(centred, axis=1).max()).astype(np.float32)
+    return centred / np.linalg.norm(centred, axis=1).max()
 
 
 def hilbert_order(points: np.ndarray, bits: int = CURVE_BITS) -> np.ndarray:

@@ -125,7 +125,7 @@ def _finite(triangles: np.ndarray) -> np.ndarray:
 
 
 def _on_grid(points: np.ndarray) -> np.ndarray:
-    return np.round(to_unit_sphere(points) * GRID)
+    return np.round(to_unit_sphere(points).astype(np.float32) * GRID)
 
 
 @contextmanager
