@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import shutil
@@ -184,7 +183,7 @@ def _transfer(address: str, part: Path, size: int) -> None:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT) as answer:
             _save(answer, part, append=answer.status == http.client.PARTIAL_CONTENT, size=size)
     except urllib.error.HTTPError as error:
-        gone = " (the mirror has this version no longer)" if error.code == http.client.NOT_FOUND else ""
+        gone = " (it has this version no longer)" if error.code == http.client.NOT_FOUND else ""
         raise _Unavailable(f"answers {error.code} {error.reason}{gone}") from None
     except urllib.error.URLError as error:
         raise _Unavailable(f"cannot be reached ({error.reason})") from None
@@ -195,19 +194,26 @@ def _transfer(address: str, part: Path, size: int) -> None:
 
 
 def _save(answer: http.client.HTTPResponse, part: Path, append: bool, size: int) -> None:
+    """Writes what comes, as far as it comes.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
     try:
         with part.open("ab" if append else "wb") as file:
-            while (block := answer.read(BLOCK)) and file.tell() <= size:
+            while file.tell() <= size and (block := _next_block(answer)):
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-    except (ConnectionError, TimeoutError):
-        raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            if part.stat().st_size == 0:
-                part.unlink()
         raise DataError(f"{part}: {reason_of(error)}; free space, or choose another folder with --downloads") from None
+
+
+def _next_block(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read(BLOCK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Unavailable(f"the connection failed ({reason_of(error)}); run the command again to go on") from None
 
 
 def _other(package: Package, file: Path) -> str:

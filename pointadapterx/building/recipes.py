@@ -53,7 +53,7 @@ RECIPES = {
         "CC BY 3.0, CC BY 3.0 US and CC0 1.0, as the entry 'licence' says for each cloud",
         f"{SAMPLED}; points ordered along a Hilbert curve (order carries no meaning); {ROUNDED}",
         "home",
-        {"train": "f550db22187a058171c860d44b1d9125", "test": "2437bfc28c8a3062692d6bfaaf30d99d"},
+        {"train": "c08547940abb86fe73ac4a1f92f62ac5", "test": "aa1b39595a197c363c5f5cf676de1970"},
     ),
     "ldraw20": Recipe(
         "CAD parts of toys, 20 classes, 1662 / 531 clouds, and 4537 without labels to pre-train on",
@@ -65,9 +65,9 @@ RECIPES = {
         f"{SAMPLED}; coordinates rounded to float16",
         "ldraw20",
         {
-            "train": "6544942783c19c01e63584dac2211769",
+            "train": "d306fb7b905941954305f54738e8d412",
             "test": "3147fb2f1707234ca3f7b41e03e37a8f",
-            "pretrain": "64460c2a2295b911abb87b85e6fd1491",
+            "pretrain": "5045cd8b4bd0490bc6a87e17c3853ae4",
         },
     ),
     "ldraw_parts": Recipe(
@@ -79,7 +79,7 @@ RECIPES = {
         "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
         f"{SAMPLED}, points labelled by the primitives that surfaces are modelled with; {ROUNDED}",
         "ldraw_parts",
-        {"train": "7595c12080e1e9051d5983f97862f9b5", "test": "febf9e909e7474f68f49a060d69810f8"},
+        {"train": "3185aeb3db6c7c86d966e04536c3c449", "test": "ece1f1c042ca0220ddc63d1c8f4226a7"},
     ),
     "electronics": Recipe(
         "packages of electronic parts, 36 classes, 2451 / 916 clouds",
@@ -90,6 +90,6 @@ RECIPES = {
         "CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/",
         f"{SAMPLED}; {ROUNDED}",
         "h5",
-        {"train": "0640c22b15ca75f0a29a9f9df2feef18", "test": "ed69421f1e57dbf4a65ef7616c0f885a"},
+        {"train": "a392d5075d7a1c505ebe5a927cbea6ff", "test": "a87fd9e3c70e9839b01eb218465ee457"},
     ),
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from pointadapterx.building.lists import Model
 from pointadapterx.building.recipes import Recipe
-from pointadapterx.building.sampling import GRID
+from pointadapterx.building.sampling import GRID, NEGATIVE_ZERO
 from pointadapterx.building.sources import Cloud
 from pointadapterx.datasets.hdf5 import STEPS
 from pointadapterx.files import write_json, write_text
@@ -30,7 +30,7 @@ def write_clouds(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Ma
     """
     chosen = [clouds[model.name] for model in models]
     data = np.stack([cloud.points for cloud in chosen])
-    entries = _entries(recipe, models, chosen)
+    entries = entries_of(recipe, models, chosen)
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
     with h5py.File(path, "w") as file:
         rows = min(CHUNK, len(data))
@@ -43,7 +43,14 @@ def write_clouds(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Ma
             file.attrs["classes"] = np.array(classes_of(recipe, models), dtype="S")
         for key, text in _story(recipe).items():
             file.attrs[key] = np.bytes_(text.encode())
-    return content_hash(data, *(part for key, values in entries.items() for part in (key, _plain(values))))
+    return hash_of(data, entries)
+
+
+def hash_of(data: np.ndarray, entries: Mapping[str, np.ndarray]) -> str:
+    """Hash of what a file holds. -0 counts as 0: which of them noise of 1e-17 is rounded to depends on the machine."""
+    zero = NEGATIVE_ZERO if data.dtype == np.int16 else 0
+    points = np.where(data == zero, data.dtype.type(0), data)
+    return content_hash(points, *(part for key, values in entries.items() for part in (key, _plain(values))))
 
 
 def classes_of(recipe: Recipe, models: Sequence[Model]) -> list[str]:
@@ -51,7 +58,7 @@ def classes_of(recipe: Recipe, models: Sequence[Model]) -> list[str]:
     return list(recipe.classes) or sorted({model.label for model in models})
 
 
-def _entries(recipe: Recipe, models: Sequence[Model], clouds: Sequence[Cloud]) -> dict[str, np.ndarray]:
+def entries_of(recipe: Recipe, models: Sequence[Model], clouds: Sequence[Cloud]) -> dict[str, np.ndarray]:
     """What is written beside the points, for each cloud."""
     entries = {"name": _texts([model.name for model in models])}
     if models[0].label:

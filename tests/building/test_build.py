@@ -16,6 +16,7 @@ from pointadapterx.building.lists import Model, parts_of, read_list
 from pointadapterx.building.meshes import read_obj, read_vrml
 from pointadapterx.building.recipes import RECIPES
 from pointadapterx.building.sampling import NEGATIVE_ZERO, hilbert_order, sample
+from pointadapterx.building.writing import hash_of
 from pointadapterx.commands.main import main
 from pointadapterx.datasets import build_dataset
 from pointadapterx.datasets.ldraw_parts import KINDS_OF_PARTS
@@ -118,6 +119,16 @@ def test_meshes_are_read_in_the_order_of_the_file() -> None:
     square = "coordIndex [0,1,2,3,-1, 0,2,9,-1] } Coordinate { point [0 0 0, 1 0 0, 1 1 0, 0 1 0] }"
     both = read_vrml(f"Shape {{ geometry IndexedFaceSet {{ {square} }} }}".encode())
     assert both.tolist() == [[[0, 0, 0], [1, 0, 0], [1, 1, 0]], [[0, 0, 0], [1, 1, 0], [0, 1, 0]]]
+
+
+@pytest.mark.parametrize(
+    "data", [np.array([[0, 1, NEGATIVE_ZERO]], np.int16), np.array([[0.0, 1.0, -0.0]], np.float16)]
+)
+def test_the_hash_of_a_content_does_not_see_the_sign_of_zero(data: np.ndarray) -> None:
+    other = data[:, ::-1].copy()
+    other[0, 1] = 1
+    assert hash_of(data, {}) == hash_of(other, {})
+    assert hash_of(data, {}) != hash_of(data[:, [1, 0, 2]], {})
 
 
 def test_electronics_are_read_by_folder_and_name(tmp_path: Path) -> None:

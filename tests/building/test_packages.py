@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ class Mirror:
 
     def __init__(self, package: Package) -> None:
         self.content, self.until, self.ranges = CONTENT, len(CONTENT), list[str | None]()
+        self.length: int | None = None
         mirror = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -36,6 +38,8 @@ class Mirror:
                 mirror.ranges.append(wanted)
                 start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
                 self.send_response(206 if wanted else 200)
+                if mirror.length is not None:
+                    self.send_header("Content-Length", str(mirror.length))
                 self.end_headers()
                 self.wfile.write(mirror.content[start : mirror.until])
 
@@ -80,6 +84,20 @@ def test_a_download_that_was_interrupted_goes_on(tmp_path: Path, package: Packag
     assert mirror.ranges == [None, "bytes=100-"]
 
 
+def test_a_connection_that_breaks(tmp_path: Path, package: Package, mirror: Mirror) -> None:
+    mirror.length = len(CONTENT) + 1  # announced, and never sent
+    with pytest.raises(DataError, match=rf"ended after {package.size} of|connection failed"):
+        find_package(dataclasses.replace(package, size=package.size + 1), [], tmp_path, mirror.address, print)
+    (part,) = tmp_path.iterdir()
+    assert part.read_bytes() == CONTENT
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path, package: Package) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file: .*; choose another folder with --downloads"):
+        find_package(package, [], tmp_path / "file", "http://127.0.0.1:1", print)
+
+
 def test_a_wrong_file_is_not_kept(tmp_path: Path, package: Package, mirror: Mirror) -> None:
     mirror.content = CONTENT[:-1] + b"?"
     with pytest.raises(DataError, match=r"has another sha256 than sweethome3d-furniture 1\.8-1"):
@@ -90,7 +108,7 @@ def test_a_wrong_file_is_not_kept(tmp_path: Path, package: Package, mirror: Mirr
 def test_a_package_that_left_the_mirror(tmp_path: Path, package: Package, mirror: Mirror) -> None:
     with pytest.raises(DataError) as error:
         find_package(package, [], tmp_path, f"{mirror.address}/other", print)
-    assert "answers 404 Not Found (the mirror has this version no longer)" in str(error.value)
+    assert "answers 404 Not Found (it has this version no longer)" in str(error.value)
     assert "without network, give the file with --packages" in str(error.value)
     assert "\n" not in str(error.value)
 

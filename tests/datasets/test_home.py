@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from pointadapterx.building.lists import parts_of, read_list
+from pointadapterx.building.recipes import RECIPES
+from pointadapterx.building.writing import hash_of
 from pointadapterx.config import read_config
 from pointadapterx.datasets import build_dataset
 from pointadapterx.datasets.home import EMBEDDED, HOME_CLASSES
@@ -52,6 +54,13 @@ def test_shipped_files_are_small_attributed_and_the_documented_ones() -> None:
     for licence in licences:
         assert licence in readme
         assert licence in notice
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_shipped_files_are_those_that_the_command_builds(split: str) -> None:
+    with h5py.File(EMBEDDED / f"{split}.h5") as file:
+        entries = {key: file[key][:] for key in ("name", "label", "group", "title", "author", "licence")}
+        assert hash_of(file["data"][:], entries) == RECIPES["home"].known[split]
 
 
 def write(folder: Path, **changed: object) -> None:
