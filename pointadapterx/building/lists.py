@@ -16,7 +16,7 @@ class Model:
 
     Attributes:
         part: the file that it goes to, such as ``train``.
-        label: its class; empty where there is none.
+        label: its class; empty for clouds without labels.
         group: the same for near-duplicates; empty where names say it.
         name: of the model in the package.
     """
