@@ -188,6 +188,7 @@ if __name__ == "__main__":
         },
         package_data={
             "pointadapterx.datasets": ["embedded/*.h5", "embedded/*.md", "embedded/**/*"],
+            "pointadapterx.building": ["lists/*.tsv"],
             "pointadapterx.cfgs": ["*.yaml", "**/*.yaml"],
             "pointadapterx": ["py.typed", "weights/*", "adapters/*"],
             "pointadapterx.report": ["*.css", "*.js"],

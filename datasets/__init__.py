@@ -15,6 +15,7 @@ from pointadapterx.datasets.digits import Digits
 from pointadapterx.datasets.fashion_mnist import FashionMnist
 from pointadapterx.datasets.few_shot import few_shot_task
 from pointadapterx.datasets.folder import Folder
+from pointadapterx.datasets.home import Home
 from pointadapterx.datasets.image_masks import MaskedImages
 from pointadapterx.datasets.image_transforms import IMAGE_TRANSFORMS
 from pointadapterx.datasets.imagefolder import ImageFolder
@@ -55,6 +56,7 @@ __all__ = [
     "EvalBatches",
     "FashionMnist",
     "Folder",
+    "Home",
     "ImageFolder",
     "Images",
     "Inputs",

@@ -21,7 +21,7 @@ from pointadapterx.errors import DataError, Interrupted, reason_of
 from tests.conftest import ROOT
 
 FULL = Path("/dev/full")
-GIVEN = {"compare": ["--config", "x"], "doctor": ["x"], "example": ["x"]}
+GIVEN = {"compare": ["--config", "x"], "data": ["build", "x", "y"], "doctor": ["x"], "example": ["x"]}
 """Arguments of the commands that do not take two."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from pointadapterx.building.sampling import GRID, hilbert_order, to_steps
 from pointadapterx.datasets.base import SPLITS, PointClouds
 from pointadapterx.datasets.hdf5 import STEPS
 from pointadapterx.datasets.ldraw20 import EMBEDDED, LDraw20
@@ -24,9 +25,6 @@ from pointadapterx.errors import DataError
 from pointadapterx.files import replacing
 
 LIMIT = 7_000_000  # bytes of both files: every clone and every wheel carries them
-GRID = 2048  # steps in a unit, as float16 has between 0.5 and 1; finer ones are noise
-CURVE_BITS = 10
-NEGATIVE_ZERO = np.iinfo(np.int16).min  # as the reader knows it: checksums of the data tell it from 0
 CHUNK = 256  # clouds
 
 ATTRIBUTES = {
@@ -39,31 +37,6 @@ ATTRIBUTES = {
         "categories; points ordered along a Hilbert curve (order carries no meaning); coordinates rounded to 1/2048"
     ),
 }
-
-
-def hilbert_order(points: np.ndarray) -> np.ndarray:
-    """Indices ``(N,)`` that put ``points (N, 3)``, within [-1, 1], along a Hilbert curve.
-
-    Skilling, "Programming the Hilbert curve", AIP Conf. Proc. 707 (2004), for all points at once.
-    """
-    cells = ((points.astype(np.float64) + 1) / 2 * 2**CURVE_BITS).astype(np.int64).clip(0, 2**CURVE_BITS - 1)
-    x = list(cells.T)
-    for bit in reversed(range(1, CURVE_BITS)):
-        high, low = 1 << bit, (1 << bit) - 1
-        for i in range(3):
-            swapped = np.where(x[i] & high, 0, (x[0] ^ x[i]) & low)
-            x[0] = np.where(x[i] & high, x[0] ^ low, x[0] ^ swapped)
-            x[i] = x[i] ^ swapped if i else x[0]
-    for i in range(1, 3):
-        x[i] = x[i] ^ x[i - 1]
-    flip = np.zeros_like(x[0])
-    for bit in reversed(range(1, CURVE_BITS)):
-        flip = np.where(x[2] & (1 << bit), flip ^ ((1 << bit) - 1), flip)
-    key = np.zeros_like(flip)
-    for bit in reversed(range(CURVE_BITS)):
-        for axis in x:
-            key = key << 1 | (axis ^ flip) >> bit & 1
-    return np.lexsort((*points.T, key))
 
 
 def choose(data: PointClouds, fraction: float) -> list[int]:
@@ -82,12 +55,11 @@ def write(path: Path, data: LDraw20, chosen: list[int]) -> None:
     clouds = data.points[chosen].numpy()
     grid = np.round(clouds * GRID)
     ordered = np.stack([cloud[hilbert_order(cloud / GRID)] for cloud in grid])
-    steps = np.where((ordered == 0) & np.signbit(ordered), NEGATIVE_ZERO, ordered).astype(np.int16)
     names = [(data.names or [])[i] for i in chosen]
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset(
             "data",
-            data=steps,
+            data=to_steps(ordered),
             chunks=(min(CHUNK, len(ordered)), ordered.shape[1], 1),
             compression="gzip",
             compression_opts=9,

@@ -17,8 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from make_embedded import CHUNK, GRID, choose, hilbert_order
+from make_embedded import CHUNK, choose
 
+from pointadapterx.building.sampling import GRID, hilbert_order
 from pointadapterx.datasets.base import SPLITS
 from pointadapterx.datasets.hdf5 import STEPS
 from pointadapterx.datasets.ldraw_parts import EMBEDDED, LDrawParts

@@ -60,6 +60,7 @@ GROUPS = {
         ),
     },
     "your own data": {
+        "data": Command("build data sets out of Debian packages"),
         "example": Command("small data to try the other commands on"),
         "doctor": Command("what is wrong with your data, before training"),
         "predict": Command("classes of your own files"),

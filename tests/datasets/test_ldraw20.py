@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import h5py
-import numpy as np
 import pytest
 import torch
 
@@ -138,13 +137,3 @@ def test_the_tool_refuses_what_is_too_large(tool: ModuleType, tmp_path: Path, mo
     monkeypatch.setattr(tool, "LIMIT", 1000)
     with pytest.raises(DataError, match=r"exceed the 1000 that are shipped; lower --fraction 1\.0"):
         tool.make_embedded(tmp_path, tmp_path / "out", 1.0)
-
-
-def test_the_curve_visits_every_cell_of_a_grid_by_single_steps(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tool, "CURVE_BITS", 3)
-    grid = (np.indices((8, 8, 8)).reshape(3, -1).T + 0.5) / 4 - 1
-    walk = grid[tool.hilbert_order(grid)]
-    assert len(np.unique(walk, axis=0)) == 512
-    assert np.allclose(np.abs(np.diff(walk, axis=0)).sum(1), 0.25)

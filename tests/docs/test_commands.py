@@ -78,6 +78,7 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "python tools/main.py --config cfgs/scan_pb_t50_rs_lora.yaml backbone.weights=weights/Point-BERT.pth "
     "backbone.encoder_dim=256 backbone.reduce_dim=true": [*SMALL, "backbone.encoder_dim=32", "eval.val_fraction=0.5"],
+    "pointadapterx train --config ldraw20 data.root=data/ldraw20": FEW,
     "pointadapterx train --config ldraw_parts --output runs/bricks": [
         *ONE_EPOCH,
         "data.root=parts",
@@ -125,6 +126,7 @@ PICTURES = "takes long; see tests/visualize"
 TUTORIAL_OF_LABELS = "see tests/docs/test_segmentation_tutorial.py"
 DETECTION = "needs torchvision; see tests/adapting/test_detection.py"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
+BUILDING = "needs a package of Debian; see tests/building"
 NOT_EXECUTED: dict[str, str] = {
     "pointadapterx visualize runs/demo/<time>": PICTURES,
     "pointadapterx visualize runs/demo/<time> --picture routing attention --samples 2 --format png svg": PICTURES,
@@ -150,6 +152,8 @@ NOT_EXECUTED: dict[str, str] = {
     "make docs": "see tests/docs/test_site.py, which builds the pages as it does",
     ".ci/run": "runs this test",
     'make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"': "loads torch from the network",
+    "pointadapterx data build ldraw20 data/ldraw20": BUILDING,
+    "pointadapterx data build electronics data/electronics --packages debs/": BUILDING,
     "pip install torch": "loads torch from the network",
     "pip install setuptools wheel ninja numpy": "loads packages from the network",
     "pip wheel --no-build-isolation --no-deps --wheel-dir dist .": "see tests/docs/test_tutorial.py",

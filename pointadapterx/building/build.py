@@ -1,0 +1,81 @@
+"""Builds a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointadapterx.building.lists import parts_of, read_list
+from pointadapterx.building.packages import MIRROR, Say, find_package
+from pointadapterx.building.recipes import RECIPES, Recipe
+from pointadapterx.building.writing import write_attribution, write_checksums, write_clouds
+from pointadapterx.errors import DataError
+from pointadapterx.files import new_folder
+
+STEP = 500  # clouds between two lines of progress
+
+
+@dataclass(frozen=True)
+class Built:
+    """A data set that was built.
+
+    Attributes:
+        recipe: how.
+        counts: clouds of each file.
+        differing: the files whose content is another than the known one.
+    """
+
+    recipe: Recipe
+    counts: dict[str, int]
+    differing: list[str]
+
+
+def downloads_folder() -> Path:
+    """Where packages are kept that were downloaded, unless another folder is given."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx" / "packages"
+
+
+def build(
+    name: str,
+    folder: Path,
+    *,
+    packages: Sequence[Path] = (),
+    downloads: Path | None = None,
+    mirror: str = MIRROR,
+    say: Say = print,
+) -> Built:
+    """Writes ``train.h5``, ``test.h5`` (and ``pretrain.h5``), checksums and attribution to a new folder.
+
+    Args:
+        name: one of :data:`~pointadapterx.building.recipes.RECIPES`.
+        folder: where to write; the folder appears when everything is in it.
+        packages: files of packages, or folders that hold them; without any, what is needed is downloaded.
+        downloads: folder where packages are kept that were downloaded.
+        mirror: a Debian mirror's address.
+        say: is called with a line on what takes long.
+
+    Raises:
+        DataError: if the package cannot be had, or is not the expected one.
+        CheckpointError: if the folder is not new, or cannot be written.
+    """
+    recipe, models = RECIPES[name], read_list(name)
+    with new_folder(folder) as temporary:
+        package = find_package(recipe.package, packages, downloads or downloads_folder(), mirror, say)
+        clouds, wanted = {}, {model.name for model in models}
+        for model, cloud in recipe.source(package, models):
+            clouds[model] = cloud
+            if len(clouds) % STEP == 0:
+                say(f"{len(clouds)} of {len(wanted)} models")
+        lacking = sorted(wanted - clouds.keys())
+        if lacking:
+            raise DataError(f"{package}: {len(lacking)} models are not in it, the first is {lacking[0]}")
+        contents = {
+            part: write_clouds(temporary / f"{part}.h5", recipe, chosen, clouds)
+            for part, chosen in parts_of(models).items()
+        }
+        write_attribution(temporary, recipe, clouds)
+        write_checksums(temporary, name, recipe, contents)
+    counts = {part: len(chosen) for part, chosen in parts_of(models).items()}
+    return Built(recipe, counts, [part for part, content in contents.items() if content != recipe.known.get(part)])
