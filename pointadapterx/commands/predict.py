@@ -167,8 +167,9 @@ def run(options: argparse.Namespace) -> int:
     for name, score in scores.items():
         for line in score.lines():
             print(printable(f"[{name}] {line}" if len(scores) > 1 else line))
-    _say_failures(failures, f"predicted{'' if options.each is None else ' or written'}", len(files))
-    _say_failures(unscored, "scored", len(files))
+    written = "" if options.each is None else " or written"
+    _say_failures(failures, f"files could not be predicted{written}", len(files))
+    _say_failures(unscored, "files could not be scored", len(files))
     return FAILED if failures or unscored else 0
 
 
@@ -178,7 +179,7 @@ def _say_failures(failures: Sequence[Failure], what: str, files: int) -> None:
     if failures:
         failed = {failure.name for failure in failures}  # of several adapters each may fail
         more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
-        print(f"{len(failed)} of {files} files could not be {what}{more}", file=sys.stderr)
+        print(f"{len(failed)} of {files} {what}{more}", file=sys.stderr)
 
 
 def _adapter_of(paths: Sequence[str]) -> tuple[str | dict[str, Path], Sequence[str]]:

@@ -60,8 +60,3 @@ def protocol_words(config: Config, own_validation: bool) -> str:
     protocol = config.eval.protocol
     words = PROTOCOLS[protocol] if chooses(config) else LAST_KEPT.get(protocol, PROTOCOLS[protocol])
     return words.format(part="the data set's validation part" if own_validation else "a part of the training set")
-
-
-def short(words: str | None) -> str | None:
-    """The name alone, for the rows of a table; the words are in the report beside it."""
-    return words if words is None else words.partition(":")[0]

@@ -23,7 +23,6 @@ from pointadapterx.engine.console import console
 from pointadapterx.engine.devices import agreed_folder, log_device, make_accelerator
 from pointadapterx.engine.evaluator import evaluate, vote_over_seeds
 from pointadapterx.engine.precision import precision_of
-from pointadapterx.engine.protocol import short
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.hub import HUB, Address
@@ -111,7 +110,7 @@ def test(
             if accelerator.is_main_process:
                 protocol = votes.get("label", info.metrics.get("protocol"))
                 path = folder / VOTE_PREDICTIONS_FILE
-                task.write_answers(path, first, dataset, short(protocol))
+                task.write_answers(path, first, dataset, protocol)
                 console.print(_vote_line(votes, task))
         if accelerator.is_main_process:
             write_json(folder / TEST_FILE, report)
@@ -187,7 +186,7 @@ def evaluate_and_write(
         title = f"{config.method.name} on {what}, test set\nprotocol {protocol}\nregime {report['regime']}"
         title += f"\nevaluation {task.evaluation}" if task.evaluation else ""
         console.print(task.metrics_table(metrics, title))
-        task.write_answers(folder / PREDICTIONS_FILE, predictions, judged, short(protocol))
+        task.write_answers(folder / PREDICTIONS_FILE, predictions, judged, protocol)
         _write_samples(folder, predictions, judged, task)
     return report
 

@@ -83,7 +83,7 @@ def test_the_doctor_looks_at_every_room(tmp_path: Path, capsys: pytest.CaptureFi
     """A mislabelled room is named, the others are counted."""
     with h5py.File(write_rooms(tmp_path) / "train.h5", "a") as file:
         replaced("label", with_label)(file)
-    assert main(["doctor", "--name", "rooms", str(tmp_path)]) != 0
+    assert main(["doctor", "--name", "rooms", "--num-points", "256", str(tmp_path)]) != 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "1 of 1900 labels of points are none of the classes, such as 9" in printed
     assert printed.endswith("1 to mend")

@@ -383,7 +383,7 @@ def test_arrays_far_from_the_origin_keep_their_shape(trained: Path, clouds: torc
     assert isinstance(moved, Prediction)
     assert moved.probabilities == pytest.approx(one.probabilities, abs=1e-4)
     assert isinstance(equal, Failure)
-    assert equal.reason == "input 2: 1 different points; the model's groups need 16"
+    assert equal.reason == "input 2: 1 different point; the model's groups need 16"
 
 
 def test_a_mesh_is_the_same_wherever_it_lies(trained: Path, tmp_path: Path) -> None:
@@ -568,7 +568,7 @@ def test_the_command_lists_what_fails_and_goes_on(
         ("d.ply", "cannot be read as .ply"),
         ("e.npy", "empty"),
         ("f.txt", "NaN or infinite"),
-        ("g.npy", "1 different points; the model's groups need 16"),
+        ("g.npy", "1 different point; the model's groups need 16"),
         ("missing.npy", "no such file"),
     ):
         assert reason in rows[name]["error"]
