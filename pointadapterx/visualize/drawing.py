@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AZIMUTH, ELEVATION = 35.0, 20.0  # degrees, of the eye about the up axis and above the ground
 SIDE = 2.0  # inches of a view
+LETTER, BEFORE = 0.065, 0.5  # inches of a legend's letter, and of what is before a label
 ROW_LETTERS = 30  # of the name of a row, which fit beside a view
 MARK = rgb(KINDS[5])
 
@@ -185,6 +186,16 @@ def reach_of(views: Sequence[View]) -> float:
     return max((float(np.abs(projected(points)[:, :2]).max()) for points in shown), default=1.0)
 
 
+def columns_of(labels: Sequence[str], width: float) -> int:
+    """As many columns of a legend as a figure is wide enough for, in inches; each is filled from above."""
+    for columns in range(len(labels), 1, -1):
+        rows = -(-len(labels) // columns)
+        longest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+        if sum(LETTER * length + BEFORE for length in longest) <= width:
+            return columns
+    return 1
+
+
 def _explain(figure: Figure, sheet: Sheet, axes: Sequence[Axes]) -> None:
     if sheet.legend:
         from matplotlib.lines import Line2D
@@ -192,7 +203,7 @@ def _explain(figure: Figure, sheet: Sheet, axes: Sequence[Axes]) -> None:
         handles = [
             Line2D([], [], marker="o", linestyle="", color=tuple(colour), label=label) for label, colour in sheet.legend
         ]
-        columns = min(len(handles), max(2, int(figure.get_size_inches()[0] / 1.3)))
+        columns = columns_of([label for label, _ in sheet.legend], figure.get_size_inches()[0])
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     if sheet.scale is not None:
         from matplotlib.cm import ScalarMappable

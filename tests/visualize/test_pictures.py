@@ -21,7 +21,7 @@ from pointadapterx.report import page
 from pointadapterx.report.gallery import modes_of, pack_clouds
 from pointadapterx.visualize import introspection, open3d_view, pictures, plots
 from pointadapterx.visualize.colours import GREY, of_amounts, of_kinds, of_signed, rgb
-from pointadapterx.visualize.drawing import Scale, Sheet, View, box_edges, paint, projected, save
+from pointadapterx.visualize.drawing import Scale, Sheet, View, box_edges, columns_of, paint, projected, save
 from pointadapterx.visualize.groups import OF_COUNTS
 from pointadapterx.visualize.loaded_run import Subject, name_apart
 from pointadapterx.visualize.pictures import PICTURES
@@ -385,3 +385,16 @@ def test_a_missing_open3d_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open3d_view.choose_renderer("auto") is None
     with pytest.raises(PointAdapterXError, match=r"pip install open3d \(1 GB\), or choose --renderer"):
         open3d_view.choose_renderer("open3d")
+
+
+@pytest.mark.parametrize(
+    ("labels", "width", "columns"),
+    [
+        (["right"] * 4, 6.0, 4),
+        (["right"] * 4, 2.0, 2),
+        (["r" * 200, "w"], 3.0, 1),
+        ([*["right"] * 8, "w" * 40], 6.0, 3),
+    ],
+)
+def test_a_legend_is_no_wider_than_its_figure(labels: list[str], width: float, columns: int) -> None:
+    assert columns_of(labels, width) == columns
