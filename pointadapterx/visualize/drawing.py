@@ -192,7 +192,7 @@ def columns_of(labels: Sequence[str], width: float) -> int:
         rows = -(-len(labels) // columns)
         longest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
         if sum(LETTER * length + BEFORE for length in longest) <= width:
-            return columns
+            return len(longest)
     return 1
 
 

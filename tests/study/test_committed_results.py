@@ -22,6 +22,7 @@ QUOTES = {
     RESULTS / "ldraw20_methods" / "README.md": ("ldraw20_methods", "ldraw20"),
     RESULTS / "electronics_methods" / "README.md": ("electronics_methods",),
     RESULTS / "home_methods" / "README.md": ("home_methods",),
+    RESULTS / "parts" / "README.md": ("parts",),
     RESULTS / "vit_tiny" / "README.md": ("vit_tiny",),
 }
 """Pages, and the reports whose figures they quote."""
