@@ -23,7 +23,7 @@ from tests.synthetic import write_ldraw20
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     """Two weights of which one has other sizes than the config, and two data sets, one without a name of its own."""
-    for name in ("ldraw20", "home"):
+    for name in ("ldraw20", "things"):
         write_ldraw20(tmp_path / name, train_per_class=4, test_per_class=2, num_points=160)
     config = small_pretraining(tmp_path / "ldraw20")
     (tmp_path / "config.yaml").write_text(dump_config(config))
@@ -31,7 +31,7 @@ def command(tmp_path: Path) -> list[str]:
         options = config.replaced(backbone=sizes).backbone
         save_backbone(build_backbone(options), tmp_path / f"{name}.safetensors", options, {})
     weights = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
-    data = [f"--data={name}={tmp_path / name}" for name in ("ldraw20", "home")]
+    data = [f"--data={name}={tmp_path / name}" for name in ("ldraw20", "things")]
     return ["probe", *weights, "--config", str(tmp_path / "config.yaml"), *data]
 
 
@@ -48,7 +48,7 @@ def test_weights_and_data_sets_make_one_table(
     assert main([*command, "--test", f"--output={tmp_path / 'probes.md'}"]) == 0
     assert [judged.count((dim, 80, 40)) for dim in (48, 24)] == [2 * 7, 2 * 7]  # and random ones, three each
     text = (tmp_path / "probes.md").read_text(encoding="utf-8")
-    assert "- home: 80 clouds to learn from, 40 judged\n" in text
+    assert "- things: 80 clouds to learn from, 40 judged\n" in text
     rows = [line.split(" | ") for line in text.splitlines() if re.match(r"\| (/|random)", line)]
     assert [row[1] for row in rows] == ["48/2, 16 groups", "24/2, 16 groups"] + ["48/2, 16 groups"] * 2 + [
         "24/2, 16 groups"
@@ -75,7 +75,7 @@ def test_it_runs_as_a_whole(command: list[str], monkeypatch: pytest.MonkeyPatch,
         (["a", "a", "--data", "ldraw20"], "a is given twice; remove one"),
         (["a", "--data", "b=x", "--data", "b=y"], "b is given twice; remove one"),
         (["--config", "pretrain/point_mae_tiny", "--test"], "--test, --output and --device belong to WEIGHTS"),
-        (["point_mae_tiny", "--data", "home"], "pretrain.probe.name: unknown name 'home'"),
+        (["point_mae_tiny", "--data", "house"], "pretrain.probe.name: unknown name 'house'"),
         (["no.safetensors", "--data", "ldraw20"], "no.safetensors: does not exist"),
     ],
 )
