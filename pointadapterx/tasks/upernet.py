@@ -194,7 +194,7 @@ class PixelHead(Head):
         """Features -> logits (B, classes, S, S); in training (B, 2 classes, S, S) with an auxiliary head.
 
         Where the classes of the pixels are given in training (``Features.condition``, see
-        :class:`~pointadapterx.tasks.pixel_losses.Pixels`), the output is what its ``losses`` gives instead.
+        ``Pixels``), the output is what its ``losses`` gives instead.
         """
         assert features.inputs is not None
         size, truth = features.inputs.shape[-2:], features.condition
