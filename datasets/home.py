@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pointadapterx.datasets.base import DATASETS, SPLITS, PointClouds, check_split
+from pointadapterx.datasets.base import DATASETS, PointClouds
 from pointadapterx.datasets.checks import check_classes
-from pointadapterx.datasets.files import require_files
 from pointadapterx.datasets.h5 import read_h5
 from pointadapterx.datasets.hdf5 import open_h5, read_numbers
-from pointadapterx.datasets.ldraw20 import OBTAIN
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.datasets.shipped import file_of, lacks
+from pointadapterx.errors import DataError
 
 HOME_CLASSES = (
     *("appliance", "armchair", "bed", "bottle", "cabinet", "chair", "clothes", "container", "door", "electronics"),
@@ -50,16 +49,10 @@ class Home(PointClouds):
         variant: str | None = None,
         normalize: bool = False,
     ) -> None:
-        check_split(split)
-        if variant is not None:
-            raise ConfigError(f"data.variant '{variant}': home has no variants; remove data.variant")
-        base = EMBEDDED if root is None else Path(root)
-        paths = {part: base / f"{part}.h5" for part in SPLITS}
-        path = paths[split]
-        require_files("Home", [path], list(paths.values()), OBTAIN)
+        path = file_of("home", split, root, variant, EMBEDDED)
         content = read_h5(path, self.num_classes)
         if content.classes is None:
-            raise DataError(f"{path}: no attribute 'classes' in it, which home needs; {OBTAIN[0].lower()}{OBTAIN[1:]}")
+            raise lacks(path, "attribute 'classes'", "home")
         check_classes(content.classes, HOME_CLASSES, f"{path}: attribute 'classes'")
         with open_h5(path) as file:
             groups = np.asarray(read_numbers(file, "group"))

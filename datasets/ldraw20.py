@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pointadapterx.datasets.base import DATASETS, SPLITS, PointClouds, check_split
+from pointadapterx.datasets.base import DATASETS, PointClouds
 from pointadapterx.datasets.checks import check_classes
-from pointadapterx.datasets.files import require_files
 from pointadapterx.datasets.h5 import read_h5
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.datasets.shipped import file_of, lacks
+from pointadapterx.errors import DataError
 
 LDRAW20_CLASSES = (
     *("plate", "brick", "headwear", "electric", "train", "wheel", "slope", "animal", "door", "container"),
     *("window", "technic", "hinge", "windscreen", "tile", "panel", "plant", "wedge", "wing", "bracket"),
 )
 EMBEDDED = Path(__file__).parent / "embedded" / "ldraw20"
-OBTAIN = "Leave data.root out to use the shipped files."
 
 
 def part_number(name: str) -> str:
@@ -68,17 +67,10 @@ class LDraw20(PointClouds):
         variant: str | None = None,
         normalize: bool = False,
     ) -> None:
-        check_split(split)
-        if variant is not None:
-            raise ConfigError(f"data.variant '{variant}': ldraw20 has no variants; remove data.variant")
-        base = EMBEDDED if root is None else Path(root)
-        paths = {part: base / f"{part}.h5" for part in SPLITS}
-        path = paths[split]
-        require_files("LDraw-20", [path], list(paths.values()), OBTAIN)
+        path = file_of("ldraw20", split, root, variant, EMBEDDED)
         content = read_h5(path, len(LDRAW20_CLASSES))
         if content.names is None or content.classes is None:
-            lacking = "data set 'name'" if content.names is None else "attribute 'classes'"
-            raise DataError(f"{path}: no {lacking} in it, which LDraw-20 needs; {OBTAIN[0].lower()}{OBTAIN[1:]}")
+            raise lacks(path, "data set 'name'" if content.names is None else "attribute 'classes'", "ldraw20")
         check_classes(content.classes, LDRAW20_CLASSES, f"{path}: attribute 'classes'")
         try:
             groups = part_groups(content.names)

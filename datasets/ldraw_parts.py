@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pointadapterx.datasets.base import DATASETS, SPLITS, Unchecked, check_split
+from pointadapterx.datasets.base import DATASETS, Unchecked
 from pointadapterx.datasets.checks import check_classes
-from pointadapterx.datasets.files import require_files
 from pointadapterx.datasets.hdf5 import open_h5, read_text_attribute
-from pointadapterx.datasets.ldraw20 import OBTAIN, part_groups
+from pointadapterx.datasets.ldraw20 import part_groups
 from pointadapterx.datasets.parts import PartArrays, PartClouds, read_part_arrays
-from pointadapterx.errors import ConfigError, DataError
+from pointadapterx.datasets.shipped import file_of, lacks
+from pointadapterx.errors import DataError
 
 EMBEDDED = Path(__file__).parent / "embedded" / "ldraw_parts"
 STUDDED = ("flat", "inclined", "curved", "stud", "tube")
@@ -89,16 +89,9 @@ class LDrawParts(PartClouds):
 
 
 def _read(split: str, root: str | Path | None, variant: str | None) -> PartArrays:
-    check_split(split)
-    if variant is not None:
-        raise ConfigError(f"data.variant '{variant}': ldraw_parts has no variants; remove data.variant")
-    base = EMBEDDED if root is None else Path(root)
-    paths = {part: base / f"{part}.h5" for part in SPLITS}
-    path = paths[split]
-    require_files("LDraw parts", [path], list(paths.values()), OBTAIN)
+    path = file_of("ldraw_parts", split, root, variant, EMBEDDED)
     with open_h5(path) as file:
         if "classes" not in file.attrs or "name" not in file:
-            lacking = "data set 'name'" if "name" not in file else "attribute 'classes'"
-            raise DataError(f"{path}: no {lacking} in it, which LDraw parts need; {OBTAIN[0].lower()}{OBTAIN[1:]}")
+            raise lacks(path, "data set 'name'" if "name" not in file else "attribute 'classes'", "ldraw_parts")
         check_classes(read_text_attribute(file, "classes"), tuple(LDRAW_PARTS), f"{path}: attribute 'classes'")
     return read_part_arrays(path)

@@ -26,7 +26,7 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -41,7 +41,7 @@ from pointadapterx.datasets.voc import Voc
 from pointadapterx.endings import ends_in_one_line
 from pointadapterx.errors import DataError
 
-LAYOUTS: dict[str, type[ObjectImages]] = {"voc": Voc, "coco": Coco}
+LAYOUTS: dict[str, Callable[..., ObjectImages]] = {"voc": Voc, "coco": Coco}
 TABLE = "pictures.csv"
 LEAST = 16  # pixels of the longer side of an object that is cut out
 
@@ -110,7 +110,7 @@ def cut_objects(layout: str, source: Path, output: Path, train: int, test: int |
     with _made(output) as folder:
         rows = []
         for split, most in zip(SPLITS, (train, test), strict=True):
-            for label, cuts in _objects(LAYOUTS[layout](split, root=source)).items():  # type: ignore[call-arg]
+            for label, cuts in _objects(LAYOUTS[layout](split, root=source)).items():
                 (folder / split / label).mkdir(parents=True)
                 for cut in sorted(drawn(cuts, most, seed)):
                     _cut_out(cut, folder / split / label / f"{cut.name}.png")

@@ -8,6 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pointadapterx.errors import DataError, reason_of
 
@@ -15,7 +16,7 @@ MAGIC = b"!<arch>\n"
 HEADER = 60  # bytes before a member of an ar archive
 SIZE = slice(48, 58)
 LARGEST = 2**28  # bytes of a file that is taken into memory
-READABLE = {"data.tar": "r|", "data.tar.gz": "r|gz", "data.tar.bz2": "r|bz2", "data.tar.xz": "r|xz"}
+READABLE = ("data.tar", "data.tar.gz", "data.tar.bz2", "data.tar.xz")
 
 
 class _Section(io.RawIOBase):
@@ -27,7 +28,7 @@ class _Section(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         content = self.file.read(min(len(buffer), self.left))
         self.left -= len(content)
         buffer[: len(content)] = content
@@ -47,19 +48,17 @@ def read_files(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[tuple[s
         DataError: if it is no such file, or damaged.
     """
     try:
-        with path.open("rb") as file:
-            data, mode = _find_data(path, file)
-            with tarfile.open(fileobj=data, mode=mode) as archive:  # type: ignore[call-overload]
-                for member in archive:
-                    name = member.name.removeprefix("./")
-                    if member.isreg() and is_wanted(name):
-                        yield name, _content(path, archive, member)
+        with path.open("rb") as file, tarfile.open(fileobj=_find_data(path, file), mode="r|*") as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if member.isreg() and is_wanted(name):
+                    yield name, _content(path, archive, member)
     except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: not a readable Debian package ({reason_of(error)}); obtain it again") from None
 
 
-def _find_data(path: Path, file: io.BufferedReader) -> tuple[io.BufferedReader, str]:
-    """The archive of the package's files within ``file``, and tarfile's mode for it."""
+def _find_data(path: Path, file: io.BufferedReader) -> io.BufferedReader:
+    """The archive of the package's files within ``file``."""
     if file.read(len(MAGIC)) != MAGIC:
         raise DataError(f"{path}: does not begin as a Debian package does; obtain it again")
     while len(header := file.read(HEADER)) == HEADER:
@@ -68,7 +67,7 @@ def _find_data(path: Path, file: io.BufferedReader) -> tuple[io.BufferedReader, 
             break
         size = int(header[SIZE])
         if name in READABLE:
-            return io.BufferedReader(_Section(file, size), 2**20), READABLE[name]
+            return io.BufferedReader(_Section(file, size), 2**20)
         if name.startswith("data.tar"):
             raise DataError(f"{path}: holds {name}, whose compression is not read here; take the package from Debian")
         file.seek(size + size % 2, io.SEEK_CUR)

@@ -72,7 +72,7 @@ def end(folder: Path, *, pictures: bool | None = None, overrides: Sequence[str] 
 
 
 def _interval(folder: Path, task: Task) -> tuple[tuple[float, float] | None, str]:
-    """95 % interval of the first score, where the run's files give one; or why there is none."""
+    """The 95 % interval of the first score; or None, and the reason why the run's files give none."""
     if task.predicts_classes:
         scores, names = read_samples(folder / PREDICTIONS_FILE, "correct")
         groups = group_numbers(names)

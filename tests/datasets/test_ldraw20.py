@@ -90,7 +90,10 @@ def test_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         build_dataset("ldraw20", "test", root=tmp_path)
     assert f"{tmp_path / 'test.h5'} (missing)" in str(error.value)
-    assert "Leave data.root out to use the shipped files." in str(error.value)
+    assert (
+        "Leave data.root out to use the shipped files. Make all of them by: pointadapterx data build ldraw20 FOLDER"
+        in (str(error.value))
+    )
 
 
 @pytest.mark.parametrize(
