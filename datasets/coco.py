@@ -15,6 +15,7 @@ import torch
 
 from pointadapterx.datasets.base import DATASETS, check_split
 from pointadapterx.datasets.files import state_of
+from pointadapterx.datasets.layouts import NO_TEST
 from pointadapterx.datasets.object_images import (
     Annotated,
     Doubts,
@@ -98,6 +99,8 @@ class Coco(ObjectImages):
             classes = found if classes is None else classes
             pictures = list(_pictures(part, content, doubts))
             require_known(pictures, classes, str(part.annotations), doubts)
+            if name == "test" and part.name in PARTS["val"]:
+                doubts.note(NO_TEST, str(root))
             yield name, require_pictures(pictures, str(part.annotations), doubts), doubts
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
@@ -111,6 +114,8 @@ class Coco(ObjectImages):
         wanted = [parts[name] for name in ("train", "val") if name in parts] if split == "train" else [parts["test"]]
         found = [_checked(part, classes, doubts) for part in wanted]
         pictures = [one for part in found for one in part]
+        if split == "test" and parts["test"].name in PARTS["val"]:
+            doubts.note(NO_TEST, str(root))
         say_notes(doubts)
         if not any(one.labels for one in found[0]):
             raise DataError(f"{wanted[0].annotations}: holds no object; add annotations")

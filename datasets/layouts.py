@@ -19,7 +19,8 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 HELD_OUT = 0.2  # of each class, where the files have no test split
-VAL_AS_TEST = "{root}: no test split, val is taken for it"
+NO_TEST = "no test split, val is taken for it"
+VAL_AS_TEST = f"{{root}}: {NO_TEST}"
 SHOWN = 5  # folders that a message lists
 HELD_OUT_SEED = 0  # that of every run, so that all of them are tested on the same samples
 

@@ -12,6 +12,7 @@ import torch
 
 from pointadapterx.datasets.base import DATASETS, check_split
 from pointadapterx.datasets.images import SUFFIXES
+from pointadapterx.datasets.layouts import NO_TEST
 from pointadapterx.datasets.object_images import (
     Annotated,
     Doubts,
@@ -64,6 +65,8 @@ class Voc(ObjectImages):
             pictures = list(_pictures(folder, part, doubts))
             classes = _classes(pictures) if classes is None else classes
             require_known(pictures, classes, str(part), doubts)
+            if name == "test" and part.stem == "val":
+                doubts.note(NO_TEST, str(folder))
             yield name, require_pictures(pictures, str(part), doubts), doubts
 
     def __init__(self, split: str, *, root: str | Path | None = None, variant: str | None = None) -> None:
@@ -80,6 +83,8 @@ class Voc(ObjectImages):
         for part, own in zip(wanted, found, strict=True):
             require_known(own, classes, str(part), doubts)
             require_pictures(own, str(part), doubts)
+        if split == "test" and parts["test"].stem == "val":
+            doubts.note(NO_TEST, str(folder))
         say_notes(doubts)
         if not any(one.labels for one in found[0]):
             raise DataError(f"{wanted[0]}: its pictures hold no object; add annotations")

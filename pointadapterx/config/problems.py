@@ -90,6 +90,9 @@ def _describe(
         return Problem(key, f"unknown key{did_you_mean(str(place[-1]), known)} Known: {', '.join(known)}")
     if first["type"] == "missing":
         return Problem(key, "is required")
+    if first["type"] == "too_short":
+        least = first["ctx"]["min_length"]
+        return Problem(key, f"needs at least {least} item{'s' * (least > 1)}, not {shown(first['input'])}")
     if key == "data.augment":
         return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {shown(first['input'])}")
     others = [detail["msg"].removeprefix(_BEGINNING) for detail in details[1:]]

@@ -275,7 +275,7 @@ def test_the_kinds_of_a_config(tmp_path: Path) -> None:
     assert len(build_splits(config).train) == 1
     for suffixes, says in (
         ("[plyy]", "unknown kind 'plyy'; did you mean 'ply'? Known: asc, csv, "),
-        ("[]", "List should have at least 1 item"),
+        ("[]", "needs at least 1 item"),
     ):
         with pytest.raises(ConfigError) as error:
             Config.of(config, "test", [f"data.suffixes={suffixes}"])

@@ -126,9 +126,15 @@ def test_answers_have_the_ids_of_the_file_of_the_test(coco: Path) -> None:
     ],
 )
 def test_other_layouts_of_coco(
-    coco: Path, tmp_path: Path, annotations: str, folder: str, parts: tuple[str, str, str]
+    coco: Path,
+    tmp_path: Path,
+    annotations: str,
+    folder: str,
+    parts: tuple[str, str, str],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Without a test part, val is the test; beside one, it is the validation part."""
+    """Without a test part, val is the test, and that is said; beside one, it is the validation part."""
 
     def place(source: str, part: str) -> None:
         shutil.copytree(coco / source, root / folder.format(part), dirs_exist_ok=True)
@@ -141,7 +147,12 @@ def test_other_layouts_of_coco(
     place("test", val)
     assert of_folder("coco", "train", root).validation is None
     assert of_folder("coco", "test", root).identities == [200, 201]
+    assert caplog.messages == [f"{root}: no test split, val is taken for it"]
+    main(["doctor", str(root), "--name", "coco"])
+    assert "no test split, val is taken for it" in " ".join(capsys.readouterr().out.split())
     place("test", test)
+    assert main(["doctor", str(root), "--name", "coco"]) == 1
+    assert "no test split" not in capsys.readouterr().out
     whole = of_folder("coco", "train", root)
     assert whole.validation is not None
     assert whole.validation.tolist() == [False, False, True, True]
@@ -164,7 +175,9 @@ def test_difficult_objects_are_ignored(voc: Path) -> None:
     assert of_folder("voc", "train", voc).objects.ignored.tolist().count(True) == 1
 
 
-def test_the_test_is_left_out_of_trainval(voc: Path) -> None:
+def test_the_test_is_left_out_of_trainval(
+    voc: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Where ``trainval.txt`` and ``val.txt`` are all; a name may have a space."""
     lists = voc / "ImageSets" / "Main"
     train, test = ((lists / f"{part}.txt").read_text().split() for part in ("train", "test"))
@@ -174,7 +187,11 @@ def test_the_test_is_left_out_of_trainval(voc: Path) -> None:
     (lists / "test.txt").rename(lists / "val.txt")
     (lists / "train.txt").unlink()
     assert of_folder("voc", "train", voc).names == ["a cell", train[1]]
+    assert not caplog.messages
     assert of_folder("voc", "test", voc).names == test
+    assert caplog.messages == [f"{voc}: no test split, val is taken for it"]
+    main(["doctor", str(voc), "--name", "voc"])
+    assert "no test split, val is taken for it" in " ".join(capsys.readouterr().out.split())
 
 
 def edited(change: Callable[[Content], Any]) -> Callable[[Path], Any]:

@@ -233,7 +233,7 @@ def test_overrides_of_the_command_line(make_study: MakeStudy) -> None:
         ({"tables": table({"x": {"like": "y"}})}, r"rows.x.like: there is no row 'y'"),
         ({"tables": table({"x": {"like": {"row": "x", "table": "man"}}})}, r"no table 'man'; did you mean 'main'\?"),
         ({"tables": table({"x": {"like": "y"}, "y": {"like": "x"}})}, "like each other: x -> y -> x"),
-        ({"tables": table({"x": {"tune": {"train.lr": []}}})}, r"tune.train.lr: List should have at least 1 item"),
+        ({"tables": table({"x": {"tune": {"train.lr": []}}})}, r"tune.train.lr: needs at least 1 item"),
         (
             {"tables": table({"x": {"overrides": {"train.lr": 1e-3}, "tune": {"train.lr": [1e-3]}}})},
             "overrides set train.lr, which is tuned",

@@ -156,7 +156,7 @@ def test_what_tuning_overrides_is_no_part_of_other_names(make_study: MakeStudy) 
             r"groups.a: there is no column 'kity'; did you mean 'kitti'\? Known: patch_camelyon, eurosat, kitti$",
         ),
         ({"groups": {"a": [*COLUMNS, "kitti"]}, "published": None}, "groups.a: kitti is listed twice"),
-        ({"groups": {"a": []}, "published": None}, "groups.a: List should have at least 1 item"),
+        ({"groups": {"a": []}, "published": None}, "groups.a: needs at least 1 item"),
         ({"test": False, "published": None}, "vtab.groups: has no results to compare with, as test is false"),
         (
             {
