@@ -18,7 +18,8 @@ class TrainConfig(Section):
 
     ``class_weights`` are factors of the loss, one a class in the order of the classes; ``balanced`` makes every class
     count alike, ``cube_root`` is the third root of that. ``sampler: balanced`` draws every class equally often; null
-    is ``shuffle``. ``early_stopping`` ends the run after so many evaluations below the best score.
+    is ``shuffle``. ``early_stopping`` ends the run after so many evaluations below the best score. ``cosine_epochs`` is
+    the length of the learning rate's cosine, null for ``epochs``; in the last ``cooldown_epochs`` it falls in a line.
     """
 
     epochs: Times = 300
@@ -42,6 +43,8 @@ class TrainConfig(Section):
     class_weights: Literal["balanced", "cube_root"] | list[Annotated[float, Field(gt=0)]] | None = None
     sampler: Literal["shuffle", "balanced"] | None = None
     early_stopping: Times | None = None
+    cosine_epochs: Times | None = None
+    cooldown_epochs: Times | None = None
     device: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -54,6 +57,14 @@ class TrainConfig(Section):
                 f"{self.warmup_epochs} leaves nothing of train.epochs={self.epochs}; lower it, for example with "
                 f"train.warmup_epochs={self.epochs // 10}",
             )
+        if self.cosine_epochs is not None and self.cosine_epochs < self.epochs:
+            yield (
+                "cosine_epochs",
+                f"{self.cosine_epochs} is less than train.epochs={self.epochs}; raise or remove it",
+            )
+        if self.cooldown_epochs is not None and self.cooldown_epochs > self.epochs - self.warmup_epochs:
+            left = self.epochs - self.warmup_epochs
+            yield "cooldown_epochs", f"{self.cooldown_epochs} exceeds the {left} epochs behind the warm-up; lower it"
         for key, rate in (("min_lr", self.min_lr), ("warmup_lr", self.warmup_lr)):
             if rate > self.lr:
                 yield key, f"{rate} exceeds train.lr={self.lr}; lower it, for example with train.{key}=0"

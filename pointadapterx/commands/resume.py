@@ -10,12 +10,14 @@ from pointadapterx.commands.options import add_run, log_to_terminal
 EXAMPLES = """\
   %(prog)s runs/demo/20260101-120000
   %(prog)s runs/demo/20260101-120000 data.root=/mnt/scans     where the files lie now
+  %(prog)s runs/demo/20260101-120000 train.cosine_epochs=300 train.epochs=120 train.cooldown_epochs=20
+                                                           to end a run of 300 epochs early
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
-    where = "where files lie now; all else stays as the run began, for example data.root=/mnt/scans"
+    where = "where files lie now, for example data.root=/mnt/scans, or the schedule of what is to come"
     add_run(parser, "folder of the run", where)
 
 

@@ -56,7 +56,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def learning_rate(epoch: int, train: TrainConfig) -> float:
     """Linear warm-up from ``warmup_lr``, then a cosine to ``min_lr``, constant within an epoch.
 
-    As in the published recipes the cosine spans all epochs, warm-up included.
+    As in the published recipes the cosine spans all epochs, warm-up included, or ``cosine_epochs``. The last
+    ``cooldown_epochs`` fall in a line to ``min_lr`` from where the cosine is then.
 
     Args:
         epoch: from 0.
@@ -65,8 +66,11 @@ def learning_rate(epoch: int, train: TrainConfig) -> float:
     peak, warmup = train.lr, train.warmup_epochs
     if epoch < warmup:
         return train.warmup_lr + (peak - train.warmup_lr) * epoch / warmup
-    cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / train.epochs))
-    return train.min_lr + (peak - train.min_lr) * cosine
+    last = train.cooldown_epochs or 0
+    begin = train.epochs - last
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(epoch, begin) / (train.cosine_epochs or train.epochs)))
+    left = (train.epochs - epoch) / last if epoch > begin else 1.0
+    return train.min_lr + (peak - train.min_lr) * cosine * left
 
 
 def refused_step(data: Samples, epoch: int, step: int, what: str, parts: Sequence[Tensor]) -> TrainingError:

@@ -21,8 +21,10 @@ from pointadapterx.engine.claim import claimed, refuse_if_claimed
 from pointadapterx.engine.console import console, log_to_file
 from pointadapterx.engine.devices import agreed_folder, hardware, log_device, make_accelerator, peak_memory_mib
 from pointadapterx.engine.evaluator import evaluate_hidden
+from pointadapterx.engine.optim import learning_rate
 from pointadapterx.engine.precision import precision_of
 from pointadapterx.engine.protocol import chooses
+from pointadapterx.engine.state import Progress
 from pointadapterx.engine.trainer import Trainer
 from pointadapterx.errors import CheckpointError, ConfigError, PointAdapterXError
 from pointadapterx.files import require_utf8, write_json, write_text
@@ -42,6 +44,9 @@ from pointadapterx.run_folder import (
 )
 
 log = logging.getLogger(__name__)
+
+SCHEDULE = ("train.epochs", "train.cosine_epochs", "train.cooldown_epochs")
+"""Keys that may change when a run is resumed, as long as what is over stays."""
 
 
 def train(
@@ -91,22 +96,24 @@ def resume(folder: Path, overrides: list[str]) -> Path:
 
     Args:
         folder: the run's folder (or a file in it).
-        overrides: only where files lie may change (:data:`~pointadapterx.config.LOCATIONS`).
+        overrides: where files lie (:data:`~pointadapterx.config.LOCATIONS`), and the schedule of the epochs to come
+            (:data:`SCHEDULE`), which the run's config then has.
 
     Returns:
         The folder.
 
     Raises:
         CheckpointError: if there is no state to continue from.
-        ConfigError: for an override that would make it another run.
+        ConfigError: for an override that would make it another run, or change what is over.
         InUseError: if the run is still running.
     """
     folder = folder.parent if folder.is_file() else folder
+    schedule = [text for text in overrides if text.partition("=")[0] in SCHEDULE]
     for text in overrides:
-        if text.partition("=")[0] not in LOCATIONS:
+        if text.partition("=")[0] not in (*LOCATIONS, *SCHEDULE):
             raise ConfigError(
-                f"{text}: a resumed run keeps its config (only {', '.join(LOCATIONS)} may change); start a new run "
-                "instead"
+                f"{text}: a resumed run keeps its config (only {', '.join((*LOCATIONS, *SCHEDULE))} may change); start "
+                "a new run instead"
             )
     if not can_resume(folder):
         raise CheckpointError(f"{folder}: holds no run to resume ({CONFIG_FILE} and {STATE_FILE} are needed)")
@@ -114,13 +121,18 @@ def resume(folder: Path, overrides: list[str]) -> Path:
     config = read_config(folder / CONFIG_FILE, overrides)
     accelerator = make_accelerator(config.train.precision, config.train.device)
     with claimed(folder, accelerator, "wait for it, or stop it first"):
-        return _continue(config, folder, accelerator)
+        return _continue(config, folder, accelerator, schedule)
 
 
-def _continue(config: Config, folder: Path, accelerator: Accelerator) -> Path:
+def _continue(config: Config, folder: Path, accelerator: Accelerator, schedule: list[str]) -> Path:
     trainer = _trainer(config, folder, accelerator)
     trainer.resume()
     progress = trainer.progress
+    if schedule:
+        _require_same_past(config, read_config(folder / CONFIG_FILE), progress)
+        accelerator.wait_for_everyone()  # all have read the file
+        if accelerator.is_main_process:
+            write_text(folder / CONFIG_FILE, dump_config(read_config(folder / CONFIG_FILE, schedule)))
     if trainer.task.adapts and progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
             f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
@@ -132,6 +144,26 @@ def _continue(config: Config, folder: Path, accelerator: Accelerator) -> Path:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder
     return _fit(trainer)
+
+
+def _require_same_past(config: Config, before: Config, progress: Progress) -> None:
+    """Raises a ConfigError if a schedule is another one in the epochs of a run that have begun."""
+    begun = progress.epoch + (progress.step > 0)
+    if progress.epoch >= min(config.train.epochs, before.train.epochs):
+        raise ConfigError(
+            f"train.epochs={config.train.epochs}: {progress.epoch} of the run's {before.train.epochs} epochs are over, "
+            "and a schedule changes only what is to come; raise it, or start a new run"
+        )
+    differ = (
+        epoch for epoch in range(begun) if learning_rate(epoch, config.train) != learning_rate(epoch, before.train)
+    )
+    if (first := next(differ, None)) is not None:
+        length = before.train.cosine_epochs or before.train.epochs
+        raise ConfigError(
+            f"train.epochs={config.train.epochs}: the learning rate of epoch {first + 1}, which is over or has begun, "
+            f"would be another; keep the cosine with train.cosine_epochs={length}, and let train.cooldown_epochs begin "
+            f"behind epoch {begun}"
+        )
 
 
 def _trainer(config: Config, folder: Path, accelerator: Accelerator, given: AdaptedModel | None = None) -> Trainer:

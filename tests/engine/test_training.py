@@ -36,6 +36,7 @@ from pointadapterx.run_folder import ADAPTER_FILE, STATE_FILE
 from pointadapterx.sections import TrainConfig
 from tests.conftest import ROOT
 from tests.processes import start
+from tests.resuming import assert_same_tensors
 
 MakeConfig = Callable[..., Config]
 
@@ -387,6 +388,56 @@ def test_resuming_with_another_number_of_processes_is_refused(run_config: MakeCo
         load_state(tmp_path / "run" / STATE_FILE, model, set(), optimizer, {"processes": "2"})
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_a_long_run_that_is_ended_early_is_the_run_of_its_new_config(
+    run_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is planned so or stopped and resumed so; what is over cannot change."""
+    schedule = {"epochs": 4, "cosine_epochs": 9, "cooldown_epochs": 2}
+    config = run_config("linear", train={"epochs": 9, "warmup_epochs": 1})
+    train(run_config("linear", train=schedule | {"warmup_epochs": 1}), tmp_path / "planned")
+    with monkeypatch.context() as patch:
+        step = Trainer._train_step
+
+        def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
+            if self.progress.epoch == 2 and index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self, index, *rest)
+
+        patch.setattr(Trainer, "_train_step", interrupt)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "ended")
+    kept = (tmp_path / "ended" / "config.yaml").read_text()
+    for changes, message in (
+        (["train.epochs=4"], "learning rate of epoch 2, which is over or has begun, would be another; .*epochs=9"),
+        (["train.epochs=4", "train.cosine_epochs=9", "train.cooldown_epochs=3"], "begin behind epoch 3"),
+        (["train.epochs=2", "train.cosine_epochs=9"], "train.epochs=2: 2 of the run's 9 epochs are over"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run.resume(tmp_path / "ended", changes)
+    assert (tmp_path / "ended" / "config.yaml").read_text() == kept
+    overrides = [f"train.{key}={value}" for key, value in schedule.items()]
+    run.resume(tmp_path / "ended", overrides)
+    assert_same_tensors(*(tmp_path / name / STATE_FILE for name in ("planned", "ended")))
+    planned, ended = ((tmp_path / name / "config.yaml").read_text() for name in ("planned", "ended"))
+    assert planned == ended != kept
+    with pytest.raises(ConfigError, match="4 of the run's 4 epochs are over"):
+        run.resume(tmp_path / "ended", ["train.epochs=6"])
+
+
+def test_a_cooldown_falls_in_a_line_from_the_cosine() -> None:
+    long = TrainConfig(epochs=300)
+    short = TrainConfig(epochs=120, cosine_epochs=300, cooldown_epochs=20)
+    assert all(learning_rate(epoch, short) == learning_rate(epoch, long) for epoch in range(101))
+    begin = learning_rate(100, long)
+    assert learning_rate(110, short) == pytest.approx((begin + 1e-6) / 2)
+    assert learning_rate(119, short) == pytest.approx(1e-6 + (begin - 1e-6) / 20)
+    for keys, message in (
+        ({"epochs": 20, "cosine_epochs": 19}, "19 is less than train.epochs=20"),
+        ({"epochs": 20, "cooldown_epochs": 11}, "exceeds the 10 epochs behind the warm-up"),
+    ):
+        assert message in next(TrainConfig(**keys).problems())[1]
 
 
 def test_learning_rate_is_the_published_schedule() -> None:

@@ -38,8 +38,8 @@ def test_keys_that_are_null_change_nothing_that_is_stored() -> None:
     from pointadapterx.study.identity import _without_null
 
     stored = small_config("linear").dump()["train"]
-    keys = ("class_weights", "sampler", "early_stopping", "device")
-    assert [stored[key] for key in keys] == [None] * 4
+    keys = ("class_weights", "sampler", "early_stopping", "cosine_epochs", "cooldown_epochs", "device")
+    assert [stored[key] for key in keys] == [None] * len(keys)
     assert not set(keys) & set(_without_null({"train": stored})["train"])
 
 
