@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.checkpoints.eight_bit import unpacked
 from pointadapterx.checkpoints.kinds import Kind, recognise
 from pointadapterx.checkpoints.shipped import backbone_sizes, find_weights
 from pointadapterx.errors import CheckpointError
@@ -209,7 +210,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str], list[str
     """Tensors of a checkpoint, the metadata of a safetensors file, and what there is to say about the choice."""
     if path.suffix == ".safetensors":
         tensors, metadata = read_safetensors(path)
-        return unwrapped(tensors), metadata, []
+        return unpacked(unwrapped(tensors)), metadata, []
     if path.suffix == ".npz":
         return read_npz(path), {}, []
     content, notes = read_torch_file(path), []

@@ -6,11 +6,13 @@ import importlib.resources
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from pointadapterx.checkpoints.eight_bit import SCALE, packed
 from pointadapterx.config import LOCATIONS, Config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import write_safetensors
@@ -20,6 +22,13 @@ from pointadapterx.registry import did_you_mean
 
 SHIPPED = Path(str(importlib.resources.files("pointadapterx"))) / "weights"
 """Folder of the shipped weights, each with a model card of the same name."""
+
+PACKAGE = "pointadapterx_weights"
+"""A package of its own with larger weights, which are found like the shipped ones where it is installed."""
+WHEEL = f"{PACKAGE}-0.1.0-py3-none-any.whl"
+"""Its file, beside that of this package."""
+LARGER = ("point_mae_small",)
+"""What it has, for messages where it is not installed."""
 
 ADAPTERS = SHIPPED.with_name("adapters")
 """Folder of the shipped adapters, likewise."""
@@ -49,10 +58,12 @@ def find_weights(weights: str | Path) -> Path:
         return fetch(address._replace(file=address.file or MIRROR_FILE))
     if text.startswith(HUB):
         return fetch(Address.parse(text, file=True))
-    path, shipped = Path(text), SHIPPED / f"{text}.safetensors"
-    if not path.exists() and path.name == text and shipped.is_file():
-        return shipped
+    path = Path(text)
+    if not path.exists() and text in shipped_weights():
+        return _card(text).with_suffix(".safetensors")
     if not path.is_file():
+        if text in LARGER and not path.exists():
+            raise CheckpointError(f"{text}: is in a package of its own, which is not installed; pip install {WHEEL}")
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
         known = shipped_weights()
         near = did_you_mean(text, known) if path.name == text else "."
@@ -91,8 +102,19 @@ def stored_weights(weights: str, adapter: Path) -> str:
 
 
 def shipped_weights() -> list[str]:
-    """Names of the weights that come with the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    """Names of the weights that come with this package, and with :data:`PACKAGE` where it is installed."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.safetensors")})
+
+
+def _folders() -> list[Path]:
+    """Where they lie."""
+    found = find_spec(PACKAGE)
+    return [SHIPPED, *map(Path, [] if found is None else found.submodule_search_locations or ())]
+
+
+def _card(name: str) -> Path:
+    """The model card of shipped weights, beside their file."""
+    return next(folder for folder in _folders() if (folder / f"{name}.safetensors").is_file()) / f"{name}.md"
 
 
 def shipped_adapter(name: str | Path) -> Path | None:
@@ -119,15 +141,18 @@ def without_locations(config: Config, keys: Sequence[str] = LOCATIONS) -> Config
 
 def shipped_licence(name: str) -> tuple[str, str]:
     """Licence and attribution of shipped weights, as their model card states them."""
-    text = (SHIPPED / f"{name}.md").read_text(encoding="utf-8")
+    card = _card(name)
+    text = card.read_text(encoding="utf-8")
     licence = re.search(r"^\| licence \| (.+?)(?:[;,] attribution below)? \|$", text, re.MULTILINE)
     attribution = re.search(r"^\*\*Attribution\.\*\* (.+?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     if licence is None or attribution is None:
-        raise CheckpointError(f"{SHIPPED / name}.md: states no licence or attribution; install the package again")
+        raise CheckpointError(f"{card}: states no licence or attribution; install the package again")
     return licence[1], " ".join(attribution[1].replace("`", "").split())
 
 
-def save_backbone(backbone: Backbone, path: Path, options: Backbone.Options, story: Mapping[str, Any]) -> None:
+def save_backbone(
+    backbone: Backbone, path: Path, options: Backbone.Options, story: Mapping[str, Any], bits: Literal[8, 16] = 16
+) -> None:
     """Writes a backbone in half precision, without the class token, which every task learns itself.
 
     Args:
@@ -135,13 +160,18 @@ def save_backbone(backbone: Backbone, path: Path, options: Backbone.Options, sto
         path: file to (atomically) write.
         options: its ``backbone`` section.
         story: anything JSON-able that a model card should tell.
+        bits: of the values of matrices; 8 rounds them, to 127 steps either way of the largest in a row.
 
     Raises:
         CheckpointError: if it cannot be written, or a weight does not fit into half precision.
     """
     excluded = set(backbone.class_parameters())
     tensors = {name: tensor for name, tensor in backbone.state_dict().items() if name not in excluded}
-    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    tensors = packed(tensors) if bits == 8 else tensors
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() and not name.endswith(SCALE) else tensor
+        for name, tensor in tensors.items()
+    }
     for name, tensor in halves.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {name} is not finite in half precision; the weights have diverged")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,17 @@ from pointadapterx.build import build_backbone, build_model
 from pointadapterx.checkpoints import shipped as weights_module
 from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.checkpoints.published import load_pretrained
-from pointadapterx.checkpoints.shipped import SHIPPED, find_weights, save_backbone, shipped_weights
+from pointadapterx.checkpoints.shipped import (
+    SHIPPED,
+    find_weights,
+    save_backbone,
+    shipped_licence,
+    shipped_weights,
+)
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
-from pointadapterx.files import read_safetensors
+from pointadapterx.files import read_safetensors, write_safetensors
+from pointadapterx.run_folder import WEIGHTS_FILE
 from tests.conftest import ROOT, load_tool, randomise, small_config
 
 OPTIONS = small_config("linear").backbone
@@ -133,6 +143,72 @@ def test_weights_of_a_run_that_left_the_backbone(
     monkeypatch.setattr(sys, "argv", ["export_backbone.py", str(tmp_path), str(tmp_path / "b.safetensors")])
     assert load_tool("export_backbone").main() == 2
     assert "method.name=linear leaves the backbone as it was; only full trains it" in capsys.readouterr().err
+
+
+def test_eight_bits_round_by_half_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written again from a file of weights, whose story stays; matrices are rounded by half a step at most."""
+    half, eight = tmp_path / WEIGHTS_FILE, tmp_path / "eight.safetensors"
+    backbone = build_backbone(OPTIONS)
+    save_backbone(backbone, half, OPTIONS, {"told": "story"})
+    for source in (half, tmp_path):  # the folder of a pre-training run
+        monkeypatch.setattr(sys, "argv", ["export_backbone.py", str(source), str(eight), "--bits", "8"])
+        assert load_tool("export_backbone").main() == 0
+    assert eight.stat().st_size < 0.75 * half.stat().st_size  # of a small backbone, whose headers weigh much
+    assert json.loads(read_safetensors(eight)[1]["story"]) == {"told": "story"}
+    other = build_backbone(OPTIONS.model_copy(update={"init_seed": 5, "weights": str(eight)}))
+    stored, coarse = read_safetensors(half)[0], 0
+    for name, tensor in stored.items():
+        found = other.state_dict()[name]
+        if tensor.ndim < 2 or tensor.numel() < 1024:
+            assert torch.equal(found, tensor.to(found.dtype)), name
+            continue
+        step = tensor.float().flatten(1).abs().amax(dim=1) / 127
+        apart = (found - tensor.float()).flatten(1).abs().amax(dim=1)
+        assert bool((apart <= 0.501 * step).all()), name
+        coarse += 1
+    assert coarse > 5
+    tensors, metadata = read_safetensors(eight)
+    name = next(name for name in tensors if name.endswith(".int8"))
+    for change in ({name: tensors[name][:1]}, {name.replace(".int8", ".scale"): torch.tensor([float("nan")])}):
+        write_safetensors(tmp_path / "bad.safetensors", tensors | change, metadata)
+        with pytest.raises(
+            CheckpointError, match="eight-bit numbers and their factors do not fit; copy the file again"
+        ):
+            load_pretrained(backbone, tmp_path / "bad.safetensors")
+
+
+def test_the_package_of_larger_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its wheel, with a stand-in of small weights: names are found where it is installed, and said where it is not."""
+    with pytest.raises(
+        CheckpointError, match=r"point_mae_small: is in a package of its own, .*pip install pointadapterx_w"
+    ):
+        find_weights("point_mae_small")
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "tools" / "weights_package", source, ignore=shutil.ignore_patterns("*.safetensors"))
+    save_backbone(build_backbone(OPTIONS), source / weights_module.PACKAGE / "stand_in.safetensors", OPTIONS, {}, 8)
+    (source / weights_module.PACKAGE / "stand_in.md").write_text(
+        "| licence | CC BY 4.0, like the data; attribution below |\n\n**Attribution.** Somebody.\n"
+    )
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        str(tmp_path),
+    ]
+    subprocess.run([*build, str(source)], check=True, capture_output=True)
+    with zipfile.ZipFile(tmp_path / weights_module.WHEEL) as wheel:
+        wheel.extractall(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert shipped_weights() == ["point_mae_tiny", "stand_in", "vit_tiny"]
+    assert shipped_licence("stand_in") == ("CC BY 4.0, like the data", "Somebody.")
+    assert load_pretrained(build_backbone(OPTIONS), "stand_in").coverage == 1.0
 
 
 def test_every_shipped_file_has_a_card() -> None:

@@ -1,0 +1,1 @@
+"""Weights that PointAdapterX finds by name; there is no code here."""
