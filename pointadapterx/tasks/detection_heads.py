@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pointadapterx.datasets.outlines import EXTRA
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.features import FeatureInfo, Features, Head
-from pointadapterx.models.recomputing import recomputed
 from pointadapterx.optional import need
+from pointadapterx.tasks.focal_loss import focal_loss
 from pointadapterx.tasks.regions import Again, BoxHead, Later
 from pointadapterx.tasks.upernet import Level, Levels, levels_of, strides_of
 
@@ -223,6 +223,7 @@ class RetinaNetHead(DetectionHead):
         backbone: Any = nn.Identity()
         backbone.out_channels = settings.channels
         layers = detection.retinanet.RetinaNetHead(settings.channels, anchors.count, settings.classes)
+        layers.classification_head.compute_loss = focal_loss
         self.detector = detection.RetinaNet(
             backbone,
             settings.classes,
@@ -249,14 +250,7 @@ class RetinaNetHead(DetectionHead):
         """Focal loss and L1."""
         levels = list(maps.values())
         outputs, anchors = self.detector.head(levels), self.detector.anchor_generator(images, levels)
-
-        def compute(*values: Tensor) -> Mapping[str, Tensor]:
-            found: Mapping[str, Tensor] = self.detector.compute_loss(
-                targets, dict(zip(outputs, values, strict=True)), anchors
-            )
-            return found
-
-        found: Mapping[str, Tensor] = recomputed(compute, *outputs.values())
+        found: Mapping[str, Tensor] = self.detector.compute_loss(targets, outputs, anchors)
         return found
 
     def find(self, images: Any, maps: dict[str, Tensor]) -> list[dict[str, Tensor]]:
