@@ -208,8 +208,8 @@ def steps_table(form: str, sizes: Sizes, device: torch.device) -> Table:
 
     words = (
         f"Forward, backward and AdamW, batch {sizes.batch}, random weights and inputs, grouping included. *step "
-        "MiB* is the peak of tensors beyond what stays between steps, *in all* adds weights and optimiser state (a graph keeps "
-        "its memory to itself). Times are medians, in brackets the fastest and the slowest."
+        "MiB* is the peak of tensors beyond what stays between steps, *in all* adds weights and optimiser state (a "
+        "graph keeps its memory to itself). Times are medians, in brackets the fastest and the slowest."
     )
     columns = ("trainable", "step MiB", "in all MiB", "ms/step", "samples/s")
     return Table(f"Training steps, {form}", words, columns, {_name(spec): partial(row, spec) for spec in specs})
@@ -262,13 +262,13 @@ def fill(table: Table, budget: float, write: Callable[[str], None] = lambda text
     end = time.monotonic() + budget
     lines, notes = [], []
     for name, measure in table.rows.items():
-        if time.monotonic() > end:
-            notes.append(f"- {name}: cut, there was no time left")
-            continue
         try:
-            cells = [name, *map(str, measure())]
-            lines.append(f"| {' | '.join(cells)} |")
+            if time.monotonic() > end:
+                raise TimeoutError("there was no time left")
+            lines.append(f"| {' | '.join([name, *map(str, measure())])} |")
             print(lines[-1], flush=True)
+        except TimeoutError as error:
+            notes.append(f"- {name}: cut, {error}")
         except KeyboardInterrupt:
             notes.append(f"- {name}: cut, it took too long")
             end = 0

@@ -1,12 +1,12 @@
-"""What the project does on a GPU, in less than eight minutes: build, tests of the kernels, speed and memory, as one page.
+"""What the project does on a GPU, as one page in less than eight minutes: build, tests of the kernels, speed, memory.
 
     python tools/gpu_report.py                     # writes docs/results/gpu.md
-    python tools/gpu_report.py --wheels wheels     # first installs from that folder what is missing, without a network
+    python tools/gpu_report.py --wheels wheels     # first installs what is missing from that folder, without a network
 
-Needs Python 3.11 or newer, torch, and for a GPU the CUDA toolkit of torch's version. Stages run one after the other, each
-in a process of its own; time that one leaves is the next one's. A stage that fails or is cut is named on the page, and the
-others go on. Without a GPU the sizes are small, what needs one is skipped, and a page is written only where --output says.
-The wheels, for a machine without a network, are fetched on one that has the project installed:
+Needs Python 3.11 or newer, torch, and for a GPU the CUDA toolkit of torch's version. Stages run one after the other,
+each in a process of its own; time that one leaves is the next one's. A stage that fails or is cut is named on the page,
+and the others go on. Without a GPU the sizes are small, what needs one is skipped, and a page is written only where
+--output says. Wheels for a machine without a network are fetched on one where the project is installed:
 
     python tools/gpu_report.py --list-wheels > wheels.txt     # --have FILE leaves out what `pip freeze` prints there
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
@@ -19,16 +19,18 @@ import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results" / "gpu.md"
@@ -53,7 +55,9 @@ if found["gpu"]:
     found |= {"memory": of.total_memory}
 print(json.dumps(found))
 """
-IMPLEMENTATION = "from pointadapterx import ops; print(ops.implementation('{}'))"
+OF_A_GPU = ["tests/ops", "tests/engine/test_gpu.py"]
+"""Where all tests with the marker cuda are."""
+CHECK = "import sys; from pointadapterx import ops; found = ops.implementation(sys.argv[1]); print(found)"
 
 
 class Machine(NamedTuple):
@@ -93,6 +97,18 @@ class Result(NamedTuple):
     text: str
 
 
+def probe() -> dict[str, Any]:
+    """What torch says of itself and of the first GPU.
+
+    Raises:
+        SystemExit: without torch.
+    """
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"error: torch cannot be imported: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return dict(json.loads(done.stdout))
+
+
 # ---- Stages
 
 
@@ -111,31 +127,23 @@ def _install(machine: Machine, seconds: float) -> list[str] | str:
 def _build(machine: Machine, seconds: float) -> list[str] | str:
     device = "cuda" if machine.gpu else "cpu"
     served = subprocess.run(
-        [sys.executable, "-c", IMPLEMENTATION.format(device)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CHECK, device], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     if served.startswith("compiled"):
         return f"already built: {served}"
-    # Everything comes from this machine: torch, the build tools, and requirements, which are not looked at.
-    return [sys.executable, "-m", "pip", "install", "--no-index", "--no-build-isolation", "--no-deps", "-e", str(ROOT)]
+    # Everything comes from this machine: torch, the build tools, and requirements, which are not looked at. A build
+    # that fails leaves an installation without compiled ops, which is a failure here.
+    install = [sys.executable, "-m", "pip", "install", "-v", "--no-index", "--no-build-isolation", "--no-deps", "-e"]
+    check = [sys.executable, "-c", f"{CHECK}; sys.exit(not found.startswith('compiled'))", device]
+    return ["sh", "-c", f"{shlex.join([*install, str(ROOT)])} && {shlex.join(check)}"]
 
 
 def _tests(machine: Machine, seconds: float) -> list[str] | str:
     if not machine.gpu:
         return "tests of a GPU are collected where there is one"
     workers = str(min(8, os.cpu_count() or 1))
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        workers,
-        "-m",
-        "cuda",
-        str(ROOT / "tests"),
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", workers, "-m", "cuda"]
+    return [*command, *OF_A_GPU]
 
 
 def _part(name: str, needs_gpu: bool = False) -> Callable[[Machine, float], list[str] | str]:
@@ -206,7 +214,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> str:
 def _end_of(output: str) -> str:
     """What a reader needs of a process's output: which tests failed, and the last lines."""
     lines = [line.rstrip() for line in output.splitlines() if line.strip()]
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR")) or " error: " in line]
     shown = [*failed[:20], *(line for line in lines[-8:] if line not in failed)]
     return "\n".join(["```text", *(line[:300] for line in shown), "```"])
 
@@ -318,9 +326,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.wheels is not None and not options.wheels.is_dir():
         parser.error(f"--wheels {options.wheels}: is no folder")
     started = time.monotonic()
-    facts = json.loads(subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True).stdout)
     with TemporaryDirectory() as folder:
-        machine = Machine(facts, Path(folder), options.wheels and options.wheels.resolve())
+        machine = Machine(probe(), Path(folder), options.wheels and options.wheels.resolve())
         output = options.output or (PAGE if machine.gpu else None)
         command = " ".join(["python tools/gpu_report.py", *(sys.argv[1:] if argv is None else argv)])
         results: dict[str, Result] = {}
