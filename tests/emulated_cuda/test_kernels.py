@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
 import shutil
@@ -191,10 +192,10 @@ def test_there_are_enough_cases_of_every_kernel() -> None:
 
 
 @pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Emulator:
-    folder = tmp_path_factory.getbasetemp() / "emulated_cuda"
-    if worker_id != "master":
-        folder = folder.parent.parent / folder.name
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    """Built once for all processes of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulated_cuda"
     with FileLock(f"{folder}.lock"):
         library = folder / "kernels.so"
         return Emulator(library if library.exists() else build(folder))
@@ -285,14 +286,14 @@ class Planted(NamedTuple):
 
 
 PLANTED = {
-    "an index too many at the tail": Planted(
+    "one thread too many at the tail": Planted(
         "gather.cu",
-        "    const int64_t row = i / channels;\n    const int64_t index",
-        "    const int64_t row = ++i / channels;\n    const int64_t index",
+        "i < total; i += element_stride()) {\n    const int64_t row = i / channels;\n    const int64_t index",
+        "i <= total; i += element_stride()) {\n    const int64_t row = i / channels;\n    const int64_t index",
         gathering,
-        "out of bounds|is not|assertion",
+        "out of bounds",
     ),
-    "a tail block that is not masked": Planted(
+    "a tail that is not masked": Planted(
         "neighbours.cu", "valid = mine < count;", "valid = mine <= count;", neighbours, "out of bounds: read|is not"
     ),
     "no barrier of the block": Planted(
@@ -312,6 +313,20 @@ PLANTED = {
         grid_sampling,
         "race|uninitialised",
     ),
+    "a barrier that some threads pass by": Planted(
+        "fps.cu",
+        "= mine;\n  __syncthreads();",
+        "= mine;\n  if (warp == 0) __syncthreads();",
+        small_sampling,
+        "deadlock|race",
+    ),
+    "a vote that some lanes pass by": Planted(
+        "neighbours.cu",
+        "const unsigned hits =",
+        "if (mine >= count) break;\n      const unsigned hits =",
+        ball,
+        "deadlock|divergence",
+    ),
     "the higher index of equals": Planted(
         "fps.cu", "b.index < a.index);", "b.index > a.index);", small_sampling, "is not"
     ),
@@ -320,6 +335,18 @@ PLANTED = {
     ),
     "points that are not real": Planted(
         "neighbours.cu", "length_of(search.lengths, b, search.count) : 0", "search.count : 0", ball, "is not"
+    ),
+    "memory that nothing has written": Planted(
+        "neighbours.cu", "best_index[j] = length > 0 ? best_index[0] : 0;", "", neighbours, "uninitialised"
+    ),
+    "loads wider than their alignment": Planted(
+        "gather.cu", "case 4: return gather<uint32_t>", "case 4: return gather<uint64_t>", gathering, "misaligned"
+    ),
+    "too much shared memory": Planted(
+        "neighbours.cu", "kSharedRanking = 128;", "kSharedRanking = 1100;", neighbours, "more than 48 KiB"
+    ),
+    "too many threads of a block": Planted(
+        "gather.cu", "kThreads = 256;", "kThreads = 2048;", interpolating, "error 9"
     ),
 }
 
