@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,8 +143,9 @@ def _tests(machine: Machine, seconds: float) -> list[str] | str:
     if not machine.gpu:
         return "tests of a GPU are collected where there is one"
     workers = str(min(8, os.cpu_count() or 1))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", workers, "-m", "cuda"]
-    return [*command, *OF_A_GPU]
+    # Idle threads of several processes would spin against each other.
+    command = ["env", "OMP_NUM_THREADS=1", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return [*command, "-n", workers, "-m", "cuda", *OF_A_GPU]
 
 
 def _part(name: str, needs_gpu: bool = False) -> Callable[[Machine, float], list[str] | str]:
@@ -201,14 +203,14 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> str:
     try:
         return "done" if process.wait(seconds) == 0 else "FAILED"
     except subprocess.TimeoutExpired:
-        for number in (signal.SIGINT, signal.SIGKILL):
-            os.killpg(process.pid, number)
-            try:
-                process.wait(GRACE)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-    return "cut"
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        return "cut"
+    finally:  # also where the report itself is interrupted
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _end_of(output: str) -> str:
