@@ -25,7 +25,7 @@ from pointadapterx.ops import reference
 raw = torch.ops.pointadapterx
 METHODS = [f"scan_pb_t50_rs{form}" for form in ("_linear", "_full", "_lora", "_dapt", "", "_e3va_x")]
 GRAPHED = [f"scan_pb_t50_rs{form}" for form in ("_linear", "_full", "_lora", "_dapt", "_e3va", "_e3va_x")]
-"""DAPT-X looks on the host at how many sub-tokens go to which expert, which a graph cannot hold."""
+NO_GRAPH = " DAPT-X is not among them: the host reads how many sub-tokens go to each expert, which a graph cannot hold."
 SMALL = ["backbone.weights=null", "backbone.depth=1", "backbone.encoder_width=8", "data.num_points=256"]
 LASTS = 0.1  # seconds in which short calls are repeated
 
@@ -213,6 +213,7 @@ def steps_table(form: str, sizes: Sizes, device: torch.device) -> Table:
         f"Forward, backward and AdamW, batch {sizes.batch}, random weights and inputs, grouping included. *step "
         "MiB* is the peak of tensors beyond what stays between steps, *in all* adds weights and optimiser state (a "
         "graph keeps its memory to itself). Times are medians, in brackets the fastest and the slowest."
+        f"{NO_GRAPH if form == 'graphs' else ''}"
     )
     columns = ("trainable", "step MiB", "in all MiB", "ms/step", "samples/s")
     return Table(f"Training steps, {form}", words, columns, {_name(spec): partial(row, spec) for spec in specs})
