@@ -1,8 +1,8 @@
 # The two commands a newcomer needs:
 #   make demo   adapts the shipped point-cloud transformer to the embedded clouds: linear probe, then DAPT-X
 #   make test   runs the tests
-# make test-all also runs those that take long: every method and precision where make test takes one of a kind, under
-# sanitizers, and without each optional package and program.
+# make test-all also runs those that take long: every method and precision where make test takes one of a kind, the CUDA
+# kernels in an emulator, tests under sanitizers, and without each optional package and program.
 # Each sets up $(VENV) by itself. Needed: Python >= 3.10 with venv, make; a C++20 compiler makes the point ops fast.
 # A CPU build of torch:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 

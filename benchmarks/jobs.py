@@ -32,6 +32,7 @@ VARIANTS = {
     "cached": "from features of the frozen layers that are there (train.cached_views)",
     "compiled": "train.compile",
     "checkpointed": "train.gradient_checkpointing",
+    "graphed": "the whole step as one CUDA graph",
 }
 _SPEC = re.compile(rf"(?P<config>[^@+]+)(@(?P<precision>fp32|bf16))?(\+(?P<variant>{'|'.join(VARIANTS)}))?")
 
@@ -124,6 +125,8 @@ def make_training(spec: Spec, overrides: list[str], batch_size: int, device: tor
     if spec.variant == "published":
         for group in optimizer.param_groups:
             group["fused"] = False
+    for group in optimizer.param_groups:
+        group["capturable"] = spec.variant == "graphed"
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(model.head.num_classes, (batch_size,), generator=generator).to(device)
 
@@ -135,10 +138,10 @@ def make_training(spec: Spec, overrides: list[str], batch_size: int, device: tor
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    if warm:
+    if warm or spec.variant == "graphed":
         step()  # which creates the optimiser's state
     slots = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    return _job(spec, model, slots, step)
+    return _job(spec, model, slots, _graphed(step) if spec.variant == "graphed" else step)
 
 
 def make_inference(spec: Spec, overrides: list[str], batch_size: int, device: torch.device) -> Job:
@@ -151,7 +154,21 @@ def make_inference(spec: Spec, overrides: list[str], batch_size: int, device: to
             model(inputs())
 
     step()
-    return _job(spec, model, [], step)
+    return _job(spec, model, [], _graphed(step) if spec.variant == "graphed" else step)
+
+
+def _graphed(step: Callable[[], None]) -> Callable[[], None]:
+    """Captures a step, which then is replayed: with the same inputs, and without a wait for the host in it."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # what is allocated and chosen once must not be a part of the graph
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def _job(spec: Spec, model: AdaptedModel, slots: list[Tensor], step: Callable[[], None]) -> Job:
@@ -163,6 +180,8 @@ def _prepare(
     spec: Spec, overrides: list[str], batch_size: int, device: torch.device
 ) -> tuple[Config, AdaptedModel, Callable[[], Tensor | Frozen]]:
     """The config, its model with random weights, and where a step gets its inputs."""
+    if spec.variant == "graphed" and device.type != "cuda":
+        raise ConfigError(f"{spec.config}+graphed: CUDA graphs need a CUDA device; leave it out here")
     config = read_config(spec.config, overrides)
     torch.manual_seed(0)
     model = build_model(config, restored=True).to(device)  # no warning about random weights

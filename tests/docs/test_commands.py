@@ -127,6 +127,7 @@ TUTORIAL_OF_LABELS = "see tests/docs/test_segmentation_tutorial.py"
 DETECTION = "needs torchvision; see tests/adapting/test_detection.py"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
 BUILDING = "needs a package of Debian; see tests/building"
+GPU = "takes a minute without a GPU, and measures nothing there; see tests/test_gpu_report.py"
 NOT_EXECUTED: dict[str, str] = {
     "pointadapterx visualize runs/demo/<time>": PICTURES,
     "pointadapterx visualize runs/demo/<time> --picture routing attention --samples 2 --format png svg": PICTURES,
@@ -159,6 +160,11 @@ NOT_EXECUTED: dict[str, str] = {
     "pip wheel --no-build-isolation --no-deps --wheel-dir dist .": "see tests/docs/test_tutorial.py",
     "pip install 'dist/pointadapterx-0.1.0-cp311-cp311-linux_x86_64.whl[mesh]'": "see tests/docs/test_tutorial.py",
     "pip install matplotlib": "loads packages from the network",
+    "python tools/gpu_report.py": GPU,
+    "python tools/gpu_report.py --list-wheels > wheels.txt": GPU,
+    "pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 "
+    "--platform manylinux2014_x86_64 --dest wheels --requirement wheels.txt": "loads packages from the network",
+    "python tools/gpu_report.py --wheels wheels": GPU,
     "torchrun --standalone --nproc_per_node 2 tools/main.py --config cfgs/demo.yaml": (
         "see tests/engine/test_distributed.py"
     ),

@@ -79,6 +79,7 @@ __global__ void __launch_bounds__(kMostThreads)
   const int step = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   for (int64_t b = blockIdx.x; b < batch; b += gridDim.x) {
     const int count = static_cast<int>(length_of(lengths, b, full));
+    assert(start < count && "farthest_point_sample: start behind the length of a cloud");
     const T* points = all_points + b * full * 3;
     int64_t* chosen = all_chosen + b * samples;
     T nearest[kPer];
@@ -127,6 +128,7 @@ __global__ void __launch_bounds__(kMostThreads)
   const int lane = threadIdx.x % kWarp;
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t count = length_of(lengths, b, full);
+    assert(start < count && "farthest_point_sample: start behind the length of a cloud");
     const T* points = all_points + b * full * 3;
     T* nearest = all_nearest + b * full;  // each thread reads and writes its own points alone
     int64_t* chosen = all_chosen + b * samples;

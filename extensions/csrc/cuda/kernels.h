@@ -14,8 +14,8 @@ constexpr int64_t kFpsInRegisters = 16384;
 // Bytes of scratch in which the blocks tell each other what they found.
 constexpr int64_t kFpsPartialBytes = 1 << 16;
 
-// Lengths (batch), on the device, say how many points of each cloud are real; null: all. A length outside [1, count]
-// stops a kernel with a device-side assertion.
+// Lengths (batch), on the device, say how many points of each cloud are real; null: all. A length outside [1, count],
+// or a start of FPS that it leaves out, stops a kernel with a device-side assertion.
 
 // points (batch, count, 3), nearest: scratch (batch, count), partial: scratch of kFpsPartialBytes, 16-byte aligned
 // -> chosen (batch, samples). Only without lengths must `samples` be at most `count`.

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
+from pointadapterx.models.recomputing import recomputed
 from pointadapterx.peft.e3va import DoublyLowRank
 from pointadapterx.peft.parts.mixture import MixtureOutput, SharedMixture, at_least_float32_on_cpu, float32_on_cpu
 
@@ -94,10 +94,8 @@ class LowRankMixture(SharedMixture):
         """
         if self._has_kernel(tokens):
             codes, gates, chosen, _ = _LowRankExperts.apply(tokens.flatten(1), self.router.directions(), *self.bank())
-        elif torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler makes such choices itself
-            codes, gates, chosen = checkpoint(self._encode, tokens, use_reentrant=False)
         else:
-            codes, gates, chosen = self._encode(tokens)
+            codes, gates, chosen = recomputed(self._encode, tokens, draws=self.training and self.dropout > 0)
         return self.output(codes.view(*tokens.shape[:-1], -1), gates, chosen)
 
     def decode(self, codes: Tensor) -> Tensor:
