@@ -186,6 +186,13 @@ class _made:
         self._beside.cleanup()
 
 
+def _number(text: str) -> int:
+    """A number of pictures, of which 0 or less would be a task without a part, or all but some."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
 @ends_in_one_line
 def main() -> int:
     """Runs this module from the command line."""
@@ -197,8 +204,8 @@ def main() -> int:
             one.add_argument("layout", choices=sorted(LAYOUTS))
         one.add_argument("source", type=Path, metavar="SOURCE", help="folder of the published pictures")
         one.add_argument("output", type=Path, metavar="OUT", help="folder to make")
-        one.add_argument("--train", type=int, required=True, metavar="N", help="pictures of a class to train on")
-        one.add_argument("--test", type=int, metavar="N", help="pictures of a class to test on (default: all)")
+        one.add_argument("--train", type=_number, required=True, metavar="N", help="pictures of a class to train on")
+        one.add_argument("--test", type=_number, metavar="N", help="pictures of a class to test on (default: all)")
         one.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     options = parser.parse_args()
     draw = (options.source, options.output, options.train, options.test, options.seed)

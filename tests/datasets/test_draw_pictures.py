@@ -119,6 +119,14 @@ def test_nothing_half_written_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["all"]
 
 
+@pytest.mark.parametrize("arguments", [("--train", 0), ("--train=-3",), ("--train", 2, "--test", 0)])
+def test_a_part_has_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...]) -> None:
+    folders(tmp_path / "all", ".")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "classes", tmp_path / "all", tmp_path / "task", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
 def test_a_table_of_pictures_names_only_pictures(tmp_path: Path) -> None:
     folders(tmp_path, "train", "test", pictures=1)
     (tmp_path / "notes.txt").write_text("no picture")
