@@ -113,7 +113,10 @@ def cut_objects(layout: str, source: Path, output: Path, train: int, test: int |
             for label, cuts in _objects(LAYOUTS[layout](split, root=source)).items():
                 (folder / split / label).mkdir(parents=True)
                 for cut in sorted(drawn(cuts, most, seed)):
-                    _cut_out(cut, folder / split / label / f"{cut.name}.png")
+                    file = folder / split / label / f"{cut.name}.png"
+                    if file.exists():
+                        raise DataError(f"{cut.picture}: another picture has its name but for the suffix; rename one")
+                    _cut_out(cut, file)
                     rows.append((f"{split}/{label}/{cut.name}.png", label, split, f"{split} {cut.group}"))
         with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
@@ -130,7 +133,8 @@ def _objects(data: ObjectImages) -> dict[str, list[Cut]]:
             left, top, right, bottom = box = objects.boxes[row].tolist()
             if not objects.ignored[row] and max(right - left, bottom - top) >= LEAST:
                 label = data.object_classes[int(objects.labels[row])]
-                found[label].append(Cut(Path(path), box, f"{Path(name).stem}_{row - first}", group))
+                stem = "_".join(Path(name).with_suffix("").parts)
+                found[label].append(Cut(Path(path), box, f"{stem}_{row - first}", group))
     return found
 
 
