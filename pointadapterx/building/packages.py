@@ -101,13 +101,26 @@ ELECTRONICS = Package(
 )
 
 
-def find_package(package: Package, given: Sequence[Path], downloads: Path, mirror: str, say: Say) -> Path:
+def downloads_folder() -> Path:
+    """Where packages are kept that were downloaded, unless another folder is given.
+
+    Raises:
+        DataError: if the user has no home folder, as in some containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx" / "packages"
+    except RuntimeError as error:
+        raise DataError(f"{reason_of(error)} Choose a folder for downloads with --downloads") from None
+
+
+def find_package(package: Package, given: Sequence[Path], downloads: Path | None, mirror: str, say: Say) -> Path:
     """The package's file, whose checksum is right: one of those given, or downloaded.
 
     Args:
         package: what is needed.
         given: files, and folders that hold them; if there are some, nothing is downloaded.
-        downloads: folder where downloads are kept. What is there already is not downloaded again.
+        downloads: folder where downloads are kept, or None for :func:`downloads_folder`. What is there already is not
+            downloaded again.
         mirror: a Debian mirror's address.
         say: is called with a line on what takes long.
 
@@ -116,7 +129,7 @@ def find_package(package: Package, given: Sequence[Path], downloads: Path, mirro
         InUseError: if another process is downloading it.
     """
     if not given:
-        return download(package, downloads, mirror, say)
+        return download(package, downloads or downloads_folder(), mirror, say)
     for path in given:
         file = path / package.file if path.is_dir() else path
         try:

@@ -128,6 +128,22 @@ def test_a_given_package_that_cannot_be_read(
     assert f"error: {file}: cannot be read (Permission denied)" in capsys.readouterr().err
 
 
+def test_a_user_without_a_home_folder(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    file = save(tmp_path / "debs", package, CONTENT)
+    assert main(["data", "build", "home", str(tmp_path / "one"), "--packages", str(file)]) == 1  # not the known content
+    assert main(["data", "build", "home", str(tmp_path / "two")]) == 2
+    assert "error: Could not determine home directory. Choose a folder for downloads with --downloads" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_folder_that_is_a_file(tmp_path: Path, package: Package) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file: .*; choose another folder with --downloads"):
