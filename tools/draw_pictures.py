@@ -113,7 +113,10 @@ def cut_objects(layout: str, source: Path, output: Path, train: int, test: int |
             for label, cuts in _objects(LAYOUTS[layout](split, root=source)).items():
                 (folder / split / label).mkdir(parents=True)
                 for cut in sorted(drawn(cuts, most, seed)):
-                    _cut_out(cut, folder / split / label / f"{cut.name}.png")
+                    file = folder / split / label / f"{cut.name}.png"
+                    if file.exists():
+                        raise DataError(f"{cut.picture}: another picture has its name but for the suffix; rename one")
+                    _cut_out(cut, file)
                     rows.append((f"{split}/{label}/{cut.name}.png", label, split, f"{split} {cut.group}"))
         with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
@@ -130,7 +133,8 @@ def _objects(data: ObjectImages) -> dict[str, list[Cut]]:
             left, top, right, bottom = box = objects.boxes[row].tolist()
             if not objects.ignored[row] and max(right - left, bottom - top) >= LEAST:
                 label = data.object_classes[int(objects.labels[row])]
-                found[label].append(Cut(Path(path), box, f"{Path(name).stem}_{row - first}", group))
+                stem = "_".join(Path(name).with_suffix("").parts)
+                found[label].append(Cut(Path(path), box, f"{stem}_{row - first}", group))
     return found
 
 
@@ -186,6 +190,13 @@ class _made:
         self._beside.cleanup()
 
 
+def _number(text: str) -> int:
+    """A number of pictures, of which 0 or less would be a task without a part, or all but some."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
 @ends_in_one_line
 def main() -> int:
     """Runs this module from the command line."""
@@ -197,8 +208,8 @@ def main() -> int:
             one.add_argument("layout", choices=sorted(LAYOUTS))
         one.add_argument("source", type=Path, metavar="SOURCE", help="folder of the published pictures")
         one.add_argument("output", type=Path, metavar="OUT", help="folder to make")
-        one.add_argument("--train", type=int, required=True, metavar="N", help="pictures of a class to train on")
-        one.add_argument("--test", type=int, metavar="N", help="pictures of a class to test on (default: all)")
+        one.add_argument("--train", type=_number, required=True, metavar="N", help="pictures of a class to train on")
+        one.add_argument("--test", type=_number, metavar="N", help="pictures of a class to test on (default: all)")
         one.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     options = parser.parse_args()
     draw = (options.source, options.output, options.train, options.test, options.seed)

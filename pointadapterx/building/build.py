@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +31,6 @@ class Built:
     differing: list[str]
 
 
-def downloads_folder() -> Path:
-    """Where packages are kept that were downloaded, unless another folder is given."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx" / "packages"
-
-
 def build(
     name: str,
     folder: Path,
@@ -52,7 +46,7 @@ def build(
         name: one of :data:`~pointadapterx.building.recipes.RECIPES`.
         folder: where to write; the folder appears when everything is in it.
         packages: files of packages, or folders that hold them; without any, what is needed is downloaded.
-        downloads: folder where packages are kept that were downloaded.
+        downloads: folder where packages are kept that were downloaded; None: the user's cache.
         mirror: a Debian mirror's address.
         say: is called with a line on what takes long.
 
@@ -62,7 +56,7 @@ def build(
     """
     recipe, models = RECIPES[name], read_list(name)
     with new_folder(folder) as temporary:
-        package = find_package(recipe.package, packages, downloads or downloads_folder(), mirror, say)
+        package = find_package(recipe.package, packages, downloads, mirror, say)
         clouds, wanted = {}, {model.name for model in models}
         for model, cloud in recipe.source(package, models):
             clouds[model] = cloud

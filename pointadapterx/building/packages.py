@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pointadapterx.errors import DataError, reason_of
 from pointadapterx.hashing import hash_file
+from pointadapterx.locks import alone
 
 MIRROR = "https://deb.debian.org/debian"
 SNAPSHOT = "https://snapshot.debian.org/file"  # keeps every file that Debian ever published, by its SHA-1
@@ -100,27 +101,44 @@ ELECTRONICS = Package(
 )
 
 
-def find_package(package: Package, given: Sequence[Path], downloads: Path, mirror: str, say: Say) -> Path:
+def downloads_folder() -> Path:
+    """Where packages are kept that were downloaded, unless another folder is given.
+
+    Raises:
+        DataError: if the user has no home folder, as in some containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx" / "packages"
+    except RuntimeError as error:
+        raise DataError(f"{reason_of(error)} Choose a folder for downloads with --downloads") from None
+
+
+def find_package(package: Package, given: Sequence[Path], downloads: Path | None, mirror: str, say: Say) -> Path:
     """The package's file, whose checksum is right: one of those given, or downloaded.
 
     Args:
         package: what is needed.
         given: files, and folders that hold them; if there are some, nothing is downloaded.
-        downloads: folder where downloads are kept. What is there already is not downloaded again.
+        downloads: folder where downloads are kept, or None for :func:`downloads_folder`. What is there already is not
+            downloaded again.
         mirror: a Debian mirror's address.
         say: is called with a line on what takes long.
 
     Raises:
-        DataError: if it is not among those given, cannot be downloaded, or is not what it should be.
+        DataError: if it is not among those given, cannot be read or downloaded, or is not what it should be.
+        InUseError: if another process is downloading it.
     """
     if not given:
-        return download(package, downloads, mirror, say)
+        return download(package, downloads or downloads_folder(), mirror, say)
     for path in given:
         file = path / package.file if path.is_dir() else path
-        if file.is_file() and file.stat().st_size == package.size and hash_file(file) == package.sha256:
-            return file
-        if file.name == package.file and file.is_file():
-            raise DataError(f"{file}: {_other(package, file)}; obtain it again")
+        try:
+            if _is_right(package, file):
+                return file
+            if file.name == package.file and file.is_file():
+                raise DataError(f"{file}: {_other(package, file)}; obtain it again")
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({reason_of(error)}); copy it to another place") from None
     listed = ", ".join(map(str, given[:3]))
     raise DataError(f"{listed}: no {package.file} (sha256 {package.sha256}) there; {_where(package)}")
 
@@ -130,17 +148,26 @@ def download(package: Package, folder: Path, mirror: str, say: Say) -> Path:
 
     Raises:
         DataError: with the reason and a way out.
+        InUseError: if another process is downloading it.
     """
     file = folder / package.file
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and file.stat().st_size == package.size and hash_file(file) == package.sha256:
+        if _is_right(package, file):
             return file
-        part = file.with_name(f"{file.name}.{package.sha256[:8]}.part")
-        there = part.stat().st_size if part.is_file() else 0
-        free = shutil.disk_usage(folder).free
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(
+            file.with_name(f".{file.name}.lock"), file, "wait for it, or choose another folder with --downloads"
+        ):
+            return _download(package, file, mirror, say)
     except OSError as error:
         raise DataError(f"{folder}: {reason_of(error)}; choose another folder with --downloads") from None
+
+
+def _download(package: Package, file: Path, mirror: str, say: Say) -> Path:
+    if _is_right(package, file):  # another process has just downloaded it
+        return file
+    folder, part = file.parent, file.with_name(f"{file.name}.{package.sha256[:8]}.part")
+    there, free = part.stat().st_size if part.is_file() else 0, shutil.disk_usage(folder).free
     if free < package.size - there:
         need = (package.size - there) / 1e6
         raise DataError(f"{folder}: {need:.0f} MB are needed and {free / 1e6:.0f} MB are free; see --downloads")
@@ -159,6 +186,10 @@ def download(package: Package, folder: Path, mirror: str, say: Say) -> Path:
         part.replace(file)
         return file
     raise DataError(f"{'; '.join(failures)}; try later, another --mirror, or {LOCAL}")
+
+
+def _is_right(package: Package, file: Path) -> bool:
+    return file.is_file() and file.stat().st_size == package.size and hash_file(file) == package.sha256
 
 
 class _Unavailable(Exception):
@@ -181,7 +212,9 @@ def _transfer(address: str, part: Path, size: int) -> None:
     headers = AGENT | ({"Range": f"bytes={there}-"} if there else {})
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT) as answer:
-            _save(answer, part, append=answer.status == http.client.PARTIAL_CONTENT, size=size)
+            goes_on = answer.status == http.client.PARTIAL_CONTENT
+            _check_length(answer, size - there if goes_on else size)
+            _save(answer, part, append=goes_on, size=size)
     except urllib.error.HTTPError as error:
         gone = " (it has this version no longer)" if error.code == http.client.NOT_FOUND else ""
         raise _Unavailable(f"answers {error.code} {error.reason}{gone}") from None
@@ -191,6 +224,17 @@ def _transfer(address: str, part: Path, size: int) -> None:
         raise _Unavailable(f"the connection failed ({reason_of(error)})") from None
     if part.stat().st_size < size:
         raise _Unavailable(f"ended after {part.stat().st_size} of {size} bytes; run the command again to go on")
+
+
+def _check_length(answer: http.client.HTTPResponse, expected: int) -> None:
+    """Refuses another file, such as the page of a hotel's network, before it replaces what was downloaded.
+
+    Raises:
+        _Unavailable: naming both lengths.
+    """
+    length = answer.headers.get("Content-Length")
+    if length is not None and int(length) != expected:
+        raise _Unavailable(f"gives {length} bytes where {expected} are expected, so it is another file")
 
 
 def _save(answer: http.client.HTTPResponse, part: Path, append: bool, size: int) -> None:

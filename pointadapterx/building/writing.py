@@ -26,13 +26,13 @@ def write_clouds(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Ma
     """Writes a file of clouds in the order of ``models``, and returns the hash of its content.
 
     Equal content gives equal bytes, as long as the libraries that compress are the same; the hash does not depend on
-    them.
+    them. The file is put together in memory, since HDF5 prints tracebacks, and may crash, where a disk is full.
     """
     chosen = [clouds[model.name] for model in models]
     data = np.stack([cloud.points for cloud in chosen])
     entries = entries_of(recipe, models, chosen)
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-    with h5py.File(path, "w") as file:
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         rows = min(CHUNK, len(data))
         entry = file.create_dataset("data", data=data, chunks=(rows, data.shape[1], 1), **packed)
         if data.dtype == np.int16:
@@ -43,6 +43,8 @@ def write_clouds(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Ma
             file.attrs["classes"] = np.array(classes_of(recipe, models), dtype="S")
         for key, text in _story(recipe).items():
             file.attrs[key] = np.bytes_(text.encode())
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
     return hash_of(data, entries)
 
 

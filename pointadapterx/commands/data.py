@@ -13,6 +13,7 @@ Everybody gets the same points. The exit status is 1 if the content is another t
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from pointadapterx.commands.options import UsageError
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     for source in package.sources:
         _say(f"  {source}")
     _say(f"who uses or shares them has to name these sources: see {options.folder / ATTRIBUTION}")
-    _say(f"use: pointadapterx train --config {recipe.config} data.root={options.folder}")
+    _say(f"use: pointadapterx train --config {recipe.config} data.root={shlex.quote(str(options.folder))}")
     if not built.differing:
         _say("the content is the known one")
         return 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from statistics import fmean
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.table import Table
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from pointadapterx import ops
@@ -112,11 +113,24 @@ def probe_outcomes(
     return np.asarray(search.predict(features[1]) == labels[1])
 
 
+def standard_error(runs: Sequence[np.ndarray], groups: Tensor | None) -> float:
+    """Standard error in points of the mean accuracy, as it varies with the judged clouds.
+
+    Args:
+        runs: (n,) bool for each initialisation, which clouds are right.
+        groups: (n,), the same for clouds that are not independent, such as variants of one part.
+    """
+    right = np.mean(runs, axis=0)
+    numbers = np.arange(len(right)) if groups is None else np.unique(groups.numpy(), return_inverse=True)[1]
+    sums = np.bincount(numbers, weights=right - right.mean())
+    return 100.0 * math.sqrt(len(sums) / max(1, len(sums) - 1) * float(np.square(sums).sum())) / len(right)
+
+
 def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:
     """Linear-probe accuracy in % of a config's backbone weights and of random ones, printed as a table.
 
     Random weights are judged as they are initialised, and with BatchNorm's statistics taken from the training
-    clouds; both are means over three initialisations.
+    clouds; both are means over three initialisations. Standard errors are those of :func:`standard_error`.
 
     Args:
         config: of a pre-training job; ``backbone.weights`` names the weights.
@@ -135,20 +149,21 @@ def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:
         raise ConfigError("backbone.weights is not set; add backbone.weights=FILE to the command")
     parts = build_probe_data(config)
 
-    def judge(source: str | None, seed: int, calibrated: bool = False) -> float:
+    def judge(source: str | None, seed: int, calibrated: bool = False) -> np.ndarray:
         backbone = build_backbone(config.backbone.model_copy(update={"weights": source, "init_seed": seed}))
         backbone.to(accelerator.device)
         if calibrated and isinstance(backbone, PointMAE):
             calibrate_batch_norm(backbone, parts[0], config)
-        return probe_accuracy(backbone, *parts, config, accelerator)
+        return probe_outcomes(backbone, *parts, config, accelerator)
 
     with ops.unchecked():
-        of_weights = judge(weights, config.backbone.init_seed or 0)  # first: weights may not fit
-        found = {
-            "random": fmean(judge(None, seed) for seed in PROBE_SEEDS),
-            "random, BatchNorm calibrated": fmean(judge(None, seed, calibrated=True) for seed in PROBE_SEEDS),
+        of_weights = [judge(weights, config.backbone.init_seed or 0)]  # first: weights may not fit
+        runs = {
+            "random": [judge(None, seed) for seed in PROBE_SEEDS],
+            "random, BatchNorm calibrated": [judge(None, seed, calibrated=True) for seed in PROBE_SEEDS],
             str(weights): of_weights,
         }
+    found = {name: 100.0 * float(np.mean(of_name)) for name, of_name in runs.items()}
     table = Table(
         title=f"linear SVM on frozen features of {config.pretrain.probe.name}: {len(parts[0])} clouds to "
         f"train on, accuracy on {len(parts[1])} others of the training split",
@@ -158,6 +173,6 @@ def probe(config: Config, accelerator: Accelerator) -> dict[str, float]:
     table.add_column("accuracy %", justify="right")
     table.add_column("standard error", justify="right")
     for name, value in found.items():
-        table.add_row(name, f"{value:.2f}", f"{math.sqrt(value * (100 - value) / len(parts[1])):.2f}")
+        table.add_row(name, f"{value:.2f}", f"{standard_error(runs[name], parts[1].groups):.2f}")
     console.print(table)
     return found

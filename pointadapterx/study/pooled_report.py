@@ -84,7 +84,7 @@ def _facts(table: Table, pooled: Pooled) -> Iterator[str]:
     )
     for what, key in (("Regime", "regime"), ("Protocol", "protocol"), ("Selection", "selection")):
         yield f"{what}: {markdown(_common(table, key))}"
-    yield from _replicates(table)
+    yield from _replicates(table, pooled)
     yield from _budgets(table)
     left = [s.label for s in table.columns[0].summaries if s.row not in {row.row for row in pooled.rows}]
     if left:
@@ -99,13 +99,14 @@ def _common(table: Table, key: str) -> str:
     return ", ".join(f"{name}: {value}" for name, value in found.items())
 
 
-def _replicates(table: Table) -> Iterator[str]:
-    """Which replicates each method has."""
+def _replicates(table: Table, pooled: Pooled) -> Iterator[str]:
+    """Which replicates of each method are finished."""
     rows: dict[str, list[str]] = {}
-    planned = [record for column in table.columns for record in column.records]
-    for row in dict.fromkeys(record.row for record in planned):
-        own = [record for record in planned if record.row == row]
-        rows.setdefault(", ".join(dict.fromkeys(record.replicate for record in own)), []).append(own[0].label)
+    for row in pooled.rows:
+        of_columns = {column: ", ".join(values) for column, values in row.replicates.items()}
+        alike = len(set(of_columns.values())) == 1
+        words = next(iter(of_columns.values())) if alike else ", ".join(f"{c}: {v}" for c, v in of_columns.items())
+        rows.setdefault(words, []).append(_summaries(table, row.row)[0].label)
     key = markdown(table.columns[0].replicate_key)
     if len(rows) == 1:
         yield f"Replicates: {key}={markdown(next(iter(rows)))}"
@@ -115,15 +116,17 @@ def _replicates(table: Table) -> Iterator[str]:
 
 
 def _budgets(table: Table) -> Iterator[str]:
-    """How many candidates were tried for each method, and how many choices are at an edge."""
+    """How many candidates were tried for each method so far, and how many choices are at an edge."""
     if not table.tuning:
         yield "Tuning: none here; values are the study's, or of other tables"
         return
     tried: dict[tuple[str, str], dict[str, None]] = {}
     labels: dict[str, str] = {}
     for record in table.tuning:
-        tried.setdefault((record.row, record.column), {})[record.tuned] = None
+        values = tried.setdefault((record.row, record.column), {})
         labels[record.row] = record.label
+        if record.status in ("finished", "diverged"):
+            values[record.tuned] = None
     counts = {row: [len(values) for (of_row, _), values in tried.items() if of_row == row] for row in labels}
     words = ", ".join(f"{labels[row]} {_range(numbers, 'd')}" for row, numbers in counts.items())
     yield f"Candidates tried in tuning, a column: {markdown(words)}"

@@ -17,16 +17,19 @@ from pointadapterx.datasets import PointClouds
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import read_safetensors
 from pointadapterx.jobs.linear_probe import PROBE_SEEDS, calibrate_batch_norm, probe_outcomes
+from pointadapterx.models import BACKBONES
 from pointadapterx.models.point_mae import PointMAE
 from pointadapterx.study.cells import difference_cell, interval_cell, table_lines
 from pointadapterx.study.comparing import Difference
 from pointadapterx.study.statistics import (
     Interval,
     Runs,
+    count_units,
     mean_score,
     percentile_interval,
     resampled_scores,
 )
+from pointadapterx.tasks.presentation import too_few
 from pointadapterx.text import markdown
 
 
@@ -73,6 +76,11 @@ def backbone_config(config: Config, weights: str) -> Config:
     """
     path = find_weights(weights)
     sizes = backbone_sizes(path, read_safetensors(path)[1]) if path.suffix == ".safetensors" else {}
+    name = sizes.get("name", config.backbone.name)
+    if name in BACKBONES and BACKBONES[name].modality != "points":
+        raise ConfigError(
+            f"{weights}: weights of a {name}, which takes {BACKBONES[name].modality}; a probe needs points"
+        )
     heads = {"pretrain": {"decoder_heads": sizes["num_heads"]}} if "num_heads" in sizes else {}  # of no use here
     return config.replaced(backbone={**sizes, "weights": weights}, **heads)
 
@@ -122,9 +130,9 @@ def probe_all(
     with ops.unchecked():
         for name, of_file in backbones.items():
             rows.append(Probed(name, _size(of_file), judge(of_file, name, [of_file.backbone.init_seed or 0])))
-        for size, of_size in {_size(of_file): of_file for of_file in backbones.values()}.items():
+        for of_kind in {_kind(of_file): of_file for of_file in backbones.values()}.values():
             for name, calibrated in (("random", False), ("random, BatchNorm calibrated", True)):
-                rows.append(Probed(name, size, judge(of_size, None, PROBE_SEEDS, calibrated)))
+                rows.append(Probed(name, _size(of_kind), judge(of_kind, None, PROBE_SEEDS, calibrated)))
     return Probes(rows, parts, test)
 
 
@@ -139,6 +147,7 @@ def render_probes(probes: Probes) -> list[str]:
         "",
         *(
             f"- {markdown(label)}: {len(train)} clouds to learn from, {len(judged)} judged"
+            f"{f' ({missing})' if (missing := _missing(probes, label)) else ''}"
             for label, (train, judged) in probes.parts.items()
         ),
         "",
@@ -153,9 +162,9 @@ def _cells(row: Probed, probes: Probes) -> Iterator[str]:
     yield from (markdown(row.name), row.size)
     drawn = {label: _drawn([runs], probes, label)[0] for label, runs in row.runs.items()}
     values = {label: mean(map(mean_score, runs)) for label, runs in row.runs.items()}
-    yield from (f"{values[label]:.2f}{interval_cell(percentile_interval(drawn[label]))}" for label in drawn)
+    yield from (f"{values[label]:.2f}{interval_cell(_of_mean(probes, {label: drawn[label]}))}" for label in drawn)
     if len(drawn) > 1:
-        yield f"{mean(values.values()):.2f}{interval_cell(_of_mean(list(drawn.values())))}"
+        yield f"{mean(values.values()):.2f}{interval_cell(_of_mean(probes, drawn))}"
 
 
 def _difference(row: Probed, probes: Probes) -> str:
@@ -164,9 +173,9 @@ def _difference(row: Probed, probes: Probes) -> str:
     if row is first:
         return "–"
     pairs = {label: [runs, first.runs[label]] for label, runs in row.runs.items()}
-    drawn = [np.subtract(*_drawn(pair, probes, label)) for label, pair in pairs.items()]
+    drawn = {label: np.subtract(*_drawn(pair, probes, label)) for label, pair in pairs.items()}
     own, other = (mean(mean(map(mean_score, pair[i])) for pair in pairs.values()) for i in (0, 1))
-    return difference_cell(Difference(own - other, _of_mean(drawn), None))
+    return difference_cell(Difference(own - other, _of_mean(probes, drawn), None))
 
 
 def _drawn(methods: Sequence[Runs], probes: Probes, label: str) -> list[np.ndarray]:
@@ -175,12 +184,28 @@ def _drawn(methods: Sequence[Runs], probes: Probes, label: str) -> list[np.ndarr
     return resampled_scores(methods, None if groups is None else groups.numpy(), stream)
 
 
-def _of_mean(drawn: Sequence[np.ndarray]) -> Interval:
-    return percentile_interval(np.mean(drawn, axis=0))
+def _of_mean(probes: Probes, drawn: Mapping[str, np.ndarray]) -> Interval | None:
+    """Of the mean over these data sets; None where one has too few independent clouds."""
+    if any(_missing(probes, label) for label in drawn):
+        return None
+    return percentile_interval(np.mean(list(drawn.values()), axis=0))
+
+
+def _missing(probes: Probes, label: str) -> str:
+    """Why a data set has no interval; empty where it has."""
+    judged = probes.parts[label][1]
+    return too_few(count_units(len(judged), None if judged.groups is None else judged.groups.numpy()))
 
 
 def _size(config: Config) -> str:
-    """``384/12, 64 groups``."""
+    """``384/12, 64 groups of 32``."""
     backbone = config.backbone
-    groups = f", {backbone.num_groups} groups" if isinstance(backbone, PointMAE.Options) else ""
+    groups = ""
+    if isinstance(backbone, PointMAE.Options):
+        groups = f", {backbone.num_groups} groups of {backbone.group_size}"
     return f"{backbone.dim}/{backbone.depth}{groups}"
+
+
+def _kind(config: Config) -> str:
+    """What random weights depend on, and their features."""
+    return config.backbone.model_dump_json(exclude={"weights", "averaged_weights", "init_seed", "drop_path"})

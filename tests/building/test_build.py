@@ -105,6 +105,26 @@ def test_a_package_of_other_content_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["debs"]
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    content = furniture()
+    file = save(tmp_path / "debs", small_home(monkeypatch, content), content)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))  # which is less than an HDF5 file has
+    try:
+        assert main(["data", "build", "home", str(tmp_path / "home"), "--packages", str(file)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    printed = capfd.readouterr().err
+    assert (
+        printed
+        == f"error: {tmp_path / 'home'}: could not be written (File too large); free space or choose another folder\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["debs"]
+
+
 def test_a_folder_that_is_not_empty_is_left(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(CheckpointError, match="is there already"):

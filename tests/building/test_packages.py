@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import pytest
 from pointadapterx.building import packages
 from pointadapterx.building.packages import Package, find_package
 from pointadapterx.building.recipes import RECIPES
-from pointadapterx.errors import DataError
+from pointadapterx.commands.main import main
+from pointadapterx.errors import DataError, InUseError
+from pointadapterx.locks import try_hold
 from tests.building.debs import furniture, save, small_home
 
 CONTENT = furniture()
@@ -90,6 +93,55 @@ def test_a_connection_that_breaks(tmp_path: Path, package: Package, mirror: Mirr
         find_package(dataclasses.replace(package, size=package.size + 1), [], tmp_path, mirror.address, print)
     (part,) = tmp_path.iterdir()
     assert part.read_bytes() == CONTENT
+
+
+def test_another_file_does_not_replace_what_was_downloaded(tmp_path: Path, package: Package, mirror: Mirror) -> None:
+    mirror.until = 100
+    with pytest.raises(DataError, match="ended after 100"):
+        find_package(package, [], tmp_path, mirror.address, print)
+    mirror.content, mirror.length = b"<html>Please log in</html>" * 9, 134
+    with pytest.raises(DataError, match=rf"gives 134 bytes where {package.size - 100} are expected"):
+        find_package(package, [], tmp_path, mirror.address, print)
+    (part,) = tmp_path.iterdir()
+    assert part.read_bytes() == CONTENT[:100]
+
+
+def test_two_processes_do_not_download_into_one_file(tmp_path: Path, package: Package, mirror: Mirror) -> None:
+    hold = try_hold(tmp_path / f".{package.file}.lock")
+    assert hold is not None
+    with pytest.raises(InUseError, match=r"_all\.deb: is in use by process \d+ .*; wait for it"):
+        find_package(package, [], tmp_path, mirror.address, print)
+    hold.release()
+    assert find_package(package, [], tmp_path, mirror.address, print).read_bytes() == CONTENT
+
+
+def test_a_given_package_that_cannot_be_read(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path / "debs", package, CONTENT)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(packages, "hash_file", refuse)
+    assert main(["data", "build", "home", str(tmp_path / "home"), "--packages", str(file)]) == 2
+    assert f"error: {file}: cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_folder(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    file = save(tmp_path / "debs", package, CONTENT)
+    assert main(["data", "build", "home", str(tmp_path / "one"), "--packages", str(file)]) == 1  # not the known content
+    assert main(["data", "build", "home", str(tmp_path / "two")]) == 2
+    assert "error: Could not determine home directory. Choose a folder for downloads with --downloads" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path, package: Package) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +95,38 @@ def test_objects_are_cut_out_of_photographs(
     assert len(set(zip(photographs, train.groups.tolist(), strict=True))) == len(set(train.groups.tolist())) == 3
 
 
+def coco(root: Path, *names: str) -> Path:
+    """A picture of each name with an object of the whole picture; its grey is its number."""
+    for split in ("train", "test"):
+        content: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+        for i, name in enumerate(names):
+            (root / split / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (i, i, i)).save(root / split / name, format="png")
+            content["images"].append({"id": i, "file_name": name, "width": 20, "height": 20})
+            content["annotations"].append(
+                {"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 20, 20], "iscrowd": 0}
+            )
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def test_pictures_of_one_name_in_two_folders_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = coco(tmp_path / "all", "a/1.png", "b/1.png"), tmp_path / "task"
+    assert run(monkeypatch, "objects", "coco", source, output, "--train", 2) == 0
+    files = sorted((output / "train" / "cat").iterdir())
+    assert [file.name for file in files] == ["a_1_0.png", "b_1_0.png"]
+    assert [Image.open(file).getpixel((0, 0)) for file in files] == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_pictures_that_differ_by_their_suffix_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = coco(tmp_path / "all", "1.png", "1.jpg")
+    assert run(monkeypatch, "objects", "coco", source, tmp_path / "task", "--train", 2) == 2
+    assert "another picture has its name but for the suffix; rename one" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
 def test_an_object_larger_than_its_picture_loses_its_ends() -> None:
     assert load_tool("draw_pictures").square([2.0, 10.0, 38.0, 20.0], 40, 30) == (5, 0, 30)
 
@@ -116,6 +150,14 @@ def test_nothing_half_written_is_left(
     folders(tmp_path / "all", ".")
     assert run(monkeypatch, *arguments) == 2
     assert says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
+@pytest.mark.parametrize("arguments", [("--train", 0), ("--train=-3",), ("--train", 2, "--test", 0)])
+def test_a_part_has_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...]) -> None:
+    folders(tmp_path / "all", ".")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "classes", tmp_path / "all", tmp_path / "task", *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["all"]
 
 

@@ -236,6 +236,16 @@ def test_the_probe_command_prints_both_accuracies(
     assert f"{found[str(weights)]:.2f}" in printed
 
 
+def test_the_standard_error_of_a_probe_counts_variants_of_a_part_as_one() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.7
+    binomial = 100 * float(np.sqrt(right.mean() * (1 - right.mean()) / 400))
+    assert probe_module.standard_error([right], None) == pytest.approx(binomial, rel=0.01)
+    twice, groups = right.repeat(2), torch.arange(400).repeat_interleave(2)
+    assert probe_module.standard_error([twice], groups) == pytest.approx(binomial, rel=0.01)
+    assert probe_module.standard_error([right, ~right], None) == 0  # of the mean over initialisations
+
+
 def test_a_probe_needs_weights(small_data: Path) -> None:
     with pytest.raises(ConfigError, match=r"backbone\.weights is not set; add"):
         run.probe(small_pretraining(small_data), devices.make_accelerator("fp32"))

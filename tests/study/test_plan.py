@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pointadapterx.building.lists import parts_of, read_list
 from pointadapterx.config import read_config, read_document
 from pointadapterx.errors import ConfigError
 from pointadapterx.sections import TrainConfig
@@ -93,6 +94,30 @@ def test_the_documented_example_and_the_shipped_studies_are_studies(tmp_path: Pa
     shipped = [path for path in (ROOT / "cfgs" / "study").glob("*.yaml") if not path.stem.endswith("_published")]
     for path in (tmp_path / "documented.yaml", *shipped):
         assert check_study(read_document(path)).tables
+
+
+@pytest.mark.parametrize("name", ["published_size", "claim2d"])
+def test_studies_of_a_claim_say_before_any_result_what_decides(name: str) -> None:
+    """A pooled mean, equal budgets for all rows, and as many seeds of the baseline as of what it is compared with."""
+    study = check_study(read_document(ROOT / "cfgs" / "study" / f"{name}.yaml"))
+    table = next(table for table in study.tables.values() if table.test)
+    assert table.pooled is not None
+    grids = [row.tune or table.tune or study.tune for row in table.rows.values()]
+    values = [tried for grid in grids for tried in grid.values()]
+    assert all(isinstance(tried, OpenValues) for tried in values)
+    assert len({(len(tried.start), tried.most) for tried in values if isinstance(tried, OpenValues)}) == 1
+    ours = "dapt_x" if name == "published_size" else "adaptformer_x"
+    assert table.rows[ours].replicates == table.rows["full"].replicates is not None
+
+
+def test_home_of_a_study_is_the_one_that_can_be_had() -> None:
+    study = check_study(read_document(ROOT / "cfgs" / "study" / "published_size.yaml"))
+    parts = {name: parts_of(read_list(name)) for name in ("ldraw20", "home", "electronics")}
+    assert sum(len(part["test"]) for part in parts.values()) == 1589
+    for column, overrides in study.tables["methods"].columns.items():
+        steps = 0.8 * len(parts[column]["train"]) * overrides.get("train.epochs", 20) / 32
+        assert 750 < steps < 900, column
+    assert "data.root" not in study.tables["methods"].columns["home"]
 
 
 def test_several_keys_make_a_grid(make_study: MakeStudy) -> None:

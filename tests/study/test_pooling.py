@@ -102,6 +102,19 @@ def test_rows_may_have_different_replicates() -> None:
     assert uneven.interval is not None
 
 
+def test_a_study_that_goes_on_says_what_is_finished() -> None:
+    tuning = {"kind": "tune", "row": "x", "label": "X", "column": "home", "pooled": POOLED}
+    candidates = [make_record(**tuning, tuned=f'{{"train.lr": {lr}}}', best_val=50.0) for lr in (1, 2, 4)]
+    candidates[2] = candidates[2].model_copy(update={"status": "missing", "best_val": None})
+    records = study()
+    ahead = records[-1]
+    assert (ahead.row, ahead.column, ahead.replicate) == ("x", "parts", "1")
+    records = [*records[:-1], ahead.model_copy(update={"status": "missing"}), *candidates]
+    text = render_report(records, summarise(records), {})
+    assert "- Replicates: train.seed=0, 1 (LINEAR); home: 0, 1, parts: 0 (X). A difference" in text
+    assert "- Candidates tried in tuning, a column: X 2\n" in text
+
+
 def test_a_row_that_lacks_a_column_is_left_out_and_named() -> None:
     alone = run("y", "home", 0, first(5, 100))
     missing = run("y", "parts", 0, first(5, 300)).model_copy(update={"status": "missing"})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pointadapterx.build import build_backbone
 from pointadapterx.checkpoints.shipped import save_backbone
@@ -18,6 +19,8 @@ from pointadapterx.datasets import PointClouds
 from pointadapterx.study import probes
 from tests.conftest import small_pretraining
 from tests.synthetic import write_ldraw20
+
+SIZES = {48: "48/2, 16 groups of 8", 24: "24/2, 16 groups of 8"}
 
 
 @pytest.fixture
@@ -50,13 +53,37 @@ def test_weights_and_data_sets_make_one_table(
     text = (tmp_path / "probes.md").read_text(encoding="utf-8")
     assert "- things: 80 clouds to learn from, 40 judged\n" in text
     rows = [line.split(" | ") for line in text.splitlines() if re.match(r"\| (/|random)", line)]
-    assert [row[1] for row in rows] == ["48/2, 16 groups", "24/2, 16 groups"] + ["48/2, 16 groups"] * 2 + [
-        "24/2, 16 groups"
-    ] * 2
+    assert [row[1] for row in rows] == [SIZES[dim] for dim in (48, 24, 48, 48, 24, 24)]
     assert rows[0][4].startswith("75.00 [")
     assert rows[1][-1].startswith("-50.00 [-")
     assert rows[0][-1] == "– |"
     assert text.rstrip() in capsys.readouterr().out
+
+
+def test_every_backbone_has_random_weights_of_its_own(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = small_pretraining(tmp_path / "ldraw20").replaced(backbone={"position": "input"}).backbone
+    save_backbone(build_backbone(options), tmp_path / "b.safetensors", options, {})  # of the sizes of a
+    monkeypatch.setattr(probes, "probe_outcomes", lambda backbone, train, val, *_: np.arange(len(val)) < 4)
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("| random | 48/2, 16 groups of 8 |") == 2
+
+
+def test_few_independent_clouds_have_no_interval() -> None:
+    def part(groups: int) -> PointClouds:
+        points, labels = torch.rand(8, 16, 3), torch.arange(8) % 2
+        return PointClouds(points, labels, ("a", "b"), "test", groups=torch.arange(8) % groups)
+
+    right = {"few": [np.arange(8) < 4], "many": [np.arange(8) < 6]}
+    parts = {"few": (part(8), part(4)), "many": (part(8), part(8))}
+    rows = [probes.Probed(name, "1/1", right) for name in ("x", "y")]
+    lines = probes.render_probes(probes.Probes(rows, parts, test=True))
+    assert "- few: 8 clouds to learn from, 8 judged (4 independent test samples are too few for an interval)" in lines
+    assert re.fullmatch(
+        r"\| y \| 1/1 \| 50\.00 \| 75\.00 \[[\d., ]+\] \| 62\.50 \| \+0\.00 \|",
+        next(line for line in lines if "| y" in line),
+    )
 
 
 def test_it_runs_as_a_whole(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -77,6 +104,10 @@ def test_it_runs_as_a_whole(command: list[str], monkeypatch: pytest.MonkeyPatch,
         (["--config", "pretrain/point_mae_tiny", "--test"], "--test, --output and --device belong to WEIGHTS"),
         (["point_mae_tiny", "--data", "house"], "pretrain.probe.name: unknown name 'house'"),
         (["no.safetensors", "--data", "ldraw20"], "no.safetensors: does not exist"),
+        (
+            ["vit_tiny", "--data", "ldraw20"],
+            "error: vit_tiny: weights of a vit, which takes images; a probe needs points",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
