@@ -41,7 +41,7 @@ def write_clouds(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Ma
             file.create_dataset(key, data=values, **(packed if values.dtype.kind == "S" or values.ndim > 1 else {}))
         if "label" in entries:
             file.attrs["classes"] = np.array(classes_of(recipe, models), dtype="S")
-        for key, text in _story(recipe).items():
+        for key, text in story_of(recipe).items():
             file.attrs[key] = np.bytes_(text.encode())
     return hash_of(data, entries)
 
@@ -82,11 +82,12 @@ def _plain(values: np.ndarray) -> np.ndarray | str:
     return "\n".join(value.decode() for value in values.tolist()) if values.dtype.kind == "S" else values
 
 
-def _story(recipe: Recipe) -> dict[str, str]:
-    package = recipe.package
+def story_of(recipe: Recipe) -> dict[str, str]:
+    """What files say of themselves."""
+    package, made = recipe.package, "Rooms composed" if recipe.counts else "Surface samples"
     return {
         "title": recipe.title,
-        "source": f"Surface samples of models in the Debian package {package.name} {package.version}",
+        "source": f"{made} of models in the Debian package {package.name} {package.version}",
         "attribution": "; ".join(package.sources),
         "licence": recipe.licence,
         "changes": recipe.changes,
@@ -120,10 +121,10 @@ def write_checksums(folder: Path, name: str, recipe: Recipe, contents: Mapping[s
     """Writes what the files hold and were built with."""
     package = recipe.package
     files = {
-        f"{part}.h5": {
+        f"{part}{recipe.suffix}": {
             "content": content,
             "known": recipe.known.get(part),
-            "sha256": hash_file(folder / f"{part}.h5"),
+            "sha256": hash_file(folder / f"{part}{recipe.suffix}"),
         }
         for part, content in contents.items()
     }

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         say=_say,
     )
     recipe, package = built.recipe, built.recipe.package
-    files = ", ".join(f"{part}.h5 ({count} clouds)" for part, count in built.counts.items())
+    files = ", ".join(f"{part}{recipe.suffix} ({count} {recipe.unit})" for part, count in built.counts.items())
     _say(f"written: {files} in {options.folder}")
     _say(f"from {package.name} {package.version}, licence {recipe.licence}")
     for source in package.sources:
@@ -80,9 +80,10 @@ def run(options: argparse.Namespace) -> int:
     if not built.differing:
         _say("the content is the known one")
         return 0
+    differing = ", ".join(f"{part}{recipe.suffix}" for part in built.differing)
     _say(
-        f"the content of {', '.join(f'{part}.h5' for part in built.differing)} is not the known one: this machine "
-        "rounds or draws in another way, and results on it may differ; checksums.json has the versions"
+        f"the content of {differing} is not the known one: this machine rounds or draws in another way, and results on "
+        "it may differ; checksums.json has the versions"
     )
     return DIFFERENT
 
