@@ -43,7 +43,7 @@ def write_rooms(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Map
     scans = [scan(room, path.stem) for room in rooms]
     points, colours, labels, instances = (np.concatenate(parts) for parts in zip(*scans, strict=True))
     entries = {"xyz_mm": points, "rgb": colours, "label": labels, "instance": instances}
-    offsets = np.cumsum([0, *(len(one.points) for one in scans)])
+    offsets = np.cumsum([0, *(len(one.points) for one in scans)], dtype=np.int64)
     kinds = [room.kind for room in rooms]
     with h5py.File(path, "w") as file:
         for key, values in entries.items():

@@ -186,7 +186,7 @@ def _candidates(triangles: np.ndarray, proper: np.ndarray) -> Iterator[tuple[np.
 
 
 def _bounds(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest place ``(n, 2)`` in pixels of what is before the camera; where nothing is, least is greater."""
+    """Least and greatest place ``(n, 2)`` in pixels of what is before the camera; without any, least is greater."""
     low, high = np.full((len(triangles), 2), 2.0 * WIDTH), np.full((len(triangles), 2), -1.0)
     depth = triangles[..., 2]
     for corner in range(3):

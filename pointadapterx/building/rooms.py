@@ -64,14 +64,14 @@ class Placed:
         """Points ``(..., 3)`` of the piece, in the room."""
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
         u, v = ((x, z), (z, -x), (-x, -z), (-z, x))[self.turn]
-        return np.stack([u, y, v], -1) + np.array(self.at)
+        return np.stack([u, y, v], -1) + np.array(self.at, np.int64)
 
     @property
     def box(self) -> Box:
         """What it takes."""
-        width, height, depth = self.piece.size
+        width, _, depth = self.piece.size
         low = np.array([-(width // 2), 0, -(depth // 2)])
-        corners = self.moved(np.stack([low, low + [width, height, depth]]))
+        corners = self.moved(np.stack([low, low + np.array(self.piece.size)]))
         return Box(tuple(corners.min(0).tolist()), tuple(corners.max(0).tolist()))
 
 
