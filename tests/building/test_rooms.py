@@ -1,4 +1,4 @@
-"""Rooms of a tiny package: where their points lie, what is in whose way, that masks and boxes agree, and that they repeat."""
+"""Rooms of a tiny package: where points lie, what is in whose way, that masks and boxes agree, and repetition."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_wall_has_no_points_in_its_openings(rooms: list[Room]) -> None:
 
 def test_what_is_behind_is_not_seen() -> None:
     far = np.array([20_000, 3_000, -1_000])
-    points = np.stack([far, far * 2, far + [900, 0, 0], -far, far // 2 * [0, 1, 1]])
+    points = np.stack([far, far * 2, far + np.array([900, 0, 0]), -far, far // 2 * [0, 1, 1]])
     assert scanning.visible(points).tolist() == [True, False, True, True, True]
 
 
@@ -177,7 +177,10 @@ def test_the_first_triangle_of_each_pixel(monkeypatch: pytest.MonkeyPatch) -> No
         solved = np.linalg.solve(np.stack([a, b, c], 1), rays.T).T  # weights of the corners, up to 1 / depth
         hit = (solved > 0).all(1)
         depth[hit, number] = 1 / solved[hit].sum(1)
-    assert {bool(crosses) for crosses in (triangles[..., 2].min(1) < 0) & (triangles[..., 2].max(1) > 0)} == {True, False}
+    assert {bool(crosses) for crosses in (triangles[..., 2].min(1) < 0) & (triangles[..., 2].max(1) > 0)} == {
+        True,
+        False,
+    }
     expected = np.where(np.isfinite(depth.min(1)), depth.argmin(1), rendering.NOTHING)
     assert (first == expected).all()
     assert np.allclose(1 / nearness[first >= 0], depth.min(1)[first >= 0])

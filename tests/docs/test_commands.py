@@ -154,6 +154,7 @@ NOT_EXECUTED: dict[str, str] = {
     'make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"': "loads torch from the network",
     "pointadapterx data build ldraw20 data/ldraw20": BUILDING,
     "pointadapterx data build electronics data/electronics --packages debs/": BUILDING,
+    "pointadapterx data build rooms rooms": BUILDING,
     "pip install torch": "loads torch from the network",
     "pip install setuptools wheel ninja numpy": "loads packages from the network",
     "pip wheel --no-build-isolation --no-deps --wheel-dir dist .": "see tests/docs/test_tutorial.py",
