@@ -125,7 +125,7 @@ RECIPES = {
         "Views",
         COMPOSED,
         f"{FURNISHED}; rendered in the flat colours of their materials",
-        "views_upernet",
+        "views_vit",
         {"train": "0fd5bd405d1a26b2fab8f11c62fba3cd", "test": "ceb5e31abbd2e3fd92aa3fa8af2ad8c7"},
         suffix=".json",
         unit="pictures",

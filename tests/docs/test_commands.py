@@ -155,6 +155,8 @@ NOT_EXECUTED: dict[str, str] = {
     "pointadapterx data build ldraw20 data/ldraw20": BUILDING,
     "pointadapterx data build electronics data/electronics --packages debs/": BUILDING,
     "pointadapterx data build rooms rooms": BUILDING,
+    "pointadapterx data build rooms data/rooms": BUILDING,
+    "pointadapterx data build views data/views": BUILDING,
     "pip install torch": "loads torch from the network",
     "pip install setuptools wheel ninja numpy": "loads packages from the network",
     "pip wheel --no-build-isolation --no-deps --wheel-dir dist .": "see tests/docs/test_tutorial.py",
