@@ -117,7 +117,7 @@ def _camera(room: Room, draws: np.random.Generator) -> Camera:
 def _save(picture: Picture, stem: Path) -> None:
     named = {".png": picture.colours, "_label.png": picture.labels, "_instance.png": picture.instances}
     for suffix, pixels in named.items():
-        Image.fromarray(pixels).save(stem.with_name(stem.name + suffix), compress_level=9)
+        Image.fromarray(pixels).save(stem.with_name(stem.name + suffix))
 
 
 def objects_of(picture: Picture) -> list[dict[str, Any]]:
