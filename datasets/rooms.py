@@ -18,7 +18,10 @@ from pointadapterx.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-EXPECTED = "train.h5 and test.h5, each with xyz_mm (n, 3), label (n,) and offset (rooms + 1,)"
+EXPECTED = (
+    "train.h5 and test.h5, each with xyz_mm (n, 3), label (n,) and offset (rooms + 1,), as pointadapterx data build "
+    "rooms makes them"
+)
 MILLIMETRE = 1e-3
 SHOWN = 5
 

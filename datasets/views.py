@@ -15,14 +15,17 @@ from pointadapterx.errors import DataError, reason_of, shown
 
 @DATASETS.register("views")
 class Views(MaskedFiles):
-    """``<part>.json``, ``<part>/<name>.jpg`` and ``<part>/<name>_label.png`` for the parts ``train`` and ``test``.
+    """``<part>.json``, ``<part>/<name>.png`` (or ``.jpg``) and ``<part>/<name>_label.png`` for the parts ``train`` and
+    ``test``, as ``pointadapterx data build views`` makes them.
 
     In a mask a number is the ``id`` of a category of ``train.json``, and 255 means unlabelled. Pictures of one ``room``
     stay on one side of a validation split.
     """
 
     called = "views"
-    layout = "train.json, test.json, {train,test}/*.jpg and {train,test}/*_label.png"
+    layout = (
+        "train.json, test.json, {train,test}/NAME.png and NAME_label.png (pointadapterx data build views makes one)"
+    )
     default_root = "data/views"
 
     @classmethod

@@ -12,8 +12,15 @@ NOTHING = np.zeros((0, 3, 3))
 
 def read_obj(content: bytes) -> np.ndarray:
     """A Wavefront file; polygons are fans."""
+    return read_painted_obj(content)[0]
+
+
+def read_painted_obj(content: bytes) -> tuple[np.ndarray, list[str]]:
+    """Triangles of a Wavefront file, and the name of each one's material."""
     vertices: list[tuple[float, ...]] = []
     faces: list[tuple[int, int, int]] = []
+    materials: list[str] = []
+    material = ""
     for line in content.decode(errors="replace").splitlines():
         if line.startswith("v "):
             vertices.append(tuple(map(float, line.split()[1:4])))
@@ -21,7 +28,26 @@ def read_obj(content: bytes) -> np.ndarray:
             numbers = [int(word.split("/")[0]) for word in line.split()[1:] if word != "\\"]
             corners = [number - 1 if number > 0 else len(vertices) + number for number in numbers]
             faces += [(corners[0], *pair) for pair in pairwise(corners[1:])]
-    return _chosen(np.array(vertices).reshape(-1, 3), np.array(faces, int).reshape(-1, 3))
+            materials += [material] * (len(faces) - len(materials))
+        elif line.startswith("usemtl"):
+            material = line[6:].strip()
+    corners_of = np.array(faces, int).reshape(-1, 3)
+    there = _there(len(vertices), corners_of)
+    chosen = np.array(vertices).reshape(-1, 3)[corners_of[there]]
+    return chosen, [materials[number] for number in np.flatnonzero(there)]
+
+
+def read_diffuse(content: bytes) -> dict[str, tuple[float, ...]]:
+    """Diffuse colours, of numbers from 0 to 1, of the materials of a Wavefront library."""
+    found: dict[str, tuple[float, ...]] = {}
+    material = ""
+    for line in content.decode(errors="replace").splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] == "newmtl":
+            material = " ".join(words[1:])
+        elif len(words) > 3 and words[0] == "Kd":
+            found[material] = tuple(map(float, words[1:4]))
+    return found
 
 
 def read_vrml(content: bytes) -> np.ndarray:
@@ -58,8 +84,13 @@ def _polygons(corners: np.ndarray) -> np.ndarray:
 
 
 def _chosen(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Triangles whose corners are there; a few of the models name others."""
-    return vertices[faces[((faces >= 0) & (faces < len(vertices))).all(1)]]
+    """Triangles whose corners are there."""
+    return vertices[faces[_there(len(vertices), faces)]]
+
+
+def _there(count: int, faces: np.ndarray) -> np.ndarray:
+    """Whether the corners of triangles are among the vertices; a few of the models name others."""
+    return np.asarray(((faces >= 0) & (faces < count)).all(1))
 
 
 def read_catalogue(content: bytes) -> list[dict[str, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pointadapterx.building import sources
+from pointadapterx.building.furniture import furniture
 from pointadapterx.building.packages import ELECTRONICS, FURNITURE, LDRAW, Package
 from pointadapterx.building.sources import Source
 from pointadapterx.datasets.home import HOME_CLASSES
@@ -14,6 +15,8 @@ from pointadapterx.datasets.ldraw_parts import LDRAW_PARTS
 
 SAMPLED = "Surfaces sampled at 2048 points, centred, scaled to the unit sphere, y up"
 ROUNDED = "coordinates rounded to 1/2048"
+FURNISHED = "Models scaled to the sizes of their catalogue and composed to rooms"
+COMPOSED = "CC BY 3.0, CC BY 3.0 US and CC0 1.0, as ATTRIBUTION.txt says for each model"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Recipe:
         changes: what was done to the models.
         config: with which the set is read.
         known: content hash of each file, as the authors built it.
+        suffix: of the files; pictures are in a folder beside such a file.
+        unit: what is in them.
+        list: the list of models, where it is that of another set.
+        counts: rooms or pictures of each file, if it is not a cloud of each model.
     """
 
     about: str
@@ -41,6 +48,10 @@ class Recipe:
     changes: str
     config: str
     known: Mapping[str, str]
+    suffix: str = ".h5"
+    unit: str = "clouds"
+    list: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 RECIPES = {
@@ -91,5 +102,34 @@ RECIPES = {
         f"{SAMPLED}; {ROUNDED}",
         "h5",
         {"train": "a392d5075d7a1c505ebe5a927cbea6ff", "test": "a87fd9e3c70e9839b01eb218465ee457"},
+    ),
+    "rooms": Recipe(
+        "scan-like clouds of composed rooms, 16 labels of points, 100 / 34 rooms",
+        FURNITURE,
+        furniture,
+        (),
+        "Rooms",
+        COMPOSED,
+        f"{FURNISHED}; surfaces sampled, as seen from four places, thinned to 5 cm, with noise, in whole millimetres",
+        "rooms",
+        {"train": "e931a849391edb51bc731dd7f3292c3b", "test": "5d4fbb4024ea7265c219e75f5a8c77d5"},
+        unit="rooms",
+        list="home",
+        counts={"train": 100, "test": 34},
+    ),
+    "views": Recipe(
+        "pictures of the same rooms with masks and boxes, 16 classes, 300 / 102 pictures",
+        FURNITURE,
+        furniture,
+        (),
+        "Views",
+        COMPOSED,
+        f"{FURNISHED}; rendered in the flat colours of their materials",
+        "views_vit",
+        {"train": "0fd5bd405d1a26b2fab8f11c62fba3cd", "test": "ceb5e31abbd2e3fd92aa3fa8af2ad8c7"},
+        suffix=".json",
+        unit="pictures",
+        list="home",
+        counts={"train": 300, "test": 102},
     ),
 }

@@ -57,7 +57,7 @@ def ldraw20(package: Path, models: Sequence[Model]) -> Iterator[tuple[str, Cloud
     """Parts, float16."""
     library = Library(package)
     for name in dict.fromkeys(model.name for model in models):
-        with _of_model(package, name):
+        with of_model(package, name):
             points, _ = sample(library.read(name)[0] * Y_DOWN, name)
         yield name, Cloud(to_unit_sphere(points).astype(np.float16))
 
@@ -66,7 +66,7 @@ def ldraw_parts(package: Path, models: Sequence[Model]) -> Iterator[tuple[str, C
     """Parts with a label for each point."""
     library = Library(package)
     for model in models:
-        with _of_model(package, model.name):
+        with of_model(package, model.name):
             triangles, labels = library.read(model.name)
             triangles = triangles * Y_DOWN_TURNED
             points, chosen = sample(triangles, model.name)
@@ -79,41 +79,51 @@ def electronics(package: Path, models: Sequence[Model]) -> Iterator[tuple[str, C
     names = {f"{PACKAGES_3D}{model.name.replace('/', '.3dshapes/')}{SUFFIX}": model.name for model in models}
     for path, content in read_files(package, names.__contains__):
         name = names[path]
-        with _of_model(package, name):
+        with of_model(package, name):
             points, _ = sample(_finite(read_vrml(content)) @ Z_UP.T, f"kicad/{name}")
         yield name, Cloud(to_steps(_on_grid(points)))
 
 
 def home(package: Path, models: Sequence[Model]) -> Iterator[tuple[str, Cloud]]:
     """Sweet Home 3D's furniture, in its real proportions; points along a Hilbert curve, which makes files smaller."""
-    wanted = {model.name for model in models}
-    for path, content in read_files(package, lambda name: name.startswith(FURNITURE) and name.endswith(".sh3f")):
-        library = path.removeprefix(FURNITURE).removesuffix(".sh3f")
-        if library in LIBRARIES:
-            yield from _furniture(package, library, content, wanted)
-
-
-def _furniture(package: Path, library: str, content: bytes, wanted: Collection[str]) -> Iterator[tuple[str, Cloud]]:
-    licence, author = LIBRARIES[library]
-    with _of_model(package, library):
-        archive = zipfile.ZipFile(io.BytesIO(content))
-        entries = read_catalogue(archive.read("PluginFurnitureCatalog.properties"))
-    for entry in entries:
-        name = f"{library}/{entry.get('id', '').split('#')[-1]}"
-        if name not in wanted:
-            continue
-        with _of_model(package, name):
-            triangles = _placed(_finite(read_obj(archive.read(entry["model"].lstrip("/")))), entry)
+    for name, entry, archive, texts in catalogued(package, {model.name for model in models}):
+        with of_model(package, name):
+            triangles = placed(_finite(read_obj(archive.read(entry["model"].lstrip("/")))), entry)
             points, _ = sample(triangles, f"sh3d/{name}")
             steps = _on_grid(points)
-            texts = {"title": entry["name"], "author": author or entry.get("creator", ""), "licence": licence}
         yield name, Cloud(to_steps(steps[hilbert_order(steps / GRID)]), texts=texts)
 
 
-def _placed(triangles: np.ndarray, entry: dict[str, str]) -> np.ndarray:
+Catalogued = tuple[str, dict[str, str], zipfile.ZipFile, dict[str, str]]
+
+
+def catalogued(package: Path, wanted: Collection[str]) -> Iterator[Catalogued]:
+    """Of Sweet Home 3D's models that are wanted: name, entry of the catalogue, library, and whom to thank."""
+    for path, content in read_files(package, lambda name: name.startswith(FURNITURE) and name.endswith(".sh3f")):
+        library = path.removeprefix(FURNITURE).removesuffix(".sh3f")
+        if library not in LIBRARIES:
+            continue
+        licence, author = LIBRARIES[library]
+        with of_model(package, library):
+            archive = zipfile.ZipFile(io.BytesIO(content))
+            entries = read_catalogue(archive.read("PluginFurnitureCatalog.properties"))
+        for entry in entries:
+            name = f"{library}/{entry.get('id', '').split('#')[-1]}"
+            if name in wanted:
+                with of_model(package, name):
+                    texts = {
+                        "title": entry["name"],
+                        "author": author or entry.get("creator", ""),
+                        "licence": licence,
+                    }
+                yield name, entry, archive, texts
+
+
+def placed(triangles: np.ndarray, entry: dict[str, str]) -> np.ndarray:
     """Turned and scaled as the catalogue says, to its width, height and depth."""
     if "modelRotation" in entry:
-        triangles = triangles @ np.array(entry["modelRotation"].split(), float).reshape(3, 3).T
+        x, y, z = np.array(entry["modelRotation"].split(), float).reshape(3, 3).T
+        triangles = triangles[..., :1] * x + triangles[..., 1:2] * y + triangles[..., 2:] * z  # no BLAS: it may round
     low = triangles.min((0, 1))
     extent = triangles.max((0, 1)) - low
     size = np.array([float(entry[key]) for key in ("width", "height", "depth")])
@@ -129,7 +139,7 @@ def _on_grid(points: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _of_model(package: Path, name: str) -> Iterator[None]:
+def of_model(package: Path, name: str) -> Iterator[None]:
     """Says which model of which package cannot be read.
 
     Raises:

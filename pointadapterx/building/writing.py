@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -26,13 +27,13 @@ def write_clouds(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Ma
     """Writes a file of clouds in the order of ``models``, and returns the hash of its content.
 
     Equal content gives equal bytes, as long as the libraries that compress are the same; the hash does not depend on
-    them. The file is put together in memory, since HDF5 prints tracebacks, and may crash, where a disk is full.
+    them.
     """
     chosen = [clouds[model.name] for model in models]
     data = np.stack([cloud.points for cloud in chosen])
     entries = entries_of(recipe, models, chosen)
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+    with new_h5(path) as file:
         rows = min(CHUNK, len(data))
         entry = file.create_dataset("data", data=data, chunks=(rows, data.shape[1], 1), **packed)
         if data.dtype == np.int16:
@@ -41,11 +42,18 @@ def write_clouds(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Ma
             file.create_dataset(key, data=values, **(packed if values.dtype.kind == "S" or values.ndim > 1 else {}))
         if "label" in entries:
             file.attrs["classes"] = np.array(classes_of(recipe, models), dtype="S")
-        for key, text in _story(recipe).items():
+        for key, text in story_of(recipe).items():
             file.attrs[key] = np.bytes_(text.encode())
+    return hash_of(data, entries)
+
+
+@contextmanager
+def new_h5(path: Path) -> Iterator[h5py.File]:
+    """A file that is put together in memory and then written: HDF5 prints tracebacks, and may crash, on a full disk."""
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        yield file
         file.flush()
         path.write_bytes(file.id.get_file_image())
-    return hash_of(data, entries)
 
 
 def hash_of(data: np.ndarray, entries: Mapping[str, np.ndarray]) -> str:
@@ -84,11 +92,12 @@ def _plain(values: np.ndarray) -> np.ndarray | str:
     return "\n".join(value.decode() for value in values.tolist()) if values.dtype.kind == "S" else values
 
 
-def _story(recipe: Recipe) -> dict[str, str]:
-    package = recipe.package
+def story_of(recipe: Recipe) -> dict[str, str]:
+    """What files say of themselves."""
+    package, made = recipe.package, "Rooms composed" if recipe.counts else "Surface samples"
     return {
         "title": recipe.title,
-        "source": f"Surface samples of models in the Debian package {package.name} {package.version}",
+        "source": f"{made} of models in the Debian package {package.name} {package.version}",
         "attribution": "; ".join(package.sources),
         "licence": recipe.licence,
         "changes": recipe.changes,
@@ -122,10 +131,10 @@ def write_checksums(folder: Path, name: str, recipe: Recipe, contents: Mapping[s
     """Writes what the files hold and were built with."""
     package = recipe.package
     files = {
-        f"{part}.h5": {
+        f"{part}{recipe.suffix}": {
             "content": content,
             "known": recipe.known.get(part),
-            "sha256": hash_file(folder / f"{part}.h5"),
+            "sha256": hash_file(folder / f"{part}{recipe.suffix}"),
         }
         for part, content in contents.items()
     }

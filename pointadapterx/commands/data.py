@@ -1,13 +1,15 @@
 """Build a data set: its models are read out of a Debian package, which is downloaded, and their surfaces sampled.
 
-FOLDER gets train.h5 and test.h5, checksums.json, and ATTRIBUTION.txt with sources and licences. The sets:
+FOLDER gets train.h5 and test.h5 or pictures, checksums.json, and ATTRIBUTION.txt with sources and licences. The sets:
 
   home          furniture and household objects, 21 classes, 348 / 142 clouds (CC BY 3.0, CC0; package of 120 MB)
   ldraw20       CAD parts, 20 classes, 1662 / 531 clouds, and pretrain.h5 (CC BY 4.0; 47 MB)
   ldraw_parts   CAD parts with a label for each point, 1629 / 488 clouds (CC BY 4.0; the same package)
   electronics   packages of electronic parts, 36 classes, 2451 / 916 clouds (CC BY-SA 4.0; 379 MB)
+  rooms         clouds of 100 / 34 rooms composed of furniture, 16 labels of points (from the package of home)
+  views         300 / 102 pictures of these rooms with masks and boxes (from the same)
 
-Everybody gets the same points. The exit status is 1 if the content is another than the known one.
+Everybody gets the same points and pictures. The exit status is 1 if the content is another than the known one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ DIFFERENT = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See :class:`~pointadapterx.commands.main.Module`."""
     parser.add_argument("what", choices=["build"], help="what to do")
-    parser.add_argument("name", metavar="SET", help="home, ldraw20, ldraw_parts or electronics")
+    parser.add_argument("name", metavar="SET", help="home, ldraw20, ldraw_parts, electronics, rooms or views")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write, a new or empty folder")
     parser.add_argument(
         "--packages",
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         say=_say,
     )
     recipe, package = built.recipe, built.recipe.package
-    files = ", ".join(f"{part}.h5 ({count} clouds)" for part, count in built.counts.items())
+    files = ", ".join(f"{part}{recipe.suffix} ({count} {recipe.unit})" for part, count in built.counts.items())
     _say(f"written: {files} in {options.folder}")
     _say(f"from {package.name} {package.version}, licence {recipe.licence}")
     for source in package.sources:
@@ -81,9 +83,10 @@ def run(options: argparse.Namespace) -> int:
     if not built.differing:
         _say("the content is the known one")
         return 0
+    differing = ", ".join(f"{part}{recipe.suffix}" for part in built.differing)
     _say(
-        f"the content of {', '.join(f'{part}.h5' for part in built.differing)} is not the known one: this machine "
-        "rounds or draws in another way, and results on it may differ; checksums.json has the versions"
+        f"the content of {differing} is not the known one: this machine rounds or draws in another way, and results on "
+        "it may differ; checksums.json has the versions"
     )
     return DIFFERENT
 
