@@ -52,8 +52,9 @@ class Predictor(Generic[AnswerT]):
     Type checkers take answers for those of classification; those of another task are had by ``Predictor[Answer](…)``.
 
     Args:
-        adapters: an adapter file, a run's folder or ``hf://owner/repository``; or several by name, or what
-            :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` returned, which must prepare their inputs alike.
+        adapters: an adapter file, a run's folder or ``hf://owner/repository``; or by name several, also as
+            :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` returns them, which must prepare their inputs
+            alike.
         weights: where the backbone's weights lie now, if not where the adapter's config says.
         device: ``"cpu"``, ``"cuda"``, …; the first CUDA device if there is one.
         precision: as ``train.precision``; by default the adapter's, or fp32 where the hardware has no bf16.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib.resources import files
 from pathlib import PurePosixPath
 from time import perf_counter
@@ -38,24 +37,14 @@ class Hungup(Exception):
     """The client does not wait for its answer."""
 
 
-def build_app(
-    service: Service, names: list[str], token: str | None = None, hosts: frozenset[str] | None = None
-) -> ASGIApp:
+def build_app(service: Service, token: str | None = None, hosts: frozenset[str] | None = None) -> ASGIApp:
     """The interface of a service.
 
     Args:
         service: that answers.
-        names: of the adapters that are loaded before the first request is taken.
         token: see :class:`~pointadapterx.serving.guard.Guard`.
         hosts: likewise.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await service.start(names)
-        yield
-        await service.stop()
-
     routes = [
         *(Route(path, _part(*part), methods=["GET"]) for path, part in PARTS.items()),
         Route("/predict", _counted(service, "/predict", _predict), methods=["POST"]),
@@ -65,8 +54,7 @@ def build_app(
         Route("/healthz", _health(service), methods=["GET"]),
         Route("/metrics", _metrics(service), methods=["GET"]),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
-    return Guard(app, token, hosts)
+    return Guard(Starlette(routes=routes), token, hosts)
 
 
 Answering = Callable[[Service, Request], Coroutine[Any, Any, Response]]

@@ -42,11 +42,13 @@ class Work:
         self.done: asyncio.Future[list[Finish]] = asyncio.get_running_loop().create_future()
         self.since = monotonic()
         self.dropped = False
+        self._left = len(ready)
         self._found: list[Finish] = []
         self._begun: Joining | Failure | None = None
 
     def take(self, item: Ready, answer: Answer | Failure) -> None:
         """The answer about the next of what was waiting."""
+        self._left -= 1
         if item.piece is None:
             self._found.append(lambda: answer)
         else:
@@ -55,7 +57,7 @@ class Work:
             if item.piece.last:
                 self._begun = None
                 self._found.append((lambda: begun) if isinstance(begun, Failure) else begun.joined)
-        if not self.waiting and self._begun is None:
+        if not self._left:
             self.end(self._found)
 
     def end(self, result: list[Finish] | Exception) -> None:

@@ -37,7 +37,9 @@ def named(adapters: Sequence[str]) -> dict[str, str]:
         name, mark, source = text.partition("=")
         if not mark:
             source, path = text, Path(text)
-            name = path.resolve().parent.name if path.name == ADAPTER_FILE else path.stem if path.is_file() else path.name
+            name = (
+                path.resolve().parent.name if path.name == ADAPTER_FILE else path.stem if path.is_file() else path.name
+            )
         if not NAME.fullmatch(name):
             raise CheckpointError(f"{text}: '{name}' cannot be an adapter's name; give it one: NAME={source}")
         if name in found:

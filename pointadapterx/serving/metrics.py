@@ -29,9 +29,7 @@ class Metrics:
         self.batches = Histogram(
             f"{PREFIX}batch_samples", "Samples that are computed together", buckets=SAMPLES, registry=own
         )
-        self.mixed = Histogram(
-            f"{PREFIX}batch_adapters", "Adapters that a batch is for", buckets=SAMPLES, registry=own
-        )
+        self.mixed = Histogram(f"{PREFIX}batch_adapters", "Adapters that a batch is for", buckets=SAMPLES, registry=own)
         self.waiting = Gauge(f"{PREFIX}queue_requests", "Requests that wait or are computed", registry=own)
         self.waiting_bytes = Gauge(f"{PREFIX}queue_bytes", "Bytes of their bodies", registry=own)
         self.dropped = Counter(f"{PREFIX}dropped", "Requests whose client hung up", registry=own)

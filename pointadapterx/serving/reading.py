@@ -88,7 +88,7 @@ def _reduced(cloud: Cloud, where: str, reader: CloudReader, allowed: Allowed) ->
 
 
 def _array(upload: Upload, reader: CloudReader, allowed: Allowed) -> Cloud | str:
-    expected = f"{upload.name}: expected JSON such as {{\"points\": [[0.1, 0.2, 0.3], ...]}}"
+    expected = f'{upload.name}: expected JSON such as {{"points": [[0.1, 0.2, 0.3], ...]}}'
     try:
         with open(upload.path, "rb") as file:
             given = json.load(file)

@@ -70,8 +70,7 @@ class Served(Predictor[Answer]):
         if not METHODS[info.method.name].trains_backbone:
             self.group = f"{info.backbone_hash} {json.dumps(shape_keys(info), default=str)}"
         light = {name: info._replace(tensors={})}
-        kept = {"device": answering.device, "precision": answering.precision, "top": answering.top}
-        super().__init__(light, **kept)
+        super().__init__(light, device=answering.device, precision=answering.precision, top=answering.top)
 
     def build_models(self, first: AdapterInfo, weights: object) -> Callable[[str], AdaptedModel]:
         """Those that the server shares."""

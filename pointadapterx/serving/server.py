@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pointadapterx.errors import ConfigError, PointAdapterXError, reason_of
 from pointadapterx.serving.app import build_app
@@ -19,8 +20,9 @@ from pointadapterx.serving.guard import LOCAL, is_loopback
 from pointadapterx.serving.limits import Limits
 from pointadapterx.serving.served import Answering
 from pointadapterx.serving.service import Service
+from pointadapterx.text import counted
 
-log = logging.getLogger(__name__)
+HEADER_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,45 @@ class Place:
         return found
 
 
-class _Server(uvicorn.Server):
+class _Protocol(H11Protocol):
+    """Closes connections on which a request's head does not arrive in time."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._await_head()
+        else:
+            self._stop_awaiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_awaiting()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _stop_awaiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = None
+
+
+class Server(uvicorn.Server):
     """Drains on a signal and returns, where uvicorn would end the process by that signal."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """In the place of uvicorn's, which raises the signal again at the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
@@ -87,9 +123,7 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def run(
-    sources: Mapping[str, str], folder: Path | None, answering: Answering, limits: Limits, place: Place
-) -> None:
+def run(sources: Mapping[str, str], folder: Path | None, answering: Answering, limits: Limits, place: Place) -> None:
     """Serves until SIGTERM or Ctrl-C, then answers what was accepted.
 
     Args:
@@ -122,27 +156,31 @@ async def _run(
     service = Service(sources, folder, answering, limits)
     try:
         await service.start(list(sources))
-        app = build_app(service, [], place.token, place.hosts)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            limit_concurrency=4 * limits.queue,
-            timeout_graceful_shutdown=max(1, round(limits.drain)),
-            http="h11",
-            ws="none",
-        )
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         names = service.catalog.names()
-        what = f"{len(names)} adapter{'' if len(names) == 1 else 's'} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
+        what = f"{counted(len(names), 'adapter')} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
         print(f"serving {what} at http://{shown}:{port}/; Ctrl-C stops it", flush=True)
-        await _Server(config).serve(sockets=[listening])
+        await web_server(service, place).serve(sockets=[listening])
         print("stopped: what was accepted is answered", flush=True)
     finally:
         await service.stop()
+
+
+def web_server(service: Service, place: Place) -> Server:
+    """What listens for a service; its method ``serve`` ends after a signal, or once ``should_exit`` is set."""
+    config = uvicorn.Config(
+        build_app(service, place.token, place.hosts),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=4 * service.limits.queue,
+        timeout_graceful_shutdown=max(1, round(service.limits.drain)),
+        http=_Protocol,
+        ws="none",
+    )
+    return Server(config)
 
 
 def token_of(path: Path | None, environment: str | None) -> str | None:

@@ -34,9 +34,7 @@ class Service:
         limits: of what is taken on.
     """
 
-    def __init__(
-        self, sources: Mapping[str, str], folder: Path | None, answering: Answering, limits: Limits
-    ) -> None:
+    def __init__(self, sources: Mapping[str, str], folder: Path | None, answering: Answering, limits: Limits) -> None:
         self.limits = limits
         self.metrics = Metrics()
         self._storage = Path(tempfile.mkdtemp(prefix="pointadapterx-serve-"))
@@ -116,9 +114,7 @@ class Service:
         return await asyncio.to_thread(_lines, served, finish, failures, order)
 
 
-def _prepared(
-    served: Served, contents: Sequence[Content], said: str | None
-) -> tuple[list[Ready], list[Failure]]:
+def _prepared(served: Served, contents: Sequence[Content], said: str | None) -> tuple[list[Ready], list[Failure]]:
     ready: list[Ready] = []
     failures: list[Failure] = []
     for name, content in contents:
