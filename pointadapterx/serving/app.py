@@ -54,7 +54,9 @@ def build_app(service: Service, token: str | None = None, hosts: frozenset[str] 
         Route("/healthz", _health(service), methods=["GET"]),
         Route("/metrics", _metrics(service), methods=["GET"]),
     ]
-    return Guard(Starlette(routes=routes), token, hosts)
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False
+    return Guard(app, token, hosts)
 
 
 Answering = Callable[[Service, Request], Coroutine[Any, Any, Response]]

@@ -73,8 +73,11 @@ class Running:
             await self.service.start(list(self._sources))
             self.port = listening.getsockname()[1]
             self.server = web_server(self.service, self._place)
+            serving = asyncio.ensure_future(self.server.serve(sockets=[listening]))
+            while not self.server.started:
+                await asyncio.sleep(0.001)
             self._up.set()
-            await self.server.serve(sockets=[listening])
+            await serving
         finally:
             await self.service.stop()
             listening.close()
