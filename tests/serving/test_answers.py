@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -151,22 +150,3 @@ def test_looking_gives_a_cloud_with_experts_and_what_the_answer_depends_on(runni
     assert [share for _, share in parts["answer"]["shares"]] == sorted(
         (share for _, share in parts["answer"]["shares"]), reverse=True
     )
-
-
-def test_pieces_of_a_large_input_let_others_pass(running: Running, tmp_path: Path) -> None:
-    """The 40 clouds of one file are not all computed before the cloud of another."""
-    clouds = np.stack([cloud(seed, 128) for seed in range(200)]).astype(np.float32)
-    with h5py.File(tmp_path / "many.h5", "w") as file:
-        file["data"] = clouds
-    one, ended = npy(tmp_path, 9), {}
-
-    def ask(name: str, path: Path) -> None:
-        assert running.predict(f"adapter=ldraw20&file={path.name}", path.read_bytes()).status == 200
-        ended[name] = time.monotonic()
-
-    with ThreadPoolExecutor(2) as pool:
-        many = pool.submit(ask, "many", tmp_path / "many.h5")
-        time.sleep(0.05)
-        ask("one", one)
-        many.result()
-    assert ended["one"] < ended["many"]

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from pointadapterx.serving import reading
 from pointadapterx.serving.limits import MEBI
 from pointadapterx.serving.reading import Allowed, Upload
 from tests.conftest import ROOT
+from tests.processes import start
 from tests.serving.running import BEFORE, READY, Running, cloud, npy
 
 LORA = BEFORE / "lora.safetensors"
@@ -312,35 +311,34 @@ def test_what_cannot_be_served_is_said_in_a_line(
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_signal_ends_a_process_once_what_it_accepted_is_answered(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pointadapterx", "serve", str(READY), "--port", "0", "--wait", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
-    body = npy(tmp_path, 3, 2000).read_bytes()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    body, output = npy(tmp_path, 3, 2000).read_bytes(), tmp_path / "output"
+    output.touch()
+    options = ["--port", "0", "--wait", "3000", "--batch-size", "64"]  # until then all of them wait
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    process = start(ROOT / "tools" / "main.py", ["serve", str(READY), *options], environment, output)
     try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().partition("http://127.0.0.1:")[2].partition("/")[0])
+        eventually(lambda: "Ctrl-C" in output.read_text(), 60)
+        port = int(output.read_text().partition("http://127.0.0.1:")[2].partition("/")[0])
 
-        def ask(_: int) -> int:
+        def ask(method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            try:
-                connection.request("POST", "/predict?file=a.npy", body)
-                return connection.getresponse().status
-            except (ConnectionRefusedError, ConnectionResetError, http.client.RemoteDisconnected):
-                return 0  # it came too late to be accepted
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
 
-        assert ask(0) == 200
         with ThreadPoolExecutor(16) as pool:
-            replies = [pool.submit(ask, number) for number in range(16)]
-            eventually(lambda: any(reply.done() for reply in replies))
-            process.send_signal(signal.SIGTERM)
-            statuses = [reply.result() for reply in replies]
-        rest = process.stdout.read()
-        assert process.wait(30) == 0
+            replies = [pool.submit(ask, "POST", "/predict?file=a.npy", body) for _ in range(16)]
+            eventually(lambda: "queue_requests 16.0" in ask("GET", "/metrics")[1])
+            os.kill(process.pid or 0, signal.SIGTERM)
+            assert [reply.result()[0] for reply in replies] == [200] * 16
+        process.join(30)
+        assert process.exitcode == 0
     finally:
         process.kill()
-    assert rest == "stopped: what was accepted is answered\n"
-    assert set(statuses) <= {200, 0}
+    assert output.read_text().endswith("stopped: what was accepted is answered\n")
     assert list(tmp_path.glob("pointadapterx-serve-*")) == []
+    with pytest.raises(ConnectionRefusedError):
+        ask("GET", "/healthz")
 
 
 def test_an_array_is_bounded_as_a_file_is(strict: Running) -> None:
