@@ -83,11 +83,11 @@ const viewer = (function () {
       event.preventDefault();
       move(view, ...step);
     });
-    colour(view, Object.keys(cloud.modes)[0]);
+    paint(view, Object.keys(cloud.modes)[0]);
     return view;
   }
 
-  function colour(view, mode) {
+  function paint(view, mode) {
     view.colours = pointColours(view.cloud, mode);
     draw(view);
   }
@@ -116,7 +116,7 @@ const viewer = (function () {
     view.canvas.getContext("2d").drawImage(hidden, 0, 0);
   }
 
-  return { attach, colour, move };
+  return { attach, paint, move };
 })();
 
 // A report: its clouds are in the page.
@@ -133,7 +133,7 @@ const viewer = (function () {
     const section = select.closest("section");
     select.addEventListener("change", () => {
       for (const legend of section.querySelectorAll(".legend")) legend.hidden = legend.dataset.mode !== select.value;
-      for (const view of views) if (view.canvas.closest("section") === section) viewer.colour(view, select.value);
+      for (const view of views) if (view.canvas.closest("section") === section) viewer.paint(view, select.value);
     });
   }
 })();

@@ -157,7 +157,7 @@
     button.addEventListener("click", () => { turning = !turning; press(); });
     press();
     views.push({ view, turns: () => turning });
-    const recolour = () => { viewer.colour(view, select.value); legend(card, found.legends[select.value] || []); };
+    const recolour = () => { viewer.paint(view, select.value); legend(card, found.legends[select.value] || []); };
     select.addEventListener("change", async () => {
       if (!(select.value in found.cloud.modes)) {
         find("state").textContent = "Looking at what the answer depends on …";
