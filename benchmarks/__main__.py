@@ -17,6 +17,7 @@ from benchmarks import (
     predict,
     propagation,
     scene,
+    serve,
     train,
 )
 from pointadapterx.malloc_tuning import keep_freed_memory
@@ -34,6 +35,7 @@ KINDS = {
     "predict": predict.main,
     "propagation": propagation.main,
     "scene": scene.main,
+    "serve": serve.main,
     "train": train.main,
 }
 

@@ -85,18 +85,18 @@ def _counted(service: Service, path: str, answer: Answering) -> Callable[[Reques
 
 
 async def _predict(service: Service, request: Request) -> Response:
-    adapters = [await service.catalog.get(name) for name in _named(service, request)]
     said = request.query_params.get("condition")
-    return await _answered(service, request, adapters, lambda upload: service.answer(upload, adapters, said))
+    async with service.catalog.lent(_named(service, request)) as adapters:
+        return await _answered(service, request, adapters, lambda upload: service.answer(upload, adapters, said))
 
 
 async def _look(service: Service, request: Request) -> Response:
     names = _named(service, request)
     if len(names) > 1:
         raise RefusedError(400, f"adapter={names[1]}: look takes one adapter at a time")
-    served = await service.catalog.get(names[0])
     said, saliency = request.query_params.get("condition"), request.query_params.get("saliency") == "1"
-    return await _answered(service, request, [served], lambda upload: service.look(upload, served, said, saliency))
+    async with service.catalog.lent(names) as [served]:
+        return await _answered(service, request, [served], lambda upload: service.look(upload, served, said, saliency))
 
 
 async def _answered(

@@ -195,8 +195,6 @@ class Batcher:
                 continue
             for (work, item), (answer,) in zip(own, answers, strict=True):
                 work.take(item, answer)
-            if served.retired:
-                self._residents.drop(served)
 
 
 def _said(error: Exception, served: Served) -> Exception:

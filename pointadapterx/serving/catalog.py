@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,34 @@ class Catalog:
         await self._retire(before)
         return new
 
+    @asynccontextmanager
+    async def lent(self, names: Sequence[str]) -> AsyncIterator[list[Served]]:
+        """Adapters as :meth:`get` has them, which stay as they are in the meantime.
+
+        Raises:
+            RefusedError: as :meth:`get`.
+        """
+        lent: list[Served] = []
+        try:
+            for name in names:
+                lent.append(served := await self.get(name))
+                served.users += 1
+            yield lent
+        finally:
+            for served in lent:
+                served.users -= 1
+                await self._forget(served)
+
     async def _retire(self, old: Served | None) -> None:
-        if old is None:
-            return
-        old.retired = True
-        await self._batcher.call(lambda: self._residents.drop(old))
-        old.copy.unlink(missing_ok=True)
+        if old is not None:
+            old.retired = True
+            await self._forget(old)
+
+    async def _forget(self, old: Served) -> None:
+        """Frees what belongs to a version that nobody can ask for any more."""
+        if old.retired and not old.users:
+            await self._batcher.call(lambda: self._residents.drop(old))
+            old.copy.unlink(missing_ok=True)
 
     def _source(self, name: str) -> str:
         if name in self._sources:

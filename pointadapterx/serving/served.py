@@ -51,7 +51,8 @@ class Served(Predictor[Answer]):
         models: gives the model, in the thread that computes.
 
     Attributes:
-        retired: whether another version has taken its place.
+        users: requests that are being answered by it.
+        retired: whether another version has taken its place, so that it goes with the last of them.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Served(Predictor[Answer]):
     ) -> None:
         self.name, self.version, self.copy = name, version, copy
         self._source, self._shared, self.weights = info.path, models, answering.weights
-        self.retired = False
+        self.users, self.retired = 0, False
         self.group = None
         if not METHODS[info.method.name].trains_backbone:
             self.group = f"{info.backbone_hash} {json.dumps(shape_keys(info), default=str)}"

@@ -21,8 +21,6 @@ from pointadapterx.tasks.exchange import Ready
 class Fake:
     """Answers with the names of what it is given, and keeps its batches."""
 
-    retired = False
-
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name, self.error = name, error
         self.batches: list[list[str]] = []
