@@ -45,7 +45,8 @@ CONDITION = "brick"
 PHASES = ("one adapter", "mixed", "disturbed")
 NOTE = (
     "Every client has one request on its way at a time. *one adapter* is all clients asking the first of the adapters, "
-    "*mixed* all of them asking all of them. An answer is wrong if it is not that of `predict` but for 1.1e-4 in probabilities."
+    "*mixed* all of them asking all of them. An answer is wrong if it is not that of `predict` but for 1.1e-4 in "
+    "probabilities."
 )
 
 
@@ -220,12 +221,13 @@ async def stopped_under_load(server: Server, questions: Sequence[Question], clie
 
 def markdown(result: dict[str, Any], command: str) -> str:
     """The measurement as a Markdown table."""
-    rows = [
-        f"| {name} | {one['per_second']:.0f} | {1000 * one['p50']:.0f} | {1000 * one['p99']:.0f} | "
-        f"{one['answers']:,} | {len(one['wrong'])} | {len(one['lost'])} | {', '.join(f'{k}: {v:,}' for k, v in one['statuses'].items())} |"
-        for name in PHASES
-        for one in [result[name]]
-    ]
+    rows = []
+    for name in PHASES:
+        one = result[name]
+        statuses = ", ".join(f"{status}: {count:,}" for status, count in one["statuses"].items())
+        times = f"{one['per_second']:.0f} | {1000 * one['p50']:.0f} | {1000 * one['p99']:.0f}"
+        bad = f"{len(one['wrong'])} | {len(one['lost'])}"
+        rows.append(f"| {name} | {times} | {one['answers']:,} | {bad} | {statuses} |")
     ratio = result["mixed"]["per_second"] / result["one adapter"]["per_second"]
     metrics, stop = result["metrics"], result["stopped"]
     size = metrics["batch_samples_sum"] / max(1.0, metrics["batch_samples_count"])
@@ -239,7 +241,8 @@ def markdown(result: dict[str, Any], command: str) -> str:
         NOTE,
         "",
         f"{result['adapters']} adapters, {result['clients']} clients, {result['seconds']:g} s each. "
-        f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}; the clients are on the same machine.",
+        f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}; the clients are on the "
+        "same machine.",
         "",
         "| | answers/s | p50 ms | p99 ms | answers | wrong | lost | by status |",
         "|---|---:|---:|---:|---:|---:|---:|---|",

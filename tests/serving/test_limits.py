@@ -18,11 +18,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.cloud_reader import CloudReader
+from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.serving import reading
 from pointadapterx.serving.limits import MEBI
 from pointadapterx.serving.reading import Allowed, Upload
@@ -217,9 +216,8 @@ def test_adapters_are_loaded_by_name_replaced_and_unloaded(before: Path, body: b
 
 
 def test_another_backbone_is_refused_and_the_rest_goes_on(before: Path, body: bytes) -> None:
-    with safe_open(LORA, "numpy") as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())
-    save_file(tensors, before / "odd.safetensors", {**metadata, "backbone_hash": "0" * 64})
+    tensors, metadata = read_safetensors(LORA)
+    write_safetensors(before / "odd.safetensors", tensors, {**metadata, "backbone_hash": "0" * 64})
     with Running({"lora": LORA}, before) as running:
         reply = running.ask("POST", "/adapters/odd")
         assert reply.status == 422
@@ -231,7 +229,7 @@ def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
     """Its copy is loaded again when it is asked for, even if its file is gone."""
     names = ("lora", "dapt_x", "linear")
     sources = {name: before / f"{name}.safetensors" for name in names}
-    for name, path in sources.items():
+    for path in sources.values():
         shutil.copy(BEFORE / path.name, path)
     with Running(sources) as running:
         wanted = {name: running.predict(f"adapter={name}&file=a.npy", body).content for name in names}
