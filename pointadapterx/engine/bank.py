@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +14,18 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import adapt_backbone, build_backbone, require_shapes
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, read_adapter
 from pointadapterx.checkpoints.shipped import stored_weights
+from pointadapterx.engine.mixing import Part, features_together, kind_of, reading
 from pointadapterx.errors import CheckpointError
 from pointadapterx.peft import METHODS
 
 
 class _Adapter(NamedTuple):
-    """One adapter of a bank: its model, which shares the backbone, and what it changes in it."""
+    """One adapter of a bank: its model, which shares the backbone, what it changes in it, and see :func:`kind_of`."""
 
     model: AdaptedModel
     info: AdapterInfo
     own: dict[str, Tensor]
+    kind: str | None
 
 
 class AdapterBank(nn.Module):
@@ -56,6 +59,7 @@ class AdapterBank(nn.Module):
         self.backbone = build_backbone(first.config.backbone.model_copy(update={"weights": found}))
         self._plain: dict[str, Tensor] = {}
         self._adapters: dict[str, _Adapter] = {}
+        self._together: set[str] = set()  # adapters whose pass was computed with others'
         self._parts = nn.ModuleList()  # methods and heads, so that the bank moves and counts as a whole
         for name, info in infos.items():
             self._adapters[name] = self._add(info)
@@ -171,7 +175,7 @@ class AdapterBank(nn.Module):
             hook.enabled = False
         self._parts.extend([model.method, model.head])
         model.forget_backbone()
-        return _Adapter(model, info._replace(tensors={}), own)
+        return _Adapter(model, info._replace(tensors={}), own, kind_of(model, own))
 
     def _detach(self, model: AdaptedModel) -> None:
         for hook in model.method.hooks:
@@ -219,9 +223,47 @@ class AdapterBank(nn.Module):
         Raises:
             KeyError: for a name that the bank does not have.
         """
-        if name != self.active:
+        if name != self.active and name not in self._together:
             self.switch(name)
         return self._get(name).model
+
+    def kind(self, name: str) -> str | None:
+        """Equal for adapters that can be computed :meth:`together`; None for one that cannot.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+        """
+        return self._get(name).kind
+
+    @contextmanager
+    def together(self, inputs: Tensor, counts: Mapping[str, int]) -> Iterator[None]:
+        """Computes one pass for several adapters; in the meantime the model of each answers about its own samples.
+
+        Its logits are those of a pass of its own but for rounding, as those of another batch size are.
+
+        Args:
+            inputs: of the backbone, for example points (B, N, 3), the samples of each adapter side by side.
+            counts: of the adapters' samples, in the order of their names; all of one :meth:`kind`.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+        """
+        parts, start = [], 0
+        for name, count in counts.items():
+            adapter = self._get(name)
+            parts.append(Part(adapter.model, adapter.own, slice(start, start + count)))
+            start += count
+        self._rest()
+        try:
+            for part, features in zip(parts, features_together(self.backbone, inputs, parts, self._plain), strict=True):
+                part.model.method.run = reading(features)  # type: ignore[method-assign]
+            self._together = set(counts)
+            yield
+        finally:
+            self._together = set()
+            for part in parts:
+                part.model.method.__dict__.pop("run", None)
+            self.switch(self.active)
 
     @torch.inference_mode()
     def forward(

@@ -315,9 +315,14 @@ class Predictor(Generic[AnswerT]):
             yield item, [] if isinstance(item, Failure) else next(answers)
 
     @torch.inference_mode()
-    def answers(self, ready: Sequence[Ready]) -> list[list[AnswerT | Failure]]:
-        """The answers to some prepared inputs, or pieces of such, at least one: for each of them one an adapter."""
-        batch = self._form.batch([item.values for item in ready], self.device)
+    def answers(self, ready: Sequence[Ready], batch: Batch | None = None) -> list[list[AnswerT | Failure]]:
+        """The answers to some prepared inputs, or pieces of such, at least one: for each of them one an adapter.
+
+        Args:
+            ready: the inputs.
+            batch: what :meth:`batch` makes of them, where that is there already.
+        """
+        batch = batch or self.batch(ready)
         answers: list[list[AnswerT | Failure]] = [[] for _ in ready]
         for name, task in self.tasks.items():
             given = batch
@@ -330,6 +335,10 @@ class Predictor(Generic[AnswerT]):
                 failure = Failure(item.name, _no_answer(item.name, name, len(self._infos)))
                 own.append(failure if answer is None else cast(AnswerT, answer))
         return answers
+
+    def batch(self, ready: Sequence[Ready]) -> Batch:
+        """Prepared inputs as the model takes them, on its device."""
+        return self._form.batch([item.values for item in ready], self.device)
 
     @torch.inference_mode()
     def logits(self, inputs: Tensor) -> Tensor:

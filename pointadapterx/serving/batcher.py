@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pointadapterx.endings import explain
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import with_piece
+from pointadapterx.serving.computing import answers_of
 from pointadapterx.serving.limits import Limits, RefusedError
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.residents import Residents
@@ -83,7 +84,7 @@ class _Call:
 class Batcher:
     """Computes what it is given, oldest first, but a piece of each request in turn.
 
-    Adapters on one backbone share a batch of the queue, not a pass through the model: each has a pass for its samples.
+    Adapters on one backbone share passes, see :mod:`~pointadapterx.serving.computing`.
 
     Args:
         limits: of batches.
@@ -185,15 +186,15 @@ class Batcher:
             of_adapter.setdefault(work.served, []).append((work, item))
         self._metrics.batches.observe(len(taken))
         self._metrics.mixed.observe(len(of_adapter))
-        for served, own in of_adapter.items():
-            try:
-                answers = served.answers([item for _, item in own])
-            except Exception as error:  # of this adapter; the others go on
+        asked = {served: [item for _, item in own] for served, own in of_adapter.items()}
+        for served, found in answers_of(asked, self._residents):
+            own = of_adapter[served]
+            if isinstance(found, Exception):  # of this adapter; the others go on
                 for work, _ in own:
                     work.dropped = True
-                    work.end(_said(error, served))
+                    work.end(_said(found, served))
                 continue
-            for (work, item), (answer,) in zip(own, answers, strict=True):
+            for (work, item), answer in zip(own, found, strict=True):
                 work.take(item, answer)
 
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Resident:
+class Resident:
     """An adapter in memory.
 
     Attributes:
@@ -31,6 +31,11 @@ class _Resident:
     bank: AdapterBank | None
     alone: AdaptedModel | None
     size: int
+
+    @property
+    def kind(self) -> str | None:
+        """Equal for adapters of its bank that can share a pass; None for one that cannot."""
+        return None if self.bank is None else self.bank.kind(self.served.key)
 
 
 class Residents:
@@ -46,7 +51,7 @@ class Residents:
 
     def __init__(self, bound: int, metrics: Metrics) -> None:
         self._bound, self._metrics = bound, metrics
-        self._residents = OrderedDict[str, _Resident]()  # the one asked for longest ago is the first
+        self._residents = OrderedDict[str, Resident]()  # the one asked for longest ago is the first
         self._banks: dict[str, AdapterBank] = {}
         self.sizes: dict[str, int] = {}
 
@@ -57,15 +62,24 @@ class Residents:
             CheckpointError: if it cannot be loaded.
             RefusedError: if it is larger than the bound.
         """
-        resident = self._residents.get(served.key)
-        if resident is None:
-            resident = self._residents[served.key] = self._loaded(served)
-            self._make_room(served)
-        self._residents.move_to_end(served.key)
+        resident = self.resident(served)
         if resident.bank is not None:
             return resident.bank.model(served.key)
         assert resident.alone is not None
         return resident.alone
+
+    def resident(self, served: Served) -> Resident:
+        """An adapter in memory, loaded where it is not yet; its model is not taken into use.
+
+        Raises:
+            CheckpointError, RefusedError: as :meth:`model`.
+        """
+        found = self._residents.get(served.key)
+        if found is None:
+            found = self._residents[served.key] = self._loaded(served)
+            self._make_room(served)
+        self._residents.move_to_end(served.key)
+        return found
 
     def drop(self, served: Served) -> None:
         """Frees the memory of an adapter."""
@@ -78,11 +92,11 @@ class Residents:
             self._banks.pop(served.group)
         self._tell()
 
-    def _loaded(self, served: Served) -> _Resident:
+    def _loaded(self, served: Served) -> Resident:
         info = served.whole_info()
         if served.group is None:
             alone = restore_model(info, served.weights).to(served.device).eval()
-            return _Resident(served, None, alone, tensor_bytes(alone))
+            return Resident(served, None, alone, tensor_bytes(alone))
         bank = self._banks.get(served.group)
         if bank is None:
             require_shapes(info, info.config)
@@ -90,7 +104,7 @@ class Residents:
             self._banks[served.group] = bank
         else:
             bank.add(served.key, info)
-        return _Resident(served, bank, None, bank.nbytes(served.key))
+        return Resident(served, bank, None, bank.nbytes(served.key))
 
     @property
     def total(self) -> int:

@@ -19,7 +19,7 @@ from pointadapterx.engine.predictor import Predictor
 from pointadapterx.peft import METHODS
 from pointadapterx.serving.limits import RefusedError
 from pointadapterx.tasks import Task
-from pointadapterx.tasks.exchange import Answer, Ready
+from pointadapterx.tasks.exchange import Answer
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ class Served(Predictor[Answer]):
         """Of the thread that computes, and until another adapter computes."""
         return self._shared(self)
 
-    def inputs(self, ready: Sequence[Ready]) -> Tensor:
-        """Prepared inputs as the model takes them, (b, ...) on its device."""
-        return self._form.batch([item.values for item in ready], self.device).inputs
+    @property
+    def computes_bf16(self) -> bool:
+        """Whether its model computes in bf16."""
+        return self._bf16
 
     def read(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> probabilities, calibrated where the adapter stores a temperature."""

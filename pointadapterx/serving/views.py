@@ -52,7 +52,7 @@ def seen(served: Served, ready: Sequence[Ready], saliency: bool) -> Seen | None:
         return None
     with served.computing():
         model = served.model
-        inputs = served.inputs(ready[:1])
+        inputs = served.batch(ready[:1]).inputs
         _, nearest = introspection.nearest_patch(model, inputs)
         found = Seen(inputs[0].float().cpu().numpy(), nearest[0].cpu().numpy())
         if introspection.routes(model):

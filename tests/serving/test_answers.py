@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pointadapterx.datasets.images import SUFFIXES
+from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.predictor import Predictor
 from tests.serving.running import BEFORE, Running, cloud, npy
 
@@ -49,6 +50,19 @@ def test_mixed_requests_get_the_answers_of_predict(running: Running, sources: di
         (answer,) = reply.content["answers"]
         require_equal(answer, expected(file, sources[name], "mug" if name == "parts" else None), name)
     assert running.metric("pointadapterx_batch_adapters_sum") > running.metric("pointadapterx_batch_adapters_count")
+
+
+def test_where_no_pass_can_be_shared_each_has_its_own(
+    running: Running, sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot be shared")
+
+    monkeypatch.setattr(AdapterBank, "together", fail)
+    file = npy(tmp_path, 4)
+    reply = running.predict("adapter=lora&adapter=linear&file=4.npy", file.read_bytes())
+    for answer, name in zip(reply.content["answers"], ("lora", "linear"), strict=True):
+        require_equal(answer, expected(file, sources[name]), name)
 
 
 def test_several_adapters_answer_about_one_file(running: Running, sources: dict[str, Path], tmp_path: Path) -> None:

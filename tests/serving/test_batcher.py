@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.serving.batcher import Batcher
 from pointadapterx.serving.limits import Limits, RefusedError
@@ -19,17 +21,31 @@ from pointadapterx.tasks.exchange import Ready
 
 
 class Fake:
-    """Answers with the names of what it is given, and keeps its batches."""
+    """Answers with the names of what it is given, and keeps its batches; its model shares nothing."""
+
+    kind = bank = None
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
-        self.name, self.error = name, error
+        self.name = self.key = name
+        self.error = error
         self.batches: list[list[str]] = []
 
-    def answers(self, ready: Sequence[Ready]) -> list[list[Failure]]:
+    def batch(self, ready: Sequence[Ready]) -> Batch:
+        return Batch(torch.stack([item.values for item in ready]), Targets())
+
+    def answers(self, ready: Sequence[Ready], batch: Batch) -> list[list[Failure]]:
+        assert len(batch.inputs) == len(ready)
         self.batches.append([item.name for item in ready])
         if self.error is not None:
             raise self.error
         return [[Failure(item.name, self.name)] for item in ready]
+
+
+class Fakes:
+    """In the place of residents."""
+
+    def resident(self, served: Fake) -> Fake:
+        return served
 
 
 def inputs(name: str, count: int) -> list[Ready]:
@@ -40,8 +56,7 @@ def run(*asked: tuple[Any, list[Ready]], batch: int = 4) -> list[Any]:
     """What becomes of works that are all there when the thread begins."""
 
     async def main() -> list[Any]:
-        metrics = Metrics()
-        batcher = Batcher(Limits(batch=batch, wait=0), Residents(10**9, metrics), metrics)
+        batcher = Batcher(Limits(batch=batch, wait=0), cast(Residents, Fakes()), Metrics())
         go = threading.Event()
         blocked = asyncio.ensure_future(batcher.call(go.wait))
         works = [asyncio.ensure_future(batcher.compute(served, ready)) for served, ready in asked]
