@@ -96,7 +96,7 @@ class Batcher:
         self._limits, self._residents, self._metrics = limits, residents, metrics
         self._queue = deque[Work | _Call]()
         self._changed = threading.Condition()
-        self._stopping = False
+        self._hurried = self._stopping = False
         self._thread = threading.Thread(target=self._run, name="computing", daemon=True)
         self._thread.start()
 
@@ -124,10 +124,16 @@ class Batcher:
         finally:
             call.dropped = True
 
+    def hurry(self) -> None:
+        """Waits for no more samples from now on: none will come."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify()
+
     def stop(self) -> None:
         """Ends the thread once the queue is empty."""
         with self._changed:
-            self._stopping = True
+            self._hurried = self._stopping = True
             self._changed.notify()
         self._thread.join(timeout=self._limits.drain)
 
@@ -156,7 +162,7 @@ class Batcher:
         if isinstance(first, _Call):
             return
         until = first.since + self._limits.wait
-        while not self._stopping and len(self._queue) < self._limits.batch and (left := until - monotonic()) > 0:
+        while not self._hurried and len(self._queue) < self._limits.batch and (left := until - monotonic()) > 0:
             self._changed.wait(left)
 
     def _take(self) -> list[tuple[Work, Ready]] | _Call:

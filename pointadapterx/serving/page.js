@@ -104,6 +104,10 @@
     if (answer.probabilities) {
       part(".answer").textContent = answer.classes[0];
       part(".sure").textContent = novelty(answer);
+    } else if (answer.shares) {
+      part(".answer").textContent = ranked.length ? ranked[0][0] : "no points";
+      const count = answer.points.toLocaleString("en");
+      part(".sure").textContent = `shares of ${count} points; mean confidence ${answer.confidence.toFixed(2)}`;
     }
     for (const warning of answer.warnings || []) part(".warnings").append(item(warning));
     if (found.cloud && viewer) turnable(card, name, found);

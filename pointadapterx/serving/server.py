@@ -106,6 +106,15 @@ class _Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """Drains on a signal and returns, where uvicorn would end the process by that signal."""
 
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers what was accepted, at once."""
+        self._service.batcher.hurry()
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """In the place of uvicorn's, which raises the signal again at the end."""
@@ -180,7 +189,7 @@ def web_server(service: Service, place: Place) -> Server:
         http=_Protocol,
         ws="none",
     )
-    return Server(config)
+    return Server(config, service)
 
 
 def token_of(path: Path | None, environment: str | None) -> str | None:

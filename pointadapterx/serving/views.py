@@ -90,7 +90,8 @@ def shown(served: Served, ready: Sequence[Ready], answer: Answer, found: Seen | 
     """What the page is sent: the answer in words and as ``predict`` has it, and a cloud to turn, where it is one."""
     content = answer.content()
     if isinstance(answer, PointLabels):
-        content |= {"labels": None, "confidence": answer.mean_confidence, "shares": answer.shares()}
+        points = int((answer.labels >= 0).sum())
+        content |= {"labels": None, "confidence": answer.mean_confidence, "shares": answer.shares(), "points": points}
         cloud, legends = _labelled(answer, served.up)
     elif found is not None:
         cloud, legends = _coloured(found)

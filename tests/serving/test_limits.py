@@ -311,7 +311,7 @@ def test_what_cannot_be_served_is_said_in_a_line(
 def test_a_signal_ends_a_process_once_what_it_accepted_is_answered(tmp_path: Path) -> None:
     body, output = npy(tmp_path, 3, 2000).read_bytes(), tmp_path / "output"
     output.touch()
-    options = ["--port", "0", "--wait", "3000", "--batch-size", "64"]  # until then all of them wait
+    options = ["--port", "0", "--wait", "60000", "--batch-size", "64"]  # so that all of them wait
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = start(ROOT / "tools" / "main.py", ["serve", str(READY), *options], environment, output)
     try:
@@ -326,7 +326,7 @@ def test_a_signal_ends_a_process_once_what_it_accepted_is_answered(tmp_path: Pat
 
         with ThreadPoolExecutor(16) as pool:
             replies = [pool.submit(ask, "POST", "/predict?file=a.npy", body) for _ in range(16)]
-            eventually(lambda: "queue_requests 16.0" in ask("GET", "/metrics")[1])
+            eventually(lambda: "queue_requests 16.0" in ask("GET", "/metrics")[1], 60)
             os.kill(process.pid or 0, signal.SIGTERM)
             assert [reply.result()[0] for reply in replies] == [200] * 16
         process.join(30)
