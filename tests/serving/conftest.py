@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-pytest.importorskip("prometheus_client")
 
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import save_adapter
 from tests.conftest import randomise
 from tests.parts import CLASSES, parts_config
-from tests.serving.running import BEFORE, READY, Running
+from tests.required import required
+
+PACKAGES = ("starlette", "uvicorn", "prometheus_client")
+MISSING = [name for name in PACKAGES if find_spec(name) is None]
+collect_ignore_glob = ["test_*.py"] if MISSING else []
+if MISSING and "packages" in required():
+    raise pytest.UsageError(f"{', '.join(MISSING)}: not installed, which the extra serve brings")
+if not MISSING:
+    from tests.serving.running import BEFORE, READY, Running
 
 
 @pytest.fixture(scope="session")
