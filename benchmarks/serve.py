@@ -53,18 +53,21 @@ NOTE = (
 def write_adapters(folder: Path, count: int) -> dict[str, str | None]:
     """Adapters of several methods and two tasks with values of their own, and the condition that each needs."""
     found: dict[str, str | None] = {}
+    built: dict[str, tuple[Any, Any, list[str]]] = {}
     for number in range(count):
         parts = number % EACH_PARTS == EACH_PARTS - 1
-        method = METHODS[number % len(METHODS)]
-        config = _config(PARTS if parts else CLASSES, method, parts)
-        torch.manual_seed(number)
-        model = build_model(config)
+        kind = "parts" if parts else METHODS[number % len(METHODS)]
+        if kind not in built:
+            config = _config(PARTS if parts else CLASSES, kind, parts)
+            names = config.task.point_classes if parts else build_test_split(config).classes
+            built[kind] = config, build_model(config), names
+        config, model, names = built[kind]
+        generator = torch.Generator().manual_seed(number)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
-                    parameter.add_(0.05 * torch.randn_like(parameter))
-        names = config.task.point_classes if parts else build_test_split(config).classes
-        name = f"{'parts' if parts else method}-{number}"
+                    parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        name = f"{kind}-{number}"
         save_adapter(model, folder / f"{name}.safetensors", config=config, classes=names)
         found[name] = CONDITION if parts else None
     return found
@@ -274,6 +277,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if min(options.adapters, options.clients, options.files) < 1 or options.seconds <= 0:
         parser.error("--adapters, --clients and --files are at least 1, and --seconds more than 0")
+    torch.set_num_threads(1)  # the cores are the server's
     with TemporaryDirectory() as place:
         adapters, files = Path(place, "adapters"), Path(place, "files")
         adapters.mkdir()
