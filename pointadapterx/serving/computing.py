@@ -48,8 +48,9 @@ def _group(
     residents: Residents,
 ) -> Iterator[tuple[Served, Found]]:
     banks = {id(bank): bank for served in group if (bank := residents.resident(served).bank) is not None}
-    if len(group) > 1 and len(banks) == 1:
-        (bank,) = banks.values()
+    bank = next(iter(banks.values())) if len(banks) == 1 else None
+    # Where memory is short, one of them may have had to leave for another.
+    if bank is not None and len(group) > 1 and all(served.key in bank.names for served in group):
         try:
             found = _together(bank, group, asked, batches)
         except Exception as error:  # of one of them: each by itself says of which

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import pytest
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.files import read_safetensors, write_safetensors
-from pointadapterx.serving import reading
+from pointadapterx.serving import reading, server
 from pointadapterx.serving.limits import MEBI
 from pointadapterx.serving.reading import Allowed, Upload
 from tests.conftest import ROOT
@@ -123,6 +124,16 @@ def test_a_slow_sender_is_dismissed(strict: Running) -> None:
         connection.endheaders()
         connection.send(b"x")
         assert connection.getresponse().status == 408
+
+
+def test_a_head_that_does_not_come_ends_the_connection(strict: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=10) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(9) == b"HTTP/1.1 "
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost:")
+        while connection.recv(4096):
+            pass
 
 
 def test_a_full_queue_refuses_and_goes_on(strict: Running, body: bytes) -> None:
