@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from pointadapterx.checkpoints.shipped import ADAPTERS, READY
 from pointadapterx.commands.options import UsageError, add_device, add_weights, require_positive
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import need_all
@@ -15,9 +14,9 @@ from pointadapterx.optional import need_all
 PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 MEBI = 2**20
 EXAMPLES = """\
-  %(prog)s                                            the shipped adapter, at http://127.0.0.1:8000/
-  %(prog)s runs/demo/<time> tools=b.safetensors       two adapters, the second by another name
-  %(prog)s --adapters FOLDER --port 9000              all adapters of a folder, loaded when they are asked for
+  %(prog)s                                       the shipped adapter, at http://127.0.0.1:8000/
+  %(prog)s runs/demo/<time> tools=b.safetensors  two adapters, the second by another name
+  %(prog)s --adapters FOLDER --port 9000         all adapters of a folder, loaded when asked for
   %(prog)s a.safetensors --host 0.0.0.0 --token-file FILE
 """
 
@@ -77,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
         if not 0 <= getattr(options, name) < 86_400:
             raise UsageError(f"--{name} {getattr(options, name)}: between 0 and a day")
     need_all(PACKAGES, "serve needs", "serve", ConfigError)
+    from pointadapterx.checkpoints.shipped import ADAPTERS, READY
     from pointadapterx.engine.console import log_warnings_to
     from pointadapterx.serving import server
     from pointadapterx.serving.catalog import named
