@@ -29,7 +29,7 @@ from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.conditions import Said, reader_of
 from pointadapterx.engine.given import File, Given, Item, listed, points_of
-from pointadapterx.engine.input_form import Failure, Form, ImageReader
+from pointadapterx.engine.input_form import Failure, Form
 from pointadapterx.engine.precision import computes_bf16, usable_device
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.tasks import AnswerT
@@ -137,11 +137,6 @@ class Predictor(Generic[AnswerT]):
     def reading(self) -> Reading:
         """How files of points are read."""
         return self._form.reading
-
-    @property
-    def reader(self) -> CloudReader | ImageReader:
-        """Reads a file as the adapters want it, also in another process; see :meth:`~Form.reader`."""
-        return self._form.reader(whole=self._task.whole)
 
     @property
     def without_novelty(self) -> list[str]:
@@ -258,7 +253,7 @@ class Predictor(Generic[AnswerT]):
 
     def _read(self, inputs: Sequence[Item]) -> Iterator[Ready | Failure]:
         files = [item for item in inputs if isinstance(item, str | Entry)]
-        reader = self.reader
+        reader = self._form.reader(whole=self._task.whole)
         contents = read_ahead(reader, files, _ahead(files) if self._task.whole else BLOCK, self.workers)
         for number, item in enumerate(inputs):
             name = str(item) if isinstance(item, str | Entry) else f"input {number}"
@@ -280,7 +275,7 @@ class Predictor(Generic[AnswerT]):
 
         Args:
             name: of the input.
-            content: what :attr:`reader` made of it.
+            content: what the reader of the adapters' form made of it.
             said: its condition, for tasks that have to know one.
             conditional: whether that is checked.
         """

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
+from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.images import SUFFIXES
 from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.engine.bank import shape_keys
+from pointadapterx.engine.input_form import ImageReader
 from pointadapterx.engine.predictor import Predictor
 from pointadapterx.peft import METHODS
 from pointadapterx.serving.limits import RefusedError
@@ -111,6 +113,11 @@ class Served(Predictor[Answer]):
     def model(self) -> AdaptedModel:
         """Of the thread that computes, and until another adapter computes."""
         return self._shared(self)
+
+    @property
+    def reader(self) -> CloudReader | ImageReader:
+        """Reads a file as the adapter wants it, in another process."""
+        return self._form.reader(whole=self.task.whole)
 
     @property
     def computes_bf16(self) -> bool:
