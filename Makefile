@@ -67,6 +67,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks peft --output docs/results/peft
 	$(BIN)/python -m benchmarks curves --output docs/results/curves
 	$(BIN)/python -m benchmarks predict --output docs/results/predicting
+	$(BIN)/python -m benchmarks serve --seconds 60 --output docs/results/serving
 	$(BIN)/python -m benchmarks predict --files 200 --rounds 2 $(PUBLISHED_SIZE) --output docs/results/predicting_published
 	$(BIN)/python -m benchmarks curves --only experts --rounds 9 --output docs/results/experts
 

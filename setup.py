@@ -192,6 +192,7 @@ if __name__ == "__main__":
             "pointadapterx.cfgs": ["*.yaml", "**/*.yaml"],
             "pointadapterx": ["py.typed", "weights/*", "adapters/*"],
             "pointadapterx.report": ["*.css", "*.js"],
+            "pointadapterx.serving": ["*.css", "*.html", "*.js"],
             "pointadapterx.templates": ["*.html", "*.md"],
         },
         include_package_data=False,  # only what package_data names: sources do not belong into a wheel

@@ -18,6 +18,7 @@ from benchmarks import (
     predict,
     propagation,
     scene,
+    serve,
     train,
 )
 from pointadapterx.malloc_tuning import keep_freed_memory
@@ -36,6 +37,7 @@ KINDS = {
     "predict": predict.main,
     "propagation": propagation.main,
     "scene": scene.main,
+    "serve": serve.main,
     "train": train.main,
 }
 

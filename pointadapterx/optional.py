@@ -10,7 +10,7 @@ from typing import Any
 
 from pointadapterx.errors import DataError, PointAdapterXError, reason_of
 
-REQUIREMENTS = {"laspy": "laspy[lazrs]", "umap": "umap-learn"}
+REQUIREMENTS = {"laspy": "laspy[lazrs]", "prometheus_client": "prometheus-client", "umap": "umap-learn"}
 """What to install for a package, where it is not the name that is imported."""
 
 

@@ -26,6 +26,8 @@ from benchmarks import (
     propagation,
     published,
     scene,
+    serve,
+    serve_client,
     train,
 )
 from benchmarks.floor import _Recorder, product_floor
@@ -389,3 +391,34 @@ def test_scenes_are_labelled_and_measured(tmp_path: Path) -> None:
     table = scene.markdown(result, "python -m benchmarks scene")
     assert "| 3,000 |" in table
     assert len(scene.make_scene(3000)) == 3000
+
+
+def test_answers_of_a_server_are_compared_but_for_rounding() -> None:
+    wanted = {"file": "a.ply", "classes": ["x", "y"], "probabilities": [0.7, 0.3], "known": None}
+    near = {**wanted, "probabilities": [0.70005, 0.29995]}
+    assert serve_client.agrees(near, wanted)
+    for key, value in (("probabilities", [0.7, 0.31]), ("classes", ["y", "x"]), ("probabilities", [0.7]), ("b", 1)):
+        assert not serve_client.agrees({**wanted, key: value}, wanted)
+
+
+def test_the_load_of_a_server_as_a_table() -> None:
+    one = {
+        "per_second": 10.0,
+        "p50": 0.1,
+        "p99": 0.2,
+        "answers": 100,
+        "statuses": {"200": 100},
+        "wrong": [],
+        "lost": [],
+    }
+    mixed = {**one, "per_second": 8.5, "wrong": ["adapter=a: b'{}'"]}
+    result = {
+        **{"one adapter": one, "mixed": mixed, "disturbed": {**one, "done": {"hang_up": 3}}},
+        **{"metrics": {"batch_samples_sum": 30.0, "batch_samples_count": 10.0}, "memory": [400.0, 401.0]},
+        **{"stopped": {**one, "exit_status": 0, "cut_short": 0}, "adapters": 50, "clients": 64, "seconds": 10.0},
+        **{"hardware": "a machine", "versions": {"torch": "2"}, "ops": "compiled"},
+    }
+    table = serve.markdown(result, "python -m benchmarks serve")
+    assert "| mixed | 8 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
+    assert "Mixed over one adapter: 0.85. Samples in a batch: 3.0 on average" in table
+    assert "- adapter=a: b'{}'" in table

@@ -100,6 +100,16 @@ def test_a_broken_open3d_says_why(broken: Callable[[str], None]) -> None:
     assert reason == open3d_view.BROKEN.format(reason=LACKS)
 
 
+def test_serving_names_all_that_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == (
+        "error: serve needs starlette, uvicorn and prometheus_client, which are not installed; pip install starlette "
+        "uvicorn prometheus-client (the extra serve)\n"
+    )
+
+
 @pytest.mark.parametrize(("command", "what"), [("report", "a report needs"), ("visualize", "pictures need")])
 def test_a_broken_matplotlib_says_why(
     command: str,

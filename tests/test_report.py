@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -27,10 +26,9 @@ from pointadapterx.errors import CheckpointError
 from pointadapterx.report import page
 from pointadapterx.report.document import _record, write_report
 from pointadapterx.tasks.classification import Classification
+from tests.browser import STILL, WEBGL, page_of
 from tests.conftest import ROOT
 from tests.visualize.conftest import save_random
-
-BROWSER = os.environ.get("POINTADAPTERX_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
 
 SMALL = ["backbone.weights=null", "backbone.depth=2", "backbone.num_groups=16", "data.num_points=256"]
 
@@ -126,21 +124,9 @@ def test_what_cannot_be_reported(finished: Path, tmp_path: Path, capsys: pytest.
 @pytest.fixture(scope="module", params=["webgl", "still"])
 def opened(request: pytest.FixtureRequest, report: Path) -> Iterator[tuple[str, Any, list[str], list[str]]]:
     """The report in a headless browser with and without WebGL; its page, complaints and requests."""
-    if BROWSER is None:
-        pytest.skip("no Chromium here; install chromium, or set POINTADAPTERX_BROWSER")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    flags = {"webgl": ["--enable-unsafe-swiftshader"], "still": ["--disable-3d-apis"]}[request.param]
-    complaints: list[str] = []
-    requests: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", *flags])
-        page = browser.new_page(viewport={"width": 1000, "height": 800})
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda made: requests.append(made.url))
-        page.goto(report.as_uri())
+    flags = {"webgl": WEBGL, "still": STILL}[request.param]
+    with page_of(report.as_uri(), flags) as (page, complaints, requests):
         yield request.param, page, complaints, requests
-        browser.close()
 
 
 @pytest.mark.slow

@@ -232,6 +232,12 @@ class ForeignBackbone(Backbone):
         assert isinstance(method, Method)
         self.drivers.append(Driver(self.host, method, whole=True))
 
+    def left_by(self, method: Additions) -> None:
+        """Takes these hooks away."""
+        for driver in [driver for driver in self.drivers if driver.method is method]:
+            driver.remove()
+            self.drivers.remove(driver)
+
     def _driver(self, method: Additions) -> Driver:
         """That of a method, the only one that acts from now on."""
         if method is not PLAIN and all(driver.method is not method for driver in self.drivers):

@@ -15,6 +15,7 @@ from pointadapterx.build.models import (
     build_restored,
     build_trained,
     model_config,
+    require_shapes,
     restore_model,
     seeded,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "build_trained",
     "cut_splits",
     "model_config",
+    "require_shapes",
     "restore_model",
     "seeded",
 ]

@@ -143,7 +143,7 @@ def build_restored(info: AdapterInfo, config: Config, kind: type[AdaptedModel] =
     Raises:
         CheckpointError: if the file does not fit its own config, or its backbone's weights cannot be loaded.
     """
-    _require_shapes(info, config)
+    require_shapes(info, config)
     if config.backbone.weights is not None:
         config = config.replaced(backbone={"weights": stored_weights(config.backbone.weights, info.path)})
     model = build_model(config, restored=_brings_backbone(info), kind=kind)
@@ -151,7 +151,7 @@ def build_restored(info: AdapterInfo, config: Config, kind: type[AdaptedModel] =
     return model
 
 
-def _require_shapes(info: AdapterInfo, config: Config) -> None:
+def require_shapes(info: AdapterInfo, config: Config) -> None:
     """Compares a file with its config before memory is taken for what the config alone claims."""
     with torch.device("meta"):  # shapes without values
         plan = build_model(config.replaced(backbone={"weights": None}), restored=True)

@@ -137,7 +137,7 @@ def read_adapter(path: str | Path) -> AdapterInfo:
         CheckpointError: if it is missing, damaged, or not an adapter of this package.
         HubError: if it cannot be fetched.
     """
-    path = _find_adapter(path)
+    path = find_adapter(path)
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
@@ -249,7 +249,13 @@ def other_shape(info: AdapterInfo, name: str, wanted: Tensor) -> CheckpointError
     )
 
 
-def _find_adapter(path: str | Path) -> Path:
+def find_adapter(path: str | Path) -> Path:
+    """The file that :func:`read_adapter` reads.
+
+    Raises:
+        CheckpointError: if there is no such file.
+        HubError: if it cannot be fetched.
+    """
     if str(path).startswith(HUB):
         address = Address.parse(str(path))
         return fetch(address._replace(file=address.file or ADAPTER_FILE))

@@ -64,6 +64,7 @@ GROUPS = {
         "example": Command("small data to try the other commands on"),
         "doctor": Command("what is wrong with your data, before training"),
         "predict": Command("classes of your own files"),
+        "serve": Command("adapters over HTTP, with a page to try them"),
     },
     "look": {
         "report": Command("a run as one web page"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,19 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx.adapted_model import AdaptedModel
-from pointadapterx.build import adapt_backbone, build_backbone
+from pointadapterx.build import adapt_backbone, build_backbone, require_shapes
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, model_recipe, read_adapter
 from pointadapterx.checkpoints.shipped import stored_weights
+from pointadapterx.engine.mixing import Part, features_together, kind_of, reading
 from pointadapterx.errors import CheckpointError
 from pointadapterx.peft import METHODS
 
 
 class _Adapter(NamedTuple):
-    """One adapter of a bank: its model, which shares the backbone, and what it changes in it."""
+    """One adapter of a bank: its model, which shares the backbone, what it changes in it, and see :func:`kind_of`."""
 
     model: AdaptedModel
     info: AdapterInfo
     own: dict[str, Tensor]
+    kind: str | None
 
 
 class AdapterBank(nn.Module):
@@ -50,15 +53,17 @@ class AdapterBank(nn.Module):
         if not adapters:
             raise CheckpointError("a bank needs at least one adapter")
         infos = {name: a if isinstance(a, AdapterInfo) else read_adapter(a) for name, a in adapters.items()}
-        first = next(iter(infos.values()))
+        self._first = first = next(iter(infos.values()))
         named = first.config.backbone.weights if weights is None else str(weights)
         found = None if named is None else stored_weights(named, first.path)
         self.backbone = build_backbone(first.config.backbone.model_copy(update={"weights": found}))
         self._plain: dict[str, Tensor] = {}
         self._adapters: dict[str, _Adapter] = {}
+        self._together: set[str] = set()  # adapters whose pass was computed with others'
         self._parts = nn.ModuleList()  # methods and heads, so that the bank moves and counts as a whole
         for name, info in infos.items():
-            self._adapters[name] = self._add(info, first)
+            self._adapters[name] = self._add(info)
+        self._first = first._replace(tensors={})
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         self.eval()
@@ -73,6 +78,58 @@ class AdapterBank(nn.Module):
     def classes(self, name: str) -> list[str]:
         """Class names of an adapter, in the order of its logits."""
         return self._get(name).info.classes
+
+    def add(self, name: str, adapter: str | Path | AdapterInfo) -> None:
+        """Takes in one more adapter, which is not in use yet; if it does not fit, the bank stays as it was.
+
+        Raises:
+            CheckpointError: if the name is taken, or the adapter belongs to another backbone or is damaged.
+        """
+        if name in self._adapters:
+            raise CheckpointError(f"the bank has an adapter '{name}' already; remove it first, or choose another name")
+        info = adapter if isinstance(adapter, AdapterInfo) else read_adapter(adapter)
+        require_shapes(info, info.config)
+        self._rest()
+        try:
+            added = self._add(info)
+        finally:
+            self.eval()  # a new model is in training mode, and its backbone with it
+            self.switch(self.active)
+        device = next(self.backbone.parameters()).device
+        for part in (added.model.method, added.model.head):
+            part.to(device).requires_grad_(False).eval()
+        self._plain = {key: tensor.to(device) for key, tensor in self._plain.items()}
+        self._adapters[name] = added._replace(own={key: tensor.to(device) for key, tensor in added.own.items()})
+
+    def remove(self, name: str) -> None:
+        """Forgets an adapter; if it is in use, the first of the others is afterwards.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+            CheckpointError: for the last one: a bank has at least one adapter.
+        """
+        gone = self._get(name)
+        rest = next((other for other in self._adapters if other != name), None)
+        if rest is None:
+            raise CheckpointError(f"'{name}' is the bank's last adapter; discard the bank")
+        if name == self.active:
+            self.switch(rest)
+        del self._adapters[name]
+        self._detach(gone.model)
+        parts = {gone.model.method, gone.model.head}
+        self._parts = nn.ModuleList(part for part in self._parts if part not in parts)
+
+    def nbytes(self, name: str | None = None) -> int:
+        """Memory of the tensors of an adapter, or of the backbone that all share.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+        """
+        if name is None:
+            return tensor_bytes(self.backbone) + sum(tensor.nbytes for tensor in self._plain.values())
+        adapter = self._get(name)
+        own = sum(tensor.nbytes for tensor in adapter.own.values())
+        return own + tensor_bytes(adapter.model.method) + tensor_bytes(adapter.model.head)
 
     def train(self, mode: bool = True) -> AdapterBank:
         """Stays in eval mode: in training mode BatchNorm would change what the adapters share."""
@@ -91,8 +148,9 @@ class AdapterBank(nn.Module):
         """Refused: which adapter was in use decides what such a state means. Build the bank from its adapter files."""
         raise CheckpointError("a bank has no state of its own; build it from its adapter files")
 
-    def _add(self, info: AdapterInfo, first: AdapterInfo) -> _Adapter:
-        ours, theirs = (_shape_keys(part) for part in (first, info))
+    def _add(self, info: AdapterInfo) -> _Adapter:
+        first = self._first
+        ours, theirs = (shape_keys(part) for part in (first, info))
         if ours != theirs:
             key = next(key for key in ours | theirs if ours.get(key) != theirs.get(key))
             raise CheckpointError(
@@ -105,7 +163,11 @@ class AdapterBank(nn.Module):
             )
         model = adapt_backbone(self.backbone, info.config)
         before = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
-        load_adapter(model, info)
+        try:
+            load_adapter(model, info)
+        except CheckpointError:
+            self._detach(model)
+            raise
         own = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
         self._plain = {**before, **self._plain}  # what the first to change a tensor found
         self.backbone.load_state_dict(before, strict=False)
@@ -113,7 +175,20 @@ class AdapterBank(nn.Module):
             hook.enabled = False
         self._parts.extend([model.method, model.head])
         model.forget_backbone()
-        return _Adapter(model, info._replace(tensors={}), own)
+        return _Adapter(model, info._replace(tensors={}), own, kind_of(model, own))
+
+    def _detach(self, model: AdaptedModel) -> None:
+        for hook in model.method.hooks:
+            hook.remove()
+        self.backbone.left_by(model.method)
+
+    def _rest(self) -> None:
+        """Leaves the backbone as no adapter has it."""
+        for hook in self._adapters[self.active].model.method.hooks:
+            hook.enabled = False
+        with torch.no_grad():
+            for key, tensor in self._plain.items():
+                _tensor(self.backbone, key).copy_(tensor)
 
     def _backbone_tensors(self, info: AdapterInfo) -> dict[str, Tensor]:
         state = self.backbone.state_dict()
@@ -148,9 +223,47 @@ class AdapterBank(nn.Module):
         Raises:
             KeyError: for a name that the bank does not have.
         """
-        if name != self.active:
+        if name != self.active and name not in self._together:
             self.switch(name)
         return self._get(name).model
+
+    def kind(self, name: str) -> str | None:
+        """Equal for adapters that can be computed :meth:`together`; None for one that cannot.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+        """
+        return self._get(name).kind
+
+    @contextmanager
+    def together(self, inputs: Tensor, counts: Mapping[str, int]) -> Iterator[None]:
+        """Computes one pass for several adapters; in the meantime the model of each answers about its own samples.
+
+        Its logits are those of a pass of its own but for rounding, as those of another batch size are.
+
+        Args:
+            inputs: of the backbone, for example points (B, N, 3), the samples of each adapter side by side.
+            counts: of the adapters' samples, in the order of their names; all of one :meth:`kind`.
+
+        Raises:
+            KeyError: for a name that the bank does not have.
+        """
+        parts, start = [], 0
+        for name, count in counts.items():
+            adapter = self._get(name)
+            parts.append(Part(adapter.model, adapter.own, slice(start, start + count)))
+            start += count
+        self._rest()
+        try:
+            for part, features in zip(parts, features_together(self.backbone, inputs, parts, self._plain), strict=True):
+                part.model.method.run = reading(features)  # type: ignore[method-assign]
+            self._together = set(counts)
+            yield
+        finally:
+            self._together = set()
+            for part in parts:
+                part.model.method.__dict__.pop("run", None)
+            self.switch(self.active)
 
     @torch.inference_mode()
     def forward(
@@ -183,10 +296,15 @@ class AdapterBank(nn.Module):
         return [logits[number] for number in range(len(inputs))]
 
 
-def _shape_keys(info: AdapterInfo) -> dict[str, object]:
+def shape_keys(info: AdapterInfo) -> dict[str, object]:
     """What of the backbone's section all adapters of a bank share; positions are added as each wants it."""
     apart = ("weights", "init_seed", "drop_path", "label", "position")
     return {f"backbone.{key}": value for key, value in info.config.backbone.model_dump().items() if key not in apart}
+
+
+def tensor_bytes(module: nn.Module) -> int:
+    """Memory of a module's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:

@@ -30,10 +30,10 @@ from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.conditions import Said, reader_of
 from pointadapterx.engine.given import File, Given, Item, listed, points_of
 from pointadapterx.engine.input_form import Failure, Form
-from pointadapterx.engine.precision import multiplies_bf16
+from pointadapterx.engine.precision import computes_bf16, usable_device
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.tasks import AnswerT
-from pointadapterx.tasks.exchange import Joining, Ready
+from pointadapterx.tasks.exchange import Answer, Joining, Ready
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,9 @@ class Predictor(Generic[AnswerT]):
     Type checkers take answers for those of classification; those of another task are had by ``Predictor[Answer](…)``.
 
     Args:
-        adapters: an adapter file, a run's folder or ``hf://owner/repository``; or several by name, which must prepare
-            their inputs alike.
+        adapters: an adapter file, a run's folder or ``hf://owner/repository``; or by name several, also as
+            :func:`~pointadapterx.checkpoints.adapter_file.read_adapter` returns them, which must prepare their inputs
+            alike.
         weights: where the backbone's weights lie now, if not where the adapter's config says.
         device: ``"cpu"``, ``"cuda"``, …; the first CUDA device if there is one.
         precision: as ``train.precision``; by default the adapter's, or fp32 where the hardware has no bf16.
@@ -81,7 +82,7 @@ class Predictor(Generic[AnswerT]):
 
     def __init__(
         self,
-        adapters: File | Mapping[str, File],
+        adapters: File | Mapping[str, File | AdapterInfo],
         *,
         weights: File | None = None,
         device: str | torch.device | None = None,
@@ -95,11 +96,11 @@ class Predictor(Generic[AnswerT]):
         condition: Said = None,
     ) -> None:
         given = adapters if isinstance(adapters, Mapping) else {Path(adapters).stem: adapters}
-        self._infos = {name: read_adapter(path) for name, path in given.items()}
+        self._infos = {name: one if isinstance(one, AdapterInfo) else read_adapter(one) for name, one in given.items()}
         first = next(iter(self._infos.values()), None)
         if first is None:
             raise CheckpointError("a predictor needs at least one adapter")
-        self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.top, self.workers = top, workers
         self.batch_size = batch_size or first.config.eval.batch_size
         self.classes = {name: info.classes for name, info in self._infos.items()}
@@ -107,7 +108,7 @@ class Predictor(Generic[AnswerT]):
         _require_same_answers(self._infos)
         self._task = first.task
         self._condition, self._said = condition, reader_of(condition, self._task)
-        self._bf16 = _is_bf16(precision, first.config.train.precision, self.device)
+        self._bf16 = computes_bf16(precision, first.config.train.precision, self.device)
         said = {"up": up, "columns": columns, "nan": nan}
         self._form = Form.of(first, said)
         for info in self._infos.values():
@@ -115,11 +116,17 @@ class Predictor(Generic[AnswerT]):
                 raise CheckpointError(
                     f"{info.path}: prepares its inputs otherwise than {first.path}; use a predictor for each"
                 )
-        self._models = self._build(first, weights)
+        self._models = self.build_models(first, weights)
         self._extents, self._clouds = torch.zeros(3), 0  # sum and number of all so far
         self._doubts = Counter[str]()  # clouds with each kind of doubt
 
-    def _build(self, first: AdapterInfo, weights: File | None) -> Callable[[str], AdaptedModel]:
+    def build_models(self, first: AdapterInfo, weights: File | None) -> Callable[[str], AdaptedModel]:
+        """What gives the model of each adapter by its name; called once, and overridden where models are shared.
+
+        Args:
+            first: of the adapters.
+            weights: where the backbone's weights lie now.
+        """
         if len(self._infos) > 1:
             bank = AdapterBank(self._infos, weights).to(self.device)
             return bank.model
@@ -180,7 +187,7 @@ class Predictor(Generic[AnswerT]):
                 yield from answers
             else:
                 before = begun or [task.joining(item.piece.cloud) for task in self.tasks.values()]
-                begun = [_with_piece(*pair) for pair in zip(before, answers, strict=True)]
+                begun = [with_piece(*pair) for pair in zip(before, answers, strict=True)]
                 if item.piece.last:
                     yield from (one if isinstance(one, Failure) else cast(AnswerT, one.joined()) for one in begun)
                     begun = []
@@ -259,13 +266,21 @@ class Predictor(Generic[AnswerT]):
             if isinstance(content, str):
                 yield Failure(name, content)
             else:
-                yield from self._prepare(name, content)
+                yield from self.prepare(name, content, self._said(name), self._condition is not None)
 
-    def _prepare(self, name: str, content: Cloud | Picture) -> Iterator[Ready | Failure]:
-        """An input, or the pieces of it that its task wants."""
-        said = self._said(name)
+    def prepare(
+        self, name: str, content: Cloud | Picture, said: str | None, conditional: bool = True
+    ) -> Iterator[Ready | Failure]:
+        """An input, or the pieces of it that its task wants.
+
+        Args:
+            name: of the input.
+            content: what the reader of the adapters' form made of it.
+            said: its condition, for tasks that have to know one.
+            conditional: whether that is checked.
+        """
         try:
-            for task in self.tasks.values() if self._condition is not None else ():
+            for task in self.tasks.values() if conditional else ():
                 task.category(said)
         except ConfigError as error:
             yield Failure(name, f"{name}: {error}")
@@ -290,41 +305,52 @@ class Predictor(Generic[AnswerT]):
 
     def _answer(self, waiting: list[Ready | Failure]) -> Iterator[tuple[Ready | Failure, list[AnswerT | Failure]]]:
         ready = [item for item in waiting if isinstance(item, Ready)]
-        answers = self._predict(ready) if ready else iter(())
+        answers = iter(self.answers(ready) if ready else ())
         for item in waiting:
             yield item, [] if isinstance(item, Failure) else next(answers)
 
     @torch.inference_mode()
-    def _predict(self, ready: list[Ready]) -> Iterator[list[AnswerT | Failure]]:
-        batch = self._form.batch([item.values for item in ready], self.device)
+    def answers(self, ready: Sequence[Ready], batch: Batch | None = None) -> list[list[AnswerT | Failure]]:
+        """The answers to some prepared inputs, or pieces of such, at least one: for each of them one an adapter.
+
+        Args:
+            ready: the inputs.
+            batch: what :meth:`batch` makes of them, where that is there already.
+        """
+        batch = batch or self.batch(ready)
         answers: list[list[AnswerT | Failure]] = [[] for _ in ready]
         for name, task in self.tasks.items():
             given = batch
             if task.categories:
                 numbers = torch.tensor([task.category(item.said) for item in ready], device=self.device)
                 given = batch._replace(targets=Targets(condition=numbers))
-            with self._computing():
+            with self.computing():
                 found = task.answers(self._models(name), given, ready, name, self.top)
             for item, answer, own in zip(ready, found, answers, strict=True):
                 failure = Failure(item.name, _no_answer(item.name, name, len(self._infos)))
                 own.append(failure if answer is None else cast(AnswerT, answer))
-        return iter(answers)
+        return answers
+
+    def batch(self, ready: Sequence[Ready]) -> Batch:
+        """Prepared inputs as the model takes them, on its device."""
+        return self._form.batch([item.values for item in ready], self.device)
 
     @torch.inference_mode()
     def logits(self, inputs: Tensor) -> Tensor:
         """Of the first adapter, for inputs as :meth:`prepared` gives them: (b, …) float32, on the CPU."""
         name, task = next(iter(self.tasks.items()))
-        with self._computing():
+        with self.computing():
             return task.outputs(self._models(name), Batch(inputs, Targets())).float().cpu()
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
+        """In the precision of the predictor, without checks of what only this package passes on."""
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
         with autocast, ops.unchecked():
             yield
 
 
-def _with_piece(begun: Joining | Failure, answer: AnswerT | Failure) -> Joining | Failure:
+def with_piece(begun: Joining | Failure, answer: Answer | Failure) -> Joining | Failure:
     """What has become of an input with the answer about one more piece of it; a failure of any is one of the whole."""
     if isinstance(begun, Failure):
         return begun
@@ -363,23 +389,3 @@ def _no_answer(name: str, adapter: str, adapters: int) -> str:
     """Why a model that computes NaN says nothing of an input: the largest of its logits would be the first class."""
     whose = f" of adapter {adapter}" if adapters > 1 else ""
     return f"{name}: logits or features{whose} are not finite; try --precision fp32, or train the adapter again"
-
-
-def _usable(name: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises the latter without CUDA
-        reason = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"device {name}: cannot be used here ({reason}); choose another, such as cpu") from None
-    return device
-
-
-def _is_bf16(wanted: str | None, trained: str, device: torch.device) -> bool:
-    """Whether to compute in bf16: if it was requested or used in training, and the hardware supports it."""
-    if wanted not in (None, "auto", "fp32", "bf16"):
-        raise ConfigError(f"precision={wanted}: choose auto, fp32 or bf16")
-    possible = multiplies_bf16(device)
-    if wanted == "bf16" and not possible:
-        log.warning("%s has no bf16: predicting in fp32, in which nothing is lost", device)
-    return possible and (wanted or trained) != "fp32"

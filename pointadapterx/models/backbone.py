@@ -152,12 +152,10 @@ class Backbone(nn.Module, ABC):
         return type(self).__name__
 
     def adapted_by(self, method: Additions, *, alone: bool = False) -> None:
-        """Called once a method is attached; nothing by default.
+        """Called once a method is attached that :meth:`forward` will be given, ``alone`` instead of all others."""
 
-        Args:
-            method: that :meth:`forward` will be given.
-            alone: whether it takes the place of all others.
-        """
+    def left_by(self, method: Additions) -> None:
+        """The inverse of :meth:`adapted_by`; nothing by default."""
 
     @property
     def made_by(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,11 +16,11 @@ from pointadapterx.visualize.drawing import Sheet, View, paint
 from pointadapterx.visualize.groups import group_colours
 from pointadapterx.visualize.labels import Labelled
 from pointadapterx.visualize.loaded_run import Subject
+from pointadapterx.visualize.packing import packed
 from pointadapterx.visualize.pictures import pixel_rows, unsuited
 
 HEIGHT = "height"  # what the points are coloured by first
 OBJECTS_DPI = 110  # of pictures with boxes
-LARGEST = 32767  # of the 16-bit integers that coordinates become
 
 
 class Mode(NamedTuple):
@@ -47,25 +46,14 @@ def pack_clouds(
         modes: ways to colour them, the first of which is shown first.
 
     Returns:
-        For each cloud ``points`` (N, 3) int16, of which :data:`LARGEST` is the farthest point's distance; ``patches``
-        (N,) uint16, the number of each point's patch; ``modes``, names to uint8 colours of points or patches. All
-        base64. Amounts have one scale for all clouds.
+        Each cloud as :func:`~pointadapterx.visualize.packing.packed`. Amounts have one scale for all of them.
     """
     _, nearest = introspection.nearest_patch(subject.model, clouds)
-    packed = []
+    packed_clouds = []
     for row, cloud in enumerate(clouds.cpu()):
-        points = cloud.numpy()
-        reach = float(cloud.norm(dim=1).max()) or 1.0
-        packed.append(
-            {
-                "points": _text(np.round(points / reach * LARGEST).astype("<i2")),
-                "patches": _text(nearest[row].cpu().numpy().astype("<u2")),
-                "modes": {
-                    name: _text(np.round(255 * mode.colours[row]).astype(np.uint8)) for name, mode in modes.items()
-                },
-            }
-        )
-    return packed, {name: mode.legend for name, mode in modes.items()}
+        colours = {name: mode.colours[row] for name, mode in modes.items()}
+        packed_clouds.append(packed(cloud.numpy(), nearest[row].cpu().numpy(), colours))
+    return packed_clouds, {name: mode.legend for name, mode in modes.items()}
 
 
 def modes_of(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
@@ -134,7 +122,3 @@ def _experts(subject: Subject, clouds: Tensor) -> dict[str, Mode]:
         chosen = found.chosen[:, -patches:, 0, 0].cpu().numpy()
         modes[f"expert of sub-token 1, {use}"] = Mode(colours[chosen], legend)
     return modes
-
-
-def _text(values: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()

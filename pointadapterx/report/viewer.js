@@ -1,12 +1,11 @@
 // Clouds that turn under the mouse. One WebGL context draws all of them, since browsers allow few; what it draws is
-// copied into each figure's own canvas. Without WebGL the still pictures stay.
+// copied into each figure's own canvas. Without WebGL it is null, and the still pictures of a report stay.
 "use strict";
-(function () {
-  const clouds = JSON.parse(document.getElementById("clouds").textContent);
+const viewer = (function () {
   const hidden = document.createElement("canvas");
   const gl = hidden.getContext("webgl", { antialias: true, preserveDrawingBuffer: true });
   document.documentElement.dataset.viewer = gl ? "webgl" : "still";
-  if (!gl) return;
+  if (!gl) return null;
 
   function shader(kind, source) {
     const made = gl.createShader(kind);
@@ -62,20 +61,17 @@
     return values;
   }
 
-  const views = [];
-  for (const figure of document.querySelectorAll("figure.cloud")) {
-    const cloud = clouds[Number(figure.dataset.cloud)], image = figure.querySelector("img");
+  // A canvas in the place of an element, and the view of a cloud that it shows.
+  function attach(element, cloud, side, about) {
     cloud.patch = new Uint16Array(bytes(cloud.patches).buffer);
     cloud.count = cloud.patch.length;
     const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = 2 * image.width;
+    canvas.width = canvas.height = side;
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", image.alt + "; arrow keys turn it");
-    image.replaceWith(canvas);
+    canvas.setAttribute("aria-label", about + "; arrow keys turn it");
+    element.replaceWith(canvas);
     const view = { canvas, cloud, points: new Int16Array(bytes(cloud.points).buffer), turn: 0.61, lift: 0.35 };
-    view.colours = pointColours(cloud, Object.keys(cloud.modes)[0]);
-    views.push(view);
     canvas.addEventListener("pointermove", event => {
       if (!(event.buttons & 1)) return;
       move(view, event.movementX / 80, event.movementY / 80);
@@ -87,6 +83,12 @@
       event.preventDefault();
       move(view, ...step);
     });
+    paint(view, Object.keys(cloud.modes)[0]);
+    return view;
+  }
+
+  function paint(view, mode) {
+    view.colours = pointColours(view.cloud, mode);
     draw(view);
   }
 
@@ -114,16 +116,24 @@
     view.canvas.getContext("2d").drawImage(hidden, 0, 0);
   }
 
+  return { attach, paint, move };
+})();
+
+// A report: its clouds are in the page.
+(function () {
+  const given = document.getElementById("clouds");
+  if (!viewer || !given) return;
+  const clouds = JSON.parse(given.textContent), views = [];
+  for (const figure of document.querySelectorAll("figure.cloud")) {
+    const image = figure.querySelector("img");
+    views.push(viewer.attach(image, clouds[Number(figure.dataset.cloud)], 2 * image.width, image.alt));
+  }
   for (const select of document.querySelectorAll("select.colours")) {
     select.closest("label").hidden = false;
     const section = select.closest("section");
     select.addEventListener("change", () => {
       for (const legend of section.querySelectorAll(".legend")) legend.hidden = legend.dataset.mode !== select.value;
-      for (const view of views) {
-        if (view.canvas.closest("section") !== section) continue;
-        view.colours = pointColours(view.cloud, select.value);
-        draw(view);
-      }
+      for (const view of views) if (view.canvas.closest("section") === section) viewer.paint(view, select.value);
     });
   }
 })();

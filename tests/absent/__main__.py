@@ -24,7 +24,12 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "laspy": (("laspy", "lazrs"), (), FILES),
     "trimesh": (("trimesh",), (), (*FILES, "tests/test_example.py", "tests/datasets/test_folder.py")),
     "compiler": ((), ("c++", "g++", "clang++", "cc", "gcc", "clang", "nvcc", "ninja"), ("tests/ops/test_build.py",)),
-    "browser": (("playwright",), ("chromium", "chromium-browser", "google-chrome", "chrome"), (PICTURES[1],)),
+    "starlette": (("starlette", "uvicorn", "prometheus_client"), (), ("tests/serving", "tests/test_optional.py")),
+    "browser": (
+        ("playwright",),
+        ("chromium", "chromium-browser", "google-chrome", "chrome"),
+        (PICTURES[1], "tests/serving/test_page.py"),
+    ),
 }
 """What is hidden by name: packages of Python, programs, and the tests that are run without them."""
 

@@ -199,6 +199,7 @@ LEFT_OUT = {
     "docs/tutorial.md": "followed by tests/docs/test_tutorial.py",
     "docs/segmentation_tutorial.md": "followed by tests/docs/test_segmentation_tutorial.py",
     "docs/adapt.md": "its examples are executed by tests/docs/test_adapt.py",
+    "docs/serving.md": "followed by tests/serving/test_docs.py",
     "CONTRIBUTING.md": "its examples are executed by tests/test_contributing.py",
 }
 """Pages that another test executes. Those below docs/results/ say how studies were made: see :data:`LONG`."""

@@ -420,7 +420,7 @@ def test_wrong_devices_and_precisions(options: dict[str, str], message: str, tra
 def test_bf16_without_the_hardware_is_fp32(
     trained: Path, clouds: torch.Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pointadapterx.engine.predictor.multiplies_bf16", lambda device: False)
+    monkeypatch.setattr("pointadapterx.engine.precision.multiplies_bf16", lambda device: False)
     found = Predictor(trained, precision="bf16", device="cpu")([clouds[0]])
     assert "cpu has no bf16: predicting in fp32" in caplog.text
     assert found == Predictor(trained, precision="fp32", device="cpu")([clouds[0]])

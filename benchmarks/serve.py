@@ -1,0 +1,297 @@
+"""A server under load: many adapters and clients, every answer compared with ``predict``, rude clients, a signal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks.jobs import about, publish
+from benchmarks.predict import write_files
+from benchmarks.serve_client import (
+    Client,
+    Question,
+    Tally,
+    hang_up,
+    leave_in_the_middle,
+    polite,
+    send_garbage,
+    send_much,
+    send_slowly,
+)
+from pointadapterx import Predictor, build_model
+from pointadapterx.build import build_test_split
+from pointadapterx.checkpoints.adapter_file import save_adapter
+from pointadapterx.config import read_config
+
+METHODS = ("dapt_x", "lora", "adaptformer", "ssf", "bitfit", "linear")
+CLASSES = "ldraw20"
+PARTS = "ldraw_parts"
+EACH_PARTS = 10  # of so many adapters one labels points
+CONDITION = "brick"
+PHASES = ("one adapter", "mixed", "disturbed")
+NOTE = (
+    "Every client has one request on its way at a time. *one adapter* is all clients asking the first of the adapters, "
+    "*mixed* all of them asking all of them. An answer is wrong if it is not that of `predict` but for 1.1e-4 in "
+    "probabilities."
+)
+
+
+def write_adapters(folder: Path, count: int) -> dict[str, str | None]:
+    """Adapters of several methods and two tasks with values of their own, and the condition that each needs."""
+    found: dict[str, str | None] = {}
+    built: dict[str, tuple[Any, Any, list[str]]] = {}
+    for number in range(count):
+        parts = number % EACH_PARTS == EACH_PARTS - 1
+        kind = "parts" if parts else METHODS[number % len(METHODS)]
+        if kind not in built:
+            config = _config(PARTS if parts else CLASSES, kind, parts)
+            names = config.task.point_classes if parts else build_test_split(config).classes
+            built[kind] = config, build_model(config), names
+        config, model, names = built[kind]
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+        name = f"{kind}-{number}"
+        save_adapter(model, folder / f"{name}.safetensors", config=config, classes=names)
+        found[name] = CONDITION if parts else None
+    return found
+
+
+def _config(name: str, method: str, parts: bool) -> Any:
+    """A shipped config with another method."""
+    config = read_config(name, ["train.precision=fp32"])
+    if parts or method == "dapt_x":
+        return config
+    content = config.dump()
+    content["method"] = {"name": method}
+    content["head"]["pools"] = [pool for pool in content["head"]["pools"] if not pool.startswith("prompt")]
+    return type(config).of(content, name)
+
+
+def questions_of(folder: Path, adapters: dict[str, str | None], files: int) -> list[Question]:
+    """Every adapter about every file, with what ``predict`` says."""
+    clouds = build_test_split(read_config(CLASSES)).points.numpy()
+    paths = [*write_files(folder, clouds, files - files // 2, "npy"), *write_files(folder, clouds, files // 2, "ply")]
+    found = []
+    for name, condition in adapters.items():
+        predictor = Predictor[Any](folder.parent / "adapters" / f"{name}.safetensors", condition=condition)
+        for path, answer in zip(paths, predictor(paths), strict=True):
+            wanted = {"file": path.name, **answer.content()}
+            found.append(Question.about(name, path.name, path.read_bytes(), wanted, condition))
+    return found
+
+
+class Server:
+    """``pointadapterx serve`` as a process of its own."""
+
+    def __init__(self, adapters: Path, options: Sequence[str]) -> None:
+        command = [sys.executable, "-m", "pointadapterx", "serve", "--adapters", str(adapters), "--port", "0", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        assert found is not None, line
+        self.port = int(found[1])
+
+    def memory(self) -> float:
+        """MiB of the process, without those that read files."""
+        with suppress(OSError):
+            text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+            return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
+        return float("nan")
+
+    def stop(self) -> int:
+        """Its exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+async def load(port: int, questions: Sequence[Question], clients: int, seconds: float) -> tuple[Tally, float]:
+    """What polite clients got, and the seconds that it took."""
+    tally, started = Tally(), perf_counter()
+    tasks = [polite(port, questions, started + seconds, seed, tally) for seed in range(clients)]
+    await asyncio.gather(*tasks)
+    return tally, perf_counter() - started
+
+
+async def disturb(port: int, questions: Sequence[Question], folder: Path, until: float) -> Counter[str]:
+    """Rude clients, files that are swapped and broken, one after the other until the time is over."""
+    random, done, client = Random(0), Counter[str](), Client(port)
+    names = sorted({question.adapter for question in questions})
+    slow: list[asyncio.Task[None]] = []
+
+    async def swap() -> str:
+        path = folder / f"{random.choice(names)}.safetensors"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        broken, _ = await client.ask("POST", f"/adapters/{path.stem}")
+        path.write_bytes(whole)
+        mended, _ = await client.ask("POST", f"/adapters/{path.stem}")
+        return f"swap: {broken} broken, {mended} mended"
+
+    async def slowly() -> str:
+        slow.append(asyncio.create_task(send_slowly(port, random.choice(questions))))
+        return "slow sender"
+
+    async def of(kind: Callable[..., Awaitable[Any]], *more: Any) -> str:
+        status = await kind(port, random.choice(questions), *more)
+        return kind.__name__ if status is None else f"{kind.__name__}: {status}"
+
+    while perf_counter() < until:
+        for act in (swap(), slowly(), of(hang_up), of(leave_in_the_middle), of(send_much), of(send_garbage, random)):
+            try:
+                done[await act] += 1
+            except (OSError, asyncio.IncompleteReadError) as error:
+                done[f"connection ended: {type(error).__name__}"] += 1
+        await asyncio.sleep(0.5)
+    await asyncio.gather(*slow, return_exceptions=True)
+    client.close()
+    return done
+
+
+async def measure(
+    server: Server, questions: Sequence[Question], folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One adapter, all of them, all of them among rude clients, and a signal."""
+    first = [question for question in questions if question.adapter == questions[0].adapter]
+    await load(server.port, questions, options.clients, min(3.0, options.seconds))  # loads all of them
+    result: dict[str, Any] = {"memory": [server.memory()]}
+    for name, asked in (("one adapter", first), ("mixed", questions)):
+        result[name] = _summary(*await load(server.port, asked, options.clients, options.seconds))
+        result["memory"].append(server.memory())
+    until = perf_counter() + options.seconds
+    (tally, seconds), done = await asyncio.gather(
+        load(server.port, questions, options.clients, options.seconds),
+        disturb(server.port, questions, folder, until),
+    )
+    result["disturbed"] = {**_summary(tally, seconds), "done": dict(done)}
+    result["memory"].append(server.memory())
+    client = Client(server.port)
+    text = (await client.ask("GET", "/metrics"))[1].decode()
+    client.close()
+    result["metrics"] = {
+        key: float(value)
+        for key, value in re.findall(r"^pointadapterx_(\w+_(?:sum|count)|\w+_evictions_total) (\S+)$", text, re.M)
+    }
+    return result
+
+
+def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
+    return {
+        "per_second": len(tally.seconds) / seconds,
+        "p50": tally.quantile(0.5),
+        "p99": tally.quantile(0.99),
+        "answers": len(tally.seconds),
+        "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
+        "wrong": tally.wrong[:5],
+        "lost": tally.lost[:5],
+    }
+
+
+async def stopped_under_load(server: Server, questions: Sequence[Question], clients: int) -> dict[str, Any]:
+    """SIGTERM while clients ask: responses, and connections that were not accepted any more."""
+    tally = Tally()
+    tasks = [asyncio.create_task(polite(server.port, questions, perf_counter() + 1, k, tally)) for k in range(clients)]
+    await asyncio.sleep(0.5)
+    status = await asyncio.to_thread(server.stop)
+    await asyncio.gather(*tasks)
+    refused = [text for text in tally.lost if "Connect" in text or "Reset" in text or "0 bytes read" in text]
+    return {
+        "exit_status": status,
+        "answers": len(tally.seconds),
+        "statuses": dict(tally.statuses),
+        "wrong": tally.wrong[:5],
+        "lost": [text for text in tally.lost if text not in refused][:5],
+        "cut_short": len(tally.lost) - len(refused),
+    }
+
+
+def markdown(result: dict[str, Any], command: str) -> str:
+    """The measurement as a Markdown table."""
+    rows = []
+    for name in PHASES:
+        one = result[name]
+        statuses = ", ".join(f"{status}: {count:,}" for status, count in one["statuses"].items())
+        times = f"{one['per_second']:.0f} | {1000 * one['p50']:.0f} | {1000 * one['p99']:.0f}"
+        bad = f"{len(one['wrong'])} | {len(one['lost'])}"
+        rows.append(f"| {name} | {times} | {one['answers']:,} | {bad} | {statuses} |")
+    ratio = result["mixed"]["per_second"] / result["one adapter"]["per_second"]
+    metrics, stop = result["metrics"], result["stopped"]
+    size = metrics["batch_samples_sum"] / max(1.0, metrics["batch_samples_count"])
+    done = ", ".join(f"{what} ({count})" for what, count in sorted(result["disturbed"]["done"].items()))
+    memory = ", ".join(f"{value:.0f}" for value in result["memory"])
+    lines = [
+        "# A server under load",
+        "",
+        f"`{command}`",
+        "",
+        NOTE,
+        "",
+        f"{result['adapters']} adapters, {result['clients']} clients, {result['seconds']:g} s each. "
+        f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}; the clients are on the "
+        "same machine.",
+        "",
+        "| | answers/s | p50 ms | p99 ms | answers | wrong | lost | by status |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+        *rows,
+        "",
+        f"Mixed over one adapter: {ratio:.2f}. Samples in a batch: {size:.1f} on average. Memory of the server between "
+        f"the rows: {memory} MiB. Disturbed by: {done}.",
+        "",
+        f"SIGTERM under load: exit status {stop['exit_status']}, {stop['answers']} requests answered before, "
+        f"{len(stop['wrong'])} wrong, {stop['cut_short']} cut short.",
+        *(f"- {text}" for one in (*(result[name] for name in PHASES), stop) for text in (*one["wrong"], *one["lost"])),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> int:
+    """Runs this module from the command line.
+
+    Returns:
+        0, or 1 if an answer was wrong or a request lost.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks serve", description=__doc__)
+    parser.add_argument("--adapters", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each of three phases")
+    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
+    parser.add_argument("--serve", nargs="*", default=[], metavar="OPTION", help="of pointadapterx serve, without --")
+    options = parser.parse_args(argv)
+    if min(options.adapters, options.clients, options.files) < 1 or options.seconds <= 0:
+        parser.error("--adapters, --clients and --files are at least 1, and --seconds more than 0")
+    torch.set_num_threads(1)  # the cores are the server's
+    with TemporaryDirectory() as place:
+        adapters, files = Path(place, "adapters"), Path(place, "files")
+        adapters.mkdir()
+        files.mkdir()
+        questions = questions_of(files, write_adapters(adapters, options.adapters), options.files)
+        server = Server(adapters, [f"--{text}" if index % 2 == 0 else text for index, text in enumerate(options.serve)])
+        try:
+            result = asyncio.run(measure(server, questions, adapters, options))
+            result["stopped"] = asyncio.run(stopped_under_load(server, questions, options.clients))
+        finally:
+            server.process.kill()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result |= {**about(device, 0, []), "adapters": options.adapters, "clients": options.clients}
+    result["seconds"] = options.seconds
+    publish(result, markdown(result, " ".join(["python -m benchmarks serve", *argv])), options.output)
+    bad = any(result[name]["wrong"] or result[name]["lost"] for name in PHASES)
+    return int(bad or bool(result["stopped"]["cut_short"] or result["stopped"]["exit_status"]))

@@ -1,0 +1,256 @@
+"""One pass of a backbone for several adapters: its frozen layers see all samples, what an adapter adds its own alone.
+
+Samples of an adapter lie side by side in the batch. Where adapters have norms, biases or class tokens of their own,
+each sample gets its adapter's. A pass computes what separate passes compute, but for the rounding of larger batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointadapterx.adapted_model import AdaptedModel
+from pointadapterx.models.backbone import Backbone
+from pointadapterx.models.block import FfnUpdate
+from pointadapterx.models.features import BlockTokens, Features
+from pointadapterx.models.tokens import TokenSequence
+from pointadapterx.peft.base import Method
+from pointadapterx.peft.linear import Linear
+from pointadapterx.peft.noah import Noah
+from pointadapterx.peft.parts.routed import RoutedMethod
+from pointadapterx.peft.parts.shared_mixture import SharedMixtureMethod
+
+ORDINARY = {kind.run for kind in (Method, RoutedMethod, SharedMixtureMethod, Linear, Noah)}
+"""Passes that are the backbone's own, with a method's additions."""
+
+
+class Part(NamedTuple):
+    """An adapter in a pass.
+
+    Attributes:
+        model: of the adapter.
+        own: tensors of the backbone that it changes, by name.
+        rows: its samples in the batch.
+    """
+
+    model: AdaptedModel
+    own: Mapping[str, Tensor]
+    rows: slice
+
+
+def kind_of(model: AdaptedModel, own: Mapping[str, Tensor]) -> str | None:
+    """Equal for adapters of one backbone that can share a pass; None for one that cannot share any.
+
+    Not those whose method replaces the pass, such as E³VA's, nor those that change more of the backbone than norms,
+    biases of its blocks and the class token; nor any in a backbone of several stages or another library.
+
+    Args:
+        model: of the adapter.
+        own: tensors of the backbone that it changes, by name.
+    """
+    backbone, method = model.backbone, model.method
+    if backbone.foreign or len(backbone.stages) > 1 or not _is_ordinary(type(method)):
+        return None
+    if not all(_can_be_own(backbone, name) for name in own):
+        return None
+    options = method.options
+    prompts = isinstance(options, Method.Options) and (options.makes_prompts or options.name == "noah")
+    return f"{getattr(backbone, 'position', '')} {options if prompts else 'no prompts'}"
+
+
+def _is_ordinary(method: type[Method]) -> bool:
+    runs = [vars(kind)["run"] for kind in method.__mro__ if "run" in vars(kind)]
+    return all(run in ORDINARY for run in runs)
+
+
+def _can_be_own(backbone: Backbone, name: str) -> bool:
+    if name in backbone.class_parameters():
+        return True
+    owner, _, leaf = name.rpartition(".")
+    module = backbone.get_submodule(owner)
+    if isinstance(module, nn.LayerNorm):
+        return True
+    return isinstance(module, nn.Linear) and leaf == "bias" and owner.startswith("blocks.")
+
+
+@torch.inference_mode()
+def features_together(
+    backbone: Backbone, inputs: Tensor, parts: Sequence[Part], plain: Mapping[str, Tensor]
+) -> list[Features]:
+    """What the backbone with each adapter makes of the adapter's samples.
+
+    Args:
+        backbone: as no adapter has it, with all hooks off.
+        inputs: of all, (B, ...).
+        parts: adapters of one :func:`kind_of`, in the order of their rows, which are all of the batch.
+        plain: the backbone's own values of what any adapter changes.
+    """
+    together = _Together(parts)
+    keep = sorted({block for part in parts for block in part.model.head.blocks})
+    with ExitStack() as stack:
+        for part in parts:
+            part.model.method.begin()
+            stack.callback(part.model.method.end)
+        stack.enter_context(_own_tensors(backbone, parts, plain))
+        stack.enter_context(_hooks(parts))
+        found = backbone(inputs, together, keep)
+    return [_of_rows(found, inputs, part) for part in parts]
+
+
+def _of_rows(found: Features, inputs: Tensor, part: Part) -> Features:
+    def tokens(sequence: TokenSequence) -> TokenSequence:
+        return TokenSequence(sequence.tokens[part.rows], sequence.num_patches, has_class_token=sequence.has_class_token)
+
+    def centers(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[part.rows]
+
+    kept = {
+        number: BlockTokens(tokens(block.sequence), centers(block.centers))
+        for number, block in found.intermediates.items()
+        if number in part.model.head.blocks
+    }
+    return Features(tokens(found.sequence), [], centers(found.centers), kept, inputs[part.rows])
+
+
+class _Together:
+    """What the backbone asks of the methods, each about its samples."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._methods = [(part.model.method, part.rows) for part in parts]
+        self._before = self._acting("before_block")
+        self._after = self._acting("after_block")
+        self._ffn = self._acting("adapt_ffn")
+
+    def _acting(self, name: str) -> bool:
+        return any(getattr(type(method), name) is not getattr(Method, name) for method, _ in self._methods)
+
+    def enter_stage(self, number: int, centers: Tensor | None) -> None:
+        """See :class:`~pointadapterx.models.additions.Additions`, as the others."""
+        for method, rows in self._methods:
+            method.enter_stage(number, None if centers is None else centers[rows])
+
+    def leave_stage(self, tokens: Tensor, lead: Callable[[Tensor], Tensor]) -> None:
+        """Never called: there is one stage."""
+        raise NotImplementedError("adapters share no pass of several stages")
+
+    def before_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Each method's."""
+        if not self._before:
+            return tokens
+        return torch.cat([method.before_block(index, tokens[rows]) for method, rows in self._methods])
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Each method's."""
+        if not self._after:
+            return tokens
+        return torch.cat([method.after_block(index, tokens[rows]) for method, rows in self._methods])
+
+    def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate | None:
+        """Each method's; nothing where a method adds nothing."""
+        if not self._ffn:
+            return None
+        found = [method.adapt_ffn(index, ffn_input[rows], ffn_output[rows]) for method, rows in self._methods]
+        if all(one is None for one in found):
+            return None
+        pairs = list(zip(found, self._methods, strict=True))
+        update = torch.cat([torch.zeros_like(ffn_output[rows]) if u is None else u.update for u, (_, rows) in pairs])
+        prompts = [one.prompt for one in found if one is not None and one.prompt is not None]
+        assert len(prompts) in (0, len(found)), "adapters that share a pass insert prompts alike"
+        return FfnUpdate(update, torch.cat(prompts) if prompts else None)
+
+    def tapped(self, module: nn.Module, output: Tensor) -> Tensor:
+        """Never called: every module is run."""
+        return output
+
+
+@contextmanager
+def _hooks(parts: Sequence[Part]) -> Iterator[None]:
+    """Lets the hooks of each adapter act on its samples alone."""
+    acting: dict[nn.Module, list[list[tuple[Any, Any]]]] = {}
+    for place, part in enumerate(parts):
+        for hook in part.model.method.hooks:
+            for (module, _), layer in zip(hook.site.pieces(), hook.layers(), strict=True):
+                acting.setdefault(module, [[] for _ in parts])[place].append((hook, layer))
+
+    def joined(of_parts: list[list[tuple[Any, Any]]]) -> Callable[..., Tensor]:
+        def act(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Tensor) -> Tensor:
+            found = []
+            for part, own in zip(parts, of_parts, strict=True):
+                rows, values = part.rows, output[part.rows]
+                for hook, layer in own:
+                    hook.enabled = True
+                    given = tuple(one[rows] if isinstance(one, Tensor) else one for one in inputs)
+                    by_name = {key: one[rows] if isinstance(one, Tensor) else one for key, one in named.items()}
+                    values = layer(module, given, by_name, values)
+                    hook.enabled = False
+                found.append(values)
+            return torch.cat(found)
+
+        return act
+
+    handles = [module.register_forward_hook(joined(own), with_kwargs=True) for module, own in acting.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _own_tensors(backbone: Backbone, parts: Sequence[Part], plain: Mapping[str, Tensor]) -> Iterator[None]:
+    """Gives each sample its adapter's norms, biases and class token."""
+    counts = torch.tensor([part.rows.stop - part.rows.start for part in parts])
+    names = {name for part in parts for name in part.own}
+    device = next(backbone.parameters()).device
+
+    def of_rows(name: str) -> Tensor:
+        """(B, 1, C)."""
+        values = torch.stack([part.own.get(name, plain[name]).flatten() for part in parts])
+        return values.repeat_interleave(counts.to(device), dim=0)[:, None]
+
+    tokens = [name for name in names if name in backbone.class_parameters()]
+    before = {name: backbone._parameters[name] for name in tokens}
+    owners = {name.rpartition(".")[0] for name in names} - {""}
+    changed = [backbone.get_submodule(owner) for owner in owners]
+    try:
+        for name in tokens:
+            backbone._parameters[name] = nn.Parameter(of_rows(name), requires_grad=False)
+        for owner, module in zip(owners, changed, strict=True):
+            own = {leaf: of_rows(f"{owner}.{leaf}") for leaf in ("weight", "bias") if f"{owner}.{leaf}" in names}
+            module.forward = _norm(module, own) if isinstance(module, nn.LayerNorm) else _linear(module, own)
+        yield
+    finally:
+        for name, parameter in before.items():
+            backbone._parameters[name] = parameter
+        for module in changed:
+            module.__dict__.pop("forward", None)
+
+
+def _norm(module: nn.LayerNorm, own: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    def forward(tokens: Tensor) -> Tensor:
+        found = F.layer_norm(tokens, module.normalized_shape, None, None, module.eps)
+        return torch.addcmul(own.get("bias", module.bias), found, own.get("weight", module.weight))
+
+    return forward
+
+
+def _linear(module: nn.Module, own: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    def forward(tokens: Tensor) -> Tensor:
+        found: Tensor = F.linear(tokens, module.weight) + own["bias"]  # type: ignore[arg-type]
+        return found
+
+    return forward
+
+
+def reading(features: Features) -> Callable[..., Features]:
+    """What takes the place of a method's pass, for a model that is given the samples that these are of."""
+
+    def run(backbone: Backbone, inputs: Tensor, keep: Collection[int] = ()) -> Features:
+        return features
+
+    return run

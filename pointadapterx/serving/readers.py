@@ -1,0 +1,110 @@
+"""Processes that read uploads, each at most so long and with so much memory: a hostile file costs one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pickle import loads
+from types import ModuleType
+from typing import Any
+
+from pointadapterx.datasets.cloud_reader import CloudReader
+from pointadapterx.engine.input_form import ImageReader
+from pointadapterx.serving import reading
+from pointadapterx.serving.limits import Limits, RefusedError
+from pointadapterx.serving.reading import Allowed, Content, Upload
+
+FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+
+
+class _Reader:
+    """One process, started at its first upload and again after each that killed it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.process: BaseProcess | None = None
+        self.connection: Connection | None = None
+
+    def start(self) -> Connection:
+        if self.connection is not None:
+            return self.connection
+        context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+        if FORKS:
+            context.set_forkserver_preload([reading.__name__])
+        ours, theirs = context.Pipe()
+        arguments = theirs, self.limits.read_memory
+        self.process = context.Process(target=reading.serve, args=arguments, daemon=True, name="reader")
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # else the caller's script would be run again
+        try:
+            self.process.start()
+        finally:
+            sys.modules["__main__"] = main
+        theirs.close()
+        self.connection = ours
+        return ours
+
+    def read(self, upload: Upload, reader: CloudReader | ImageReader) -> list[Content]:
+        """Waits for what the process makes of an upload."""
+        limits, connection = self.limits, self.start()
+        try:
+            connection.send((upload, reader, Allowed(limits.points, limits.clouds)))
+            if not connection.poll(limits.read_seconds):
+                self.stop()
+                slow = f"{upload.name}: reading it takes more than {limits.read_seconds:g} s; send fewer points"
+                return [Content(upload.name, slow)]
+            found: list[Content] = loads(connection.recv_bytes())
+            return found
+        except (EOFError, OSError):  # the process is gone, as the system ends those that take too much memory
+            self.stop()
+            return [Content(upload.name, reading.too_large(upload.name))]
+
+    def stop(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+        self.process = self.connection = None
+
+
+class Readers:
+    """Reads uploads, some at a time; the others wait."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._all = [_Reader(limits) for _ in range(limits.readers)]
+        self._threads = ThreadPoolExecutor(limits.readers, "reading")
+        self._idle: asyncio.Queue[_Reader] = asyncio.Queue()
+        for one in self._all:
+            self._idle.put_nowait(one)
+
+    async def warm_up(self) -> None:
+        """Starts the processes, which takes seconds."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(self._threads, one.start) for one in self._all))
+
+    async def read(self, upload: Upload, reader: CloudReader | ImageReader) -> list[Content]:
+        """What an upload holds.
+
+        Raises:
+            RefusedError: if nothing in it can be read.
+        """
+        chosen = await self._idle.get()
+        task = asyncio.get_running_loop().run_in_executor(self._threads, chosen.read, upload, reader)
+        task.add_done_callback(lambda _: self._idle.put_nowait(chosen))  # also where nobody waits for it any more
+        found = await asyncio.shield(task)
+        if all(isinstance(one.content, str) for one in found):
+            raise RefusedError(422, str(found[0].content) if found else f"{upload.name}: there is no cloud in it")
+        return found
+
+    def stop(self) -> None:
+        """Ends the processes."""
+        for one in self._all:
+            with suppress(Exception):
+                one.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,116 @@
+"""Several adapters in one pass of their backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
+from pointadapterx.engine.bank import AdapterBank
+from pointadapterx.peft import METHODS
+from tests.conftest import ROOT
+
+BEFORE = ROOT / "tests" / "files_of_before" / "adapters"
+ALONE = {"e3va", "e3va_x", "full", "stag"}
+"""Methods that replace the pass, or the backbone."""
+TOGETHER = [name for name in METHODS if name not in ALONE and (BEFORE / f"{name}.safetensors").is_file()]
+
+
+def other(info: AdapterInfo, seed: int) -> AdapterInfo:
+    """The same adapter with other values, those of the norms and class tokens too."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: tensor + 0.1 * torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for name, tensor in info.tensors.items()
+    }
+    return info._replace(tensors=tensors)
+
+
+@pytest.fixture(scope="module")
+def bank() -> Iterator[AdapterBank]:
+    """Two adapters of each method, one of which is as it was stored."""
+    threads = torch.get_num_threads()
+    infos = {}
+    for seed, path in enumerate(sorted(BEFORE.glob("*.safetensors"))):
+        if path.stem == "full" or path.stem.endswith("on_images"):
+            continue
+        info = read_adapter(path)
+        infos |= {path.stem: info, f"{path.stem} 2": other(info, seed)}
+    torch.set_num_threads(1)
+    yield AdapterBank(infos)
+    torch.set_num_threads(threads)
+
+
+def clouds(count: int) -> torch.Tensor:
+    return torch.randn(count, 48, 3, generator=torch.Generator().manual_seed(count))
+
+
+def kinds(bank: AdapterBank) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in bank.names:
+        if (kind := bank.kind(name)) is not None:
+            found.setdefault(kind, []).append(name)
+    return found
+
+
+def test_every_method_is_known_to_share_passes_or_not(bank: AdapterBank) -> None:
+    """And those without prompts share them with each other."""
+    shared = [name for names in kinds(bank).values() for name in names]
+    assert {name for name in bank.names if name not in shared} == {"e3va", "e3va 2", "e3va_x", "e3va_x 2"}
+    (plain,) = [names for names in kinds(bank).values() if "lora" in names]
+    assert {"adapter", "adaptformer", "bitfit", "linear", "lora", "ssf"} <= set(plain)
+
+
+@pytest.mark.parametrize("method", TOGETHER)
+def test_one_pass_gives_each_adapter_its_logits(bank: AdapterBank, method: str) -> None:
+    names = next(names for names in kinds(bank).values() if method in names)
+    counts = {name: 1 + place % 3 for place, name in enumerate(names)}
+    inputs = clouds(sum(counts.values()))
+    parts = dict(zip(names, inputs.split(list(counts.values())), strict=True))
+    alone = {name: bank(part, name) for name, part in parts.items()}
+    active = bank.active
+    with torch.inference_mode(), bank.together(inputs, counts):
+        for name, part in parts.items():
+            torch.testing.assert_close(bank.model(name)(part).logits, alone[name], rtol=0, atol=1e-5)
+    assert bank.active == active
+    assert all(torch.equal(bank(part, name), alone[name]) for name, part in parts.items())  # nothing is left behind
+
+
+def test_a_pass_that_fails_leaves_nothing_behind(bank: AdapterBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = clouds(2)
+    alone = bank(inputs, "ssf")
+
+    def fail(*_: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(bank.backbone, "run_blocks", fail)
+    with pytest.raises(TypeError), bank.together(inputs, {"ssf": 1, "bitfit": 1}):
+        pass
+    monkeypatch.undo()
+    assert torch.equal(bank(inputs, "ssf"), alone)
+
+
+def test_adapters_come_and_go(bank: AdapterBank, tmp_path: Path) -> None:
+    inputs = clouds(2)
+    before = {name: bank(inputs, name) for name in ("dapt_x", "ssf")}
+    sizes = bank.nbytes(), bank.nbytes("ssf")
+    bank.add("new", BEFORE / "ssf.safetensors")
+    assert torch.equal(bank(inputs, "new"), before["ssf"])
+    assert (bank.nbytes(), bank.nbytes("new")) == sizes
+    with pytest.raises(ValueError, match="the bank has an adapter 'new' already"):
+        bank.add("new", BEFORE / "ssf.safetensors")
+    hooks = sum(len(module._forward_hooks) for module in bank.backbone.modules())
+    info = read_adapter(BEFORE / "ssf.safetensors")
+    odd = info._replace(tensors={**info.tensors, "method.odd": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"has method\.odd, which the model does not train"):
+        bank.add("odd", odd)
+    assert sum(len(module._forward_hooks) for module in bank.backbone.modules()) == hooks
+    assert "odd" not in bank.names
+    bank.switch("new")
+    bank.remove("new")
+    assert all(torch.equal(bank(inputs, name), wanted) for name, wanted in before.items())
+    with pytest.raises(KeyError):
+        bank(inputs, "new")

@@ -1,0 +1,105 @@
+"""The queue before the model: who is computed with whom, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+import torch
+
+from pointadapterx.datasets.base import Targets
+from pointadapterx.datasets.inputs import Batch
+from pointadapterx.engine.input_form import Failure
+from pointadapterx.serving.batcher import Batcher
+from pointadapterx.serving.limits import Limits, RefusedError
+from pointadapterx.serving.metrics import Metrics
+from pointadapterx.serving.residents import Residents
+from pointadapterx.tasks.exchange import Ready
+
+
+class Fake:
+    """Answers with the names of what it is given, and keeps its batches; its model shares nothing."""
+
+    kind = bank = None
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.name = self.key = name
+        self.error = error
+        self.batches: list[list[str]] = []
+
+    def batch(self, ready: Sequence[Ready]) -> Batch:
+        return Batch(torch.stack([item.values for item in ready]), Targets())
+
+    def answers(self, ready: Sequence[Ready], batch: Batch) -> list[list[Failure]]:
+        assert len(batch.inputs) == len(ready)
+        self.batches.append([item.name for item in ready])
+        if self.error is not None:
+            raise self.error
+        return [[Failure(item.name, self.name)] for item in ready]
+
+
+class Fakes:
+    """In the place of residents."""
+
+    def resident(self, served: Fake) -> Fake:
+        return served
+
+
+def inputs(name: str, count: int) -> list[Ready]:
+    return [Ready(f"{name}{number}", torch.zeros(1, 3), []) for number in range(count)]
+
+
+def run(*asked: tuple[Any, list[Ready]], batch: int = 4) -> list[Any]:
+    """What becomes of works that are all there when the thread begins."""
+
+    async def main() -> list[Any]:
+        batcher = Batcher(Limits(batch=batch, wait=0), cast(Residents, Fakes()), Metrics())
+        go = threading.Event()
+        blocked = asyncio.ensure_future(batcher.call(go.wait))
+        works = [asyncio.ensure_future(batcher.compute(served, ready)) for served, ready in asked]
+        await asyncio.sleep(0.01)
+        go.set()
+        found = await asyncio.gather(*works, return_exceptions=True)
+        await blocked
+        await asyncio.to_thread(batcher.stop)
+        assert not batcher.alive
+        return found
+
+    return asyncio.run(main())
+
+
+def test_a_large_request_does_not_keep_the_others_waiting() -> None:
+    adapter = Fake("a")
+    found = run((adapter, inputs("many", 7)), (adapter, inputs("one", 1)), (adapter, inputs("two", 2)))
+    assert adapter.batches == [
+        ["many0", "one0", "two0", "many1"],
+        ["two1", "many2", "many3", "many4"],
+        ["many5", "many6"],
+    ]
+    assert [[one().name for one in finish] for finish in found] == [
+        [f"many{number}" for number in range(7)],
+        ["one0"],
+        ["two0", "two1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (RuntimeError("a fault"), 500, "the server's log says how"),
+        (MemoryError(), 503, "not enough memory"),
+        (RefusedError(507, "no room"), 507, "no room"),
+    ],
+)
+def test_an_adapter_that_fails_does_not_take_others_along(error: Exception, status: int, words: str) -> None:
+    good, bad = Fake("good"), Fake("bad", error)
+    failed, fine, *_ = run((bad, inputs("a", 3)), (good, inputs("b", 2)), (bad, inputs("c", 1)))
+    assert isinstance(failed, RefusedError)
+    assert failed.status == status
+    assert words in str(failed)
+    assert [one().name for one in fine] == ["b0", "b1"]
+    assert good.batches == [["b0"], ["b1"]]
+    assert bad.batches == [["a0", "c0", "a1"]]  # the rest of a request that failed is left out

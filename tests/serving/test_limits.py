@@ -1,0 +1,356 @@
+"""What is too much is refused in time, and nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from pointadapterx.commands.main import main
+from pointadapterx.datasets.cloud_reader import CloudReader
+from pointadapterx.files import read_safetensors, write_safetensors
+from pointadapterx.serving import reading, server
+from pointadapterx.serving.limits import MEBI
+from pointadapterx.serving.reading import Allowed, Upload
+from tests.conftest import ROOT
+from tests.processes import start
+from tests.serving.running import BEFORE, READY, Running, cloud, npy
+
+LORA = BEFORE / "lora.safetensors"
+QUERY = "adapter=lora&file=a.npy"
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Running]:
+    """A server with little of everything."""
+    limits: dict[str, Any] = {"upload": 20_000, "points": 500, "clouds": 2, "queue": 2, "queue_bytes": 50_000}
+    with Running({"lora": LORA}, **limits, upload_seconds=0.5, read_seconds=5, timeout=5, wait=0) as found:
+        yield found
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> bytes:
+    return npy(tmp_path, 0).read_bytes()
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    """A folder below which the adapters of before find their weights."""
+    (tmp_path / "runs" / "pretraining").mkdir(parents=True)
+    weights = Path("runs", "pretraining", "weights.safetensors")
+    shutil.copy(BEFORE.parent / weights, tmp_path / weights)
+    (tmp_path / "adapters").mkdir()
+    return tmp_path / "adapters"
+
+
+class Held:
+    """Keeps the thread that computes busy until it is left."""
+
+    def __init__(self, running: Running) -> None:
+        self._go, self._running = threading.Event(), running
+
+    def __enter__(self) -> None:
+        held = threading.Event()
+
+        def wait() -> None:
+            held.set()
+            self._go.wait(20)
+
+        asyncio.run_coroutine_threadsafe(self._running.service.batcher.call(wait), self._running.loop)
+        assert held.wait(5)
+
+    def __exit__(self, *_: object) -> None:
+        self._go.set()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def waiting(running: Running) -> float:
+    return running.metric("pointadapterx_queue_requests")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_is_refused_before_it_is_read(strict: Running, chunked: bool) -> None:
+    """By its declared length at once, and without one as soon as too much has come."""
+    with strict.connection() as connection:
+        connection.putrequest("POST", f"/predict?{QUERY}")
+        connection.putheader(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(2**31))))
+        connection.endheaders()
+        if chunked:
+            part = b"x" * 5000
+            for _ in range(5):
+                connection.send(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        response = connection.getresponse()
+        assert response.status == 413
+        assert "more than the 20,000 bytes" in json.loads(response.read())["error"]
+    assert strict.metric("pointadapterx_queue_bytes") == 0
+    assert not [path for path in strict.service._storage.iterdir() if path.suffix != ".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((600, 3), "600 points, more than the 500"), ((3, 20, 3), "3 clouds, more than the 2")]
+)
+def test_points_and_clouds_are_counted(strict: Running, shape: tuple[int, ...], words: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    reply = strict.predict("file=a.h5", (tmp_path / "a.h5").read_bytes())
+    assert reply.status == 422
+    assert words in reply.error
+
+
+def test_a_slow_sender_is_dismissed(strict: Running) -> None:
+    with strict.connection() as connection:
+        connection.putrequest("POST", f"/predict?{QUERY}")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders()
+        connection.send(b"x")
+        assert connection.getresponse().status == 408
+
+
+def test_a_head_that_does_not_come_ends_the_connection(strict: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=10) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(9) == b"HTTP/1.1 "
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost:")
+        while connection.recv(4096):
+            pass
+
+
+def test_a_full_queue_refuses_and_goes_on(strict: Running, body: bytes) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        with Held(strict):
+            accepted = [pool.submit(strict.predict, QUERY, body) for _ in range(2)]
+            eventually(lambda: waiting(strict) == 2)
+            refused = strict.predict(QUERY, body)
+            assert refused.status == 429
+            assert refused.headers["retry-after"] == "1"
+            assert "busy: 2 requests wait" in refused.error
+        assert [reply.result().status for reply in accepted] == [200, 200]
+    assert strict.predict(QUERY, body).status == 200
+
+
+def test_bytes_are_bounded_together(strict: Running, body: bytes) -> None:
+    held = strict.service.admission
+    held.count(45_000)
+    try:
+        reply = strict.predict(QUERY, body)
+    finally:
+        held.count(-45_000)
+    assert reply.status == 429
+    assert "45,000 bytes wait" in reply.error
+
+
+def test_late_answers_and_clients_that_hang_up_are_dropped(body: bytes) -> None:
+    with Running({"lora": LORA}, timeout=0.4, wait=0) as running:
+        done = running.metric("pointadapterx_batch_samples_count")
+        with Held(running):
+            late = running.predict(QUERY, body)
+            assert late.status == 504
+            with running.connection() as connection:
+                connection.request("POST", f"/predict?{QUERY}", body)
+                eventually(lambda: waiting(running) == 1)
+            eventually(lambda: running.metric("pointadapterx_dropped_total") == 1)
+            assert waiting(running) == 0
+        assert running.predict(QUERY, body).status == 200
+        assert running.metric("pointadapterx_batch_samples_count") == done + 1  # of the last alone
+
+
+def test_reading_is_bounded_in_memory_and_time(tmp_path: Path) -> None:
+    """Whatever a hostile file does happens in a process of its own, which is replaced."""
+    small, kind = npy(tmp_path, 1).read_bytes(), {"Content-Type": "application/json"}
+    huge = f'{{"points": [{"[0,0,0]," * 1_000_000}[0,0,0]]}}'
+    with Running({"lora": LORA}, upload=9 * MEBI, read_memory=64 * MEBI) as running:
+        assert "takes more memory" in running.ask("POST", "/predict", huge, kind).error
+        assert running.predict(QUERY, small).status == 200
+    with Running({"lora": LORA}, read_seconds=1e-6) as running:
+        for _ in range(2):
+            reply = running.predict(QUERY, small)
+            assert (reply.status, reply.error) == (422, "a.npy: reading it takes more than 1e-06 s; send fewer points")
+
+
+def test_a_reader_never_opens_what_an_upload_names(tmp_path: Path) -> None:
+    secret = npy(tmp_path, 2)
+    empty = tmp_path / "0.npy"
+    empty.write_bytes(b"")
+    (found,) = reading.contents(Upload(str(empty), str(secret)), CloudReader(Path(), 64, True), Allowed(1000, 1))
+    assert found.content == f"{secret}: the file is empty (0 bytes); download it again"
+
+
+def test_adapters_are_loaded_by_name_replaced_and_unloaded(before: Path, body: bytes) -> None:
+    folder = before
+    shutil.copy(BEFORE / "lora.safetensors", folder / "a.safetensors")
+    shutil.copy(BEFORE / "linear.safetensors", folder.parent / "outside.safetensors")
+
+    def answer() -> Any:
+        reply = running.predict("adapter=a&file=a.npy", body)
+        return reply.content["answers"] if reply.status == 200 else reply.error
+
+    with Running({}, folder) as running:
+        assert running.ask("GET", "/adapters").content == {"adapters": [{"name": "a", "loaded": False}]}
+        first = answer()
+        shutil.copy(BEFORE / "linear.safetensors", folder / "a.safetensors")
+        assert answer() == first  # until it is loaded again
+        assert running.ask("POST", "/adapters/a").content == {"name": "a", "loaded": True}
+        second = answer()
+        assert second != first
+        (folder / "a.safetensors").write_bytes(b"broken")
+        broken = running.ask("POST", "/adapters/a")
+        assert broken.status == 422
+        assert "a.safetensors" in broken.error
+        assert broken.error.endswith("; the one that was loaded before goes on")
+        assert answer() == second
+        assert running.ask("DELETE", "/adapters/a").status == 200
+        assert "a.safetensors" in answer()  # it is read again, and is still broken
+        for name in ("..%2Foutside", "%2e%2e%2foutside", "outside", ".hidden", ""):
+            assert running.ask("POST", f"/adapters/{name}").status in (404, 405)
+        assert running.ask("POST", "/adapters/a%00").status == 404
+
+
+def test_another_backbone_is_refused_and_the_rest_goes_on(before: Path, body: bytes) -> None:
+    tensors, metadata = read_safetensors(LORA)
+    write_safetensors(before / "odd.safetensors", tensors, {**metadata, "backbone_hash": "0" * 64})
+    with Running({"lora": LORA}, before) as running:
+        reply = running.ask("POST", "/adapters/odd")
+        assert reply.status == 422
+        assert "belongs to the backbone with hash 0000" in reply.error
+        assert running.predict(QUERY, body).status == 200
+
+
+def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
+    """Its copy is loaded again when it is asked for, even if its file is gone."""
+    names = ("lora", "dapt_x", "linear")
+    sources = {name: before / f"{name}.safetensors" for name in names}
+    for path in sources.values():
+        shutil.copy(BEFORE / path.name, path)
+    with Running(sources) as running:
+        wanted = {name: running.predict(f"adapter={name}&file=a.npy", body).content for name in names}
+        full = running.metric("pointadapterx_adapters_bytes")
+    with Running(sources, memory=int(full) - 1) as running:
+        for path in sources.values():
+            path.unlink()
+        for name in (*names, *names):
+            assert running.predict(f"adapter={name}&file=a.npy", body).content == wanted[name]
+            assert running.metric("pointadapterx_adapters_bytes") < full
+        assert running.metric("pointadapterx_adapter_evictions_total") >= 3
+        running.service.batcher._residents._bound = 100
+        reply = running.predict(QUERY, body)
+        assert reply.status == 503
+        assert "MiB with its backbone, more than the 0.0 MiB of --memory" in reply.error
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_get_nothing(strict: Running, headers: dict[str, str], status: int) -> None:
+    reply = strict.ask("GET", "/adapters", headers=headers)
+    assert reply.status == status
+    assert reply.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_a_token_opens_what_is_not_the_page(body: bytes) -> None:
+    token = "correct-horse-battery"
+    with Running({"lora": LORA}, token=token) as running:
+        assert running.ask("GET", "/").status == running.ask("GET", "/healthz").status == 200
+        for path in ("/adapters", "/metrics", "/predict", "/docs"):
+            for given in ("", "Bearer wrong", token, "Bearer  " + token, "Bearer ü"):
+                reply = running.ask("GET", path, headers={"Authorization": given.encode()} if given else {})
+                assert reply.status == 401, path
+        headers = {"Authorization": f"Bearer {token}", "Host": "a.name.of.its.own"}
+        assert running.ask("POST", f"/predict?{QUERY}", body, headers).status == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: others can reach it, so a token is needed"),
+        (["--token-file", "missing"], "--token-file missing: cannot be read"),
+        (["--token-file", "short"], "a token has at least 16 letters"),
+        (["a=b.safetensors", "a=c.safetensors"], "are both named 'a'"),
+        (["../x y.safetensors"], "'x y.safetensors' cannot be an adapter's name"),
+        (["nothing"], "nothing: no such run or file"),
+        (["--host", "no.such.host.invalid", "--token-file", "long"], "cannot be listened at"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_line(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short").write_text("123")
+    Path("long").write_text("correct-horse-battery")
+    assert main(["serve", "--port", "0", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_signal_ends_a_process_once_what_it_accepted_is_answered(tmp_path: Path) -> None:
+    body, output = npy(tmp_path, 3, 2000).read_bytes(), tmp_path / "output"
+    output.touch()
+    options = ["--port", "0", "--wait", "60000", "--batch-size", "64"]  # so that all of them wait
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    process = start(ROOT / "tools" / "main.py", ["serve", str(READY), *options], environment, output)
+    try:
+        eventually(lambda: "Ctrl-C" in output.read_text(), 60)
+        port = int(output.read_text().partition("http://127.0.0.1:")[2].partition("/")[0])
+
+        def ask(method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+        with ThreadPoolExecutor(16) as pool:
+            replies = [pool.submit(ask, "POST", "/predict?file=a.npy", body) for _ in range(16)]
+            eventually(lambda: "queue_requests 16.0" in ask("GET", "/metrics")[1], 60)
+            os.kill(process.pid or 0, signal.SIGTERM)
+            assert [reply.result()[0] for reply in replies] == [200] * 16
+        process.join(30)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    assert output.read_text().endswith("stopped: what was accepted is answered\n")
+    assert list(tmp_path.glob("pointadapterx-serve-*")) == []
+    with pytest.raises(ConnectionRefusedError):
+        ask("GET", "/healthz")
+
+
+def test_an_array_is_bounded_as_a_file_is(strict: Running) -> None:
+    body = json.dumps({"points": cloud(0, 501).round(2).tolist()})
+    reply = strict.ask("POST", "/predict", body, {"Content-Type": "application/json"})
+    assert "501 points, more than the 500" in reply.error
