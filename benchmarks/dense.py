@@ -278,15 +278,15 @@ def main(argv: list[str]) -> int:
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tables = {}
+    rows, tables = {}, {}
     for name in options.tables or [one for one in TABLES if options.large or one not in LARGE]:
-        title, listed = TABLES[name]
-        rows = {row.name: row for row in listed()}
-        if unknown := set(options.methods or ()) - set(rows):
-            parser.error(f"{name} has no row {', '.join(sorted(unknown))}; it has {', '.join(rows)}")
-        wanted = [rows[method] for method in options.methods or rows]
+        rows[name] = {row.name: row for row in TABLES[name][1]()}
+        if unknown := set(options.methods or ()) - set(rows[name]):
+            parser.error(f"{name} has no row {', '.join(sorted(unknown))}; it has {', '.join(rows[name])}")
+    for name, there in rows.items():
+        wanted = [there[method] for method in options.methods or there]
         try:
-            tables[title] = measure(wanted, options.batch_size, options.rounds, device, apart=name in LARGE)
+            tables[TABLES[name][0]] = measure(wanted, options.batch_size, options.rounds, device, apart=name in LARGE)
         except PointAdapterXError as error:
             parser.error(f"{name}: {error}")
     result = {**about(device, options.batch_size, []), "tables": tables}

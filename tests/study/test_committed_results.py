@@ -23,6 +23,7 @@ QUOTES = {
     RESULTS / "electronics_methods" / "README.md": ("electronics_methods",),
     RESULTS / "home_methods" / "README.md": ("home_methods",),
     RESULTS / "parts" / "README.md": ("parts",),
+    RESULTS / "rooms" / "README.md": ("rooms",),
     RESULTS / "vit_tiny" / "README.md": ("vit_tiny",),
 }
 """Pages, and the reports whose figures they quote."""
