@@ -82,7 +82,7 @@ def write_views(path: Path, recipe: Recipe, models: Sequence[Model], clouds: Map
             name = f"{number:05d}.png"
             images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT, "room": room.number})
             annotations += [
-                {"id": len(annotations) + more, "image_id": number, **found}
+                {"id": 1 + len(annotations) + more, "image_id": number, **found}
                 for more, found in enumerate(objects_of(picture))
             ]
     content = {

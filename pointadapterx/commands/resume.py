@@ -31,5 +31,6 @@ def run(options: argparse.Namespace) -> int:
     finished = (Path(options.run) / METRICS_FILE).exists()
     folder = jobs.resume(options.run, options.overrides)
     if ending.is_main_process():
-        ending.end(folder, pictures=False if finished else None, overrides=options.overrides)  # a finished one stays
+        moved = [text for text in options.overrides if not text.startswith("train.")]  # what pictures have to know
+        ending.end(folder, pictures=False if finished else None, overrides=moved)  # a finished one stays
     return 0

@@ -129,10 +129,7 @@ def _continue(config: Config, folder: Path, accelerator: Accelerator, schedule: 
     trainer.resume()
     progress = trainer.progress
     if schedule:
-        _require_same_past(config, read_config(folder / CONFIG_FILE), progress)
-        accelerator.wait_for_everyone()  # all have read the file
-        if accelerator.is_main_process:
-            write_text(folder / CONFIG_FILE, dump_config(read_config(folder / CONFIG_FILE, schedule)))
+        _require_same_past(config, folder, progress)
     if trainer.task.adapts and progress.best_epoch >= 0 and not (folder / ADAPTER_FILE).is_file():
         raise CheckpointError(
             f"{folder}: {ADAPTER_FILE}, the kept epoch's adapter, is gone and cannot be made again from the state; "
@@ -143,17 +140,22 @@ def _continue(config: Config, folder: Path, accelerator: Accelerator, schedule: 
     if is_finished(folder) and trainer.finished:
         log.info("%s: the run is finished, see %s", folder, METRICS_FILE)
         return folder
+    if schedule:
+        accelerator.wait_for_everyone()  # all have read the file
+        if accelerator.is_main_process:
+            write_text(folder / CONFIG_FILE, dump_config(read_config(folder / CONFIG_FILE, schedule)))
     return _fit(trainer)
 
 
-def _require_same_past(config: Config, before: Config, progress: Progress) -> None:
-    """Raises a ConfigError if a schedule is another one in the epochs of a run that have begun."""
+def _require_same_past(config: Config, folder: Path, progress: Progress) -> None:
+    """Raises a ConfigError if nothing is to come, or a schedule is another one in the epochs that have begun."""
+    before = read_config(folder / CONFIG_FILE)
     begun = progress.epoch + (progress.step > 0)
-    if progress.epoch >= min(config.train.epochs, before.train.epochs):
-        raise ConfigError(
-            f"train.epochs={config.train.epochs}: {progress.epoch} of the run's {before.train.epochs} epochs are over, "
-            "and a schedule changes only what is to come; raise it, or start a new run"
-        )
+    over = f"train.epochs={config.train.epochs}: {progress.epoch} of the run's {before.train.epochs} epochs are over"
+    if is_finished(folder) or progress.epoch >= before.train.epochs:
+        raise ConfigError(f"{over}, and nothing is to come whose schedule could change; start a new run")
+    if progress.epoch >= config.train.epochs:
+        raise ConfigError(f"{over}; a schedule changes only what is to come, so raise it")
     differ = (
         epoch for epoch in range(begun) if learning_rate(epoch, config.train) != learning_rate(epoch, before.train)
     )

@@ -22,13 +22,14 @@ from pathlib import Path
 
 import torch
 
-from pointadapterx.config import LOCATIONS, dump_config
+from pointadapterx.config import LOCATIONS, dump_config, read_config
 from pointadapterx.datasets.workers import available_cores
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.signals import stop_requests
+from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_text
 from pointadapterx.locks import Hold, holder, is_held, try_hold
-from pointadapterx.run_folder import LOCK_FILE, STATE_FILE, can_resume
+from pointadapterx.run_folder import CONFIG_FILE, LOCK_FILE, STATE_FILE, can_resume
 from pointadapterx.study.outcomes import (
     DIVERGED,
     OUTPUT,
@@ -147,6 +148,7 @@ class Runner:
             self.outcome.diverged[run.name] = error
             self.outcome.scores[run.name] = -math.inf
         elif is_finished(folder):
+            _require_schedule(folder)
             self.outcome.finished.add(run.name)
             score = validation_score(folder, run)
             if score is not None:
@@ -330,3 +332,16 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _require_schedule(folder: Path) -> None:
+    """Raises a ConfigError if a run was resumed with another schedule than the study's, so that it is another run."""
+    files = (folder / CONFIG, folder / OUTPUT / CONFIG_FILE)
+    if not all(file.is_file() for file in files):
+        return
+    planned, done = (read_config(file).train for file in files)
+    if planned.epochs != done.epochs or planned.cooldown_epochs != done.cooldown_epochs:
+        raise ConfigError(
+            f"{folder}: was resumed with train.epochs={done.epochs}, where the study has {planned.epochs}, so it is no "
+            "run of the study any more; remove the folder"
+        )

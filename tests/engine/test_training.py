@@ -412,17 +412,23 @@ def test_a_long_run_that_is_ended_early_is_the_run_of_its_new_config(
     for changes, message in (
         (["train.epochs=4"], "learning rate of epoch 2, which is over or has begun, would be another; .*epochs=9"),
         (["train.epochs=4", "train.cosine_epochs=9", "train.cooldown_epochs=3"], "begin behind epoch 3"),
-        (["train.epochs=2", "train.cosine_epochs=9"], "train.epochs=2: 2 of the run's 9 epochs are over"),
+        (["train.epochs=2", "train.cosine_epochs=9"], "train.epochs=2: 2 of the run's 9 epochs are over; .* raise it"),
     ):
         with pytest.raises(ConfigError, match=message):
             run.resume(tmp_path / "ended", changes)
     assert (tmp_path / "ended" / "config.yaml").read_text() == kept
     overrides = [f"train.{key}={value}" for key, value in schedule.items()]
-    run.resume(tmp_path / "ended", overrides)
+    (tmp_path / "ended" / ADAPTER_FILE).rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="is gone"):
+        run.resume(tmp_path / "ended", overrides)
+    assert (tmp_path / "ended" / "config.yaml").read_text() == kept  # written when all is in order
+    (tmp_path / "elsewhere").rename(tmp_path / "ended" / ADAPTER_FILE)
+    monkeypatch.setattr("pointadapterx.quickstart.ending.OWN", ("ldraw20",))  # whose summary has pictures
+    assert main(["resume", str(tmp_path / "ended"), *overrides]) == 0
     assert_same_tensors(*(tmp_path / name / STATE_FILE for name in ("planned", "ended")))
     planned, ended = ((tmp_path / name / "config.yaml").read_text() for name in ("planned", "ended"))
     assert planned == ended != kept
-    with pytest.raises(ConfigError, match="4 of the run's 4 epochs are over"):
+    with pytest.raises(ConfigError, match="4 of the run's 4 epochs are over, and nothing is to come"):
         run.resume(tmp_path / "ended", ["train.epochs=6"])
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from pointadapterx.commands.main import main
+from pointadapterx.errors import ConfigError
 from pointadapterx.study import runner
 from pointadapterx.study.outcomes import OUTPUT, collect
 from pointadapterx.study.plan import Plan, Run, read_plan
@@ -153,6 +155,16 @@ def test_the_state_of_a_run_that_ended_is_deleted(plan: Plan) -> None:
     assert outcome.finished
     assert outcome.diverged
     assert kept == set(outcome.failures)
+
+
+def test_a_run_that_was_ended_early_by_hand_is_none_of_the_study(plan: Plan) -> None:
+    Runner(plan, fake).run()
+    planned = next(Path(plan.study.runs).glob("*/study.yaml"))
+    config = yaml.safe_load(planned.read_text())
+    config["train"]["epochs"] += 1
+    (planned.parent / OUTPUT / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=r"was resumed with train\.epochs=\d+, .* remove the folder"):
+        Runner(plan, fake).run()
 
 
 def test_what_is_known_is_told_whenever_runs_have_ended(plan: Plan) -> None:
