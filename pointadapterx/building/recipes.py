@@ -126,7 +126,7 @@ RECIPES = {
         COMPOSED,
         f"{FURNISHED}; rendered in the flat colours of their materials",
         "views_vit",
-        {"train": "0fd5bd405d1a26b2fab8f11c62fba3cd", "test": "ceb5e31abbd2e3fd92aa3fa8af2ad8c7"},
+        {"train": "b47d6ce2bd82d6bf17c24aaae2d8881e", "test": "7f80c33b4efb146f4bb1f84a23034fde"},
         suffix=".json",
         unit="pictures",
         list="home",
