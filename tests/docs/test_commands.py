@@ -220,6 +220,7 @@ class Example(NamedTuple):
 WIDE = str(SMALL)
 EXAMPLES: dict[str, Example] = {
     "clouds, lengths = ops.pad_clouds(points, offsets)": Example(),
+    'with h5py.File("rooms/test.h5") as file:': Example(),
     "model = AutoModelForImageClassification.from_pretrained(": Example(
         {
             "import AutoModelForImageClassification": "import AutoModelForImageClassification, Dinov2Config",
