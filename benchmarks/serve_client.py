@@ -16,6 +16,8 @@ from urllib.parse import urlencode
 
 NEAR = 1.1e-4  # of probabilities, which batches of other sizes round otherwise; those of points have four digits
 BUSY = 429
+PATIENCE = 120.0  # seconds until a request counts as lost; more than --timeout of the server
+UNREAD = 0.1  # seconds that a server has to take a request off its socket
 
 
 class Question(NamedTuple):
@@ -40,6 +42,24 @@ class Question(NamedTuple):
         return cls(adapter, urlencode({"adapter": adapter, "file": file, **said}), body, wanted)
 
 
+class Lost(NamedTuple):
+    """A request without a response, or with half of one.
+
+    Attributes:
+        text: what happened.
+        sent: ``perf_counter()`` when it was sent; None if no connection was accepted.
+        begun: whether a part of the response came.
+    """
+
+    text: str
+    sent: float | None
+    begun: bool
+
+    def owed(self, signalled: float) -> bool:
+        """Whether a server that was told to end at that time had accepted the request, and so owed an answer."""
+        return self.begun or (self.sent is not None and self.sent < signalled - UNREAD)
+
+
 @dataclass
 class Tally:
     """What came back.
@@ -48,13 +68,13 @@ class Tally:
         seconds: of each request that was answered.
         statuses: how often each came.
         wrong: answers that are not those of ``predict``.
-        lost: requests without a response.
+        lost: requests without a whole response.
     """
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
 
     def quantile(self, share: float) -> float:
         """Seconds that this share of the requests did not take longer than."""
@@ -63,10 +83,17 @@ class Tally:
 
 
 class Client:
-    """One connection that is kept."""
+    """One connection that is kept.
+
+    Attributes:
+        sent: ``perf_counter()`` when the last request was sent; None if no connection was accepted.
+        begun: whether a part of its response came.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self.sent: float | None = None
+        self.begun = False
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
@@ -75,13 +102,17 @@ class Client:
         Raises:
             OSError, asyncio.IncompleteReadError: if there is none.
         """
+        self.sent, self.begun = None, False
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         try:
+            self.sent = perf_counter()
             writer.write(head(method, path, len(body)) + body)
             await writer.drain()
-            return await response(reader)
+            first = await reader.readexactly(1)
+            self.begun = True
+            return await response(reader, first)
         except BaseException:
             self.close()
             raise
@@ -98,9 +129,9 @@ def head(method: str, path: str, length: int) -> bytes:
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-async def response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and body."""
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().splitlines()
+async def response(reader: asyncio.StreamReader, first: bytes = b"") -> tuple[int, bytes]:
+    """Status and body of a response, of which some bytes may have been read already."""
+    lines = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().splitlines()
     length = next(int(line.partition(":")[2]) for line in lines if line.startswith("content-length:"))
     return int(lines[0].split()[1]), await reader.readexactly(length)
 
@@ -112,9 +143,10 @@ async def polite(port: int, questions: Sequence[Question], until: float, seed: i
         question = random.choice(questions)
         started = perf_counter()
         try:
-            status, body = await client.ask("POST", f"/predict?{question.query}", question.body)
-        except (OSError, asyncio.IncompleteReadError) as error:
-            tally.lost.append(f"{question.adapter}: {error!r}")
+            asked = client.ask("POST", f"/predict?{question.query}", question.body)
+            status, body = await asyncio.wait_for(asked, PATIENCE)
+        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError) as error:
+            tally.lost.append(Lost(f"{question.adapter}: {error!r}", client.sent, client.begun))
             continue
         tally.statuses[status] += 1
         if status == 200:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import runpy
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -422,3 +424,49 @@ def test_the_load_of_a_server_as_a_table() -> None:
     assert "| mixed | 8 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
     assert "Mixed over one adapter: 0.85. Samples in a batch: 3.0 on average" in table
     assert "- adapter=a: b'{}'" in table
+
+
+LOADED = {"answers": 100, "statuses": {"200": 100, "429": 3}, "wrong": [], "lost": []}
+STOPPED = {**LOADED, "exit_status": 0, "cut_short": 0, "too_late": 4}
+
+
+@pytest.mark.parametrize(
+    ("phase", "change", "words"),
+    [
+        ("mixed", {}, None),
+        ("disturbed", {"statuses": {"200": 90, "503": 10}}, None),
+        ("one adapter", {"statuses": {"200": 90, "500": 10}}, "one adapter: 10 responses with status 500"),
+        ("mixed", {"statuses": {"429": 9}, "answers": 0}, "mixed: not one answer"),
+        ("disturbed", {"lost": ["a: reset"]}, "disturbed: wrong or lost: a: reset"),
+        ("stopped", {"wrong": ["a"]}, "stopped: wrong or lost: a"),
+        ("stopped", {"statuses": {"200": 1, "504": 1}}, "stopped: 1 responses with status 504"),
+        ("stopped", {"exit_status": 1}, "stopped: exit status 1"),
+    ],
+)
+def test_the_load_of_a_server_fails_where_it_must(phase: str, change: dict[str, object], words: str | None) -> None:
+    result = {"one adapter": LOADED, "mixed": LOADED, "disturbed": LOADED, "stopped": STOPPED}
+    result[phase] = {**result[phase], **change}
+    assert serve.failures(result) == ([] if words is None else [words])
+
+
+@pytest.mark.parametrize("received", [b"", b"H" * 120, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"])
+@pytest.mark.parametrize("sent", [9.0, 9.95, 10.5, None])
+def test_what_was_accepted_before_a_signal_is_owed(received: bytes, sent: float | None) -> None:
+    """A request that was sent around the signal, or later, may be left unread; a response that has begun must end."""
+
+    async def ask() -> serve_client.Client:
+        reader, client = asyncio.StreamReader(), serve_client.Client(0)
+        reader.feed_data(received)
+        reader.feed_eof()
+        client._streams = reader, mock.Mock(drain=mock.AsyncMock())
+        with pytest.raises(asyncio.IncompleteReadError):
+            await client.ask("GET", "/")
+        return client
+
+    client = asyncio.run(ask())
+    assert client.begun == bool(received)
+    assert client.sent is not None
+    lost = serve_client.Lost("a: gone", sent, client.begun)
+    found = serve.stopped_summary(serve_client.Tally(lost=[lost]), signalled=10.0, status=0)
+    owed = bool(received) or sent == 9.0
+    assert (found["cut_short"], found["too_late"], found["lost"]) == (int(owed), int(not owed), ["a: gone"] * owed)

@@ -91,12 +91,17 @@ def _describe(
     if first["type"] == "missing":
         return Problem(key, "is required")
     if first["type"] == "too_short":
-        least = first["ctx"]["min_length"]
-        return Problem(key, f"needs at least {least} item{'s' * (least > 1)}, not {shown(first['input'])}")
+        return Problem(key, too_few(first))
     if key == "data.augment":
         return Problem(key, f"must be a name or a list of names and {{name: parameters}}, not {shown(first['input'])}")
     others = [detail["msg"].removeprefix(_BEGINNING) for detail in details[1:]]
     return Problem(key, f"{' or '.join([first['msg'], *others])}, not {shown(first['input'])}")
+
+
+def too_few(detail: Mapping[str, Any]) -> str:
+    """What pydantic found in a list that is too short, in our words."""
+    least = detail["ctx"]["min_length"]
+    return f"needs at least {least} item{'s' * (least > 1)}, not {shown(detail['input'])}"
 
 
 def _inner(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:

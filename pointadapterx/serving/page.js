@@ -86,8 +86,12 @@
     if (mine !== asked) return;
     find("state").textContent = "";
     cards.forEach((card, place) => {
-      if (card.status === "fulfilled") results.append(shown(names[place], card.value));
-      else fail(card.reason);
+      try {
+        if (card.status === "rejected") throw card.reason;
+        results.append(shown(names[place], card.value));
+      } catch (error) {
+        fail(card.status === "rejected" ? error : new Error(`This page cannot show the answer of ${names[place]} (${error.message}).`));
+      }
     });
     if (names.some(name => !(adapters[name] || {}).loaded)) list().catch(fail);  // now more is known of them
     if (results.children.length) find("state").textContent = `Answered: ${file.name}`;
@@ -99,15 +103,16 @@
     part("h2").textContent = name;
     part(".answer").textContent = found.text;
     part("figcaption").textContent = found.file;
-    const ranked = answer.probabilities ? answer.classes.map((kind, k) => [kind, answer.probabilities[k]]) : answer.shares || [];
+    const shares = Array.isArray(answer.shares) ? answer.shares : Object.entries(answer.shares || {});  // of points, of pixels
+    const ranked = answer.probabilities ? answer.classes.map((kind, k) => [kind, answer.probabilities[k]]) : shares;
     for (const [kind, share] of ranked) part(".classes").append(bar(kind, share));
     if (answer.probabilities) {
       part(".answer").textContent = answer.classes[0];
       part(".sure").textContent = novelty(answer);
     } else if (answer.shares) {
       part(".answer").textContent = ranked.length ? ranked[0][0] : "no points";
-      const count = answer.points.toLocaleString("en");
-      part(".sure").textContent = `shares of ${count} points; mean confidence ${answer.confidence.toFixed(2)}`;
+      const count = answer.size ? `${answer.size[1]} × ${answer.size[0]} pixels` : `${(answer.points || 0).toLocaleString("en")} points`;
+      part(".sure").textContent = `shares of ${count}; mean confidence ${answer.confidence.toFixed(2)}`;
     }
     for (const warning of answer.warnings || []) part(".warnings").append(item(warning));
     if (found.cloud && viewer) turnable(card, name, found);

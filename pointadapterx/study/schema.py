@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 
 from pointadapterx.config import Document, read_document
+from pointadapterx.config.problems import too_few
 from pointadapterx.errors import ConfigError, shown
 from pointadapterx.registry import did_you_mean
 from pointadapterx.schema import Distinct, Many
@@ -278,6 +279,8 @@ def describe_problem(detail: Any) -> tuple[str, str]:
         return key, str(detail["ctx"]["error"])
     if detail["type"] == "missing":
         return key, "is required"
+    if detail["type"] == "too_short":
+        return key, too_few(detail)
     return key, f"{detail['msg']}, not {shown(detail['input'])}"
 
 

@@ -171,6 +171,9 @@ NOT_EXECUTED: dict[str, str] = {
     "torchrun --standalone --nproc_per_node 2 tools/main.py --config cfgs/demo.yaml": (
         "see tests/engine/test_distributed.py"
     ),
+    "pointadapterx resume RUN train.cosine_epochs=300 train.epochs=120 train.cooldown_epochs=20": (
+        "needs a long run that was interrupted; see tests/engine/test_training.py, which ends one early"
+    ),
     "accelerate launch --num_processes 2 tools/main.py --config cfgs/demo.yaml": "needs two GPUs",
     "python tools/compare.py --config cfgs/study/quick.yaml": "six trainings; see tests/study/test_runner.py",
     "python tools/compare.py --config cfgs/study/vtab.yaml data.root=data/vtab-1k "

@@ -125,3 +125,9 @@ def test_the_tables_have_what_there_is(answering: Running) -> None:
     )
     assert [name for name in metrics if name not in text] == []
     assert all(answering.ask("GET", path).status == 200 for path in PARTS)
+
+
+def test_the_proxy_passes_on_the_host_with_its_port() -> None:
+    """``$host`` has none, and the page's requests, whose ``Origin`` has it, would be refused."""
+    (block,) = [one.text for one in blocks(PAGE) if one.language == "nginx"]
+    assert re.findall(r"proxy_set_header Host (\S+);", block) == ["$http_host"]

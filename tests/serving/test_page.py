@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pointadapterx.tasks.pixel_answers import PixelLabels
 from tests.browser import STILL, WEBGL, page_of
 from tests.serving.running import Running, npy
 
@@ -120,6 +123,32 @@ def test_mistakes_are_said_kindly_and_the_next_file_works(
     answered(page, good.name)
     assert not page.get_by_role("alert").is_visible()
     assert [text for text in complaints if "status of 4" not in text] == []
+    complaints.clear()
+
+
+def test_classes_of_pixels_are_shown_and_an_answer_of_no_known_kind_is_said(
+    opened: tuple[Any, list[str], list[str]], tmp_path: Path
+) -> None:
+    """Answers as those of adapters that segment pictures, which are large, and one that the page cannot show."""
+    page, complaints, _ = opened
+    labels, sure = np.array([[1, 1, 1, 0]] * 2, np.uint8), np.full((2, 4), 0.5, np.float16)
+    answer = PixelLabels("a.npy", "pixels", ["dark"], labels, sure, ["sky", "tree"])
+    for content, words in ((answer.content(), None), ({"shares": {"sky": 1}}, "This page cannot show the answer of")):
+        body = json.dumps({"file": "a.npy", "text": answer.text(), "answer": content})
+        page.route("**/look?*", lambda route, _, body=body: route.fulfill(body=body))
+        page.get_by_label("Drop a scan here, or choose one").set_input_files(npy(tmp_path, 7 + (words is None)))
+        if words is None:
+            card = page.locator("section.result")
+            card.wait_for()
+            assert card.locator(".answer").inner_text() == "tree"
+            assert card.locator(".sure").inner_text() == "shares of 4 × 2 pixels; mean confidence 0.50"
+            shares = card.locator(".classes li").all_inner_texts()
+            assert [text.split() for text in shares] == [["tree", "75.0", "%"], ["sky", "25.0", "%"]]
+            assert card.locator(".warnings").inner_text() == "dark"
+        else:
+            page.get_by_role("alert").filter(has_text=words).wait_for()
+        page.unroute("**/look?*")
+    assert [text for text in complaints if "image" not in text] == []
     complaints.clear()
 
 
