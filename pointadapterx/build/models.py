@@ -48,11 +48,18 @@ def build_model(
 
 
 def adapt_backbone(backbone: Backbone, config: Config, kind: type[AdaptedModel] = AdaptedModel) -> AdaptedModel:
-    """Method and head of a config on a backbone, which is changed."""
+    """Method and head of a config on a backbone, which is changed; if they do not fit, it keeps none of their hooks."""
     assert config.method is not None
     with seeded(config.train.seed):
         head = build_task(config).build_head(backbone.feature_info)
-        model = kind(backbone, build_method(config.method), head, config.train.frozen_bn)
+        method = build_method(config.method)
+        try:
+            model = kind(backbone, method, head, config.train.frozen_bn)
+        except BaseException:
+            for hook in method.hooks:
+                hook.remove()
+            backbone.left_by(method)
+            raise
     model.recipe, model.num_points = model_recipe(config), config.data.num_points
     return model
 

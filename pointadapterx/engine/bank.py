@@ -94,12 +94,9 @@ class AdapterBank(nn.Module):
             added = self._add(info)
         finally:
             self.eval()  # a new model is in training mode, and its backbone with it
+            self.backbone.requires_grad_(False)  # what a new method trains of it, too
             self.switch(self.active)
-        device = next(self.backbone.parameters()).device
-        for part in (added.model.method, added.model.head):
-            part.to(device).requires_grad_(False).eval()
-        self._plain = {key: tensor.to(device) for key, tensor in self._plain.items()}
-        self._adapters[name] = added._replace(own={key: tensor.to(device) for key, tensor in added.own.items()})
+        self._adapters[name] = added
 
     def remove(self, name: str) -> None:
         """Forgets an adapter; if it is in use, the first of the others is afterwards.
@@ -161,21 +158,26 @@ class AdapterBank(nn.Module):
             raise CheckpointError(
                 f"{info.path}: is of full fine-tuning, a backbone of its own; a bank shares one, load it by itself"
             )
+        self.backbone.follow(info.config.backbone)  # methods are built for its options, and kinds contain them
         model = adapt_backbone(self.backbone, info.config)
         before = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
         try:
             load_adapter(model, info)
-        except CheckpointError:
+            own = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
+            kind = kind_of(model, own)
+            for part in (model.method, model.head):
+                part.to(next(self.backbone.parameters()).device).requires_grad_(False).eval()
+        except BaseException:
             self._detach(model)
             raise
-        own = {name: tensor.clone() for name, tensor in self._backbone_tensors(info).items()}
+        finally:
+            self.backbone.load_state_dict(before, strict=False)
         self._plain = {**before, **self._plain}  # what the first to change a tensor found
-        self.backbone.load_state_dict(before, strict=False)
         for hook in model.method.hooks:
             hook.enabled = False
         self._parts.extend([model.method, model.head])
         model.forget_backbone()
-        return _Adapter(model, info._replace(tensors={}), own, kind_of(model, own))
+        return _Adapter(model, info._replace(tensors={}), own, kind)
 
     def _detach(self, model: AdaptedModel) -> None:
         for hook in model.method.hooks:
@@ -255,6 +257,7 @@ class AdapterBank(nn.Module):
             start += count
         self._rest()
         try:
+            self.backbone.follow(self._get(next(iter(counts))).info.config.backbone)  # as those of all of its kind
             for part, features in zip(parts, features_together(self.backbone, inputs, parts, self._plain), strict=True):
                 part.model.method.run = reading(features)  # type: ignore[method-assign]
             self._together = set(counts)

@@ -50,7 +50,7 @@ def kind_of(model: AdaptedModel, own: Mapping[str, Tensor]) -> str | None:
     biases of its blocks and the class token; nor any in a backbone of several stages or another library.
 
     Args:
-        model: of the adapter.
+        model: of the adapter; its backbone follows the adapter's options.
         own: tensors of the backbone that it changes, by name.
     """
     backbone, method = model.backbone, model.method
@@ -85,7 +85,7 @@ def features_together(
     """What the backbone with each adapter makes of the adapter's samples.
 
     Args:
-        backbone: as no adapter has it, with all hooks off.
+        backbone: as no adapter has it, with all hooks off; it follows the options that are common to the adapters.
         inputs: of all, (B, ...).
         parts: adapters of one :func:`kind_of`, in the order of their rows, which are all of the batch.
         plain: the backbone's own values of what any adapter changes.

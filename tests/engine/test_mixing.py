@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,63 @@ def test_one_pass_gives_each_adapter_its_logits(bank: AdapterBank, method: str) 
             torch.testing.assert_close(bank.model(name)(part).logits, alone[name], rtol=0, atol=1e-5)
     assert bank.active == active
     assert all(torch.equal(bank(part, name), alone[name]) for name, part in parts.items())  # nothing is left behind
+
+
+def placed(method: str, position: str) -> AdapterInfo:
+    """A stored adapter, as if it had been trained where the backbone adds positions there."""
+    info = other(read_adapter(BEFORE / f"{method}.safetensors"), 5)
+    backbone = info.config.backbone.model_copy(update={"position": position})
+    return info._replace(config=dataclasses.replace(info.config, backbone=backbone))
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("positions", [("every_block", "input"), ("input", "every_block")])
+def test_adapters_of_different_positions(positions: tuple[str, str], added: bool) -> None:
+    """Each is built, sorted and computed for its own position, whichever adapter is in use."""
+    methods = ("lora", "bitfit", "e3va")
+    infos = {f"{method} {position}": placed(method, position) for position in positions for method in methods}
+    inputs = clouds(2)
+    alone = {name: AdapterBank({name: info})(inputs) for name, info in infos.items()}
+    assert not torch.equal(*(alone[f"lora {position}"] for position in positions))
+    bank = AdapterBank(dict([*infos.items()][:1]) if added else infos)
+    for name, info in infos.items():
+        if name not in bank.names:
+            bank.add(name, info)
+    groups = list(kinds(bank).values())
+    assert groups == [[f"{method} {position}" for method in methods[:2]] for position in positions]
+    for active in (names[0] for names in groups):
+        for names in groups:
+            bank.switch(active)
+            with torch.inference_mode(), bank.together(inputs.repeat(2, 1, 1), dict.fromkeys(names, 2)):
+                for name in names:
+                    torch.testing.assert_close(bank.model(name)(inputs).logits, alone[name], rtol=0, atol=1e-5)
+            assert torch.equal(bank(inputs), alone[active])
+    assert all(torch.equal(bank(inputs, name), logits) for name, logits in alone.items())
+
+
+@pytest.mark.parametrize("failing", ["bank.load_adapter", "bank.kind_of", "mixing.Method.trained_backbone_parameters"])
+def test_an_adapter_that_does_not_fit_leaves_nothing_behind(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one that can leave anything of the backbone to be trained."""
+    bank, inputs = AdapterBank({"ssf": BEFORE / "ssf.safetensors"}), clouds(2)
+    wanted, size = bank(inputs), bank.nbytes()
+
+    def hooks() -> int:
+        return sum(len(module._forward_hooks) for module in bank.backbone.modules())
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    before = hooks()
+    monkeypatch.setattr(f"pointadapterx.engine.{failing}", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        bank.add("lora", placed("lora", "input"))
+    monkeypatch.undo()
+    assert (hooks(), bank.names, bank.nbytes()) == (before, ["ssf"], size)
+    assert not any(parameter.requires_grad for parameter in bank.parameters())
+    bank.add("lora", placed("lora", "input"))
+    assert hooks() > before
+    assert not any(parameter.requires_grad for parameter in bank.parameters())
+    assert torch.equal(bank(inputs), wanted)
 
 
 def test_a_pass_that_fails_leaves_nothing_behind(bank: AdapterBank, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,18 +155,28 @@ def test_at_most_an_eighth_of_dapts_activations_is_kept(name: str, kind: str) ->
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_what_is_computed_again_is_the_same(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = []
+    runs: list[int] = []
+    encode = LowRankMixture._encode
+
+    def counted(mixture: LowRankMixture, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        runs[-1] += 1
+        return encode(mixture, tokens)
+
     monkeypatch.setattr(LowRankMixture, "_has_kernel", lambda self, tokens: False)
+    monkeypatch.setattr(LowRankMixture, "_encode", counted)
     for again in (True, False):
         model = randomise(build_model(small_config("e3va_x", method={"dropout": dropout}))).train()
         if not again:
             monkeypatch.setattr(
-                "pointadapterx.peft.parts.low_rank_mixture.checkpoint", lambda part, tokens, use_reentrant: part(tokens)
+                "pointadapterx.peft.parts.low_rank_mixture.recomputed", lambda part, tokens, draws: part(tokens)
             )
+        runs.append(0)
         torch.manual_seed(0)
         logits, auxiliary = model(batch())
         (logits.square().sum() + auxiliary).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
         assert len(model.method.statistics()["routing/load"]) == 4  # two branches of two blocks, once each
+    assert runs == [8, 4]  # computed again in one of the two models alone
     assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
 
 
