@@ -23,9 +23,10 @@ import pytest
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.files import read_safetensors, write_safetensors
-from pointadapterx.serving import reading, server
+from pointadapterx.serving import reading, server, views
 from pointadapterx.serving.limits import MEBI
 from pointadapterx.serving.reading import Allowed, Upload
+from pointadapterx.serving.served import Served
 from tests.conftest import ROOT
 from tests.processes import start
 from tests.serving.running import BEFORE, READY, Running, cloud, npy
@@ -256,6 +257,27 @@ def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
         reply = running.predict(QUERY, body)
         assert reply.status == 503
         assert "MiB with its backbone, more than the 0.0 MiB of --memory" in reply.error
+
+
+@pytest.mark.parametrize("evicting", [views.seen, Served.answers])
+def test_a_backbone_that_is_loaded_while_another_computes_takes_adapters(
+    evicting: Callable[..., Any], body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both compute in inference mode, and what is loaded in it could not be changed any more."""
+
+    def evicted(served: Served, *arguments: Any) -> Any:
+        for one in [resident.served for resident in residents._residents.values()]:
+            residents.drop(one)
+        return evicting(served, *arguments)
+
+    with Running({name: BEFORE / f"{name}.safetensors" for name in ("lora", "dapt_x")}) as running:
+        residents = running.service.batcher._residents
+        where = views if evicting is views.seen else Served
+        with monkeypatch.context() as patch:
+            patch.setattr(where, evicting.__name__, evicted)
+            assert running.ask("POST", f"/look?{QUERY}", body).status == 200
+        for _ in range(2):
+            assert running.predict(f"{QUERY}&adapter=dapt_x", body).status == 200
 
 
 @pytest.mark.parametrize(
