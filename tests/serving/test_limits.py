@@ -23,7 +23,7 @@ import pytest
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.files import read_safetensors, write_safetensors
-from pointadapterx.serving import reading, server, views
+from pointadapterx.serving import catalog, reading, server, views
 from pointadapterx.serving.limits import MEBI
 from pointadapterx.serving.reading import Allowed, Upload
 from pointadapterx.serving.served import Served
@@ -227,7 +227,9 @@ def test_adapters_are_loaded_by_name_replaced_and_unloaded(before: Path, body: b
         assert running.ask("POST", "/adapters/a%00").status == 404
 
 
-def test_another_backbone_is_refused_and_the_rest_goes_on(before: Path, body: bytes) -> None:
+def test_another_backbone_is_refused_and_the_rest_goes_on(
+    before: Path, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensors, metadata = read_safetensors(LORA)
     write_safetensors(before / "odd.safetensors", tensors, {**metadata, "backbone_hash": "0" * 64})
     with Running({"lora": LORA}, before) as running:
@@ -235,6 +237,10 @@ def test_another_backbone_is_refused_and_the_rest_goes_on(before: Path, body: by
         assert reply.status == 422
         assert "belongs to the backbone with hash 0000" in reply.error
         assert running.predict(QUERY, body).status == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(catalog, "read_adapter", lambda path: os.stat(before / "gone"))
+            assert "cannot be read" in running.ask("POST", "/adapters/odd").error
+        assert len(list(running.service._storage.iterdir())) == 1  # copies of what cannot be loaded are gone
 
 
 def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
