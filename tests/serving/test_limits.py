@@ -9,10 +9,12 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from pointadapterx.commands.main import main
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.files import read_safetensors, write_safetensors
 from pointadapterx.serving import catalog, reading, server, views
-from pointadapterx.serving.limits import MEBI
+from pointadapterx.serving.limits import MEBI, Limits, RefusedError
+from pointadapterx.serving.readers import Readers
 from pointadapterx.serving.reading import Allowed, Upload
 from pointadapterx.serving.served import Served
 from tests.conftest import ROOT
@@ -187,6 +190,32 @@ def test_reading_is_bounded_in_memory_and_time(tmp_path: Path) -> None:
         for _ in range(2):
             reply = running.predict(QUERY, small)
             assert (reply.status, reply.error) == (422, "a.npy: reading it takes more than 1e-06 s; send fewer points")
+
+
+def test_readers_are_started_together_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that died with nothing to do; what runs keeps its name ``__main__``."""
+    main, limits = sys.modules["__main__"], Limits(readers=2, read_memory=512 * MEBI)
+    upload, reader = Upload(str(npy(tmp_path, 4)), "a.npy"), CloudReader(Path(), 64, False)
+
+    async def use() -> None:
+        readers = Readers(limits)
+        try:
+            await readers.warm_up()
+            assert sys.modules["__main__"] is main
+            for one in readers._all:
+                assert one.process is not None
+                one.process.kill()
+                one.process.join()
+            (found,) = await readers.read(upload, reader)
+            assert not isinstance(found.content, str)
+            monkeypatch.setattr(BaseProcess, "start", lambda self: os.stat(tmp_path / "gone"))
+            with pytest.raises(RefusedError, match="the process that reads it does not start") as error:
+                await readers.read(upload, reader)
+            assert error.value.status == 503
+        finally:
+            readers.stop()
+
+    asyncio.run(use())
 
 
 def test_a_reader_never_opens_what_an_upload_names(tmp_path: Path) -> None:
