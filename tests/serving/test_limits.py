@@ -325,6 +325,7 @@ def test_a_backbone_that_is_loaded_while_another_computes_takes_adapters(
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
     ],
 )
 def test_pages_of_other_sites_get_nothing(strict: Running, headers: dict[str, str], status: int) -> None:
