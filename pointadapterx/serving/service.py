@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.serving import views
@@ -22,6 +22,8 @@ from pointadapterx.serving.residents import Residents
 from pointadapterx.serving.served import Answering, Served
 from pointadapterx.tasks.exchange import Ready
 from pointadapterx.text import json_line
+
+Result = TypeVar("Result")
 
 
 class Service:
@@ -73,7 +75,7 @@ class Service:
         """
         read = await self._read(upload, adapters)
         parts = [self._of_adapter(served, read[served.reader], said) for served in adapters]
-        lines = [line for part in await asyncio.gather(*parts) for line in part]
+        lines = [line for part in await _all_of(parts) for line in part]
         return await asyncio.to_thread(_json, lines)
 
     async def look(self, upload: Upload, served: Served, said: str | None, saliency: bool) -> str:
@@ -112,6 +114,17 @@ class Service:
         finish = await self.batcher.compute(served, ready) if ready else []
         order = {content.name: place for place, content in enumerate(contents)}
         return await asyncio.to_thread(_lines, served, finish, failures, order)
+
+
+async def _all_of(parts: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """What all return; where one fails, nobody waits for the others, which end before their place in the queue does."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _prepared(served: Served, contents: Sequence[Content], said: str | None) -> tuple[list[Ready], list[Failure]]:

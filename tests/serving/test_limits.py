@@ -25,7 +25,7 @@ import pytest
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.files import read_safetensors, write_safetensors
-from pointadapterx.serving import catalog, reading, server, views
+from pointadapterx.serving import catalog, reading, server, service, views
 from pointadapterx.serving.limits import MEBI, Limits, RefusedError
 from pointadapterx.serving.readers import Readers
 from pointadapterx.serving.reading import Allowed, Upload
@@ -216,6 +216,24 @@ def test_readers_are_started_together_and_again(tmp_path: Path, monkeypatch: pyt
             readers.stop()
 
     asyncio.run(use())
+
+
+def test_an_adapter_that_fails_ends_what_others_do_for_the_request() -> None:
+    ended: list[str] = []
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("slow")
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise RefusedError(503, "no room")
+
+    with pytest.raises(RefusedError, match="no room"):
+        asyncio.run(service._all_of([slow(), failing()]))
+    assert ended == ["slow"]
 
 
 def test_a_reader_never_opens_what_an_upload_names(tmp_path: Path) -> None:
