@@ -34,11 +34,15 @@ class Service:
         folder: whose adapters can be asked for, too.
         answering: how all answer.
         limits: of what is taken on.
+
+    Attributes:
+        unanswered: requests that were cut off by the server's end.
     """
 
     def __init__(self, sources: Mapping[str, str], folder: Path | None, answering: Answering, limits: Limits) -> None:
         self.limits = limits
         self.metrics = Metrics()
+        self.unanswered = 0
         self._storage = Path(tempfile.mkdtemp(prefix="pointadapterx-serve-"))
         residents = Residents(limits.memory, self.metrics)
         self.batcher = Batcher(limits, residents, self.metrics)

@@ -25,7 +25,8 @@ from pointadapterx.tasks.exchange import Piece, Ready
 class Fake:
     """Answers with the names of what it is given, and keeps its batches; its model shares nothing."""
 
-    kind = bank = None
+    kind: str | None = None
+    bank = None
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name = self.key = name

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -391,6 +391,22 @@ def test_what_cannot_be_served_is_said_in_a_line(
     said = capsys.readouterr().err
     assert words in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_is_cut_off_at_the_end_is_refused_and_counted(signals: int, body: bytes) -> None:
+    """When the time to drain is over, or at a second Ctrl-C."""
+    with Running({"lora": LORA}, wait=0) as running, ThreadPoolExecutor(1) as pool, Held(running):
+        reply = pool.submit(running.predict, QUERY, body)
+        eventually(lambda: waiting(running) == 1)
+        if signals == 1:
+            running.server.config.timeout_graceful_shutdown = cast(int, 0.05)
+        for _ in range(signals):
+            running.server.handle_exit(signal.SIGINT, None)
+        assert reply.result().status == 503
+        assert reply.result().error == "the server was stopped before it could answer"
+        assert running.service.unanswered == 1
+    assert server.last_words(1) == "stopped without an answer to 1 request"
 
 
 @pytest.mark.slow
