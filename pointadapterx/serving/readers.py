@@ -76,7 +76,7 @@ class _Reader:
             log.error("no process reads uploads", exc_info=error)
             raise RefusedError(503, f"{upload.name}: the process that reads it does not start; try again") from None
         try:
-            connection.send((upload, reader, Allowed(limits.points, limits.clouds)))
+            connection.send((upload, reader, Allowed(limits.points, limits.clouds, limits.points_together)))
             if not connection.poll(limits.read_seconds):
                 self.stop()
                 slow = f"{upload.name}: reading it takes more than {limits.read_seconds:g} s; send fewer points"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,9 +77,10 @@ class Service:
         Raises:
             RefusedError: if it cannot be read, or none of its inputs can be answered.
         """
-        read = await self._read(upload, adapters)
-        parts = [self._of_adapter(served, read[served.reader], said) for served in adapters]
-        lines = [line for part in await _all_of(parts) for line in part]
+        with self.admission.contents() as hold:
+            read = await self._read(upload, adapters, hold)
+            parts = [self._of_adapter(served, read[served.reader], said) for served in adapters]
+            lines = [line for part in await _all_of(parts) for line in part]
         return await asyncio.to_thread(_json, lines)
 
     async def look(self, upload: Upload, served: Served, said: str | None, saliency: bool) -> str:
@@ -94,8 +95,12 @@ class Service:
         Raises:
             RefusedError: as :meth:`answer`.
         """
-        contents = (await self._read(upload, [served]))[served.reader]
-        ready, failures = await asyncio.to_thread(_prepared, served, contents[:1], said)
+        with self.admission.contents() as hold:
+            first = (await self._read(upload, [served], hold))[served.reader][:1]
+            return await self._seen(served, first, said, saliency)
+
+    async def _seen(self, served: Served, contents: Sequence[Content], said: str | None, saliency: bool) -> str:
+        ready, failures = await asyncio.to_thread(_prepared, served, contents, said)
         if not ready:
             raise RefusedError(422, failures[0].reason)
         (finish,) = await self.batcher.compute(served, ready)
@@ -105,12 +110,15 @@ class Service:
         seen = await self.batcher.call(lambda: views.seen(served, ready, saliency))
         return await asyncio.to_thread(lambda: json_line(views.shown(served, ready, answer, seen)))
 
-    async def _read(self, upload: Upload, adapters: Sequence[Served]) -> dict[object, list[Content]]:
-        """What an upload holds, once for each way of reading it."""
+    async def _read(
+        self, upload: Upload, adapters: Sequence[Served], hold: Callable[[int], None]
+    ) -> dict[object, list[Content]]:
+        """What an upload holds, once for each way of reading it; what it takes is counted."""
         found: dict[object, list[Content]] = {}
         for served in adapters:
             if served.reader not in found:
                 found[served.reader] = await self.readers.read(upload, served.reader)
+                hold(sum(content.nbytes for content in found[served.reader]))
         return found
 
     async def _of_adapter(self, served: Served, contents: Sequence[Content], said: str | None) -> list[dict[str, Any]]:

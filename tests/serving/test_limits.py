@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
@@ -164,6 +165,30 @@ def test_bytes_are_bounded_together(strict: Running, body: bytes) -> None:
     assert "45,000 bytes wait" in reply.error
 
 
+def test_what_is_read_of_an_upload_counts_until_it_is_answered(strict: Running, body: bytes) -> None:
+    admission, few = strict.service.admission, 300 * 3 * 8
+    with ThreadPoolExecutor(1) as pool:
+        with Held(strict):
+            accepted = pool.submit(strict.predict, QUERY, body)
+            eventually(lambda: admission._bytes > len(body))
+            with admission.contents() as hold, pytest.raises(RefusedError, match="bytes wait"):
+                hold(50_000 - len(body))
+        assert accepted.result().status == 200
+    eventually(lambda: admission._bytes == 0)
+    with admission.contents() as hold, pytest.raises(RefusedError, match="takes 50,400 bytes, more than the 50,000"):
+        hold(7 * few)
+
+
+def test_points_of_a_request_are_bounded(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.random.default_rng(0).normal(size=(3, 20, 3)).astype(np.float32)
+    upload, reader = Upload(str(tmp_path / "a.h5"), "a.h5"), CloudReader(Path(), 64, True)
+    whole = replace(reader, whole=True)
+    assert len(reading.contents(upload, whole, Allowed(20, 3, 60))) == 3
+    (found,) = reading.contents(upload, whole, Allowed(20, 3, 59))
+    assert found.content == "a.h5: its clouds have more than the 59 points that are taken at a time; send them in parts"
+
+
 def test_late_answers_and_clients_that_hang_up_are_dropped(body: bytes) -> None:
     with Running({"lora": LORA}, timeout=0.4, wait=0) as running:
         done = running.metric("pointadapterx_batch_samples_count")
@@ -240,7 +265,7 @@ def test_a_reader_never_opens_what_an_upload_names(tmp_path: Path) -> None:
     secret = npy(tmp_path, 2)
     empty = tmp_path / "0.npy"
     empty.write_bytes(b"")
-    (found,) = reading.contents(Upload(str(empty), str(secret)), CloudReader(Path(), 64, True), Allowed(1000, 1))
+    (found,) = reading.contents(Upload(str(empty), str(secret)), CloudReader(Path(), 64, True), Allowed(1000, 1, 1000))
     assert found.content == f"{secret}: the file is empty (0 bytes); download it again"
 
 
