@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -65,6 +65,31 @@ class Admission:
         finally:
             self.count(-receiving.size)
             path.unlink(missing_ok=True)
+
+    @contextmanager
+    def contents(self) -> Iterator[Callable[[int], None]]:
+        """Counts bytes of what was read, until the request is answered.
+
+        The function that is given raises:
+            RefusedError: if they are too many, alone or with those of others.
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            most = self._limits.queue_bytes
+            if held + size > most:
+                read = counted(held + size, "byte")
+                raise RefusedError(
+                    413, f"what was read takes {read}, more than the {most:,} of all requests; send less"
+                )
+            self.count(size)
+            held += size
+
+        try:
+            yield hold
+        finally:
+            self.count(-held)
 
     def count(self, size: int) -> None:
         """Bytes that have come, or are gone.

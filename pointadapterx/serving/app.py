@@ -74,6 +74,9 @@ def _counted(service: Service, path: str, answer: Answering) -> Callable[[Reques
         except (Hungup, ClientDisconnect):
             service.metrics.dropped.inc()
             response = Response(status_code=GONE)
+        except asyncio.CancelledError:  # of the server, which ends; it waits for this response
+            service.unanswered += 1
+            response = JSONResponse({"error": "the server was stopped before it could answer"}, 503)
         except Exception:
             service.metrics.requests.labels(path, 500).inc()
             raise

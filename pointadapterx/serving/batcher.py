@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pointadapterx.endings import explain
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import with_piece
-from pointadapterx.serving.computing import answers_of
+from pointadapterx.serving.computing import Found, answers_of
 from pointadapterx.serving.limits import Limits, RefusedError
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.residents import Residents
@@ -60,6 +60,11 @@ class Work:
                 self._found.append((lambda: begun) if isinstance(begun, Failure) else begun.joined)
         if not self._left:
             self.end(self._found)
+
+    def fail(self, error: Exception) -> None:
+        """Ends it, whatever is left of it."""
+        self.dropped = True
+        self.end(_said(error, self.served))
 
     def end(self, result: list[Finish] | Exception) -> None:
         """Gives the result to whoever waits for it."""
@@ -193,15 +198,27 @@ class Batcher:
         self._metrics.batches.observe(len(taken))
         self._metrics.mixed.observe(len(of_adapter))
         asked = {served: [item for _, item in own] for served, own in of_adapter.items()}
-        for served, found in answers_of(asked, self._residents):
-            own = of_adapter[served]
-            if isinstance(found, Exception):  # of this adapter; the others go on
-                for work, _ in own:
-                    work.dropped = True
-                    work.end(_said(found, served))
-                continue
-            for (work, item), answer in zip(own, found, strict=True):
-                work.take(item, answer)
+        try:
+            for served, found in answers_of(asked, self._residents):
+                _hand_out(of_adapter.pop(served), found)
+        except Exception as error:  # the thread goes on: it is the only one that computes
+            for own in of_adapter.values():
+                _hand_out(own, error)
+
+
+def _hand_out(own: Sequence[tuple[Work, Ready]], found: Found) -> None:
+    """Gives an adapter's answers to the works that asked for them, or the error that it ended with."""
+    if isinstance(found, Exception):  # of this adapter; the others go on
+        for work in dict.fromkeys(work for work, _ in own):
+            work.fail(found)
+        return
+    for (work, item), answer in zip(own, found, strict=True):
+        if work.dropped:
+            continue
+        try:
+            work.take(item, answer)
+        except Exception as error:  # of this work
+            work.fail(error)
 
 
 def _said(error: Exception, served: Served) -> Exception:

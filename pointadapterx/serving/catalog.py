@@ -122,7 +122,11 @@ class Catalog:
         source, before = self._source(name), self._served.get(name)
         try:
             new = await asyncio.to_thread(self._read, name, source)
-            await self._batcher.call(lambda: self._residents.model(new))
+            try:
+                await self._batcher.call(lambda: self._residents.model(new))
+            except BaseException:
+                new.copy.unlink(missing_ok=True)
+                raise
         except PointAdapterXError as error:
             kept = "" if before is None else "; the one that was loaded before goes on"
             status = error.status if isinstance(error, RefusedError) else 422
@@ -173,13 +177,15 @@ class Catalog:
         path, copy = find_adapter(source), self._storage / f"{version}{SUFFIX}"
         try:
             shutil.copyfile(path, copy)
-            info = read_adapter(copy)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
-        except CheckpointError as error:
+            info = read_adapter(copy)._replace(path=path)
+            return Served(name, version, info, copy, self._answering, self._residents.model)
+        except BaseException as error:
             copy.unlink(missing_ok=True)
-            raise CheckpointError(str(error).replace(str(copy), str(path))) from None
-        return Served(name, version, info._replace(path=path), copy, self._answering, self._residents.model)
+            if isinstance(error, OSError):
+                raise CheckpointError(f"{path}: cannot be read ({reason_of(error)})") from None
+            if isinstance(error, CheckpointError):
+                raise CheckpointError(str(error).replace(str(copy), str(path))) from None
+            raise
 
     def described(self) -> list[dict[str, Any]]:
         """All that can be asked for, as JSON."""

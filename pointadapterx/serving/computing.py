@@ -31,12 +31,11 @@ def answers_of(asked: Mapping[Served, Sequence[Ready]], residents: Residents) ->
         try:
             kind = residents.resident(served).kind
             batches[served] = batch = served.batch(ready)
+            shape = tuple(batch.inputs.shape[1:])
+            key = served.key if kind is None else (served.group, kind, served.computes_bf16, shape)
+            groups.setdefault(key, []).append(served)
         except Exception as error:
             yield served, error
-            continue
-        shape = tuple(batch.inputs.shape[1:])
-        key = served.key if kind is None else (served.group, kind, served.computes_bf16, shape)
-        groups.setdefault(key, []).append(served)
     for group in groups.values():
         yield from _group(group, asked, batches, residents)
 
@@ -47,22 +46,30 @@ def _group(
     batches: Mapping[Served, Batch],
     residents: Residents,
 ) -> Iterator[tuple[Served, Found]]:
-    banks = {id(bank): bank for served in group if (bank := residents.resident(served).bank) is not None}
-    bank = next(iter(banks.values())) if len(banks) == 1 else None
-    # Where memory is short, one of them may have had to leave for another.
-    if bank is not None and len(group) > 1 and all(served.key in bank.names for served in group):
-        try:
-            found = _together(bank, group, asked, batches)
-        except Exception as error:  # of one of them: each by itself says of which
-            log.warning("adapters do not share a pass: %s: %s", type(error).__name__, error)
-        else:
-            yield from found.items()
-            return
+    try:
+        bank = _shared(group, residents)
+        found = {} if bank is None else _together(bank, group, asked, batches)
+    except Exception as error:  # of one of them: each by itself says of which
+        log.warning("adapters do not share a pass: %s: %s", type(error).__name__, error)
+        found = {}
+    if found:
+        yield from found.items()
+        return
     for served in group:
         try:
             yield served, [answer for (answer,) in served.answers(asked[served], batches[served])]
         except Exception as error:
             yield served, error
+
+
+def _shared(group: Sequence[Served], residents: Residents) -> AdapterBank | None:
+    """The bank that all of them are in, if they are several."""
+    if len(group) == 1:
+        return None
+    banks = {id(bank): bank for served in group if (bank := residents.resident(served).bank) is not None}
+    bank = next(iter(banks.values())) if len(banks) == 1 else None
+    # Where memory is short, one of them may have had to leave for another.
+    return bank if bank is not None and all(served.key in bank.names for served in group) else None
 
 
 def _together(

@@ -61,7 +61,7 @@ class Guard:
         if self.hosts is not None and host_of(host) not in self.hosts:
             return PlainTextResponse("error: the request names another host than this server's\n", 403)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _place_of(origin) != host:
             return PlainTextResponse("error: pages of other sites may not use this server\n", 403)
         if self.token is None or path in OPEN:
             return None
@@ -70,6 +70,14 @@ class Guard:
             return None
         needed = {"WWW-Authenticate": "Bearer"}
         return PlainTextResponse("error: a token is needed: Authorization: Bearer TOKEN\n", 401, needed)
+
+
+def _place_of(origin: str) -> str | None:
+    """Host and port of a header ``Origin``; None where it names no place."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def host_of(header: str) -> str:

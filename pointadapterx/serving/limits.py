@@ -19,7 +19,7 @@ class Limits:
         points: of one cloud, as its file has them.
         clouds: of one request, where a file holds several.
         queue: requests that wait or are computed at a time; one more gets status 429.
-        queue_bytes: of their bodies together.
+        queue_bytes: of their bodies, and of what was read of them, together.
         upload_seconds: in which a body has to arrive.
         read_seconds: in which it has to be read as clouds or a picture.
         read_memory: bytes that this may take.
@@ -45,6 +45,11 @@ class Limits:
     wait: float = 0.002
     memory: int = 4096 * MEBI
     readers: int = 1
+
+    @property
+    def points_together(self) -> int:
+        """Of the clouds of one request, as a model is given them: as many as of a few large ones."""
+        return 4 * self.points
 
 
 class RefusedError(PointAdapterXError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -19,7 +21,12 @@ from pointadapterx.serving import reading
 from pointadapterx.serving.limits import Limits, RefusedError
 from pointadapterx.serving.reading import Allowed, Content, Upload
 
+log = logging.getLogger(__name__)
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+
+
+_STARTING = threading.Lock()
+"""Of the name ``__main__``, which is the whole program's."""
 
 
 class _Reader:
@@ -31,29 +38,45 @@ class _Reader:
         self.connection: Connection | None = None
 
     def start(self) -> Connection:
-        if self.connection is not None:
+        if self.connection is not None and self.process is not None and self.process.is_alive():
             return self.connection
+        self.stop()  # where it died with nothing to do, as of the system's lack of memory
         context: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
         if FORKS:
             context.set_forkserver_preload([reading.__name__])
         ours, theirs = context.Pipe()
         arguments = theirs, self.limits.read_memory
-        self.process = context.Process(target=reading.serve, args=arguments, daemon=True, name="reader")
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")  # else the caller's script would be run again
+        process = context.Process(target=reading.serve, args=arguments, daemon=True, name="reader")
         try:
-            self.process.start()
+            with _STARTING:
+                main = sys.modules["__main__"]
+                sys.modules["__main__"] = ModuleType("__main__")  # else the caller's script would be run again
+                try:
+                    process.start()
+                finally:
+                    sys.modules["__main__"] = main
+        except BaseException:
+            ours.close()
+            raise
         finally:
-            sys.modules["__main__"] = main
-        theirs.close()
-        self.connection = ours
+            theirs.close()
+        self.process, self.connection = process, ours
         return ours
 
     def read(self, upload: Upload, reader: CloudReader | ImageReader) -> list[Content]:
-        """Waits for what the process makes of an upload."""
-        limits, connection = self.limits, self.start()
+        """Waits for what the process makes of an upload.
+
+        Raises:
+            RefusedError: if no process can be started.
+        """
+        limits = self.limits
         try:
-            connection.send((upload, reader, Allowed(limits.points, limits.clouds)))
+            connection = self.start()
+        except (EOFError, OSError) as error:
+            log.error("no process reads uploads", exc_info=error)
+            raise RefusedError(503, f"{upload.name}: the process that reads it does not start; try again") from None
+        try:
+            connection.send((upload, reader, Allowed(limits.points, limits.clouds, limits.points_together)))
             if not connection.poll(limits.read_seconds):
                 self.stop()
                 slow = f"{upload.name}: reading it takes more than {limits.read_seconds:g} s; send fewer points"
@@ -92,7 +115,7 @@ class Readers:
         """What an upload holds.
 
         Raises:
-            RefusedError: if nothing in it can be read.
+            RefusedError: if nothing in it can be read, or no process can be started for it.
         """
         chosen = await self._idle.get()
         task = asyncio.get_running_loop().run_in_executor(self._threads, chosen.read, upload, reader)

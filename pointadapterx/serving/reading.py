@@ -49,12 +49,19 @@ class Content(NamedTuple):
     name: str
     content: Cloud | Picture | str
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of what was read."""
+        found = () if isinstance(self.content, str) else self.content
+        return sum(part.nbytes for part in found if isinstance(part, np.ndarray))
+
 
 class Allowed(NamedTuple):
-    """Limits of one upload: points of a cloud, and clouds."""
+    """Limits of one upload: points of a cloud, clouds, and points of all that is made of them."""
 
     points: int
     clouds: int
+    together: int
 
 
 def contents(upload: Upload, reader: CloudReader | ImageReader, allowed: Allowed) -> list[Content]:
@@ -72,7 +79,15 @@ def contents(upload: Upload, reader: CloudReader | ImageReader, allowed: Allowed
     if len(entries) > allowed.clouds:
         many = f"{upload.name}: {counted(len(entries), 'cloud')}, more than the {allowed.clouds:,} that are taken"
         return [Content(upload.name, f"{many} at a time; send them in parts")]
-    return [Content(f"{upload.name}#{one.number}", _cloud(one, upload, reader, allowed)) for one in entries]
+    found, together = list[Content](), 0
+    for one in entries:
+        cloud = _cloud(one, upload, reader, allowed)
+        together += 0 if isinstance(cloud, str) else len(cloud.points)
+        if together > allowed.together:
+            many = f"{upload.name}: its clouds have more than the {allowed.together:,} points that are taken"
+            return [Content(upload.name, f"{many} at a time; send them in parts")]
+        found.append(Content(f"{upload.name}#{one.number}", cloud))
+    return found
 
 
 def _cloud(source: str | Entry, upload: Upload, reader: CloudReader, allowed: Allowed) -> Cloud | str:

@@ -6,6 +6,8 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import torch
+
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import require_shapes, restore_model
 from pointadapterx.engine.bank import AdapterBank, tensor_bytes
@@ -92,6 +94,7 @@ class Residents:
             self._banks.pop(served.group)
         self._tell()
 
+    @torch.inference_mode(False)  # whoever asks: what such a mode makes cannot be changed outside of it
     def _loaded(self, served: Served) -> Resident:
         info = served.whole_info()
         if served.group is None:

@@ -23,6 +23,7 @@ from pointadapterx.serving.service import Service
 from pointadapterx.text import counted
 
 HEADER_SECONDS = 20
+REFUSAL_SECONDS = 2  # for those who wait to be sent that they wait in vain
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,15 @@ class Server(uvicorn.Server):
         self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers what was accepted, at once."""
+        """Answers what was accepted, at once; what is not in time, or before a second Ctrl-C, is refused."""
         self._service.batcher.hurry()
         await super().shutdown(sockets)
+        left = list(self.server_state.tasks)
+        if self.force_exit:  # which uvicorn leaves to the end of the loop, and so without an answer
+            for task in left:
+                task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=REFUSAL_SECONDS)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -171,9 +178,16 @@ async def _run(
         what = f"{counted(len(names), 'adapter')} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
         print(f"serving {what} at http://{shown}:{port}/; Ctrl-C stops it", flush=True)
         await web_server(service, place).serve(sockets=[listening])
-        print("stopped: what was accepted is answered", flush=True)
+        print(last_words(service.unanswered), flush=True)
     finally:
         await service.stop()
+
+
+def last_words(unanswered: int) -> str:
+    """What a server says at its end."""
+    if unanswered:
+        return f"stopped without an answer to {counted(unanswered, 'request')}"
+    return "stopped: what was accepted is answered"
 
 
 def web_server(service: Service, place: Place) -> Server:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.serving import views
@@ -23,6 +23,8 @@ from pointadapterx.serving.served import Answering, Served
 from pointadapterx.tasks.exchange import Ready
 from pointadapterx.text import json_line
 
+Result = TypeVar("Result")
+
 
 class Service:
     """All that answers; made and used in one event loop.
@@ -32,11 +34,15 @@ class Service:
         folder: whose adapters can be asked for, too.
         answering: how all answer.
         limits: of what is taken on.
+
+    Attributes:
+        unanswered: requests that were cut off by the server's end.
     """
 
     def __init__(self, sources: Mapping[str, str], folder: Path | None, answering: Answering, limits: Limits) -> None:
         self.limits = limits
         self.metrics = Metrics()
+        self.unanswered = 0
         self._storage = Path(tempfile.mkdtemp(prefix="pointadapterx-serve-"))
         residents = Residents(limits.memory, self.metrics)
         self.batcher = Batcher(limits, residents, self.metrics)
@@ -71,9 +77,10 @@ class Service:
         Raises:
             RefusedError: if it cannot be read, or none of its inputs can be answered.
         """
-        read = await self._read(upload, adapters)
-        parts = [self._of_adapter(served, read[served.reader], said) for served in adapters]
-        lines = [line for part in await asyncio.gather(*parts) for line in part]
+        with self.admission.contents() as hold:
+            read = await self._read(upload, adapters, hold)
+            parts = [self._of_adapter(served, read[served.reader], said) for served in adapters]
+            lines = [line for part in await _all_of(parts) for line in part]
         return await asyncio.to_thread(_json, lines)
 
     async def look(self, upload: Upload, served: Served, said: str | None, saliency: bool) -> str:
@@ -88,8 +95,12 @@ class Service:
         Raises:
             RefusedError: as :meth:`answer`.
         """
-        contents = (await self._read(upload, [served]))[served.reader]
-        ready, failures = await asyncio.to_thread(_prepared, served, contents[:1], said)
+        with self.admission.contents() as hold:
+            first = (await self._read(upload, [served], hold))[served.reader][:1]
+            return await self._seen(served, first, said, saliency)
+
+    async def _seen(self, served: Served, contents: Sequence[Content], said: str | None, saliency: bool) -> str:
+        ready, failures = await asyncio.to_thread(_prepared, served, contents, said)
         if not ready:
             raise RefusedError(422, failures[0].reason)
         (finish,) = await self.batcher.compute(served, ready)
@@ -99,12 +110,15 @@ class Service:
         seen = await self.batcher.call(lambda: views.seen(served, ready, saliency))
         return await asyncio.to_thread(lambda: json_line(views.shown(served, ready, answer, seen)))
 
-    async def _read(self, upload: Upload, adapters: Sequence[Served]) -> dict[object, list[Content]]:
-        """What an upload holds, once for each way of reading it."""
+    async def _read(
+        self, upload: Upload, adapters: Sequence[Served], hold: Callable[[int], None]
+    ) -> dict[object, list[Content]]:
+        """What an upload holds, once for each way of reading it; what it takes is counted."""
         found: dict[object, list[Content]] = {}
         for served in adapters:
             if served.reader not in found:
                 found[served.reader] = await self.readers.read(upload, served.reader)
+                hold(sum(content.nbytes for content in found[served.reader]))
         return found
 
     async def _of_adapter(self, served: Served, contents: Sequence[Content], said: str | None) -> list[dict[str, Any]]:
@@ -112,6 +126,17 @@ class Service:
         finish = await self.batcher.compute(served, ready) if ready else []
         order = {content.name: place for place, content in enumerate(contents)}
         return await asyncio.to_thread(_lines, served, finish, failures, order)
+
+
+async def _all_of(parts: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """What all return; where one fails, nobody waits for the others, which end before their place in the queue does."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _prepared(served: Served, contents: Sequence[Content], said: str | None) -> tuple[list[Ready], list[Failure]]:

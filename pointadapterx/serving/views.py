@@ -42,7 +42,6 @@ class Seen:
     legends: dict[str, Legend] = field(default_factory=dict)
 
 
-@torch.inference_mode()
 def seen(served: Served, ready: Sequence[Ready], saliency: bool) -> Seen | None:
     """Looks into the model; None for a picture, and for a cloud whose points have labels, which say more.
 
@@ -50,8 +49,8 @@ def seen(served: Served, ready: Sequence[Ready], saliency: bool) -> Seen | None:
     """
     if not served.takes_points or served.task.whole:
         return None
-    with served.computing():
-        model = served.model
+    model = served.model  # in memory again, where it had to leave: not in inference mode, whose tensors stay its own
+    with torch.inference_mode(), served.computing():
         inputs = served.batch(ready[:1]).inputs
         _, nearest = introspection.nearest_patch(model, inputs)
         found = Seen(inputs[0].float().cpu().numpy(), nearest[0].cpu().numpy())

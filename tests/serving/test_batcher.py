@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,17 +14,19 @@ import torch
 from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.engine.input_form import Failure
+from pointadapterx.serving import batcher
 from pointadapterx.serving.batcher import Batcher
 from pointadapterx.serving.limits import Limits, RefusedError
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.residents import Residents
-from pointadapterx.tasks.exchange import Ready
+from pointadapterx.tasks.exchange import Piece, Ready
 
 
 class Fake:
     """Answers with the names of what it is given, and keeps its batches; its model shares nothing."""
 
-    kind = bank = None
+    kind: str | None = None
+    bank = None
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name = self.key = name
@@ -41,10 +44,22 @@ class Fake:
         return [[Failure(item.name, self.name)] for item in ready]
 
 
+class Kin(Fake):
+    """Of a kind that could share a pass, if it were in a bank."""
+
+    kind, group, computes_bf16 = "kin", "backbone", False
+
+
 class Fakes:
-    """In the place of residents."""
+    """In the place of residents; its memory ends at the given call."""
+
+    def __init__(self, short: int = 0) -> None:
+        self.short, self.calls = short, 0
 
     def resident(self, served: Fake) -> Fake:
+        self.calls += 1
+        if self.calls == self.short:
+            raise MemoryError
         return served
 
 
@@ -52,20 +67,20 @@ def inputs(name: str, count: int) -> list[Ready]:
     return [Ready(f"{name}{number}", torch.zeros(1, 3), []) for number in range(count)]
 
 
-def run(*asked: tuple[Any, list[Ready]], batch: int = 4) -> list[Any]:
+def run(*asked: tuple[Any, list[Ready]], batch: int = 4, short: int = 0) -> list[Any]:
     """What becomes of works that are all there when the thread begins."""
 
     async def main() -> list[Any]:
-        batcher = Batcher(Limits(batch=batch, wait=0), cast(Residents, Fakes()), Metrics())
+        queue = Batcher(Limits(batch=batch, wait=0), cast(Residents, Fakes(short)), Metrics())
         go = threading.Event()
-        blocked = asyncio.ensure_future(batcher.call(go.wait))
-        works = [asyncio.ensure_future(batcher.compute(served, ready)) for served, ready in asked]
+        blocked = asyncio.ensure_future(queue.call(go.wait))
+        works = [asyncio.ensure_future(queue.compute(served, ready)) for served, ready in asked]
         await asyncio.sleep(0.01)
         go.set()
         found = await asyncio.gather(*works, return_exceptions=True)
         await blocked
-        await asyncio.to_thread(batcher.stop)
-        assert not batcher.alive
+        await asyncio.to_thread(queue.stop)
+        assert not queue.alive
         return found
 
     return asyncio.run(main())
@@ -103,3 +118,28 @@ def test_an_adapter_that_fails_does_not_take_others_along(error: Exception, stat
     assert [one().name for one in fine] == ["b0", "b1"]
     assert good.batches == [["b0"], ["b1"]]
     assert bad.batches == [["a0", "c0", "a1"]]  # the rest of a request that failed is left out
+
+
+@pytest.mark.parametrize("short", [1, 2, 3, 4])
+def test_the_thread_outlives_memory_that_ends_between_passes(short: int) -> None:
+    """Whenever an adapter is looked up: adapters of one kind are, again, before they share a pass."""
+    good, other = Kin("good"), Kin("other")
+    found = run((good, inputs("a", 1)), (other, inputs("b", 1)), (good, inputs("c", 4)), short=short)
+    refused = [one for one in found if isinstance(one, RefusedError)]
+    assert [one.status for one in refused] == ([503] if short == 2 else [503, 503] if short == 1 else [])
+    assert all(len(one) for one in found if one not in refused)
+
+
+def test_the_thread_outlives_answers_that_cannot_be_joined() -> None:
+    """Each of them ends the request that it is of."""
+    cut, good = Fake("cut"), Fake("good")
+    pieces = [replace(item, piece=cast(Piece, object())) for item in inputs("a", 2)]
+    failed, *fine = run((cut, pieces), (good, inputs("b", 1)), (good, inputs("c", 1)), batch=3)
+    assert failed.status == 500
+    assert [[one().name for one in finish] for finish in fine] == [["b0"], ["c0"]]
+
+
+def test_the_thread_outlives_a_fault_between_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "answers_of", lambda asked, residents: asked[None])
+    found = run((Fake("a"), inputs("a", 2)), (Fake("b"), inputs("b", 1)), batch=2)
+    assert [one.status for one in found] == [500, 500]

@@ -9,12 +9,15 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -23,9 +26,11 @@ import pytest
 from pointadapterx.commands.main import main
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.files import read_safetensors, write_safetensors
-from pointadapterx.serving import reading, server
-from pointadapterx.serving.limits import MEBI
+from pointadapterx.serving import catalog, reading, server, service, views
+from pointadapterx.serving.limits import MEBI, Limits, RefusedError
+from pointadapterx.serving.readers import Readers
 from pointadapterx.serving.reading import Allowed, Upload
+from pointadapterx.serving.served import Served
 from tests.conftest import ROOT
 from tests.processes import start
 from tests.serving.running import BEFORE, READY, Running, cloud, npy
@@ -160,6 +165,30 @@ def test_bytes_are_bounded_together(strict: Running, body: bytes) -> None:
     assert "45,000 bytes wait" in reply.error
 
 
+def test_what_is_read_of_an_upload_counts_until_it_is_answered(strict: Running, body: bytes) -> None:
+    admission, few = strict.service.admission, 300 * 3 * 8
+    with ThreadPoolExecutor(1) as pool:
+        with Held(strict):
+            accepted = pool.submit(strict.predict, QUERY, body)
+            eventually(lambda: admission._bytes > len(body))
+            with admission.contents() as hold, pytest.raises(RefusedError, match="bytes wait"):
+                hold(50_000 - len(body))
+        assert accepted.result().status == 200
+    eventually(lambda: admission._bytes == 0)
+    with admission.contents() as hold, pytest.raises(RefusedError, match="takes 50,400 bytes, more than the 50,000"):
+        hold(7 * few)
+
+
+def test_points_of_a_request_are_bounded(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.random.default_rng(0).normal(size=(3, 20, 3)).astype(np.float32)
+    upload, reader = Upload(str(tmp_path / "a.h5"), "a.h5"), CloudReader(Path(), 64, True)
+    whole = replace(reader, whole=True)
+    assert len(reading.contents(upload, whole, Allowed(20, 3, 60))) == 3
+    (found,) = reading.contents(upload, whole, Allowed(20, 3, 59))
+    assert found.content == "a.h5: its clouds have more than the 59 points that are taken at a time; send them in parts"
+
+
 def test_late_answers_and_clients_that_hang_up_are_dropped(body: bytes) -> None:
     with Running({"lora": LORA}, timeout=0.4, wait=0) as running:
         done = running.metric("pointadapterx_batch_samples_count")
@@ -188,11 +217,55 @@ def test_reading_is_bounded_in_memory_and_time(tmp_path: Path) -> None:
             assert (reply.status, reply.error) == (422, "a.npy: reading it takes more than 1e-06 s; send fewer points")
 
 
+def test_readers_are_started_together_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that died with nothing to do; what runs keeps its name ``__main__``."""
+    main, limits = sys.modules["__main__"], Limits(readers=2, read_memory=512 * MEBI)
+    upload, reader = Upload(str(npy(tmp_path, 4)), "a.npy"), CloudReader(Path(), 64, False)
+
+    async def use() -> None:
+        readers = Readers(limits)
+        try:
+            await readers.warm_up()
+            assert sys.modules["__main__"] is main
+            for one in readers._all:
+                assert one.process is not None
+                one.process.kill()
+                one.process.join()
+            (found,) = await readers.read(upload, reader)
+            assert not isinstance(found.content, str)
+            monkeypatch.setattr(BaseProcess, "start", lambda self: os.stat(tmp_path / "gone"))
+            with pytest.raises(RefusedError, match="the process that reads it does not start") as error:
+                await readers.read(upload, reader)
+            assert error.value.status == 503
+        finally:
+            readers.stop()
+
+    asyncio.run(use())
+
+
+def test_an_adapter_that_fails_ends_what_others_do_for_the_request() -> None:
+    ended: list[str] = []
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("slow")
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise RefusedError(503, "no room")
+
+    with pytest.raises(RefusedError, match="no room"):
+        asyncio.run(service._all_of([slow(), failing()]))
+    assert ended == ["slow"]
+
+
 def test_a_reader_never_opens_what_an_upload_names(tmp_path: Path) -> None:
     secret = npy(tmp_path, 2)
     empty = tmp_path / "0.npy"
     empty.write_bytes(b"")
-    (found,) = reading.contents(Upload(str(empty), str(secret)), CloudReader(Path(), 64, True), Allowed(1000, 1))
+    (found,) = reading.contents(Upload(str(empty), str(secret)), CloudReader(Path(), 64, True), Allowed(1000, 1, 1000))
     assert found.content == f"{secret}: the file is empty (0 bytes); download it again"
 
 
@@ -226,7 +299,9 @@ def test_adapters_are_loaded_by_name_replaced_and_unloaded(before: Path, body: b
         assert running.ask("POST", "/adapters/a%00").status == 404
 
 
-def test_another_backbone_is_refused_and_the_rest_goes_on(before: Path, body: bytes) -> None:
+def test_another_backbone_is_refused_and_the_rest_goes_on(
+    before: Path, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tensors, metadata = read_safetensors(LORA)
     write_safetensors(before / "odd.safetensors", tensors, {**metadata, "backbone_hash": "0" * 64})
     with Running({"lora": LORA}, before) as running:
@@ -234,6 +309,10 @@ def test_another_backbone_is_refused_and_the_rest_goes_on(before: Path, body: by
         assert reply.status == 422
         assert "belongs to the backbone with hash 0000" in reply.error
         assert running.predict(QUERY, body).status == 200
+        with monkeypatch.context() as patch:
+            patch.setattr(catalog, "read_adapter", lambda path: os.stat(before / "gone"))
+            assert "cannot be read" in running.ask("POST", "/adapters/odd").error
+        assert len(list(running.service._storage.iterdir())) == 1  # copies of what cannot be loaded are gone
 
 
 def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
@@ -258,6 +337,27 @@ def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
         assert "MiB with its backbone, more than the 0.0 MiB of --memory" in reply.error
 
 
+@pytest.mark.parametrize("evicting", [views.seen, Served.answers])
+def test_a_backbone_that_is_loaded_while_another_computes_takes_adapters(
+    evicting: Callable[..., Any], body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both compute in inference mode, and what is loaded in it could not be changed any more."""
+
+    def evicted(served: Served, *arguments: Any) -> Any:
+        for one in [resident.served for resident in residents._residents.values()]:
+            residents.drop(one)
+        return evicting(served, *arguments)
+
+    with Running({name: BEFORE / f"{name}.safetensors" for name in ("lora", "dapt_x")}) as running:
+        residents = running.service.batcher._residents
+        where = views if evicting is views.seen else Served
+        with monkeypatch.context() as patch:
+            patch.setattr(where, evicting.__name__, evicted)
+            assert running.ask("POST", f"/look?{QUERY}", body).status == 200
+        for _ in range(2):
+            assert running.predict(f"{QUERY}&adapter=dapt_x", body).status == 200
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -268,6 +368,7 @@ def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
     ],
 )
 def test_pages_of_other_sites_get_nothing(strict: Running, headers: dict[str, str], status: int) -> None:
@@ -315,6 +416,22 @@ def test_what_cannot_be_served_is_said_in_a_line(
     said = capsys.readouterr().err
     assert words in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_is_cut_off_at_the_end_is_refused_and_counted(signals: int, body: bytes) -> None:
+    """When the time to drain is over, or at a second Ctrl-C."""
+    with Running({"lora": LORA}, wait=0) as running, ThreadPoolExecutor(1) as pool, Held(running):
+        reply = pool.submit(running.predict, QUERY, body)
+        eventually(lambda: waiting(running) == 1)
+        if signals == 1:
+            running.server.config.timeout_graceful_shutdown = cast(int, 0.05)
+        for _ in range(signals):
+            running.server.handle_exit(signal.SIGINT, None)
+        assert reply.result().status == 503
+        assert reply.result().error == "the server was stopped before it could answer"
+        assert running.service.unanswered == 1
+    assert server.last_words(1) == "stopped without an answer to 1 request"
 
 
 @pytest.mark.slow
