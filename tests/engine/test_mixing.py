@@ -120,7 +120,7 @@ def test_adapters_of_different_positions(positions: tuple[str, str], added: bool
 def test_an_adapter_that_does_not_fit_leaves_nothing_behind(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does one that can leave anything of the backbone to be trained."""
     bank, inputs = AdapterBank({"ssf": placed("ssf", "every_block")}), torch.randn(2, 128, 3)
-    wanted, size = bank(inputs), bank.nbytes()
+    lora, wanted, size = placed("lora", "input"), bank(inputs), bank.nbytes()
 
     def hooks() -> int:
         return sum(len(module._forward_hooks) for module in bank.backbone.modules())
@@ -132,11 +132,11 @@ def test_an_adapter_that_does_not_fit_leaves_nothing_behind(failing: str, monkey
     monkeypatch.setattr("pointadapterx.engine.bank.require_shapes", lambda *_: None)  # it builds a model, too
     monkeypatch.setattr(f"pointadapterx.engine.{failing}", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        bank.add("lora", placed("lora", "input"))
+        bank.add("lora", lora)
     monkeypatch.undo()
     assert (hooks(), bank.names, bank.nbytes()) == (before, ["ssf"], size)
     assert not any(parameter.requires_grad for parameter in bank.parameters())
-    bank.add("lora", placed("lora", "input"))
+    bank.add("lora", lora)
     assert hooks() > before
     assert not any(parameter.requires_grad for parameter in bank.parameters())
     assert torch.equal(bank(inputs), wanted)
