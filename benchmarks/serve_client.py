@@ -100,7 +100,7 @@ class Client:
         """Status and body of the response.
 
         Raises:
-            OSError, asyncio.IncompleteReadError: if there is none.
+            OSError, asyncio.IncompleteReadError: if no whole response arrives.
         """
         self.sent, self.begun = None, False
         if self._streams is None:

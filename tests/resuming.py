@@ -21,19 +21,26 @@ from pointadapterx.run_folder import STATE_FILE
 def assert_resumes_bit_identical(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains into ``folder/whole``, and into ``folder/stopped`` with a stop in the third step of the second epoch."""
     jobs.train(config, "test", folder / "whole", devices.make_accelerator("fp32"))
-    step = Trainer._train_step
-
-    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
-        if self.progress.epoch == 1 and index == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, index, *rest)
-
-    monkeypatch.setattr(Trainer, "_train_step", interrupt)
-    with pytest.raises(Interrupted):
-        jobs.train(config, "test", folder / "stopped", devices.make_accelerator("fp32"))
-    monkeypatch.undo()
+    train_until_stopped(config, folder / "stopped", monkeypatch, epoch=1, step=2)
     jobs.resume(folder / "stopped", [])
     assert_same_tensors(folder / "whole" / STATE_FILE, folder / "stopped" / STATE_FILE)
+
+
+def train_until_stopped(
+    config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch, *, epoch: int, step: int
+) -> None:
+    """Trains until a signal in a step of an epoch, both from 0, asks to stop."""
+    train_step = Trainer._train_step
+
+    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
+        if self.progress.epoch == epoch and index == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", interrupt)
+        with pytest.raises(Interrupted):
+            jobs.train(config, "test", folder, devices.make_accelerator("fp32"))
 
 
 def assert_same_tensors(first: Path, second: Path) -> None:

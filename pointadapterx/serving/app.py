@@ -77,7 +77,7 @@ def _counted(service: Service, path: str, answer: Answering) -> Callable[[Reques
         except asyncio.CancelledError:  # of the server, which ends; it waits for this response
             service.unanswered += 1
             response = JSONResponse({"error": "the server was stopped before it could answer"}, 503)
-        except Exception:
+        except Exception:  # counted here, answered and logged by the framework
             service.metrics.requests.labels(path, 500).inc()
             raise
         service.metrics.requests.labels(path, response.status_code).inc()

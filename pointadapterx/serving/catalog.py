@@ -91,7 +91,7 @@ class Catalog:
         """An adapter, loaded where it is not yet.
 
         Raises:
-            RefusedError: if there is none of that name, or it cannot be loaded.
+            RefusedError: if no adapter has the name, or it cannot be loaded.
         """
         found = self._served.get(name)
         if found is not None:
@@ -112,7 +112,7 @@ class Catalog:
         """Forgets an adapter until it is asked for again.
 
         Raises:
-            RefusedError: if there is none of that name.
+            RefusedError: if no adapter has the name.
         """
         self._source(name)
         async with self._loading:

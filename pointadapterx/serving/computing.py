@@ -34,7 +34,7 @@ def answers_of(asked: Mapping[Served, Sequence[Ready]], residents: Residents) ->
             shape = tuple(batch.inputs.shape[1:])
             key = served.key if kind is None else (served.group, kind, served.computes_bf16, shape)
             groups.setdefault(key, []).append(served)
-        except Exception as error:
+        except Exception as error:  # of this adapter; the others are computed
             yield served, error
     for group in groups.values():
         yield from _group(group, asked, batches, residents)
@@ -58,7 +58,7 @@ def _group(
     for served in group:
         try:
             yield served, [answer for (answer,) in served.answers(asked[served], batches[served])]
-        except Exception as error:
+        except Exception as error:  # as above
             yield served, error
 
 

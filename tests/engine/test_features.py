@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -26,10 +25,10 @@ from pointadapterx.config import Config
 from pointadapterx.datasets import build_inputs
 from pointadapterx.engine import devices, features
 from pointadapterx.engine.features import FeatureCache, open_features
-from pointadapterx.engine.trainer import Interrupted, Trainer
 from pointadapterx.errors import ConfigError
 from pointadapterx.models.frozen import RecordedBranches, restore
 from pointadapterx.run_folder import STATE_FILE
+from tests.resuming import train_until_stopped
 
 MakeConfig = Callable[..., Config]
 METHODS = ("dapt_x", "linear", "e3va_x")
@@ -241,17 +240,7 @@ def test_stopped_and_resumed_is_bit_identical(
 ) -> None:
     config = cached(name, train={"epochs": 2, "batch_size": 16})
     run.train(config, "test", tmp_path / "whole", devices.make_accelerator("fp32"))
-    step = Trainer._train_step
-
-    def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
-        if self.progress.epoch == 1 and index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, index, *rest)
-
-    monkeypatch.setattr(Trainer, "_train_step", interrupt)
-    with pytest.raises(Interrupted):
-        run.train(config, "test", tmp_path / "stopped", devices.make_accelerator("fp32"))
-    monkeypatch.undo()
+    train_until_stopped(config, tmp_path / "stopped", monkeypatch, epoch=1, step=1)
     before = folders(tmp_path)
     run.resume(tmp_path / "stopped", [])
     assert folders(tmp_path) == before  # what is trained has no part in the features

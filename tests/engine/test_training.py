@@ -36,7 +36,7 @@ from pointadapterx.run_folder import ADAPTER_FILE, STATE_FILE
 from pointadapterx.sections import TrainConfig
 from tests.conftest import ROOT
 from tests.processes import start
-from tests.resuming import assert_same_tensors
+from tests.resuming import assert_same_tensors, train_until_stopped
 
 MakeConfig = Callable[..., Config]
 
@@ -397,17 +397,7 @@ def test_a_long_run_that_is_ended_early_is_the_run_of_its_new_config(
     schedule = {"epochs": 4, "cosine_epochs": 9, "cooldown_epochs": 2}
     config = run_config("linear", train={"epochs": 9, "warmup_epochs": 1})
     train(run_config("linear", train=schedule | {"warmup_epochs": 1}), tmp_path / "planned")
-    with monkeypatch.context() as patch:
-        step = Trainer._train_step
-
-        def interrupt(self: Trainer, index: int, *rest: Any) -> Any:
-            if self.progress.epoch == 2 and index == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(self, index, *rest)
-
-        patch.setattr(Trainer, "_train_step", interrupt)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "ended")
+    train_until_stopped(config, tmp_path / "ended", monkeypatch, epoch=2, step=1)
     kept = (tmp_path / "ended" / "config.yaml").read_text()
     for changes, message in (
         (["train.epochs=4"], "learning rate of epoch 2, which is over or has begun, would be another; .*epochs=9"),
