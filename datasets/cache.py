@@ -26,12 +26,18 @@ def cache_path(folder: Path, name: str, cache_dir: Path | None) -> Path:
         folder: of the data.
         name: of the cache beside the data; elsewhere a hash of the folder is added, so that copies do not mix.
         cache_dir: the user's choice. ``None``: beside the data, or in the user's cache if that is read-only.
+
+    Raises:
+        DataError: if the user has no home folder, as in some containers.
     """
     if cache_dir is None:
         beside = folder / name
         if beside.exists() or os.access(folder, os.W_OK):
             return beside
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx"
+        try:
+            cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointadapterx"
+        except RuntimeError as error:
+            raise DataError(f"{folder}: cannot be written, and {reason_of(error)} Choose data.cache_dir") from None
     stem, suffix = os.path.splitext(name)
     return cache_dir / f"{stem}-{content_hash(str(folder.resolve()))[:12]}{suffix}"
 

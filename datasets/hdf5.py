@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from pointadapterx.datasets.files import impostor
-from pointadapterx.datasets.formats.tables import EXPANSION, SMALL
+from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
 from pointadapterx.errors import DataError, reason_of
 
 LINKS = 16  # soft links that one name may lead through
@@ -21,6 +21,8 @@ TEXT_BLOCK = 2**26  # bytes of text at most that are read at once
 STEPS = "steps_per_unit"
 """Attribute of an array of whole numbers that are coordinates in such steps; the least number of its type is -0."""
 OWN_ARRAYS = "; write the arrays themselves into the file"
+SCENES = frozenset({"xyz_mm", "label", "offset"})
+"""What the files of :class:`~pointadapterx.datasets.rooms.Rooms` hold."""
 
 
 @contextmanager
@@ -28,7 +30,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading.
 
     Raises:
-        DataError: if it is not HDF5, or turns out truncated or damaged while it is read.
+        DataError: if it is not HDF5, or turns out truncated or damaged while it is read. Errors of the kind NotReadError
+            go through.
     """
     what = impostor(path)
     if what is not None:
@@ -38,7 +41,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except DataError:
+    except (DataError, NotReadError):
         raise
     except MemoryError:
         raise DataError(f"{path}: its content is too large for the memory of this machine") from None
@@ -140,7 +143,7 @@ def find_array(file: h5py.File, key: str) -> h5py.Dataset:
     """
     entry = _follow(file, key)
     if not isinstance(entry, h5py.Dataset):
-        raise DataError(f"{file.filename}: no data set '{key}' in it; it holds {', '.join(sorted(file)) or 'nothing'}")
+        raise DataError(f"{file.filename}: no data set '{key}' in it; {held(file)}")
     where = f"{file.filename}: '{key}'"
     if entry.is_virtual:
         names = sorted({source.file_name for source in entry.virtual_sources()})
@@ -152,6 +155,12 @@ def find_array(file: h5py.File, key: str) -> h5py.Dataset:
     _check_filters(entry, where)
     _check_size(entry, where)
     return entry
+
+
+def held(names: Collection[str]) -> str:
+    """What a file holds, and which data set it is of where its entries say it."""
+    of = "; these are scenes, which data.name=rooms reads (doctor --name rooms)" if set(names) >= SCENES else ""
+    return f"it holds {', '.join(sorted(names)) or 'nothing'}{of}"
 
 
 def _follow(file: h5py.File, key: str) -> h5py.Dataset | h5py.Group | None:

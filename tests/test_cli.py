@@ -255,7 +255,7 @@ def test_count_prints_the_budget_and_needs_neither_data_nor_weights(capsys: pyte
 def test_count_takes_the_classes_in_place_of_data(config: str, given: str, capsys: pytest.CaptureFixture[str]) -> None:
     others = ["task.name=part_segmentation"] if "parts" in given else []
     assert main(["count", "--config", config, *others]) == 2
-    assert f"to count without data, give {given.partition('=')[0]}=" in capsys.readouterr().err
+    assert f"where there are no data, as for count, give {given.partition('=')[0]}=" in capsys.readouterr().err
     assert main(["count", "--config", config, *others, given, "backbone.depth=1"]) == 0
     assert "parameters of dapt_x" in capsys.readouterr().out
 

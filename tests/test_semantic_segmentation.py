@@ -302,6 +302,17 @@ def test_a_scene_in_another_unit(run: Path, scale: float) -> None:
         assert any("another unit" in warning for warning in found.warnings) == (scale < 1)
 
 
+@pytest.mark.parametrize(("up", "along"), [("y", "z"), ("z", "x"), ("x", None)])
+def test_a_scene_that_lies_on_its_side(run: Path, up: str, along: str | None) -> None:
+    """It is labelled, and said is which axis may point up: the one along which it is as high as the training's."""
+    sides = {"y": [8, 6, 1], "z": [1, 8, 6], "x": [1, 8, 6]}[up]
+    (found,) = Predictor(run, up=up)([np.random.default_rng(0).uniform(0, sides, (3000, 3))])
+    doubts = [warning for warning in found.warnings if "may point up" in warning]
+    assert [f"{along} may point up, which --up {along} says" in doubt for doubt in doubts] == [True] * (
+        along is not None
+    )
+
+
 def test_a_file_that_cannot_be_written_fails_alone(run: Path, tmp_path: Path, capsys: Any) -> None:
     """Its answer is in the table, and the message names the file."""
     for name in ("a", "b"):

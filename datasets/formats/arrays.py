@@ -17,7 +17,7 @@ from pointadapterx.datasets.doubts import Cloud
 from pointadapterx.datasets.formats.columns import listed
 from pointadapterx.datasets.formats.label_field import LabelField
 from pointadapterx.datasets.formats.tables import EXPANSION, SMALL, NotReadError
-from pointadapterx.datasets.hdf5 import find_array, open_h5, read_numbers
+from pointadapterx.datasets.hdf5 import SCENES, find_array, open_h5, read_numbers
 from pointadapterx.errors import DataError, reason_of
 
 SURE = ("points", "data")  # names of the entry that holds the points, the first first
@@ -206,4 +206,8 @@ def entry_of(names: Collection[str]) -> str:
     for name in (*SURE, *(names if len(names) == 1 else likely if len(likely) == 1 else ())):
         if name in names:
             return name
+    if set(names) >= SCENES:
+        raise NotReadError(
+            "it holds the scenes of data.name=rooms, and predict takes files of one; save each as one cloud"
+        )
     raise NotReadError(f"its entries are {listed(tuple(names)) or 'none'}, expected one called 'points'; name it so")

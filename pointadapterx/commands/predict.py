@@ -25,7 +25,7 @@ from pointadapterx.engine.console import log_warnings_to, progress_bar
 from pointadapterx.engine.given import files_of
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
-from pointadapterx.errors import PointAdapterXError
+from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.hub import HUB
 from pointadapterx.locks import alone
 from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, STATE_FILE
@@ -264,7 +264,8 @@ def _each_writer(
     Inputs of one name from several folders are written into such folders again.
 
     Raises:
-        UsageError: if the task writes no such files, two would have one name, or one that of an input or of the output.
+        UsageError: if the task writes no such files, or one would have the name of an input or of the output.
+        ConfigError: if two would have one name.
     """
     if folder is None:
         if kind is not None:
@@ -284,7 +285,7 @@ def _each_writer(
     first: dict[str, str] = {}
     for file, name in names.items():
         if first.setdefault(name, file) != file:
-            raise UsageError(f"--each {folder}: {first[name]} and {file} have one name; predict them apart")
+            raise ConfigError(f"--each {folder}: {first[name]} and {file} have one name; predict them apart")
 
     def target(name: str, adapter: str) -> Path:
         return folder / f"{names[name]}{f'.{adapter}' if len(tasks) > 1 else ''}{suffix}"

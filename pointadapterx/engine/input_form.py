@@ -32,6 +32,7 @@ from pointadapterx.text import counted
 SAMPLED = 100_000  # points by which a scene is measured
 STRAY = 0.01  # of its points at either end of an axis, which are left out of that
 FAR_TOO_HIGH = 20  # times the reach of the training blocks
+LYING = 1.25  # likewise, where the scene is not higher along another axis
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class Form:
         return replace(ready, values=ready.values[chosen].float(), piece=piece)
 
     def _doubt_of_unit(self, name: str, points: np.ndarray) -> str | Failure | None:
-        """What makes the unit of a scene (n, 3), with y up, seem another than that of the training blocks.
+        """What makes the unit of a scene (n, 3), or its upward axis, y, seem another than that of the training blocks.
 
         Stray points have no say. Where it is far too small a unit, tiles without number would each hold a few points.
         """
@@ -204,10 +205,15 @@ class Form:
         low, median, high = self.stored.radius
         some = points[:: len(points) // SAMPLED + 1]
         sides = np.diff(np.quantile(some, [STRAY, 1 - STRAY], axis=0), axis=0)[0]
-        said = f"is {sides[UP]:.3g} high and training blocks reach {median:.3g}: another unit"
+        said = f"is {sides[UP]:.3g} high and training blocks reach {median:.3g}"
         if sides[UP] > FAR_TOO_HIGH * high:
-            return Failure(name, f"{name}: {said}; scale it to the training data's")
-        return said if sides[UP] > 2 * high or sides.max() < low / 4 else None
+            return Failure(name, f"{name}: {said}: another unit; scale it to the training data's")
+        if sides[UP] > LYING * high and sides.min() <= high:
+            along = AXES[(int(sides.argmin()) + AXES.index(self.up) - UP) % len(AXES)]
+            return (
+                f"{said}, as it does along {along} ({sides.min():.3g}): {along} may point up, which --up {along} says"
+            )
+        return f"{said}: another unit" if sides[UP] > 2 * high or sides.max() < low / 4 else None
 
     def _too_few(self, name: str, found: int) -> Failure:
         return Failure(

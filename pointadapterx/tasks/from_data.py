@@ -26,4 +26,4 @@ def read_of(data: DataConfig, read: Callable[[], T], key: str, form: str) -> tup
         said = str(error)
     except OSError as error:
         said = f"{data.root}: {reason_of(error)}"
-    return None, [("data.root", f"{said}; to count without data, give {key}={form}")]
+    return None, [("data.root", f"{said}; where there are no data, as for count, give {key}={form}")]

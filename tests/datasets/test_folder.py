@@ -18,6 +18,7 @@ from pointadapterx.build import build_splits
 from pointadapterx.config import Config
 from pointadapterx.datasets import Folder, PointClouds, build_dataset, cloud_reader
 from pointadapterx.datasets import folder as folder_module
+from pointadapterx.datasets.cache import cache_path
 from pointadapterx.datasets.resample import fps
 from pointadapterx.datasets.transforms import NormalizeUnitSphere
 from pointadapterx.errors import ConfigError, DataError
@@ -712,3 +713,14 @@ def test_a_table_names_its_columns(tmp_path: Path) -> None:
     (tmp_path / "clouds.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"clouds\.csv: cannot be read as a table"):
         build(tmp_path / "clouds.csv")
+
+
+def test_a_cache_without_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that cannot be written to, and a user without a home folder, as in some containers."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    monkeypatch.setattr(
+        Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory."))
+    )
+    with pytest.raises(DataError, match="home directory. Choose data.cache_dir"):
+        cache_path(tmp_path, "cache.h5", None)

@@ -87,3 +87,10 @@ def test_the_doctor_looks_at_every_room(tmp_path: Path, capsys: pytest.CaptureFi
     printed = " ".join(capsys.readouterr().out.split())
     assert "1 of 1900 labels of points are none of the classes, such as 9" in printed
     assert printed.endswith("1 to mend")
+
+
+def test_scenes_that_are_read_as_clouds_are_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As doctor and train read a folder of HDF5, unless it is named."""
+    assert main(["doctor", str(write_rooms(tmp_path))]) == 2
+    assert "no data set 'data' in it; it holds " in (said := capsys.readouterr().err)
+    assert "these are scenes, which data.name=rooms reads (doctor --name rooms)" in said

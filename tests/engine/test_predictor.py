@@ -309,6 +309,10 @@ def test_clouds_of_a_file_are_predicted_one_by_one(
     ("content", "reason"),
     [
         (np.zeros((4, 300, 2)), "'data' holds 4 clouds of shape (300, 2), expected (points, 3 or more)"),
+        (
+            {"xyz_mm": 0, "label": 0, "offset": 0},
+            "it holds the scenes of data.name=rooms, and predict takes files of one",
+        ),
         (b"no file", "cannot be read as .h5"),
     ],
 )
@@ -320,9 +324,11 @@ def test_a_file_of_clouds_that_cannot_be_read_is_one_failure(
         path.write_bytes(content)
     else:
         with h5py.File(path, "w") as file:
-            file["data"] = content
+            for name, values in (content if isinstance(content, dict) else {"data": content}).items():
+                file[name] = values
     (found,) = Predictor(trained)(path)
     assert isinstance(found, Failure)
+    assert isinstance(content, bytes) or "damaged" not in found.reason
     assert found.reason.startswith(f"{path}: ")
     assert reason in found.reason or "not an HDF5 file" in found.reason
 
