@@ -722,5 +722,5 @@ def test_a_cache_without_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory."))
     )
-    with pytest.raises(DataError, match="home directory. Choose data.cache_dir"):
+    with pytest.raises(DataError, match=r"home directory\. Choose data\.cache_dir"):
         cache_path(tmp_path, "cache.h5", None)
