@@ -30,8 +30,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading.
 
     Raises:
-        DataError: if it is not HDF5, or turns out truncated or damaged while it is read. Errors of the kind NotReadError
-            go through.
+        DataError: if it is not HDF5, or turns out truncated or damaged while it is read.
+        NotReadError: if the caller's code does.
     """
     what = impostor(path)
     if what is not None:
