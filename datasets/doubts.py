@@ -144,7 +144,9 @@ def far_points(points: np.ndarray) -> np.ndarray:
     """Whether each point ``(n, 3)`` is a lone one, at most 1 % of all, far outside of the others: ``(n,)`` bool."""
     if len(points) < ENOUGH:
         return np.zeros(len(points), dtype=bool)
-    distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    columns = np.ascontiguousarray(points.T)
+    offsets = columns - np.median(columns, axis=1)[:, None]
+    distance = np.sqrt((offsets * offsets).sum(axis=0))
     body = np.quantile(distance, SHARE, method="lower")
     return distance > FAR * body if body > 0 else np.zeros(len(points), dtype=bool)
 
@@ -165,18 +167,20 @@ def _no_data(points: np.ndarray) -> tuple[np.ndarray, list[Doubt]]:
     """Which points mean "no data", ``(n,)`` bool, and the text that says so."""
     fix = "remove these points: they decide where the cloud's middle is and how large it is"
     empty, doubts = np.zeros(len(points), dtype=bool), []
-    for axis, values in zip(AXES, points.T, strict=True):
+    columns = np.ascontiguousarray(points.T)  # rows of memory, over which numpy is several times faster
+    for axis, values in zip(AXES, columns, strict=True):
         for extreme in (values.min(), values.max()):
+            if float(np.float32(extreme)) not in NO_DATA:
+                continue
             mask = values == extreme
-            if float(np.float32(extreme)) in NO_DATA and _is_outside(extreme, values[~mask]):
+            if _is_outside(extreme, values[~mask]):
                 text = f"{mask.sum()} of {len(points)} points have {axis} = {extreme:.9g}, which stands for no data"
                 if not (mask & ~empty).any():
                     continue
                 doubts.append(Doubt("values for no data", text, fix))
                 empty |= mask
-    zeros = (points == 0).all(axis=1)
-    others = points[~zeros & ~empty]
-    if zeros.sum() >= ZEROS and len(others):
+    zeros = (columns[0] == 0) & (columns[1] == 0) & (columns[2] == 0)
+    if zeros.sum() >= ZEROS and len(others := points[~zeros & ~empty]):
         distance = np.linalg.norm(others, axis=1)
         if zeros.sum() > PADDING * len(points) or distance.min() > NEAR * distance.max():
             text = f"{zeros.sum()} of {len(points)} points are exactly (0, 0, 0), as for no data or padding"
@@ -200,10 +204,10 @@ def _rounded(points: np.ndarray) -> Iterator[Doubt]:
     """
     if len(points) < ENOUGH:
         return
-    low, high = points.min(axis=0), points.max(axis=0)
-    size = float((high - low).max())
+    columns = np.ascontiguousarray(points.T)
+    size = float((columns.max(axis=1) - columns.min(axis=1)).max())
     worst: tuple[float, str] | None = None
-    for axis, values in zip(AXES, points.T, strict=True):
+    for axis, values in zip(AXES, columns, strict=True):
         largest = np.float32(np.abs(values).max())
         step = float(np.spacing(largest)) if np.isfinite(largest) else 0.0
         if step * STEPS <= size or (values.astype(np.float32) != values).any():

@@ -189,10 +189,11 @@ def checked_cloud(points: np.ndarray, where: str, reading: Reading, stored: np.n
         DataError: if no point is finite, or one is not and that is an error.
     """
     points = points[:, :3].astype(np.float64)
-    kept = np.isfinite(points).all(axis=1)
-    bad = np.flatnonzero(~kept)
-    if len(bad) == 0:
+    finite = np.isfinite(points)
+    if finite.all():
         return Cloud(points, doubts_of(points, stored))
+    kept = finite.all(axis=1)
+    bad = np.flatnonzero(~kept)
     if len(bad) == len(points):
         raise DataError(
             f"{where}: all {len(points)} points have NaN or infinite coordinates; obtain it again or remove it"

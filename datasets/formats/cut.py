@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from itertools import takewhile
 from pathlib import Path
 
 from pointadapterx.datasets.doubts import Doubt
@@ -26,19 +25,28 @@ def ends_in_a_number(path: Path) -> Doubt | None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))
         lines = file.read().split(b"\n")[size > TAIL :]  # of which the first may be part of one
-    last, *before = ([word for word in _MARKS.split(line) if word] for line in reversed(lines or [b""]))
-    if not last or not lines[-1].endswith(last[-1]):
+    words = _words(lines[-1]) if lines else []
+    if not words or not lines[-1].endswith(words[-1]) or (least := _digits(words[-1])) < 0:
         return None
-    rows = takewhile(lambda words: len(words) == len(last) and _digits(words[-1]) > 0, before)  # not into the header
-    digits = [_digits(words[-1]) for words in rows]
-    if len(digits) < ENOUGH or not 0 <= _digits(last[-1]) < min(digits):
+    rows = 0
+    for row in map(_words, reversed(lines[:-1])):
+        if len(row) != len(words) or (digits := _digits(row[-1])) <= 0:
+            break  # the header
+        if digits <= least:
+            return None
+        rows += 1
+    if rows < ENOUGH:
         return None
     return Doubt(
         "a last number that may be cut",
-        f"its last row has no line end, and its last number, {last[-1].decode()}, fewer digits than all before it",
+        f"its last row has no line end, and its last number, {words[-1].decode()}, fewer digits than all before it",
         "obtain the file again, if it was cut; else add a line end",
         note=True,
     )
+
+
+def _words(line: bytes) -> list[bytes]:
+    return [word for word in _MARKS.split(line) if word]
 
 
 def _digits(word: bytes) -> int:

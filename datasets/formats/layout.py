@@ -198,7 +198,7 @@ def _head(path: Path) -> tuple[str, list[str]]:
         except UnicodeDecodeError:
             encoding = "latin-1"
     text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head)
-    lines = re.split(r"\r\n|\n|\r", text)  # as text files are read; str.splitlines knows more
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # as text is read; str.splitlines knows more
     if more and len(lines) == 1:
         raise ValueError("its first line has no end; it is no text of points")
     return encoding, lines[:-1] if more else lines
@@ -247,6 +247,8 @@ def _dialect(sample: Sequence[str]) -> tuple[str | None, str]:
     for rows in (sample, sample[:1]):
         best, most = None, 0
         for separator, decimal in _DIALECTS:
+            if separator is not None and separator not in rows[0]:
+                continue  # it has one cell
             cells = [split(line, separator) for line in rows]
             if len({len(row) for row in cells}) == 1 and all(_is_numeric(row, decimal) for row in cells):
                 numbers = sum(number(cell, decimal) is not None for row in cells for cell in row)
