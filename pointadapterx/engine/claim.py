@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from pointadapterx.errors import InUseError, PointAdapterXError
 from pointadapterx.locks import alone, holder, is_held
 from pointadapterx.run_folder import LOCK_FILE
+
+PATIENCE = 5.0  # seconds for a shared file system to show what another host has written
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def claimed(
 
     Raises:
         InUseError: on every process, if another training has it.
-        PointAdapterXError: if it cannot be written, or of ``check``.
+        PointAdapterXError: if it cannot be written, a process does not see it, or of ``check``.
     """
     problem: list[PointAdapterXError | None] = [None]
     with ExitStack() as stack:
@@ -44,7 +47,27 @@ def claimed(
         broadcast_object_list(problem)
         if problem[0] is not None:
             raise problem[0]
+        _require_shared(folder, accelerator)
         yield
+
+
+def _require_shared(folder: Path, accelerator: Accelerator) -> None:
+    """Makes sure that all processes see the folder: what one has written, all read at the end.
+
+    Raises:
+        PointAdapterXError: on every process, if one does not.
+    """
+    if accelerator.num_processes == 1:
+        return
+    end = time.monotonic() + PATIENCE
+    while not (seen := (folder / LOCK_FILE).exists()) and time.monotonic() < end:
+        time.sleep(0.1)
+    blind = [rank for rank, one in enumerate(gather_object([seen])) if not one]
+    if blind:
+        raise PointAdapterXError(
+            f"{folder}: process {blind[0]} of {accelerator.num_processes} does not see this folder of process 0; choose "
+            "one that all hosts share"
+        )
 
 
 def refuse_if_claimed(folder: Path, way_out: str) -> None:
