@@ -65,8 +65,8 @@ def _require_shared(folder: Path, accelerator: Accelerator) -> None:
     blind = [rank for rank, one in enumerate(gather_object([seen])) if not one]
     if blind:
         raise PointAdapterXError(
-            f"{folder}: process {blind[0]} of {accelerator.num_processes} does not see this folder of process 0; choose "
-            "one that all hosts share"
+            f"{folder}: process {blind[0]} of {accelerator.num_processes} does not see this folder of process 0; "
+            "choose one that all hosts share"
         )
 
 

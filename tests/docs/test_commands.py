@@ -173,7 +173,7 @@ NOT_EXECUTED: dict[str, str] = {
     ),
     **{
         f"torchrun --nnodes 2 --node_rank {rank} --nproc_per_node 4 --master_addr 10.0.0.1 --master_port 29500 "
-        "tools/main.py --config cfgs/demo.yaml --output /shared/run": "needs two hosts; see tests/engine/test_two_hosts.py"
+        "tools/main.py --config cfgs/demo.yaml --output /shared/run": "see tests/engine/test_two_hosts.py"
         for rank in (0, 1)
     },
     "pointadapterx resume RUN train.cosine_epochs=300 train.epochs=120 train.cooldown_epochs=20": (
