@@ -181,13 +181,11 @@ def _clouds(
     """Points (m, 3) float32 with y up, and the classes of each file's points (m,).
 
     Raises:
-        DataError: for the first file that is wrong.
+        DataError: for the first file that is wrong, and how many cannot be read.
     """
     doubts: list[tuple[str, Sequence[Doubt]]] = []
     vocabulary = source.vocabulary()
-    for name, cloud in zip(names, source.read(names), strict=True):
-        if isinstance(cloud, str):
-            raise DataError(cloud)
+    for name, cloud in source.read_sound(names):
         if vocabulary is not None:
             vocabulary.add(name, cloud)
         doubts.append((name, cloud.doubts))

@@ -98,6 +98,23 @@ class Source:
         """What each of the files holds, or what is wrong with it."""
         yield from map_in_order(LabelledReader(self.root, self.field, self.reading), names, BLOCK, self.workers)
 
+    def read_sound(self, names: Sequence[str]) -> Iterator[tuple[str, LabelledCloud]]:
+        """Each file's name and what it holds.
+
+        Raises:
+            DataError: after the last file, if some cannot be read: about the first of them, with their number. From that
+                one on, no other is given.
+        """
+        problems = list[str]()
+        for name, cloud in zip(names, self.read(names), strict=True):
+            if isinstance(cloud, str):
+                problems.append(cloud)
+            elif not problems:
+                yield name, cloud
+        if problems:
+            count = f" ({len(problems)} of {len(names)} files cannot be read; doctor lists them)"
+            raise DataError(f"{problems[0]}{count if len(problems) > 1 else ''}")
+
     def parts(self) -> dict[str, list[str]]:
         """Paths below the root of each part that is there, of ``"train"``, ``"val"`` and ``"test"``; or only train.
 
@@ -230,9 +247,7 @@ class Vocabulary:
 def _vocabulary_of(source: Source, stamps: tuple[tuple[str, int], ...]) -> Vocabulary:
     """Of training files; ``stamps`` are these and when they were written."""
     found = Vocabulary(source)
-    for (name, _), cloud in zip(stamps, source.read([name for name, _ in stamps]), strict=True):
-        if isinstance(cloud, str):
-            raise DataError(cloud)
+    for name, cloud in source.read_sound([name for name, _ in stamps]):
         found.add(name, cloud)
     return found
 

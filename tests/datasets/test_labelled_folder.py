@@ -304,3 +304,12 @@ def test_the_config_knows_its_classes(tmp_path: Path) -> None:
     sections["data"]["label_field"] = "sag"
     with pytest.raises(ConfigError, match=r"data\.root: .*no field 'sag'; did you mean 'seg'\?"):
         Config.of({"task": {"name": "part_segmentation"}, **sections})
+
+
+def test_broken_files_are_counted(tmp_path: Path) -> None:
+    """Training names the first one, and says how many there are, so that they need not be mended one by one."""
+    root = folder(tmp_path)
+    for number in (0, 1):
+        write(root / "train" / f"{number}.ply", POINTS, field="grey")
+    with pytest.raises(DataError, match=r"0\.ply: .*grey.* \(2 of 2 files cannot be read; doctor lists them\)$"):
+        read(root)
