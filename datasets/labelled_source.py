@@ -102,8 +102,8 @@ class Source:
         """Each file's name and what it holds.
 
         Raises:
-            DataError: after the last file, if some cannot be read: about the first of them, with their number. From that
-                one on, no other is given.
+            DataError: after the last file, if some cannot be read: about the first, with their number. From that one
+                on, no other is given.
         """
         problems = list[str]()
         for name, cloud in zip(names, self.read(names), strict=True):
