@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -74,7 +75,8 @@ def measure(name: str, overrides: list[str], batch_size: int, count: int, rounds
                 times[suffix].append(perf_counter() - started)
                 assert len(found) == count
     kept = {**about(predictor.device, batch_size, overrides), "config": name, "files": count}
-    return {**kept, "points": clouds.shape[1], "seconds": times}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of which Linux counts KiB
+    return {**kept, "points": clouds.shape[1], "seconds": times, "peak_mib": peak}
 
 
 def _seconds_alone(predictor: Predictor, inputs: torch.Tensor, batch_size: int) -> float:
@@ -101,7 +103,8 @@ def markdown(result: Mapping[str, Any], command: str) -> str:
         "",
         f"{result['config']}{changed}, {count:,} files of {result['points']:,} points, batches of "
         f"{result['batch_size']}. "
-        f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}.",
+        f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}. "
+        f"Peak memory of the process {result['peak_mib']:,.0f} MiB.",
         "",
         "| | s | files/s | of it |",
         "|---|---:|---:|---:|",

@@ -27,6 +27,7 @@ from benchmarks import (
     ops,
     propagation,
     published,
+    scale,
     scene,
     serve,
     serve_client,
@@ -36,6 +37,7 @@ from benchmarks.floor import _Recorder, product_floor
 from benchmarks.jobs import peak_bytes
 from benchmarks.novelty_scores import measure
 from pointadapterx.config import Config
+from pointadapterx.files import write_json
 from pointadapterx.ops import reference
 from pointadapterx.peft.parts.scale_shift import ScaleShift
 from tests.conftest import ROOT
@@ -470,3 +472,17 @@ def test_what_was_accepted_before_a_signal_is_owed(received: bytes, sent: float 
     found = serve.stopped_summary(serve_client.Tally(lost=[lost]), signalled=10.0, status=0)
     owed = bool(received) or sent == 9.0
     assert (found["cut_short"], found["too_late"], found["lost"]) == (int(owed), int(not owed), ["a: gone"] * owed)
+
+
+def test_how_far_it_goes_is_arithmetic_on_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two cores of 50 files a second each, busy for half of the day."""
+    measured = {"config": "demo", "overrides": [], "hardware": "X, 4 threads", "files": 300}
+    write_json(tmp_path / "predict.json", {**measured, "seconds": {"npy": [2.0, 3.0, 9.0]}, "peak_mib": 700})
+    command = ["--measured", str(tmp_path / "predict.json"), "--busy", "0.5", "--core-hour", "0.1", "--scans"]
+    assert scale.main([*command, str(86_400 * 50), "1e9", "--scan-bytes", "1000", "--kept-days", "10"]) == 0
+    row, larger = capsys.readouterr().out.splitlines()[-3:-1]
+    assert row.split(" | ")[1:4] == ["4,320,000", "2", "1.11"]
+    assert larger.split(" | ")[2] == str(-(-(10**9) // (86_400 * 25)))
+    assert row.split(" | ")[6] == f"{4.32e6 * (1000 * 10 + 200 * 365) / 1e9:,.0f}"
+    with pytest.raises(SystemExit, match="2"):
+        scale.main([*command, "1e6", "--gpu-share", "2"])
