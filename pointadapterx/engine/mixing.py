@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -20,11 +21,15 @@ from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import BlockTokens, Features
 from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.base import Method
+from pointadapterx.peft.hooks import Hook
 from pointadapterx.peft.linear import Linear
 from pointadapterx.peft.noah import Noah
 from pointadapterx.peft.parts.routed import RoutedMethod
 from pointadapterx.peft.parts.shared_mixture import SharedMixtureMethod
+from pointadapterx.peft.side_by_side import alike, side_by_side
 
+NEW = (nn.Linear, nn.LayerNorm)
+"""Layers whose output is nobody else's, so that it may be changed in place."""
 ORDINARY = {kind.run for kind in (Method, RoutedMethod, SharedMixtureMethod, Linear, Noah)}
 """Passes that are the backbone's own, with a method's additions."""
 
@@ -90,16 +95,57 @@ def features_together(
         parts: adapters of one :func:`kind_of`, in the order of their rows, which are all of the batch.
         plain: the backbone's own values of what any adapter changes.
     """
-    together = _Together(parts)
+    groups = _groups(parts)
+    order = [place for group in groups for place in group]
+    inputs = torch.cat([inputs[parts[place].rows] for place in order])
+    placed = dict(zip(order, _side_by_side([parts[place] for place in order]), strict=True))
+    acting = [_acting([placed[place] for place in group]) for group in groups]
     keep = sorted({block for part in parts for block in part.model.head.blocks})
     with ExitStack() as stack:
-        for part in parts:
-            part.model.method.begin()
-            stack.callback(part.model.method.end)
-        stack.enter_context(_own_tensors(backbone, parts, plain))
-        stack.enter_context(_hooks(parts))
-        found = backbone(inputs, together, keep)
-    return [_of_rows(found, inputs, part) for part in parts]
+        for one in acting:
+            one.method.begin()
+            stack.callback(one.method.end)
+        stack.enter_context(_own_tensors(backbone, list(placed.values()), plain))
+        stack.enter_context(_hooks(acting))
+        found = backbone(inputs, _Together(acting), keep)
+    return [_of_rows(found, inputs, placed[place]) for place in range(len(parts))]
+
+
+class _Acting(NamedTuple):
+    """What a method adds to some samples of a batch; it may be that of several adapters."""
+
+    method: Method
+    rows: slice
+
+
+def _groups(parts: Sequence[Part]) -> list[list[int]]:
+    """Places of the adapters, those together whose methods can act as one."""
+    groups: list[list[int]] = []
+    for place, part in enumerate(parts):
+        for group in groups:
+            if alike(parts[group[0]].model.method, part.model.method):
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    return groups
+
+
+def _side_by_side(parts: Sequence[Part]) -> list[Part]:
+    """The same adapters with rows in this order."""
+    ends = list(accumulate(part.rows.stop - part.rows.start for part in parts))
+    starts = [0, *ends[:-1]]
+    return [part._replace(rows=slice(start, end)) for part, start, end in zip(parts, starts, ends, strict=True)]
+
+
+def _acting(parts: Sequence[Part]) -> _Acting:
+    """The one method of adapters of a group."""
+    rows = slice(parts[0].rows.start, parts[-1].rows.stop)
+    methods = [part.model.method for part in parts]
+    if len(parts) == 1:
+        return _Acting(methods[0], rows)
+    which = [place for place, part in enumerate(parts) for _ in range(part.rows.start, part.rows.stop)]
+    return _Acting(side_by_side(methods, which), rows)
 
 
 def _of_rows(found: Features, inputs: Tensor, part: Part) -> Features:
@@ -120,8 +166,8 @@ def _of_rows(found: Features, inputs: Tensor, part: Part) -> Features:
 class _Together:
     """What the backbone asks of the methods, each about its samples."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._methods = [(part.model.method, part.rows) for part in parts]
+    def __init__(self, acting: Sequence[_Acting]) -> None:
+        self._methods = acting
         self._before = self._acting("before_block")
         self._after = self._acting("after_block")
         self._ffn = self._acting("adapt_ffn")
@@ -169,31 +215,28 @@ class _Together:
 
 
 @contextmanager
-def _hooks(parts: Sequence[Part]) -> Iterator[None]:
-    """Lets the hooks of each adapter act on its samples alone."""
-    acting: dict[nn.Module, list[list[tuple[Any, Any]]]] = {}
-    for place, part in enumerate(parts):
-        for hook in part.model.method.hooks:
+def _hooks(acting: Sequence[_Acting]) -> Iterator[None]:
+    """Lets the hooks of each method act on its samples alone."""
+    found: dict[nn.Module, list[tuple[slice, Hook, Any]]] = {}
+    for method, rows in acting:
+        for hook in method.hooks:
             for (module, _), layer in zip(hook.site.pieces(), hook.layers(), strict=True):
-                acting.setdefault(module, [[] for _ in parts])[place].append((hook, layer))
+                found.setdefault(module, []).append((rows, hook, layer))
 
-    def joined(of_parts: list[list[tuple[Any, Any]]]) -> Callable[..., Tensor]:
+    def joined(own: list[tuple[slice, Hook, Any]]) -> Callable[..., Tensor]:
         def act(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Tensor) -> Tensor:
-            found = []
-            for part, own in zip(parts, of_parts, strict=True):
-                rows, values = part.rows, output[part.rows]
-                for hook, layer in own:
-                    hook.enabled = True
-                    given = tuple(one[rows] if isinstance(one, Tensor) else one for one in inputs)
-                    by_name = {key: one[rows] if isinstance(one, Tensor) else one for key, one in named.items()}
-                    values = layer(module, given, by_name, values)
-                    hook.enabled = False
-                found.append(values)
-            return torch.cat(found)
+            changed = output if isinstance(module, NEW) else output.clone()
+            for rows, hook, layer in own:
+                given = tuple(one[rows] if isinstance(one, Tensor) else one for one in inputs)
+                by_name = {key: one[rows] if isinstance(one, Tensor) else one for key, one in named.items()}
+                hook.enabled = True
+                changed[rows] = layer(module, given, by_name, changed[rows])
+                hook.enabled = False
+            return changed
 
         return act
 
-    handles = [module.register_forward_hook(joined(own), with_kwargs=True) for module, own in acting.items()]
+    handles = [module.register_forward_hook(joined(own), with_kwargs=True) for module, own in found.items()]
     try:
         yield
     finally:
@@ -241,8 +284,7 @@ def _norm(module: nn.LayerNorm, own: Mapping[str, Tensor]) -> Callable[[Tensor],
 
 def _linear(module: nn.Module, own: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     def forward(tokens: Tensor) -> Tensor:
-        found: Tensor = F.linear(tokens, module.weight) + own["bias"]  # type: ignore[arg-type]
-        return found
+        return F.linear(tokens, module.weight).add_(own["bias"])  # type: ignore[arg-type]
 
     return forward
 
