@@ -26,7 +26,7 @@ from pointadapterx.peft.linear import Linear
 from pointadapterx.peft.noah import Noah
 from pointadapterx.peft.parts.routed import RoutedMethod
 from pointadapterx.peft.parts.shared_mixture import SharedMixtureMethod
-from pointadapterx.peft.side_by_side import alike, side_by_side
+from pointadapterx.peft.side_by_side import side_by_side
 
 NEW = (nn.Linear, nn.LayerNorm)
 """Layers whose output is nobody else's, so that it may be changed in place."""
@@ -40,11 +40,13 @@ class Part(NamedTuple):
     Attributes:
         model: of the adapter.
         own: tensors of the backbone that it changes, by name.
+        form: of its method, see :func:`~pointadapterx.peft.side_by_side.form_of`.
         rows: its samples in the batch.
     """
 
     model: AdaptedModel
     own: Mapping[str, Tensor]
+    form: str | None
     rows: slice
 
 
@@ -120,15 +122,10 @@ class _Acting(NamedTuple):
 
 def _groups(parts: Sequence[Part]) -> list[list[int]]:
     """Places of the adapters, those together whose methods can act as one."""
-    groups: list[list[int]] = []
+    groups: dict[object, list[int]] = {}
     for place, part in enumerate(parts):
-        for group in groups:
-            if alike(parts[group[0]].model.method, part.model.method):
-                group.append(place)
-                break
-        else:
-            groups.append([place])
-    return groups
+        groups.setdefault(part.form or place, []).append(place)
+    return list(groups.values())
 
 
 def _side_by_side(parts: Sequence[Part]) -> list[Part]:
@@ -247,14 +244,12 @@ def _hooks(acting: Sequence[_Acting]) -> Iterator[None]:
 @contextmanager
 def _own_tensors(backbone: Backbone, parts: Sequence[Part], plain: Mapping[str, Tensor]) -> Iterator[None]:
     """Gives each sample its adapter's norms, biases and class token."""
-    counts = torch.tensor([part.rows.stop - part.rows.start for part in parts])
+    owned = [part.own for part in parts for _ in range(part.rows.start, part.rows.stop)]
     names = {name for part in parts for name in part.own}
-    device = next(backbone.parameters()).device
 
     def of_rows(name: str) -> Tensor:
         """(B, 1, C)."""
-        values = torch.stack([part.own.get(name, plain[name]).flatten() for part in parts])
-        return values.repeat_interleave(counts.to(device), dim=0)[:, None]
+        return torch.stack([own.get(name, plain[name]) for own in owned]).view(len(owned), 1, -1)
 
     tokens = [name for name in names if name in backbone.class_parameters()]
     before = {name: backbone._parameters[name] for name in tokens}

@@ -6,9 +6,8 @@ sub-tokens of all samples are sorted by adapter and expert at once. What lies be
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +29,12 @@ from pointadapterx.peft.ssf import Ssf
 JOINED = (Adapter, AdaptFormer, Lora, Ssf, Dapt, AdapterX, AdaptFormerX, DaptX)
 """Methods, not what is derived from them, whose code does the same to each sample, and calls its layers as modules."""
 
-Kind = TypeVar("Kind", bound=nn.Module)
+Layer = Callable[[Tensor], Any]
 
 
-def alike(one: Method, other: Method) -> bool:
-    """Whether :func:`side_by_side` takes both together; then both are attached to one backbone."""
-    return type(one) is type(other) and type(one) in JOINED and one.options == other.options and _joins(one)
+def form_of(method: Method) -> str | None:
+    """Equal for methods on one backbone that :func:`side_by_side` makes one; None for one that it does not take."""
+    return f"{method.options!r}" if type(method) in JOINED and _joins(method) else None
 
 
 def _joins(module: nn.Module) -> bool:
@@ -50,32 +49,39 @@ def side_by_side(methods: Sequence[Method], which: Sequence[int]) -> Method:
     """One method that does to each sample what its own does, in eval mode and without gradient.
 
     Args:
-        methods: that are all :func:`alike`.
+        methods: of one :func:`form_of`.
         which: of them each sample has, in the order of the batches that come.
     """
-    places: dict[int, nn.Module] = {}
-    joined = _joined(methods, which, places)
+    places: dict[int, Any] = {}
+    joined: Method = _joined(methods, which, places)
     joined.hooks = []
     for hook in methods[0].hooks:
-        own = copy.copy(hook)  # acts for whoever calls it; the backbone does not know of it
+        own = _copied(hook)  # acts for whoever calls it; the backbone does not know of it
         own.module = places[id(hook.module)]
         joined.hooks.append(own)
     return joined
 
 
-def _joined(modules: Sequence[Kind], which: Sequence[int], places: dict[int, nn.Module]) -> Kind:
+def _joined(modules: Sequence[nn.Module], which: Sequence[int], places: dict[int, Any]) -> Any:
     first = modules[0]
     make = LAYERS.get(type(first))
     if make is not None:
         found = make(modules, which)
     else:
-        found = copy.copy(first)
+        found = _copied(first)
         found._modules = {
-            name: None if child is None else _joined([one._modules[name] for one in modules], which, places)
-            for name, child in first._modules.items()
+            name: _joined([one._modules[name] for one in modules], which, places)  # type: ignore[misc]
+            for name in first._modules
         }
     places[id(first)] = found
-    return found  # type: ignore[no-any-return]
+    return found
+
+
+def _copied(one: Any) -> Any:
+    """A copy with the same attributes, as :func:`copy.copy` makes it, which takes long of a module."""
+    found = object.__new__(type(one))
+    found.__dict__.update(one.__dict__)
+    return found
 
 
 def _of_samples(tensors: Iterable[Tensor], which: Sequence[int]) -> Tensor:
@@ -89,48 +95,36 @@ def _beside(rows: Tensor, values: Tensor) -> Tensor:
     return rows.view(len(rows), *[1] * (values.ndim - 2), -1)
 
 
-class _Linear(nn.Module):
-    """A layer a sample."""
+def _linear(layers: Sequence[nn.Linear], which: Sequence[int]) -> Layer:
+    """A layer a sample, (B, ..., in) -> (B, ..., out)."""
+    matrices = _of_samples((layer.weight for layer in layers), which).mT  # (B, in, out)
+    has_bias = layers[0].bias is not None
+    biases = _of_samples((layer.bias for layer in layers), which).unsqueeze(1) if has_bias else None
 
-    def __init__(self, layers: Sequence[nn.Linear], which: Sequence[int]) -> None:
-        super().__init__()
-        self.matrices = _of_samples((layer.weight for layer in layers), which).mT  # (B, in, out)
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        self.biases = _of_samples(biases, which).unsqueeze(1) if biases else None
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(B, ..., in) -> (B, ..., out)."""
+    def run(values: Tensor) -> Tensor:
         rows = values.flatten(1, -2)
-        found = rows @ self.matrices if self.biases is None else torch.baddbmm(self.biases, rows, self.matrices)
+        found = torch.bmm(rows, matrices) if biases is None else torch.baddbmm(biases, rows, matrices)
         return found.view(*values.shape[:-1], -1)
 
-
-class _LayerNorm(nn.Module):
-    """A norm a sample."""
-
-    def __init__(self, norms: Sequence[nn.LayerNorm], which: Sequence[int]) -> None:
-        super().__init__()
-        self.shape, self.eps = norms[0].normalized_shape, norms[0].eps
-        self.weights = _of_samples((norm.weight for norm in norms), which)
-        self.biases = _of_samples((norm.bias for norm in norms), which)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(B, ..., C) -> (B, ..., C)."""
-        found = F.layer_norm(values, self.shape, eps=self.eps)
-        return torch.addcmul(_beside(self.biases, found), found, _beside(self.weights, found))
+    return run
 
 
-class _ScaleShift(nn.Module):
-    """A scale and shift a sample."""
+def _layer_norm(norms: Sequence[nn.LayerNorm], which: Sequence[int]) -> Layer:
+    """A norm a sample, (B, ..., C) -> (B, ..., C)."""
+    shape, eps = norms[0].normalized_shape, norms[0].eps
+    weights, biases = (_of_samples((getattr(norm, name) for norm in norms), which) for name in ("weight", "bias"))
 
-    def __init__(self, layers: Sequence[ScaleShift], which: Sequence[int]) -> None:
-        super().__init__()
-        self.gammas = _of_samples((layer.gamma for layer in layers), which)
-        self.betas = _of_samples((layer.beta for layer in layers), which)
+    def run(values: Tensor) -> Tensor:
+        found = F.layer_norm(values, shape, eps=eps)
+        return torch.addcmul(_beside(biases, found), found, _beside(weights, found))
 
-    def forward(self, values: Tensor) -> Tensor:
-        """(B, ..., C) -> (B, ..., C)."""
-        return torch.addcmul(_beside(self.betas, values), values, _beside(self.gammas, values))
+    return run
+
+
+def _scale_shift(layers: Sequence[ScaleShift], which: Sequence[int]) -> Layer:
+    """A scale and shift a sample, (B, ..., C) -> (B, ..., C)."""
+    gammas, betas = (_of_samples((getattr(layer, name) for layer in layers), which) for name in ("gamma", "beta"))
+    return lambda values: torch.addcmul(_beside(betas, values), values, _beside(gammas, values))
 
 
 class _Mixture(SharedMixture):
@@ -170,9 +164,9 @@ class _Mixture(SharedMixture):
         return self._grouped(tokens, ExpertGroups.of(expert_of, sizes))
 
 
-LAYERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
-    nn.Linear: _Linear,
-    nn.LayerNorm: _LayerNorm,
-    ScaleShift: _ScaleShift,
+LAYERS: dict[type[nn.Module], Callable[[Any, Sequence[int]], Layer]] = {
+    nn.Linear: _linear,
+    nn.LayerNorm: _layer_norm,
+    ScaleShift: _scale_shift,
     SharedMixture: _Mixture,
 }
