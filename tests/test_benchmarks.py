@@ -413,16 +413,25 @@ def test_the_load_of_a_server_as_a_table() -> None:
         "wrong": [],
         "lost": [],
     }
-    mixed = {**one, "per_second": 8.5, "wrong": ["adapter=a: b'{}'"]}
+    phases = serve.phases_of(["lora-0", "lora-1", "ssf-2", "parts-3"])
+    assert phases == {
+        **{"lora alone": ["lora-0"], "ssf alone": ["ssf-2"], "parts alone": ["parts-3"]},
+        **{serve.CLASSIFYING: ["lora-0", "lora-1", "ssf-2"], serve.MIXED: ["lora-0", "lora-1", "ssf-2", "parts-3"]},
+    }
+    rates = {"lora alone": 10.0, "ssf alone": 20.0, "parts alone": 2.0}
+    members = serve.mean_of_members(rates, phases[serve.MIXED])
+    assert members == pytest.approx(4 / (1 / 10 + 1 / 10 + 1 / 20 + 1 / 2))
+    mixed = {**one, "per_second": 0.85 * members, "members": members, "wrong": ["adapter=a: b'{}'"]}
     result = {
-        **{"one adapter": one, "mixed": mixed, "disturbed": {**one, "done": {"hang_up": 3}}},
+        **{"phases": {"lora alone": one, serve.MIXED: mixed, serve.DISTURBED: one}, "done": {"hang_up": 3}},
         **{"metrics": {"batch_samples_sum": 30.0, "batch_samples_count": 10.0}, "memory": [400.0, 401.0]},
         **{"stopped": {**one, "exit_status": 0, "cut_short": 0}, "adapters": 50, "clients": 64, "seconds": 10.0},
         **{"hardware": "a machine", "versions": {"torch": "2"}, "ops": "compiled"},
     }
     table = serve.markdown(result, "python -m benchmarks serve")
-    assert "| mixed | 8 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
-    assert "Mixed over one adapter: 0.85. Samples in a batch: 3.0 on average" in table
+    assert "| lora alone | 10 |  |  | 100 | 200 | 100 | 0 | 0 | 200: 100 |" in table
+    assert "| all mixed | 5 | 5 | 0.85 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
+    assert "Samples in a batch: 3.0 on average" in table
     assert "- adapter=a: b'{}'" in table
 
 
@@ -433,10 +442,10 @@ STOPPED = {**LOADED, "exit_status": 0, "cut_short": 0, "too_late": 4}
 @pytest.mark.parametrize(
     ("phase", "change", "words"),
     [
-        ("mixed", {}, None),
+        ("all mixed", {}, None),
         ("disturbed", {"statuses": {"200": 90, "503": 10}}, None),
-        ("one adapter", {"statuses": {"200": 90, "500": 10}}, "one adapter: 10 responses with status 500"),
-        ("mixed", {"statuses": {"429": 9}, "answers": 0}, "mixed: not one answer"),
+        ("ssf alone", {"statuses": {"200": 90, "500": 10}}, "ssf alone: 10 responses with status 500"),
+        ("all mixed", {"statuses": {"429": 9}, "answers": 0}, "all mixed: not one answer"),
         ("disturbed", {"lost": ["a: reset"]}, "disturbed: wrong or lost: a: reset"),
         ("stopped", {"wrong": ["a"]}, "stopped: wrong or lost: a"),
         ("stopped", {"statuses": {"200": 1, "504": 1}}, "stopped: 1 responses with status 504"),
@@ -444,9 +453,10 @@ STOPPED = {**LOADED, "exit_status": 0, "cut_short": 0, "too_late": 4}
     ],
 )
 def test_the_load_of_a_server_fails_where_it_must(phase: str, change: dict[str, object], words: str | None) -> None:
-    result = {"one adapter": LOADED, "mixed": LOADED, "disturbed": LOADED, "stopped": STOPPED}
+    result = {"ssf alone": LOADED, "all mixed": LOADED, "disturbed": LOADED, "stopped": STOPPED}
     result[phase] = {**result[phase], **change}
-    assert serve.failures(result) == ([] if words is None else [words])
+    stopped = result.pop("stopped")
+    assert serve.failures({"phases": result, "stopped": stopped}) == ([] if words is None else [words])
 
 
 @pytest.mark.parametrize("received", [b"", b"H" * 120, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"])

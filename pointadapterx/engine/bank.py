@@ -21,7 +21,7 @@ from pointadapterx.peft.side_by_side import form_of
 
 
 class _Adapter(NamedTuple):
-    """One adapter of a bank: its model on the shared backbone, what it changes there, :func:`kind_of`, :func:`form_of`."""
+    """One adapter of a bank: its model, what it changes in the backbone, and see :func:`kind_of`, :func:`form_of`."""
 
     model: AdaptedModel
     info: AdapterInfo
