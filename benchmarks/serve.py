@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from statistics import median
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
@@ -48,10 +49,12 @@ CONDITION = "brick"
 MIXED, CLASSIFYING, DISTURBED = "all mixed", "classification mixed", "disturbed"
 NOTE = (
     "Every client has one request on its way at a time. *alone* is all clients asking the first adapter of a kind, "
-    f"*{CLASSIFYING}* all of them asking all adapters that classify, *{MIXED}* all adapters, *{DISTURBED}* the same with "
-    "rude clients. *mean of its members* is what a mix would reach if each answer took what it takes alone: the "
-    "harmonic mean of its kinds, by their shares of the adapters. Phases take turns, and rates are medians of the "
-    "turns. An answer is wrong if it is not that of `predict` but for 1.1e-4 in probabilities."
+    f"*{CLASSIFYING}* all of them asking all adapters that classify, *{MIXED}* all adapters, and *{DISTURBED}* the same "
+    "with rude clients. *members* is what a mix would reach if each answer took what it takes alone: the mean of its "
+    "kinds, by their shares of the adapters, harmonic for answers per second; *ratio* is how much of it was reached. "
+    "CPU time is that of the server without the processes that read files, and does not depend on what else the "
+    "machine does. Phases take turns, and rates are medians of the turns. An answer is wrong if it is not that of "
+    "`predict` but for 1.1e-4 in probabilities."
 )
 
 
@@ -121,6 +124,13 @@ class Server:
             return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
         return float("nan")
 
+    def cpu_seconds(self) -> float:
+        """That the process has computed, without those that read files."""
+        with suppress(OSError):
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return float("nan")
+
     def stop(self) -> int:
         """Its exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
@@ -185,14 +195,14 @@ def phases_of(adapters: Sequence[str]) -> dict[str, list[str]]:
     return {**found, MIXED: list(adapters)}
 
 
-def mean_of_members(rates: Mapping[str, float], adapters: Sequence[str]) -> float:
-    """Answers per second of a mix of adapters, if each took what its kind takes alone.
+def mean_of_members(costs: Mapping[str, float], adapters: Sequence[str]) -> float:
+    """What an answer of a mix of adapters takes, if each takes what its kind takes alone.
 
     Args:
-        rates: answers per second by phase.
+        costs: of an answer by phase.
         adapters: of the mix, each asked as often as the others.
     """
-    return len(adapters) / sum(1 / rates[f"{kind_of(name)} alone"] for name in adapters)
+    return mean(costs[f"{kind_of(name)} alone"] for name in adapters)
 
 
 async def measure(
@@ -202,24 +212,31 @@ async def measure(
     phases = phases_of(list(dict.fromkeys(question.adapter for question in questions)))
     asked = {name: [one for one in questions if one.adapter in own] for name, own in phases.items()}
     await load(server.port, questions, options.clients, min(3.0, options.seconds))  # loads all of them
-    memory, tallies, rates = [server.memory()], {name: Tally() for name in phases}, {name: [] for name in phases}
+    memory, tallies = [server.memory()], {name: Tally() for name in phases}
+    seconds, cpu = ({name: list[float]() for name in phases} for _ in range(2))  # an answer took, by turn
     for _ in range(options.rounds):
         for name, own in asked.items():
-            tally, seconds = await load(server.port, own, options.clients, options.seconds / options.rounds)
+            before = server.cpu_seconds()
+            tally, passed = await load(server.port, own, options.clients, options.seconds / options.rounds)
+            answers = max(1, len(tally.seconds))
             tallies[name].add(tally)
-            rates[name].append(len(tally.seconds) / seconds)
+            seconds[name].append(passed / answers)
+            cpu[name].append((server.cpu_seconds() - before) / answers)
         memory.append(server.memory())
-    found = {name: _summary(tally, median(rates[name])) for name, tally in tallies.items()}
-    speeds = {name: one["per_second"] for name, one in found.items()}
+    found = {name: _summary(tally, median(seconds[name])) for name, tally in tallies.items()}
+    for name, one in found.items():
+        one["cpu"] = median(cpu[name])
     for name in (CLASSIFYING, MIXED):
         if name in found:
-            found[name]["members"] = mean_of_members(speeds, phases[name])
+            for key, costs in (("members_seconds", seconds), ("members_cpu", cpu)):
+                of_phases = {phase: median(values) for phase, values in costs.items()}
+                found[name][key] = mean_of_members(of_phases, phases[name])
     until = perf_counter() + options.seconds
-    (tally, seconds), done = await asyncio.gather(
+    (tally, passed), done = await asyncio.gather(
         load(server.port, questions, options.clients, options.seconds),
         disturb(server.port, questions, folder, until),
     )
-    found[DISTURBED] = _summary(tally, len(tally.seconds) / seconds)
+    found[DISTURBED] = _summary(tally, passed / max(1, len(tally.seconds)))
     client = Client(server.port)
     text = (await client.ask("GET", "/metrics"))[1].decode()
     client.close()
@@ -230,9 +247,15 @@ async def measure(
     return {"phases": found, "done": dict(done), "memory": [*memory, server.memory()], "metrics": metrics}
 
 
-def _summary(tally: Tally, per_second: float) -> dict[str, Any]:
+def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
+    """What came back.
+
+    Args:
+        tally: of all turns.
+        seconds: that an answer took, with those beside it.
+    """
     return {
-        "per_second": per_second,
+        "seconds": seconds,
         "p50": tally.quantile(0.5),
         "p99": tally.quantile(0.99),
         "answers": len(tally.seconds),
@@ -287,8 +310,11 @@ def markdown(result: dict[str, Any], command: str) -> str:
     rows = []
     for name, one in result["phases"].items():
         statuses = ", ".join(f"{status}: {count:,}" for status, count in one["statuses"].items())
-        over = f"{one['members']:.0f} | {one['per_second'] / one['members']:.2f}" if "members" in one else " | "
-        times = f"{one['per_second']:.0f} | {over} | {1000 * one['p50']:.0f} | {1000 * one['p99']:.0f}"
+        speed = [f"{1 / one['seconds']:.0f}", "", "", f"{1000 * one['cpu']:.1f}" if "cpu" in one else "", "", ""]
+        if "members_cpu" in one:
+            speed[1:3] = f"{1 / one['members_seconds']:.0f}", f"{one['members_seconds'] / one['seconds']:.2f}"
+            speed[4:6] = f"{1000 * one['members_cpu']:.1f}", f"{one['members_cpu'] / one['cpu']:.2f}"
+        times = f"{' | '.join(speed)} | {1000 * one['p50']:.0f} | {1000 * one['p99']:.0f}"
         bad = f"{len(one['wrong'])} | {len(one['lost'])}"
         rows.append(f"| {name} | {times} | {one['answers']:,} | {bad} | {statuses} |")
     metrics, stop = result["metrics"], result["stopped"]
@@ -306,8 +332,9 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}; the clients are on the "
         "same machine.",
         "",
-        "| | answers/s | mean of its members | ratio | p50 ms | p99 ms | answers | wrong | lost | by status |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| | answers/s | members | ratio | CPU ms an answer | members | ratio | p50 ms | p99 ms | answers | wrong | lost "
+        "| by status |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
         *rows,
         "",
         f"Samples in a batch: {size:.1f} on average. Memory of the server once all adapters were loaded, after each "

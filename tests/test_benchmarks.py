@@ -405,7 +405,8 @@ def test_answers_of_a_server_are_compared_but_for_rounding() -> None:
 
 def test_the_load_of_a_server_as_a_table() -> None:
     one = {
-        "per_second": 10.0,
+        "seconds": 0.1,
+        "cpu": 0.08,
         "p50": 0.1,
         "p99": 0.2,
         "answers": 100,
@@ -418,10 +419,11 @@ def test_the_load_of_a_server_as_a_table() -> None:
         **{"lora alone": ["lora-0"], "ssf alone": ["ssf-2"], "parts alone": ["parts-3"]},
         **{serve.CLASSIFYING: ["lora-0", "lora-1", "ssf-2"], serve.MIXED: ["lora-0", "lora-1", "ssf-2", "parts-3"]},
     }
-    rates = {"lora alone": 10.0, "ssf alone": 20.0, "parts alone": 2.0}
-    members = serve.mean_of_members(rates, phases[serve.MIXED])
-    assert members == pytest.approx(4 / (1 / 10 + 1 / 10 + 1 / 20 + 1 / 2))
-    mixed = {**one, "per_second": 0.85 * members, "members": members, "wrong": ["adapter=a: b'{}'"]}
+    costs = {"lora alone": 0.1, "ssf alone": 0.05, "parts alone": 0.55}
+    members = serve.mean_of_members(costs, phases[serve.MIXED])
+    assert members == pytest.approx(0.2)
+    mixed = {**one, "seconds": 0.25, "members_seconds": members, "cpu": 0.4, "members_cpu": members}
+    mixed["wrong"] = ["adapter=a: b'{}'"]
     result = {
         **{"phases": {"lora alone": one, serve.MIXED: mixed, serve.DISTURBED: one}, "done": {"hang_up": 3}},
         **{"metrics": {"batch_samples_sum": 30.0, "batch_samples_count": 10.0}, "memory": [400.0, 401.0]},
@@ -429,8 +431,8 @@ def test_the_load_of_a_server_as_a_table() -> None:
         **{"hardware": "a machine", "versions": {"torch": "2"}, "ops": "compiled"},
     }
     table = serve.markdown(result, "python -m benchmarks serve")
-    assert "| lora alone | 10 |  |  | 100 | 200 | 100 | 0 | 0 | 200: 100 |" in table
-    assert "| all mixed | 5 | 5 | 0.85 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
+    assert "| lora alone | 10 |  |  | 80.0 |  |  | 100 | 200 | 100 | 0 | 0 | 200: 100 |" in table
+    assert "| all mixed | 4 | 5 | 0.80 | 400.0 | 200.0 | 0.50 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
     assert "Samples in a batch: 3.0 on average" in table
     assert "- adapter=a: b'{}'" in table
 
