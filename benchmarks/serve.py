@@ -49,12 +49,12 @@ CONDITION = "brick"
 MIXED, CLASSIFYING, DISTURBED = "all mixed", "classification mixed", "disturbed"
 NOTE = (
     "Every client has one request on its way at a time. *alone* is all clients asking the first adapter of a kind, "
-    f"*{CLASSIFYING}* all of them asking all adapters that classify, *{MIXED}* all adapters, and *{DISTURBED}* the same "
+    f"*{CLASSIFYING}* all of them asking all adapters that classify, *{MIXED}* all adapters, and *{DISTURBED}* these "
     "with rude clients. *members* is what a mix would reach if each answer took what it takes alone: the mean of its "
     "kinds, by their shares of the adapters, harmonic for answers per second; *ratio* is how much of it was reached. "
-    "CPU time is that of the server without the processes that read files, and does not depend on what else the "
-    "machine does. Phases take turns, and rates are medians of the turns. An answer is wrong if it is not that of "
-    "`predict` but for 1.1e-4 in probabilities."
+    "CPU time is that of the server without the processes that read files; unlike answers per second it hardly depends "
+    "on what else the machine does. Phases take turns, and rates are medians of the turns. An answer is wrong if it is "
+    "not that of `predict` but for 1.1e-4 in probabilities."
 )
 
 
@@ -332,8 +332,8 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}; the clients are on the "
         "same machine.",
         "",
-        "| | answers/s | members | ratio | CPU ms an answer | members | ratio | p50 ms | p99 ms | answers | wrong | lost "
-        "| by status |",
+        "| | answers/s | members | ratio | CPU ms an answer | members | ratio "
+        "| p50 ms | p99 ms | answers | wrong | lost | by status |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
         *rows,
         "",
