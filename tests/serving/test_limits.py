@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,7 +33,7 @@ from pointadapterx.serving.reading import Allowed, Upload
 from pointadapterx.serving.served import Served
 from tests.conftest import ROOT
 from tests.processes import start
-from tests.serving.running import BEFORE, READY, Running, cloud, npy
+from tests.serving.running import BEFORE, READY, Held, Running, cloud, eventually, npy
 
 LORA = BEFORE / "lora.safetensors"
 QUERY = "adapter=lora&file=a.npy"
@@ -61,33 +60,6 @@ def before(tmp_path: Path) -> Path:
     shutil.copy(BEFORE.parent / weights, tmp_path / weights)
     (tmp_path / "adapters").mkdir()
     return tmp_path / "adapters"
-
-
-class Held:
-    """Keeps the thread that computes busy until it is left."""
-
-    def __init__(self, running: Running) -> None:
-        self._go, self._running = threading.Event(), running
-
-    def __enter__(self) -> None:
-        held = threading.Event()
-
-        def wait() -> None:
-            held.set()
-            self._go.wait(20)
-
-        asyncio.run_coroutine_threadsafe(self._running.service.batcher.call(wait), self._running.loop)
-        assert held.wait(5)
-
-    def __exit__(self, *_: object) -> None:
-        self._go.set()
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def waiting(running: Running) -> float:
