@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
@@ -41,13 +43,18 @@ from pointadapterx.config import read_config
 METHODS = ("dapt_x", "lora", "adaptformer", "ssf", "bitfit", "linear")
 CLASSES = "ldraw20"
 PARTS = "ldraw_parts"
+POINTS = "parts"
 EACH_PARTS = 10  # of so many adapters one labels points
 CONDITION = "brick"
-PHASES = ("one adapter", "mixed", "disturbed")
+MIXED, CLASSIFYING, DISTURBED = "all mixed", "classification mixed", "disturbed"
 NOTE = (
-    "Every client has one request on its way at a time. *one adapter* is all clients asking the first of the adapters, "
-    "*mixed* all of them asking all of them. An answer is wrong if it is not that of `predict` but for 1.1e-4 in "
-    "probabilities."
+    "Every client has one request on its way at a time. *alone* is all clients asking the first adapter of a kind, "
+    f"*{CLASSIFYING}* all of them asking all adapters that classify, *{MIXED}* all adapters, and *{DISTURBED}* these "
+    "with rude clients. *members* is what a mix would reach if each answer took what it takes alone: the mean of its "
+    "kinds, by their shares of the adapters, harmonic for answers per second; *ratio* is how much of it was reached. "
+    "CPU time is that of the server without the processes that read files; unlike answers per second it hardly depends "
+    "on what else the machine does. Phases take turns, and rates are medians of the turns. An answer is wrong if it is "
+    "not that of `predict` but for 1.1e-4 in probabilities."
 )
 
 
@@ -57,7 +64,7 @@ def write_adapters(folder: Path, count: int) -> dict[str, str | None]:
     built: dict[str, tuple[Any, Any, list[str]]] = {}
     for number in range(count):
         parts = number % EACH_PARTS == EACH_PARTS - 1
-        kind = "parts" if parts else METHODS[number % len(METHODS)]
+        kind = POINTS if parts else METHODS[number % len(METHODS)]
         if kind not in built:
             config = _config(PARTS if parts else CLASSES, kind, parts)
             names = config.task.point_classes if parts else build_test_split(config).classes
@@ -117,6 +124,13 @@ class Server:
             return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
         return float("nan")
 
+    def cpu_seconds(self) -> float:
+        """That the process has computed, without those that read files."""
+        with suppress(OSError):
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return float("nan")
+
     def stop(self) -> int:
         """Its exit status after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
@@ -166,36 +180,82 @@ async def disturb(port: int, questions: Sequence[Question], folder: Path, until:
     return done
 
 
+def kind_of(adapter: str) -> str:
+    """Its method, or what else it is called by, without its number."""
+    return adapter.rpartition("-")[0]
+
+
+def phases_of(adapters: Sequence[str]) -> dict[str, list[str]]:
+    """The adapters that are asked in each phase: the first of each kind, those that classify, and all."""
+    first = {kind: [name for name in adapters if kind_of(name) == kind][:1] for kind in map(kind_of, adapters)}
+    found = {f"{kind} alone": names for kind, names in first.items()}
+    classifying = [name for name in adapters if kind_of(name) != POINTS]
+    if len(classifying) not in (0, len(adapters)):
+        found[CLASSIFYING] = classifying
+    return {**found, MIXED: list(adapters)}
+
+
+def mean_of_members(costs: Mapping[str, float], adapters: Sequence[str]) -> float:
+    """What an answer of a mix of adapters takes, if each takes what its kind takes alone.
+
+    Args:
+        costs: of an answer by phase.
+        adapters: of the mix, each asked as often as the others.
+    """
+    return mean(costs[f"{kind_of(name)} alone"] for name in adapters)
+
+
 async def measure(
     server: Server, questions: Sequence[Question], folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One adapter, all of them, all of them among rude clients, and a signal."""
-    first = [question for question in questions if question.adapter == questions[0].adapter]
+    """Adapters alone and mixed, in turns; all of them among rude clients."""
+    phases = phases_of(list(dict.fromkeys(question.adapter for question in questions)))
+    asked = {name: [one for one in questions if one.adapter in own] for name, own in phases.items()}
     await load(server.port, questions, options.clients, min(3.0, options.seconds))  # loads all of them
-    result: dict[str, Any] = {"memory": [server.memory()]}
-    for name, asked in (("one adapter", first), ("mixed", questions)):
-        result[name] = _summary(*await load(server.port, asked, options.clients, options.seconds))
-        result["memory"].append(server.memory())
+    memory, tallies = [server.memory()], {name: Tally() for name in phases}
+    seconds, cpu = ({name: list[float]() for name in phases} for _ in range(2))  # an answer took, by turn
+    for _ in range(options.rounds):
+        for name, own in asked.items():
+            before = server.cpu_seconds()
+            tally, passed = await load(server.port, own, options.clients, options.seconds / options.rounds)
+            answers = max(1, len(tally.seconds))
+            tallies[name].add(tally)
+            seconds[name].append(passed / answers)
+            cpu[name].append((server.cpu_seconds() - before) / answers)
+        memory.append(server.memory())
+    found = {name: _summary(tally, median(seconds[name])) for name, tally in tallies.items()}
+    for name, one in found.items():
+        one["cpu"] = median(cpu[name])
+    for name in (CLASSIFYING, MIXED):
+        if name in found:
+            for key, costs in (("members_seconds", seconds), ("members_cpu", cpu)):
+                of_phases = {phase: median(values) for phase, values in costs.items()}
+                found[name][key] = mean_of_members(of_phases, phases[name])
     until = perf_counter() + options.seconds
-    (tally, seconds), done = await asyncio.gather(
+    (tally, passed), done = await asyncio.gather(
         load(server.port, questions, options.clients, options.seconds),
         disturb(server.port, questions, folder, until),
     )
-    result["disturbed"] = {**_summary(tally, seconds), "done": dict(done)}
-    result["memory"].append(server.memory())
+    found[DISTURBED] = _summary(tally, passed / max(1, len(tally.seconds)))
     client = Client(server.port)
     text = (await client.ask("GET", "/metrics"))[1].decode()
     client.close()
-    result["metrics"] = {
+    metrics = {
         key: float(value)
         for key, value in re.findall(r"^pointadapterx_(\w+_(?:sum|count)|\w+_evictions_total) (\S+)$", text, re.M)
     }
-    return result
+    return {"phases": found, "done": dict(done), "memory": [*memory, server.memory()], "metrics": metrics}
 
 
 def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
+    """What came back.
+
+    Args:
+        tally: of all turns.
+        seconds: that an answer took, with those beside it.
+    """
     return {
-        "per_second": len(tally.seconds) / seconds,
+        "seconds": seconds,
         "p50": tally.quantile(0.5),
         "p99": tally.quantile(0.99),
         "answers": len(tally.seconds),
@@ -233,10 +293,10 @@ def stopped_summary(tally: Tally, signalled: float, status: int) -> dict[str, An
 def failures(result: dict[str, Any]) -> list[str]:
     """What a server must not do under load, a line each."""
     stop, found = result["stopped"], []
-    for name, one in (*((name, result[name]) for name in PHASES), ("stopped", stop)):
+    for name, one in {**result["phases"], "stopped": stop}.items():
         found += [f"{name}: wrong or lost: {text}" for text in (*one["wrong"], *one["lost"])]
         odd = {status: count for status, count in one["statuses"].items() if status not in ("200", str(BUSY))}
-        if name != "disturbed":  # where adapters are broken on purpose
+        if name != DISTURBED:  # where adapters are broken on purpose
             found += [f"{name}: {count} responses with status {status}" for status, count in odd.items()]
         if not one["answers"]:
             found.append(f"{name}: not one answer")
@@ -248,16 +308,18 @@ def failures(result: dict[str, Any]) -> list[str]:
 def markdown(result: dict[str, Any], command: str) -> str:
     """The measurement as a Markdown table."""
     rows = []
-    for name in PHASES:
-        one = result[name]
+    for name, one in result["phases"].items():
         statuses = ", ".join(f"{status}: {count:,}" for status, count in one["statuses"].items())
-        times = f"{one['per_second']:.0f} | {1000 * one['p50']:.0f} | {1000 * one['p99']:.0f}"
+        speed = [f"{1 / one['seconds']:.0f}", "", "", f"{1000 * one['cpu']:.1f}" if "cpu" in one else "", "", ""]
+        if "members_cpu" in one:
+            speed[1:3] = f"{1 / one['members_seconds']:.0f}", f"{one['members_seconds'] / one['seconds']:.2f}"
+            speed[4:6] = f"{1000 * one['members_cpu']:.1f}", f"{one['members_cpu'] / one['cpu']:.2f}"
+        times = f"{' | '.join(speed)} | {1000 * one['p50']:.0f} | {1000 * one['p99']:.0f}"
         bad = f"{len(one['wrong'])} | {len(one['lost'])}"
         rows.append(f"| {name} | {times} | {one['answers']:,} | {bad} | {statuses} |")
-    ratio = result["mixed"]["per_second"] / result["one adapter"]["per_second"]
     metrics, stop = result["metrics"], result["stopped"]
     size = metrics["batch_samples_sum"] / max(1.0, metrics["batch_samples_count"])
-    done = ", ".join(f"{what} ({count})" for what, count in sorted(result["disturbed"]["done"].items()))
+    done = ", ".join(f"{what} ({count})" for what, count in sorted(result["done"].items()))
     memory = ", ".join(f"{value:.0f}" for value in result["memory"])
     lines = [
         "# A server under load",
@@ -270,16 +332,17 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}; the clients are on the "
         "same machine.",
         "",
-        "| | answers/s | p50 ms | p99 ms | answers | wrong | lost | by status |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| | answers/s | members | ratio | CPU ms an answer | members | ratio "
+        "| p50 ms | p99 ms | answers | wrong | lost | by status |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
         *rows,
         "",
-        f"Mixed over one adapter: {ratio:.2f}. Samples in a batch: {size:.1f} on average. Memory of the server between "
-        f"the rows: {memory} MiB. Disturbed by: {done}.",
+        f"Samples in a batch: {size:.1f} on average. Memory of the server once all adapters were loaded, after each "
+        f"turn of the phases and at the end: {memory} MiB. Disturbed by: {done}.",
         "",
         f"SIGTERM under load: exit status {stop['exit_status']}, {stop['answers']} requests answered before, "
         f"{len(stop['wrong'])} wrong, {stop['cut_short']} cut short.",
-        *(f"- {text}" for one in (*(result[name] for name in PHASES), stop) for text in (*one["wrong"], *one["lost"])),
+        *(f"- {text}" for one in (*result["phases"].values(), stop) for text in (*one["wrong"], *one["lost"])),
     ]
     return "\n".join(lines) + "\n"
 
@@ -293,13 +356,14 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks serve", description=__doc__)
     parser.add_argument("--adapters", type=int, default=50)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each of three phases")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each phase")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each phase is cut into")
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
     parser.add_argument("--serve", nargs="*", default=[], metavar="OPTION", help="of pointadapterx serve, without --")
     options = parser.parse_args(argv)
-    if min(options.adapters, options.clients, options.files) < 1 or options.seconds <= 0:
-        parser.error("--adapters, --clients and --files are at least 1, and --seconds more than 0")
+    if min(options.adapters, options.clients, options.files, options.rounds) < 1 or options.seconds <= 0:
+        parser.error("--adapters, --clients, --files and --rounds are at least 1, and --seconds more than 0")
     torch.set_num_threads(1)  # the cores are the server's
     with TemporaryDirectory() as place:
         adapters, files = Path(place, "adapters"), Path(place, "files")

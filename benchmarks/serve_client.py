@@ -76,6 +76,13 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
 
+    def add(self, other: Tally) -> None:
+        """Takes in what came back in another time."""
+        self.seconds += other.seconds
+        self.statuses += other.statuses
+        self.wrong += other.wrong
+        self.lost += other.lost
+
     def quantile(self, share: float) -> float:
         """Seconds that this share of the requests did not take longer than."""
         ordered = sorted(self.seconds)

@@ -407,7 +407,8 @@ def test_answers_of_a_server_are_compared_but_for_rounding() -> None:
 
 def test_the_load_of_a_server_as_a_table() -> None:
     one = {
-        "per_second": 10.0,
+        "seconds": 0.1,
+        "cpu": 0.08,
         "p50": 0.1,
         "p99": 0.2,
         "answers": 100,
@@ -415,16 +416,26 @@ def test_the_load_of_a_server_as_a_table() -> None:
         "wrong": [],
         "lost": [],
     }
-    mixed = {**one, "per_second": 8.5, "wrong": ["adapter=a: b'{}'"]}
+    phases = serve.phases_of(["lora-0", "lora-1", "ssf-2", "parts-3"])
+    assert phases == {
+        **{"lora alone": ["lora-0"], "ssf alone": ["ssf-2"], "parts alone": ["parts-3"]},
+        **{serve.CLASSIFYING: ["lora-0", "lora-1", "ssf-2"], serve.MIXED: ["lora-0", "lora-1", "ssf-2", "parts-3"]},
+    }
+    costs = {"lora alone": 0.1, "ssf alone": 0.05, "parts alone": 0.55}
+    members = serve.mean_of_members(costs, phases[serve.MIXED])
+    assert members == pytest.approx(0.2)
+    mixed = {**one, "seconds": 0.25, "members_seconds": members, "cpu": 0.4, "members_cpu": members}
+    mixed["wrong"] = ["adapter=a: b'{}'"]
     result = {
-        **{"one adapter": one, "mixed": mixed, "disturbed": {**one, "done": {"hang_up": 3}}},
+        **{"phases": {"lora alone": one, serve.MIXED: mixed, serve.DISTURBED: one}, "done": {"hang_up": 3}},
         **{"metrics": {"batch_samples_sum": 30.0, "batch_samples_count": 10.0}, "memory": [400.0, 401.0]},
         **{"stopped": {**one, "exit_status": 0, "cut_short": 0}, "adapters": 50, "clients": 64, "seconds": 10.0},
         **{"hardware": "a machine", "versions": {"torch": "2"}, "ops": "compiled"},
     }
     table = serve.markdown(result, "python -m benchmarks serve")
-    assert "| mixed | 8 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
-    assert "Mixed over one adapter: 0.85. Samples in a batch: 3.0 on average" in table
+    assert "| lora alone | 10 |  |  | 80.0 |  |  | 100 | 200 | 100 | 0 | 0 | 200: 100 |" in table
+    assert "| all mixed | 4 | 5 | 0.80 | 400.0 | 200.0 | 0.50 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
+    assert "Samples in a batch: 3.0 on average" in table
     assert "- adapter=a: b'{}'" in table
 
 
@@ -435,10 +446,10 @@ STOPPED = {**LOADED, "exit_status": 0, "cut_short": 0, "too_late": 4}
 @pytest.mark.parametrize(
     ("phase", "change", "words"),
     [
-        ("mixed", {}, None),
+        ("all mixed", {}, None),
         ("disturbed", {"statuses": {"200": 90, "503": 10}}, None),
-        ("one adapter", {"statuses": {"200": 90, "500": 10}}, "one adapter: 10 responses with status 500"),
-        ("mixed", {"statuses": {"429": 9}, "answers": 0}, "mixed: not one answer"),
+        ("ssf alone", {"statuses": {"200": 90, "500": 10}}, "ssf alone: 10 responses with status 500"),
+        ("all mixed", {"statuses": {"429": 9}, "answers": 0}, "all mixed: not one answer"),
         ("disturbed", {"lost": ["a: reset"]}, "disturbed: wrong or lost: a: reset"),
         ("stopped", {"wrong": ["a"]}, "stopped: wrong or lost: a"),
         ("stopped", {"statuses": {"200": 1, "504": 1}}, "stopped: 1 responses with status 504"),
@@ -446,9 +457,10 @@ STOPPED = {**LOADED, "exit_status": 0, "cut_short": 0, "too_late": 4}
     ],
 )
 def test_the_load_of_a_server_fails_where_it_must(phase: str, change: dict[str, object], words: str | None) -> None:
-    result = {"one adapter": LOADED, "mixed": LOADED, "disturbed": LOADED, "stopped": STOPPED}
+    result = {"ssf alone": LOADED, "all mixed": LOADED, "disturbed": LOADED, "stopped": STOPPED}
     result[phase] = {**result[phase], **change}
-    assert serve.failures(result) == ([] if words is None else [words])
+    stopped = result.pop("stopped")
+    assert serve.failures({"phases": result, "stopped": stopped}) == ([] if words is None else [words])
 
 
 @pytest.mark.parametrize("received", [b"", b"H" * 120, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"])

@@ -17,15 +17,17 @@ from pointadapterx.checkpoints.shipped import stored_weights
 from pointadapterx.engine.mixing import Part, features_together, kind_of, reading
 from pointadapterx.errors import CheckpointError
 from pointadapterx.peft import METHODS
+from pointadapterx.peft.side_by_side import form_of
 
 
 class _Adapter(NamedTuple):
-    """One adapter of a bank: its model, which shares the backbone, what it changes in it, and see :func:`kind_of`."""
+    """One adapter of a bank: its model, what it changes in the backbone, and see :func:`kind_of`, :func:`form_of`."""
 
     model: AdaptedModel
     info: AdapterInfo
     own: dict[str, Tensor]
     kind: str | None
+    form: str | None
 
 
 class AdapterBank(nn.Module):
@@ -177,7 +179,7 @@ class AdapterBank(nn.Module):
             hook.enabled = False
         self._parts.extend([model.method, model.head])
         model.forget_backbone()
-        return _Adapter(model, info._replace(tensors={}), own, kind)
+        return _Adapter(model, info._replace(tensors={}), own, kind, form_of(model.method))
 
     def _detach(self, model: AdaptedModel) -> None:
         for hook in model.method.hooks:
@@ -253,7 +255,7 @@ class AdapterBank(nn.Module):
         parts, start = [], 0
         for name, count in counts.items():
             adapter = self._get(name)
-            parts.append(Part(adapter.model, adapter.own, slice(start, start + count)))
+            parts.append(Part(adapter.model, adapter.own, adapter.form, slice(start, start + count)))
             start += count
         self._rest()
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -20,11 +21,15 @@ from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.features import BlockTokens, Features
 from pointadapterx.models.tokens import TokenSequence
 from pointadapterx.peft.base import Method
+from pointadapterx.peft.hooks import Hook
 from pointadapterx.peft.linear import Linear
 from pointadapterx.peft.noah import Noah
 from pointadapterx.peft.parts.routed import RoutedMethod
 from pointadapterx.peft.parts.shared_mixture import SharedMixtureMethod
+from pointadapterx.peft.side_by_side import side_by_side
 
+NEW = (nn.Linear, nn.LayerNorm)
+"""Layers whose output is nobody else's, so that it may be changed in place."""
 ORDINARY = {kind.run for kind in (Method, RoutedMethod, SharedMixtureMethod, Linear, Noah)}
 """Passes that are the backbone's own, with a method's additions."""
 
@@ -35,11 +40,13 @@ class Part(NamedTuple):
     Attributes:
         model: of the adapter.
         own: tensors of the backbone that it changes, by name.
+        form: of its method, see :func:`~pointadapterx.peft.side_by_side.form_of`.
         rows: its samples in the batch.
     """
 
     model: AdaptedModel
     own: Mapping[str, Tensor]
+    form: str | None
     rows: slice
 
 
@@ -90,16 +97,52 @@ def features_together(
         parts: adapters of one :func:`kind_of`, in the order of their rows, which are all of the batch.
         plain: the backbone's own values of what any adapter changes.
     """
-    together = _Together(parts)
+    groups = _groups(parts)
+    order = [place for group in groups for place in group]
+    inputs = torch.cat([inputs[parts[place].rows] for place in order])
+    placed = dict(zip(order, _side_by_side([parts[place] for place in order]), strict=True))
+    acting = [_acting([placed[place] for place in group]) for group in groups]
     keep = sorted({block for part in parts for block in part.model.head.blocks})
     with ExitStack() as stack:
-        for part in parts:
-            part.model.method.begin()
-            stack.callback(part.model.method.end)
-        stack.enter_context(_own_tensors(backbone, parts, plain))
-        stack.enter_context(_hooks(parts))
-        found = backbone(inputs, together, keep)
-    return [_of_rows(found, inputs, part) for part in parts]
+        for one in acting:
+            one.method.begin()
+            stack.callback(one.method.end)
+        stack.enter_context(_own_tensors(backbone, list(placed.values()), plain))
+        stack.enter_context(_hooks(acting))
+        found = backbone(inputs, _Together(acting), keep)
+    return [_of_rows(found, inputs, placed[place]) for place in range(len(parts))]
+
+
+class _Acting(NamedTuple):
+    """What a method adds to some samples of a batch; it may be that of several adapters."""
+
+    method: Method
+    rows: slice
+
+
+def _groups(parts: Sequence[Part]) -> list[list[int]]:
+    """Places of the adapters, those together whose methods can act as one."""
+    groups: dict[object, list[int]] = {}
+    for place, part in enumerate(parts):
+        groups.setdefault(part.form or place, []).append(place)
+    return list(groups.values())
+
+
+def _side_by_side(parts: Sequence[Part]) -> list[Part]:
+    """The same adapters with rows in this order."""
+    ends = list(accumulate(part.rows.stop - part.rows.start for part in parts))
+    starts = [0, *ends[:-1]]
+    return [part._replace(rows=slice(start, end)) for part, start, end in zip(parts, starts, ends, strict=True)]
+
+
+def _acting(parts: Sequence[Part]) -> _Acting:
+    """The one method of adapters of a group."""
+    rows = slice(parts[0].rows.start, parts[-1].rows.stop)
+    methods = [part.model.method for part in parts]
+    if len(parts) == 1:
+        return _Acting(methods[0], rows)
+    which = [place for place, part in enumerate(parts) for _ in range(part.rows.start, part.rows.stop)]
+    return _Acting(side_by_side(methods, which), rows)
 
 
 def _of_rows(found: Features, inputs: Tensor, part: Part) -> Features:
@@ -120,8 +163,8 @@ def _of_rows(found: Features, inputs: Tensor, part: Part) -> Features:
 class _Together:
     """What the backbone asks of the methods, each about its samples."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._methods = [(part.model.method, part.rows) for part in parts]
+    def __init__(self, acting: Sequence[_Acting]) -> None:
+        self._methods = acting
         self._before = self._acting("before_block")
         self._after = self._acting("after_block")
         self._ffn = self._acting("adapt_ffn")
@@ -169,31 +212,28 @@ class _Together:
 
 
 @contextmanager
-def _hooks(parts: Sequence[Part]) -> Iterator[None]:
-    """Lets the hooks of each adapter act on its samples alone."""
-    acting: dict[nn.Module, list[list[tuple[Any, Any]]]] = {}
-    for place, part in enumerate(parts):
-        for hook in part.model.method.hooks:
+def _hooks(acting: Sequence[_Acting]) -> Iterator[None]:
+    """Lets the hooks of each method act on its samples alone."""
+    found: dict[nn.Module, list[tuple[slice, Hook, Any]]] = {}
+    for method, rows in acting:
+        for hook in method.hooks:
             for (module, _), layer in zip(hook.site.pieces(), hook.layers(), strict=True):
-                acting.setdefault(module, [[] for _ in parts])[place].append((hook, layer))
+                found.setdefault(module, []).append((rows, hook, layer))
 
-    def joined(of_parts: list[list[tuple[Any, Any]]]) -> Callable[..., Tensor]:
+    def joined(own: list[tuple[slice, Hook, Any]]) -> Callable[..., Tensor]:
         def act(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Tensor) -> Tensor:
-            found = []
-            for part, own in zip(parts, of_parts, strict=True):
-                rows, values = part.rows, output[part.rows]
-                for hook, layer in own:
-                    hook.enabled = True
-                    given = tuple(one[rows] if isinstance(one, Tensor) else one for one in inputs)
-                    by_name = {key: one[rows] if isinstance(one, Tensor) else one for key, one in named.items()}
-                    values = layer(module, given, by_name, values)
-                    hook.enabled = False
-                found.append(values)
-            return torch.cat(found)
+            changed = output if isinstance(module, NEW) else output.clone()
+            for rows, hook, layer in own:
+                given = tuple(one[rows] if isinstance(one, Tensor) else one for one in inputs)
+                by_name = {key: one[rows] if isinstance(one, Tensor) else one for key, one in named.items()}
+                hook.enabled = True
+                changed[rows] = layer(module, given, by_name, changed[rows])
+                hook.enabled = False
+            return changed
 
         return act
 
-    handles = [module.register_forward_hook(joined(own), with_kwargs=True) for module, own in acting.items()]
+    handles = [module.register_forward_hook(joined(own), with_kwargs=True) for module, own in found.items()]
     try:
         yield
     finally:
@@ -204,14 +244,12 @@ def _hooks(parts: Sequence[Part]) -> Iterator[None]:
 @contextmanager
 def _own_tensors(backbone: Backbone, parts: Sequence[Part], plain: Mapping[str, Tensor]) -> Iterator[None]:
     """Gives each sample its adapter's norms, biases and class token."""
-    counts = torch.tensor([part.rows.stop - part.rows.start for part in parts])
+    owned = [part.own for part in parts for _ in range(part.rows.start, part.rows.stop)]
     names = {name for part in parts for name in part.own}
-    device = next(backbone.parameters()).device
 
     def of_rows(name: str) -> Tensor:
         """(B, 1, C)."""
-        values = torch.stack([part.own.get(name, plain[name]).flatten() for part in parts])
-        return values.repeat_interleave(counts.to(device), dim=0)[:, None]
+        return torch.stack([own.get(name, plain[name]) for own in owned]).view(len(owned), 1, -1)
 
     tokens = [name for name in names if name in backbone.class_parameters()]
     before = {name: backbone._parameters[name] for name in tokens}
@@ -241,8 +279,7 @@ def _norm(module: nn.LayerNorm, own: Mapping[str, Tensor]) -> Callable[[Tensor],
 
 def _linear(module: nn.Module, own: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     def forward(tokens: Tensor) -> Tensor:
-        found: Tensor = F.linear(tokens, module.weight) + own["bias"]  # type: ignore[arg-type]
-        return found
+        return F.linear(tokens, module.weight).add_(own["bias"])  # type: ignore[arg-type]
 
     return forward
 

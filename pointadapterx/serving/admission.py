@@ -71,12 +71,14 @@ class Admission:
         """Counts bytes of what was read, until the request is answered.
 
         The function that is given raises:
-            RefusedError: if they are too many, alone or with those of others.
+            RefusedError: if they are too many, alone or with those of others, or nobody waits for them any more.
         """
-        held = 0
+        held, over = 0, False
 
         def hold(size: int) -> None:
             nonlocal held
+            if over:
+                raise RefusedError(503, "nobody waits for what was read")
             most = self._limits.queue_bytes
             if held + size > most:
                 read = counted(held + size, "byte")
@@ -89,6 +91,7 @@ class Admission:
         try:
             yield hold
         finally:
+            over = True
             self.count(-held)
 
     def count(self, size: int) -> None:

@@ -89,12 +89,12 @@ def _counted(service: Service, path: str, answer: Answering) -> Callable[[Reques
 
 async def _predict(service: Service, request: Request) -> Response:
     said = request.query_params.get("condition")
-    async with service.catalog.lent(_named(service, request)) as adapters:
+    async with service.catalog.lent(await _named(service, request)) as adapters:
         return await _answered(service, request, adapters, lambda upload: service.answer(upload, adapters, said))
 
 
 async def _look(service: Service, request: Request) -> Response:
-    names = _named(service, request)
+    names = await _named(service, request)
     if len(names) > 1:
         raise RefusedError(400, f"adapter={names[1]}: look takes one adapter at a time")
     said, saliency = request.query_params.get("condition"), request.query_params.get("saliency") == "1"
@@ -148,15 +148,15 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _named(service: Service, request: Request) -> list[str]:
+async def _named(service: Service, request: Request) -> list[str]:
     """The adapters that are asked; where the server has one alone, it need not be named."""
     names = list(dict.fromkeys(request.query_params.getlist("adapter")))
-    known = service.catalog.names()
-    if not names and len(known) == 1:
-        return known
-    if not names:
+    if names:
+        return names
+    known = await asyncio.to_thread(service.catalog.names)
+    if len(known) != 1:
         raise RefusedError(400, f"name one of the adapters: adapter={known[0] if known else 'NAME'}")
-    return names
+    return known
 
 
 def _file(request: Request) -> tuple[str, str]:

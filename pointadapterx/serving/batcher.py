@@ -171,8 +171,12 @@ class Batcher:
             self._changed.wait(left)
 
     def _take(self) -> list[tuple[Work, Ready]] | _Call:
+        """The oldest, and up to a batch of what can share its pass: one large pass is cheaper than several small ones.
+
+        Whatever is left out stays as old as it is, and so is taken next, or soon.
+        """
         taken: list[tuple[Work, Ready]] = []
-        again = deque[Work | _Call]()
+        others, again = list[Work | _Call](), deque[Work | _Call]()
         while len(taken) < self._limits.batch and (self._queue or again):
             if not self._queue:
                 self._queue, again = again, self._queue
@@ -185,9 +189,13 @@ class Batcher:
                     return item
                 self._queue.appendleft(item)
                 break
+            if taken and item.served.shares != taken[0][0].served.shares:
+                others.append(item)
+                continue
             taken.append((item, item.waiting.popleft()))
             if item.waiting:
                 again.append(item)
+        self._queue.extendleft(reversed(others))
         self._queue.extend(again)
         return taken
 

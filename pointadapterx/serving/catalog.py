@@ -79,7 +79,7 @@ class Catalog:
         self._loading = asyncio.Lock()
 
     def names(self) -> list[str]:
-        """All that can be asked for."""
+        """All that can be asked for; it looks into the folder, which may take long."""
         found = {} if self._folder is None else {path.stem for path in self._folder.glob(f"*{SUFFIX}")}
         return sorted({*self._sources, *(name for name in found if NAME.fullmatch(name))})
 
@@ -114,12 +114,12 @@ class Catalog:
         Raises:
             RefusedError: if no adapter has the name.
         """
-        self._source(name)
+        await asyncio.to_thread(self._source, name)
         async with self._loading:
             await self._retire(self._served.pop(name, None))
 
     async def _load(self, name: str) -> Served:
-        source, before = self._source(name), self._served.get(name)
+        source, before = await asyncio.to_thread(self._source, name), self._served.get(name)
         try:
             new = await asyncio.to_thread(self._read, name, source)
             try:

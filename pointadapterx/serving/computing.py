@@ -29,11 +29,9 @@ def answers_of(asked: Mapping[Served, Sequence[Ready]], residents: Residents) ->
     groups: dict[Hashable, list[Served]] = {}
     for served, ready in asked.items():
         try:
-            kind = residents.resident(served).kind
+            residents.resident(served)
             batches[served] = batch = served.batch(ready)
-            shape = tuple(batch.inputs.shape[1:])
-            key = served.key if kind is None else (served.group, kind, served.computes_bf16, shape)
-            groups.setdefault(key, []).append(served)
+            groups.setdefault((served.shares, batch.inputs.shape[1:]), []).append(served)
         except Exception as error:  # of this adapter; the others are computed
             yield served, error
     for group in groups.values():

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -63,8 +64,8 @@ class _Reader:
         self.process, self.connection = process, ours
         return ours
 
-    def read(self, upload: Upload, reader: CloudReader | ImageReader) -> list[Content]:
-        """Waits for what the process makes of an upload.
+    def read(self, upload: Upload, reader: CloudReader | ImageReader) -> int | str:
+        """Waits until the process has read an upload: bytes of what is in it, or what is wrong with it.
 
         Raises:
             RefusedError: if no process can be started.
@@ -79,11 +80,21 @@ class _Reader:
             connection.send((upload, reader, Allowed(limits.points, limits.clouds, limits.points_together)))
             if not connection.poll(limits.read_seconds):
                 self.stop()
-                slow = f"{upload.name}: reading it takes more than {limits.read_seconds:g} s; send fewer points"
-                return [Content(upload.name, slow)]
-            found: list[Content] = loads(connection.recv_bytes())
-            return found
+                return f"{upload.name}: reading it takes more than {limits.read_seconds:g} s; send fewer points"
+            size: int = connection.recv()
+            return size
         except (EOFError, OSError):  # the process is gone, as the system ends those that take too much memory
+            self.stop()
+            return reading.too_large(upload.name)
+
+    def give(self, upload: Upload, wanted: bool) -> list[Content]:
+        """What was read, or nothing where there is no room for it: then it stays in the process, which forgets it."""
+        try:
+            assert self.connection is not None
+            self.connection.send(wanted)
+            found: list[Content] = loads(self.connection.recv_bytes()) if wanted else []
+            return found
+        except (EOFError, OSError):  # as above
             self.stop()
             return [Content(upload.name, reading.too_large(upload.name))]
 
@@ -111,19 +122,40 @@ class Readers:
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(self._threads, one.start) for one in self._all))
 
-    async def read(self, upload: Upload, reader: CloudReader | ImageReader) -> list[Content]:
+    async def read(
+        self, upload: Upload, reader: CloudReader | ImageReader, hold: Callable[[int], None]
+    ) -> list[Content]:
         """What an upload holds.
 
+        Args:
+            upload: a body that was received.
+            reader: of what is in it.
+            hold: is told how many bytes it takes before they are taken, and refuses what is too much.
+
         Raises:
-            RefusedError: if nothing in it can be read, or no process can be started for it.
+            RefusedError: if nothing in it can be read, it takes too much, or no process can be started for it.
         """
         chosen = await self._idle.get()
-        task = asyncio.get_running_loop().run_in_executor(self._threads, chosen.read, upload, reader)
+        task = asyncio.ensure_future(self._read(chosen, upload, reader, hold))
         task.add_done_callback(lambda _: self._idle.put_nowait(chosen))  # also where nobody waits for it any more
         found = await asyncio.shield(task)
         if all(isinstance(one.content, str) for one in found):
             raise RefusedError(422, str(found[0].content) if found else f"{upload.name}: there is no cloud in it")
         return found
+
+    async def _read(
+        self, chosen: _Reader, upload: Upload, reader: CloudReader | ImageReader, hold: Callable[[int], None]
+    ) -> list[Content]:
+        loop = asyncio.get_running_loop()
+        size = await loop.run_in_executor(self._threads, chosen.read, upload, reader)
+        if isinstance(size, str):
+            return [Content(upload.name, size)]
+        try:
+            hold(size)
+        except RefusedError:
+            await loop.run_in_executor(self._threads, chosen.give, upload, False)
+            raise
+        return await loop.run_in_executor(self._threads, chosen.give, upload, True)
 
     def stop(self) -> None:
         """Ends the processes."""

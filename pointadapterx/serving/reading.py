@@ -49,12 +49,6 @@ class Content(NamedTuple):
     name: str
     content: Cloud | Picture | str
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of what was read."""
-        found = () if isinstance(self.content, str) else self.content
-        return sum(part.nbytes for part in found if isinstance(part, np.ndarray))
-
 
 class Allowed(NamedTuple):
     """Limits of one upload: points of a cloud, clouds, and points of all that is made of them."""
@@ -123,7 +117,8 @@ def serve(requests: Connection, memory: int) -> None:
     """Reads what it is asked for until the other end is closed.
 
     Args:
-        requests: gives the arguments of :func:`contents`, and takes its results.
+        requests: gives the arguments of :func:`contents`, and takes the size of its results and then, if these are
+            wanted, the results.
         memory: bytes that reading may take.
     """
     import signal
@@ -137,7 +132,10 @@ def serve(requests: Connection, memory: int) -> None:
             arguments = requests.recv()
         except (EOFError, OSError):
             return
-        requests.send_bytes(dumps(_safely(*arguments)))
+        found = dumps(_safely(*arguments))
+        requests.send(len(found))
+        if requests.recv():  # whoever asked has room for it
+            requests.send_bytes(found)
 
 
 def _safely(upload: Upload, reader: CloudReader | ImageReader, allowed: Allowed) -> Sequence[Content]:

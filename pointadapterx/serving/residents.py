@@ -34,11 +34,6 @@ class Resident:
     alone: AdaptedModel | None
     size: int
 
-    @property
-    def kind(self) -> str | None:
-        """Equal for adapters of its bank that can share a pass; None for one that cannot."""
-        return None if self.bank is None else self.bank.kind(self.served.key)
-
 
 class Residents:
     """The models; to be used by one thread.
@@ -107,6 +102,8 @@ class Residents:
             self._banks[served.group] = bank
         else:
             bank.add(served.key, info)
+        kind = bank.kind(served.key)
+        served.shares = served.key if kind is None else (served.group, kind, served.computes_bf16)
         return Resident(served, bank, None, bank.nbytes(served.key))
 
     @property

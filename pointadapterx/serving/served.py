@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,7 @@ class Served(Predictor[Answer]):
     Attributes:
         users: requests that are being answered by it.
         retired: whether another version has taken its place, so that it goes with the last of them.
+        shares: equal for adapters that can share a pass; known once it has been in memory.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Served(Predictor[Answer]):
         self.name, self.version, self.copy = name, version, copy
         self._source, self._shared, self.weights = info.path, models, answering.weights
         self.users, self.retired = 0, False
+        self.shares: Hashable = self.key
         self.group = None
         if not METHODS[info.method.name].trains_backbone:
             self.group = f"{info.backbone_hash} {json.dumps(shape_keys(info), default=str)}"

@@ -117,8 +117,7 @@ class Service:
         found: dict[object, list[Content]] = {}
         for served in adapters:
             if served.reader not in found:
-                found[served.reader] = await self.readers.read(upload, served.reader)
-                hold(sum(content.nbytes for content in found[served.reader]))
+                found[served.reader] = await self.readers.read(upload, served.reader, hold)
         return found
 
     async def _of_adapter(self, served: Served, contents: Sequence[Content], said: str | None) -> list[dict[str, Any]]:

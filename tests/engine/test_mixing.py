@@ -12,6 +12,8 @@ from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.peft import METHODS
+from pointadapterx.peft.base import Method
+from pointadapterx.peft.side_by_side import form_of, side_by_side
 from tests.conftest import ROOT, randomise, small_config
 
 BEFORE = ROOT / "tests" / "files_of_before" / "adapters"
@@ -65,6 +67,44 @@ def test_every_method_is_known_to_share_passes_or_not(bank: AdapterBank) -> None
     assert {"adapter", "adaptformer", "bitfit", "linear", "lora", "ssf"} <= set(plain)
 
 
+AS_ONE = {"adapter", "adapter_x", "adaptformer", "adaptformer_x", "dapt", "dapt_x", "lora", "ssf"}
+
+
+def test_adapters_of_one_method_act_as_one(bank: AdapterBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no others: what has other tensors than those of known layers, such as DoRA's, acts adapter by adapter."""
+    assert {name for name in bank.names if bank._get(name).form is not None} == AS_ONE | {f"{one} 2" for one in AS_ONE}
+    dora = build_model(small_config("lora", method={"dora": True}))
+    late = build_model(small_config("dapt_x", method={"inject_from": 1, "prompts": False}))
+    assert [form_of(model.method) for model in (dora, late)] == [None, None]
+    found: list[list[str]] = []
+
+    def noted(methods: list[Method], which: list[int]) -> Method:
+        found.append([type(method).__name__ for method in methods])
+        assert which == [0, 1, 1]
+        return side_by_side(methods, which)
+
+    monkeypatch.setattr("pointadapterx.engine.mixing.side_by_side", noted)
+    counts = {"ssf": 1, "bitfit": 1, "lora": 1, "ssf 2": 2, "lora 2": 2, "adapter": 1}  # samples in any order
+    with torch.inference_mode(), bank.together(clouds(8), counts):
+        pass
+    assert found == [["Ssf", "Ssf"], ["Lora", "Lora"]]
+
+
+def test_adapters_act_as_one_under_autocast(bank: AdapterBank) -> None:
+    """As each does alone, in bf16 too, but for its rounding."""
+    counts = {"dapt": 1, "dapt 2": 2}
+    inputs = clouds(3)
+    parts = dict(zip(counts, inputs.split([*counts.values()]), strict=True))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        alone = {name: bank(part, name) for name, part in parts.items()}
+        with bank.together(inputs, counts):
+            for name, part in parts.items():
+                found = bank.model(name)(part).logits
+                assert found.dtype == alone[name].dtype
+                size = float(alone[name].abs().max())
+                torch.testing.assert_close(found, alone[name], rtol=0, atol=0.05 * size)
+
+
 @pytest.mark.parametrize("method", TOGETHER)
 def test_one_pass_gives_each_adapter_its_logits(bank: AdapterBank, method: str) -> None:
     names = next(names for names in kinds(bank).values() if method in names)
@@ -114,6 +154,33 @@ def test_adapters_of_different_positions(positions: tuple[str, str], added: bool
                     torch.testing.assert_close(bank.model(name)(inputs).logits, alone[name], rtol=0, atol=1e-5)
             assert torch.equal(bank(inputs), alone[active])
     assert all(torch.equal(bank(inputs, name), logits) for name, logits in alone.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neighbours": 4, "top_k": 2, "gate": "normalized"},
+        {"shared": False, "expert": "adapter", "tfts": ["patch", "qkv"]},
+        {"mixture": False, "prompt_gelu": True},
+    ],
+)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_mixtures_of_any_options_act_as_one(
+    options: dict[str, object], grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where torch has no product of groups, and experts run one by one."""
+    if not grouped:
+        monkeypatch.setattr("pointadapterx.peft.side_by_side.can_be_grouped", lambda *_: False)
+    first = placed("dapt_x", "every_block", **options)
+    bank = AdapterBank({"a": first, "b": other(first, 1), "c": other(first, 2)})
+    assert len({bank._get(name).form for name in bank.names} - {None}) == 1
+    inputs = torch.randn(4, 128, 3, generator=torch.Generator().manual_seed(0))
+    counts = {"b": 1, "a": 2, "c": 1}
+    parts = dict(zip(counts, inputs.split([*counts.values()]), strict=True))
+    alone = {name: bank(part, name) for name, part in parts.items()}
+    with torch.inference_mode(), bank.together(inputs, counts):
+        for name, part in parts.items():
+            torch.testing.assert_close(bank.model(name)(part).logits, alone[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("failing", ["bank.load_adapter", "bank.kind_of", "bank.AdaptedModel.remember_backbone"])

@@ -6,7 +6,8 @@ import asyncio
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -134,3 +135,31 @@ def npy(folder: Path, seed: int, points: int = 300) -> Path:
     path = folder / f"{seed}.npy"
     np.save(path, cloud(seed, points))
     return path
+
+
+class Held:
+    """Keeps the thread that computes busy until it is left."""
+
+    def __init__(self, running: Running) -> None:
+        self._go, self._running = threading.Event(), running
+
+    def __enter__(self) -> None:
+        held = threading.Event()
+
+        def wait() -> None:
+            held.set()
+            self._go.wait(20)
+
+        asyncio.run_coroutine_threadsafe(self._running.service.batcher.call(wait), self._running.loop)
+        assert held.wait(5)
+
+    def __exit__(self, *_: object) -> None:
+        self._go.set()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

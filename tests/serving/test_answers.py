@@ -16,7 +16,7 @@ from PIL import Image
 from pointadapterx.datasets.images import SUFFIXES
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.predictor import Predictor
-from tests.serving.running import BEFORE, Running, cloud, npy
+from tests.serving.running import BEFORE, Held, Running, cloud, eventually, npy
 
 NEAR = {"probabilities": 1e-5, "confidence": 1.01e-4, "novelty": 1e-5}
 """Differences that batches of different sizes may make, in fp32; confidence is rounded to four digits."""
@@ -44,7 +44,10 @@ def test_mixed_requests_get_the_answers_of_predict(running: Running, sources: di
         return running.predict(f"adapter={name}&file={file.name}{said}", file.read_bytes())
 
     with ThreadPoolExecutor(len(asked)) as pool:
-        replies = list(pool.map(ask, asked))
+        with Held(running):
+            waiting = [pool.submit(ask, one) for one in asked]
+            eventually(lambda: len(running.service.batcher._queue) == len(asked), 30)
+        replies = [one.result() for one in waiting]
     for (name, file), reply in zip(asked, replies, strict=True):
         assert reply.status == 200, reply.body
         (answer,) = reply.content["answers"]

@@ -25,11 +25,10 @@ from pointadapterx.tasks.exchange import Piece, Ready
 class Fake:
     """Answers with the names of what it is given, and keeps its batches; its model shares nothing."""
 
-    kind: str | None = None
     bank = None
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
-        self.name = self.key = name
+        self.name = self.key = self.shares = name
         self.error = error
         self.batches: list[list[str]] = []
 
@@ -47,7 +46,9 @@ class Fake:
 class Kin(Fake):
     """Of a kind that could share a pass, if it were in a bank."""
 
-    kind, group, computes_bf16 = "kin", "backbone", False
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        super().__init__(name, error)
+        self.shares = "kin"
 
 
 class Fakes:
@@ -101,6 +102,15 @@ def test_a_large_request_does_not_keep_the_others_waiting() -> None:
     ]
 
 
+def test_a_batch_is_of_what_can_share_a_pass_and_the_oldest_is_in_the_next() -> None:
+    """Requests of one kind do not wait for ever behind those of another."""
+    one, two, other = Kin("one"), Kin("two"), Fake("other")
+    asked = (one, inputs("a", 1)), (other, inputs("b", 5)), (two, inputs("c", 1)), (one, inputs("d", 4))
+    run(*asked, (other, inputs("e", 1)))
+    assert (one.batches, two.batches) == ([["a0", "d0", "d1"], ["d2", "d3"]], [["c0"]])
+    assert other.batches == [["b0", "e0", "b1", "b2"], ["b3", "b4"]]
+
+
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
@@ -111,13 +121,13 @@ def test_a_large_request_does_not_keep_the_others_waiting() -> None:
 )
 def test_an_adapter_that_fails_does_not_take_others_along(error: Exception, status: int, words: str) -> None:
     good, bad = Fake("good"), Fake("bad", error)
-    failed, fine, *_ = run((bad, inputs("a", 3)), (good, inputs("b", 2)), (bad, inputs("c", 1)))
+    failed, fine, *_ = run((bad, inputs("a", 5)), (good, inputs("b", 2)), (bad, inputs("c", 1)))
     assert isinstance(failed, RefusedError)
     assert failed.status == status
     assert words in str(failed)
     assert [one().name for one in fine] == ["b0", "b1"]
-    assert good.batches == [["b0"], ["b1"]]
-    assert bad.batches == [["a0", "c0", "a1"]]  # the rest of a request that failed is left out
+    assert good.batches == [["b0", "b1"]]
+    assert bad.batches == [["a0", "c0", "a1", "a2"]]  # the rest of a request that failed is left out
 
 
 @pytest.mark.parametrize("short", [1, 2, 3, 4])

@@ -113,9 +113,11 @@ def test_the_example_runs(answering: Running, place: Path, monkeypatch: pytest.M
     (example,) = [block.text for block in blocks(PAGE) if block.language == "python"]
     namespace: dict[str, Any] = {}
     exec(example.replace("http://127.0.0.1:8000/", answering.address), namespace)
-    (shown_answer,) = [block.text for block in blocks(PAGE) if block.language == "json"]
-    (wanted,) = json.loads(shown_answer)["answers"]
-    assert namespace["answer"].keys() == wanted.keys()
+    examples = [json.loads(block.text)["answers"] for block in blocks(PAGE) if block.language == "json"]
+    parts = answering.predict("adapter=parts&condition=mug&file=brick.ply", (place / "brick.ply").read_bytes())
+    for found, (wanted,) in zip([namespace["answer"], *parts.content["answers"]], examples, strict=True):
+        assert found.keys() == wanted.keys()
+        assert [type(value) for value in found.values()] == [type(value) for value in wanted.values()]
 
 
 def test_the_tables_have_what_there_is(answering: Running) -> None:

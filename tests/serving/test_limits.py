@@ -11,12 +11,12 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from pickle import loads
 from typing import Any, cast
 
 import h5py
@@ -33,7 +33,7 @@ from pointadapterx.serving.reading import Allowed, Upload
 from pointadapterx.serving.served import Served
 from tests.conftest import ROOT
 from tests.processes import start
-from tests.serving.running import BEFORE, READY, Running, cloud, npy
+from tests.serving.running import BEFORE, READY, Held, Running, cloud, eventually, npy
 
 LORA = BEFORE / "lora.safetensors"
 QUERY = "adapter=lora&file=a.npy"
@@ -60,33 +60,6 @@ def before(tmp_path: Path) -> Path:
     shutil.copy(BEFORE.parent / weights, tmp_path / weights)
     (tmp_path / "adapters").mkdir()
     return tmp_path / "adapters"
-
-
-class Held:
-    """Keeps the thread that computes busy until it is left."""
-
-    def __init__(self, running: Running) -> None:
-        self._go, self._running = threading.Event(), running
-
-    def __enter__(self) -> None:
-        held = threading.Event()
-
-        def wait() -> None:
-            held.set()
-            self._go.wait(20)
-
-        asyncio.run_coroutine_threadsafe(self._running.service.batcher.call(wait), self._running.loop)
-        assert held.wait(5)
-
-    def __exit__(self, *_: object) -> None:
-        self._go.set()
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def waiting(running: Running) -> float:
@@ -179,6 +152,48 @@ def test_what_is_read_of_an_upload_counts_until_it_is_answered(strict: Running, 
         hold(7 * few)
 
 
+def test_what_was_read_is_counted_before_it_is_taken(
+    parts_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole clouds are float64, eight times what a file of bytes takes; the process that read it goes on."""
+    taken: list[int] = []
+    monkeypatch.setattr("pointadapterx.serving.readers.loads", lambda data: taken.append(len(data)) or loads(data))
+    query = "file=a.npy&condition=mug"
+    with Running({"parts": parts_adapter}, queue_bytes=60_000) as running:
+        for count, status in ((3000, 413), (300, 200)):
+            np.save(tmp_path / "a.npy", (100 * cloud(1, count)).astype(np.int8))
+            reply = running.predict(query, (tmp_path / "a.npy").read_bytes())
+            assert reply.status == status, reply.body
+            assert status == 200 or "more than the 60,000 of all requests" in reply.error
+        (process,) = running.service.readers._all
+        assert process.process is not None
+        assert [size < 60_000 for size in taken] == [True]
+        assert running.metric("pointadapterx_queue_bytes") == 0
+        with running.service.admission.contents() as hold:
+            pass
+        with pytest.raises(RefusedError, match="nobody waits"):  # who hung up while it was read
+            hold(1)
+
+
+def test_the_folder_of_adapters_is_listed_beside_the_loop(before: Path, body: bytes) -> None:
+    """It may be large, or far away: other requests go on."""
+    shutil.copy(LORA, before / "a.safetensors")
+    shutil.copy(LORA, before / "b.safetensors")
+    with Running({}, before) as running:
+        names, threads = running.service.catalog.names, set[str]()
+
+        def listed() -> list[str]:
+            threads.add(threading.current_thread().name)
+            return names()
+
+        running.service.catalog.names = listed  # type: ignore[method-assign]
+        assert running.predict("file=a.npy", body).status == 400
+        assert running.predict("adapter=c&file=a.npy", body).status == 404
+        assert running.ask("DELETE", "/adapters/c").status == 404
+        assert threads
+        assert running._thread.name not in threads
+
+
 def test_points_of_a_request_are_bounded(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["data"] = np.random.default_rng(0).normal(size=(3, 20, 3)).astype(np.float32)
@@ -231,11 +246,11 @@ def test_readers_are_started_together_and_again(tmp_path: Path, monkeypatch: pyt
                 assert one.process is not None
                 one.process.kill()
                 one.process.join()
-            (found,) = await readers.read(upload, reader)
+            (found,) = await readers.read(upload, reader, lambda size: None)
             assert not isinstance(found.content, str)
             monkeypatch.setattr(BaseProcess, "start", lambda self: os.stat(tmp_path / "gone"))
             with pytest.raises(RefusedError, match="the process that reads it does not start") as error:
-                await readers.read(upload, reader)
+                await readers.read(upload, reader, lambda size: None)
             assert error.value.status == 503
         finally:
             readers.stop()

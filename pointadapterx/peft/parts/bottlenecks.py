@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointadapterx.peft.parts.expert_batching import ExpertGroups, grouped_linear, stacked
+from pointadapterx.peft.parts.expert_batching import ExpertGroups, Grouped, grouped_linear, stacked
 from pointadapterx.registry import Registry
 
 
@@ -37,16 +37,20 @@ class Bottleneck(nn.Module):
         return self.up(self.dropout(self.activation(self.down(tokens))))
 
     @staticmethod
-    def grouped(experts: Sequence[Bottleneck], tokens: Tensor, groups: ExpertGroups) -> Tensor:
+    def grouped(experts: Sequence[Bottleneck]) -> Grouped:
         """Many of the same kind, each on its group: :class:`~pointadapterx.peft.parts.expert_batching.Groupable`."""
         first = experts[0]
-        hidden = first.dropout(first.activation(_grouped_layer([expert.down for expert in experts], tokens, groups)))
-        return _grouped_layer([expert.up for expert in experts], hidden, groups)
+        down, up = _stacked([expert.down for expert in experts]), _stacked([expert.up for expert in experts])
+
+        def run(tokens: Tensor, groups: ExpertGroups) -> Tensor:
+            hidden = first.dropout(first.activation(grouped_linear(tokens, *down, groups)))
+            return grouped_linear(hidden, *up, groups)
+
+        return run
 
 
-def _grouped_layer(layers: Sequence[nn.Linear], tokens: Tensor, groups: ExpertGroups) -> Tensor:
-    weight, bias = stacked(layer.weight for layer in layers), stacked(layer.bias for layer in layers)
-    return grouped_linear(tokens, weight, bias, groups)
+def _stacked(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
+    return stacked(layer.weight for layer in layers), stacked(layer.bias for layer in layers)
 
 
 def start_as_zero(down: nn.Linear, up: nn.Linear) -> None:
@@ -97,21 +101,25 @@ class DynamicAdapter(nn.Module):
         return self.up(self.dropout(F.gelu(self.down(normed)))) * scale
 
     @staticmethod
-    def grouped(experts: Sequence[DynamicAdapter], tokens: Tensor, groups: ExpertGroups) -> Tensor:
+    def grouped(experts: Sequence[DynamicAdapter]) -> Grouped:
         """Many of them, each on its group; the norms' γ and β go into the layers that read them.
 
         W (γ ⊙ x + β) + b = (W ⊙ γ) x + (W β + b), with the token scale as one more row of W.
         """
         first, rank = experts[0], len(experts[0].down.weight)
-        layers = [[expert.down for expert in experts], [expert.token_scale for expert in experts]]
-        weight = torch.cat([stacked(layer.weight for layer in each) for each in layers], dim=1)  # (E, r + 1, C)
-        bias = torch.cat([stacked(layer.bias for layer in each) for each in layers], dim=1)
+        read = [_stacked([expert.down for expert in experts]), _stacked([expert.token_scale for expert in experts])]
+        weight, bias = (torch.cat(parts, dim=1) for parts in zip(*read, strict=True))  # (E, r + 1, C) and (E, r + 1)
         gamma = stacked(expert.norm.weight for expert in experts).unsqueeze(1)  # (E, 1, C)
         beta = stacked(expert.norm.bias for expert in experts).unsqueeze(2)
-        normed = F.layer_norm(tokens, first.norm.normalized_shape, eps=first.norm.eps)
-        read = grouped_linear(normed, weight * gamma, bias + (weight @ beta).squeeze(2), groups)  # (T, r + 1)
-        hidden = first.dropout(F.gelu(read[:, :rank]))
-        return _grouped_layer([expert.up for expert in experts], hidden, groups) * F.relu(read[:, rank:])
+        weight, bias = weight * gamma, bias + (weight @ beta).squeeze(2)
+        up = _stacked([expert.up for expert in experts])
+
+        def run(tokens: Tensor, groups: ExpertGroups) -> Tensor:
+            normed = F.layer_norm(tokens, first.norm.normalized_shape, eps=first.norm.eps)
+            hidden, scale = grouped_linear(normed, weight, bias, groups).split([rank, 1], dim=1)
+            return grouped_linear(first.dropout(F.gelu(hidden)), *up, groups) * F.relu(scale)
+
+        return run
 
 
 class AdapterKind(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -34,12 +34,16 @@ class ExpertGroups(NamedTuple):
         return cls(expert_of, ends)
 
 
+Grouped = Callable[[Tensor, ExpertGroups], Tensor]
+"""Sub-tokens (T, C / h), sorted by expert -> outputs of their experts, (T, C / h)."""
+
+
 class Groupable(Protocol):
     """An expert whose class can run many experts in a few products."""
 
     @staticmethod
-    def grouped(experts: Sequence[Any], tokens: Tensor, groups: ExpertGroups) -> Tensor:
-        """Sub-tokens (T, C / h), sorted by expert -> outputs of their experts, (T, C / h)."""
+    def grouped(experts: Sequence[Any]) -> Grouped:
+        """Stacks the matrices of the experts, and says how they run."""
         ...
 
 
@@ -59,10 +63,19 @@ def run_grouped(experts: Sequence[nn.Module], tokens: Tensor, expert_of: Tensor,
     Returns:
         (T, C / h).
     """
-    if len(experts) >= MANY_EXPERTS and _has_product(tokens) and _groupable(experts):
-        kind = cast(Groupable, type(experts[0]))
-        return kind.grouped(experts, tokens, ExpertGroups.of(expert_of, sizes))
+    if len(experts) >= MANY_EXPERTS and can_be_grouped(experts, tokens):
+        return grouped(experts)(tokens, ExpertGroups.of(expert_of, sizes))
     return torch.cat([expert(group) for expert, group in zip(experts, tokens.split(list(sizes)), strict=True)])
+
+
+def can_be_grouped(experts: Sequence[nn.Module], tokens: Tensor) -> bool:
+    """Whether :func:`grouped` takes the experts, for such sub-tokens (T, C / h)."""
+    return _has_product(tokens) and _groupable(experts)
+
+
+def grouped(experts: Sequence[nn.Module]) -> Grouped:
+    """Runs each expert on its group; made once for as long as the experts stay what they are."""
+    return cast(Groupable, type(experts[0])).grouped(experts)
 
 
 def _groupable(experts: Sequence[nn.Module]) -> bool:

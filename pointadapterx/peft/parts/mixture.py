@@ -183,9 +183,13 @@ class SharedMixture(nn.Module):
         sizes = group_sizes(expert_of, len(self.experts))
         grouped = at_least_float32_on_cpu(sub_tokens.index_select(0, token_of))
         with float32_on_cpu(sub_tokens):
-            outputs = run_grouped(list(self.experts), grouped, expert_of.index_select(0, order), sizes)
+            outputs = self.run_experts(grouped, expert_of.index_select(0, order), sizes)
         outputs = outputs * weights.flatten().index_select(0, order).unsqueeze(-1).to(outputs.dtype)
         return torch.zeros_like(sub_tokens, dtype=outputs.dtype).index_add(0, token_of, outputs)
+
+    def run_experts(self, tokens: Tensor, expert_of: Tensor, sizes: Sequence[int]) -> Tensor:
+        """See :func:`~pointadapterx.peft.parts.expert_batching.run_grouped`."""
+        return run_grouped(list(self.experts), tokens, expert_of, sizes)
 
     def mix_dense(self, sub_tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Applies every expert to every sub-token, weighted by its gate or by zero: the test oracle of :meth:`mix`."""
