@@ -17,10 +17,15 @@ from pointadapterx.text import counted
 
 log = logging.getLogger(__name__)
 
+MOST_LOST = 10  # times that a task is started again because its node died
 PATIENCE = 5  # seconds in which an address has to take a connection; Ray itself would try for five minutes
 STORE = 2**28  # bytes of a local cluster's object store, which holds the adapters
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_LOG_TO_STDERR": "0"}
-"""For a local cluster: it reports nothing to anybody."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # a cluster of ours reports nothing to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it will be
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # pages of Ray's own log on standard output, when a node dies
+}
+"""Variables of Ray, unless the environment has them."""
 
 
 def ray() -> Any:
@@ -29,6 +34,8 @@ def ray() -> Any:
     Raises:
         ConfigError: if it is not installed.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     return need("ray", "--engine ray needs ray", "ray", ConfigError)
 
 
@@ -50,7 +57,6 @@ def connected(address: str | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address == "local":
-            os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
             ray().init("local", num_cpus=available_cores(), include_dashboard=False, object_store_memory=STORE, **quiet)
         else:
             if address != "auto":

@@ -1,0 +1,94 @@
+"""A node that dies in the middle: nothing is lost, and nothing is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pointadapterx.cluster.connection import connected
+from pointadapterx.cluster.runs import RayProcesses
+from pointadapterx.commands.main import main
+from pointadapterx.study.plan import read_plan
+from pointadapterx.study.runner import Runner
+from tests.cluster.conftest import TwoNodes
+
+pytestmark = pytest.mark.slow
+
+FILES, CHUNK = 200, 8
+BROKEN = {198, 199}  # the last: others would move the batches behind them
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    draw = np.random.default_rng(0)
+    for number in range(FILES):
+        path = folder / f"{number:03d}.npy"
+        if number in BROKEN:
+            path.write_bytes(b"not an array")
+        else:
+            np.save(path, draw.normal(size=(64, 3)).astype(np.float32))
+    return folder
+
+
+def test_every_file_of_a_listing_is_answered_once(
+    two_nodes: TwoNodes, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, found = tmp_path / "plain.csv", tmp_path / "found.csv"
+    assert main(["predict", str(scans), "--batch-size", str(CHUNK), "--output", str(plain)]) == 3
+    expected = capsys.readouterr()
+    chunks = tmp_path / f"{found.name}.chunks"
+    arguments = ["predict", str(scans), "--batch-size", str(CHUNK), "--output", str(found)]
+    cluster = ["--engine", "ray", "--address", two_nodes.address, "--chunk", str(CHUNK)]
+    with two_nodes.losing_one(lambda: len(list(chunks.glob("*.json"))) >= 4):
+        assert main([*arguments, *cluster]) == 3
+    assert found.read_text() == plain.read_text()
+    got = capsys.readouterr()
+    assert got.err == expected.err
+    assert got.out == expected.out.replace(str(plain), str(found))
+    assert not chunks.exists()
+
+
+STEPS = 20
+# Adds a step at a time to its state, alone, until there are enough; then writes its result.
+TRAIN = f"""
+import json, pathlib, shutil, sys, time
+from pointadapterx.locks import alone
+output = pathlib.Path(sys.argv[1]) / "run"
+output.mkdir(exist_ok=True)
+shutil.copy(output.parent / "study.yaml", output / "config.yaml")
+state = output / "state.safetensors"
+with alone(output / ".lock", output, "wait"):
+    while (steps := len(state.read_text()) if state.exists() else 0) < {STEPS}:
+        state.write_text("x" * (steps + 1))
+        (output / "steps").open("a").write(f"{{steps}} ")
+        time.sleep(0.1)
+    test = {{"overall_accuracy": 50.0, "mean_class_accuracy": 50.0}}
+    (output / "metrics.json").write_text(json.dumps({{"val_overall_accuracy": 50.0, "test": test}}))
+"""
+
+
+def test_every_run_of_a_study_is_trained_once(
+    two_nodes: TwoNodes,
+    make_study: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The run that was at work on the dead node goes on from its state, on the other."""
+    plan = read_plan(make_study(processes=2))
+    runs = tmp_path / "runs"
+
+    def both_at_work() -> bool:
+        steps = [len(path.read_text().split()) for path in runs.glob("*/run/steps")]
+        return sum(STEPS // 4 < count < STEPS // 2 for count in steps) == 2
+
+    with connected(two_nodes.address), two_nodes.losing_one(both_at_work):
+        outcome = Runner(plan, lambda run, folder: ["-c", TRAIN, str(folder)], engine=RayProcesses).run()
+    assert (len(outcome.finished), outcome.failures) == (6, {})
+    done = {path.parent.parent.name: path.read_text().split() for path in runs.glob("*/run/steps")}
+    assert {name: list(map(int, steps)) for name, steps in done.items()} == {name: list(range(STEPS)) for name in done}
+    assert len(done) == 6
+    assert caplog.text.count("its machine is gone; it is started again") == 1
