@@ -11,7 +11,7 @@ from pointadapterx.commands.options import UsageError, add_engine, add_overrides
 EXAMPLES = """\
   %(prog)s --config study/quick                                run a study; the same command continues it
   %(prog)s --config study/quick train.epochs=2 processes=2
-  %(prog)s --config study/quick --engine ray processes=8       its runs on a cluster, or on a Ray of this machine
+  %(prog)s --config study/quick --engine ray processes=8      on a Ray cluster
   %(prog)s --report runs/study/quick/results/results.csv       report and plots again
 """
 INCOMPLETE = 1  # exit status where runs failed, or results are missing

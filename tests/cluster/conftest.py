@@ -15,6 +15,8 @@ from pointadapterx.cluster.connection import QUIET
 from tests.study.conftest import make_study, study_data  # noqa: F401
 
 STORE = 2**27  # bytes
+SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+"""A dead node is noticed in seconds, and not in half a minute."""
 
 
 class TwoNodes:
@@ -24,6 +26,7 @@ class TwoNodes:
         from ray.cluster_utils import Cluster
 
         node: dict[str, Any] = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+        node["_system_config"] = SOON
         self._cluster = Cluster(initialize_head=True, head_node_args=node)
         self._nodes = [self._added(), self._added()]
         self.address: str = self._cluster.address

@@ -14,8 +14,9 @@ from pointadapterx.commands.main import main
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.runner import Runner
 from tests.cluster.conftest import TwoNodes
+from tests.mechanisms import exhaustive
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, exhaustive]
 
 FILES, CHUNK = 200, 8
 BROKEN = {198, 199}  # the last: others would move the batches behind them
