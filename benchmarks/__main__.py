@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    cluster,
     curves,
     dense2d,
     exactness,
@@ -36,6 +37,7 @@ KINDS = {
     "peft": peft.main,
     "predict": predict.main,
     "propagation": propagation.main,
+    "ray": cluster.main,
     "scene": scene.main,
     "serve": serve.main,
     "train": train.main,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from pointadapterx.cluster.runs import watch
 from pointadapterx.commands.main import main
 from pointadapterx.errors import ConfigError
 from pointadapterx.locks import holder, try_hold
+from tests.processes import CONTEXT
 
 PREDICT = ["predict", "scan.ply", "--output", "found.csv"]
 
@@ -97,6 +101,36 @@ def test_a_node_runs_a_process_and_says_whether_it_sees_locks(tmp_path: Path) ->
     (run / "lock.json").write_text(owner)  # the file is seen, the lock is not
     ended = watch(arguments, run / "log.txt", "7", holder(run / "lock"), Place())
     assert f"does not see the locks of {run.parent}" in str(ended.doubt)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_run_saves_its_state_when_what_watches_it_is_killed(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "lock.json").write_text("{}")
+    script = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: (folder / "saved").touch())
+(folder / "started").touch()
+limit = time.monotonic() + 30
+while not (folder / "saved").exists() and time.monotonic() < limit:
+    time.sleep(0.02)
+"""
+    arguments = ["-c", script, str(run)]
+    watching = CONTEXT.Process(target=watch, args=(arguments, run / "log.txt", "1", holder(run / "lock"), Place()))
+    watching.start()
+    wait_for((run / "started").exists)
+    watching.kill()
+    watching.join()
+    wait_for((run / "saved").exists)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 def test_chunks_of_another_listing_are_not_taken_for_these(tmp_path: Path) -> None:
