@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -16,8 +22,10 @@ from benchmarks.cluster import Nodes
 from pointadapterx.cluster.connection import connected
 from pointadapterx.cluster.runs import RayProcesses
 from pointadapterx.commands.main import main
+from pointadapterx.engine.predictor import Predictor
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.runner import Runner
+from pointadapterx.tasks.exchange import Answer
 from tests.mechanisms import exhaustive
 
 pytestmark = [pytest.mark.slow, exhaustive]
@@ -113,3 +121,46 @@ def test_every_run_of_a_study_is_trained_once(
     assert {name: list(map(int, steps)) for name, steps in done.items()} == {name: list(range(STEPS)) for name in done}
     assert len(done) == 6
     assert caplog.text.count("its machine is gone; it is started again") == 1
+
+
+def test_replicas_answer_as_one_server_does(two_nodes: Nodes) -> None:
+    pytest.importorskip("fastapi")
+    from pointadapterx.cluster.serving import MODEL_HEADER, served
+    from pointadapterx.serving.limits import Limits
+    from pointadapterx.serving.served import Answering
+    from pointadapterx.serving.server import Place
+    from tests.serving.running import BEFORE, READY
+
+    adapters = {"ldraw20": READY, "lora": BEFORE / "lora.safetensors"}
+    points = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    body = io.BytesIO()
+    np.save(body, points)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = Place("127.0.0.1", free.getsockname()[1], "a token of some length")
+    sources = {name: str(path) for name, path in adapters.items()}
+
+    def ask(name: str, **headers: str) -> tuple[int, dict[str, Any]]:
+        address = f"http://127.0.0.1:{place.port}/predict?adapter={name}&file=scan.npy"
+        request = Request(address, body.getvalue(), {"Content-Type": "application/octet-stream", **headers})
+        try:
+            with urlopen(request, timeout=100) as reply:
+                return reply.status, json.load(reply)
+        except HTTPError as refused:
+            return refused.code, {}
+
+    with (
+        connected(two_nodes.address),
+        served(sources, None, Answering("cpu"), Limits(), place, replicas=2),
+    ):
+        token = {"Authorization": f"Bearer {place.token}"}
+        for name, path in adapters.items():
+            ((expected),) = Predictor[Answer](path)(points)
+            for headers in ({}, {MODEL_HEADER: name}):
+                status, found = ask(name, **token, **headers)
+                assert status == 200
+                (answer,) = found["answers"]
+                assert answer["adapter"] == name
+                assert answer["probabilities"] == pytest.approx(expected.content()["probabilities"], abs=1e-4)
+        assert ask("unknown", **token)[0] == 404
+        assert ask("lora")[0] == 401

@@ -172,6 +172,10 @@ NOT_EXECUTED: dict[str, str] = {
     "torchrun --standalone --nproc_per_node 2 tools/main.py --config cfgs/demo.yaml": (
         "see tests/engine/test_distributed.py"
     ),
+    "pip install 'ray[serve]'": "loads packages from the network",
+    "pointadapterx serve --adapters adapters --engine ray --address HEAD:6379 --replicas 4": CLUSTER,
+    "curl -H 'serve_multiplexed_model_id: ldraw20' --data-binary @scan.ply "
+    "'http://127.0.0.1:8000/predict?adapter=ldraw20&file=scan.ply'": CLUSTER,
     "pip install ray": "loads packages from the network",
     "RAY_USAGE_STATS_ENABLED=0 ray start --head --port 6379 --include-dashboard false": CLUSTER,
     "RAY_USAGE_STATS_ENABLED=0 ray start --address HEAD:6379": CLUSTER,
