@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    cluster,
     curves,
     dense2d,
     exactness,
@@ -37,6 +38,7 @@ KINDS = {
     "peft": peft.main,
     "predict": predict.main,
     "propagation": propagation.main,
+    "ray": cluster.main,
     "scale": scale.main,
     "scene": scene.main,
     "serve": serve.main,

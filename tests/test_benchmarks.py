@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import (
+    cluster,
     curves,
     dense,
     exactness,
@@ -437,6 +438,15 @@ def test_the_load_of_a_server_as_a_table() -> None:
     assert "| all mixed | 4 | 5 | 0.80 | 400.0 | 200.0 | 0.50 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
     assert "Samples in a batch: 3.0 on average" in table
     assert "- adapter=a: b'{}'" in table
+
+
+def test_the_table_of_a_cluster() -> None:
+    rows = [{"what": "10 files, one killed", "seconds": 12.3, "status": 0, "once": True}]
+    rows.append({"what": "a study of 2 runs, one killed", "seconds": 3.0, "status": 1, "once": False})
+    result = {"cores": 1, "batch_size": 8, "hardware": "a machine", "versions": {"torch": "2"}, "rows": rows}
+    table = cluster.markdown(result, "python -m benchmarks ray")
+    assert "| 10 files, one killed | 12 | 0 | yes |" in table
+    assert "| a study of 2 runs, one killed | 3 | 1 | NO |" in table
 
 
 LOADED = {"answers": 100, "statuses": {"200": 100, "429": 3}, "wrong": [], "lost": []}

@@ -191,7 +191,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 def test_every_command_is_one_file_and_every_file_a_command() -> None:
     folder = ROOT / "pointadapterx" / "commands"
-    shared = {"__init__", "main", "options", "flags", "conditions", "scoring"}
+    shared = {"__init__", "main", "options", "flags", "conditions", "scoring", "each"}
     assert {path.stem for path in folder.glob("*.py")} - shared == set(COMMANDS)
 
 

@@ -103,6 +103,14 @@ def test_a_broken_open3d_says_why(broken: Callable[[str], None]) -> None:
     assert reason == open3d_view.BROKEN.format(reason=LACKS)
 
 
+def test_a_cluster_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["compare", "--config", "study/quick", "--engine", "ray"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --engine ray needs ray, which is not installed; pip install ray (the extra ray)\n"
+    )
+
+
 def test_serving_names_all_that_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for package in ("starlette", "uvicorn", "prometheus_client"):
         monkeypatch.setitem(sys.modules, package, None)

@@ -12,6 +12,7 @@ from pointadapterx.errors import ConfigError
 
 ADAPTER = "RUN_OR_ADAPTER"
 ADAPTER_HELP = "adapter file, run folder, or hf://owner/repository"
+ENGINES = ("local", "ray")
 OVERRIDES = "config overrides, for example train.lr=1e-3"
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)+=.*")
 
@@ -57,6 +58,37 @@ def add_weights(parser: argparse._ActionsContainer) -> None:
 def add_device(parser: argparse._ActionsContainer) -> None:
     """``--device``."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+
+
+def add_engine(parser: argparse._ActionsContainer, what: str) -> None:
+    """``--engine`` and ``--address``.
+
+    Args:
+        parser: or a group of its options.
+        what: the engine does, in words.
+    """
+    parser.add_argument(
+        "--engine", choices=ENGINES, default=ENGINES[0], help=f"what {what}: this machine, or a Ray cluster"
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the cluster's head node, or auto; only with --engine ray (default: $RAY_ADDRESS, or a cluster of this "
+        "machine alone)",
+    )
+
+
+def on_ray(options: argparse.Namespace) -> bool:
+    """Whether :func:`add_engine`'s options choose a cluster.
+
+    Raises:
+        UsageError: for an address without one.
+    """
+    if options.engine == "ray":
+        return True
+    if options.address is not None:
+        raise UsageError("--address belongs to --engine ray")
+    return False
 
 
 def add_output_folder(parser: argparse._ActionsContainer, default: str) -> None:

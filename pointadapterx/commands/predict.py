@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import glob
-import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any
 
 from pointadapterx.checkpoints.adapter_file import ADAPTERS
 from pointadapterx.checkpoints.shipped import ADAPTERS as ADAPTERS_FOLDER
 from pointadapterx.checkpoints.shipped import READY, shipped_adapter
 from pointadapterx.commands.conditions import add_condition, condition_of
-from pointadapterx.commands.options import UsageError, add_device, add_reading, add_weights, require_positive
-from pointadapterx.commands.scoring import add_score, columns_of, scored, scores_of
-from pointadapterx.datasets.h5 import SUFFIXES
+from pointadapterx.commands.each import each_file, require_inputs_kept
+from pointadapterx.commands.options import (
+    UsageError,
+    add_device,
+    add_engine,
+    add_reading,
+    add_weights,
+    on_ray,
+    require_positive,
+)
+from pointadapterx.commands.scoring import add_score, columns_of, label_field_of, scores_of
 from pointadapterx.datasets.point_files import KINDS
-from pointadapterx.endings import explain
 from pointadapterx.engine.console import log_warnings_to, progress_bar
-from pointadapterx.engine.given import files_of
+from pointadapterx.engine.given import Item, files_of
 from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
-from pointadapterx.errors import ConfigError, PointAdapterXError
 from pointadapterx.hub import HUB
-from pointadapterx.locks import alone
+from pointadapterx.predicting.answer_files import FORMATS, Sink, sink, whole, write_heading
+from pointadapterx.predicting.answering import EachFile, Tally, answer_all
 from pointadapterx.run_folder import ADAPTER_FILE, CONFIG_FILE, STATE_FILE
-from pointadapterx.tasks import Task
 from pointadapterx.tasks.exchange import Answer
-from pointadapterx.text import cell, json_line, printable
+from pointadapterx.tasks.point_scores import FileScores
+from pointadapterx.text import printable
 
 FAILED = 3  # exit status where some files could not be read
 SHOWN = 20
-FORMATS = (".csv", ".jsonl")
+CHUNK = 256  # files of a task on a cluster
 ADAPTER_SUFFIX = ".safetensors"
 EXAMPLES = """\
   %(prog)s scan.ply                                             by the shipped adapter
@@ -45,15 +51,9 @@ EXAMPLES = """\
   %(prog)s runs/demo/<time> clouds.h5                           each cloud of a file
   %(prog)s runs/parts/<time> chairs/ --condition chair          where the task has to know the category
   %(prog)s runs/parts/<time> test/ --score                    beside the labels of points in the files
+  %(prog)s runs/demo/<time> scans/ --output found.csv --engine ray --address HOST:6379
   %(prog)s --adapter parts=a.safetensors --adapter tools=b.safetensors scans/ --output found.jsonl
 """
-
-
-class Sink(Protocol):
-    """Receives predictions and failures one after the other."""
-
-    def __call__(self, found: Answer | Failure) -> None:
-        """Writes the line of one prediction or failure."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(model)
     model.add_argument("--precision", choices=["auto", "fp32", "bf16"], help="default: the adapter's")
     model.add_argument("--batch-size", type=int, metavar="N", help="default: the adapter's eval.batch_size")
+    cluster = parser.add_argument_group("cluster")
+    add_engine(cluster, "predicts")
+    cluster.add_argument(
+        "--chunk", type=int, metavar="N", help=f"files that a task takes; only with --engine ray (default: {CHUNK})"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -104,7 +109,12 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0, or 3 if files could not be read, which are listed; the rest was predicted.
     """
-    require_positive(options, "top", "batch_size", "workers")
+    require_positive(options, "top", "batch_size", "workers", "chunk")
+    cluster = on_ray(options)
+    if cluster and options.output is None:
+        raise UsageError(f"--engine ray: give --output FILE ({' or '.join(FORMATS)})")
+    if options.chunk is not None and not cluster:
+        raise UsageError("--chunk belongs to --engine ray")
     if options.output is not None and options.output.suffix.lower() not in FORMATS:
         raise UsageError(f"--output {options.output}: ends in {' or '.join(FORMATS)}")
     log_warnings_to(sys.stderr)
@@ -114,50 +124,35 @@ def run(options: argparse.Namespace) -> int:
     adapter, paths = (named, options.paths) if named else _adapter_of(options.paths)
     if not paths:
         raise UsageError(f"nothing to predict: first {ADAPTERS}, then files, folders or globs")
-    predictor = Predictor(
-        adapter,
-        weights=options.weights,
-        device=options.device,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        top=options.top,
-        up=options.up,
-        columns=options.columns,
-        nan=options.nan,
-        workers=options.workers,
-        condition=condition_of(options),
-    )
+    said: dict[str, Any] = {
+        "weights": options.weights,
+        "device": options.device,
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+        "top": options.top,
+        "up": options.up,
+        "columns": options.columns,
+        "nan": options.nan,
+        "workers": options.workers,
+        "condition": condition_of(options),
+    }
+    predictor = Predictor[Answer](adapter, **said)
     if not named and isinstance(adapter, dict):
         _introduce(predictor.classes[READY])
     files = predictor.listed(find_files(paths, predictor.suffixes, leave_out=options.output))
     names = list(map(str, files))
-    _require_inputs_kept([options.output] if options.output else [], names, "--output")
-    write_each = _each_writer(options.each, options.kind, predictor.tasks, names, options.output)
+    require_inputs_kept([options.output] if options.output else [], names, "--output")
+    each = each_file(options.each, options.kind, predictor.tasks, names, options.output)
     scores = scores_of(options, predictor)
-    failures, unscored = list[Failure](), list[Failure]()
+    columns = columns_of(predictor, options)
     answers = predictor.stream(files)
-    with (
-        _writer(options.output, columns_of(predictor, options), options.top, several=len(named) > 1) as write,
-        progress_bar("predicting", len(files), 0, options.output is not None) as advance,
-    ):
-        last = None
-        for found in answers:
-            shown: Answer | Failure = found
-            if isinstance(found, Failure):
-                failures.append(found)
-            else:
-                try:
-                    write_each(found)
-                except PointAdapterXError as error:
-                    failures.append(Failure(found.name, str(error)))
-                    found.warnings.append(f"no file of its own: {error}")
-                if scores:
-                    shown = scored(found, scores[found.adapter], unscored)
-            write(shown)
-            if found.name != last:
-                advance()
-            last = found.name
-    failed = {failure.name for failure in failures}
+    with progress_bar("predicting", len(files), 0, options.output is not None) as advance:
+        if cluster:
+            tally = _on_cluster(options, said, predictor, files, each, scores, advance)
+        else:
+            with _opened(options.output, columns, options.top, several=len(named) > 1) as write:
+                tally = answer_all(answers, predictor.tasks, write, each, scores, advance)
+    failed = {failure.name for failure in tally.failures}
     for name in predictor.without_novelty:
         print(f"note: {name}: novelty is not available; the adapter's file does not store it", file=sys.stderr)
     for doubt in predictor.doubts():
@@ -168,9 +163,33 @@ def run(options: argparse.Namespace) -> int:
         for line in score.lines():
             print(printable(f"[{name}] {line}" if len(scores) > 1 else line))
     written = "" if options.each is None else " or written"
-    _say_failures(failures, f"files could not be predicted{written}", len(files))
-    _say_failures(unscored, "files could not be scored", len(files))
-    return FAILED if failures or unscored else 0
+    _say_failures(tally.failures, f"files could not be predicted{written}", len(files))
+    _say_failures(tally.unscored, "files could not be scored", len(files))
+    return FAILED if failed or tally.unscored else 0
+
+
+def _on_cluster(
+    options: argparse.Namespace,
+    said: Mapping[str, Any],
+    predictor: Predictor[Answer],
+    files: Sequence[Item],
+    each: EachFile | None,
+    scores: Mapping[str, FileScores],
+    advance: Callable[[], None],
+) -> Tally:
+    """Has all files predicted by a cluster, and writes the output."""
+    from pointadapterx.cluster.connection import connected
+    from pointadapterx.cluster.predicting import Asked, predict
+
+    columns, output = columns_of(predictor, options), options.output
+    said = {**said, "workers": options.workers or 1}  # a process has one core
+    asked = Asked(predictor.infos, said, output.suffix, columns, options.score, label_field_of(options))
+    chunk, store = options.chunk or CHUNK, output.with_name(f"{output.name}.chunks")
+    with connected(options.address), whole(output) as file:
+        write_heading(file, output.suffix, columns)
+        tally = predict(asked.with_key(), files, each, chunk, store, file, (predictor.seen, scores), advance)
+    shutil.rmtree(store, ignore_errors=True)
+    return tally
 
 
 def _say_failures(failures: Sequence[Failure], what: str, files: int) -> None:
@@ -228,112 +247,14 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str], *, leave_out: Path
 
 
 @contextmanager
-def _writer(output: Path | None, columns: Sequence[str], top: int, *, several: bool) -> Iterator[Sink]:
-    """Writes to the terminal, or to ``NAME.part``, which is renamed when it is complete."""
+def _opened(output: Path | None, columns: Sequence[str], top: int, *, several: bool) -> Iterator[Sink]:
+    """Writes to the terminal, or to a file."""
     if output is None:
         yield lambda found: _print(found, several)
         return
-    part = output.with_name(f"{output.name}.part")
-    with ExitStack() as stack:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            lock = output.with_name(f".{output.name}.lock")
-            stack.enter_context(alone(lock, output, "wait for it, or choose another --output"))
-            file = part.open("w", encoding="utf-8", newline="")
-        except OSError as error:
-            raise PointAdapterXError(
-                f"{output}: cannot be written ({error.strerror}); choose another --output"
-            ) from None
-        try:
-            with file:
-                yield _csv_sink(file, columns, top) if output.suffix.lower() == ".csv" else _json_sink(file)
-            part.replace(output)
-        except OSError as error:
-            if explain(error) is None:
-                raise
-            raise PointAdapterXError(
-                f"{output}: cannot be written ({error.strerror}); what was found is in {part}"
-            ) from None
-
-
-def _each_writer(
-    folder: Path | None, kind: str | None, tasks: Mapping[str, Task], files: Sequence[str], output: Path | None
-) -> Callable[[Answer], None]:
-    """Writes a file for each answer into a folder, named like the input, and like the adapter where there are several.
-
-    Inputs of one name from several folders are written into such folders again.
-
-    Raises:
-        UsageError: if the task writes no such files, or one would have the name of an input or of the output.
-        ConfigError: if two would have one name.
-    """
-    if folder is None:
-        if kind is not None:
-            raise UsageError("--kind belongs to --each DIR")
-        return lambda found: None
-    task = next(iter(tasks.values()))
-    name, kinds = task.config.task.name, task.file_kinds
-    suffix = f".{kind.removeprefix('.')}" if kind is not None else next(iter(kinds), "")
-    if not kinds:
-        raise UsageError(f"--each {folder}: the task {name} has one answer a file; use --output FILE.csv")
-    if suffix not in kinds:
-        raise UsageError(f"--kind {kind}: the task {name} writes {', '.join(kinds)}")
-    names = {file: _stem(file) for file in files}
-    if len(set(names.values())) < len(names):
-        top = os.path.commonpath([Path(file).absolute().parent for file in files])
-        names = {file: os.path.join(os.path.relpath(Path(file).absolute().parent, top), _stem(file)) for file in files}
-    first: dict[str, str] = {}
-    for file, name in names.items():
-        if first.setdefault(name, file) != file:
-            raise ConfigError(f"--each {folder}: {first[name]} and {file} have one name; predict them apart")
-
-    def target(name: str, adapter: str) -> Path:
-        return folder / f"{names[name]}{f'.{adapter}' if len(tasks) > 1 else ''}{suffix}"
-
-    targets = [target(file, adapter) for file in files for adapter in tasks]
-    _require_inputs_kept(targets, files, f"--each {folder}")
-    if output is not None and output.absolute() in {path.absolute() for path in targets}:
-        raise UsageError(f"--each {folder}: {output} is the --output; choose another folder")
-
-    def write(found: Answer) -> None:
-        tasks[found.adapter].write_file(found, target(found.name, found.adapter), suffix)
-
-    return write
-
-
-def _require_inputs_kept(targets: Sequence[Path], files: Sequence[str], option: str) -> None:
-    """Refuses to write over what is predicted.
-
-    Raises:
-        UsageError: naming the first of ``targets`` that is a file of an input.
-    """
-    inputs = {_identity(Path(_path(file)[0])) for file in files} - {None}
-    for path in targets:
-        if _identity(path) in inputs:
-            raise UsageError(f"{option}: {path} is an input, which would be replaced; choose another place")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Equal for two names of one file; None where there is no file."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _stem(name: str) -> str:
-    """The name of an input without its suffix: ``all#3`` of ``scans/all.h5#3``."""
-    path, number = _path(name)
-    return f"{Path(path).stem}{number}"
-
-
-def _path(name: str) -> tuple[str, str]:
-    """The file of an input, and which of its clouds it is: ``("scans/all.h5", "#3")``, or nothing."""
-    path, mark, number = name.rpartition("#")
-    if mark and number.isdigit() and Path(path).suffix.lower() in SUFFIXES:
-        return path, f"#{number}"
-    return name, ""
+    with whole(output) as file:
+        write_heading(file, output.suffix, columns)
+        yield sink(file, output.suffix, columns, top)
 
 
 def _print(found: Answer | Failure, several: bool) -> None:
@@ -342,25 +263,3 @@ def _print(found: Answer | Failure, several: bool) -> None:
     adapter = f"[{found.adapter}] " if several else ""
     notes = "".join(f" ({note})" for note in found.warnings)
     print(printable(f"{found.name}: {adapter}{found.text()}{notes}"), flush=True)
-
-
-def _csv_sink(file: TextIO, columns: Sequence[str], top: int) -> Sink:
-    writer = csv.writer(file)
-    writer.writerow(["file", "adapter", *columns, "warnings", "error"])
-
-    def write(found: Answer | Failure) -> None:
-        if isinstance(found, Failure):
-            writer.writerow([cell(found.name), "", *[""] * len(columns), "", cell(found.reason)])
-            return
-        notes = cell("; ".join(found.warnings))
-        writer.writerow([cell(found.name), cell(found.adapter), *found.cells(top), notes, ""])
-
-    return write
-
-
-def _json_sink(file: TextIO) -> Sink:
-    def write(found: Answer | Failure) -> None:
-        said = {"error": found.reason} if isinstance(found, Failure) else found.content()
-        file.write(json_line({"file": found.name, **said}) + "\n")
-
-    return write

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 
 from pointadapterx.commands.options import UsageError
-from pointadapterx.engine.input_form import Failure
 from pointadapterx.engine.predictor import Predictor
-from pointadapterx.errors import DataError
+from pointadapterx.predicting.answering import scores_by
 from pointadapterx.tasks.exchange import Answer
-from pointadapterx.tasks.point_labels import PointLabels
 from pointadapterx.tasks.point_scores import FileScores, Scored
 
 
@@ -35,25 +33,17 @@ def scores_of(options: argparse.Namespace, predictor: Predictor[Answer]) -> dict
         if options.label_field is not None:
             raise UsageError("--label-field belongs to --score")
         return {}
-    field = options.label_field
-    field = int(field) if field is not None and field.isdecimal() else field
-    found = {name: task.scoring(field, predictor.reading) for name, task in predictor.tasks.items()}
-    scores = {name: score for name, score in found.items() if score is not None}
-    if len(scores) < len(found):
+    scores = scores_by(predictor, label_field_of(options))
+    if len(scores) < len(predictor.tasks):
         name = next(iter(predictor.tasks.values())).config.task.name
         raise UsageError(f"--score: compares labels of points, which the task {name} does not give; use test")
     return scores
 
 
-def scored(found: Answer, scores: FileScores, failures: list[Failure]) -> Answer:
-    """An answer with its scores; what cannot be compared is a failure, and the answer says so."""
-    assert isinstance(found, PointLabels)
-    try:
-        return scores.scored(found)
-    except DataError as error:
-        failures.append(Failure(found.name, str(error)))
-        found.warnings.append(f"not scored: {error}")
-        return Scored(found, None)
+def label_field_of(options: argparse.Namespace) -> str | int | None:
+    """Name or number of the field with labels; None where none is given."""
+    field: str | None = options.label_field
+    return int(field) if field is not None and field.isdecimal() else field
 
 
 def columns_of(predictor: Predictor[Answer], options: argparse.Namespace) -> list[str]:

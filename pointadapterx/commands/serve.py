@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from pointadapterx.commands.options import UsageError, add_device, add_weights, require_positive
+from pointadapterx.commands.options import UsageError, add_device, add_engine, add_weights, on_ray, require_positive
 from pointadapterx.errors import ConfigError
 from pointadapterx.optional import need_all
 
@@ -17,6 +17,7 @@ EXAMPLES = """\
   %(prog)s                                       the shipped adapter, at http://127.0.0.1:8000/
   %(prog)s runs/demo/<time> tools=b.safetensors  two adapters, the second by another name
   %(prog)s --adapters FOLDER --port 9000         all adapters of a folder, loaded when asked for
+  %(prog)s --adapters FOLDER --engine ray --address HOST:6379 --replicas 4
   %(prog)s a.safetensors --host 0.0.0.0 --token-file FILE
 """
 
@@ -62,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to an answer (default: 60)")
     limits.add_argument("--drain", type=float, default=30.0, metavar="S", help="seconds to stop in (default: 30)")
     limits.add_argument("--readers", type=int, default=1, metavar="N", help="processes that read files (default: 1)")
+    cluster = parser.add_argument_group("cluster", "limits are those of each replica")
+    add_engine(cluster, "answers")
+    cluster.add_argument("--replicas", type=int, metavar="N", help="only with --engine ray (default: 1)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,11 +74,14 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0 once what was accepted is answered.
     """
-    positive = ("top", "batch_size", "memory", "upload", "points", "queue", "queue_memory", "readers")
+    positive = ("top", "batch_size", "memory", "upload", "points", "queue", "queue_memory", "readers", "replicas")
     require_positive(options, *positive)
     for name in ("wait", "timeout", "drain"):
         if not 0 <= getattr(options, name) < 86_400:
             raise UsageError(f"--{name} {getattr(options, name)}: between 0 and a day")
+    cluster = on_ray(options)
+    if options.replicas is not None and not cluster:
+        raise UsageError("--replicas belongs to --engine ray")
     need_all(PACKAGES, "serve needs", "serve", ConfigError)
     from pointadapterx.checkpoints.shipped import ADAPTERS, READY
     from pointadapterx.engine.console import log_warnings_to
@@ -103,5 +110,11 @@ def run(options: argparse.Namespace) -> int:
     )
     answering = Answering(options.device, options.precision, options.weights, options.top)
     token = server.token_of(options.token_file, os.environ.get("POINTADAPTERX_TOKEN"))
-    server.run(sources, options.folder, answering, limits, server.Place(options.host, options.port, token))
+    place = server.Place(options.host, options.port, token)
+    if cluster:
+        from pointadapterx.cluster import serving
+
+        serving.run(sources, options.folder, answering, limits, place, options.replicas or 1, options.address)
+    else:
+        server.run(sources, options.folder, answering, limits, place)
     return 0

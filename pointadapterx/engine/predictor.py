@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -17,20 +16,20 @@ from pointadapterx import ops
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import restore_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
-from pointadapterx.datasets.base import AXES, Targets
+from pointadapterx.datasets.base import Targets
 from pointadapterx.datasets.cloud_reader import CloudReader
 from pointadapterx.datasets.entries import Entry
 from pointadapterx.datasets.folder import BLOCK
 from pointadapterx.datasets.images import SUFFIXES, Picture
 from pointadapterx.datasets.inputs import Batch
 from pointadapterx.datasets.point_files import KINDS, Cloud, Reading
-from pointadapterx.datasets.preparation import mean_extents
 from pointadapterx.datasets.workers import read_ahead
 from pointadapterx.engine.bank import AdapterBank
 from pointadapterx.engine.conditions import Said, reader_of
 from pointadapterx.engine.given import File, Given, Item, listed, points_of
 from pointadapterx.engine.input_form import Failure, Form
 from pointadapterx.engine.precision import computes_bf16, usable_device
+from pointadapterx.engine.seen import Seen
 from pointadapterx.errors import CheckpointError, ConfigError
 from pointadapterx.tasks import AnswerT
 from pointadapterx.tasks.exchange import Answer, Joining, Ready
@@ -40,8 +39,6 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 4  # times the batch size, of files that wait for their turn, those that failed among them
 MOST_POINTS = 2**22  # of whole clouds that wait for their turn, beyond which no further one is read
 MOST_BYTES = 2**27  # of files that are read ahead where clouds stay whole
-ENOUGH_FOR_AXES = 8  # clouds before anything is said of which axis points up
-BETTER = 0.5  # of the deviation from the training set's extents, that another axis must leave
 
 
 class Predictor(Generic[AnswerT]):
@@ -73,6 +70,7 @@ class Predictor(Generic[AnswerT]):
         classes: names of the classes by adapter.
         tasks: of the adapters, which say what their answers are.
         suffixes: kinds of files that can be read, without the dot.
+        seen: what the clouds so far say together.
 
     Raises:
         CheckpointError: if an adapter cannot be read, or several do not fit one backbone or one preparation.
@@ -96,29 +94,28 @@ class Predictor(Generic[AnswerT]):
         condition: Said = None,
     ) -> None:
         given = adapters if isinstance(adapters, Mapping) else {Path(adapters).stem: adapters}
-        self._infos = {name: one if isinstance(one, AdapterInfo) else read_adapter(one) for name, one in given.items()}
-        first = next(iter(self._infos.values()), None)
+        self.infos = {name: one if isinstance(one, AdapterInfo) else read_adapter(one) for name, one in given.items()}
+        first = next(iter(self.infos.values()), None)
         if first is None:
             raise CheckpointError("a predictor needs at least one adapter")
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.top, self.workers = top, workers
         self.batch_size = batch_size or first.config.eval.batch_size
-        self.classes = {name: info.classes for name, info in self._infos.items()}
-        self.tasks = {name: info.task for name, info in self._infos.items()}
-        _require_same_answers(self._infos)
+        self.classes = {name: info.classes for name, info in self.infos.items()}
+        self.tasks = {name: info.task for name, info in self.infos.items()}
+        _require_same_answers(self.infos)
         self._task = first.task
         self._condition, self._said = condition, reader_of(condition, self._task)
         self._bf16 = computes_bf16(precision, first.config.train.precision, self.device)
         said = {"up": up, "columns": columns, "nan": nan}
         self._form = Form.of(first, said)
-        for info in self._infos.values():
+        for info in self.infos.values():
             if Form.of(info, said).key != self._form.key:
                 raise CheckpointError(
                     f"{info.path}: prepares its inputs otherwise than {first.path}; use a predictor for each"
                 )
         self._models = self.build_models(first, weights)
-        self._extents, self._clouds = torch.zeros(3), 0  # sum and number of all so far
-        self._doubts = Counter[str]()  # clouds with each kind of doubt
+        self.seen = Seen()
 
     def build_models(self, first: AdapterInfo, weights: File | None) -> Callable[[str], AdaptedModel]:
         """What gives the model of each adapter by its name; called once, and overridden where models are shared.
@@ -127,8 +124,8 @@ class Predictor(Generic[AnswerT]):
             first: of the adapters.
             weights: where the backbone's weights lie now.
         """
-        if len(self._infos) > 1:
-            bank = AdapterBank(self._infos, weights).to(self.device)
+        if len(self.infos) > 1:
+            bank = AdapterBank(self.infos, weights).to(self.device)
             return bank.model
         model = restore_model(first, weights).to(self.device).eval()
         return lambda name: model
@@ -148,7 +145,7 @@ class Predictor(Generic[AnswerT]):
         """Kinds of files that are taken from a folder, without the dot: the adapter's ``data.suffixes``, or all."""
         if not self._form.points:
             return tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
-        chosen = next(iter(self._infos.values())).config.data.suffixes
+        chosen = next(iter(self.infos.values())).config.data.suffixes
         return tuple(chosen) if chosen else KINDS
 
     def __call__(self, inputs: Given) -> list[AnswerT | Failure]:
@@ -234,22 +231,7 @@ class Predictor(Generic[AnswerT]):
 
     def doubts(self) -> list[str]:
         """Doubts about single clouds so far, and differences of all of them from the training clouds."""
-        counted = [f"{count} of {self._clouds} clouds: {kind}" for kind, count in self._doubts.items()]
-        return counted + self._doubts_of_axes()
-
-    def _doubts_of_axes(self) -> list[str]:
-        stored = self._form.stored
-        if stored is None or self._clouds < ENOUGH_FOR_AXES:
-            return []
-        found, wanted = self._extents / self._clouds, torch.tensor(stored.extents)
-        deviation = [float((found.roll(turn) - wanted).norm()) for turn in range(3)]
-        best = min(range(3), key=deviation.__getitem__)
-        if best == 0 or deviation[best] > BETTER * deviation[0]:
-            return []
-        axis = AXES[(AXES.index(self._form.up) - best) % 3]
-        return [
-            f"the clouds are shaped as if {axis} pointed up, not {self._form.up}; if so, give it as up (--up {axis})",
-        ]
+        return self.seen.lines(self._form)
 
     def _read(self, inputs: Sequence[Item]) -> Iterator[Ready | Failure]:
         files = [item for item in inputs if isinstance(item, str | Entry)]
@@ -298,9 +280,7 @@ class Predictor(Generic[AnswerT]):
                 continue
             if number == 0:
                 item.warnings.extend(doubt.text for doubt in content.doubts)
-                self._doubts.update({doubt.kind for doubt in content.doubts})
-                self._extents += mean_extents(item.values[None])
-                self._clouds += 1
+                self.seen.take(item.values, (doubt.kind for doubt in content.doubts))
             yield item if said is None else replace(item, said=said)
 
     def _answer(self, waiting: list[Ready | Failure]) -> Iterator[tuple[Ready | Failure, list[AnswerT | Failure]]]:
@@ -327,7 +307,7 @@ class Predictor(Generic[AnswerT]):
             with self.computing():
                 found = task.answers(self._models(name), given, ready, name, self.top)
             for item, answer, own in zip(ready, found, answers, strict=True):
-                failure = Failure(item.name, _no_answer(item.name, name, len(self._infos)))
+                failure = Failure(item.name, _no_answer(item.name, name, len(self.infos)))
                 own.append(failure if answer is None else cast(AnswerT, answer))
         return answers
 

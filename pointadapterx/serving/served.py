@@ -89,7 +89,7 @@ class Served(Predictor[Answer]):
     @property
     def info(self) -> AdapterInfo:
         """Of the file, without tensors."""
-        return self._infos[self.name]
+        return self.infos[self.name]
 
     @property
     def task(self) -> Task:

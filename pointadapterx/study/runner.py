@@ -9,21 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
-import torch
-
 from pointadapterx.config import LOCATIONS, dump_config, read_config
-from pointadapterx.datasets.workers import available_cores
 from pointadapterx.engine.console import progress_bar
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.errors import ConfigError
@@ -40,6 +35,7 @@ from pointadapterx.study.outcomes import (
     validation_score,
 )
 from pointadapterx.study.plan import Plan, Run, Use
+from pointadapterx.study.processes import LOST, LocalProcesses, Process, Processes
 from pointadapterx.study.records import Known
 
 log = logging.getLogger(__name__)
@@ -49,6 +45,7 @@ LOG = "log.txt"
 LOCK = "lock"
 POLL_SECONDS = 0.2
 TAIL_BYTES = 65536
+MOST_LOST = 10  # times that a run is started again because its machine was lost
 NOT_FINITE = "not finite"  # says the TrainingError of a loss, a gradient or logits
 
 
@@ -77,7 +74,7 @@ class _Job:
 
     use: Use
     slot: int
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     hold: Hold | None = None
     log_start: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -91,6 +88,7 @@ class Runner:
         command: arguments after ``python`` for a run and its folder; for tests.
         after_run: called with what is known each time runs have ended.
         known: lines of earlier studies, for runs that have not ended in the folder of the runs.
+        engine: makes what starts runs, from how many there are at a time.
     """
 
     def __init__(
@@ -99,22 +97,25 @@ class Runner:
         command: Callable[[Run, Path], list[str]] | None = None,
         after_run: Callable[[Outcome], object] = lambda outcome: None,
         known: Known | None = None,
+        engine: Callable[[int], Processes] = LocalProcesses,
     ) -> None:
         self.plan = plan
         self.folder = Path(plan.study.runs)
-        self.processes = plan.study.processes
+        self.at_a_time = plan.study.processes
+        self.engine = engine(self.at_a_time)
         self.command = command or training_command
         self.after_run = after_run
         self.known = known or {}
         self.outcome = Outcome()
         self._jobs: dict[str, _Job] = {}
         self._durations: list[float] = []
+        self._lost = Counter[str]()
 
     def run(self) -> Outcome:
         """Trains until every run has ended, or a signal asks to stop."""
         self._find_finished()
         total, left = self._count()
-        log.info("%d runs, %d of them finished already, %d at a time", total, total - left, self.processes)
+        log.info("%d runs, %d of them finished already, %d at a time", total, total - left, self.at_a_time)
         with (
             stop_requests("the runs in progress are saving their state") as requests,
             progress_bar("runs", total, total - left, visible=True) as advance,
@@ -185,11 +186,11 @@ class Runner:
         return len(due) + undecided, len(due) + undecided - ended
 
     def _start_due(self) -> None:
-        if len(self._jobs) >= self.processes:
+        if len(self._jobs) >= self.at_a_time:
             return
         due, _ = self.plan.due(self.outcome.scores)
         for name, use in due.items():
-            if len(self._jobs) >= self.processes:
+            if len(self._jobs) >= self.at_a_time:
                 return
             if not self._has_no_more_to_do(use) and name not in self._jobs and not self._take_over(use):
                 self._start(use)
@@ -198,7 +199,7 @@ class Runner:
         """Starts a run, or waits for the process that is at it."""
         run, folder = use.run, self.folder / use.run.name
         folder.mkdir(parents=True, exist_ok=True)
-        slot = min(set(range(self.processes)) - {job.slot for job in self._jobs.values()})
+        slot = min(set(range(self.at_a_time)) - {job.slot for job in self._jobs.values()})
         hold = None if is_held(folder / OUTPUT / LOCK_FILE) else try_hold(folder / LOCK)
         if hold is None:
             self._wait_for_another(use, slot)
@@ -211,18 +212,11 @@ class Runner:
         if output.exists() and not can_resume(output):
             shutil.rmtree(output)  # killed before its first state; a run starts in a folder of its own
         arguments = self.command(run, folder)
-        with (folder / LOG).open("ab") as text:
+        log_file = folder / LOG
+        with log_file.open("ab") as text:
             text.write(f"$ {' '.join(arguments)}\n".encode())
-            text.flush()
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=text,
-                stderr=subprocess.STDOUT,
-                env=environment(slot, self.processes),
-                start_new_session=True,  # ctrl-C reaches it once, from here
-            )
-            self._jobs[run.name] = _Job(use, slot, process, hold, text.tell())
+            start = text.tell()
+        self._jobs[run.name] = _Job(use, slot, self.engine.start(arguments, log_file, slot), hold, start)
 
     def _wait_for_another(self, use: Use, slot: int) -> None:
         folder = self.folder / use.run.name
@@ -231,7 +225,7 @@ class Runner:
         self._jobs[use.run.name] = _Job(use, slot)
 
     def _collect(self) -> int:
-        """Takes in the runs that have ended and returns how many."""
+        """Takes in the runs that have ended and returns how many have no more to do."""
         ended = [job for job in self._jobs.values() if self._has_ended(job)]
         for job in ended:
             del self._jobs[job.use.run.name]
@@ -242,13 +236,18 @@ class Runner:
             elif is_held(self.folder / job.use.run.name / OUTPUT / LOCK_FILE):  # it was refused, being a second one
                 self._wait_for_another(job.use, job.slot)
             elif job.process is not None:
-                self._take_in_failure(job, job.process.returncode)
+                self._take_in_failure(job, job.process.wait())
         if ended:
             self.after_run(self.outcome)
-        return len(ended)
+        return sum(self._has_no_more_to_do(job.use) for job in ended)
 
     def _take_in_failure(self, job: _Job, returncode: int) -> None:
-        folder = self.folder / job.use.run.name
+        name = job.use.run.name
+        folder = self.folder / name
+        if returncode == LOST and self._lost[name] < MOST_LOST:
+            self._lost[name] += 1
+            log.warning("lost: %s: its machine is gone; it is started again (%s)", job.use, folder / LOG)
+            return
         lines = _last_lines(folder / LOG, job.log_start)
         error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
         if error is not None and NOT_FINITE in error and returncode > 0:
@@ -256,9 +255,9 @@ class Runner:
             self._remember(job.use.run)
             log.warning("diverged: %s: %s (%s)", job.use, error, folder / LOG)
             return
-        if error is None or returncode < 0:
+        if error is None or returncode < 0 or returncode == LOST:
             error = _exit_words(returncode, lines)
-        self.outcome.failures[job.use.run.name] = error
+        self.outcome.failures[name] = error
         log.error("failed: %s: %s (%s)", job.use, error, folder / LOG)
 
     def _has_ended(self, job: _Job) -> bool:
@@ -274,7 +273,7 @@ class Runner:
         seconds = time.monotonic() - job.started
         self._durations.append(seconds)
         total, left = self._count()
-        expected = sum(self._durations) / len(self._durations) * left / self.processes
+        expected = sum(self._durations) / len(self._durations) * left / self.at_a_time
         result = describe_result(self.folder / job.use.run.name, job.use.run, tested=job.use.final)
         position = f"[{total - left}/{total}]"
         log.info("%s %s · %s · %.0f s · about %s left", position, job.use, result, seconds, _duration(expected))
@@ -302,17 +301,6 @@ def training_command(run: Run, folder: Path) -> list[str]:
     return [*module, "train", "--config", str(folder / CONFIG), "--output", str(output)]
 
 
-def environment(slot: int, processes: int) -> dict[str, str]:
-    """Variables of one of several processes at a time: its share of the cores, and its GPU where there are some."""
-    variables = dict(os.environ)
-    if torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-        variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    variables.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // processes)))
-    return variables
-
-
 def _last_lines(path: Path, start: int) -> list[str]:
     """Lines that are not empty from the end of a file, written after byte ``start``."""
     with path.open("rb") as file:
@@ -322,6 +310,8 @@ def _last_lines(path: Path, start: int) -> list[str]:
 
 def _exit_words(returncode: int, lines: Sequence[str]) -> str:
     """How a process ended that did not say why."""
+    if returncode == LOST:
+        return f"its machine was lost {MOST_LOST + 1} times (out of memory?)"
     if returncode < 0:
         hint = " (out of memory?)" if returncode == -signal.SIGKILL else ""
         return f"killed by {signal.Signals(-returncode).name}{hint}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from pointadapterx.study.context import read_contexts, write_contexts
 from pointadapterx.study.outcomes import collect
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.plots import draw_plots
+from pointadapterx.study.processes import LocalProcesses, Processes
 from pointadapterx.study.records import Record, read_known, read_records, write_records
 from pointadapterx.study.report import render_overview, render_report
 from pointadapterx.study.runner import Outcome, Runner
@@ -52,12 +53,13 @@ class Lacking(NamedTuple):
     missing: int
 
 
-def run_study(path: str, overrides: Sequence[str]) -> Lacking:
+def run_study(path: str, overrides: Sequence[str], engine: Callable[[int], Processes] = LocalProcesses) -> Lacking:
     """Trains what is missing, then writes CSV, report and plots.
 
     Args:
         path: YAML of a study, or the name of a shipped one.
         overrides: of its keys, and of every run's config.
+        engine: where its runs are started; see :class:`~pointadapterx.study.runner.Runner`.
 
     Raises:
         StudyInterrupted: after a signal; finished runs are kept.
@@ -73,7 +75,7 @@ def run_study(path: str, overrides: Sequence[str]) -> Lacking:
 
     known = read_known(plan.study.known)
     contexts = write_contexts(results, plan.study)
-    outcome = Runner(plan, after_run=save, known=known).run()
+    outcome = Runner(plan, after_run=save, known=known, engine=engine).run()
     records = save(outcome)
     if outcome.signal:
         raise StudyInterrupted(outcome.signal)

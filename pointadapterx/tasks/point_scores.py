@@ -140,6 +140,16 @@ class FileScores:
         self._files += 1
         return Scored(answer, self._measured(row))
 
+    def counts(self) -> list[float]:
+        """What all files so far add up to, for :meth:`add` of another."""
+        return [self._files, *self._sums.tolist()]
+
+    def add(self, counts: Sequence[float]) -> None:
+        """Counts the files of another, as its :meth:`counts` gives them."""
+        files, *sums = counts
+        self._files += int(files)
+        self._sums += torch.tensor(sums, dtype=torch.float64)
+
     def _classes_of(self, cloud: LabelledCloud, name: str) -> np.ndarray:
         """(m,) int64, the class of each label of a file."""
         classes, values = self.task.point_classes, self.task.facts.values

@@ -25,6 +25,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "trimesh": (("trimesh",), (), (*FILES, "tests/test_example.py", "tests/datasets/test_folder.py")),
     "compiler": ((), ("c++", "g++", "clang++", "cc", "gcc", "clang", "nvcc", "ninja"), ("tests/ops/test_build.py",)),
     "starlette": (("starlette", "uvicorn", "prometheus_client"), (), ("tests/serving", "tests/test_optional.py")),
+    "ray": (("ray",), (), ("tests/cluster", "tests/test_optional.py")),
     "browser": (
         ("playwright",),
         ("chromium", "chromium-browser", "google-chrome", "chrome"),

@@ -126,6 +126,7 @@ PICTURES = "takes long; see tests/visualize"
 TUTORIAL_OF_LABELS = "see tests/docs/test_segmentation_tutorial.py"
 DETECTION = "needs torchvision; see tests/adapting/test_detection.py"
 HUB = "needs the Hugging Face hub; see tests/test_hub.py"
+CLUSTER = "needs a cluster; see tests/cluster"
 BUILDING = "needs a package of Debian; see tests/building"
 GPU = "takes a minute without a GPU, and measures nothing there; see tests/test_gpu_report.py"
 NOT_EXECUTED: dict[str, str] = {
@@ -171,11 +172,20 @@ NOT_EXECUTED: dict[str, str] = {
     "torchrun --standalone --nproc_per_node 2 tools/main.py --config cfgs/demo.yaml": (
         "see tests/engine/test_distributed.py"
     ),
-    **{
-        f"torchrun --nnodes 2 --node_rank {rank} --nproc_per_node 4 --master_addr 10.0.0.1 --master_port 29500 "
-        "tools/main.py --config cfgs/demo.yaml --output /shared/run": "see tests/engine/test_two_hosts.py"
-        for rank in (0, 1)
-    },
+    "pip install 'ray[serve]'": "loads packages from the network",
+    "pointadapterx serve --adapters adapters --engine ray --address HEAD:6379 --replicas 4": CLUSTER,
+    "curl -H 'serve_multiplexed_model_id: ldraw20' --data-binary @scan.ply "
+    "'http://127.0.0.1:8000/predict?adapter=ldraw20&file=scan.ply'": CLUSTER,
+    "pip install ray": "loads packages from the network",
+    "RAY_USAGE_STATS_ENABLED=0 ray start --head --port 6379 --include-dashboard false": CLUSTER,
+    "RAY_USAGE_STATS_ENABLED=0 ray start --address HEAD:6379": CLUSTER,
+    "pointadapterx predict RUN_OR_ADAPTER scans/ --output answers.csv --engine ray --address HEAD:6379": CLUSTER,
+    "pointadapterx compare --config study/quick --engine ray --address HEAD:6379 processes=16": CLUSTER,
+    "ray stop": CLUSTER,
+    "pointadapterx predict RUN_OR_ADAPTER scans/ --output answers.csv --engine ray": CLUSTER,
+    "pointadapterx compare --config study/quick --engine ray processes=2": CLUSTER,
+    "torchrun --nnodes 2 --nproc_per_node 2 --rdzv-backend c10d --rdzv-id first --rdzv-endpoint HEAD:29500 "
+    "tools/main.py --config cfgs/demo.yaml --output runs/two_hosts": "see tests/engine/test_two_hosts.py",
     "pointadapterx resume RUN train.cosine_epochs=300 train.epochs=120 train.cooldown_epochs=20": (
         "needs a long run that was interrupted; see tests/engine/test_training.py, which ends one early"
     ),

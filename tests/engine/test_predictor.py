@@ -120,8 +120,8 @@ def test_a_disk_that_runs_full(
 
         return write
 
-    monkeypatch.setattr("pointadapterx.commands.predict._csv_sink", full)
-    monkeypatch.setattr("pointadapterx.commands.predict._json_sink", full)
+    monkeypatch.setattr("pointadapterx.predicting.answer_files._csv_sink", full)
+    monkeypatch.setattr("pointadapterx.predicting.answer_files._json_sink", full)
     output = tmp_path / f"found.{suffix}"
     assert main(["predict", str(trained), str(tmp_path / "cloud.npy"), "--output", str(output)]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]  # before it a warning of random weights

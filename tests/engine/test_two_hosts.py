@@ -61,8 +61,9 @@ def run(hosts: tuple[str, str], tmp_path: Path, outputs: tuple[str, str]) -> tup
     started = []
     for rank, host in enumerate(hosts):
         command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
-        command += ["--nproc-per-node", "1", "--node-rank", str(rank), "--master-addr", ADDRESSES[0]]
-        command += ["--master-port", "29500", str(ROOT / "tools" / "main.py")]
+        command += ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "first"]
+        command += ["--rdzv-endpoint", f"{ADDRESSES[0]}:29500", "--local-addr", ADDRESSES[rank]]  # no names here
+        command += [str(ROOT / "tools" / "main.py")]
         command += ["--config", "small.yaml", "--output", outputs[rank]]
         with (tmp_path / f"{host}.log").open("w") as log:
             started.append(subprocess.Popen(command, cwd=tmp_path / host, env=environment, stdout=log, stderr=log))

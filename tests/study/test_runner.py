@@ -17,7 +17,7 @@ import yaml
 
 from pointadapterx.commands.main import main
 from pointadapterx.errors import ConfigError
-from pointadapterx.study import runner
+from pointadapterx.study import processes, runner
 from pointadapterx.study.outcomes import OUTPUT, collect
 from pointadapterx.study.plan import Plan, Run, read_plan
 from pointadapterx.study.runner import Runner, training_command
@@ -348,13 +348,13 @@ def test_a_run_with_a_state_is_resumed_where_its_files_lie_now(plan: Plan, tmp_p
 def test_cores_are_shared_and_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    monkeypatch.setattr(runner, "available_cores", lambda: 8)
+    monkeypatch.setattr(processes, "available_cores", lambda: 8)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    found = [runner.environment(slot, 3) for slot in range(3)]
+    found = [processes.environment(slot, 3) for slot in range(3)]
     assert [variables["CUDA_VISIBLE_DEVICES"] for variables in found] == ["4", "6", "4"]
     assert found[0]["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert runner.environment(0, 3)["OMP_NUM_THREADS"] == "1"
+    assert processes.environment(0, 3)["OMP_NUM_THREADS"] == "1"
 
 
 def compare(study: Path, *more: str) -> subprocess.Popen[str]:

@@ -1,0 +1,180 @@
+"""Adapters over HTTP by Ray Serve: replicas on a cluster's nodes, each of them all of :mod:`pointadapterx.serving`.
+
+Any replica answers for any adapter, and loads it then. A request whose header :data:`MODEL_HEADER` names the adapter
+goes to a replica that has it already, where there is one (model multiplexing).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pointadapterx.checkpoints.adapter_file import read_adapter
+from pointadapterx.cluster.connection import connected, nodes, ray
+from pointadapterx.cluster.place import Place as Shared
+from pointadapterx.engine.signals import stop_requests
+from pointadapterx.errors import ConfigError, reason_of
+from pointadapterx.serving.app import build_app
+from pointadapterx.serving.limits import Limits, RefusedError
+from pointadapterx.serving.served import Answering
+from pointadapterx.serving.server import Place
+from pointadapterx.serving.service import Service
+from pointadapterx.text import counted
+
+MODEL_HEADER = "serve_multiplexed_model_id"
+"""Ray Serve's header with the name of an adapter."""
+NAME = "pointadapterx"
+WAIT_SECONDS = 0.2
+
+
+def ray_serve() -> Any:
+    """Ray Serve.
+
+    Raises:
+        ConfigError: if it, or a package that it needs, is not installed.
+    """
+    ray()
+    try:
+        return importlib.import_module("ray.serve")
+    except ImportError as error:
+        raise ConfigError(
+            f"serve --engine ray needs Ray Serve, which cannot be imported ({reason_of(error)}); pip install "
+            "'ray[serve]' (the extra ray_serve)"
+        ) from None
+
+
+class Replica:
+    """An ASGI app with a service, which is made with the first request, in the loop of the replica.
+
+    Args:
+        sources: adapters by name.
+        folder: whose adapters can be asked for, too.
+        answering: how all answer.
+        limits: of what one replica takes on.
+        place: whose token and names hold.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, str], folder: Path | None, answering: Answering, limits: Limits, place: Place
+    ) -> None:
+        self._service_of = lambda: Service(sources, folder, answering, limits)
+        self._place = place
+        self._service: Service | None = None
+        self._app: ASGIApp | None = None
+        self._starting = asyncio.Lock()
+        self._named = ray_serve().get_multiplexed_model_id
+
+        @ray_serve().multiplexed(max_num_models_per_replica=-1)  # the service bounds their memory
+        async def loaded(name: str) -> str:
+            assert self._service is not None
+            with suppress(RefusedError):  # the answer says it
+                await self._service.catalog.get(name)
+            return name
+
+        self._loaded = loaded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        async with self._starting:
+            if self._app is None:
+                self._service = self._service_of()
+                await self._service.start([])
+                self._app = build_app(self._service, self._place.token, self._place.hosts)
+        name = self._named() if scope["type"] == "http" else ""
+        if name:
+            await self._loaded(name)
+        await self._app(scope, receive, send)
+
+
+@contextmanager
+def served(
+    sources: Mapping[str, str],
+    folder: Path | None,
+    answering: Answering,
+    limits: Limits,
+    place: Place,
+    replicas: int,
+) -> Iterator[None]:
+    """Within it, a cluster that the process is connected to answers.
+
+    Args:
+        sources: adapters by name.
+        folder: whose adapters can be asked for, too.
+        answering: how all answer.
+        limits: of what one replica takes on.
+        place: where every node listens.
+        replicas: how many there are.
+
+    Raises:
+        ConfigError: if Ray Serve is not installed, or the place cannot be used.
+        CheckpointError: if an adapter cannot be read.
+    """
+    serve = ray_serve()
+    place.check()
+    if place.port == 0:
+        raise ConfigError("--port 0: every node listens at one port; choose it")
+    for source in sources.values():
+        read_adapter(source)
+    shared = Shared()
+
+    def build() -> ASGIApp:
+        problem = shared.problem()
+        if problem is not None:
+            raise RuntimeError(problem)
+        os.chdir(shared.folder)
+        return Replica(sources, folder, answering, limits, place)
+
+    gpus = int(any(node.get("GPU") for node in nodes()))
+    deployment = serve.deployment(
+        name=NAME,
+        num_replicas=replicas,
+        max_ongoing_requests=4 * limits.queue,
+        graceful_shutdown_timeout_s=limits.drain,
+        ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
+    )(serve.ingress(build)())
+    serve.start(http_options={"host": place.host, "port": place.port, "location": "EveryNode"})
+    try:
+        serve.run(deployment.bind(), name=NAME, route_prefix="/")
+        yield
+    finally:
+        serve.shutdown()
+
+
+def run(
+    sources: Mapping[str, str],
+    folder: Path | None,
+    answering: Answering,
+    limits: Limits,
+    place: Place,
+    replicas: int,
+    address: str | None,
+) -> None:
+    """Serves until SIGTERM or Ctrl-C, then answers what was accepted; see :func:`served`.
+
+    Args:
+        sources: see there.
+        folder: likewise.
+        answering: likewise.
+        limits: likewise.
+        place: likewise.
+        replicas: likewise.
+        address: of the cluster, see :func:`~pointadapterx.cluster.connection.connected`.
+    """
+    with (
+        connected(address),
+        stop_requests("what was accepted is answered") as requests,
+        served(sources, folder, answering, limits, place, replicas),
+    ):
+        what = f"{counted(len(sources), 'adapter')} by {counted(replicas, 'replica')}"
+        print(f"serving {what} at http://{place.host}:{place.port}/; Ctrl-C stops it", flush=True)
+        while not requests:
+            time.sleep(WAIT_SECONDS)
+    print("stopped: what was accepted is answered", flush=True)
