@@ -137,7 +137,13 @@ class Readers:
         """
         chosen = await self._idle.get()
         task = asyncio.ensure_future(self._read(chosen, upload, reader, hold))
-        task.add_done_callback(lambda _: self._idle.put_nowait(chosen))  # also where nobody waits for it any more
+
+        def free(done: asyncio.Task[list[Content]]) -> None:
+            self._idle.put_nowait(chosen)
+            if not done.cancelled():
+                done.exception()  # which is said by nobody else where nobody waits for it any more
+
+        task.add_done_callback(free)
         found = await asyncio.shield(task)
         if all(isinstance(one.content, str) for one in found):
             raise RefusedError(422, str(found[0].content) if found else f"{upload.name}: there is no cloud in it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import os
@@ -173,6 +174,31 @@ def test_what_was_read_is_counted_before_it_is_taken(
             pass
         with pytest.raises(RefusedError, match="nobody waits"):  # who hung up while it was read
             hold(1)
+
+
+def test_what_nobody_waits_for_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that hangs up while its upload is read: nothing is logged, and the process reads the next."""
+    upload, reader = Upload(str(npy(tmp_path, 0)), "0.npy"), CloudReader(Path(), 64, True)
+
+    def refuse(size: int) -> None:
+        raise RefusedError(503, "nobody waits")
+
+    async def use() -> None:
+        readers = Readers(Limits(read_memory=512 * MEBI))
+        try:
+            left = asyncio.ensure_future(readers.read(upload, reader, refuse))
+            await asyncio.sleep(0)
+            left.cancel()
+            (found,) = await readers.read(upload, reader, lambda size: None)
+            assert not isinstance(found.content, str)
+        finally:
+            readers.stop()
+
+    asyncio.run(use())
+    gc.collect()
+    assert not caplog.records
 
 
 def test_the_folder_of_adapters_is_listed_beside_the_loop(before: Path, body: bytes) -> None:
