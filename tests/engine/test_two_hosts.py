@@ -62,7 +62,8 @@ def run(hosts: tuple[str, str], tmp_path: Path, outputs: tuple[str, str]) -> tup
     for rank, host in enumerate(hosts):
         command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
         command += ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "first"]
-        command += ["--rdzv-endpoint", f"{ADDRESSES[0]}:29500", "--local-addr", ADDRESSES[rank]]  # no names here
+        command += ["--rdzv-endpoint", f"{ADDRESSES[0]}:29500", "--local-addr", ADDRESSES[rank]]
+        command += ["--rdzv-conf", f"is_host={int(rank == 0)}"]  # without names of hosts it cannot know that
         command += [str(ROOT / "tools" / "main.py")]
         command += ["--config", "small.yaml", "--output", outputs[rank]]
         with (tmp_path / f"{host}.log").open("w") as log:
