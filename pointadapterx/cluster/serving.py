@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -118,6 +119,7 @@ def served(
         CheckpointError: if an adapter cannot be read.
     """
     serve = ray_serve()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     place.check()
     if place.port == 0:
         raise ConfigError("--port 0: every node listens at one port; choose it")
