@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -278,7 +278,7 @@ class AdapterBank(nn.Module):
 
         Args:
             inputs: of the backbone, for example points (B, N, 3).
-            adapters: name of one adapter, the one in use by default; or a name for each of the B samples.
+            adapters: name of one adapter, by default the one in use; or of each sample's, which share passes.
             condition: (B,) int64, the second input of models that take one, such as each object's category.
 
         Returns:
@@ -292,13 +292,19 @@ class AdapterBank(nn.Module):
             return self.model(adapters or self.active)(inputs, condition).logits
         if len(adapters) != len(inputs):
             raise ValueError(f"{len(adapters)} names of adapters for {len(inputs)} samples; give one a sample")
+        rows = {name: [row for row, own in enumerate(adapters) if own == name] for name in dict.fromkeys(adapters)}
+        passes: dict[str, list[str]] = {}
+        for name in rows:
+            passes.setdefault(self.kind(name) or f"alone {name}", []).append(name)
         logits: dict[int, Tensor] = {}
-        for name in dict.fromkeys(adapters):
-            rows = [number for number, other in enumerate(adapters) if other == name]
-            self.switch(name)
-            found = self._adapters[name].model(inputs[rows], None if condition is None else condition[rows]).logits
-            logits |= dict(zip(rows, found, strict=True))
-        return [logits[number] for number in range(len(inputs))]
+        for names in passes.values():
+            all_rows, counts = [row for name in names for row in rows[name]], {name: len(rows[name]) for name in names}
+            with self.together(inputs[all_rows], counts) if len(names) > 1 else nullcontext():
+                for name in names:
+                    given = None if condition is None else condition[rows[name]]
+                    found = self.model(name)(inputs[rows[name]], given).logits
+                    logits |= dict(zip(rows[name], found, strict=True))
+        return [logits[row] for row in range(len(inputs))]
 
 
 def shape_keys(info: AdapterInfo) -> dict[str, object]:
