@@ -56,6 +56,7 @@ SHOWN_AS = {
     "datasets/embedded/README.md": "weights/ldraw20.md",
     "pointadapterx/weights/point_mae_tiny.md": "weights/point_mae_tiny.md",
     "pointadapterx/weights/vit_tiny.md": "weights/vit_tiny.md",
+    "tools/weights_package/pointadapterx_weights/point_mae_small.md": "weights/point_mae_small.md",
 }
 """Files outside docs/, and the page of the site that includes each."""
 

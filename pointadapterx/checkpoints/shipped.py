@@ -63,7 +63,10 @@ def find_weights(weights: str | Path) -> Path:
         return _card(text).with_suffix(".safetensors")
     if not path.is_file():
         if text in LARGER and not path.exists():
-            raise CheckpointError(f"{text}: is in a package of its own, which is not installed; pip install {WHEEL}")
+            raise CheckpointError(
+                f"{text}: is in a package of its own, which is not installed; in a checkout pip install "
+                f"./tools/weights_package, else pip install {WHEEL}"
+            )
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
         known = shipped_weights()
         near = did_you_mean(text, known) if path.name == text else "."

@@ -9,7 +9,7 @@ from typing import Any
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model, build_restored, model_config, seeded
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, model_recipe, read_adapter, save_adapter
-from pointadapterx.checkpoints.shipped import shipped_weights, without_locations
+from pointadapterx.checkpoints.shipped import LARGER, shipped_weights, without_locations
 from pointadapterx.config import SHIPPED, Config, dump_config, read_config, read_document
 from pointadapterx.config.sections import ORDER
 from pointadapterx.errors import CheckpointError, ConfigError
@@ -22,7 +22,7 @@ from pointadapterx.tasks import Facts, build_task
 METHOD = "dapt_x"
 STARTS = {"point_mae": "own", "vit": "vtab/digits", "hf": "hf_digits", "timm": "hf_digits"}
 """Shipped configs that a model of each backbone starts from."""
-POINTS = {"point_mae": 2048, "point_mae_tiny": 1024}
+POINTS = {"point_mae": 2048, "point_mae_small": 1024, "point_mae_tiny": 1024}
 """Points of a cloud that the weights were trained for."""
 PLACEHOLDER = 2  # classes of a head that is still to get those of the data
 
@@ -123,8 +123,9 @@ def create_model(
     ``create_model("point_mae_tiny", method="lora", num_classes=5, rank=8)``
 
     Args:
-        name: of the backbone: ``point_mae_tiny`` and ``vit_tiny``, whose weights are shipped, or ``point_mae`` and
-            ``vit_b16`` in their published sizes; or ``hf`` and ``timm`` for a ``model`` of these libraries.
+        name: of the backbone: ``point_mae_tiny`` and ``vit_tiny``, whose weights are shipped, ``point_mae_small``, whose
+            weights are in a package of its own, or ``point_mae`` and ``vit_b16`` in their published sizes; or ``hf`` and
+            ``timm`` for a ``model`` of these libraries.
         pretrained: the shipped weights, or those of ``model``; or a weights file, or ``hf://owner/repository/file``.
             False: random weights.
         method: its name, or its whole section of a config.
@@ -192,7 +193,7 @@ def _weights(name: str, pretrained: bool | str | Path) -> str | None:
     """``backbone.weights``."""
     if not isinstance(pretrained, bool):
         return str(pretrained)
-    if pretrained and name not in shipped_weights():
+    if pretrained and name not in (*shipped_weights(), *LARGER):
         raise ConfigError(
             f"{name}: no weights of it are shipped; give pretrained=FILE or hf://owner/repository/file, or "
             "pretrained=False for random ones"
