@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from typing import Any
@@ -24,6 +24,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a cluster of ours reports nothing to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray warns that it will be
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # pages of Ray's own log on standard output, when a node dies
+    "RAY_task_oom_retries": str(MOST_LOST),  # Ray would try for ever what is too large for its node
 }
 """Variables of Ray, unless the environment has them."""
 
@@ -62,7 +63,8 @@ def connected(address: str | None) -> Iterator[None]:
             if address != "auto":
                 _require_reachable(address)
             ray().init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises many types, the bare one among them
+        ray().shutdown()
         raise ConfigError(f"--address {address}: no cluster to work with ({reason_of(error)})") from None
     try:
         found = nodes()
@@ -103,9 +105,24 @@ def share(at_a_time: int) -> dict[str, float]:
 
     That is as many CPUs as leave a place for all of them, at least one, and of the GPUs, if there are some, a whole
     one, or the same part of one.
+
+    Raises:
+        ConfigError: if no node has both.
     """
     found = nodes()
-    cores = [int(node.get("CPU", 0)) for node in found]
-    most = next((n for n in range(max(cores, default=1), 1, -1) if sum(c // n for c in cores) >= at_a_time), 1)
     gpus = sum(node.get("GPU", 0) for node in found)
-    return {"num_cpus": most, "num_gpus": 1 / ceil(at_a_time / gpus) if gpus else 0}
+    part = 1 / ceil(at_a_time / gpus) if gpus else 0
+    # Cores, and tasks for which there are GPUs, of each node that can have some.
+    room = [(int(node.get("CPU", 0)), round(node.get("GPU", 0) / part) if part else at_a_time) for node in found]
+    room = [(cores, tasks) for cores, tasks in room if cores and tasks]
+    if not room:
+        raise ConfigError("--engine ray: no node of the cluster has both CPUs and GPUs; add one, or hide the GPUs")
+    most = max(cores for cores, _ in room)
+    wanted = min(at_a_time, sum(min(cores, tasks) for cores, tasks in room))
+    fits = (n for n in range(most, 1, -1) if sum(min(cores // n, tasks) for cores, tasks in room) >= wanted)
+    return {"num_cpus": next(fits, 1), "num_gpus": part}
+
+
+def takes_gpus(device: Any, found: Sequence[Mapping[str, float]]) -> bool:
+    """Whether each process that predicts takes a GPU of these nodes, where it may have a certain ``--device``."""
+    return (device is None or "cuda" in str(device)) and any(node.get("GPU") for node in found)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pointadapterx.checkpoints.adapter_file import AdapterInfo
-from pointadapterx.cluster.connection import MOST_LOST, nodes, ray
+from pointadapterx.cluster.connection import MOST_LOST, nodes, ray, takes_gpus
 from pointadapterx.cluster.place import Place, node
 from pointadapterx.engine.given import Item
 from pointadapterx.engine.input_form import Failure
@@ -38,7 +38,7 @@ from pointadapterx.version import __version__
 
 MOST_WAITING = 1000  # tasks that Ray has at a time
 WAIT_SECONDS = 0.5
-KEY_FILE = "listing.txt"
+KEY_FILE = "listing.key"  # no kind of file that is predicted
 
 
 class PredictionInterrupted(Interrupted):
@@ -82,8 +82,9 @@ class Asked:
         condition = self.options["condition"]
         said = hash_file(condition) if isinstance(condition, Path) else getattr(condition, "__name__", condition)
         files = {name: hash_file(info.path) for name, info in self.adapters.items()}
-        others = [self.suffix, self.columns, self.score, self.label_field]
-        return replace(self, key=hash_json([__version__, files, {**self.options, "condition": said}, others]))
+        options = {name: value for name, value in self.options.items() if name != "workers"}
+        others = [self.suffix, self.columns, self.score, self.label_field, os.getcwd()]
+        return replace(self, key=hash_json([__version__, files, {**options, "condition": said}, others]))
 
 
 class Chunks:
@@ -191,24 +192,32 @@ def _compute(
     missing = []
     for number, piece in enumerate(pieces):
         found = chunks.read(number)
-        if found is not None and found["state"] == state_of(piece):
+        own = None if each is None else each.of([str(file) for file in piece])
+        if found is not None and found["state"] == state_of(piece) and _has_files(own, found):
             keep(number, None)
         else:
             missing.append(number)
-    gpus = any(one.get("GPU") for one in nodes())
-    task = ray().remote(num_cpus=1, num_gpus=int(gpus), max_retries=MOST_LOST)(answer_chunk)
+    gpus = int(takes_gpus(asked.options["device"], nodes()))
+    task = ray().remote(num_cpus=1, num_gpus=gpus, max_retries=MOST_LOST)(answer_chunk)
     shared, place, left = ray().put(asked), Place(), iter(missing)
-    running: dict[Any, int] = {}
+    running: dict[Any, tuple[int, str]] = {}
     while not requests:
         for number in islice(left, MOST_WAITING - len(running)):
             own = each.of([str(file) for file in pieces[number]]) if each is not None else None
-            running[task.remote(shared, pieces[number], own, place)] = number
+            state = state_of(pieces[number])  # here: a node may have a copy of its own
+            running[task.remote(shared, pieces[number], own, place)] = number, state
         if not running:
             return
         done, _ = ray().wait(list(running), timeout=WAIT_SECONDS)
         for one in done:
-            number = running.pop(one)
-            keep(number, _result(one, pieces[number]))
+            number, state = running.pop(one)
+            keep(number, {**_result(one, pieces[number]), "state": state})
+
+
+def _has_files(each: EachFile | None, found: Mapping[str, Any]) -> bool:
+    """Whether the files of single answers are there, but for those of inputs that failed."""
+    failed = {name for name, _ in found["failures"]}
+    return each is None or all(name in failed or path.exists() for (name, _), path in each.targets.items())
 
 
 def _result(task: Any, piece: Sequence[Item]) -> dict[str, Any]:
@@ -248,11 +257,10 @@ def answer_chunk(asked: Asked, files: Sequence[Item], each: EachFile | None, pla
         return f"{node()}: {error}"
     predictor.seen = Seen()
     scores = scores_by(predictor, asked.label_field) if asked.score else {}
-    lines, state = io.StringIO(newline=""), state_of(files)
+    lines = io.StringIO(newline="")
     write = sink(lines, asked.suffix, asked.columns, predictor.top)
     tally = answer_all(predictor.stream(files), predictor.tasks, write, each, scores)
     return {
-        "state": state,
         "node": node(),
         "text": lines.getvalue(),
         "failures": [(one.name, one.reason) for one in tally.failures],

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import math
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pointadapterx.checkpoints.adapter_file import read_adapter
-from pointadapterx.cluster.connection import connected, nodes, ray
+from pointadapterx.cluster.connection import connected, nodes, ray, takes_gpus
 from pointadapterx.cluster.place import Place as Shared
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.errors import ConfigError, reason_of
@@ -32,7 +35,7 @@ from pointadapterx.text import counted
 
 MODEL_HEADER = "serve_multiplexed_model_id"
 """Ray Serve's header with the name of an adapter."""
-NAME = "pointadapterx"
+NAME, PREDICT = "pointadapterx", "/predict"
 WAIT_SECONDS = 0.2
 
 
@@ -68,16 +71,12 @@ class Replica:
     ) -> None:
         self._service_of = lambda: Service(sources, folder, answering, limits)
         self._place = place
-        self._service: Service | None = None
         self._app: ASGIApp | None = None
         self._starting = asyncio.Lock()
         self._named = ray_serve().get_multiplexed_model_id
 
-        @ray_serve().multiplexed(max_num_models_per_replica=-1)  # the service bounds their memory
+        @ray_serve().multiplexed(max_num_models_per_replica=-1)  # the service bounds their memory, and knows all names
         async def loaded(name: str) -> str:
-            assert self._service is not None
-            with suppress(RefusedError):  # the answer says it
-                await self._service.catalog.get(name)
             return name
 
         self._loaded = loaded
@@ -86,13 +85,24 @@ class Replica:
         """See ASGI."""
         async with self._starting:
             if self._app is None:
-                self._service = self._service_of()
-                await self._service.start([])
-                self._app = build_app(self._service, self._place.token, self._place.hosts)
-        name = self._named() if scope["type"] == "http" else ""
-        if name:
-            await self._loaded(name)
+                service = self._service_of()
+                await service.start([])
+                guard = build_app(service, self._place.token, self._place.hosts)
+                self._app = replace(guard, app=self._having_loaded(service, guard.app))
         await self._app(scope, receive, send)
+
+    def _having_loaded(self, service: Service, app: ASGIApp) -> ASGIApp:
+        """Tells Ray which adapters are here, as requests that may be answered ask for them."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            name = self._named() if scope["type"] == "http" and scope["path"] == PREDICT else ""
+            if name:
+                with suppress(RefusedError):  # the answer says it
+                    await service.catalog.get(name)
+                    await self._loaded(name)
+            await app(scope, receive, send)
+
+        return answer
 
 
 @contextmanager
@@ -103,6 +113,7 @@ def served(
     limits: Limits,
     place: Place,
     replicas: int,
+    requests: Sequence[int] = (),
 ) -> Iterator[None]:
     """Within it, a cluster that the process is connected to answers.
 
@@ -113,9 +124,11 @@ def served(
         limits: of what one replica takes on.
         place: where every node listens.
         replicas: how many there are.
+        requests: signals; one ends the start.
 
     Raises:
-        ConfigError: if Ray Serve is not installed, or the place cannot be used.
+        ConfigError: if Ray Serve is not installed or runs already, the place cannot be used, the cluster has no room,
+            or the replicas do not start.
         CheckpointError: if an adapter cannot be read.
     """
     serve = ray_serve()
@@ -134,7 +147,17 @@ def served(
         os.chdir(shared.folder)
         return Replica(sources, folder, answering, limits, place)
 
-    gpus = int(any(node.get("GPU") for node in nodes()))
+    found = nodes()
+    gpus = int(takes_gpus(answering.device, found))
+    room = sum(int(min(node.get("CPU", 0), node.get("GPU", 0) if gpus else math.inf)) for node in found)
+    if room < replicas:
+        what = "a CPU and a GPU" if gpus else "a CPU"
+        raise ConfigError(f"--replicas {replicas}: each takes {what}, and the cluster has {room}; take fewer")
+    if (there := serve.status()).proxies or there.applications:
+        raise ConfigError(
+            f"--engine ray: Ray Serve runs on this cluster already ({counted(len(there.applications), 'application')}); "
+            "end it with 'serve shutdown', or take another cluster"
+        )
     deployment = serve.deployment(
         name=NAME,
         num_replicas=replicas,
@@ -142,9 +165,25 @@ def served(
         graceful_shutdown_timeout_s=limits.drain,
         ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
     )(serve.ingress(build)())
-    serve.start(http_options={"host": place.host, "port": place.port, "location": "EveryNode"})
+    problems: list[Exception] = []
+
+    def deploy() -> None:
+        try:
+            serve.start(http_options={"host": place.host, "port": place.port, "location": "EveryNode"})
+            serve.run(deployment.bind(), name=NAME, route_prefix="/")
+        except Exception as error:  # Ray's, with the traceback of the node
+            problems.append(error)
+
+    starting = threading.Thread(target=deploy, daemon=True)  # it waits without end, and takes no signal
+    starting.start()
     try:
-        serve.run(deployment.bind(), name=NAME, route_prefix="/")
+        while starting.is_alive() and not requests:
+            starting.join(WAIT_SECONDS)
+        if problems:
+            lines = [line.strip() for line in str(problems[0]).splitlines() if line.strip()]
+            raise ConfigError(
+                f"--engine ray: the replicas did not start ({(lines or [type(problems[0]).__name__])[-1]})"
+            )
         yield
     finally:
         serve.shutdown()
@@ -173,7 +212,7 @@ def run(
     with (
         connected(address),
         stop_requests("what was accepted is answered") as requests,
-        served(sources, folder, answering, limits, place, replicas),
+        served(sources, folder, answering, limits, place, replicas, requests),
     ):
         what = f"{counted(len(sources), 'adapter')} by {counted(replicas, 'replica')}"
         print(f"serving {what} at http://{place.host}:{place.port}/; Ctrl-C stops it", flush=True)

@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     if options.report is not None and options.overrides:
         raise UsageError(f"--report reads a CSV as it is; leave out {options.overrides[0]}")
     cluster = on_ray(options)
+    if options.report is not None and cluster:
+        raise UsageError("--report trains nothing; leave out --engine")
     from pointadapterx.study.session import report_again, run_study
 
     log_to_terminal()

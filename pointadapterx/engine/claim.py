@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from pointadapterx.errors import InUseError, PointAdapterXError
 from pointadapterx.locks import alone, holder, is_held
 from pointadapterx.run_folder import LOCK_FILE
 
-PATIENCE = 5.0  # seconds for a shared file system to show what another host has written
+PATIENCE = 10.0  # seconds for a shared file system to show what another host has written
 
 
 @contextmanager
@@ -62,6 +63,8 @@ def _require_shared(folder: Path, accelerator: Accelerator) -> None:
     end = time.monotonic() + PATIENCE
     while not (seen := (folder / LOCK_FILE).exists()) and time.monotonic() < end:
         time.sleep(0.1)
+        with suppress(OSError):
+            os.listdir(folder.parent)  # NFS then asks anew for what it has not found before
     blind = [rank for rank, one in enumerate(gather_object([seen])) if not one]
     if blind:
         raise PointAdapterXError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from pointadapterx.datasets.h5 import SUFFIXES
@@ -52,8 +53,15 @@ class EachFile:
 
     def of(self, names: Sequence[str]) -> EachFile:
         """Those of some inputs alone."""
-        own = set(names)
-        return EachFile(self.suffix, {key: path for key, path in self.targets.items() if key[0] in own})
+        return EachFile(self.suffix, {key: path for name in names for key, path in self._of_each.get(name, ())})
+
+    @cached_property
+    def _of_each(self) -> dict[str, list[tuple[tuple[str, str], Path]]]:
+        """Targets of each input."""
+        found: dict[str, list[tuple[tuple[str, str], Path]]] = {}
+        for key, path in self.targets.items():
+            found.setdefault(key[0], []).append((key, path))
+        return found
 
 
 def answer_all(

@@ -123,9 +123,9 @@ def create_model(
     ``create_model("point_mae_tiny", method="lora", num_classes=5, rank=8)``
 
     Args:
-        name: of the backbone: ``point_mae_tiny`` and ``vit_tiny``, whose weights are shipped, ``point_mae_small``, whose
-            weights are in a package of its own, or ``point_mae`` and ``vit_b16`` in their published sizes; or ``hf`` and
-            ``timm`` for a ``model`` of these libraries.
+        name: of the backbone: ``point_mae_tiny`` and ``vit_tiny``, whose weights are shipped; ``point_mae_small``,
+            whose weights are in a package of their own; or ``point_mae`` and ``vit_b16`` in their published sizes; or
+            ``hf`` and ``timm`` for a ``model`` of these libraries.
         pretrained: the shipped weights, or those of ``model``; or a weights file, or ``hf://owner/repository/file``.
             False: random weights.
         method: its name, or its whole section of a config.

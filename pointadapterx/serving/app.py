@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from pointadapterx.serving.admission import LONGEST_NAME
 from pointadapterx.serving.guard import Guard
@@ -37,7 +36,7 @@ class Hungup(Exception):
     """The client does not wait for its answer."""
 
 
-def build_app(service: Service, token: str | None = None, hosts: frozenset[str] | None = None) -> ASGIApp:
+def build_app(service: Service, token: str | None = None, hosts: frozenset[str] | None = None) -> Guard:
     """The interface of a service.
 
     Args:

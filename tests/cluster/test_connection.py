@@ -65,6 +65,9 @@ def test_options_that_do_not_go_together(arguments: list[str], says: str, capsys
         ([{"CPU": 2.0}], 5, (1, 0)),
         ([{"CPU": 8.0, "GPU": 1.0}] * 2, 2, (8, 1)),
         ([{"CPU": 8.0, "GPU": 1.0}] * 2, 4, (4, 0.5)),
+        ([{"CPU": 32.0}, {"CPU": 4.0, "GPU": 1.0}], 2, (2, 0.5)),  # cores of nodes without a GPU do not count
+        ([{"CPU": 32.0}, {"CPU": 8.0, "GPU": 1.0}], 1, (8, 1)),
+        ([{"CPU": 1.0, "GPU": 4.0}], 4, (1, 1)),
     ],
 )
 def test_runs_share_a_cluster(
