@@ -155,7 +155,7 @@ def served(
         raise ConfigError(f"--replicas {replicas}: each takes {what}, and the cluster has {room}; take fewer")
     if (there := serve.status()).proxies or there.applications:
         raise ConfigError(
-            f"--engine ray: Ray Serve runs on this cluster already ({counted(len(there.applications), 'application')}); "
+            f"--engine ray: Ray Serve runs on this cluster ({counted(len(there.applications), 'application')}); "
             "end it with 'serve shutdown', or take another cluster"
         )
     deployment = serve.deployment(
