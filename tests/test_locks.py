@@ -161,7 +161,7 @@ def test_every_command_holds_its_place_while_it_writes(
         "resume": (training, "_continue"),
         "search": (search, "_search"),
         "test": (testing, "evaluate_and_write"),
-        "predict": (predict, "_csv_sink"),
+        "predict": (predict, "sink"),
     }[name]
     original = getattr(module, function)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from pointadapterx.checkpoints.shipped import (
 from pointadapterx.config import read_config
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_safetensors, write_safetensors
+from pointadapterx.quickstart.model import create_model
 from pointadapterx.run_folder import WEIGHTS_FILE
 from tests.conftest import ROOT, load_tool, randomise, small_config
 
@@ -245,6 +247,28 @@ def test_vit_tiny_is_what_its_card_says() -> None:
     told += [f"{story['train']['epochs']} epochs", "Fashion-MNIST", "tools/export_backbone.py"]
     for words in (*told, "--config cfgs/pretrain/vit_tiny.yaml"):
         assert words in card
+
+
+def test_point_mae_small_is_what_its_card_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by name where its package is, with the sizes of its config, and as the curves of its training end."""
+    monkeypatch.syspath_prepend(ROOT / "tools" / "weights_package")
+    assert set(weights_module.LARGER) <= set(shipped_weights())
+    path = find_weights("point_mae_small")
+    story = json.loads(read_safetensors(path)[1]["story"])
+    model = create_model("point_mae_small", method="linear", num_classes=3)
+    assert load_pretrained(model.backbone, path).coverage == 1.0
+    parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
+    told = [f"{parameters:,} parameters", f"{story['data']['clouds']:,} to train on"]
+    told += [f"{path.stat().st_size / 1e6:.1f} MB", f"then {story['config']['train']['epochs']} in batches of 32"]
+    card = path.with_suffix(".md").read_text()
+    for words in (*told, "--bits 8", "https://creativecommons.org/licenses/by/3.0/"):
+        assert words in card, words
+    licence, attribution = shipped_licence("point_mae_small")
+    assert licence == "CC BY 4.0"
+    assert all(name in attribution for name in ("LDraw.org", "Scopia", "Reallusion", "Robotics", "Quaternius"))
+    with (ROOT / "docs" / "results" / "point_mae_small" / "history.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["val_loss"]) == pytest.approx(story["record"]["val_loss"])
 
 
 def test_the_package_stays_small() -> None:
