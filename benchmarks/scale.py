@@ -23,10 +23,10 @@ DAY, HOUR = 86_400, 3_600  # seconds
 GB, TERA = 1e9, 1e12
 NOTE = (
     "Speed and memory are measured, see the files named below; what follows from them is arithmetic with these "
-    "assumptions, each of which is an option of the command. Machines are taken to be alike, and work to be divided "
-    "among them without loss: files are independent of each other. **The figures of GPUs are not measured**: they are "
-    "the model's floating-point operations over the share of a GPU's peak that is assumed, and reading the files is "
-    "left to cores of its machine."
+    "assumptions, each of which is an option of the command. Two threads count as one core. Machines are taken to "
+    "be alike, and work to be divided among them without loss: files are independent of each other. **The figures "
+    "of GPUs are not measured**: they are the model's floating-point operations over the share of a GPU's peak that "
+    "is assumed, and reading the files is left to cores of its machine."
 )
 
 

@@ -113,7 +113,7 @@ class RayProcess:
         except errors.RayError:
             return Ended(LOST)
         for folder in (self._folder, self._folder / OUTPUT):
-            with suppress(OSError), TemporaryFile(dir=folder):  # a change, so that NFS reads anew what is in there
+            with suppress(OSError), TemporaryFile(dir=folder):  # a change, after which NFS reads the folder again
                 pass
         return ended
 

@@ -215,7 +215,8 @@ def run(
         served(sources, folder, answering, limits, place, replicas, requests),
     ):
         what = f"{counted(len(sources), 'adapter')} by {counted(replicas, 'replica')}"
-        print(f"serving {what} at http://{place.host}:{place.port}/; Ctrl-C stops it", flush=True)
+        if not requests:  # or it was stopped while it started
+            print(f"serving {what} at http://{place.host}:{place.port}/; Ctrl-C stops it", flush=True)
         while not requests:
             time.sleep(WAIT_SECONDS)
     print("stopped: what was accepted is answered", flush=True)

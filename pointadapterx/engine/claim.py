@@ -64,7 +64,7 @@ def _require_shared(folder: Path, accelerator: Accelerator) -> None:
     while not (seen := (folder / LOCK_FILE).exists()) and time.monotonic() < end:
         time.sleep(0.1)
         with suppress(OSError):
-            os.listdir(folder.parent)  # NFS then asks anew for what it has not found before
+            os.listdir(folder.parent)  # makes NFS look again for a folder that it did not find
     blind = [rank for rank, one in enumerate(gather_object([seen])) if not one]
     if blind:
         raise PointAdapterXError(

@@ -12,11 +12,14 @@ import pytest
 
 from pointadapterx.cluster import connection
 from pointadapterx.cluster.place import Place
-from pointadapterx.cluster.predicting import Chunks, state_of
+from pointadapterx.cluster.predicting import Chunks, _has_files, state_of
 from pointadapterx.cluster.runs import watch
 from pointadapterx.commands.main import main
+from pointadapterx.commands.predict import find_files
+from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.errors import ConfigError
 from pointadapterx.locks import holder, try_hold
+from pointadapterx.predicting.answering import EachFile
 from tests.processes import CONTEXT
 
 PREDICT = ["predict", "scan.ply", "--output", "found.csv"]
@@ -144,6 +147,40 @@ def test_chunks_of_another_listing_are_not_taken_for_these(tmp_path: Path) -> No
     assert again.read(0) == {"text": "ü\r\n\udc80"}
     with pytest.raises(ConfigError, match="holds results of another listing, adapter or other options"):
         Chunks(tmp_path / "found.csv.chunks", "two")
+
+
+def test_results_beside_the_files_are_not_predicted(tmp_path: Path) -> None:
+    """Where the output is in the folder that is predicted, so that the next start lists the same files."""
+    (tmp_path / "a.npy").touch()
+    Chunks(tmp_path / "found.csv.chunks", "one").write(0, {})
+    assert find_files([str(tmp_path)], KINDS) == [str(tmp_path / "a.npy")]
+
+
+def test_a_chunk_is_done_only_with_the_files_of_its_answers(tmp_path: Path) -> None:
+    """But for those of inputs that failed, which have none."""
+    each = EachFile(
+        ".ply", {("a", "x"): tmp_path / "a.ply", ("b", "x"): tmp_path / "b.ply", ("c", "x"): tmp_path / "c.ply"}
+    )
+    own, found = each.of(["a", "b"]), {"failures": [("b", "broken")]}
+    assert set(own.targets) == {("a", "x"), ("b", "x")}
+    assert not _has_files(own, found)
+    (tmp_path / "a.ply").touch()
+    assert _has_files(own, found)
+    assert not _has_files(own, {"failures": []})
+    assert _has_files(None, {"failures": []})
+
+
+@pytest.mark.parametrize(("device", "takes"), [(None, True), ("cuda", True), ("cuda:1", True), ("cpu", False)])
+def test_only_what_computes_there_takes_a_gpu(device: str | None, takes: bool) -> None:
+    assert connection.takes_gpus(device, [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}]) == takes
+    assert not connection.takes_gpus(device, [{"CPU": 4.0}])
+
+
+def test_gpus_of_nodes_without_a_cpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run would wait for such a node for ever."""
+    monkeypatch.setattr(connection, "nodes", lambda: [{"CPU": 8.0}, {"GPU": 1.0}])
+    with pytest.raises(ConfigError, match="no node of the cluster has both CPUs and GPUs"):
+        connection.share(1)
 
 
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:

@@ -201,7 +201,9 @@ def test_what_nobody_waits_for_is_not_taken(
     assert not caplog.records
 
 
-def test_the_folder_of_adapters_is_listed_beside_the_loop(before: Path, body: bytes) -> None:
+def test_the_folder_of_adapters_is_listed_beside_the_loop(
+    before: Path, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may be large, or far away: other requests go on."""
     shutil.copy(LORA, before / "a.safetensors")
     shutil.copy(LORA, before / "b.safetensors")
@@ -212,7 +214,7 @@ def test_the_folder_of_adapters_is_listed_beside_the_loop(before: Path, body: by
             threads.add(threading.current_thread().name)
             return names()
 
-        running.service.catalog.names = listed  # type: ignore[method-assign]
+        monkeypatch.setattr(running.service.catalog, "names", listed)
         assert running.predict("file=a.npy", body).status == 400
         assert running.predict("adapter=c&file=a.npy", body).status == 404
         assert running.ask("DELETE", "/adapters/c").status == 404
