@@ -231,9 +231,9 @@ async def measure(
             for key, costs in (("members_seconds", seconds), ("members_cpu", cpu)):
                 of_phases = {phase: median(values) for phase, values in costs.items()}
                 found[name][key] = mean_of_members(of_phases, phases[name])
-    until = perf_counter() + options.seconds
+    until = perf_counter() + options.disturbed
     (tally, passed), done = await asyncio.gather(
-        load(server.port, questions, options.clients, options.seconds),
+        load(server.port, questions, options.clients, options.disturbed),
         disturb(server.port, questions, folder, until),
     )
     found[DISTURBED] = _summary(tally, passed / max(1, len(tally.seconds)))
@@ -305,6 +305,16 @@ def failures(result: dict[str, Any]) -> list[str]:
     return found
 
 
+def beside_one(phases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Answers per second of each mix, over those of each adapter that was asked alone; a sentence each."""
+    alone = {name: one["seconds"] for name, one in phases.items() if name.endswith(" alone")}
+    found = []
+    for mix in phases.keys() & {CLASSIFYING, MIXED, DISTURBED}:
+        ratios = ", ".join(f"{seconds / phases[mix]['seconds']:.2f} of {name}" for name, seconds in alone.items())
+        found.append(f"- {mix}, answers per second: {ratios}")
+    return sorted(found)
+
+
 def markdown(result: dict[str, Any], command: str) -> str:
     """The measurement as a Markdown table."""
     rows = []
@@ -328,14 +338,17 @@ def markdown(result: dict[str, Any], command: str) -> str:
         "",
         NOTE,
         "",
-        f"{result['adapters']} adapters, {result['clients']} clients, {result['seconds']:g} s each. "
-        f"{result['hardware']}, torch {result['versions']['torch']}, point ops {result['ops']}; the clients are on the "
+        f"{result['adapters']} adapters, {result['clients']} clients, {result['seconds']:g} s each, the disturbed "
+        f"one {result['disturbed']:g} s. {result['hardware']}, torch {result['versions']['torch']}, point ops "
+        f"{result['ops']}; the clients are on the "
         "same machine.",
         "",
         "| | answers/s | members | ratio | CPU ms an answer | members | ratio "
         "| p50 ms | p99 ms | answers | wrong | lost | by status |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
         *rows,
+        "",
+        *beside_one(result["phases"]),
         "",
         f"Samples in a batch: {size:.1f} on average. Memory of the server once all adapters were loaded, after each "
         f"turn of the phases and at the end: {memory} MiB. Disturbed by: {done}.",
@@ -357,13 +370,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--adapters", type=int, default=50)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each phase")
+    parser.add_argument("--disturbed", type=float, metavar="SECONDS", help="of the disturbed one (default: the same)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each phase is cut into")
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--output", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
     parser.add_argument("--serve", nargs="*", default=[], metavar="OPTION", help="of pointadapterx serve, without --")
     options = parser.parse_args(argv)
-    if min(options.adapters, options.clients, options.files, options.rounds) < 1 or options.seconds <= 0:
-        parser.error("--adapters, --clients, --files and --rounds are at least 1, and --seconds more than 0")
+    if options.disturbed is None:
+        options.disturbed = options.seconds
+    if min(options.adapters, options.clients, options.files, options.rounds) < 1:
+        parser.error("--adapters, --clients, --files and --rounds are at least 1")
+    if min(options.seconds, options.disturbed) <= 0:
+        parser.error("--seconds and --disturbed are more than 0")
     torch.set_num_threads(1)  # the cores are the server's
     with TemporaryDirectory() as place:
         adapters, files = Path(place, "adapters"), Path(place, "files")
@@ -378,7 +396,7 @@ def main(argv: list[str]) -> int:
             server.process.kill()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result |= {**about(device, 0, []), "adapters": options.adapters, "clients": options.clients}
-    result["seconds"] = options.seconds
+    result |= {"seconds": options.seconds, "disturbed": options.disturbed}
     publish(result, markdown(result, " ".join(["python -m benchmarks serve", *argv])), options.output)
     bad = failures(result)
     print("\n".join(bad), end="\n" if bad else "", file=sys.stderr)

@@ -431,11 +431,13 @@ def test_the_load_of_a_server_as_a_table() -> None:
         **{"phases": {"lora alone": one, serve.MIXED: mixed, serve.DISTURBED: one}, "done": {"hang_up": 3}},
         **{"metrics": {"batch_samples_sum": 30.0, "batch_samples_count": 10.0}, "memory": [400.0, 401.0]},
         **{"stopped": {**one, "exit_status": 0, "cut_short": 0}, "adapters": 50, "clients": 64, "seconds": 10.0},
+        "disturbed": 60.0,
         **{"hardware": "a machine", "versions": {"torch": "2"}, "ops": "compiled"},
     }
     table = serve.markdown(result, "python -m benchmarks serve")
     assert "| lora alone | 10 |  |  | 80.0 |  |  | 100 | 200 | 100 | 0 | 0 | 200: 100 |" in table
     assert "| all mixed | 4 | 5 | 0.80 | 400.0 | 200.0 | 0.50 | 100 | 200 | 100 | 1 | 0 | 200: 100 |" in table
+    assert "- all mixed, answers per second: 0.40 of lora alone\n- disturbed, answers per second: 1.00 of lora" in table
     assert "Samples in a batch: 3.0 on average" in table
     assert "- adapter=a: b'{}'" in table
 

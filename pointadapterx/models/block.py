@@ -86,6 +86,11 @@ class Branch(nn.Module):
         """Makes ``scale`` the last step; a tuple does not register it as a part of this module."""
         self._scales = (scale,)
 
+    @property
+    def closing_scale(self) -> LayerScale | None:
+        """The last step, if there is one."""
+        return self._scales[0] if self._scales else None
+
     def scaled(self, output: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
         for scale in self._scales:

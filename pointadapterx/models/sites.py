@@ -35,6 +35,12 @@ class Site(NamedTuple):
     channels_first: bool = False
     untapped: str = ""
 
+    @property
+    def layer_scale(self) -> nn.Parameter | None:
+        """γ (C,) of the LayerScale that its output ends with, be it ours, timm's or transformers'; else None."""
+        last = getattr(self.module, "closing_scale", self.module)
+        return next(last.parameters(), None) if type(last).__name__.endswith("LayerScale") else None
+
     def pieces(self) -> list[tuple[nn.Module, slice]]:
         """The layers that compute its output, each with its share of the output features."""
         if not self.parts:

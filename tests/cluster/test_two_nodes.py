@@ -15,10 +15,13 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import h5py
 import numpy as np
 import pytest
 
 from benchmarks.cluster import Nodes
+from pointadapterx.build import build_model
+from pointadapterx.checkpoints.adapter_file import save_adapter
 from pointadapterx.cluster.connection import connected
 from pointadapterx.cluster.runs import RayProcesses
 from pointadapterx.commands.main import main
@@ -26,7 +29,11 @@ from pointadapterx.engine.predictor import Predictor
 from pointadapterx.study.plan import read_plan
 from pointadapterx.study.runner import Runner
 from pointadapterx.tasks.exchange import Answer
+from pointadapterx.tasks.point_segmentation import PointFacts
 from tests.mechanisms import exhaustive
+from tests.rooms import CLASSES, room, rooms_config
+from tests.serving.running import BEFORE
+from tests.test_scoring import NUMBERS
 
 pytestmark = [pytest.mark.slow, exhaustive]
 
@@ -81,6 +88,50 @@ def test_every_file_of_a_listing_is_answered_once(
     assert not chunks.exists()
 
 
+def same_as_plain(
+    cluster: Nodes, arguments: list[str], folder: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command writes and says the same on the cluster: its output, the files of single answers, and its exit."""
+    found = []
+    for name, more in (("plain", []), ("ray", ["--engine", "ray", "--address", cluster.address, "--chunk", "1"])):
+        place = folder / name
+        place.mkdir()
+        each = ["--each", str(place / "each")] if "--score" in arguments else []
+        status = main([*arguments, *each, "--output", str(place / f"all{suffix}"), *more])
+        said = capsys.readouterr()
+        files = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        found.append((status, said.out.replace(str(place), ""), said.err.replace(str(place), ""), files))
+    assert found[0] == found[1]
+    assert f"all{suffix}" in found[0][3]
+
+
+def test_scores_and_single_files_of_several_adapters(
+    two_nodes: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One file has labels that the adapters do not know, one is broken."""
+    config, adapters = rooms_config(data={"block": "whole"}), []
+    for name in "ab":
+        adapters += ["--adapter", f"{name}={tmp_path / name}.safetensors"]
+        facts = PointFacts(CLASSES, NUMBERS)
+        save_adapter(build_model(config), tmp_path / f"{name}.safetensors", config=config, facts=facts, metrics={})
+    (tmp_path / "rooms").mkdir()
+    for number, values in enumerate((NUMBERS, NUMBERS, [1, 2, 3, 4])):
+        points, labels = room(200, number)
+        rows = (f"{x},{y},{z},{values[label]}" for (x, y, z), label in zip(points / 1000, labels, strict=True))
+        (tmp_path / "rooms" / f"{number}.csv").write_text("\n".join(["x,y,z,kind", *rows]))
+    (tmp_path / "rooms" / "3.csv").write_text("x,y,z,kind\n")
+    arguments = ["predict", *adapters, str(tmp_path / "rooms"), "--score", "--label-field", "kind"]
+    same_as_plain(two_nodes, arguments, tmp_path, ".jsonl", capsys)
+
+
+def test_clouds_of_a_file_of_many(two_nodes: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = np.random.default_rng(0).normal(size=(7, 64, 3)).astype(np.float32)
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        file["data"] = points
+    adapters = [part for name in ("lora", "dapt") for part in ("--adapter", f"{name}={BEFORE / name}.safetensors")]
+    same_as_plain(two_nodes, ["predict", *adapters, str(tmp_path / "many.h5")], tmp_path, ".csv", capsys)
+
+
 STEPS = 20
 # Adds a step at a time to its state, alone, until there are enough; then writes its result.
 TRAIN = f"""
@@ -129,7 +180,7 @@ def test_replicas_answer_as_one_server_does(two_nodes: Nodes) -> None:
     from pointadapterx.serving.limits import Limits
     from pointadapterx.serving.served import Answering
     from pointadapterx.serving.server import Place
-    from tests.serving.running import BEFORE, READY
+    from tests.serving.running import READY
 
     adapters = {"ldraw20": READY, "lora": BEFORE / "lora.safetensors"}
     points = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)

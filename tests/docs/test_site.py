@@ -48,6 +48,14 @@ def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     assert "load_config" in (tmp_path / "api" / "models.html").read_text(encoding="utf-8")
 
 
+def test_source_files_that_pages_name_are_there() -> None:
+    folders = ("benchmarks", "cfgs", "datasets", "docs", "extensions", "pointadapterx", "tests", "tools")
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for folder in folders for path in (ROOT / folder).rglob("*.*")]
+    for page in DOCS.rglob("*.md"):
+        for name in re.findall(r"`([\w./-]+\.(?:py|yaml|cpp|cu))`", page.read_text(encoding="utf-8")):
+            assert any(path.endswith(f"/{name}") for path in there), f"{page}: {name}"
+
+
 def test_every_method_has_a_page_in_the_index() -> None:
     index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
     for name in METHODS:

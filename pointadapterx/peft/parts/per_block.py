@@ -10,6 +10,7 @@ from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, without_biases
+from pointadapterx.peft.parts.layer_scales import ffn_scales
 from pointadapterx.schema import Rate, Width
 
 
@@ -33,12 +34,17 @@ class PerBlockMethod(Method):
             dropout: dropout rate inside the adapter.
             scale: s, factor of its output.
             biases: False for layers without biases, as PETL-ViT's AdaptFormer has them. None: with.
+            layer_scale: whether its output passes the LayerScale of the block's FFN, see
+                :func:`~pointadapterx.peft.parts.layer_scales.ffn_scales`.
         """
+
+        unwritten = ("layer_scale",)
 
         rank: Width = 64
         dropout: Rate = 0.0
         scale: float = 1.0
         biases: bool | None = None
+        layer_scale: bool = False
 
         @property
         def needs_sites(self) -> tuple[str, ...]:
@@ -49,14 +55,22 @@ class PerBlockMethod(Method):
         super().__init__(options)
         self.options: PerBlockMethod.Options = options
 
+    def require(self, backbone: Host) -> None:
+        """Also refuses a backbone without what the options ask of it."""
+        super().require(backbone)
+        if self.options.layer_scale:
+            ffn_scales(backbone)
+
     def attach(self, backbone: Host) -> None:
         """Creates one adapter for each block, parallel to the FFN or after it."""
         make = ADAPTERS[self.kind].make
         options = self.options
         made = [make(block.width, options.rank, options.dropout) for block in backbone.every_block()]
         self.adapters = nn.ModuleList(made if options.biases is not False else map(without_biases, made))
+        self._ffn_scales = ffn_scales(backbone) if options.layer_scale else []
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate:
-        """s · adapter(u) beside the FFN, s · adapter(mlp(u)) behind it."""
+        """s · adapter(u) beside the FFN, s · adapter(mlp(u)) behind it; times the LayerScale where wanted."""
         source = ffn_output if ADAPTERS[self.kind].serial else ffn_input
-        return FfnUpdate(self.options.scale * self.adapters[index](source))
+        update = self.options.scale * self.adapters[index](source)
+        return FfnUpdate(update * self._ffn_scales[index] if self._ffn_scales else update)
