@@ -307,12 +307,10 @@ def failures(result: dict[str, Any]) -> list[str]:
 
 def beside_one(phases: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Answers per second of each mix, over those of each adapter that was asked alone; a sentence each."""
-    alone = {name: one["seconds"] for name, one in phases.items() if name.endswith(" alone")}
-    found = []
-    for mix in phases.keys() & {CLASSIFYING, MIXED, DISTURBED}:
-        ratios = ", ".join(f"{seconds / phases[mix]['seconds']:.2f} of {name}" for name, seconds in alone.items())
-        found.append(f"- {mix}, answers per second: {ratios}")
-    return sorted(found)
+    mixes = [name for name in (CLASSIFYING, MIXED, DISTURBED) if name in phases]
+    alone = {name: one["seconds"] for name, one in phases.items() if name not in mixes}
+    ratios = {mix: [f"{one / phases[mix]['seconds']:.2f} of {name}" for name, one in alone.items()] for mix in mixes}
+    return [f"- {mix}, answers per second: {', '.join(parts)}" for mix, parts in ratios.items()]
 
 
 def markdown(result: dict[str, Any], command: str) -> str:
@@ -378,10 +376,9 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.disturbed is None:
         options.disturbed = options.seconds
-    if min(options.adapters, options.clients, options.files, options.rounds) < 1:
-        parser.error("--adapters, --clients, --files and --rounds are at least 1")
-    if min(options.seconds, options.disturbed) <= 0:
-        parser.error("--seconds and --disturbed are more than 0")
+    few = min(options.adapters, options.clients, options.files, options.rounds) < 1
+    if few or min(options.seconds, options.disturbed) <= 0:
+        parser.error("--adapters, --clients, --files and --rounds are at least 1, seconds more than 0")
     torch.set_num_threads(1)  # the cores are the server's
     with TemporaryDirectory() as place:
         adapters, files = Path(place, "adapters"), Path(place, "files")

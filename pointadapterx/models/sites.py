@@ -26,6 +26,7 @@ class Site(NamedTuple):
         parts: the layers of queries, keys and values at a site ``qkv`` of which the module is no single layer.
         channels_first: whether its output is (B, C, H, W) instead of (..., C).
         untapped: why nothing can be done to the output here, though something can be added to it; else empty.
+        into: whether what is added joins the input of the module, not its output.
     """
 
     name: str
@@ -34,12 +35,17 @@ class Site(NamedTuple):
     parts: tuple[nn.Module, ...] = ()
     channels_first: bool = False
     untapped: str = ""
+    into: bool = False
 
     @property
-    def layer_scale(self) -> nn.Parameter | None:
-        """γ (C,) of the LayerScale that its output ends with, be it ours, timm's or transformers'; else None."""
+    def layer_scale(self) -> nn.Module | None:
+        """The LayerScale that its output ends with, be it ours, timm's or transformers'; None where none is known.
+
+        Its only parameter is γ (C,).
+        """
         last = getattr(self.module, "closing_scale", self.module)
-        return next(last.parameters(), None) if type(last).__name__.endswith("LayerScale") else None
+        known = type(last).__name__.endswith("LayerScale") and not self.into
+        return last if known and [one.shape for one in last.parameters()] == [(self.width,)] else None
 
     def pieces(self) -> list[tuple[nn.Module, slice]]:
         """The layers that compute its output, each with its share of the output features."""

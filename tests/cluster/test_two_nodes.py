@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -30,13 +30,14 @@ from pointadapterx.study.plan import read_plan
 from pointadapterx.study.runner import Runner
 from pointadapterx.tasks.exchange import Answer
 from pointadapterx.tasks.point_segmentation import PointFacts
+from tests.conftest import ROOT, randomise
 from tests.mechanisms import exhaustive
 from tests.rooms import CLASSES, room, rooms_config
-from tests.serving.running import BEFORE
 from tests.test_scoring import NUMBERS
 
 pytestmark = [pytest.mark.slow, exhaustive]
 
+BEFORE = ROOT / "tests" / "files_of_before" / "adapters"
 FILES, CHUNK = 200, 8
 BROKEN = {198, 199}  # the last: others would move the batches behind them
 
@@ -88,21 +89,30 @@ def test_every_file_of_a_listing_is_answered_once(
     assert not chunks.exists()
 
 
+class Done(NamedTuple):
+    """What a command has said, and written into its folder, by name."""
+
+    status: int
+    out: str
+    err: str
+    files: dict[str, bytes]
+
+
 def same_as_plain(
     cluster: Nodes, arguments: list[str], folder: Path, suffix: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command writes and says the same on the cluster: its output, the files of single answers, and its exit."""
+) -> Done:
+    """The command writes and says the same on the cluster; files are alone in their batches, as in their chunks."""
     found = []
     for name, more in (("plain", []), ("ray", ["--engine", "ray", "--address", cluster.address, "--chunk", "1"])):
         place = folder / name
         place.mkdir()
         each = ["--each", str(place / "each")] if "--score" in arguments else []
-        status = main([*arguments, *each, "--output", str(place / f"all{suffix}"), *more])
+        status = main([*arguments, "--batch-size", "1", *each, "--output", str(place / f"all{suffix}"), *more])
         said = capsys.readouterr()
         files = {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
-        found.append((status, said.out.replace(str(place), ""), said.err.replace(str(place), ""), files))
+        found.append(Done(status, said.out.replace(str(place), ""), said.err.replace(str(place), ""), files))
     assert found[0] == found[1]
-    assert f"all{suffix}" in found[0][3]
+    return found[0]
 
 
 def test_scores_and_single_files_of_several_adapters(
@@ -110,10 +120,11 @@ def test_scores_and_single_files_of_several_adapters(
 ) -> None:
     """One file has labels that the adapters do not know, one is broken."""
     config, adapters = rooms_config(data={"block": "whole"}), []
-    for name in "ab":
-        adapters += ["--adapter", f"{name}={tmp_path / name}.safetensors"]
-        facts = PointFacts(CLASSES, NUMBERS)
-        save_adapter(build_model(config), tmp_path / f"{name}.safetensors", config=config, facts=facts, metrics={})
+    for seed, name in enumerate("ab"):
+        path = tmp_path / f"{name}.safetensors"
+        adapters += ["--adapter", f"{name}={path}"]
+        model = randomise(build_model(config), seed)
+        save_adapter(model, path, config=config, facts=PointFacts(CLASSES, NUMBERS), metrics={})
     (tmp_path / "rooms").mkdir()
     for number, values in enumerate((NUMBERS, NUMBERS, [1, 2, 3, 4])):
         points, labels = room(200, number)
@@ -121,7 +132,15 @@ def test_scores_and_single_files_of_several_adapters(
         (tmp_path / "rooms" / f"{number}.csv").write_text("\n".join(["x,y,z,kind", *rows]))
     (tmp_path / "rooms" / "3.csv").write_text("x,y,z,kind\n")
     arguments = ["predict", *adapters, str(tmp_path / "rooms"), "--score", "--label-field", "kind"]
-    same_as_plain(two_nodes, arguments, tmp_path, ".jsonl", capsys)
+    done = same_as_plain(two_nodes, arguments, tmp_path, ".jsonl", capsys)
+    assert done.status == 3
+    assert all(f"[{name}] on labels in 2 files: mIoU " in done.out for name in "ab")
+    assert "2.csv: has the label 1, which is no class of the adapter" in done.err
+    answers = [json.loads(line) for line in done.files.pop("all.jsonl").splitlines()]
+    assert [answer["adapter"] for answer in answers] == ["a", "b"] * 4
+    assert answers[0]["on_labels"] != answers[1]["on_labels"]
+    assert len(done.files) == 6  # of three files and two adapters
+    assert len(set(done.files.values())) == 6
 
 
 def test_clouds_of_a_file_of_many(two_nodes: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +148,11 @@ def test_clouds_of_a_file_of_many(two_nodes: Nodes, tmp_path: Path, capsys: pyte
     with h5py.File(tmp_path / "many.h5", "w") as file:
         file["data"] = points
     adapters = [part for name in ("lora", "dapt") for part in ("--adapter", f"{name}={BEFORE / name}.safetensors")]
-    same_as_plain(two_nodes, ["predict", *adapters, str(tmp_path / "many.h5")], tmp_path, ".csv", capsys)
+    done = same_as_plain(two_nodes, ["predict", *adapters, str(tmp_path / "many.h5")], tmp_path, ".csv", capsys)
+    assert done.status == 0
+    lines = done.files["all.csv"].decode().splitlines()
+    assert len(lines) == 15
+    assert all(sum(f"many.h5#{number}" in line for line in lines) == 2 for number in range(7))
 
 
 STEPS = 20

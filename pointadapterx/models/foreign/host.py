@@ -329,15 +329,15 @@ class ForeignHost:
     def _block(self, index: int, stage: int, path: str, module: nn.Module) -> ForeignBlock:
         sites, what = self.sites, f"{self.title} block {index} ('{path}', a {type(module).__name__})"
         layers = {key: self._layer(module, key, what) for key in (*LAYER_KEYS, "q", "k", "v")}
-        attention, ffn = (self._span(module, key, what) for key in ("attention", "ffn"))
+        spans = {key: self._span(module, key, what) for key in ("attention", "ffn")}
         widths = (_width(layers[key]) for key in ("norm1", "norm2", "proj", "fc2") if layers[key] is not None)
         width = sites.width or next((found for found in widths if found), None)
         if width is None:
             raise ConfigError(f"{what}: its width cannot be found; give it in sites.width")
         found = list(self._sites_of(module, layers, width))
-        found += [Site(name, one.exit, width) for name, one in (("attention", attention), ("ffn", ffn)) if one]
-        heads = sites.num_heads or _heads(attention)
-        return ForeignBlock(module, path, BlockSites(index, stage, width, heads, found), attention, ffn)
+        found += [Site(key, one.exit, width, into=one.into) for key, one in spans.items() if one]
+        seen = BlockSites(index, stage, width, sites.num_heads or _heads(spans["attention"]), found)
+        return ForeignBlock(module, path, seen, spans["attention"], spans["ffn"])
 
     def _sites_of(self, block: nn.Module, layers: Mapping[str, nn.Module | None], width: int) -> Iterator[Site]:
         untapped = self.family.untapped(block) if self.family is not None else ""

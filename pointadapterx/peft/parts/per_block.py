@@ -10,7 +10,7 @@ from pointadapterx.models.block import FfnUpdate
 from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, without_biases
-from pointadapterx.peft.parts.layer_scales import ffn_scales
+from pointadapterx.peft.parts.layer_scales import FfnScales
 from pointadapterx.schema import Rate, Width
 
 
@@ -35,7 +35,7 @@ class PerBlockMethod(Method):
             scale: s, factor of its output.
             biases: False for layers without biases, as PETL-ViT's AdaptFormer has them. None: with.
             layer_scale: whether its output passes the LayerScale of the block's FFN, see
-                :func:`~pointadapterx.peft.parts.layer_scales.ffn_scales`.
+                :class:`~pointadapterx.peft.parts.layer_scales.FfnScales`; only beside the FFN.
         """
 
         unwritten = ("layer_scale",)
@@ -59,7 +59,7 @@ class PerBlockMethod(Method):
         """Also refuses a backbone without what the options ask of it."""
         super().require(backbone)
         if self.options.layer_scale:
-            ffn_scales(backbone)
+            FfnScales(backbone, serial=ADAPTERS[self.kind].serial)
 
     def attach(self, backbone: Host) -> None:
         """Creates one adapter for each block, parallel to the FFN or after it."""
@@ -67,10 +67,10 @@ class PerBlockMethod(Method):
         options = self.options
         made = [make(block.width, options.rank, options.dropout) for block in backbone.every_block()]
         self.adapters = nn.ModuleList(made if options.biases is not False else map(without_biases, made))
-        self._ffn_scales = ffn_scales(backbone) if options.layer_scale else []
+        self._scaled = FfnScales(backbone, serial=ADAPTERS[self.kind].serial) if options.layer_scale else None
 
     def adapt_ffn(self, index: int, ffn_input: Tensor, ffn_output: Tensor) -> FfnUpdate:
         """s · adapter(u) beside the FFN, s · adapter(mlp(u)) behind it; times the LayerScale where wanted."""
         source = ffn_output if ADAPTERS[self.kind].serial else ffn_input
         update = self.options.scale * self.adapters[index](source)
-        return FfnUpdate(update * self._ffn_scales[index] if self._ffn_scales else update)
+        return FfnUpdate(update if self._scaled is None else self._scaled(index, update))

@@ -18,7 +18,7 @@ from pointadapterx.models.host import Host
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS
 from pointadapterx.peft.parts.late import Waiting, early_blocks, frozen_before, late_class_token, run_late
-from pointadapterx.peft.parts.layer_scales import ffn_scales
+from pointadapterx.peft.parts.layer_scales import FfnScales
 from pointadapterx.peft.parts.mixture import SharedMixture
 from pointadapterx.peft.parts.neighbours import NeighbourBranch, Surroundings, require_places
 from pointadapterx.peft.parts.routed import RoutedMethod
@@ -75,7 +75,7 @@ class SharedMixtureMethod(RoutedMethod):
                 f"method.train_position: backbone {backbone.title} has no layers that make positions; remove the key"
             )
         if options.layer_scale:
-            ffn_scales(backbone)
+            FfnScales(backbone, serial=ADAPTERS[options.expert or self.kind].serial)
 
     def attach(self, backbone: Host) -> None:
         """Creates the mixture and one prompt generator a block."""
@@ -96,7 +96,7 @@ class SharedMixtureMethod(RoutedMethod):
         near = stages if options.neighbours is not None else ()
         self.around = nn.ModuleList(Surroundings(stage, options.neighbours or 1) for stage in near)
         self.neighbour_branches = nn.ModuleList(NeighbourBranch(stage.width, options.rank) for stage in near)
-        self._ffn_scales = ffn_scales(backbone) if options.layer_scale else []
+        self._scaled = FfnScales(backbone, serial=self.serial) if options.layer_scale else None
         first = self.first = options.inject_from or 0
         self.late_class = late_class_token(backbone, first) if options.inject_from is not None else None
 
@@ -150,7 +150,7 @@ class SharedMixtureMethod(RoutedMethod):
         yield [p for norm in (*norms, backbone.norm) for p in norm.parameters()], options.norm_rate
 
     def begin_epoch(self, epoch: int) -> None:
-        """Sharpens the mixture, see :attr:`Options.dense_epochs`."""
+        """Sharpens the mixture, see :attr:`~.SharedMixtureOptions.dense_epochs`."""
         dense = self.options.dense_epochs
         for mixture in self.modules():
             if isinstance(mixture, SharedMixture):
@@ -234,8 +234,8 @@ class SharedMixtureMethod(RoutedMethod):
         if self.neighbour_branches:
             mixed = mixed + self.neighbour_branches[stage](read, self._graph(stage, len(read)))
         update = self.options.scale * mixed
-        if self._ffn_scales:
-            update = update * self._ffn_scales[index]
+        if self._scaled is not None:
+            update = self._scaled(index, update)
         return FfnUpdate(update, self._prompt(index, mixed), balance)
 
     def _graph(self, stage: int, batch: int) -> Tensor:

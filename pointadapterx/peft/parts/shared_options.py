@@ -50,7 +50,7 @@ class SharedMixtureOptions(Method.Options):
             no such branch.
         train_position: whether the layers that make positions of centres are trained.
         layer_scale: whether the mixture's output passes the LayerScale of the block's FFN, see
-            :func:`~pointadapterx.peft.parts.layer_scales.ffn_scales`.
+            :class:`~pointadapterx.peft.parts.layer_scales.FfnScales`; only beside the FFN.
         gate: ``"raw"``: an output is multiplied by its gate, near 1 / E at the start, as published;
             ``"normalized"``: by the gate over the sum of the chosen gates, so that ``scale`` and learning rate mean
             the same for every E, see :class:`~pointadapterx.peft.parts.mixture.SharedMixture`.
@@ -144,8 +144,9 @@ class SharedMixtureOptions(Method.Options):
 
     def _young_problems(self, backbone: Backbone.Options) -> Iterator[tuple[str, str]]:
         yield from late_problems(self.inject_from, backbone.stages(), backbone.name, prompts=self.prompts)
-        if not self.mixture and (self.inject_from is not None or self.neighbours is not None):
-            key = "neighbours" if self.inject_from is None else "inject_from"
-            yield key, "belongs to the mixture, which is off; remove one"
+        of_mixture = ("inject_from", "neighbours", "layer_scale")
+        given = [key for key in of_mixture if getattr(self, key) is not None and getattr(self, key) is not False]
+        if not self.mixture and given:
+            yield given[0], "belongs to the mixture, which is off; remove one"
         if self.inject_from is not None and self.train_position:
             yield "train_position", "puts a gradient into the blocks that inject_from leaves without; remove one"
