@@ -12,7 +12,8 @@ import pytest
 from pointadapterx.malloc_tuning import VARIABLES
 
 SCRIPT = """
-import resource, sys
+import ctypes, resource, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault of a huge page would count as one of 512
 import torch
 from pointadapterx.malloc_tuning import keep_freed_memory
 torch.set_num_threads(1)

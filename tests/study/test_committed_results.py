@@ -15,13 +15,14 @@ from tests.mechanisms import exhaustive
 RESULTS = ROOT / "docs" / "results"
 CSVS = sorted(RESULTS.glob("*/results.csv"))
 QUOTES = {
-    ROOT / "README.md": ("ldraw20_methods",),  # that of its picture
+    ROOT / "README.md": ("ldraw20_methods", "claim2d"),
     ROOT / "docs" / "results.md": ("demo", "ldraw20"),
     ROOT / "docs" / "speed.md": ("precision", "cached_views"),
     RESULTS / "ldraw20" / "README.md": ("ldraw20", "ldraw20_recipe", "ldraw20_weights"),
     RESULTS / "ldraw20_methods" / "README.md": ("ldraw20_methods", "ldraw20"),
     RESULTS / "electronics_methods" / "README.md": ("electronics_methods",),
     RESULTS / "home_methods" / "README.md": ("home_methods",),
+    RESULTS / "claim2d" / "README.md": ("claim2d",),
     RESULTS / "parts" / "README.md": ("parts",),
     RESULTS / "rooms" / "README.md": ("rooms",),
     RESULTS / "vit_tiny" / "README.md": ("vit_tiny",),
