@@ -379,6 +379,7 @@ def main(argv: list[str]) -> int:
     few = min(options.adapters, options.clients, options.files, options.rounds) < 1
     if few or min(options.seconds, options.disturbed) <= 0:
         parser.error("--adapters, --clients, --files and --rounds are at least 1, seconds more than 0")
+    machine = about(torch.device("cuda" if torch.cuda.is_available() else "cpu"), 0, [])
     torch.set_num_threads(1)  # the cores are the server's
     with TemporaryDirectory() as place:
         adapters, files = Path(place, "adapters"), Path(place, "files")
@@ -391,9 +392,7 @@ def main(argv: list[str]) -> int:
             result["stopped"] = asyncio.run(stopped_under_load(server, questions, options.clients))
         finally:
             server.process.kill()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result |= {**about(device, 0, []), "adapters": options.adapters, "clients": options.clients}
-    result |= {"seconds": options.seconds, "disturbed": options.disturbed}
+    result |= {**machine, **{key: getattr(options, key) for key in ("adapters", "clients", "seconds", "disturbed")}}
     publish(result, markdown(result, " ".join(["python -m benchmarks serve", *argv])), options.output)
     bad = failures(result)
     print("\n".join(bad), end="\n" if bad else "", file=sys.stderr)

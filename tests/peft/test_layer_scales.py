@@ -12,6 +12,7 @@ from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import build_model
 from pointadapterx.counting import count_model
 from pointadapterx.errors import ConfigError
+from pointadapterx.peft.side_by_side import side_by_side
 from tests.conftest import randomise, small_config
 
 METHODS = ["adaptformer", "adaptformer_x", "dapt_x"]
@@ -67,6 +68,26 @@ def test_parameters_may_be_replaced() -> None:
     assert build("adaptformer").to("meta").method.adapt_ffn(0, tokens, tokens).update.is_meta
     config = small_config("adaptformer_x", "vit", backbone={"layer_scale": True}, method={"layer_scale": True})
     assert count_model(config).costs.forward > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapters_of_several_samples_at_once(method: str) -> None:
+    models, tokens = [build(method), randomise(build(method), seed=1)], torch.randn(2, 5, 48)
+    joined = side_by_side([model.method for model in models], [1, 0])
+    with torch.no_grad():
+        for index in range(2):
+            found = joined.adapt_ffn(index, tokens, tokens)
+            single = [models[own].method.adapt_ffn(index, tokens[[at]], tokens[[at]]) for at, own in enumerate([1, 0])]
+            assert found is not None
+            torch.testing.assert_close(found.update, torch.cat([one.update for one in single]), atol=1e-6, rtol=1e-4)
+            assert not torch.allclose(*(model.method.adapt_ffn(index, tokens, tokens).update for model in models))
+
+
+def test_it_is_exported() -> None:
+    model, images = build("adaptformer_x", prompts=False), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        program = torch.export.export(model, (images,))
+        torch.testing.assert_close(program.module()(images).logits, model(images).logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("half", [False, True])
