@@ -81,7 +81,7 @@ def set_architectures() -> None:
 
 def point_ops(cuda: bool) -> Extension:
     """The library, for CPU alone or with CUDA kernels."""
-    sources = [*CPU_SOURCES, (CSRC / "cpu_ops.cpp").as_posix()]
+    sources = [*CPU_SOURCES, (CSRC / "cpu_ops.cpp").as_posix(), (CSRC / "expert_ops.cpp").as_posix()]
     flags = {"cxx": CXX_FLAGS}
     if cuda:
         sources += [*CUDA_SOURCES, (CSRC / "cuda_ops.cpp").as_posix()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -13,12 +14,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.jobs import seconds
+from pointadapterx.models.packing import pack_weight, product
 
 aten = torch.ops.aten
 
 
 class Operand(NamedTuple):
-    """Layout of a matrix, or of a batch of them."""
+    """Layout of a matrix, or of a batch of them; packed weights (out, in) have no strides."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -27,10 +29,12 @@ class Operand(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> Operand:
         """The layout of a tensor."""
-        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        return cls(tuple(tensor.shape), () if tensor.is_mkldnn else tensor.stride(), tensor.dtype)
 
     def make(self, device: torch.device) -> Tensor:
         """Random values in this layout."""
+        if len(self.stride) < len(self.shape):
+            return pack_weight(torch.randn(self.shape))
         stored = [1 if step == 0 else size for size, step in zip(self.shape, self.stride, strict=True)]
         values = torch.empty_strided(stored, self.stride, dtype=self.dtype, device=device).normal_()
         return values.expand(self.shape)
@@ -56,7 +60,7 @@ def _products(operation: Any, args: tuple[Any, ...], result: Any) -> Iterator[tu
     A convolution is the product of its weights with the patches of its input, and in its backward pass of what its
     mask asks for.
     """
-    if operation in (aten.mm, aten.bmm):
+    if operation in (aten.mm, aten.bmm, torch.ops.mkldnn._linear_pointwise):
         yield args[0], args[1]
     elif operation in (aten.addmm, aten.baddbmm):
         yield args[1], args[2]
@@ -109,6 +113,11 @@ def product_floor(step: Callable[[], None], device: torch.device, rounds: int = 
     total = 0.0
     for (one, other), count in recorder.products.items():
         left, right = one.make(device), other.make(device)
-        torch.matmul(left, right)
-        total += count * median(seconds(lambda a=left, b=right: torch.matmul(a, b), device) for _ in range(rounds))
+        multiply = partial(_multiply, left, right)
+        multiply()
+        total += count * median(seconds(multiply, device) for _ in range(rounds))
     return total
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    return product(left, right, None) if right.is_mkldnn else torch.matmul(left, right)

@@ -25,11 +25,14 @@ from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.frozen import EXACT, Frozen, restore
+from pointadapterx.models.packing import pack_frozen, tensor_bytes
+from pointadapterx.peft.parts.mixture import SharedMixture
 
 MIB = 2**20
 VARIANTS = {
     "published": "the plain form of the public code: see benchmarks/published.py",
     "cached": "from features of the frozen layers that are there (train.cached_views)",
+    "eager": "torch's operations alone: no packed weights, no compiled mixtures",
     "compiled": "train.compile",
     "checkpointed": "train.gradient_checkpointing",
     "graphed": "the whole step as one CUDA graph",
@@ -172,7 +175,7 @@ def _graphed(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def _job(spec: Spec, model: AdaptedModel, slots: list[Tensor], step: Callable[[], None]) -> Job:
-    static = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *slots))
+    static = tensor_bytes(model) + sum(slot.nbytes for slot in slots)
     return Job(spec.label(model.method.options.name), count_parameters(model).trainable, static, step)
 
 
@@ -188,12 +191,18 @@ def _prepare(
     inputs = random_batch(config, batch_size).to(device)
     if spec.variant == "published":
         published_form(model, inputs)
+    elif spec.variant == "eager":
+        for module in model.modules():
+            if isinstance(module, SharedMixture):
+                module.compiled = False
     elif spec.variant == "compiled":
         model.compile()
     elif spec.variant == "checkpointed":
         for block in model.backbone.blocks:
             block.recomputed = True
-    elif spec.variant == "cached":
+    if spec.variant not in ("published", "eager", "compiled"):
+        pack_frozen(model)  # as training and prediction do
+    if spec.variant == "cached":
         return config, model, _cached(model, inputs, spec.precision)
     return config, model, lambda: inputs
 

@@ -1,5 +1,4 @@
-// Registers the CPU kernels of the point ops under the schemas of pointadapterx/ops/library.py, and that of the thin
-// mixture (pointadapterx/peft/thin_mixture.py), whose other form is torch's, not an op.
+// Registers the CPU kernels of the point ops under the schemas of pointadapterx/ops/library.py.
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -295,182 +294,10 @@ Tensor spread(const Tensor& values_, const Tensor& indices_, const Tensor& weigh
   return out;
 }
 
-// ---- The low-rank mixture ----
-
-// Rows of a float32 tensor (…, size) with size >= 1, filled up with zeros.
-struct Padded {
-  explicit Padded(const Tensor& matrix)
-      : size(matrix.size(-1)), stride((size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes) {
-    const Tensor rows = matrix.contiguous();
-    const float* from = rows.const_data_ptr<float>();
-    values.resize(static_cast<std::size_t>(rows.numel() / size * stride));
-    for (int64_t row = 0; row < rows.numel() / size; ++row)
-      std::copy(from + row * size, from + (row + 1) * size, values.begin() + row * stride);
-  }
-  int64_t size, stride;
-  std::vector<float> values;
-};
-
-// `router` (E, width), returned if it fits down_in (E, inner, width), down_out and up_in (E, inner, rank), bias (E, rank).
-const Tensor& checked_experts(const Tensor& router, const Tensor& down_in, const Tensor& down_out, const Tensor& bias,
-                              const Tensor& up_in) {
-  TORCH_CHECK(router.dim() == 2 && down_in.dim() == 3 && down_out.dim() == 3 && bias.dim() == 2 && up_in.dim() == 3,
-              "router and bias of experts must have 2 axes, down_in, down_out and up_in 3; got ", router.sizes(), ", ",
-              bias.sizes(), ", ", down_in.sizes(), ", ", down_out.sizes(), ", ", up_in.sizes());
-  for (const Tensor* part : {&router, &down_in, &down_out, &bias, &up_in})
-    TORCH_CHECK(part->scalar_type() == at::kFloat && part->layout() == at::kStrided,
-                "experts must be dense float32 tensors, got ", part->scalar_type(), ", ", part->layout());
-  const int64_t number = router.size(0), inner = down_in.size(1), width = router.size(1), rank = bias.size(1);
-  TORCH_CHECK(number > 0 && inner > 0 && width > 0 && rank > 0,
-              "there must be experts, of a width, a rank and an inner rank of 1 or more; got ", number, " of width ",
-              width, ", rank ", rank, ", inner rank ", inner);
-  TORCH_CHECK(down_in.sizes() == at::IntArrayRef({number, inner, width}) &&
-                  down_out.sizes() == at::IntArrayRef({number, inner, rank}) && bias.size(0) == number &&
-                  up_in.sizes() == at::IntArrayRef({number, inner, rank}),
-              "shapes of experts do not fit together: router ", router.sizes(), ", down_in ", down_in.sizes(),
-              ", down_out ", down_out.sizes(), ", bias ", bias.sizes(), ", up_in ", up_in.sizes());
-  return router;
-}
-
-struct Bank {
-  Bank(const Tensor& router_, const Tensor& down_in_, const Tensor& down_out_, const Tensor& bias_,
-       const Tensor& up_in_)
-      : router(checked_experts(router_, down_in_, down_out_, bias_, up_in_)),
-        down_in(down_in_),
-        down_out(down_out_),
-        bias(bias_),
-        up_in(up_in_),
-        view{router_.size(0),       router.stride,          down_in_.size(1),   bias.stride,        router.values.data(),
-             down_in.values.data(), down_out.values.data(), bias.values.data(), up_in.values.data()} {}
-  Padded router, down_in, down_out, bias, up_in;
-  pax::cpu::Experts view;
-};
-
-void check_tokens(const Tensor& tokens, const Bank& bank) {
-  TORCH_CHECK(tokens.layout() == at::kStrided && tokens.dim() == 2 && tokens.size(1) % bank.router.size == 0 &&
-                  (tokens.stride(1) == 1 || tokens.size(1) == 1),
-              "tokens must be rows of sub-tokens, (B, n * ", bank.router.size, "), got ", tokens.sizes());
-}
-
-// Calls function(data, first, number) for ranges of the sub-tokens [begin, end), each of one sample: `data` is the first
-// of them and `first` its position among all.
-template <typename T, typename Function>
-void for_each_sample(const Tensor& tokens, int64_t width, int64_t begin, int64_t end, const Function& function) {
-  const int64_t each = tokens.size(1) / width;
-  const T* data = static_cast<const T*>(tokens.const_data_ptr());
-  while (begin < end) {
-    const int64_t b = begin / each, number = std::min(end, (b + 1) * each) - begin;
-    function(data + b * tokens.stride(0) + (begin - b * each) * width, begin, number);
-    begin += number;
-  }
-}
-
-template <typename Function>
-void by_type(const Tensor& tokens, const Function& function) {
-  if (tokens.scalar_type() == at::kFloat)
-    function(float{});
-  else if (tokens.scalar_type() == at::kBFloat16)
-    function(pax::cpu::BFloat16{});
-  else
-    TORCH_CHECK(false, "tokens must be float32 or bfloat16, got ", tokens.scalar_type());
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> thin_experts(const Tensor& tokens, const Tensor& router,
-                                                        const Tensor& down_in, const Tensor& down_out,
-                                                        const Tensor& bias, const Tensor& up_in) {
-  const Bank bank(router, down_in, down_out, bias, up_in);
-  check_tokens(tokens, bank);
-  const int64_t width = router.size(1), number = router.size(0), inner = down_in.size(1);
-  const int64_t rows = tokens.numel() / width;
-  const auto options = router.options();
-  Tensor codes = at::zeros({rows, number, inner + 1}, options), gates = at::empty({rows, number}, options),
-         chosen = at::empty({rows}, options.dtype(at::kLong)), squeezed = at::empty({rows, inner}, options);
-  float *code = codes.mutable_data_ptr<float>(), *gate = gates.mutable_data_ptr<float>(),
-        *in = squeezed.mutable_data_ptr<float>();
-  int64_t* best = chosen.mutable_data_ptr<int64_t>();
-  by_type(tokens, [&](auto type) {
-    using T = decltype(type);
-    at::parallel_for(0, rows, 256, [&](int64_t begin, int64_t end) {
-      for_each_sample<T>(tokens, width, begin, end, [&](const T* data, int64_t first, int64_t some) {
-        pax::cpu::thin_experts(bank.view, data, some, width, gate + first * number, best + first, in + first * inner,
-                               code + first * number * (inner + 1));
-      });
-    });
-  });
-  return {codes, gates, chosen, squeezed};
-}
-
-// The sum over parts (parts, rows, stride) -> (rows, size), in the shape of `like`.
-Tensor total(const Tensor& parts, const Tensor& like) {
-  return parts.sum(0).narrow(1, 0, like.size(-1)).reshape(like.sizes());
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> thin_experts_backward(
-    const Tensor& codes_gradient_, const Tensor& gates_gradient_, const Tensor& gates, const Tensor& chosen,
-    const Tensor& squeezed, const Tensor& tokens, const Tensor& router, const Tensor& down_in, const Tensor& down_out,
-    const Tensor& bias, const Tensor& up_in) {
-  const Bank bank(router, down_in, down_out, bias, up_in);
-  check_tokens(tokens, bank);
-  for (const Tensor* part : {&codes_gradient_, &gates_gradient_, &gates, &squeezed})
-    TORCH_CHECK(part->scalar_type() == at::kFloat, "gradients, gates and squeezed must be float32, got ",
-                part->scalar_type());
-  TORCH_CHECK(chosen.scalar_type() == at::kLong, "chosen must be int64, got ", chosen.scalar_type());
-  const Tensor codes_gradient = codes_gradient_.contiguous(), gates_gradient = gates_gradient_.contiguous();
-  const int64_t width = router.size(1), number = router.size(0), inner = down_in.size(1);
-  const int64_t rows = tokens.numel() / width;
-  TORCH_CHECK(codes_gradient.numel() == rows * number * (inner + 1) && gates_gradient.numel() == rows * number &&
-                  gates.numel() == rows * number && chosen.numel() == rows && squeezed.numel() == rows * inner,
-              "gradients do not fit ", rows, " sub-tokens and ", number, " experts");
-  TORCH_CHECK(gates.is_contiguous() && chosen.is_contiguous() && squeezed.is_contiguous(),
-              "what thin_experts returned must be handed back as it was");
-  const int64_t* best = chosen.const_data_ptr<int64_t>();
-  TORCH_CHECK(std::all_of(best, best + rows, [&](int64_t e) { return e >= 0 && e < number; }),
-              "chosen experts must be among the ", number);
-  // As many parts whatever the number of threads, so that sums do not depend on it.
-  const int64_t parts = std::min<int64_t>(16, rows / 256 + 1), each = (rows + parts - 1) / parts;
-  const auto zeros = [&](int64_t matrices, const Padded& like) {
-    return at::zeros({parts, matrices, like.stride}, router.options());
-  };
-  Tensor d_router = zeros(number, bank.router), d_down_in = zeros(number * inner, bank.down_in),
-         d_down_out = zeros(number * inner, bank.down_out), d_bias = zeros(number, bank.bias),
-         d_up_in = zeros(number * inner, bank.up_in);
-  const auto part_of = [](Tensor& all, int64_t part) {
-    return all.mutable_data_ptr<float>() + part * all.stride(0);
-  };
-  by_type(tokens, [&](auto type) {
-    using T = decltype(type);
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {
-        const pax::cpu::ExpertGradients gradients{part_of(d_router, part), part_of(d_down_in, part),
-                                                  part_of(d_down_out, part), part_of(d_bias, part),
-                                                  part_of(d_up_in, part)};
-        for_each_sample<T>(
-            tokens, width, part * each, std::min(rows, (part + 1) * each),
-            [&](const T* data, int64_t first, int64_t some) {
-              pax::cpu::thin_experts_backward(
-                  bank.view, data, some, width, gates.const_data_ptr<float>() + first * number,
-                  best + first, squeezed.const_data_ptr<float>() + first * inner,
-                  codes_gradient.const_data_ptr<float>() + first * number * (inner + 1),
-                  gates_gradient.const_data_ptr<float>() + first * number, gradients);
-            });
-      }
-    });
-  });
-  return {total(d_router, router), total(d_down_in, down_in), total(d_down_out, down_out), total(d_bias, bias),
-          total(d_up_in, up_in)};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(pointadapterx, m) {
   m.def("simd() -> str", [] { return std::string(pax::cpu::simd_name()); });
-  m.def(
-      "thin_experts(Tensor tokens, Tensor router, Tensor down_in, Tensor down_out, Tensor bias, Tensor up_in) -> "
-      "(Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "thin_experts_backward(Tensor codes_gradient, Tensor gates_gradient, Tensor gates, Tensor chosen, Tensor "
-      "squeezed, Tensor tokens, Tensor router, Tensor down_in, Tensor down_out, Tensor bias, Tensor up_in) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(pointadapterx, CPU, m) {
@@ -484,6 +311,4 @@ TORCH_LIBRARY_IMPL(pointadapterx, CPU, m) {
   m.impl("gather_points", gather_points);
   m.impl("interpolate", interpolate);
   m.impl("spread", spread);
-  m.impl("thin_experts", thin_experts);
-  m.impl("thin_experts_backward", thin_experts_backward);
 }

@@ -16,6 +16,7 @@ from pointadapterx.checkpoints.adapter_file import AdapterInfo, load_adapter, mo
 from pointadapterx.checkpoints.shipped import stored_weights
 from pointadapterx.engine.mixing import Part, features_together, kind_of, reading
 from pointadapterx.errors import CheckpointError
+from pointadapterx.models.packing import tensor_bytes
 from pointadapterx.peft import METHODS
 from pointadapterx.peft.side_by_side import form_of
 
@@ -311,11 +312,6 @@ def shape_keys(info: AdapterInfo) -> dict[str, object]:
     """What of the backbone's section all adapters of a bank share; positions are added as each wants it."""
     apart = ("weights", "init_seed", "drop_path", "label", "position")
     return {f"backbone.{key}": value for key, value in info.config.backbone.model_dump().items() if key not in apart}
-
-
-def tensor_bytes(module: nn.Module) -> int:
-    """Memory of a module's parameters and buffers."""
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:

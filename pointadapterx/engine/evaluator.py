@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.datasets import EvalBatches, Samples, build_inputs, derive_seed
 from pointadapterx.datasets.inputs import Batch, Batches
+from pointadapterx.models.packing import packed
 from pointadapterx.tasks import Task
 from pointadapterx.tasks.exchange import Predictions, require_finite
 
@@ -81,7 +82,7 @@ def _collect(
     batches = EvalBatches(len(dataset), size, rank=accelerator.process_index, world_size=accelerator.num_processes)
     indices: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     rows: list[Tensor] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), packed(model):
         for batch in batches:
             indices.append(batch)
             rows.append(compute(batch, int(batch[0]) // size).cpu())

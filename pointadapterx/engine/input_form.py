@@ -237,7 +237,8 @@ class Form:
             )
             repeated = torch.arange(wanted) % found
             cloud, piece = cloud[repeated], None if piece is None else replace(piece, index=piece.index[repeated])
-        cloud = cloud.roll(1 - AXES.index(self.up), dims=1)
+        turn = 1 - AXES.index(self.up)
+        cloud = cloud.roll(turn, dims=1) if turn else cloud
         if self.normalize:
             cloud = NormalizeUnitSphere()(cloud[None])[0]
         elif self.stored is not None:

@@ -31,6 +31,7 @@ from pointadapterx.engine.input_form import Failure, Form
 from pointadapterx.engine.precision import computes_bf16, usable_device
 from pointadapterx.engine.seen import Seen
 from pointadapterx.errors import CheckpointError, ConfigError
+from pointadapterx.models.packing import pack_frozen
 from pointadapterx.tasks import AnswerT
 from pointadapterx.tasks.exchange import Answer, Joining, Ready
 
@@ -126,8 +127,10 @@ class Predictor(Generic[AnswerT]):
         """
         if len(self.infos) > 1:
             bank = AdapterBank(self.infos, weights).to(self.device)
+            pack_frozen(bank.backbone)
             return bank.model
         model = restore_model(first, weights).to(self.device).eval()
+        pack_frozen(model)
         return lambda name: model
 
     @property

@@ -33,6 +33,7 @@ from pointadapterx.engine.state import Progress, load_state, save_state
 from pointadapterx.errors import Interrupted, TrainingError
 from pointadapterx.files import write_json
 from pointadapterx.models.block import recompute_activations
+from pointadapterx.models.packing import packed
 from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.run_folder import EVENTS_FOLDER, HISTORY_FILE, STATE_FILE
 from pointadapterx.tasks import build_task
@@ -220,6 +221,10 @@ class Trainer:
         progress = self.progress
         if progress.epoch == 0 and progress.step == 0:
             self._save_state()
+        with nullcontext() if self.settings.compile else packed(self.plain_model):
+            self._fit()
+
+    def _fit(self) -> None:
         self.prepare()
         with stop_requests("finishing this step, then saving") as requests, self._events() as write:
             while not self.finished:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pointadapterx.models.packing import linear_gelu
 from pointadapterx.models.sites import Site
 from pointadapterx.models.tokens import insert_after_cls
 
@@ -50,8 +51,10 @@ class DropPath(nn.Module):
         """(B, L, C) -> (B, L, C)."""
         if not self.training or self.rate == 0.0:
             return branch
-        keep = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1.0 - self.rate)
-        return branch * keep / (1.0 - self.rate)
+        # One product, and one rounding: in bf16 the factor itself would be rounded.
+        wide = torch.promote_types(branch.dtype, torch.float32)
+        keep = branch.new_empty((branch.shape[0], 1, 1), dtype=wide).bernoulli_(1.0 - self.rate)
+        return branch * (keep / (1.0 - self.rate))
 
     def extra_repr(self) -> str:
         """Shows the rate in ``print(model)``."""
@@ -147,7 +150,7 @@ class Mlp(Branch):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
-        return self.scaled(self.fc2(self.act(self.fc1(tokens))))
+        return self.scaled(self.fc2(linear_gelu(self.fc1, self.act, tokens)))
 
 
 class Block(nn.Module):

@@ -39,9 +39,12 @@ SCHEMAS = {
         " -> (Tensor, Tensor)"
     ),
 }
-LATER = ("ragged_farthest_point_sample", "ragged_knn", "ragged_ball_query", "spread", "simd", "thin_experts")
+LATER = (
+    *("ragged_farthest_point_sample", "ragged_knn", "ragged_ball_query", "spread", "simd"),
+    *("thin_experts", "bottlenecks"),
+)
 """What a library compiled from an older version may lack; the reference serves in its place."""
-ON_CPU = ("spread", "simd", "thin_experts")
+ON_CPU = ("spread", "simd", "thin_experts", "bottlenecks")
 """Those of them that have no CUDA kernel."""
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")

@@ -10,7 +10,8 @@ import torch
 
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import require_shapes, restore_model
-from pointadapterx.engine.bank import AdapterBank, tensor_bytes
+from pointadapterx.engine.bank import AdapterBank
+from pointadapterx.models.packing import pack_frozen, tensor_bytes
 from pointadapterx.serving.limits import MEBI, RefusedError
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.served import Served
@@ -99,6 +100,8 @@ class Residents:
         if bank is None:
             require_shapes(info, info.config)
             bank = AdapterBank({served.key: info}, served.weights).to(served.device)
+            if served.computes_bf16:
+                pack_frozen(bank.backbone)
             self._banks[served.group] = bank
         else:
             bank.add(served.key, info)

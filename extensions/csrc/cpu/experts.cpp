@@ -1,8 +1,9 @@
-#include <cmath>
+#include <algorithm>
 #include <cstring>
-#include <vector>
 
+#include "blocks.h"
 #include "kernels.h"
+#include "normal.h"
 #include "simd.h"
 
 namespace pax::cpu {
@@ -17,161 +18,140 @@ PAX_INLINE float as_float(BFloat16 value) {
   return result;
 }
 
-// In sixteen sums whatever the vectors' length, so that all instruction sets give the same bits.
-template <int Bytes>
-PAX_INLINE float dot(const float* a, const float* b, int64_t size) {
-  using S = Simd<Bytes, float>;
-  constexpr int64_t kSums = kLanes / S::kWidth;
-  typename S::Vector sums[kSums] = {};
-  for (int64_t i = 0; i < size; i += kLanes)
-    for (int64_t s = 0; s < kSums; ++s) sums[s] += S::load(a + i + s * S::kWidth) * S::load(b + i + s * S::kWidth);
-  for (int64_t half = kSums / 2; half > 0; half /= 2)
-    for (int64_t s = 0; s < half; ++s) sums[s] += sums[s + half];
-  return S::sum(sums[0]);
+// kRows sub-tokens of one expert on their way through it, in rows that are filled up with zeros; rows without a sub-token
+// are zero.
+struct Block {
+  explicit Block(const Experts& x)
+      : tokens(zeros(kRows * x.width)),
+        inner(zeros(kRows * x.inner_stride)),
+        hidden(zeros(kRows * x.rank)),
+        slope(zeros(kRows * x.rank)),
+        code(zeros(kRows * x.inner_stride)) {}
+  Buffer tokens, inner, hidden, slope, code;
+};
+
+template <typename T>
+PAX_INLINE void take(const T* from, int64_t width, float* row) {
+  for (int64_t i = 0; i < width; ++i) row[i] = as_float(from[i]);
 }
 
-// to += factor * from
-template <int Bytes>
-PAX_INLINE void add_scaled(float* to, float factor, const float* from, int64_t size) {
+// inner -> hidden, GELU of the next layer, and with Slopes its derivative, and code, of the layer behind it.
+template <int Bytes, bool Slopes>
+PAX_INLINE void through(const Experts& x, int64_t expert, Block& block) {
   using S = Simd<Bytes, float>;
-  for (int64_t i = 0; i < size; i += S::kWidth) S::store(to + i, S::load(to + i) + factor * S::load(from + i));
+  const float* bias = x.bias + expert * x.rank;
+  for (int64_t row = 0; row < kRows; ++row) std::copy(bias, bias + x.rank, block.hidden.begin() + row * x.rank);
+  multiply<Bytes, true>(block.inner.data(), x.inner_stride, x.down_out + expert * x.inner * x.rank, x.inner, x.rank,
+                        block.hidden.data(), x.rank);
+  for (int64_t i = 0; i < kRows * x.rank; i += S::kWidth) {
+    const auto value = S::load(block.hidden.data() + i);
+    typename S::Vector distribution, density;
+    normal<Bytes>(value, distribution, density);
+    if constexpr (Slopes) S::store(block.slope.data() + i, distribution + value * density);
+    S::store(block.hidden.data() + i, value * distribution);
+  }
+  multiply<Bytes, false>(block.hidden.data(), x.rank, x.up_in_across + expert * x.rank * x.inner_stride, x.rank,
+                         x.inner_stride, block.code.data(), x.inner_stride);
 }
 
-// e^-y for y in [0, 87], to some units in the last place: 2^n times a polynomial of the rest.
-template <int Bytes>
-PAX_INLINE auto exp_of_minus(const typename Simd<Bytes, float>::Vector& y) {
-  using S = Simd<Bytes, float>;
-  constexpr float kRounds = 12582912.0f;  // 1.5 · 2^23: what is added to it is rounded to an integer, in its low bits
-  const auto shifted = y * -1.44269504f + kRounds;
-  const auto f = -y - (shifted - kRounds) * 0.693147181f;
-  const auto polynomial =
-      1.0f + f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120 + f * (1.0f / 720))))));
-  typename S::Mask power;
-  std::memcpy(&power, &shifted, sizeof power);
-  power = (power - 0x4B400000 + 127) << 23;
-  typename S::Vector scale;
-  std::memcpy(&scale, &power, sizeof scale);
-  return polynomial * scale;
-}
-
-// The normal distribution function Φ(x), and its derivative φ(x), absolute error 1e-7 (Abramowitz and Stegun, 7.1.26).
-template <int Bytes>
-PAX_INLINE void normal(const typename Simd<Bytes, float>::Vector& x, typename Simd<Bytes, float>::Vector& distribution,
-                       typename Simd<Bytes, float>::Vector& density) {
-  using S = Simd<Bytes, float>;
-  const auto size = x < 0 ? -x : x;
-  const auto bell = exp_of_minus<Bytes>(S::least(0.5f * x * x, S::every(87.0f)));
-  const auto t = 1.0f / (1.0f + 0.231641888f * size);
-  const auto tail = bell * t *
-                    (0.127414796f + t * (-0.142248368f + t * (0.710706871f + t * (-0.726576013f + t * 0.530702714f))));
-  distribution = x < 0 ? tail : 1.0f - tail;
-  density = 0.398942280f * bell;
-}
-
-// hidden = down_out · code + bias
-template <int Bytes>
-PAX_INLINE void expand(const Experts& experts, int64_t expert, const float* code, float* hidden) {
-  using S = Simd<Bytes, float>;
-  const float* matrix = experts.down_out + expert * experts.inner * experts.rank;
-  const float* bias = experts.bias + expert * experts.rank;
-  for (int64_t i = 0; i < experts.rank; i += S::kWidth) {
-    auto total = S::load(bias + i);
-    for (int64_t j = 0; j < experts.inner; ++j) total += code[j] * S::load(matrix + j * experts.rank + i);
-    S::store(hidden + i, total);
+template <int Bytes, typename T>
+PAX_INLINE void forward(const Experts& x, const T* tokens, int64_t rows, int64_t width, float* gates, int64_t* chosen,
+                        float* inner, float* codes) {
+  Block block(x);
+  Buffer scores = zeros(kRows * x.number_stride);
+  for (int64_t first = 0; first < rows; first += kRows) {
+    const int64_t here = std::min(kRows, rows - first);
+    for (int64_t row = 0; row < here; ++row)
+      take(tokens + (first + row) * width, width, block.tokens.data() + row * x.width);
+    multiply<Bytes, false>(block.tokens.data(), x.width, x.router_across, width, x.number_stride, scores.data(),
+                           x.number_stride);
+    for (int64_t row = 0; row < here; ++row)
+      chosen[first + row] = softmax<Bytes>(scores.data() + row * x.number_stride, x.number, x.number_stride,
+                                           gates + (first + row) * x.number);
+  }
+  const Groups groups(chosen, rows, x.number);
+  for (int64_t e = 0; e < x.number; ++e) {
+    for (int64_t first = groups.begin[e]; first < groups.begin[e + 1]; first += kRows) {
+      const int64_t here = std::min(kRows, groups.begin[e + 1] - first);
+      const int64_t* place = groups.order.data() + first;
+      for (int64_t row = 0; row < here; ++row)
+        take(tokens + place[row] * width, width, block.tokens.data() + row * x.width);
+      multiply<Bytes, false>(block.tokens.data(), x.width, x.down_in_across + e * width * x.inner_stride, width,
+                             x.inner_stride, block.inner.data(), x.inner_stride);
+      through<Bytes, false>(x, e, block);
+      for (int64_t row = 0; row < here; ++row) {
+        const float *in = block.inner.data() + row * x.inner_stride, *out = block.code.data() + row * x.inner_stride;
+        const float gate = gates[place[row] * x.number + e];
+        float* code = codes + (place[row] * x.number + e) * (x.inner + 1);
+        std::copy(in, in + x.inner, inner + place[row] * x.inner);
+        for (int64_t j = 0; j < x.inner; ++j) code[j] = gate * out[j];
+        code[x.inner] = gate;
+      }
+    }
   }
 }
 
 template <int Bytes, typename T>
-PAX_INLINE void forward(const Experts& experts, const T* tokens, int64_t rows, int64_t width, float* gates,
-                        int64_t* chosen, float* inner, float* codes) {
-  using S = Simd<Bytes, float>;
-  const int64_t number = experts.number, size = experts.inner;
-  std::vector<float> token(static_cast<std::size_t>(experts.width)), hidden(static_cast<std::size_t>(experts.rank));
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* from = tokens + row * width;
-    for (int64_t i = 0; i < width; ++i) token[i] = as_float(from[i]);
-
-    float* gate = gates + row * number;
-    int64_t best = 0;
-    for (int64_t e = 0; e < number; ++e) {
-      gate[e] = dot<Bytes>(experts.router + e * experts.width, token.data(), experts.width);
-      if (gate[e] > gate[best]) best = e;
-    }
-    const float highest = gate[best];
-    float total = 0;
-    for (int64_t e = 0; e < number; ++e) total += gate[e] = std::exp(gate[e] - highest);
-    for (int64_t e = 0; e < number; ++e) gate[e] /= total;
-    if (total != total) best = 0;  // as torch chooses among gates that are not numbers
-    chosen[row] = best;
-
-    float* in = inner + row * size;
-    for (int64_t j = 0; j < size; ++j)
-      in[j] = dot<Bytes>(experts.down_in + (best * size + j) * experts.width, token.data(), experts.width);
-    expand<Bytes>(experts, best, in, hidden.data());
-    for (int64_t i = 0; i < experts.rank; i += S::kWidth) {
-      const auto x = S::load(hidden.data() + i);
-      typename S::Vector distribution, density;
-      normal<Bytes>(x, distribution, density);
-      S::store(hidden.data() + i, x * distribution);
-    }
-    float* code = codes + (row * number + best) * (size + 1);
-    for (int64_t j = 0; j < size; ++j)
-      code[j] = gate[best] * dot<Bytes>(experts.up_in + (best * size + j) * experts.rank, hidden.data(), experts.rank);
-    code[size] = gate[best];
-  }
-}
-
-template <int Bytes, typename T>
-PAX_INLINE void backward(const Experts& experts, const T* tokens, int64_t rows, int64_t width, const float* gates,
+PAX_INLINE void backward(const Experts& x, const T* tokens, int64_t rows, int64_t width, const float* gates,
                          const int64_t* chosen, const float* inner, const float* codes_gradient,
-                         const float* gates_gradient, const ExpertGradients& gradients) {
+                         const float* gates_gradient, const ExpertGradients& to) {
   using S = Simd<Bytes, float>;
-  const int64_t number = experts.number, size = experts.inner, rank = experts.rank;
-  std::vector<float> token(static_cast<std::size_t>(experts.width)), hidden(static_cast<std::size_t>(rank)),
-      slope(static_cast<std::size_t>(rank)), logits(static_cast<std::size_t>(number)),
-      pull(static_cast<std::size_t>(rank));
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* from = tokens + row * width;
-    for (int64_t i = 0; i < width; ++i) token[i] = as_float(from[i]);
-    const int64_t best = chosen[row];
-    const float* gate = gates + row * number;
-    const float* in = inner + row * size;
-    const float* code_gradient = codes_gradient + (row * number + best) * (size + 1);
-
-    expand<Bytes>(experts, best, in, hidden.data());
-    for (int64_t i = 0; i < rank; i += S::kWidth) {
-      const auto x = S::load(hidden.data() + i);
-      typename S::Vector distribution, density;
-      normal<Bytes>(x, distribution, density);
-      S::store(slope.data() + i, distribution + x * density);
-      S::store(hidden.data() + i, x * distribution);
-      S::store(pull.data() + i, typename S::Vector{});
+  const Groups groups(chosen, rows, x.number);
+  Block block(x);
+  Buffer of_code = zeros(kRows * x.inner_stride), of_inner = zeros(kRows * x.inner_stride),
+         of_hidden = zeros(kRows * x.rank), of_scores = zeros(kRows * x.number_stride);
+  for (int64_t e = 0; e < x.number; ++e) {
+    for (int64_t first = groups.begin[e]; first < groups.begin[e + 1]; first += kRows) {
+      const int64_t here = std::min(kRows, groups.begin[e + 1] - first);
+      const int64_t* place = groups.order.data() + first;
+      if (here < kRows)
+        for (Buffer* rest : {&block.tokens, &block.inner, &of_code, &of_scores}) {
+          const auto each = static_cast<int64_t>(rest->size()) / kRows;
+          std::fill(rest->begin() + here * each, rest->end(), 0.0f);
+        }
+      for (int64_t row = 0; row < here; ++row) {
+        take(tokens + place[row] * width, width, block.tokens.data() + row * x.width);
+        std::copy(inner + place[row] * x.inner, inner + (place[row] + 1) * x.inner,
+                  block.inner.begin() + row * x.inner_stride);
+      }
+      through<Bytes, true>(x, e, block);
+      for (int64_t row = 0; row < here; ++row) {
+        const float* gate = gates + place[row] * x.number;
+        const float* given = codes_gradient + (place[row] * x.number + e) * (x.inner + 1);
+        float* of_row = of_code.data() + row * x.inner_stride;
+        float of_gate = given[x.inner];
+        for (int64_t j = 0; j < x.inner; ++j) {
+          of_gate += given[j] * block.code[row * x.inner_stride + j];
+          of_row[j] = gate[e] * given[j];
+        }
+        const float* of_gates = gates_gradient + place[row] * x.number;
+        float* of_logits = of_scores.data() + row * x.number_stride;
+        float mean = 0;
+        for (int64_t i = 0; i < x.number; ++i) {
+          of_logits[i] = of_gates[i] + (i == e ? of_gate : 0.0f);
+          mean += gate[i] * of_logits[i];
+        }
+        for (int64_t i = 0; i < x.number; ++i) of_logits[i] = gate[i] * (of_logits[i] - mean);
+      }
+      add_outer<Bytes>(of_code.data(), x.inner_stride, block.hidden.data(), x.rank, x.inner, x.rank,
+                       to.up_in + e * x.inner * x.rank);
+      multiply<Bytes, false>(of_code.data(), x.inner_stride, x.up_in + e * x.inner * x.rank, x.inner, x.rank,
+                             of_hidden.data(), x.rank);
+      float* of_bias = to.bias + e * x.rank;
+      for (int64_t row = 0; row < kRows; ++row)
+        for (int64_t i = 0; i < x.rank; i += S::kWidth) {
+          float* here_of = of_hidden.data() + row * x.rank + i;
+          S::store(here_of, S::load(here_of) * S::load(block.slope.data() + row * x.rank + i));
+          S::store(of_bias + i, S::load(of_bias + i) + S::load(here_of));
+        }
+      add_outer<Bytes>(block.inner.data(), x.inner_stride, of_hidden.data(), x.rank, x.inner, x.rank,
+                       to.down_out + e * x.inner * x.rank);
+      multiply<Bytes, false>(of_hidden.data(), x.rank, x.down_out_across + e * x.rank * x.inner_stride, x.rank,
+                             x.inner_stride, of_inner.data(), x.inner_stride);
+      add_outer<Bytes>(of_inner.data(), x.inner_stride, block.tokens.data(), x.width, x.inner, x.width,
+                       to.down_in + e * x.inner * x.width);
+      add_outer<Bytes>(of_scores.data(), x.number_stride, block.tokens.data(), x.width, x.number, x.width, to.router);
     }
-    float gate_gradient = code_gradient[size];
-    for (int64_t j = 0; j < size; ++j) {
-      const float* up = experts.up_in + (best * size + j) * rank;
-      gate_gradient += code_gradient[j] * dot<Bytes>(up, hidden.data(), rank);
-      add_scaled<Bytes>(pull.data(), gate[best] * code_gradient[j], up, rank);
-      add_scaled<Bytes>(gradients.up_in + (best * size + j) * rank, gate[best] * code_gradient[j], hidden.data(), rank);
-    }
-    for (int64_t i = 0; i < rank; i += S::kWidth)
-      S::store(pull.data() + i, S::load(pull.data() + i) * S::load(slope.data() + i));
-    add_scaled<Bytes>(gradients.bias + best * rank, 1.0f, pull.data(), rank);
-    for (int64_t j = 0; j < size; ++j) {
-      const int64_t place = best * size + j;
-      const float inner_gradient = dot<Bytes>(experts.down_out + place * rank, pull.data(), rank);
-      add_scaled<Bytes>(gradients.down_out + place * rank, in[j], pull.data(), rank);
-      add_scaled<Bytes>(gradients.down_in + place * experts.width, inner_gradient, token.data(), experts.width);
-    }
-
-    float mean = 0;
-    for (int64_t e = 0; e < number; ++e) {
-      logits[e] = gates_gradient[row * number + e] + (e == best ? gate_gradient : 0.0f);
-      mean += gate[e] * logits[e];
-    }
-    for (int64_t e = 0; e < number; ++e)
-      add_scaled<Bytes>(gradients.router + e * experts.width, gate[e] * (logits[e] - mean), token.data(),
-                        experts.width);
   }
 }
 

@@ -52,19 +52,23 @@ template <typename T>
 int64_t spread(const T* values, const int64_t* indices, const T* weights, int64_t count, int64_t queries,
                int64_t channels, int64_t k, int64_t begin, int64_t end, T* out);
 
-// The experts of a low-rank mixture, see pointadapterx/peft/parts/low_rank_mixture.py: x -> inner -> rank -> GELU -> inner. All in rows
-// of `width` or `rank` values, which are filled up with zeros to a multiple of kLanes.
+// The experts of a low-rank mixture, see pointadapterx/peft/parts/low_rank_mixture.py: x -> inner -> rank -> GELU ->
+// inner. `width`, `rank` and the strides are the true ones filled up to a multiple of kLanes, with zeros. What is
+// `across` is transposed: rows of one value of its input for all of its outputs.
 struct Experts {
   int64_t number, width, inner, rank;
-  const float* router;    // (number, width)
-  const float* down_in;   // (number, inner, width)
-  const float* down_out;  // (number, inner, rank)
-  const float* bias;      // (number, rank)
-  const float* up_in;     // (number, inner, rank)
+  int64_t number_stride, inner_stride;
+  const float* router_across;    // (true width, number_stride)
+  const float* down_in_across;   // (number, true width, inner_stride)
+  const float* down_out;         // (number, inner, rank)
+  const float* down_out_across;  // (number, rank, inner_stride)
+  const float* bias;             // (number, rank)
+  const float* up_in;            // (number, inner, rank)
+  const float* up_in_across;     // (number, rank, inner_stride)
 };
-constexpr int64_t kLanes = 16;
 
-// What backward adds to, of the shapes of Experts.
+// What backward adds to: router (number, width), down_in (number, inner, width), down_out and up_in (number, inner,
+// rank), bias (number, rank).
 struct ExpertGradients {
   float *router, *down_in, *down_out, *bias, *up_in;
 };
@@ -83,5 +87,38 @@ template <typename T>
 void thin_experts_backward(const Experts& experts, const T* tokens, int64_t rows, int64_t width, const float* gates,
                            const int64_t* chosen, const float* inner, const float* codes_gradient,
                            const float* gates_gradient, const ExpertGradients& gradients);
+
+// The experts of a mixture of bottlenecks, see pointadapterx/peft/parts/fused_bottlenecks.py: a first layer to `rank` values and,
+// where `hidden` is rank + 1, the sub-token's scale; GELU or ReLU; a last layer, with its bias as the row behind the others.
+// `width` is a multiple of kLanes; strides are rank, hidden, number or rank + 1, filled up to such multiples.
+struct Bottlenecks {
+  int64_t number, width, rank, hidden;
+  int64_t number_stride, hidden_stride, up_stride;
+  bool gelu, normalized;  // normalized: the chosen gate counts as 1, and its gradient as that of its logarithm
+  float eps;              // of the norm in front of the first layer, below 0 where there is none
+  float dropout;          // rate of dropout behind the activation; what is dropped follows from seed and place
+  int64_t seed;
+  const float* router;         // (number, width)
+  const float* router_across;  // (width, number_stride)
+  const float* down;           // (number, hidden, width)
+  const float* down_across;    // (number, width, hidden_stride)
+  const float* bias;           // (number, hidden_stride)
+  const float* up;             // (number, rank + 1, width)
+  const float* up_across;      // (number, width, up_stride)
+};
+
+// What backward adds to: router (number, width), down (number, hidden, width), bias (number, hidden), up (number, rank + 1,
+// width); and what it writes, tokens (rows, width), or null.
+struct BottleneckGradients {
+  float *router, *down, *bias, *up, *tokens;
+};
+
+// Sends each of tokens (rows, width) to its best expert -> gates (rows, number), chosen (rows), hidden (rows, hidden) of
+// the first layer, and out (rows, width). The first of the tokens has the place `place_of_first` in the batch.
+void bottlenecks(const Bottlenecks& experts, const float* tokens, int64_t place_of_first, int64_t rows, float* gates,
+                 int64_t* chosen, float* hidden, float* out);
+void bottlenecks_backward(const Bottlenecks& experts, const float* tokens, int64_t place_of_first, int64_t rows,
+                          const float* gates, const int64_t* chosen, const float* hidden, const float* gradient,
+                          const float* gates_gradient, const BottleneckGradients& gradients);
 
 }  // namespace pax::cpu

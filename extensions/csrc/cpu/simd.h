@@ -58,6 +58,7 @@ struct Simd {
   typedef T Vector __attribute__((vector_size(Bytes)));
   using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   typedef Integer Mask __attribute__((vector_size(Bytes)));  // -1 where true, 0 where false
+  typedef std::uint32_t Bits __attribute__((vector_size(Bytes)));
   static constexpr int64_t kWidth = Bytes / static_cast<int64_t>(sizeof(T));
 
   static PAX_INLINE Vector load(const T* from) {
@@ -122,5 +123,21 @@ struct Simd {
   template <int, typename>
   friend struct Simd;
 };
+
+// Rows of floats are padded to it for `dot` and its like.
+constexpr int64_t kLanes = 16;
+
+// Σ a b of rows padded to kLanes, in as many sums whatever the vectors' length, so that all instruction sets give the same bits.
+template <int Bytes>
+PAX_INLINE float dot(const float* a, const float* b, int64_t size) {
+  using S = Simd<Bytes, float>;
+  constexpr int64_t kSums = kLanes / S::kWidth;
+  typename S::Vector sums[kSums] = {};
+  for (int64_t i = 0; i < size; i += kLanes)
+    for (int64_t s = 0; s < kSums; ++s) sums[s] += S::load(a + i + s * S::kWidth) * S::load(b + i + s * S::kWidth);
+  for (int64_t half = kSums / 2; half > 0; half /= 2)
+    for (int64_t s = 0; s < half; ++s) sums[s] += sums[s + half];
+  return S::sum(sums[0]);
+}
 
 }  // namespace pax::cpu

@@ -14,6 +14,26 @@ from pointadapterx.peft.parts.expert_batching import ExpertGroups, Grouped, grou
 from pointadapterx.registry import Registry
 
 
+class FoldedExperts(NamedTuple):
+    """The weights of E bottlenecks of one kind, as products read them.
+
+    Attributes:
+        down: (E, r, C), with one row more where a sub-token has a scale: (E, r + 1, C).
+        bias: (E, r) or (E, r + 1), of ``down``.
+        up: (E, C, r).
+        up_bias: (E, C).
+        eps: of a norm without γ and β in front of ``down``; None without a norm.
+        gelu: GELU between the layers, or ReLU.
+    """
+
+    down: Tensor
+    bias: Tensor
+    up: Tensor
+    up_bias: Tensor
+    eps: float | None
+    gelu: bool
+
+
 class Bottleneck(nn.Module):
     """up(dropout(act(down(x)))), which starts as the zero function since ``up`` does.
 
@@ -35,6 +55,12 @@ class Bottleneck(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         return self.up(self.dropout(self.activation(self.down(tokens))))
+
+    @staticmethod
+    def folded(experts: Sequence[Bottleneck]) -> FoldedExperts:
+        """The weights of many of the same kind."""
+        down, up = _stacked([expert.down for expert in experts]), _stacked([expert.up for expert in experts])
+        return FoldedExperts(*down, *up, None, isinstance(experts[0].activation, nn.GELU))
 
     @staticmethod
     def grouped(experts: Sequence[Bottleneck]) -> Grouped:
@@ -101,23 +127,29 @@ class DynamicAdapter(nn.Module):
         return self.up(self.dropout(F.gelu(self.down(normed)))) * scale
 
     @staticmethod
-    def grouped(experts: Sequence[DynamicAdapter]) -> Grouped:
-        """Many of them, each on its group; the norms' γ and β go into the layers that read them.
+    def folded(experts: Sequence[DynamicAdapter]) -> FoldedExperts:
+        """The weights of many of them; the norms' γ and β go into the layers that read them.
 
         W (γ ⊙ x + β) + b = (W ⊙ γ) x + (W β + b), with the token scale as one more row of W.
         """
-        first, rank = experts[0], len(experts[0].down.weight)
         read = [_stacked([expert.down for expert in experts]), _stacked([expert.token_scale for expert in experts])]
         weight, bias = (torch.cat(parts, dim=1) for parts in zip(*read, strict=True))  # (E, r + 1, C) and (E, r + 1)
         gamma = stacked(expert.norm.weight for expert in experts).unsqueeze(1)  # (E, 1, C)
         beta = stacked(expert.norm.bias for expert in experts).unsqueeze(2)
-        weight, bias = weight * gamma, bias + (weight @ beta).squeeze(2)
         up = _stacked([expert.up for expert in experts])
+        return FoldedExperts(weight * gamma, bias + (weight @ beta).squeeze(2), *up, experts[0].norm.eps, True)
+
+    @staticmethod
+    def grouped(experts: Sequence[DynamicAdapter]) -> Grouped:
+        """Many of them, each on its group."""
+        first, rank = experts[0], len(experts[0].down.weight)
+        folded = DynamicAdapter.folded(experts)
 
         def run(tokens: Tensor, groups: ExpertGroups) -> Tensor:
             normed = F.layer_norm(tokens, first.norm.normalized_shape, eps=first.norm.eps)
-            hidden, scale = grouped_linear(normed, weight, bias, groups).split([rank, 1], dim=1)
-            return grouped_linear(first.dropout(F.gelu(hidden)), *up, groups) * F.relu(scale)
+            hidden, scale = grouped_linear(normed, folded.down, folded.bias, groups).split([rank, 1], dim=1)
+            hidden = first.dropout(F.gelu(hidden))
+            return grouped_linear(hidden, folded.up, folded.up_bias, groups) * F.relu(scale)
 
         return run
 

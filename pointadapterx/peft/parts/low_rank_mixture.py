@@ -122,7 +122,8 @@ class LowRankMixture(SharedMixture):
 
     def _has_kernel(self, tokens: Tensor) -> bool:
         return (
-            tokens.device.type == "cpu"
+            self.compiled
+            and tokens.device.type == "cpu"
             and tokens.dtype in (torch.float32, torch.bfloat16)
             and self.router.embeddings.dtype == torch.float32
             and not tokens.requires_grad
@@ -131,6 +132,7 @@ class LowRankMixture(SharedMixture):
             and hasattr(torch.ops.pointadapterx, "thin_experts")
             and not torch.compiler.is_compiling()
             and not isinstance(tokens, FakeTensor)
+            and not torch._C._are_functorch_transforms_active()
         )
 
     def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from pointadapterx.models.sites import StageSize
-from pointadapterx.peft.parts.expert_batching import run_grouped
+from pointadapterx.peft.parts.expert_batching import MANY_EXPERTS, run_grouped
+from pointadapterx.peft.parts.fused_bottlenecks import can_be_fused, run_fused
 
 
 class Routing(NamedTuple):
@@ -105,9 +106,12 @@ class SharedMixture(nn.Module):
     Attributes:
         sharpness: of training, from 0, where all experts get every sub-token and count by their gates, to 1, where only
             the chosen ones count; between them both are mixed. Evaluation is always at 1.
+        compiled: whether the compiled pass may serve, where it is there and takes the experts; it computes the same, in
+            another order of sums.
     """
 
     sharpness = 1.0
+    compiled = True
 
     def __init__(
         self,
@@ -136,15 +140,35 @@ class SharedMixture(nn.Module):
     def forward(self, tokens: Tensor) -> MixtureOutput:
         """(B, L, C) -> :class:`MixtureOutput`."""
         sub_tokens = tokens.reshape(-1, self.width)  # (B L h, C / h), equation 4
+        sharpening = self.training and self.sharpness < 1.0
+        if not sharpening and self._can_be_fused(sub_tokens):
+            fused = run_fused(
+                list(self.experts),
+                self.router.directions(),
+                sub_tokens,
+                normalize=self.normalize,
+                training=self.training,
+            )
+            return self.output(fused.tokens.view(tokens.shape), fused.gates, fused.chosen)
         gates = self.router(sub_tokens)
         weights, chosen = self.choose(gates)
-        if self.training and self.sharpness < 1.0:
+        if sharpening:
             mixed = self.mix_dense(sub_tokens, *self.blend(gates, weights, chosen))
             return self.output(mixed.view(tokens.shape), gates, chosen)
         # Under torch.compile the groups' sizes would be data-dependent shapes, which break the graph.
         dense = self.top_k == len(self.experts) or torch.compiler.is_compiling()
         mixed = self.mix_dense(sub_tokens, weights, chosen) if dense else self.mix(sub_tokens, weights, chosen)
         return self.output(mixed.view(tokens.shape), gates, chosen)
+
+    def _can_be_fused(self, sub_tokens: Tensor) -> bool:
+        """Whether the compiled pass is there and takes what this mixture is."""
+        return (
+            self.compiled
+            and self.top_k == 1
+            and len(self.experts) < MANY_EXPERTS
+            and self.router.embeddings.dtype == torch.float32
+            and can_be_fused(list(self.experts), sub_tokens)
+        )
 
     def choose(self, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Gates (T, E) -> those of the chosen experts and their indices, both (T, top_k), best first."""

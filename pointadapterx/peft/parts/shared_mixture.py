@@ -233,7 +233,7 @@ class SharedMixtureMethod(RoutedMethod):
         self.note(routing, stage)
         if self.neighbour_branches:
             mixed = mixed + self.neighbour_branches[stage](read, self._graph(stage, len(read)))
-        update = self.options.scale * mixed
+        update = mixed if self.options.scale == 1.0 else self.options.scale * mixed
         if self._scaled is not None:
             update = self._scaled(index, update)
         return FfnUpdate(update, self._prompt(index, mixed), balance)
@@ -265,4 +265,5 @@ class SharedMixtureMethod(RoutedMethod):
         if not self.options.prompts:
             return None
         source = F.gelu(source) if self.options.prompt_gelu else source
-        return self.prompt_generators[index](source.mean(dim=1, keepdim=True))
+        # The gradient of `mean` would be written out for every token.
+        return self.prompt_generators[index](source.sum(dim=1, keepdim=True) / source.shape[1])

@@ -1,0 +1,235 @@
+"""Frozen linear layers whose bf16 weights are converted and laid out once, not in every product.
+
+Under autocast each product of a frozen layer converts the weights to bf16, and oneDNN brings them into the order that
+its kernels read; both are the same every time. Here both are done once, and once more, transposed, for the gradient of
+a layer's input.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+log = logging.getLogger(__name__)
+
+LEAST_WEIGHTS = 2**14
+"""Smaller layers gain nothing."""
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class _Packed(NamedTuple):
+    """Of one state of a layer's weights.
+
+    Attributes:
+        source: the weights.
+        version: how often they have been changed in place.
+        weight: (out, in) in bf16, in oneDNN's layout.
+        across: the same of the transposed weights, or None until a gradient is wanted.
+    """
+
+    source: Tensor
+    version: int
+    weight: Tensor
+    across: Tensor | None
+
+
+class PackedForward:
+    """The forward of a linear layer: from packed weights where it can be, else as ever.
+
+    Args:
+        layer: the layer, whose attribute ``forward`` this becomes.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+        self._packed: _Packed | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(..., in) -> (..., out), bf16 under autocast."""
+        if not self._applies(inputs):
+            return F.linear(inputs, self.layer.weight, self.layer.bias)
+        wanted = torch.is_grad_enabled() and inputs.requires_grad
+        packed, bias = self._current(with_across=wanted), self._bias()
+        inputs = inputs.to(torch.bfloat16)
+        if not wanted:
+            return product(inputs, packed.weight, bias)
+        output: Tensor = _PackedLinear.apply(inputs, packed.weight, packed.across, bias)
+        return output
+
+    def gelu(self, inputs: Tensor) -> Tensor | None:
+        """GELU of the output, rounded once instead of twice; None where a gradient is wanted, or nothing is packed."""
+        if (torch.is_grad_enabled() and inputs.requires_grad) or not self._applies(inputs):
+            return None
+        packed = self._current(with_across=False)
+        return product(inputs.to(torch.bfloat16), packed.weight, self._bias(), "gelu")
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is packed, or will be at the first use."""
+        packed = self._packed
+        return 2 * self.layer.weight.numel() * (2 if packed is not None and packed.across is not None else 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be packed again: copies and pickles of a model do not know oneDNN's layouts."""
+        return {"layer": self.layer, "_packed": None}
+
+    def _applies(self, inputs: Tensor) -> bool:
+        weight, bias = self.layer.weight, self.layer.bias
+        return (
+            inputs.device.type == "cpu"
+            and torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+            and inputs.dtype in (torch.float32, torch.bfloat16)
+            and inputs.numel() > 0
+            and all(_is_plain(tensor) for tensor in (weight, bias) if tensor is not None)
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and not isinstance(inputs, FakeTensor)
+            and not torch._C._are_functorch_transforms_active()
+        )
+
+    def _bias(self) -> Tensor | None:
+        return None if self.layer.bias is None else self.layer.bias.detach().to(torch.bfloat16)
+
+    def _current(self, *, with_across: bool) -> _Packed:
+        """Packs what is not yet, or not as it is now."""
+        weight, packed = self.layer.weight, self._packed
+        if packed is None or packed.source is not weight or packed.version != weight._version:
+            packed = _Packed(weight, weight._version, pack_weight(weight), None)
+        if with_across and packed.across is None:
+            packed = packed._replace(across=pack_weight(weight.mT))
+        self._packed = packed
+        return packed
+
+
+def _is_plain(parameter: Tensor) -> bool:
+    return (
+        type(parameter) in (nn.Parameter, Tensor)
+        and parameter.device.type == "cpu"
+        and parameter.dtype == torch.float32
+        and not parameter.requires_grad
+        and not parameter.is_inference()  # of which nobody knows whether it has been changed
+    )
+
+
+@torch.no_grad()
+def pack_weight(weight: Tensor) -> Tensor:
+    """(out, in) -> the same in bf16, in oneDNN's layout."""
+    # A normal tensor even in inference mode: a later pass may want gradients through it.
+    with torch.inference_mode(False):
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(torch.bfloat16).contiguous(), None)
+        return packed
+
+
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, then: Literal["none", "gelu"] = "none") -> Tensor:
+    """(..., in) and packed (out, in) -> (..., out), all in bf16; ``then`` is applied before it is rounded."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, then, [], "none")
+    return result
+
+
+def linear_gelu(linear: nn.Module, activation: nn.Module, inputs: Tensor) -> Tensor:
+    """(..., in) -> GELU of a layer's (..., out), in one pass where the layer is packed and nobody looks in between."""
+    forward = vars(linear).get("forward")
+    if (
+        isinstance(forward, PackedForward)
+        and type(activation) is nn.GELU
+        and activation.approximate == "none"
+        and not any(getattr(module, hooks) for module in (linear, activation) for hooks in _HOOKS)
+        and (both := forward.gelu(inputs)) is not None
+    ):
+        return both
+    output: Tensor = activation(linear(inputs))
+    return output
+
+
+class _PackedLinear(torch.autograd.Function):
+    """Inputs (..., in), weights packed both ways, bias -> (..., out); the inputs alone get a gradient."""
+
+    @staticmethod
+    def forward(inputs: Tensor, weight: Tensor, across: Tensor, bias: Tensor | None) -> Tensor:
+        return product(inputs, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the weights, which need no version of their own."""
+        ctx.weight, ctx.across = inputs[1], inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """g W, which has a gradient in turn."""
+        return _PackedLinear.apply(gradient, ctx.across, ctx.weight, None), None, None, None
+
+
+def can_pack() -> bool:
+    """Whether this torch has oneDNN's products with packed weights, and this processor multiplies bf16 with them."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    operators = torch.ops.mkldnn
+    if not all(hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+        return False
+    try:
+        weight, inputs = torch.eye(16, dtype=torch.bfloat16), torch.ones(2, 16, dtype=torch.bfloat16)
+        return torch.equal(product(inputs, pack_weight(weight), None), inputs)
+    except RuntimeError as error:  # an operator of torch's own use, which another torch may have in another form
+        log.debug("no packed weights: %s", error)
+        return False
+
+
+def pack_frozen(model: nn.Module) -> list[nn.Module]:
+    """Gives the frozen linear layers of a model, of any library, a forward that packs their weights at its first use.
+
+    It acts on a CPU under autocast to bf16; everywhere else nothing changes, nor for a layer that is trained later. It
+    costs 2 bytes a weight, and as many again in training. Weights that are changed in place, or replaced, are packed
+    again; a change through ``.data`` is not seen, so call :func:`unpack` before one.
+
+    Args:
+        model: in place.
+
+    Returns:
+        The layers that did not have it before.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear
+        and "forward" not in vars(module)
+        and module.weight.numel() >= LEAST_WEIGHTS
+        and not module.weight.requires_grad
+    ]
+    if not layers or not can_pack():
+        return []
+    for layer in layers:
+        layer.forward = PackedForward(layer)  # type: ignore[method-assign]
+    return layers
+
+
+def unpack(layers: Iterable[nn.Module]) -> None:
+    """Takes back :func:`pack_frozen`; of a whole model with ``model.modules()``."""
+    for layer in layers:
+        if isinstance(vars(layer).get("forward"), PackedForward):
+            del layer.forward
+
+
+@contextmanager
+def packed(model: nn.Module) -> Iterator[None]:
+    """:func:`pack_frozen` for a while."""
+    layers = pack_frozen(model)
+    try:
+        yield
+    finally:
+        unpack(layers)
+
+
+def tensor_bytes(module: nn.Module) -> int:
+    """Memory of a module's parameters and buffers, and of what :func:`pack_frozen` adds to it."""
+    held = [vars(one).get("forward") for one in module.modules()]
+    packs = sum(forward.nbytes for forward in held if isinstance(forward, PackedForward))
+    return packs + sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -1,0 +1,124 @@
+"""A mixture of bottlenecks in one compiled pass on a CPU: the router, the chosen expert, and its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import once_differentiable
+
+from pointadapterx.peft.parts.bottlenecks import Bottleneck, DynamicAdapter, FoldedExperts
+
+LANES = 16
+"""The kernel takes sub-tokens of a width that this number divides."""
+
+KNOWN = (Bottleneck, DynamicAdapter)
+_LAYERS = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.GELU, nn.ReLU)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class FusedOutput(NamedTuple):
+    """What the kernel makes of T sub-tokens.
+
+    Attributes:
+        tokens: (T, C / h) float32, each from its expert, times its gate.
+        gates: (T, E) float32.
+        chosen: (T,), the expert of each.
+    """
+
+    tokens: Tensor
+    gates: Tensor
+    chosen: Tensor
+
+
+def can_be_fused(experts: Sequence[nn.Module], tokens: Tensor) -> bool:
+    """Whether :func:`run_fused` takes the experts, for sub-tokens such as ``tokens`` (..., C / h).
+
+    It does on a CPU, in float32 or bf16, with the compiled library, for experts that are exactly bottlenecks or dynamic
+    adapters; not where something wants to see what happens inside: hooks on an expert, torch.compile, torch.func, or a
+    model that is only counted.
+    """
+    return (
+        tokens.device.type == "cpu"
+        and tokens.dtype in (torch.float32, torch.bfloat16)
+        and tokens.shape[-1] % LANES == 0
+        and hasattr(torch.ops.pointadapterx, "bottlenecks")
+        and not torch.compiler.is_compiling()
+        and not isinstance(tokens, FakeTensor)
+        and not torch._C._are_functorch_transforms_active()
+        and type(experts[0]) in KNOWN
+        and all(_is_plain(expert) for expert in experts)
+        and len({_form(expert) for expert in experts}) == 1
+    )
+
+
+def _is_plain(expert: nn.Module) -> bool:
+    layers = list(expert.children())
+    return all(
+        type(layer) in _LAYERS
+        and getattr(layer, "approximate", "none") == "none"
+        and all(value is not None and value.dtype == torch.float32 for value in layer._parameters.values())
+        for layer in layers
+    ) and not any(getattr(module, hooks) for module in (expert, *layers) for hooks in _HOOKS)
+
+
+def _form(expert: nn.Module) -> tuple[Any, ...]:
+    """What must be the same for all experts."""
+    layers = [(type(layer), getattr(layer, "eps", None), getattr(layer, "p", None)) for layer in expert.children()]
+    return type(expert), *layers
+
+
+def run_fused(
+    experts: Sequence[nn.Module], router: Tensor, tokens: Tensor, *, normalize: bool, training: bool
+) -> FusedOutput:
+    """Routes each sub-token to its best expert, and applies this. It has no second derivatives.
+
+    Args:
+        experts: E of one class, which :func:`can_be_fused` takes.
+        router: (E, C / h), whose products with a sub-token are its scores.
+        tokens: (T, C / h).
+        normalize: whether the chosen gate counts as 1, and its gradient as that of its logarithm.
+        training: whether the experts' dropout acts.
+    """
+    first = experts[0]
+    assert isinstance(first, KNOWN)
+    with torch.autocast("cpu", enabled=False):
+        folded: FoldedExperts = type(first).folded(experts)  # type: ignore[arg-type]
+        up = torch.cat([folded.up.mT, folded.up_bias.unsqueeze(1)], dim=1)
+        tokens = tokens.float().contiguous()
+        eps = -1.0 if folded.eps is None else folded.eps
+        dropout = first.dropout.p if training else 0.0
+        seed = int(torch.randint(2**63 - 1, ())) if dropout > 0 else 0
+        out, gates, chosen, _ = _Bottlenecks.apply(
+            tokens, router, folded.down, folded.bias, up, folded.gelu, normalize, eps, dropout, seed
+        )
+    return FusedOutput(out, gates, chosen)
+
+
+class _Bottlenecks(torch.autograd.Function):
+    """The compiled pass; of the experts' insides it keeps what their first layers make, (T, r) or (T, r + 1)."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        result: tuple[Tensor, ...] = torch.ops.pointadapterx.bottlenecks(*inputs)
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Saves the inputs, and what is small of the outputs."""
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.save_for_backward(*output[1:], *inputs[:5])
+        ctx.settings = inputs[5:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, tokens: Tensor, gates: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of tokens and gates -> those of sub-tokens, router and experts."""
+        wanted = ctx.needs_input_grad[0]
+        of_tokens, *of_weights = torch.ops.pointadapterx.bottlenecks_backward(
+            tokens.contiguous(), gates.contiguous(), *ctx.saved_tensors, *ctx.settings, wanted
+        )
+        return (of_tokens if wanted else None, *of_weights, *(None for _ in ctx.settings))

@@ -1,0 +1,259 @@
+"""Frozen layers from packed weights, beside torch's own products."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pointadapterx import build_model
+from pointadapterx.models import packing
+from pointadapterx.models.packing import (
+    PackedForward,
+    can_pack,
+    linear_gelu,
+    pack_frozen,
+    packed,
+    product,
+    tensor_bytes,
+    unpack,
+)
+from tests.conftest import randomise, small_config
+
+needs_packing = pytest.mark.skipif(not can_pack(), reason="this processor or torch has no packed bf16 products")
+
+
+@pytest.fixture
+def layer() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(192, 256).requires_grad_(False)
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def half() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def packs(layer: nn.Module) -> PackedForward:
+    forward = vars(layer)["forward"]
+    assert isinstance(forward, PackedForward)
+    return forward
+
+
+@needs_packing
+@pytest.mark.parametrize("shape", [(1, 192), (3, 7, 192), (192,), (2, 0, 192)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_same_product(layer: nn.Linear, shape: tuple[int, ...], bias: bool) -> None:
+    if not bias:
+        layer.bias = None
+    some = inputs(*shape)
+    with half(), torch.no_grad():
+        expected = layer(some)
+        with packed(layer):
+            found = layer(some)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert found.shape == expected.shape
+    exact = nn.functional.linear(
+        some.bfloat16().double(),
+        layer.weight.bfloat16().double(),
+        None if layer.bias is None else layer.bias.bfloat16().double(),
+    )
+    torch.testing.assert_close(found.double(), exact, atol=1e-2, rtol=2**-8)
+
+
+@needs_packing
+def test_gradient_of_inputs_and_its_gradient(layer: nn.Linear) -> None:
+    def gradients() -> list[Tensor]:
+        some = inputs(5, 192).requires_grad_()
+        with half():
+            first = torch.autograd.grad(layer(some).float().pow(3).sum(), some, create_graph=True)[0]
+            return [first, torch.autograd.grad(first.square().sum(), some)[0]]
+
+    expected = gradients()
+    with packed(layer):
+        found = gradients()
+        assert packs(layer).nbytes == 2 * 2 * layer.weight.numel()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        error = (ours - theirs).norm() / theirs.norm()
+        assert error < 0.02
+
+
+@needs_packing
+def test_weights_that_change_are_packed_again(layer: nn.Linear) -> None:
+    some, other = inputs(4, 192), inputs(256, 192)
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        before = layer(some)
+        layer.weight.mul_(2)
+        assert not torch.equal(layer(some), before)
+        twice = layer(some)
+        layer.load_state_dict({"weight": other, "bias": torch.zeros(256)})
+        expected = (some.bfloat16().double() @ other.bfloat16().double().T).float()
+        torch.testing.assert_close(layer(some).float(), expected, atol=0.1, rtol=0.02)
+        layer.weight = nn.Parameter(other * 3, requires_grad=False)
+        torch.testing.assert_close(layer(some).float(), 3 * expected, atol=0.3, rtol=0.02)
+        layer.bias.fill_(100.0)
+        assert (layer(some).float() - 3 * expected).mean() == pytest.approx(100, abs=1)
+    assert not torch.equal(twice, before)
+
+
+@needs_packing
+def test_a_layer_that_is_trained_is_left_alone(layer: nn.Linear) -> None:
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    layer.weight.requires_grad_(True)
+    with half():
+        layer(some).float().sum().backward()
+    assert layer.weight.grad is not None
+    assert packs(layer)._packed is None
+    layer.weight.requires_grad_(False)
+    layer.bias.requires_grad_(True)  # as BitFit does
+    layer.bias.grad = None
+    with half():
+        layer(some).float().sum().backward()
+    assert layer.bias.grad is not None
+    assert not pack_frozen(nn.Linear(192, 256))
+
+
+@needs_packing
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_only_bf16_is_packed(layer: nn.Linear, precision: torch.dtype) -> None:
+    some = inputs(4, 192)
+    with torch.autocast("cpu", dtype=torch.float16, enabled=precision != torch.float32), torch.no_grad():
+        expected = layer(some)
+        pack_frozen(layer)
+        assert torch.equal(layer(some), expected)
+    assert packs(layer)._packed is None
+
+
+@needs_packing
+def test_packed_in_inference_mode_and_trained_through_later(layer: nn.Linear) -> None:
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    with half(), torch.inference_mode():
+        layer(some)
+    with half():
+        leaf = some.clone().requires_grad_()
+        layer(leaf).float().sum().backward()
+    assert leaf.grad is not None
+
+
+def test_weights_made_in_inference_mode() -> None:
+    """Of them nobody knows whether they have been changed."""
+    with torch.inference_mode():
+        layer = nn.Linear(192, 256).requires_grad_(False)
+        pack_frozen(layer)
+        with half():
+            before = layer(inputs(4, 192))
+            layer.weight.zero_()
+            layer.bias.zero_()
+            assert not torch.equal(layer(inputs(4, 192)), before)
+
+
+@needs_packing
+def test_copies_and_pickles_have_weights_of_their_own(layer: nn.Linear) -> None:
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        expected = layer(some)
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert torch.equal(other(some), expected)
+            other.weight.zero_()
+            other.bias.zero_()
+            assert not other(some).any()
+            assert torch.equal(layer(some), expected)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+@needs_packing
+def test_scopes_within_each_other(layer: nn.Linear) -> None:
+    model = nn.Sequential(layer, nn.Linear(4, 4).requires_grad_(False))
+    with packed(model):
+        assert "forward" not in vars(model[1])  # too small
+        with packed(model):
+            pass
+        packs(layer)
+    assert "forward" not in vars(layer)
+    pack_frozen(model)
+    bytes_packed = tensor_bytes(model)
+    unpack(model.modules())
+    assert bytes_packed - tensor_bytes(model) == 2 * layer.weight.numel()
+
+
+def test_a_torch_without_these_operators(layer: nn.Linear, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_form(*_: object) -> None:
+        raise RuntimeError("mkldnn::_linear_pointwise() is missing value for argument")
+
+    monkeypatch.setattr(packing, "product", other_form)
+    assert not can_pack()
+    with packed(layer), half():
+        assert layer(inputs(4, 192)).shape == (4, 256)
+    assert "forward" not in vars(layer)
+
+
+@needs_packing
+def test_gelu_in_the_same_pass_unless_someone_looks(layer: nn.Linear) -> None:
+    activation, some = nn.GELU(), inputs(4, 192)
+    pack_frozen(layer)
+    calls: list[str] = []
+    with half(), torch.no_grad():
+        apart = activation(layer(some))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packing, "product", lambda *a: calls.append(a[3] if len(a) > 3 else "none") or product(*a))
+            together = linear_gelu(layer, activation, some)
+            assert calls == ["gelu"]
+            for module in (layer, activation):
+                handle = module.register_forward_hook(lambda *_: None)
+                assert torch.equal(linear_gelu(layer, activation, some), apart)
+                handle.remove()
+            assert torch.equal(linear_gelu(layer, nn.ReLU(), some), layer(some).relu())
+            assert calls[1:] == ["none"] * 4
+    exact = nn.functional.gelu(some.bfloat16().double() @ layer.weight.bfloat16().double().T + layer.bias.double())
+    assert (together.double() - exact).abs().mean() <= (apart.double() - exact).abs().mean()
+    leaf = some.clone().requires_grad_()
+    with half():
+        linear_gelu(layer, activation, leaf).float().sum().backward()
+    assert leaf.grad is not None
+
+
+@needs_packing
+def test_a_derived_layer_is_not_touched() -> None:
+    class Own(nn.Linear):
+        def forward(self, some: Tensor) -> Tensor:
+            return super().forward(some) + 1
+
+    assert not pack_frozen(Own(192, 256).requires_grad_(False))
+
+
+def step(model: nn.Module, points: Tensor) -> list[Tensor | None]:
+    """Loss and gradients under autocast."""
+    with half():
+        loss = model(points).logits.float().square().sum()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [loss.detach(), *torch.autograd.grad(loss, trained, allow_unused=True)]
+
+
+@needs_packing
+@pytest.mark.parametrize("method", ["lora", "dapt_x", "e3va_x", "ssf", "bitfit"])
+def test_steps_of_a_whole_model(method: str, points: Tensor) -> None:
+    """Gradients of all that is trained, with and without; LoRA changes what packed layers return."""
+    model = randomise(build_model(small_config(method, backbone={"dim": 192}))).eval()
+    expected = step(model, points)
+    with packed(model):
+        found = step(model, points)
+        held = [module for module in model.modules() if "forward" in vars(module)]
+        assert held
+        assert method == "bitfit" or any(packs(module)._packed is not None for module in held)
+    largest = max(float(gradient.norm()) for gradient in expected[1:] if gradient is not None)
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours is None or theirs is None or theirs.norm() < 1e-3 * largest:
+            assert (ours is None) == (theirs is None)
+            continue
+        assert (ours - theirs).norm() < 0.1 * theirs.norm()
