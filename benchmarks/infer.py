@@ -15,15 +15,22 @@ from pointadapterx.errors import PointAdapterXError
 JOBS = [
     "scan_pb_t50_rs_linear+published",
     "scan_pb_t50_rs_linear",
+    "scan_pb_t50_rs_linear+compiled",
+    "scan_pb_t50_rs_linear+onnx",
     "scan_pb_t50_rs_linear@bf16",
+    "scan_pb_t50_rs_linear@bf16+eager",
+    "scan_pb_t50_rs_linear@bf16+compiled",
     "scan_pb_t50_rs_dapt@bf16",
+    "scan_pb_t50_rs",
+    "scan_pb_t50_rs+onnx",
     "scan_pb_t50_rs@bf16",
     "scan_pb_t50_rs_e3va_x@bf16",
 ]
 NOTE = (
     "Random weights and clouds of the configs' sizes, grouping included; `linear` is the plain backbone with a head. "
     "Times are medians of rounds in which the rows take turns; in brackets the fastest and the slowest. *faster* is to "
-    "the first row."
+    "the first row. *eager* is without compiled mixtures and packed weights, *compiled* torch.compile, *onnx* the exported "
+    "model in onnxruntime."
 )
 
 

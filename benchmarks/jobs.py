@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.published import published_form
 from pointadapterx import build_model, ops
 from pointadapterx.adapted_model import AdaptedModel, count_parameters
-from pointadapterx.checkpoints.adapter_file import versions
+from pointadapterx.checkpoints.adapter_file import save_adapter, versions
 from pointadapterx.config import Config, read_config
 from pointadapterx.engine.devices import hardware
 from pointadapterx.engine.optim import build_optimizer
 from pointadapterx.errors import ConfigError
+from pointadapterx.export import export_adapter
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.frozen import EXACT, Frozen, restore
 from pointadapterx.models.packing import pack_frozen, tensor_bytes
@@ -36,6 +38,7 @@ VARIANTS = {
     "compiled": "train.compile",
     "checkpointed": "train.gradient_checkpointing",
     "graphed": "the whole step as one CUDA graph",
+    "onnx": "inference alone: the exported model in onnxruntime, on the CPU",
 }
 _SPEC = re.compile(rf"(?P<config>[^@+]+)(@(?P<precision>fp32|bf16))?(\+(?P<variant>{'|'.join(VARIANTS)}))?")
 
@@ -122,6 +125,8 @@ def publish(result: Any, text: str, output: Path | None) -> None:
 
 def make_training(spec: Spec, overrides: list[str], batch_size: int, device: torch.device, *, warm: bool = True) -> Job:
     """Forward, backward and AdamW on a random batch; with ``warm`` the optimiser has its state already."""
+    if spec.variant == "onnx":
+        raise ConfigError(f"{spec.config}+onnx: exported models do not train; leave it to `benchmarks infer`")
     config, model, inputs = _prepare(spec, overrides, batch_size, device)
     model.train()
     optimizer = build_optimizer(model, config.train)
@@ -149,15 +154,37 @@ def make_training(spec: Spec, overrides: list[str], batch_size: int, device: tor
 
 def make_inference(spec: Spec, overrides: list[str], batch_size: int, device: torch.device) -> Job:
     """Logits of a random batch."""
-    _, model, inputs = _prepare(spec, overrides, batch_size, device)
+    config, model, inputs = _prepare(spec, overrides, batch_size, device)
     model.eval()
 
     def step() -> None:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
             model(inputs())
 
-    step()
+    if spec.variant == "onnx":
+        step = _exported(config, model, random_batch(config, batch_size), spec)
+    for _ in range(2 if spec.variant == "compiled" else 1):  # a compiler may compile the first two calls
+        step()
     return _job(spec, model, [], _graphed(step) if spec.variant == "graphed" else step)
+
+
+def _exported(config: Config, model: AdaptedModel, batch: Tensor, spec: Spec) -> Callable[[], None]:
+    """The same by onnxruntime, with as many threads."""
+    if spec.precision != "fp32":
+        raise ConfigError(
+            f"{spec.config}@{spec.precision}+onnx: exported models compute in fp32; leave the precision out"
+        )
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        adapter = Path(folder, "adapter.safetensors")
+        save_adapter(model, adapter, config=config, classes=[str(n) for n in range(model.head.num_classes)])
+        path = export_adapter(adapter, Path(folder, "model.onnx"), batch_size=len(batch)).path
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: batch.numpy()}
+    return lambda: session.run(None, inputs)
 
 
 def _graphed(step: Callable[[], None]) -> Callable[[], None]:

@@ -18,8 +18,10 @@ JOBS = [
     "scan_pb_t50_rs_dapt",
     "scan_pb_t50_rs_dapt@bf16",
     "scan_pb_t50_rs",
+    "scan_pb_t50_rs@bf16+eager",
     "scan_pb_t50_rs@bf16",
     "scan_pb_t50_rs_e3va@bf16",
+    "scan_pb_t50_rs_e3va_x@bf16+eager",
     "scan_pb_t50_rs_e3va_x@bf16",
     "scan_pb_t50_rs_e3va_x@bf16+cached",
 ]
@@ -28,7 +30,7 @@ NOTE = (
     "tensors: *step* is the peak beyond what stays between steps, *in all* adds weights and optimiser state. Times are "
     "medians of rounds in which the rows take turns; in brackets the fastest and the slowest. *faster* and *smaller* "
     "are to the first row; *products* is the time of the step's matrix products alone, each timed on warm operands, "
-    "without those inside the compiled mixture of e3va_x."
+    "without those inside compiled mixtures. *eager* is without compiled mixtures and packed weights."
 )
 
 
