@@ -29,8 +29,8 @@ JOBS = [
 NOTE = (
     "Random weights and clouds of the configs' sizes, grouping included; `linear` is the plain backbone with a head. "
     "Times are medians of rounds in which the rows take turns; in brackets the fastest and the slowest. *faster* is to "
-    "the first row. *eager* is without compiled mixtures and packed weights, *compiled* torch.compile, *onnx* the exported "
-    "model in onnxruntime."
+    "the first row. *eager* is without compiled mixtures and packed weights, *compiled* is torch.compile, *onnx* the "
+    "exported model in onnxruntime."
 )
 
 

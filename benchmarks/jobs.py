@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.published import published_form
@@ -219,19 +219,24 @@ def _prepare(
     if spec.variant == "published":
         published_form(model, inputs)
     elif spec.variant == "eager":
-        for module in model.modules():
-            if isinstance(module, SharedMixture):
-                module.compiled = False
+        without_compiled_mixtures(model)
     elif spec.variant == "compiled":
         model.compile()
     elif spec.variant == "checkpointed":
         for block in model.backbone.blocks:
             block.recomputed = True
-    if spec.variant not in ("published", "eager", "compiled"):
+    if spec.variant not in ("published", "eager", "compiled") and spec.precision == "bf16":
         pack_frozen(model)  # as training and prediction do
     if spec.variant == "cached":
         return config, model, _cached(model, inputs, spec.precision)
     return config, model, lambda: inputs
+
+
+def without_compiled_mixtures(model: nn.Module) -> None:
+    """Leaves a model's mixtures to torch's operations."""
+    for module in model.modules():
+        if isinstance(module, SharedMixture):
+            module.compiled = False
 
 
 def random_batch(config: Config, batch_size: int) -> Tensor:

@@ -22,8 +22,7 @@ from pointadapterx.counting import (
 )
 from pointadapterx.errors import ConfigError
 from pointadapterx.peft import METHODS
-from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
-from pointadapterx.peft.parts.mixture import group_sizes
+from pointadapterx.peft.parts.mixture import SharedMixture, group_sizes
 from tests.conftest import BACKBONES, ROOT, small_config, small_pretraining
 from tests.mechanisms import exhaustive, methods_on
 
@@ -96,7 +95,7 @@ def real_step(model: AdaptedModel, inputs: Tensor) -> Costs:
 
 @pytest.mark.parametrize(("name", "kind"), methods_on(KINDS))
 def test_the_count_is_that_of_a_real_step(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LowRankMixture, "_has_kernel", lambda self, tokens: False)  # what is counted is torch's
+    monkeypatch.setattr(SharedMixture, "compiled", False)  # what is counted is torch's
     one = {"architecture": {"prompts": [2, 0], "lora": [0, 3], "adapter": [4, 1]}}  # a supernet draws one a step
     config = small_config(name, kind=kind, method=one if name == "noah" else {})
     model = build_model(config)

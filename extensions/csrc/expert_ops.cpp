@@ -1,5 +1,5 @@
-// Registers the CPU kernels of mixtures of experts: of the low-rank one (pointadapterx/peft/parts/low_rank_mixture.py) and of
-// bottlenecks (pointadapterx/peft/parts/fused_bottlenecks.py). Their other form is torch's, not an op.
+// Registers the CPU kernels of mixtures of experts: of the low-rank one (pointadapterx/peft/parts/low_rank_mixture.py)
+// and of bottlenecks (pointadapterx/peft/parts/fused_bottlenecks.py). Their other form is torch's, not an op.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -20,13 +20,17 @@ using at::Tensor;
 
 // ---- The low-rank mixture ----
 
-// As many parts whatever the number of threads, so that sums over rows do not depend on it.
-int64_t parts_of(int64_t rows) { return std::min<int64_t>(16, rows / 256 + 1); }
+// As many parts whatever the number of threads, so that sums over rows do not depend on it. Each has gradients of its
+// own, of so many values, which take 64 MiB at most beyond those of one part.
+int64_t parts_of(int64_t rows, int64_t values) {
+  return std::max<int64_t>(1, std::min({int64_t{16}, rows / 256 + 1, (int64_t{1} << 24) / values}));
+}
+
+int64_t filled(int64_t size) { return (size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes; }
 
 // Rows of a float32 tensor (…, size) with size >= 1, filled up with zeros.
 struct Padded {
-  explicit Padded(const Tensor& matrix)
-      : size(matrix.size(-1)), stride((size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes) {
+  explicit Padded(const Tensor& matrix) : size(matrix.size(-1)), stride(filled(size)) {
     const Tensor rows = matrix.contiguous();
     const float* from = rows.const_data_ptr<float>();
     values.resize(static_cast<std::size_t>(rows.numel() / size * stride));
@@ -37,7 +41,8 @@ struct Padded {
   std::vector<float> values;
 };
 
-// `router` (E, width), returned if it fits down_in (E, inner, width), down_out and up_in (E, inner, rank), bias (E, rank).
+// `router` (E, width), returned if it fits down_in (E, inner, width), down_out and up_in (E, inner, rank) and bias
+// (E, rank).
 const Tensor& checked_experts(const Tensor& router, const Tensor& down_in, const Tensor& down_out, const Tensor& bias,
                               const Tensor& up_in) {
   TORCH_CHECK(router.dim() == 2 && down_in.dim() == 3 && down_out.dim() == 3 && bias.dim() == 2 && up_in.dim() == 3,
@@ -58,8 +63,6 @@ const Tensor& checked_experts(const Tensor& router, const Tensor& down_in, const
   return router;
 }
 
-int64_t filled(int64_t size) { return (size + pax::cpu::kLanes - 1) / pax::cpu::kLanes * pax::cpu::kLanes; }
-
 // Matrices (…, rows, columns) -> (…, columns or more, rows), filled up with zeros.
 std::vector<float> across(const Tensor& matrices_, int64_t columns_wanted) {
   const Tensor matrices = matrices_.contiguous();
@@ -78,32 +81,43 @@ std::vector<float> across(const Tensor& matrices) { return across(matrices, matr
 struct Bank {
   Bank(const Tensor& router_, const Tensor& down_in_, const Tensor& down_out_, const Tensor& bias_,
        const Tensor& up_in_)
-      : router(checked_experts(router_, down_in_, down_out_, bias_, up_in_)),
-        down_in(down_in_),
+      : width(checked_experts(router_, down_in_, down_out_, bias_, up_in_).size(1)),
         down_out(down_out_),
         bias(bias_),
         up_in(up_in_),
         router_across(across(router_)),
         down_in_across(across(down_in_)),
         down_out_across(across(down_out_, bias.stride)),
-        up_in_across(across(up_in_, bias.stride)),
-        view{router_.size(0),        router.stride,         down_in_.size(1),      bias.stride,
-             filled(router_.size(0)), filled(down_in_.size(1)), router_across.data(), down_in_across.data(),
-             down_out.values.data(), down_out_across.data(), bias.values.data(),   up_in.values.data(),
-             up_in_across.data()} {}
-  Padded router, down_in, down_out, bias, up_in;
+        up_in_across(across(up_in_, bias.stride)) {
+    const int64_t number = router_.size(0), inner = down_in_.size(1);
+    view = {number,
+            filled(width),
+            inner,
+            bias.stride,
+            filled(number),
+            filled(inner),
+            router_across.data(),
+            down_in_across.data(),
+            down_out.values.data(),
+            down_out_across.data(),
+            bias.values.data(),
+            up_in.values.data(),
+            up_in_across.data()};
+  }
+  int64_t width;
+  Padded down_out, bias, up_in;
   std::vector<float> router_across, down_in_across, down_out_across, up_in_across;
   pax::cpu::Experts view;
 };
 
 void check_tokens(const Tensor& tokens, const Bank& bank) {
-  TORCH_CHECK(tokens.layout() == at::kStrided && tokens.dim() == 2 && tokens.size(1) % bank.router.size == 0 &&
+  TORCH_CHECK(tokens.layout() == at::kStrided && tokens.dim() == 2 && tokens.size(1) % bank.width == 0 &&
                   (tokens.stride(1) == 1 || tokens.size(1) == 1),
-              "tokens must be rows of sub-tokens, (B, n * ", bank.router.size, "), got ", tokens.sizes());
+              "tokens must be rows of sub-tokens, (B, n * ", bank.width, "), got ", tokens.sizes());
 }
 
-// Calls function(data, first, number) for ranges of the sub-tokens [begin, end), each of one sample: `data` is the first
-// of them and `first` its position among all.
+// Calls function(data, first, number) for ranges of the sub-tokens [begin, end), each of one sample: `data` is the
+// first of them and `first` its position among all.
 template <typename T, typename Function>
 void for_each_sample(const Tensor& tokens, int64_t width, int64_t begin, int64_t end, const Function& function) {
   const int64_t each = tokens.size(1) / width;
@@ -176,13 +190,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> thin_experts_backward(
   const int64_t* best = chosen.const_data_ptr<int64_t>();
   TORCH_CHECK(std::all_of(best, best + rows, [&](int64_t e) { return e >= 0 && e < number; }),
               "chosen experts must be among the ", number);
-  const int64_t parts = parts_of(rows), each = (rows + parts - 1) / parts;
-  const auto zeros = [&](int64_t matrices, const Padded& like) {
-    return at::zeros({parts, matrices, like.stride}, router.options());
+  const int64_t wide = bank.view.width, rank = bank.view.rank;
+  const int64_t parts = parts_of(rows, number * ((inner + 1) * wide + (2 * inner + 1) * rank));
+  const int64_t each = (rows + parts - 1) / parts;
+  const auto zeros = [&](int64_t matrices, int64_t stride) {
+    return at::zeros({parts, matrices, stride}, router.options());
   };
-  Tensor d_router = zeros(number, bank.router), d_down_in = zeros(number * inner, bank.down_in),
-         d_down_out = zeros(number * inner, bank.down_out), d_bias = zeros(number, bank.bias),
-         d_up_in = zeros(number * inner, bank.up_in);
+  Tensor d_router = zeros(number, wide), d_down_in = zeros(number * inner, wide),
+         d_down_out = zeros(number * inner, rank), d_bias = zeros(number, rank), d_up_in = zeros(number * inner, rank);
   const auto part_of = [](Tensor& all, int64_t part) {
     return all.mutable_data_ptr<float>() + part * all.stride(0);
   };
@@ -223,6 +238,7 @@ struct BottleneckBank {
       TORCH_CHECK(part->scalar_type() == at::kFloat && part->layout() == at::kStrided,
                   "experts must be dense float32 tensors, got ", part->scalar_type(), ", ", part->layout());
     TORCH_CHECK(dropout >= 0 && dropout < 1, "dropout=", dropout, " must be in [0, 1)");
+    TORCH_CHECK(eps >= 0 || eps == -1, "eps=", eps, " must be at least 0, or -1 without a norm");
     const int64_t number = router.size(0), width = router.size(1), hidden = down.size(1), rank = up.size(1) - 1;
     TORCH_CHECK(number > 0 && rank > 0 && width > 0 && width % pax::cpu::kLanes == 0,
                 "there must be experts of a rank of 1 or more and a width that ", pax::cpu::kLanes, " divides; got ",
@@ -309,7 +325,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> bottlenecks_backward(
   const int64_t* best = chosen.const_data_ptr<int64_t>();
   TORCH_CHECK(std::all_of(best, best + rows, [&](int64_t e) { return e >= 0 && e < b.number; }),
               "chosen experts must be among the ", b.number);
-  const int64_t parts = parts_of(rows), each = (rows + parts - 1) / parts;
+  const int64_t values = router.numel() + down.numel() + bias.numel() + up.numel();
+  const int64_t parts = parts_of(rows, values), each = (rows + parts - 1) / parts;
   const auto zeros = [&](at::IntArrayRef sizes) {
     std::vector<int64_t> all(sizes.begin(), sizes.end());
     all.insert(all.begin(), parts);
@@ -350,8 +367,8 @@ TORCH_LIBRARY_FRAGMENT(pointadapterx, m) {
       "float eps, float dropout, int seed) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "bottlenecks_backward(Tensor gradient, Tensor gates_gradient, Tensor gates, Tensor chosen, Tensor hidden, Tensor "
-      "tokens, Tensor router, Tensor down, Tensor bias, Tensor up, bool gelu, bool normalized, float eps, float dropout, "
-      "int seed, bool of_tokens) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "tokens, Tensor router, Tensor down, Tensor bias, Tensor up, bool gelu, bool normalized, float eps, float "
+      "dropout, int seed, bool of_tokens) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(pointadapterx, CPU, m) {

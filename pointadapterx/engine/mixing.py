@@ -255,6 +255,7 @@ def _own_tensors(backbone: Backbone, parts: Sequence[Part], plain: Mapping[str, 
     before = {name: backbone._parameters[name] for name in tokens}
     owners = {name.rpartition(".")[0] for name in names} - {""}
     changed = [backbone.get_submodule(owner) for owner in owners]
+    forwards = [vars(module).get("forward") for module in changed]  # of packed weights
     try:
         for name in tokens:
             backbone._parameters[name] = nn.Parameter(of_rows(name), requires_grad=False)
@@ -265,8 +266,10 @@ def _own_tensors(backbone: Backbone, parts: Sequence[Part], plain: Mapping[str, 
     finally:
         for name, parameter in before.items():
             backbone._parameters[name] = parameter
-        for module in changed:
-            module.__dict__.pop("forward", None)
+        for module, forward in zip(changed, forwards, strict=True):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                vars(module)["forward"] = forward
 
 
 def _norm(module: nn.LayerNorm, own: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:

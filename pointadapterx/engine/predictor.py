@@ -129,7 +129,7 @@ class Predictor(Generic[AnswerT]):
             bank = AdapterBank(self.infos, weights).to(self.device)
             pack_frozen(bank.backbone)
             return bank.model
-        model = restore_model(first, weights).to(self.device).eval()
+        model = restore_model(first, weights).to(self.device).eval().requires_grad_(False)
         pack_frozen(model)
         return lambda name: model
 

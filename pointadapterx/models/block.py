@@ -51,10 +51,10 @@ class DropPath(nn.Module):
         """(B, L, C) -> (B, L, C)."""
         if not self.training or self.rate == 0.0:
             return branch
-        # One product, and one rounding: in bf16 the factor itself would be rounded.
+        # One product and one rounding: the factor itself is not rounded to bf16.
         wide = torch.promote_types(branch.dtype, torch.float32)
         keep = branch.new_empty((branch.shape[0], 1, 1), dtype=wide).bernoulli_(1.0 - self.rate)
-        return branch * (keep / (1.0 - self.rate))
+        return (branch * (keep / (1.0 - self.rate))).to(branch.dtype)
 
     def extra_repr(self) -> str:
         """Shows the rate in ``print(model)``."""

@@ -15,14 +15,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+
+from pointadapterx.models.inspected import acts_alone, is_plain_call
 
 log = logging.getLogger(__name__)
 
 LEAST_WEIGHTS = 2**14
 """Smaller layers gain nothing."""
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class _Packed(NamedTuple):
@@ -30,13 +29,13 @@ class _Packed(NamedTuple):
 
     Attributes:
         source: the weights.
-        version: how often they have been changed in place.
+        version: how often they have been changed in place, and where they lie.
         weight: (out, in) in bf16, in oneDNN's layout.
         across: the same of the transposed weights, or None until a gradient is wanted.
     """
 
     source: Tensor
-    version: int
+    version: tuple[int, int]
     weight: Tensor
     across: Tensor | None
 
@@ -52,16 +51,16 @@ class PackedForward:
         self.layer = layer
         self._packed: _Packed | None = None
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), bf16 under autocast."""
-        if not self._applies(inputs):
-            return F.linear(inputs, self.layer.weight, self.layer.bias)
-        wanted = torch.is_grad_enabled() and inputs.requires_grad
+        if not self._applies(input):
+            return F.linear(input, self.layer.weight, self.layer.bias)
+        wanted = torch.is_grad_enabled() and input.requires_grad
         packed, bias = self._current(with_across=wanted), self._bias()
-        inputs = inputs.to(torch.bfloat16)
+        half = input.to(torch.bfloat16)
         if not wanted:
-            return product(inputs, packed.weight, bias)
-        output: Tensor = _PackedLinear.apply(inputs, packed.weight, packed.across, bias)
+            return product(half, packed.weight, bias)
+        output: Tensor = _PackedLinear.apply(half, packed.weight, packed.across, bias)
         return output
 
     def gelu(self, inputs: Tensor) -> Tensor | None:
@@ -84,16 +83,14 @@ class PackedForward:
     def _applies(self, inputs: Tensor) -> bool:
         weight, bias = self.layer.weight, self.layer.bias
         return (
-            inputs.device.type == "cpu"
+            is_plain_call(inputs)
             and torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and inputs.dtype in (torch.float32, torch.bfloat16)
             and inputs.numel() > 0
+            and inputs.shape[-1] == weight.shape[1]  # else torch says what is wrong
             and all(_is_plain(tensor) for tensor in (weight, bias) if tensor is not None)
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-            and not isinstance(inputs, FakeTensor)
-            and not torch._C._are_functorch_transforms_active()
+            and bool(torch.backends.mkldnn.enabled)
         )
 
     def _bias(self) -> Tensor | None:
@@ -102,8 +99,9 @@ class PackedForward:
     def _current(self, *, with_across: bool) -> _Packed:
         """Packs what is not yet, or not as it is now."""
         weight, packed = self.layer.weight, self._packed
-        if packed is None or packed.source is not weight or packed.version != weight._version:
-            packed = _Packed(weight, weight._version, pack_weight(weight), None)
+        version = weight._version, weight.data_ptr()
+        if packed is None or packed.source is not weight or packed.version != version:
+            packed = _Packed(weight, version, pack_weight(weight), None)
         if with_across and packed.across is None:
             packed = packed._replace(across=pack_weight(weight.mT))
         self._packed = packed
@@ -142,7 +140,7 @@ def linear_gelu(linear: nn.Module, activation: nn.Module, inputs: Tensor) -> Ten
         isinstance(forward, PackedForward)
         and type(activation) is nn.GELU
         and activation.approximate == "none"
-        and not any(getattr(module, hooks) for module in (linear, activation) for hooks in _HOOKS)
+        and acts_alone(linear, activation)
         and (both := forward.gelu(inputs)) is not None
     ):
         return both
@@ -178,17 +176,22 @@ def can_pack() -> bool:
     try:
         weight, inputs = torch.eye(16, dtype=torch.bfloat16), torch.ones(2, 16, dtype=torch.bfloat16)
         return torch.equal(product(inputs, pack_weight(weight), None), inputs)
-    except RuntimeError as error:  # an operator of torch's own use, which another torch may have in another form
+    except (
+        RuntimeError,
+        TypeError,
+        AttributeError,
+    ) as error:  # an operator of torch's own use, which another torch may have in another form
         log.debug("no packed weights: %s", error)
         return False
 
 
-def pack_frozen(model: nn.Module) -> list[nn.Module]:
+def pack_frozen(model: nn.Module) -> list[nn.Linear]:
     """Gives the frozen linear layers of a model, of any library, a forward that packs their weights at its first use.
 
-    It acts on a CPU under autocast to bf16; everywhere else nothing changes, nor for a layer that is trained later. It
-    costs 2 bytes a weight, and as many again in training. Weights that are changed in place, or replaced, are packed
-    again; a change through ``.data`` is not seen, so call :func:`unpack` before one.
+    It acts on a CPU under autocast to bf16; everywhere else nothing changes, nor for a layer that is trained later, nor
+    in a model that torch.compile compiles as a whole. It costs 2 bytes a weight, and as many again in training. Weights
+    that are changed in place, or replaced, are packed again; a change of the same memory through ``.data`` is not seen,
+    so call :func:`unpack` before one.
 
     Args:
         model: in place.
@@ -202,12 +205,14 @@ def pack_frozen(model: nn.Module) -> list[nn.Module]:
         if type(module) is nn.Linear
         and "forward" not in vars(module)
         and module.weight.numel() >= LEAST_WEIGHTS
+        and module.weight.device.type == "cpu"
         and not module.weight.requires_grad
     ]
-    if not layers or not can_pack():
+    compiled = any(vars(module).get("_compiled_call_impl") is not None for module in model.modules())
+    if compiled or not layers or not can_pack():
         return []
     for layer in layers:
-        layer.forward = PackedForward(layer)  # type: ignore[method-assign]
+        vars(layer)["forward"] = PackedForward(layer)
     return layers
 
 

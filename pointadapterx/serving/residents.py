@@ -100,11 +100,11 @@ class Residents:
         if bank is None:
             require_shapes(info, info.config)
             bank = AdapterBank({served.key: info}, served.weights).to(served.device)
-            if served.computes_bf16:
-                pack_frozen(bank.backbone)
             self._banks[served.group] = bank
         else:
             bank.add(served.key, info)
+        if served.computes_bf16:
+            pack_frozen(bank.backbone)
         kind = bank.kind(served.key)
         served.shares = served.key if kind is None else (served.group, kind, served.computes_bf16)
         return Resident(served, bank, None, bank.nbytes(served.key))

@@ -224,6 +224,61 @@ def test_gelu_in_the_same_pass_unless_someone_looks(layer: nn.Linear) -> None:
 
 
 @needs_packing
+def test_called_as_a_linear_layer_is(layer: nn.Linear) -> None:
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        assert torch.equal(layer(input=some), layer(some))
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            layer(inputs(4, 191))
+
+
+@needs_packing
+def test_weights_that_are_exchanged(layer: nn.Linear) -> None:
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        before = layer(inputs(4, 192))
+        layer.weight.data = layer.weight * 2
+        assert not torch.equal(layer(inputs(4, 192)), before)
+
+
+@needs_packing
+def test_whoever_looks_inside_sees_torchs_products(layer: nn.Linear) -> None:
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    with half(), torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        layer(some)
+    with half(), torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(some, torch.ones_like(some))
+        assert torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent is not None
+    assert packs(layer)._packed is None
+    whole = nn.Sequential(nn.Linear(192, 256).requires_grad_(False))
+    whole.compile(backend="eager")
+    assert not pack_frozen(whole)
+
+
+class Switched:
+    """A hook as the methods' are."""
+
+    enabled = False
+
+    def __call__(self, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        assert self.enabled
+
+
+@needs_packing
+def test_a_hook_that_does_not_act_changes_no_digit(layer: nn.Linear) -> None:
+    activation, some, hook = nn.GELU(), inputs(4, 192), Switched()
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        expected = linear_gelu(layer, activation, some)
+        layer.register_forward_hook(hook)
+        assert torch.equal(linear_gelu(layer, activation, some), expected)
+        hook.enabled = True
+        assert torch.equal(linear_gelu(layer, activation, some), activation(layer(some)))
+
+
+@needs_packing
 def test_a_derived_layer_is_not_touched() -> None:
     class Own(nn.Linear):
         def forward(self, some: Tensor) -> Tensor:

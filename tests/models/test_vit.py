@@ -15,6 +15,7 @@ from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.checkpoints.shipped import save_backbone
 from pointadapterx.errors import CheckpointError
 from pointadapterx.files import read_npz
+from pointadapterx.models.block import Block, DropPath
 from pointadapterx.models.vit import ViT, interpolate_positions
 from pointadapterx.peft import METHODS
 from pointadapterx.tasks.heads import ClassificationHead, HeadConfig
@@ -214,3 +215,13 @@ def test_a_small_npz_that_expands_to_much(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "vit.npz", a=np.zeros(2_000_000, np.float32))
     with pytest.raises(CheckpointError, match=r"vit\.npz: not a readable \.npz .*bytes are said to be 8000128"):
         read_npz(tmp_path / "vit.npz")
+
+
+def test_stochastic_depth_in_half_precision() -> None:
+    """The type stays; what is kept is larger by the rate, and no factor is rounded to bf16 before."""
+    block = Block(24, 3, drop_path=0.5).bfloat16().train()
+    tokens = torch.randn(4, 5, 24).bfloat16()
+    output, _ = block(tokens)
+    assert output.dtype == torch.bfloat16
+    dropped = DropPath(0.1).train()(torch.full((500, 1, 1), 3.0, dtype=torch.bfloat16))
+    assert set(dropped.flatten().tolist()) == {0.0, float(torch.tensor(3.0 / 0.9).bfloat16())}

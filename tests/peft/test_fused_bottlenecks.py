@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pointadapterx import ops
 from pointadapterx.peft.parts.bottlenecks import ADAPTERS, Bottleneck
 from pointadapterx.peft.parts.fused_bottlenecks import can_be_fused
-from pointadapterx.peft.parts.mixture import MixtureOutput, SharedMixture
+from pointadapterx.peft.parts.mixture import MixtureOutput, Router, SharedMixture
 from tests.conftest import randomise
 
 pytestmark = [
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.compiler,
 ]
 # C, r, E, h: a whole number of vectors; ranks and experts that fill none; whole tokens; many experts.
-SIZES = [(384, 24, 4, 3), (96, 7, 5, 2), (64, 33, 1, 1), (192, 16, 31, 3)]
+SIZES = [(384, 24, 4, 3), (96, 7, 5, 2), (64, 33, 1, 1), (192, 16, 31, 3), (48, 15, 17, 3), (32, 100, 2, 2)]
 KINDS = ["dapt", "adaptformer", "adapter"]
 
 
@@ -226,6 +226,45 @@ def test_experts_that_someone_looks_into_run_one_by_one() -> None:
     assert fused(mixture, tokens)
 
 
+def test_a_router_that_someone_looks_into_or_replaces() -> None:
+    mixture = make()
+    tokens, seen = tokens_of(mixture, 3), []
+    handle = mixture.router.register_forward_hook(lambda *_: seen.append(1))
+    assert not fused(mixture, tokens)
+    assert seen
+    handle.remove()
+
+    class Other(Router):
+        pass
+
+    mixture.router.__class__ = Other
+    assert not fused(mixture, tokens)
+    mixture.router.__class__ = Router
+
+    class Own(SharedMixture):
+        def choose(self, gates: Tensor) -> tuple[Tensor, Tensor]:
+            return super().choose(gates)
+
+    mixture.__class__ = Own
+    assert not fused(mixture, tokens)
+
+
+def test_dropout_layers_have_modes_of_their_own() -> None:
+    """As in Monte Carlo dropout: the model evaluates, its dropout trains."""
+    mixture = make("adapter", (32, 16, 2, 1), dropout=0.5).eval()
+    tokens = tokens_of(mixture, 1)
+    for expert in mixture.experts:
+        expert.dropout.train()
+    assert fused(mixture, tokens)
+    assert not torch.equal(mixture(tokens).tokens, mixture(tokens).tokens)
+    mixture.train()
+    for expert in mixture.experts:
+        expert.dropout.eval()
+    assert torch.equal(mixture(tokens).tokens, mixture(tokens).tokens)
+    mixture.experts[0].dropout.train()
+    assert not fused(mixture, tokens)
+
+
 class Louder(Bottleneck):
     def forward(self, tokens: Tensor) -> Tensor:
         return 2 * super().forward(tokens)
@@ -248,6 +287,9 @@ def test_what_the_kernel_does_not_know() -> None:
     mixed = [Bottleneck(32, 4, nn.ReLU()), Bottleneck(32, 4, nn.GELU())]
     assert not can_be_fused(mixed, tokens)
     assert not can_be_fused([Bottleneck(32, 4, nn.ReLU(), rate) for rate in (0.0, 0.1)], tokens)
+    assert not can_be_fused([Bottleneck(32, rank, nn.ReLU()) for rank in (4, 5)], tokens)
+    assert not can_be_fused([Bottleneck(32, 4, nn.Dropout(0.1))], tokens)
+    assert not can_be_fused([Bottleneck(32, 4, nn.ReLU(), 1.0)], tokens)
 
 
 @pytest.mark.parametrize("options", [{"top_k": 2}, {"sharpness": 0.5}])
@@ -349,6 +391,9 @@ def test_a_wrong_call_is_refused() -> None:
     for rate in (-0.1, 1.0, float("nan")):
         with pytest.raises(RuntimeError, match="dropout"):
             op.bottlenecks(tokens, router, down, bias, up, *settings[:3], rate, 0)
+    for eps in (-0.5, float("nan")):
+        with pytest.raises(RuntimeError, match="eps"):
+            op.bottlenecks(tokens, router, down, bias, up, True, False, eps, 0.0, 0)
     out, gates, chosen, hidden = op.bottlenecks(tokens, router, down, bias, up, *settings)
     rest = (tokens, router, down, bias, up, *settings, True)
     with pytest.raises(RuntimeError, match="chosen experts must be among the 4"):

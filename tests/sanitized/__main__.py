@@ -23,7 +23,7 @@ TESTS = (
     "test_torch_library",
     "test_compat",
 )
-TESTS_OF_EXPERTS = "tests/peft/test_low_rank_mixture.py"
+TESTS_OF_EXPERTS = ("tests/peft/test_low_rank_mixture.py", "tests/peft/test_fused_bottlenecks.py")
 
 
 def runtime(name: str) -> str | None:
@@ -54,7 +54,7 @@ def main() -> int:
         "POINTADAPTERX_REQUIRE": "compiler",
         "PYTHONPATH": str(Path(__file__).parent),
     }
-    tests = [*(ROOT / "tests" / "ops" / f"{name}.py" for name in TESTS), ROOT / TESTS_OF_EXPERTS]
+    tests = [*(ROOT / "tests" / "ops" / f"{name}.py" for name in TESTS), *(ROOT / name for name in TESTS_OF_EXPERTS)]
     # From the build's folder, and with this checkout at the end of the path: the package of the build is to be found.
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"]
     command += ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]

@@ -84,12 +84,12 @@ template <int Bytes>
 PAX_INLINE int64_t softmax(float* scores, int64_t number, int64_t padded, float* gates) {
   using S = Simd<Bytes, float>;
   int64_t best = 0;
-  float sum = 0;
+  bool numbers = true;
   for (int64_t e = 0; e < number; ++e) {
     if (scores[e] > scores[best]) best = e;
-    sum += scores[e];
+    numbers = numbers && scores[e] == scores[e];
   }
-  if (!std::isfinite(sum)) {
+  if (!numbers || !std::isfinite(scores[best])) {
     std::fill(gates, gates + number, std::numeric_limits<float>::quiet_NaN());
     return 0;
   }

@@ -267,8 +267,8 @@ PAX_INLINE void backward(const Bottlenecks& b, const float* tokens, int64_t plac
 }
 
 PAX_DISPATCH(void, forward,
-             (const Bottlenecks& b, const float* tokens, int64_t place_of_first, int64_t rows, float* gates, int64_t* chosen,
-              float* hidden, float* out),
+             (const Bottlenecks& b, const float* tokens, int64_t place_of_first, int64_t rows, float* gates,
+              int64_t* chosen, float* hidden, float* out),
              (b, tokens, place_of_first, rows, gates, chosen, hidden, out), forward)
 PAX_DISPATCH(void, backward,
              (const Bottlenecks& b, const float* tokens, int64_t place_of_first, int64_t rows, const float* gates,

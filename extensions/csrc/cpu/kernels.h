@@ -88,8 +88,8 @@ void thin_experts_backward(const Experts& experts, const T* tokens, int64_t rows
                            const int64_t* chosen, const float* inner, const float* codes_gradient,
                            const float* gates_gradient, const ExpertGradients& gradients);
 
-// The experts of a mixture of bottlenecks, see pointadapterx/peft/parts/fused_bottlenecks.py: a first layer to `rank` values and,
-// where `hidden` is rank + 1, the sub-token's scale; GELU or ReLU; a last layer, with its bias as the row behind the others.
+// The experts of a mixture of bottlenecks, see pointadapterx/peft/parts/fused_bottlenecks.py: a first layer to `rank`
+// values and, where `hidden` is rank + 1, the sub-token's scale; GELU or ReLU; a last layer, its bias the last row.
 // `width` is a multiple of kLanes; strides are rank, hidden, number or rank + 1, filled up to such multiples.
 struct Bottlenecks {
   int64_t number, width, rank, hidden;
@@ -107,8 +107,8 @@ struct Bottlenecks {
   const float* up_across;      // (number, width, up_stride)
 };
 
-// What backward adds to: router (number, width), down (number, hidden, width), bias (number, hidden), up (number, rank + 1,
-// width); and what it writes, tokens (rows, width), or null.
+// What backward adds to: router (number, width), down (number, hidden, width), bias (number, hidden), up (number,
+// rank + 1, width); and what it writes, tokens (rows, width), or null.
 struct BottleneckGradients {
   float *router, *down, *bias, *up, *tokens;
 };

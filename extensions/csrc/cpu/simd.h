@@ -127,7 +127,8 @@ struct Simd {
 // Rows of floats are padded to it for `dot` and its like.
 constexpr int64_t kLanes = 16;
 
-// Σ a b of rows padded to kLanes, in as many sums whatever the vectors' length, so that all instruction sets give the same bits.
+// Σ a b of rows padded to kLanes, in as many sums whatever the vectors' length, so that all instruction sets give the
+// same bits.
 template <int Bytes>
 PAX_INLINE float dot(const float* a, const float* b, int64_t size) {
   using S = Simd<Bytes, float>;

@@ -7,17 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
+from pointadapterx.models.inspected import acts_alone, is_plain_call
 from pointadapterx.peft.parts.bottlenecks import Bottleneck, DynamicAdapter, FoldedExperts
 
 LANES = 16
 """The kernel takes sub-tokens of a width that this number divides."""
 
 KNOWN = (Bottleneck, DynamicAdapter)
-_LAYERS = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.GELU, nn.ReLU)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FusedOutput(NamedTuple):
@@ -42,13 +40,10 @@ def can_be_fused(experts: Sequence[nn.Module], tokens: Tensor) -> bool:
     model that is only counted.
     """
     return (
-        tokens.device.type == "cpu"
+        is_plain_call(tokens)
         and tokens.dtype in (torch.float32, torch.bfloat16)
         and tokens.shape[-1] % LANES == 0
         and hasattr(torch.ops.pointadapterx, "bottlenecks")
-        and not torch.compiler.is_compiling()
-        and not isinstance(tokens, FakeTensor)
-        and not torch._C._are_functorch_transforms_active()
         and type(experts[0]) in KNOWN
         and all(_is_plain(expert) for expert in experts)
         and len({_form(expert) for expert in experts}) == 1
@@ -56,24 +51,27 @@ def can_be_fused(experts: Sequence[nn.Module], tokens: Tensor) -> bool:
 
 
 def _is_plain(expert: nn.Module) -> bool:
-    layers = list(expert.children())
-    return all(
-        type(layer) in _LAYERS
-        and getattr(layer, "approximate", "none") == "none"
-        and all(value is not None and value.dtype == torch.float32 for value in layer._parameters.values())
-        for layer in layers
-    ) and not any(getattr(module, hooks) for module in (expert, *layers) for hooks in _HOOKS)
+    """Of the layers that the kernel computes, and nothing else."""
+    activation, dropout = getattr(expert, "activation", None), expert.dropout
+    layers = [layer for layer in expert.children() if layer is not activation and layer is not dropout]
+    return (
+        (activation is None or type(activation) in (nn.ReLU, nn.GELU))
+        and getattr(activation, "approximate", "none") == "none"
+        and type(dropout) is nn.Dropout
+        and dropout.p < 1
+        and all(type(layer) in (nn.Linear, nn.LayerNorm) for layer in layers)
+        and all(value is not None and value.dtype == torch.float32 for m in layers for value in m._parameters.values())
+        and acts_alone(expert, *expert.children())
+    )
 
 
 def _form(expert: nn.Module) -> tuple[Any, ...]:
     """What must be the same for all experts."""
-    layers = [(type(layer), getattr(layer, "eps", None), getattr(layer, "p", None)) for layer in expert.children()]
-    return type(expert), *layers
+    layers = [(type(m), getattr(m, "eps", None), getattr(m, "p", None), m.training) for m in expert.children()]
+    return type(expert), *layers, *(tuple(parameter.shape) for parameter in expert.parameters())
 
 
-def run_fused(
-    experts: Sequence[nn.Module], router: Tensor, tokens: Tensor, *, normalize: bool, training: bool
-) -> FusedOutput:
+def run_fused(experts: Sequence[nn.Module], router: Tensor, tokens: Tensor, *, normalize: bool) -> FusedOutput:
     """Routes each sub-token to its best expert, and applies this. It has no second derivatives.
 
     Args:
@@ -81,7 +79,6 @@ def run_fused(
         router: (E, C / h), whose products with a sub-token are its scores.
         tokens: (T, C / h).
         normalize: whether the chosen gate counts as 1, and its gradient as that of its logarithm.
-        training: whether the experts' dropout acts.
     """
     first = experts[0]
     assert isinstance(first, KNOWN)
@@ -90,8 +87,8 @@ def run_fused(
         up = torch.cat([folded.up.mT, folded.up_bias.unsqueeze(1)], dim=1)
         tokens = tokens.float().contiguous()
         eps = -1.0 if folded.eps is None else folded.eps
-        dropout = first.dropout.p if training else 0.0
-        seed = int(torch.randint(2**63 - 1, ())) if dropout > 0 else 0
+        dropout = first.dropout.p if first.dropout.training else 0.0
+        seed = int(torch.randint(2**63 - 1, (), device="cpu")) if dropout > 0 else 0
         out, gates, chosen, _ = _Bottlenecks.apply(
             tokens, router, folded.down, folded.bias, up, folded.gelu, normalize, eps, dropout, seed
         )

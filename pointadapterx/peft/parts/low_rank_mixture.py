@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
+from pointadapterx.models.inspected import acts_alone, is_plain_call
 from pointadapterx.models.recomputing import recomputed
 from pointadapterx.peft.e3va import DoublyLowRank
 from pointadapterx.peft.parts.mixture import MixtureOutput, SharedMixture, at_least_float32_on_cpu, float32_on_cpu
@@ -123,16 +123,14 @@ class LowRankMixture(SharedMixture):
     def _has_kernel(self, tokens: Tensor) -> bool:
         return (
             self.compiled
-            and tokens.device.type == "cpu"
+            and is_plain_call(tokens)
             and tokens.dtype in (torch.float32, torch.bfloat16)
             and self.router.embeddings.dtype == torch.float32
             and not tokens.requires_grad
             and self.top_k == 1
             and not (self.training and self.dropout > 0)
             and hasattr(torch.ops.pointadapterx, "thin_experts")
-            and not torch.compiler.is_compiling()
-            and not isinstance(tokens, FakeTensor)
-            and not torch._C._are_functorch_transforms_active()
+            and acts_alone(self.router, self.router.project, *self.experts)
         )
 
     def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

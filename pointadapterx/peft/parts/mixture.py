@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from pointadapterx.models.inspected import acts_alone
 from pointadapterx.models.sites import StageSize
 from pointadapterx.peft.parts.expert_batching import MANY_EXPERTS, run_grouped
 from pointadapterx.peft.parts.fused_bottlenecks import can_be_fused, run_fused
@@ -142,13 +143,8 @@ class SharedMixture(nn.Module):
         sub_tokens = tokens.reshape(-1, self.width)  # (B L h, C / h), equation 4
         sharpening = self.training and self.sharpness < 1.0
         if not sharpening and self._can_be_fused(sub_tokens):
-            fused = run_fused(
-                list(self.experts),
-                self.router.directions(),
-                sub_tokens,
-                normalize=self.normalize,
-                training=self.training,
-            )
+            directions = self.router.directions()
+            fused = run_fused(list(self.experts), directions, sub_tokens, normalize=self.normalize)
             return self.output(fused.tokens.view(tokens.shape), fused.gates, fused.chosen)
         gates = self.router(sub_tokens)
         weights, chosen = self.choose(gates)
@@ -162,10 +158,14 @@ class SharedMixture(nn.Module):
 
     def _can_be_fused(self, sub_tokens: Tensor) -> bool:
         """Whether the compiled pass is there and takes what this mixture is."""
+        own = (type(self).choose, type(self).mix, type(self).run_experts)
         return (
             self.compiled
             and self.top_k == 1
             and len(self.experts) < MANY_EXPERTS
+            and own == (SharedMixture.choose, SharedMixture.mix, SharedMixture.run_experts)
+            and type(self.router) is Router
+            and acts_alone(self.router, self.router.project)
             and self.router.embeddings.dtype == torch.float32
             and can_be_fused(list(self.experts), sub_tokens)
         )
