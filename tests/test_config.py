@@ -32,7 +32,7 @@ SHIPPED_NAMES = sorted(
     path.relative_to(ROOT / "cfgs").with_suffix("").as_posix()
     for path in (ROOT / "cfgs").rglob("*.yaml")
     if path.parent.name not in ("base", "study")
-    and path.stem not in ("folder", "h5", "labelled_folder", "own", "rooms")  # which need the user's data.root
+    and path.stem not in ("best", "folder", "h5", "labelled_folder", "own", "rooms")  # which need the user's data.root
     and (missing("timm", "timm") is None or "name: timm" not in text_with_bases(path))
 )
 

@@ -15,7 +15,7 @@ from tests.mechanisms import exhaustive
 RESULTS = ROOT / "docs" / "results"
 CSVS = sorted(RESULTS.glob("*/results.csv"))
 QUOTES = {
-    ROOT / "README.md": ("ldraw20_methods", "claim2d"),
+    ROOT / "README.md": ("published_size", "claim2d"),
     ROOT / "docs" / "results.md": ("demo", "ldraw20"),
     ROOT / "docs" / "speed.md": ("precision", "cached_views"),
     RESULTS / "ldraw20" / "README.md": ("ldraw20", "ldraw20_recipe", "ldraw20_weights"),
@@ -23,6 +23,7 @@ QUOTES = {
     RESULTS / "electronics_methods" / "README.md": ("electronics_methods",),
     RESULTS / "home_methods" / "README.md": ("home_methods",),
     RESULTS / "claim2d" / "README.md": ("claim2d",),
+    RESULTS / "published_size" / "README.md": ("published_size",),
     RESULTS / "parts" / "README.md": ("parts",),
     RESULTS / "rooms" / "README.md": ("rooms",),
     RESULTS / "vit_tiny" / "README.md": ("vit_tiny",),
