@@ -182,7 +182,7 @@ SCAN = f"{TRAIN} data.name=scanobjectnn data.variant=obj_bg head.num_classes=15"
 
 CASES = {
     # configs
-    "no such config": Case(nothing, "--config {}/none.yaml", ("{}/none.yaml: no such config", "Shipped: blood_")),
+    "no such config": Case(nothing, "--config {}/none.yaml", ("{}/none.yaml: no such config", "Shipped: best, blood_")),
     "not YAML": Case(config("train: [1"), BAD, ("{}/bad.yaml:2: not valid YAML", "expected")),
     "binary config": Case(write("bad.yaml", b"\x89PNG\xff\xfe"), BAD, ("{}/bad.yaml", "not valid YAML")),
     "impossible date": Case(config("data: {root: 2024-13-45}"), BAD, ("{}/bad.yaml", "not valid YAML", "month")),

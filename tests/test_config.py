@@ -107,7 +107,7 @@ def test_a_file_of_the_user_comes_before_a_shipped_one(write: Write, monkeypatch
         ("study/qick", "did you mean 'study/quick'?"),
         ("cfgs/pretrain/point_mae_tin.yaml", "did you mean 'pretrain/point_mae_tiny'?"),
         ("elsewhere/dmeo.yaml", "did you mean 'demo'?"),
-        ("nothing_like_it", "no such config. Shipped: blood_retinanet, claim2d/blood_crops, "),
+        ("nothing_like_it", "no such config. Shipped: best, blood_retinanet, claim2d/blood_crops, "),
         ("/", "/"),
     ],
 )

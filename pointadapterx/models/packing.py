@@ -30,12 +30,14 @@ class _Packed(NamedTuple):
     Attributes:
         source: the weights.
         version: how often they have been changed in place, and where they lie.
+        kept: their memory, which no others can get meanwhile.
         weight: (out, in) in bf16, in oneDNN's layout.
         across: the same of the transposed weights, or None until a gradient is wanted.
     """
 
     source: Tensor
     version: tuple[int, int]
+    kept: Tensor
     weight: Tensor
     across: Tensor | None
 
@@ -101,7 +103,7 @@ class PackedForward:
         weight, packed = self.layer.weight, self._packed
         version = weight._version, weight.data_ptr()
         if packed is None or packed.source is not weight or packed.version != version:
-            packed = _Packed(weight, version, pack_weight(weight), None)
+            packed = _Packed(weight, version, weight.detach(), pack_weight(weight), None)
         if with_across and packed.across is None:
             packed = packed._replace(across=pack_weight(weight.mT))
         self._packed = packed

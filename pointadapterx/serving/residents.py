@@ -94,7 +94,9 @@ class Residents:
     def _loaded(self, served: Served) -> Resident:
         info = served.whole_info()
         if served.group is None:
-            alone = restore_model(info, served.weights).to(served.device).eval()
+            alone = restore_model(info, served.weights).to(served.device).eval().requires_grad_(False)
+            if served.computes_bf16:
+                pack_frozen(alone)
             return Resident(served, None, alone, tensor_bytes(alone))
         bank = self._banks.get(served.group)
         if bank is None:
