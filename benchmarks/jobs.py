@@ -182,6 +182,7 @@ def _exported(config: Config, model: AdaptedModel, batch: Tensor, spec: Spec) ->
         path = export_adapter(adapter, Path(folder, "model.onnx"), batch_size=len(batch)).path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads would slow the next row
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     inputs = {session.get_inputs()[0].name: batch.numpy()}
     return lambda: session.run(None, inputs)

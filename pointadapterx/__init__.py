@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pointadapterx.version import __version__ as __version__
+
+_HERE = Path(__file__).parent
+if not (_HERE / "extensions").is_dir() and (_HERE.parent / "extensions" / "csrc").is_dir():
+    # A Python that was started in the folder of a checkout finds this folder before what is installed; `datasets`,
+    # `extensions` and `cfgs`, which are inside the installed package, lie beside it there.
+    __path__.append(str(_HERE.parent))
 
 if TYPE_CHECKING:
     from pointadapterx.adapted_model import AdaptedModel, count_parameters

@@ -214,7 +214,9 @@ def run(
         stop_requests("what was accepted is answered") as requests,
         served(sources, folder, answering, limits, place, replicas, requests),
     ):
-        what = f"{counted(len(sources), 'adapter')} by {counted(replicas, 'replica')}"
+        named = [counted(len(sources), "adapter")] if sources else []
+        of_folder = [] if folder is None else [f"the adapters of {folder}"]
+        what = f"{' and '.join([*named, *of_folder])} by {counted(replicas, 'replica')}"
         if not requests:  # or it was stopped while it started
             print(f"serving {what} at http://{place.host}:{place.port}/; Ctrl-C stops it", flush=True)
         while not requests:

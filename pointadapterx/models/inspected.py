@@ -32,8 +32,14 @@ def is_plain_call(inputs: Tensor) -> bool:
 
 
 def acts_alone(*modules: nn.Module) -> bool:
-    """Whether no hook on a module acts, one for all modules included; one whose ``enabled`` is False does not."""
+    """Whether modules do what their classes say, and nobody looks.
+
+    No hook on one of them acts, one for all modules included; a hook whose ``enabled`` is False does not. And none has
+    a ``forward`` of its own, unless that computes the same, which its attribute ``same`` says.
+    """
     if any(getattr(global_hooks, name, None) for name in _GLOBAL):
+        return False
+    if any(not getattr(vars(one)["forward"], "same", False) for one in modules if "forward" in vars(one)):
         return False
     return not any(_acts(hook) for one in modules for name in _HOOKS for hook in getattr(one, name).values())
 

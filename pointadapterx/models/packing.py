@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointadapterx.models.inspected import acts_alone, is_plain_call
@@ -23,6 +22,9 @@ log = logging.getLogger(__name__)
 LEAST_WEIGHTS = 2**14
 """Smaller layers gain nothing."""
 
+PROBED = 64
+"""Values of a layer that are looked at in every product, to notice changes that torch does not tell."""
+
 
 class _Packed(NamedTuple):
     """Of one state of a layer's weights.
@@ -30,14 +32,16 @@ class _Packed(NamedTuple):
     Attributes:
         source: the weights.
         version: how often they have been changed in place, and where they lie.
-        kept: their memory, which no others can get meanwhile.
+        probe: a view of some of them, which keeps their memory, so that no others can get it meanwhile.
+        values: of the probe.
         weight: (out, in) in bf16, in oneDNN's layout.
         across: the same of the transposed weights, or None until a gradient is wanted.
     """
 
     source: Tensor
     version: tuple[int, int]
-    kept: Tensor
+    probe: Tensor
+    values: Tensor
     weight: Tensor
     across: Tensor | None
 
@@ -49,6 +53,8 @@ class PackedForward:
         layer: the layer, whose attribute ``forward`` this becomes.
     """
 
+    same = True  # for acts_alone
+
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
         self._packed: _Packed | None = None
@@ -56,7 +62,7 @@ class PackedForward:
     def __call__(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), bf16 under autocast."""
         if not self._applies(input):
-            return F.linear(input, self.layer.weight, self.layer.bias)
+            return type(self.layer).forward(self.layer, input)
         wanted = torch.is_grad_enabled() and input.requires_grad
         packed, bias = self._current(with_across=wanted), self._bias()
         half = input.to(torch.bfloat16)
@@ -85,7 +91,8 @@ class PackedForward:
     def _applies(self, inputs: Tensor) -> bool:
         weight, bias = self.layer.weight, self.layer.bias
         return (
-            is_plain_call(inputs)
+            type(self.layer) is nn.Linear
+            and is_plain_call(inputs)
             and torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and inputs.dtype in (torch.float32, torch.bfloat16)
@@ -102,8 +109,14 @@ class PackedForward:
         """Packs what is not yet, or not as it is now."""
         weight, packed = self.layer.weight, self._packed
         version = weight._version, weight.data_ptr()
-        if packed is None or packed.source is not weight or packed.version != version:
-            packed = _Packed(weight, version, weight.detach(), pack_weight(weight), None)
+        if (
+            packed is None
+            or packed.source is not weight
+            or packed.version != version
+            or not torch.equal(packed.probe, packed.values)
+        ):
+            probe = _probe(weight)
+            packed = _Packed(weight, version, probe, probe.clone(), pack_weight(weight), None)
         if with_across and packed.across is None:
             packed = packed._replace(across=pack_weight(weight.mT))
         self._packed = packed
@@ -118,6 +131,13 @@ def _is_plain(parameter: Tensor) -> bool:
         and not parameter.requires_grad
         and not parameter.is_inference()  # of which nobody knows whether it has been changed
     )
+
+
+@torch.no_grad()
+def _probe(weight: Tensor) -> Tensor:
+    """A view of some values of (out, in), of every row one until there are enough."""
+    with torch.inference_mode(False):
+        return weight.detach().diagonal()[:PROBED]
 
 
 @torch.no_grad()
@@ -182,7 +202,7 @@ def can_pack() -> bool:
         RuntimeError,
         TypeError,
         AttributeError,
-    ) as error:  # an operator of torch's own use, which another torch may have in another form
+    ) as error:  # operators of torch's own use, which another may not have
         log.debug("no packed weights: %s", error)
         return False
 
@@ -192,8 +212,8 @@ def pack_frozen(model: nn.Module) -> list[nn.Linear]:
 
     It acts on a CPU under autocast to bf16; everywhere else nothing changes, nor for a layer that is trained later, nor
     in a model that torch.compile compiles as a whole. It costs 2 bytes a weight, and as many again in training. Weights
-    that are changed in place, or replaced, are packed again; a change of the same memory through ``.data`` is not seen,
-    so call :func:`unpack` before one.
+    that are changed in place, or replaced, are packed again. A change through ``.data``, which torch does not tell of,
+    is noticed by some values of each layer; call :func:`unpack` before one that may leave those as they were.
 
     Args:
         model: in place.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from pointadapterx.errors import reason_of
 from pointadapterx.serving.limits import Limits, RefusedError, overloaded
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.reading import Upload
@@ -139,6 +141,10 @@ class Receiving:
             await asyncio.wait_for(self._write(chunks), limits.upload_seconds)
         except asyncio.TimeoutError:
             raise RefusedError(408, f"the body did not arrive within {limits.upload_seconds:g} s") from None
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOSPC):  # open files, room on the disk
+                raise
+            raise RefusedError(503, f"the body cannot be kept now ({reason_of(error)}); try again later") from None
         if not self.size:
             raise RefusedError(400, "the request has no body; send a file, or JSON with the key points")
         return self.upload

@@ -65,8 +65,8 @@ class Guard:
             return PlainTextResponse("error: pages of other sites may not use this server\n", 403)
         if self.token is None or path in OPEN:
             return None
-        given = headers.get("authorization", "")
-        if hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if hmac.compare_digest(given.encode(), self.token.encode()) and scheme.lower() == "bearer":
             return None
         needed = {"WWW-Authenticate": "Bearer"}
         return PlainTextResponse("error: a token is needed: Authorization: Bearer TOKEN\n", 401, needed)

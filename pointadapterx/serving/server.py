@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,13 @@ from pointadapterx.serving.served import Answering
 from pointadapterx.serving.service import Service
 from pointadapterx.text import counted
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 HEADER_SECONDS = 20
+OWN_FILES = 128  # that the process has open besides connections
 REFUSAL_SECONDS = 2  # for those who wait to be sent that they wait in vain
 
 
@@ -198,12 +204,32 @@ def web_server(service: Service, place: Place) -> Server:
         access_log=False,
         lifespan="off",
         server_header=False,
-        limit_concurrency=4 * service.limits.queue,
+        limit_concurrency=most_connections(service.limits.queue),
         timeout_graceful_shutdown=max(1, round(service.limits.drain)),
         http=_Protocol,
         ws="none",
     )
     return Server(config, service)
+
+
+def most_connections(queue: int) -> int:
+    """Connections at a time, beyond which clients get 503: four times the queue, or fewer where files are too few.
+
+    The limit of open files of this process is raised as far as it may be without more rights; a connection takes two.
+
+    Args:
+        queue: requests that wait at most.
+    """
+    if resource is None:
+        return 4 * queue
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard and soft != resource.RLIM_INFINITY:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return 4 * queue
+    return max(1, min(4 * queue, (soft - OWN_FILES) // 2))
 
 
 def token_of(path: Path | None, environment: str | None) -> str | None:

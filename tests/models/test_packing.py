@@ -243,6 +243,44 @@ def test_weights_that_are_exchanged(layer: nn.Linear) -> None:
 
 
 @needs_packing
+def test_changes_that_torch_does_not_tell_of(layer: nn.Linear) -> None:
+    """As huggingface/peft merges; and an address that is used again."""
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        before = layer(some)
+        layer.weight.data += torch.randn(256, 4) @ torch.randn(4, 192)
+        merged = layer(some)
+        assert not torch.equal(merged, before)
+        unpack([layer])
+        torch.testing.assert_close(merged.float(), layer(some).float(), atol=0.5, rtol=0.02)
+    large = nn.Linear(1024, 1024).requires_grad_(False)
+    pack_frozen(large)
+    some = inputs(2, 1024)
+    with half(), torch.no_grad():
+        for _ in range(5):
+            large(some)
+            large.weight.data = torch.randn(1024, 1024)
+            large.weight.data = torch.full((1024, 1024), 2.0)
+            expected = (2 * some.bfloat16().double().sum(1, keepdim=True) + large.bias.double()).float()
+            torch.testing.assert_close(large(some).float(), expected, atol=2, rtol=0.02)
+
+
+@needs_packing
+def test_a_layer_that_changes_its_class(layer: nn.Linear) -> None:
+    class Negative(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return -super().forward(input)
+
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        before = layer(some)
+        layer.__class__ = Negative
+        assert torch.equal(layer(some), -before)
+
+
+@needs_packing
 def test_whoever_looks_inside_sees_torchs_products(layer: nn.Linear) -> None:
     some = inputs(4, 192)
     pack_frozen(layer)

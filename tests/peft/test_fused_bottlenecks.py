@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pointadapterx import ops
-from pointadapterx.peft.parts.bottlenecks import ADAPTERS, Bottleneck
+from pointadapterx.peft.parts.bottlenecks import ADAPTERS, Bottleneck, DynamicAdapter
 from pointadapterx.peft.parts.fused_bottlenecks import can_be_fused
 from pointadapterx.peft.parts.mixture import MixtureOutput, Router, SharedMixture
 from tests.conftest import randomise
+from tests.peft.same_bits import same_bits_at, same_with_any_threads
 
 pytestmark = [
     pytest.mark.skipif(
@@ -208,6 +206,15 @@ def test_what_is_not_a_number_is_seen() -> None:
     assert found.tokens[1, 5, 128:256].isnan().all()
     assert found.tokens.isnan().sum() == 128
     assert found.routing.gates.isnan().sum() == 4
+    for normalize in (False, True):
+        mixture = make("adaptformer", normalize=normalize)
+        tokens = tokens_of(mixture, 3)
+        tokens[1, 5, 200] = -float("inf")
+        assert (
+            mixture(tokens).tokens[1, 5, 128:256].isnan().all()
+            == one_by_one(mixture, tokens).tokens[1, 5, 128:256].isnan().all()
+        )
+        assert mixture(tokens).tokens[1, 5, 128:256].isnan().all()
 
 
 def test_experts_that_someone_looks_into_run_one_by_one() -> None:
@@ -265,6 +272,17 @@ def test_dropout_layers_have_modes_of_their_own() -> None:
     assert not fused(mixture, tokens)
 
 
+@pytest.mark.parametrize("place", ["experts.0", "experts.1.down", "router"])
+def test_a_forward_of_its_own(place: str) -> None:
+    """As libraries that move layers between devices set it."""
+    mixture, called = make(), []
+    module = mixture.get_submodule(place)
+    before = module.forward
+    module.forward = lambda *a: called.append(1) or before(*a)
+    assert not fused(mixture, tokens_of(mixture, 3))
+    assert called
+
+
 class Louder(Bottleneck):
     def forward(self, tokens: Tensor) -> Tensor:
         return 2 * super().forward(tokens)
@@ -319,7 +337,7 @@ def test_torch_func() -> None:
 def inputs(sizes: tuple[int, ...] = SIZES[0], *, length: int = 40) -> tuple[Tensor, list[Any]]:
     """Of the compiled operation: sub-tokens, weights and settings."""
     mixture = make("dapt", sizes)
-    folded = type(mixture.experts[0]).folded(list(mixture.experts))  # type: ignore[operator]
+    folded = DynamicAdapter.folded(list(mixture.experts))
     up = torch.cat([folded.up.mT, folded.up_bias.unsqueeze(1)], dim=1)
     weights = [part.detach() for part in (mixture.router.directions(), folded.down, folded.bias, up)]
     tokens = tokens_of(mixture, sizes[-1], length=length).view(-1, mixture.width)
@@ -337,34 +355,12 @@ def raw(tokens: Tensor, rest: list[Any]) -> list[Tensor]:
 
 
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
-    tokens, rest = inputs(length=600)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(raw(tokens, rest))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
-
-
-SCRIPT = """
-import sys, torch
-from pointadapterx import ops
-from tests.peft.test_fused_bottlenecks import SIZES, inputs, raw
-torch.save({"level": torch.ops.pointadapterx.simd(), "found": [raw(*inputs(sizes)) for sizes in SIZES]}, sys.argv[1])
-"""
+    same_with_any_threads(lambda: raw(*inputs(length=600)))
 
 
 @pytest.mark.parametrize("level", ["AVX2", "baseline"])
 def test_other_instruction_sets_give_the_same_bits(level: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "POINTADAPTERX_SIMD": level.lower(), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "there.pt")], env=environment, check=True)
-    there, here = torch.load(tmp_path / "there.pt"), torch.ops.pointadapterx.simd()
-    if there["level"] == here:
-        pytest.skip(f"this processor has no other vectors than {here}'s")
-    for sizes, found in zip(SIZES, there["found"], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(raw(*inputs(sizes)), found, strict=True))
+    same_bits_at(level, "tests.peft.test_fused_bottlenecks", lambda: [raw(*inputs(sizes)) for sizes in SIZES], tmp_path)
 
 
 def test_a_wrong_call_is_refused() -> None:

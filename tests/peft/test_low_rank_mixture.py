@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from pointadapterx import ops
 from pointadapterx.peft.parts.low_rank_mixture import LowRankMixture
 from pointadapterx.peft.parts.mixture import MixtureOutput, SharedMixture
 from tests.conftest import randomise
+from tests.peft.same_bits import same_bits_at, same_with_any_threads
 
 compiled = pytest.mark.skipif(
     not ops.implementation("cpu").startswith("compiled"), reason="the compiled kernels are not there"
@@ -147,35 +145,13 @@ def test_dropout_is_inside_the_experts() -> None:
 
 @compiled
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
-    tokens, weights = inputs(length=600)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(raw(tokens, weights))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
-
-
-SCRIPT = """
-import sys, torch
-from pointadapterx import ops
-from tests.peft.test_low_rank_mixture import SIZES, inputs, raw
-torch.save({"level": torch.ops.pointadapterx.simd(), "found": [raw(*inputs(sizes)) for sizes in SIZES]}, sys.argv[1])
-"""
+    same_with_any_threads(lambda: raw(*inputs(length=600)))
 
 
 @compiled
 @pytest.mark.parametrize("level", ["AVX2", "baseline"])
 def test_other_instruction_sets_give_the_same_bits(level: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "POINTADAPTERX_SIMD": level.lower(), "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "there.pt")], env=environment, check=True)
-    there, here = torch.load(tmp_path / "there.pt"), torch.ops.pointadapterx.simd()
-    if there["level"] == here:
-        pytest.skip(f"this processor has no other vectors than {here}'s")
-    for sizes, found in zip(SIZES, there["found"], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(raw(*inputs(sizes)), found, strict=True))
+    same_bits_at(level, "tests.peft.test_low_rank_mixture", lambda: [raw(*inputs(sizes)) for sizes in SIZES], tmp_path)
 
 
 @compiled

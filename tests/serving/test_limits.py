@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import http.client
 import json
@@ -429,8 +430,50 @@ def test_a_token_opens_what_is_not_the_page(body: bytes) -> None:
             for given in ("", "Bearer wrong", token, "Bearer  " + token, "Bearer ü"):
                 reply = running.ask("GET", path, headers={"Authorization": given.encode()} if given else {})
                 assert reply.status == 401, path
-        headers = {"Authorization": f"Bearer {token}", "Host": "a.name.of.its.own"}
-        assert running.ask("POST", f"/predict?{QUERY}", body, headers).status == 200
+        for scheme in ("Bearer", "bearer"):
+            headers = {"Authorization": f"{scheme} {token}", "Host": "a.name.of.its.own"}
+            assert running.ask("POST", f"/predict?{QUERY}", body, headers).status == 200
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "expected"),
+    [
+        (1024, 4096, True, 1024),
+        (1024, 1024, True, 448),  # (1024 - 128) / 2
+        (1024, 4096, False, 448),
+        (10, 10, True, 1),
+        (server.resource.RLIM_INFINITY, server.resource.RLIM_INFINITY, True, 1024),
+    ],
+)
+def test_connections_leave_room_for_files(
+    soft: int, hard: int, raised: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def set_limit(_: int, wanted: tuple[int, int]) -> None:
+        asked.append(wanted)
+        if not raised:
+            raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(server.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(server.resource, "setrlimit", set_limit)
+    assert server.most_connections(256) == expected
+    assert asked == ([(hard, hard)] if soft != hard else [])
+
+
+def test_a_body_that_cannot_be_kept_is_refused_and_the_next_is_taken(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with Running({"lora": LORA}) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr("pointadapterx.serving.admission.open", full, raising=False)
+            reply = running.ask("POST", f"/predict?{QUERY}", body)
+            assert reply.status == 503
+            assert "cannot be kept now (Too many open files); try again later" in str(reply.body)
+        assert running.ask("POST", f"/predict?{QUERY}", body).status == 200
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ PAX_INLINE void between(const Bottlenecks& b, float gate, int64_t place, int64_t
   const float* hidden = block.hidden.data() + row * b.hidden_stride;
   float *active = block.active.data() + row * b.up_stride, *weighted = block.weighted.data() + row * b.up_stride,
         *slope = block.slope.data() + row * b.up_stride;
-  block.factor[row] = b.normalized ? 1.0f : gate;
+  block.factor[row] = b.normalized && gate == gate ? 1.0f : gate;  // what is not a number stays so
   block.scale[row] = b.hidden > b.rank ? relu(hidden[b.rank]) : 1.0f;
   activate<Bytes, Slopes>(b, hidden, active, slope);
   if (b.dropout > 0) drop<Bytes>(b, place, active, Slopes ? slope : nullptr);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,15 @@ LANES = 16
 """The kernel takes sub-tokens of a width that this number divides."""
 
 KNOWN = (Bottleneck, DynamicAdapter)
+
+
+class Foldable(Protocol):
+    """An expert whose class gives the weights of many experts."""
+
+    @staticmethod
+    def folded(experts: Sequence[Any]) -> FoldedExperts:
+        """Those of E experts of this class."""
+        ...
 
 
 class FusedOutput(NamedTuple):
@@ -80,10 +89,9 @@ def run_fused(experts: Sequence[nn.Module], router: Tensor, tokens: Tensor, *, n
         tokens: (T, C / h).
         normalize: whether the chosen gate counts as 1, and its gradient as that of its logarithm.
     """
-    first = experts[0]
-    assert isinstance(first, KNOWN)
+    first = cast(Bottleneck | DynamicAdapter, experts[0])
     with torch.autocast("cpu", enabled=False):
-        folded: FoldedExperts = type(first).folded(experts)  # type: ignore[arg-type]
+        folded = cast(Foldable, type(first)).folded(experts)
         up = torch.cat([folded.up.mT, folded.up_bias.unsqueeze(1)], dim=1)
         tokens = tokens.float().contiguous()
         eps = -1.0 if folded.eps is None else folded.eps
