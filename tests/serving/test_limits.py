@@ -8,6 +8,7 @@ import gc
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -540,7 +541,12 @@ def test_a_signal_ends_a_process_once_what_it_accepted_is_answered(tmp_path: Pat
 
         with ThreadPoolExecutor(16) as pool:
             replies = [pool.submit(ask, "POST", "/predict?file=a.npy", body) for _ in range(16)]
-            eventually(lambda: "queue_requests 16.0" in ask("GET", "/metrics")[1], 60)
+            waiting = r"^pointadapterx_queue_requests 16\.0$"
+            try:
+                eventually(lambda: re.search(waiting, ask("GET", "/metrics")[1], re.MULTILINE) is not None, 30)
+            except AssertionError:
+                early = [reply.result() for reply in replies if reply.done()]
+                raise AssertionError(f"{early}\n{ask('GET', '/metrics')[1]}\n{output.read_text()}") from None
             os.kill(process.pid or 0, signal.SIGTERM)
             assert [reply.result()[0] for reply in replies] == [200] * 16
         process.join(30)
