@@ -28,6 +28,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 HEADER_SECONDS = 20
+BACKLOG = 2048  # connections that wait to be accepted
 OWN_FILES = 128  # that the process has open besides connections
 REFUSAL_SECONDS = 2  # for those who wait to be sent that they wait in vain
 
@@ -64,7 +65,7 @@ class Place:
         return frozenset({*LOCAL, self.host}) if self.token is None else None
 
     def listen(self) -> socket.socket:
-        """A socket that listens.
+        """A socket at the place, which nobody else can take; it does not listen yet.
 
         Raises:
             ConfigError: if that is not possible.
@@ -182,6 +183,7 @@ async def _run(
         shown = f"[{host}]" if ":" in host else host
         names = service.catalog.names()
         what = f"{counted(len(names), 'adapter')} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
+        listening.listen(BACKLOG)  # whoever reads the next line may connect
         print(f"serving {what} at http://{shown}:{port}/; Ctrl-C stops it", flush=True)
         await web_server(service, place).serve(sockets=[listening])
         print(last_words(service.unanswered), flush=True)
