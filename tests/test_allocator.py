@@ -18,21 +18,18 @@ import torch
 from pointadapterx.malloc_tuning import keep_freed_memory
 torch.set_num_threads(1)
 done = keep_freed_memory() if sys.argv[1] == "keep" else False
-inputs, faults = torch.randn(2048, 512, requires_grad=True), []
-for _ in range(12):
-    faults.append(-resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-    values = inputs
-    for _ in range(8):
-        values = torch.nn.functional.gelu(values * 0.5) + values
-    values.sum().backward()
-    inputs.grad = None
-    faults[-1] += resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-print(done, sum(faults[3:]))
+before = 0
+for repeat in range(12):
+    if repeat == 3:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(6 * 2**20) for _ in range(8)]
+    del tensors
+print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def measure(what: str, **variables: str) -> tuple[str, int]:
-    """Whether it was done, and the page faults of some training steps."""
+    """Whether it was done, and the page faults when 192 MiB are taken and freed nine times more."""
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), **variables}
     found = subprocess.run(
@@ -45,6 +42,8 @@ def measure(what: str, **variables: str) -> tuple[str, int]:
 def test_freed_memory_is_used_again() -> None:
     kept, faults = measure("keep")
     assert kept == "True"
-    assert faults < measure("leave")[1] / 2
+    assert faults < 1000
+    # glibc's threshold at its start, fixed; left alone it adapts, and may keep the memory by luck
+    assert measure("leave", MALLOC_MMAP_THRESHOLD_="131072")[1] > 9 * 40_000  # 192 MiB are 49,152 pages
     for name, value in (("MALLOC_TRIM_THRESHOLD_", "100000"), ("GLIBC_TUNABLES", "glibc.malloc.check=0")):
         assert measure("keep", **{name: value})[0] == "False"
