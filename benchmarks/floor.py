@@ -34,7 +34,7 @@ class Operand(NamedTuple):
     def make(self, device: torch.device) -> Tensor:
         """Random values in this layout."""
         if len(self.stride) < len(self.shape):
-            return pack_weight(torch.randn(self.shape))
+            return pack_weight(torch.randn(self.shape), self.dtype)
         stored = [1 if step == 0 else size for size, step in zip(self.shape, self.stride, strict=True)]
         values = torch.empty_strided(stored, self.stride, dtype=self.dtype, device=device).normal_()
         return values.expand(self.shape)

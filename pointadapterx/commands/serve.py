@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--queue-memory", type=int, default=512, metavar="MIB", help="of them all (default: 512)")
     limits.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to an answer (default: 60)")
     limits.add_argument("--drain", type=float, default=30.0, metavar="S", help="seconds to stop in (default: 30)")
-    limits.add_argument("--readers", type=int, default=1, metavar="N", help="processes that read files (default: 1)")
+    limits.add_argument("--readers", type=int, default=2, metavar="N", help="processes that read files (default: 2)")
     cluster = parser.add_argument_group("cluster", "limits are those of each replica")
     add_engine(cluster, "answers")
     cluster.add_argument("--replicas", type=int, metavar="N", help="only with --engine ray (default: 1)")

@@ -1,8 +1,11 @@
-"""Frozen linear layers whose bf16 weights are converted and laid out once, not in every product.
+"""Frozen linear layers whose weights are brought into oneDNN's layout once, not in every product.
 
 Under autocast each product of a frozen layer converts the weights to bf16, and oneDNN brings them into the order that
 its kernels read; both are the same every time. Here both are done once, and once more, transposed, for the gradient of
 a layer's input.
+
+In fp32, torch multiplies with MKL, whose kernels take more than twice the time of oneDNN's on AMD's processors with
+AVX-512. There packed weights serve in fp32, too.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,6 +31,10 @@ PROBED = 64
 """Values of a layer that are looked at in every product, to notice changes that torch does not tell."""
 
 
+CPUINFO = Path("/proc/cpuinfo")
+"""Linux' description of the processor."""
+
+
 class _Packed(NamedTuple):
     """Of one state of a layer's weights.
 
@@ -34,7 +43,7 @@ class _Packed(NamedTuple):
         version: how often they have been changed in place, and where they lie.
         probe: a view of some of them, which keeps their memory, so that no others can get it meanwhile.
         values: of the probe.
-        weight: (out, in) in bf16, in oneDNN's layout.
+        weight: (out, in) in one precision, in oneDNN's layout.
         across: the same of the transposed weights, or None until a gradient is wanted.
     """
 
@@ -57,57 +66,62 @@ class PackedForward:
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
-        self._packed: _Packed | None = None
+        self._packed: dict[torch.dtype, _Packed] = {}
 
     def __call__(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), bf16 under autocast."""
-        if not self._applies(input):
+        dtype = self._precision(input)
+        if dtype is None:
             return type(self.layer).forward(self.layer, input)
         wanted = torch.is_grad_enabled() and input.requires_grad
-        packed, bias = self._current(with_across=wanted), self._bias()
-        half = input.to(torch.bfloat16)
+        packed, bias = self._current(dtype, with_across=wanted), self._bias(dtype)
         if not wanted:
-            return product(half, packed.weight, bias)
-        output: Tensor = _PackedLinear.apply(half, packed.weight, packed.across, bias)
+            return product(input.to(dtype), packed.weight, bias)
+        output: Tensor = _PackedLinear.apply(input.to(dtype), packed.weight, packed.across, bias)
         return output
 
     def gelu(self, inputs: Tensor) -> Tensor | None:
         """GELU of the output, rounded once instead of twice; None where a gradient is wanted, or nothing is packed."""
-        if (torch.is_grad_enabled() and inputs.requires_grad) or not self._applies(inputs):
+        dtype = self._precision(inputs)
+        if dtype is None or (torch.is_grad_enabled() and inputs.requires_grad):
             return None
-        packed = self._current(with_across=False)
-        return product(inputs.to(torch.bfloat16), packed.weight, self._bias(), "gelu")
+        packed = self._current(dtype, with_across=False)
+        return product(inputs.to(dtype), packed.weight, self._bias(dtype), "gelu")
 
     @property
     def nbytes(self) -> int:
-        """Of what is packed, or will be at the first use."""
-        packed = self._packed
-        return 2 * self.layer.weight.numel() * (2 if packed is not None and packed.across is not None else 1)
+        """Of what is packed, or may be at the first use."""
+        sizes = [dtype.itemsize * (1 if packed.across is None else 2) for dtype, packed in self._packed.items()]
+        most = max((dtype.itemsize for dtype in packed_precisions()), default=0)
+        return self.layer.weight.numel() * (sum(sizes) or most)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be packed again: copies and pickles of a model do not know oneDNN's layouts."""
-        return {"layer": self.layer, "_packed": None}
+        return {"layer": self.layer, "_packed": {}}
 
-    def _applies(self, inputs: Tensor) -> bool:
+    def _precision(self, inputs: Tensor) -> torch.dtype | None:
+        """In which a product is packed, or None where it cannot be."""
         weight, bias = self.layer.weight, self.layer.bias
-        return (
+        if not (
             type(self.layer) is nn.Linear
             and is_plain_call(inputs)
-            and torch.is_autocast_enabled("cpu")
-            and torch.get_autocast_dtype("cpu") == torch.bfloat16
-            and inputs.dtype in (torch.float32, torch.bfloat16)
             and inputs.numel() > 0
             and inputs.shape[-1] == weight.shape[1]  # else torch says what is wrong
             and all(_is_plain(tensor) for tensor in (weight, bias) if tensor is not None)
-            and bool(torch.backends.mkldnn.enabled)
-        )
+            and torch.backends.mkldnn.enabled
+        ):
+            return None
+        half = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
+        accepted = (torch.float32, torch.bfloat16) if half else (torch.float32,)
+        return dtype if inputs.dtype in accepted and dtype in packed_precisions() else None
 
-    def _bias(self) -> Tensor | None:
-        return None if self.layer.bias is None else self.layer.bias.detach().to(torch.bfloat16)
+    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+        return None if self.layer.bias is None else self.layer.bias.detach().to(dtype)
 
-    def _current(self, *, with_across: bool) -> _Packed:
+    def _current(self, dtype: torch.dtype, *, with_across: bool) -> _Packed:
         """Packs what is not yet, or not as it is now."""
-        weight, packed = self.layer.weight, self._packed
+        weight, packed = self.layer.weight, self._packed.get(dtype)
         version = weight._version, weight.data_ptr()
         if (
             packed is None
@@ -116,10 +130,10 @@ class PackedForward:
             or not torch.equal(packed.probe, packed.values)
         ):
             probe = _probe(weight)
-            packed = _Packed(weight, version, probe, probe.clone(), pack_weight(weight), None)
+            packed = _Packed(weight, version, probe, probe.clone(), pack_weight(weight, dtype), None)
         if with_across and packed.across is None:
-            packed = packed._replace(across=pack_weight(weight.mT))
-        self._packed = packed
+            packed = packed._replace(across=pack_weight(weight.mT, dtype))
+        self._packed[dtype] = packed
         return packed
 
 
@@ -141,16 +155,16 @@ def _probe(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pack_weight(weight: Tensor) -> Tensor:
-    """(out, in) -> the same in bf16, in oneDNN's layout."""
+def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(out, in) -> the same in a precision, in oneDNN's layout."""
     # A normal tensor even in inference mode: a later pass may want gradients through it.
     with torch.inference_mode(False):
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(torch.bfloat16).contiguous(), None)
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
         return packed
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, then: Literal["none", "gelu"] = "none") -> Tensor:
-    """(..., in) and packed (out, in) -> (..., out), all in bf16; ``then`` is applied before it is rounded."""
+    """(..., in) and packed (out, in) -> (..., out), all in one precision; ``then`` is applied before it is rounded."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, then, [], "none")
     return result
 
@@ -188,32 +202,50 @@ class _PackedLinear(torch.autograd.Function):
         return _PackedLinear.apply(gradient, ctx.across, ctx.weight, None), None, None, None
 
 
-def can_pack() -> bool:
-    """Whether this torch has oneDNN's products with packed weights, and this processor multiplies bf16 with them."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    operators = torch.ops.mkldnn
-    if not all(hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+@cache
+def packed_precisions() -> tuple[torch.dtype, ...]:
+    """Those whose products are faster from packed weights with this torch, on this processor; none without oneDNN."""
+    wanted = (torch.bfloat16, torch.float32) if _mkl_is_slow() else (torch.bfloat16,)
+    return tuple(dtype for dtype in wanted if _multiplies(dtype))
+
+
+def _mkl_is_slow() -> bool:
+    """Whether torch multiplies fp32 with MKL on an AMD processor with AVX-512."""
+    if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
-        weight, inputs = torch.eye(16, dtype=torch.bfloat16), torch.ones(2, 16, dtype=torch.bfloat16)
-        return torch.equal(product(inputs, pack_weight(weight), None), inputs)
+        return "AuthenticAMD" in CPUINFO.read_text(errors="replace")
+    except OSError:  # not Linux
+        return False
+
+
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN's products with packed weights, and this processor computes them."""
+    operators = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not all(
+        hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    ):
+        return False
+    try:
+        weight, inputs = torch.eye(16, dtype=dtype), torch.ones(2, 16, dtype=dtype)
+        return torch.equal(product(inputs, pack_weight(weight, dtype), None), inputs)
     except (
         RuntimeError,
         TypeError,
         AttributeError,
     ) as error:  # operators of torch's own use, which another may not have
-        log.debug("no packed weights: %s", error)
+        log.debug("no packed weights in %s: %s", dtype, error)
         return False
 
 
 def pack_frozen(model: nn.Module) -> list[nn.Linear]:
     """Gives the frozen linear layers of a model, of any library, a forward that packs their weights at its first use.
 
-    It acts on a CPU under autocast to bf16; everywhere else nothing changes, nor for a layer that is trained later, nor
-    in a model that torch.compile compiles as a whole. It costs 2 bytes a weight, and as many again in training. Weights
-    that are changed in place, or replaced, are packed again. A change through ``.data``, which torch does not tell of,
-    is noticed by some values of each layer; call :func:`unpack` before one that may leave those as they were.
+    It acts on a CPU under autocast to bf16, and in fp32 on AMD's processors with AVX-512; everywhere else nothing
+    changes, nor for a layer that is trained later, nor in a model that torch.compile compiles as a whole. It costs
+    2 bytes a weight (4 in fp32), and as many again in training. Weights that are changed in place, or replaced, are
+    packed again. A change through ``.data``, which torch does not tell of, is noticed by some values of each layer;
+    call :func:`unpack` before one that may leave those as they were.
 
     Args:
         model: in place.
@@ -231,7 +263,7 @@ def pack_frozen(model: nn.Module) -> list[nn.Linear]:
         and not module.weight.requires_grad
     ]
     compiled = any(vars(module).get("_compiled_call_impl") is not None for module in model.modules())
-    if compiled or not layers or not can_pack():
+    if compiled or not layers or not packed_precisions():
         return []
     for layer in layers:
         vars(layer)["forward"] = PackedForward(layer)

@@ -171,7 +171,11 @@ def _file(request: Request) -> tuple[str, str]:
     if kind == "application/json":
         return name or "points", ARRAY
     if not name or len(name) > LONGEST_NAME or "\0" in name:
-        raise RefusedError(400, "give the file's name, whose suffix says how to read it: file=scan.ply")
+        raise RefusedError(
+            400,
+            "give the file's name, whose suffix says how to read it: file=scan.ply; for an array, the header "
+            "Content-Type: application/json",
+        )
     return name, PurePosixPath(name).suffix.lower()
 
 

@@ -28,7 +28,7 @@ class Limits:
         batch: samples of a batch.
         wait: seconds that a sample waits for others to be computed with it.
         memory: bytes of backbones and adapters that are loaded.
-        readers: processes that read uploads.
+        readers: processes that read uploads; of two, one is left where an upload takes long.
     """
 
     upload: int = 64 * MEBI
@@ -44,7 +44,7 @@ class Limits:
     batch: int = 32
     wait: float = 0.002
     memory: int = 4096 * MEBI
-    readers: int = 1
+    readers: int = 2
 
     @property
     def points_together(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import require_shapes, restore_model
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.models.packing import pack_frozen, tensor_bytes
+from pointadapterx.models.packing import pack_frozen, packed_precisions, tensor_bytes
 from pointadapterx.serving.limits import MEBI, RefusedError
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.served import Served
@@ -51,6 +51,7 @@ class Residents:
         self._bound, self._metrics = bound, metrics
         self._residents = OrderedDict[str, Resident]()  # the one asked for longest ago is the first
         self._banks: dict[str, AdapterBank] = {}
+        self._too_large: dict[str, str] = {}  # what is wrong with adapters that were loaded in vain
         self.sizes: dict[str, int] = {}
 
     def model(self, served: Served) -> AdaptedModel:
@@ -74,8 +75,11 @@ class Residents:
         """
         found = self._residents.get(served.key)
         if found is None:
+            if served.key in self._too_large:
+                raise RefusedError(503, self._too_large[served.key])
             found = self._residents[served.key] = self._loaded(served)
-            self._make_room(served)
+            self._require_bound(found)
+            self._make_room()
         self._residents.move_to_end(served.key)
         return found
 
@@ -95,7 +99,7 @@ class Residents:
         info = served.whole_info()
         if served.group is None:
             alone = restore_model(info, served.weights).to(served.device).eval().requires_grad_(False)
-            if served.computes_bf16:
+            if served.precision in packed_precisions():
                 pack_frozen(alone)
             return Resident(served, None, alone, tensor_bytes(alone))
         bank = self._banks.get(served.group)
@@ -105,10 +109,10 @@ class Residents:
             self._banks[served.group] = bank
         else:
             bank.add(served.key, info)
-        if served.computes_bf16:
+        if served.precision in packed_precisions():
             pack_frozen(bank.backbone)
         kind = bank.kind(served.key)
-        served.shares = served.key if kind is None else (served.group, kind, served.computes_bf16)
+        served.shares = served.key if kind is None else (served.group, kind, served.precision)
         return Resident(served, bank, None, bank.nbytes(served.key))
 
     @property
@@ -116,17 +120,22 @@ class Residents:
         """Bytes of all."""
         return sum(bank.nbytes() for bank in self._banks.values()) + sum(one.size for one in self._residents.values())
 
-    def _make_room(self, wanted: Served) -> None:
-        while self.total > self._bound:
+    def _require_bound(self, wanted: Resident) -> None:
+        """Drops an adapter that would not fit even alone, and remembers it: it is not loaded again to be refused."""
+        needed = wanted.size + (0 if wanted.bank is None else wanted.bank.nbytes())
+        if needed <= self._bound:
+            return
+        served = wanted.served
+        self.drop(served)
+        self._too_large[served.key] = (
+            f"the adapter {served.name} takes {needed / MEBI:,.1f} MiB with its backbone, more than the "
+            f"{self._bound / MEBI:,.1f} MiB of --memory"
+        )
+        raise RefusedError(503, self._too_large[served.key])
+
+    def _make_room(self) -> None:
+        while self.total > self._bound and len(self._residents) > 1:
             oldest = next(one.served for one in self._residents.values())
-            if oldest is wanted:
-                needed = self.total
-                self.drop(wanted)
-                raise RefusedError(
-                    503,
-                    f"the adapter {wanted.name} takes {needed / MEBI:,.1f} MiB with its backbone, more than the "
-                    f"{self._bound / MEBI:,.1f} MiB of --memory",
-                )
             self.drop(oldest)
             self._metrics.evictions.inc()
             log.info("evicted the adapter %s", oldest.name)

@@ -122,9 +122,9 @@ class Served(Predictor[Answer]):
         return self._form.reader(whole=self.task.whole)
 
     @property
-    def computes_bf16(self) -> bool:
-        """Whether its model computes in bf16."""
-        return self._bf16
+    def precision(self) -> torch.dtype:
+        """In which its model computes."""
+        return torch.bfloat16 if self._bf16 else torch.float32
 
     def read(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> probabilities, calibrated where the adapter stores a temperature."""

@@ -11,7 +11,7 @@ import torch
 from pointadapterx.build import build_model
 from pointadapterx.checkpoints.adapter_file import AdapterInfo, read_adapter
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.models.packing import can_pack, pack_frozen, unpack
+from pointadapterx.models.packing import pack_frozen, packed_precisions, unpack
 from pointadapterx.peft import METHODS
 from pointadapterx.peft.base import Method
 from pointadapterx.peft.side_by_side import form_of, side_by_side
@@ -106,7 +106,9 @@ def test_adapters_act_as_one_under_autocast(bank: AdapterBank) -> None:
                 torch.testing.assert_close(found, alone[name], rtol=0, atol=0.05 * size)
 
 
-@pytest.mark.skipif(not can_pack(), reason="this processor or torch has no packed bf16 products")
+@pytest.mark.skipif(
+    torch.bfloat16 not in packed_precisions(), reason="this processor or torch has no packed bf16 products"
+)
 def test_packed_layers_stay_packed_behind_a_shared_pass(bank: AdapterBank, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter's own biases take a layer's place for a while; who answers alone then has the digits of before."""
     monkeypatch.setattr("pointadapterx.models.packing.LEAST_WEIGHTS", 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,17 +15,19 @@ from pointadapterx import build_model
 from pointadapterx.models import packing
 from pointadapterx.models.packing import (
     PackedForward,
-    can_pack,
     linear_gelu,
     pack_frozen,
     packed,
+    packed_precisions,
     product,
     tensor_bytes,
     unpack,
 )
 from tests.conftest import randomise, small_config
 
-needs_packing = pytest.mark.skipif(not can_pack(), reason="this processor or torch has no packed bf16 products")
+needs_packing = pytest.mark.skipif(
+    torch.bfloat16 not in packed_precisions(), reason="this processor or torch has no packed bf16 products"
+)
 
 
 @pytest.fixture
@@ -36,8 +40,21 @@ def inputs(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def half() -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16)
+@pytest.fixture(params=[torch.bfloat16, torch.float32])
+def precision(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """Both that are packed, wherever the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_mkl_is_slow", lambda: True)
+        packed_precisions.cache_clear()
+        if request.param not in packed_precisions():
+            pytest.skip("this processor or torch has no such packed products")
+        yield request.param
+    packed_precisions.cache_clear()
+
+
+def half(precision: torch.dtype = torch.bfloat16) -> torch.autocast:
+    """Autocast to a precision, none to fp32."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
 def packs(layer: nn.Module) -> PackedForward:
@@ -46,50 +63,50 @@ def packs(layer: nn.Module) -> PackedForward:
     return forward
 
 
-@needs_packing
 @pytest.mark.parametrize("shape", [(1, 192), (3, 7, 192), (192,), (2, 0, 192)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_same_product(layer: nn.Linear, shape: tuple[int, ...], bias: bool) -> None:
+def test_same_product(layer: nn.Linear, shape: tuple[int, ...], bias: bool, precision: torch.dtype) -> None:
     if not bias:
         layer.bias = None
     some = inputs(*shape)
-    with half(), torch.no_grad():
+    with half(precision), torch.no_grad():
         expected = layer(some)
         with packed(layer):
             found = layer(some)
-    assert found.dtype == expected.dtype == torch.bfloat16
+            assert packs(layer)._packed or not some.numel()
+    assert found.dtype == expected.dtype == precision
     assert found.shape == expected.shape
     exact = nn.functional.linear(
-        some.bfloat16().double(),
-        layer.weight.bfloat16().double(),
-        None if layer.bias is None else layer.bias.bfloat16().double(),
+        some.to(precision).double(),
+        layer.weight.to(precision).double(),
+        None if layer.bias is None else layer.bias.to(precision).double(),
     )
-    torch.testing.assert_close(found.double(), exact, atol=1e-2, rtol=2**-8)
+    size, rounding = (1e-2, 2**-8) if precision == torch.bfloat16 else (1e-5, 1e-5)
+    torch.testing.assert_close(found.double(), exact, atol=size, rtol=rounding)
 
 
-@needs_packing
-def test_gradient_of_inputs_and_its_gradient(layer: nn.Linear) -> None:
+def test_gradient_of_inputs_and_its_gradient(layer: nn.Linear, precision: torch.dtype) -> None:
     def gradients() -> list[Tensor]:
         some = inputs(5, 192).requires_grad_()
-        with half():
+        with half(precision):
             first = torch.autograd.grad(layer(some).float().pow(3).sum(), some, create_graph=True)[0]
             return [first, torch.autograd.grad(first.square().sum(), some)[0]]
 
     expected = gradients()
     with packed(layer):
         found = gradients()
-        assert packs(layer).nbytes == 2 * 2 * layer.weight.numel()
+        size = 2 if precision == torch.bfloat16 else 4
+        assert packs(layer).nbytes == 2 * size * layer.weight.numel()
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype
         error = (ours - theirs).norm() / theirs.norm()
-        assert error < 0.02
+        assert error < (0.02 if precision == torch.bfloat16 else 1e-5)
 
 
-@needs_packing
-def test_weights_that_change_are_packed_again(layer: nn.Linear) -> None:
+def test_weights_that_change_are_packed_again(layer: nn.Linear, precision: torch.dtype) -> None:
     some, other = inputs(4, 192), inputs(256, 192)
     pack_frozen(layer)
-    with half(), torch.no_grad():
+    with half(precision), torch.no_grad():
         before = layer(some)
         layer.weight.mul_(2)
         assert not torch.equal(layer(some), before)
@@ -112,7 +129,7 @@ def test_a_layer_that_is_trained_is_left_alone(layer: nn.Linear) -> None:
     with half():
         layer(some).float().sum().backward()
     assert layer.weight.grad is not None
-    assert packs(layer)._packed is None
+    assert not packs(layer)._packed
     layer.weight.requires_grad_(False)
     layer.bias.requires_grad_(True)  # as BitFit does
     layer.bias.grad = None
@@ -123,14 +140,47 @@ def test_a_layer_that_is_trained_is_left_alone(layer: nn.Linear) -> None:
 
 
 @needs_packing
-@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
-def test_only_bf16_is_packed(layer: nn.Linear, precision: torch.dtype) -> None:
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16, torch.float64])
+def test_only_what_gains_is_packed(layer: nn.Linear, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "packed_precisions", lambda: (torch.bfloat16,))
     some = inputs(4, 192)
-    with torch.autocast("cpu", dtype=torch.float16, enabled=precision != torch.float32), torch.no_grad():
+    if precision == torch.float64:
+        layer, some = layer.double(), some.double()
+    with torch.autocast("cpu", dtype=torch.float16, enabled=precision == torch.float16), torch.no_grad():
         expected = layer(some)
         pack_frozen(layer)
         assert torch.equal(layer(some), expected)
-    assert packs(layer)._packed is None
+    assert not packs(layer)._packed
+
+
+def test_both_precisions_in_turn(layer: nn.Linear, precision: torch.dtype) -> None:
+    """Training in one and validation in the other; each is packed once."""
+    some = inputs(4, 192)
+    pack_frozen(layer)
+    with torch.no_grad():
+        for dtype in (precision, torch.float32, torch.bfloat16, torch.float32):
+            with half(dtype):
+                assert layer(some).dtype == dtype
+    assert set(packs(layer)._packed) == {torch.float32, torch.bfloat16}
+    assert packs(layer).nbytes == (2 + 4) * layer.weight.numel()
+    with pytest.raises(RuntimeError, match="same dtype"):
+        layer(some.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "expected"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_where_fp32_gains(
+    processor: str, capability: str, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {processor}\n")
+    monkeypatch.setattr(packing, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert packing._mkl_is_slow() == expected
+    monkeypatch.setattr(packing, "CPUINFO", tmp_path / "missing")
+    assert not packing._mkl_is_slow()
 
 
 @needs_packing
@@ -182,6 +232,8 @@ def test_scopes_within_each_other(layer: nn.Linear) -> None:
         packs(layer)
     assert "forward" not in vars(layer)
     pack_frozen(model)
+    with half(), torch.no_grad():
+        layer(inputs(4, 192))
     bytes_packed = tensor_bytes(model)
     unpack(model.modules())
     assert bytes_packed - tensor_bytes(model) == 2 * layer.weight.numel()
@@ -192,10 +244,12 @@ def test_a_torch_without_these_operators(layer: nn.Linear, monkeypatch: pytest.M
         raise RuntimeError("mkldnn::_linear_pointwise() is missing value for argument")
 
     monkeypatch.setattr(packing, "product", other_form)
-    assert not can_pack()
+    packed_precisions.cache_clear()
+    assert not packed_precisions()
     with packed(layer), half():
         assert layer(inputs(4, 192)).shape == (4, 256)
     assert "forward" not in vars(layer)
+    packed_precisions.cache_clear()
 
 
 @needs_packing
@@ -289,7 +343,7 @@ def test_whoever_looks_inside_sees_torchs_products(layer: nn.Linear) -> None:
     with half(), torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(some, torch.ones_like(some))
         assert torch.autograd.forward_ad.unpack_dual(layer(dual)).tangent is not None
-    assert packs(layer)._packed is None
+    assert not packs(layer)._packed
     whole = nn.Sequential(nn.Linear(192, 256).requires_grad_(False))
     whole.compile(backend="eager")
     assert not pack_frozen(whole)
@@ -325,28 +379,27 @@ def test_a_derived_layer_is_not_touched() -> None:
     assert not pack_frozen(Own(192, 256).requires_grad_(False))
 
 
-def step(model: nn.Module, points: Tensor) -> list[Tensor | None]:
-    """Loss and gradients under autocast."""
-    with half():
+def step(model: nn.Module, points: Tensor, precision: torch.dtype) -> list[Tensor | None]:
+    """Loss and gradients in a precision."""
+    with half(precision):
         loss = model(points).logits.float().square().sum()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [loss.detach(), *torch.autograd.grad(loss, trained, allow_unused=True)]
 
 
-@needs_packing
 @pytest.mark.parametrize("method", ["lora", "dapt_x", "e3va_x", "ssf", "bitfit"])
-def test_steps_of_a_whole_model(method: str, points: Tensor) -> None:
+def test_steps_of_a_whole_model(method: str, points: Tensor, precision: torch.dtype) -> None:
     """Gradients of all that is trained, with and without; LoRA changes what packed layers return."""
     model = randomise(build_model(small_config(method, backbone={"dim": 192}))).eval()
-    expected = step(model, points)
+    expected = step(model, points, precision)
     with packed(model):
-        found = step(model, points)
+        found = step(model, points, precision)
         held = [module for module in model.modules() if "forward" in vars(module)]
         assert held
-        assert method == "bitfit" or any(packs(module)._packed is not None for module in held)
+        assert method == "bitfit" or any(packs(module)._packed for module in held)
     largest = max(float(gradient.norm()) for gradient in expected[1:] if gradient is not None)
     for ours, theirs in zip(found, expected, strict=True):
         if ours is None or theirs is None or theirs.norm() < 1e-3 * largest:
             assert (ours is None) == (theirs is None)
             continue
-        assert (ours - theirs).norm() < 0.1 * theirs.norm()
+        assert (ours - theirs).norm() < (0.1 if precision == torch.bfloat16 else 1e-3) * theirs.norm()

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,17 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     file.touch()
     assert find_weights(str(file)) == file
+
+
+@pytest.fixture(autouse=True)
+def without_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the package of larger weights where it is installed: only one in a test's own folder is found."""
+
+    def found(name: str) -> ModuleSpec | None:
+        spec = find_spec(name)
+        return spec if spec and spec.origin and Path(spec.origin).is_relative_to(tmp_path) else None
+
+    monkeypatch.setattr(weights_module, "find_spec", found)
 
 
 def test_shipped_weights_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +264,7 @@ def test_vit_tiny_is_what_its_card_says() -> None:
 
 def test_point_mae_small_is_what_its_card_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by name where its package is, with the sizes of its config, and as the curves of its training end."""
+    monkeypatch.setattr(weights_module, "find_spec", find_spec)
     monkeypatch.syspath_prepend(ROOT / "tools" / "weights_package")
     assert set(weights_module.LARGER) <= set(shipped_weights())
     path = find_weights("point_mae_small")

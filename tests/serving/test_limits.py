@@ -33,6 +33,7 @@ from pointadapterx.serving import catalog, reading, server, service, views
 from pointadapterx.serving.limits import MEBI, Limits, RefusedError
 from pointadapterx.serving.readers import Readers
 from pointadapterx.serving.reading import Allowed, Upload
+from pointadapterx.serving.residents import Resident, Residents
 from pointadapterx.serving.served import Served
 from tests.conftest import ROOT
 from tests.processes import start
@@ -168,8 +169,7 @@ def test_what_was_read_is_counted_before_it_is_taken(
             reply = running.predict(query, (tmp_path / "a.npy").read_bytes())
             assert reply.status == status, reply.body
             assert status == 200 or "more than the 60,000 of all requests" in reply.error
-        (process,) = running.service.readers._all
-        assert process.process is not None
+        assert all(one.process is not None for one in running.service.readers._all)
         assert [size < 60_000 for size in taken] == [True]
         assert running.metric("pointadapterx_queue_bytes") == 0
         with running.service.admission.contents() as hold:
@@ -380,6 +380,30 @@ def test_the_least_recently_used_makes_room(before: Path, body: bytes) -> None:
         reply = running.predict(QUERY, body)
         assert reply.status == 503
         assert "MiB with its backbone, more than the 0.0 MiB of --memory" in reply.error
+
+
+def test_an_adapter_that_is_too_large_disturbs_no_other(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded once, to be measured, while the others stay."""
+    loaded: list[str] = []
+    load = Residents._loaded
+
+    def counted(self: Residents, served: Served) -> Resident:
+        loaded.append(served.name)
+        return load(self, served)
+
+    monkeypatch.setattr(Residents, "_loaded", counted)
+    with Running({name: BEFORE / f"{name}.safetensors" for name in ("linear", "dapt_x")}) as running:
+        residents = running.service.batcher._residents
+        residents.drop(next(one.served for one in residents._residents.values() if one.served.name == "dapt_x"))
+        residents._bound = residents.total
+        loaded.clear()
+        for _ in range(2):
+            reply = running.predict("adapter=dapt_x&file=a.npy", body)
+            assert reply.status == 503
+            assert "the adapter dapt_x takes" in reply.error
+            assert running.predict("adapter=linear&file=a.npy", body).status == 200
+        assert loaded == ["dapt_x"]
+        assert running.metric("pointadapterx_adapter_evictions_total") == 0
 
 
 @pytest.mark.parametrize("evicting", [views.seen, Served.answers])
