@@ -208,13 +208,24 @@ def test_replicas_answer_as_one_server_does(two_nodes: Nodes) -> None:
     from tests.serving.running import READY
 
     adapters = {"ldraw20": READY, "lora": BEFORE / "lora.safetensors"}
+    alone = "linear"  # asked for by Ray Serve's header alone
     points = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     body = io.BytesIO()
     np.save(body, points)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = Place("127.0.0.1", free.getsockname()[1], "a token of some length")
-    sources = {name: str(path) for name, path in adapters.items()}
+    token = {"Authorization": f"Bearer {place.token}"}
+    sources = {name: str(path) for name, path in adapters.items()} | {alone: str(BEFORE / f"{alone}.safetensors")}
+
+    def holding(name: str) -> set[bool]:
+        """Whether replicas hold an adapter, of as many as answer; each request goes to one of them."""
+        listing = Request(f"http://127.0.0.1:{place.port}/adapters", headers=token)
+        found = set()
+        for _ in range(20):
+            with urlopen(listing, timeout=100) as reply:
+                found |= {one.get("in_memory", False) for one in json.load(reply)["adapters"] if one["name"] == name}
+        return found
 
     def ask(name: str, **headers: str) -> tuple[int, dict[str, Any]]:
         address = f"http://127.0.0.1:{place.port}/predict?adapter={name}&file=scan.npy"
@@ -229,7 +240,6 @@ def test_replicas_answer_as_one_server_does(two_nodes: Nodes) -> None:
         connected(two_nodes.address),
         served(sources, None, Answering("cpu"), Limits(), place, replicas=2),
     ):
-        token = {"Authorization": f"Bearer {place.token}"}
         for name, path in adapters.items():
             ((expected),) = Predictor[Answer](path)(points)
             for headers in ({}, {MODEL_HEADER: name}):
@@ -240,3 +250,9 @@ def test_replicas_answer_as_one_server_does(two_nodes: Nodes) -> None:
                 assert answer["probabilities"] == pytest.approx(expected.content()["probabilities"], abs=1e-4)
         assert ask("unknown", **token)[0] == 404
         assert ask("lora")[0] == 401
+        assert ask(alone, **token, **{MODEL_HEADER: alone})[0] == 200
+        time.sleep(3)  # until Ray knows who has it
+        assert [ask(alone, **token, **{MODEL_HEADER: alone})[0] for _ in range(12)] == [200] * 12
+        assert holding(alone) == {True, False}  # one replica answered all
+        assert [ask(alone, **token)[0] for _ in range(12)] == [200] * 12
+        assert holding(alone) == {True}
