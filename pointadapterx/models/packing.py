@@ -74,16 +74,18 @@ class PackedForward:
         if dtype is None:
             return type(self.layer).forward(self.layer, input)
         wanted = torch.is_grad_enabled() and input.requires_grad
-        packed, bias = self._current(dtype, with_across=wanted), self._bias(dtype)
-        if not wanted:
-            return product(input.to(dtype), packed.weight, bias)
-        output: Tensor = _PackedLinear.apply(input.to(dtype), packed.weight, packed.across, bias)
-        return output
+        trained = self.layer.bias if self._trains_bias() else None
+        packed, bias = self._current(dtype, with_across=wanted), None if trained is not None else self._bias(dtype)
+        if wanted:
+            output: Tensor = _PackedLinear.apply(input.to(dtype), packed.weight, packed.across, bias)
+        else:
+            output = product(input.to(dtype), packed.weight, bias)
+        return output if trained is None else output + trained.to(dtype)
 
     def gelu(self, inputs: Tensor) -> Tensor | None:
         """GELU of the output, rounded once instead of twice; None where a gradient is wanted, or nothing is packed."""
         dtype = self._precision(inputs)
-        if dtype is None or (torch.is_grad_enabled() and inputs.requires_grad):
+        if dtype is None or self._trains_bias() or (torch.is_grad_enabled() and inputs.requires_grad):
             return None
         packed = self._current(dtype, with_across=False)
         return product(inputs.to(dtype), packed.weight, self._bias(dtype), "gelu")
@@ -107,7 +109,9 @@ class PackedForward:
             and is_plain_call(inputs)
             and inputs.numel() > 0
             and inputs.shape[-1] == weight.shape[1]  # else torch says what is wrong
-            and all(_is_plain(tensor) for tensor in (weight, bias) if tensor is not None)
+            and _is_plain(weight)
+            and not weight.requires_grad
+            and (bias is None or _is_plain(bias))
             and torch.backends.mkldnn.enabled
         ):
             return None
@@ -115,6 +119,9 @@ class PackedForward:
         dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
         accepted = (torch.float32, torch.bfloat16) if half else (torch.float32,)
         return dtype if inputs.dtype in accepted and dtype in packed_precisions() else None
+
+    def _trains_bias(self) -> bool:
+        return self.layer.bias is not None and self.layer.bias.requires_grad and torch.is_grad_enabled()
 
     def _bias(self, dtype: torch.dtype) -> Tensor | None:
         return None if self.layer.bias is None else self.layer.bias.detach().to(dtype)
@@ -142,7 +149,6 @@ def _is_plain(parameter: Tensor) -> bool:
         type(parameter) in (nn.Parameter, Tensor)
         and parameter.device.type == "cpu"
         and parameter.dtype == torch.float32
-        and not parameter.requires_grad
         and not parameter.is_inference()  # of which nobody knows whether it has been changed
     )
 
