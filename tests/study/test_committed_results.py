@@ -22,7 +22,7 @@ QUOTES = {
     RESULTS / "ldraw20_methods" / "README.md": ("ldraw20_methods", "ldraw20"),
     RESULTS / "electronics_methods" / "README.md": ("electronics_methods",),
     RESULTS / "home_methods" / "README.md": ("home_methods",),
-    RESULTS / "claim2d" / "README.md": ("claim2d",),
+    RESULTS / "claim2d" / "README.md": ("claim2d", "claim2d_recipe"),
     RESULTS / "published_size" / "README.md": ("published_size",),
     RESULTS / "parts" / "README.md": ("parts",),
     RESULTS / "rooms" / "README.md": ("rooms",),
