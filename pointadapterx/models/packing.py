@@ -136,6 +136,9 @@ class PackedForward:
             or packed.version != version
             or not torch.equal(packed.probe, packed.values)
         ):
+            self._packed = {
+                kept: one for kept, one in self._packed.items() if one.source is weight and one.version == version
+            }
             probe = _probe(weight)
             packed = _Packed(weight, version, probe, probe.clone(), pack_weight(weight, dtype), None)
         if with_across and packed.across is None:

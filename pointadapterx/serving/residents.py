@@ -51,7 +51,6 @@ class Residents:
         self._bound, self._metrics = bound, metrics
         self._residents = OrderedDict[str, Resident]()  # the one asked for longest ago is the first
         self._banks: dict[str, AdapterBank] = {}
-        self._too_large: dict[str, str] = {}  # what is wrong with adapters that were loaded in vain
         self.sizes: dict[str, int] = {}
 
     def model(self, served: Served) -> AdaptedModel:
@@ -75,8 +74,6 @@ class Residents:
         """
         found = self._residents.get(served.key)
         if found is None:
-            if served.key in self._too_large:
-                raise RefusedError(503, self._too_large[served.key])
             found = self._residents[served.key] = self._loaded(served)
             self._require_bound(found)
             self._make_room()
@@ -121,17 +118,16 @@ class Residents:
         return sum(bank.nbytes() for bank in self._banks.values()) + sum(one.size for one in self._residents.values())
 
     def _require_bound(self, wanted: Resident) -> None:
-        """Drops an adapter that would not fit even alone, and remembers it: it is not loaded again to be refused."""
+        """Drops an adapter that would not fit even if its backbone had no other, before any other makes room for it."""
         needed = wanted.size + (0 if wanted.bank is None else wanted.bank.nbytes())
         if needed <= self._bound:
             return
-        served = wanted.served
-        self.drop(served)
-        self._too_large[served.key] = (
-            f"the adapter {served.name} takes {needed / MEBI:,.1f} MiB with its backbone, more than the "
-            f"{self._bound / MEBI:,.1f} MiB of --memory"
+        self.drop(wanted.served)
+        raise RefusedError(
+            503,
+            f"the adapter {wanted.served.name} takes {needed / MEBI:,.1f} MiB with its backbone, more than the "
+            f"{self._bound / MEBI:,.1f} MiB of --memory",
         )
-        raise RefusedError(503, self._too_large[served.key])
 
     def _make_room(self) -> None:
         while self.total > self._bound and len(self._residents) > 1:

@@ -46,10 +46,12 @@ def precision(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_mkl_is_slow", lambda: True)
         packed_precisions.cache_clear()
-        if request.param not in packed_precisions():
-            pytest.skip("this processor or torch has no such packed products")
-        yield request.param
-    packed_precisions.cache_clear()
+        try:
+            if request.param not in packed_precisions():
+                pytest.skip("this processor or torch has no such packed products")
+            yield request.param
+        finally:
+            packed_precisions.cache_clear()
 
 
 def half(precision: torch.dtype = torch.bfloat16) -> torch.autocast:
@@ -175,8 +177,12 @@ def test_both_precisions_in_turn(layer: nn.Linear, precision: torch.dtype) -> No
         for dtype in (precision, torch.float32, torch.bfloat16, torch.float32):
             with half(dtype):
                 assert layer(some).dtype == dtype
-    assert set(packs(layer)._packed) == {torch.float32, torch.bfloat16}
-    assert packs(layer).nbytes == (2 + 4) * layer.weight.numel()
+    assert set(packs(layer)._packed) == set(packed_precisions())
+    assert packs(layer).nbytes == sum(dtype.itemsize for dtype in packed_precisions()) * layer.weight.numel()
+    layer.weight = nn.Parameter(layer.weight * 2, requires_grad=False)
+    with half(precision), torch.no_grad():
+        layer(some)
+    assert set(packs(layer)._packed) == {precision}  # what was replaced is not kept
     with pytest.raises(RuntimeError, match="same dtype"):
         layer(some.bfloat16())
 
@@ -259,11 +265,13 @@ def test_a_torch_without_these_operators(layer: nn.Linear, monkeypatch: pytest.M
 
     monkeypatch.setattr(packing, "product", other_form)
     packed_precisions.cache_clear()
-    assert not packed_precisions()
-    with packed(layer), half():
-        assert layer(inputs(4, 192)).shape == (4, 256)
-    assert "forward" not in vars(layer)
-    packed_precisions.cache_clear()
+    try:
+        assert not packed_precisions()
+        with packed(layer), half():
+            assert layer(inputs(4, 192)).shape == (4, 256)
+        assert "forward" not in vars(layer)
+    finally:
+        packed_precisions.cache_clear()
 
 
 @needs_packing
