@@ -27,7 +27,7 @@ from pointadapterx.errors import ConfigError
 from pointadapterx.export import export_adapter
 from pointadapterx.files import write_json, write_text
 from pointadapterx.models.frozen import EXACT, Frozen, restore
-from pointadapterx.models.packing import pack_frozen, packed_precisions, tensor_bytes
+from pointadapterx.models.packing import pack_frozen, tensor_bytes
 from pointadapterx.peft.parts.mixture import SharedMixture
 
 MIB = 2**20
@@ -226,8 +226,7 @@ def _prepare(
     elif spec.variant == "checkpointed":
         for block in model.backbone.blocks:
             block.recomputed = True
-    precision = torch.bfloat16 if spec.precision == "bf16" else torch.float32
-    if spec.variant not in ("published", "eager", "compiled") and precision in packed_precisions():
+    if spec.variant not in ("published", "eager", "compiled"):
         pack_frozen(model)  # as training and prediction do
     if spec.variant == "cached":
         return config, model, _cached(model, inputs, spec.precision)

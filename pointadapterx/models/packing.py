@@ -30,7 +30,6 @@ LEAST_WEIGHTS = 2**14
 PROBED = 64
 """Values of a layer that are looked at in every product, to notice changes that torch does not tell."""
 
-
 CPUINFO = Path("/proc/cpuinfo")
 """Linux' description of the processor."""
 
@@ -60,12 +59,16 @@ class PackedForward:
 
     Args:
         layer: the layer, whose attribute ``forward`` this becomes.
+
+    Attributes:
+        expected: precisions that :attr:`nbytes` counts before they are used.
     """
 
     same = True  # for acts_alone
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer = layer
+        self.expected = set[torch.dtype]()
         self._packed: dict[torch.dtype, _Packed] = {}
 
     def __call__(self, input: Tensor) -> Tensor:
@@ -92,14 +95,14 @@ class PackedForward:
 
     @property
     def nbytes(self) -> int:
-        """Of what is packed, or may be at the first use."""
-        sizes = [dtype.itemsize * (1 if packed.across is None else 2) for dtype, packed in self._packed.items()]
-        most = max((dtype.itemsize for dtype in packed_precisions()), default=0)
-        return self.layer.weight.numel() * (sum(sizes) or most)
+        """Of what is packed, and of what is expected to be."""
+        both_ways = {dtype for dtype, packed in self._packed.items() if packed.across is not None}
+        held = self.expected | self._packed.keys()
+        return self.layer.weight.numel() * sum(dtype.itemsize * (1 + (dtype in both_ways)) for dtype in held)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be packed again: copies and pickles of a model do not know oneDNN's layouts."""
-        return {"layer": self.layer, "_packed": {}}
+        return {"layer": self.layer, "expected": set(self.expected), "_packed": {}}
 
     def _precision(self, inputs: Tensor) -> torch.dtype | None:
         """In which a product is packed, or None where it cannot be."""
@@ -247,7 +250,7 @@ def _multiplies(dtype: torch.dtype) -> bool:
         return False
 
 
-def pack_frozen(model: nn.Module) -> list[nn.Linear]:
+def pack_frozen(model: nn.Module, expected: torch.dtype | None = None) -> list[nn.Linear]:
     """Gives the frozen linear layers of a model, of any library, a forward that packs their weights at its first use.
 
     It acts on a CPU under autocast to bf16, and in fp32 on AMD's processors with AVX-512; everywhere else nothing
@@ -258,10 +261,14 @@ def pack_frozen(model: nn.Module) -> list[nn.Linear]:
 
     Args:
         model: in place.
+        expected: precision that the model will compute in, which :func:`tensor_bytes` then counts from now on; where
+            this gains nothing in it, the model stays as it is.
 
     Returns:
         The layers that did not have it before.
     """
+    if not packed_precisions() or (expected is not None and expected not in packed_precisions()):
+        return []
     layers = [
         module
         for module in model.modules()
@@ -272,11 +279,19 @@ def pack_frozen(model: nn.Module) -> list[nn.Linear]:
         and not module.weight.requires_grad
     ]
     compiled = any(vars(module).get("_compiled_call_impl") is not None for module in model.modules())
-    if compiled or not layers or not packed_precisions():
-        return []
+    layers = [] if compiled else layers
     for layer in layers:
         vars(layer)["forward"] = PackedForward(layer)
+    if expected is not None:
+        for forward in _forwards(model):
+            forward.expected.add(expected)
     return layers
+
+
+def _forwards(model: nn.Module) -> Iterator[PackedForward]:
+    for module in model.modules():
+        if isinstance(forward := vars(module).get("forward"), PackedForward):
+            yield forward
 
 
 def unpack(layers: Iterable[nn.Module]) -> None:
@@ -298,6 +313,5 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 def tensor_bytes(module: nn.Module) -> int:
     """Memory of a module's parameters and buffers, and of what :func:`pack_frozen` adds to it."""
-    held = [vars(one).get("forward") for one in module.modules()]
-    packs = sum(forward.nbytes for forward in held if isinstance(forward, PackedForward))
+    packs = sum(forward.nbytes for forward in _forwards(module))
     return packs + sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

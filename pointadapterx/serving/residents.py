@@ -11,7 +11,7 @@ import torch
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import require_shapes, restore_model
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.models.packing import pack_frozen, packed_precisions, tensor_bytes
+from pointadapterx.models.packing import pack_frozen, tensor_bytes
 from pointadapterx.serving.limits import MEBI, RefusedError
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.served import Served
@@ -96,8 +96,7 @@ class Residents:
         info = served.whole_info()
         if served.group is None:
             alone = restore_model(info, served.weights).to(served.device).eval().requires_grad_(False)
-            if served.precision in packed_precisions():
-                pack_frozen(alone)
+            pack_frozen(alone, served.precision)
             return Resident(served, None, alone, tensor_bytes(alone))
         bank = self._banks.get(served.group)
         if bank is None:
@@ -106,8 +105,7 @@ class Residents:
             self._banks[served.group] = bank
         else:
             bank.add(served.key, info)
-        if served.precision in packed_precisions():
-            pack_frozen(bank.backbone)
+        pack_frozen(bank.backbone, served.precision)
         kind = bank.kind(served.key)
         served.shares = served.key if kind is None else (served.group, kind, served.precision)
         return Resident(served, bank, None, bank.nbytes(served.key))

@@ -274,6 +274,25 @@ def test_a_torch_without_these_operators(layer: nn.Linear, monkeypatch: pytest.M
         packed_precisions.cache_clear()
 
 
+def test_what_is_expected_is_counted_before_its_use(layer: nn.Linear, precision: torch.dtype) -> None:
+    bare, size = tensor_bytes(layer), layer.weight.numel()
+    assert pack_frozen(layer) == [layer]
+    assert tensor_bytes(layer) == bare  # nothing is expected, and nothing packed
+    assert not pack_frozen(layer, precision)
+    assert tensor_bytes(copy.deepcopy(layer)) == tensor_bytes(layer) == bare + precision.itemsize * size
+    with half(precision):
+        layer(inputs(4, 192).requires_grad_())
+    assert tensor_bytes(layer) == bare + 2 * precision.itemsize * size
+    pack_frozen(layer, torch.float16)  # in which nothing is gained
+    assert tensor_bytes(layer) == bare + 2 * precision.itemsize * size
+    for other in set(packed_precisions()) - {precision}:
+        pack_frozen(layer, other)
+        assert tensor_bytes(layer) == bare + (2 * precision.itemsize + other.itemsize) * size
+    unpack([layer])
+    assert not pack_frozen(layer, torch.float16)
+    assert "forward" not in vars(layer)
+
+
 @needs_packing
 def test_gelu_in_the_same_pass_unless_someone_looks(layer: nn.Linear) -> None:
     activation, some = nn.GELU(), inputs(4, 192)

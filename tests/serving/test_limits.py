@@ -163,13 +163,14 @@ def test_what_was_read_is_counted_before_it_is_taken(
     taken: list[int] = []
     monkeypatch.setattr("pointadapterx.serving.readers.loads", lambda data: taken.append(len(data)) or loads(data))
     query = "file=a.npy&condition=mug"
-    with Running({"parts": parts_adapter}, queue_bytes=60_000) as running:
+    with Running({"parts": parts_adapter}, queue_bytes=60_000, readers=1) as running:
         for count, status in ((3000, 413), (300, 200)):
             np.save(tmp_path / "a.npy", (100 * cloud(1, count)).astype(np.int8))
             reply = running.predict(query, (tmp_path / "a.npy").read_bytes())
             assert reply.status == status, reply.body
             assert status == 200 or "more than the 60,000 of all requests" in reply.error
-        assert all(one.process is not None for one in running.service.readers._all)
+        (process,) = running.service.readers._all
+        assert process.process is not None
         assert [size < 60_000 for size in taken] == [True]
         assert running.metric("pointadapterx_queue_bytes") == 0
         with running.service.admission.contents() as hold:
@@ -188,7 +189,7 @@ def test_what_nobody_waits_for_is_not_taken(
         raise RefusedError(503, "nobody waits")
 
     async def use() -> None:
-        readers = Readers(Limits(read_memory=512 * MEBI))
+        readers = Readers(Limits(read_memory=512 * MEBI, readers=1))
         try:
             left = asyncio.ensure_future(readers.read(upload, reader, refuse))
             await asyncio.sleep(0)
@@ -282,6 +283,32 @@ def test_readers_are_started_together_and_again(tmp_path: Path, monkeypatch: pyt
             with pytest.raises(RefusedError, match="the process that reads it does not start") as error:
                 await readers.read(upload, reader, lambda size: None)
             assert error.value.status == 503
+        finally:
+            readers.stop()
+
+    asyncio.run(use())
+
+
+def test_a_slow_file_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """By default; a process that is stopped stands for one that reads for long."""
+    upload, reader = Upload(str(npy(tmp_path, 4)), "a.npy"), CloudReader(Path(), 64, False)
+
+    async def use() -> None:
+        readers = Readers(Limits())
+        try:
+            await readers.warm_up()
+            process = readers._all[0].process
+            assert process is not None
+            os.kill(process.pid or 0, signal.SIGSTOP)
+            slow = asyncio.ensure_future(readers.read(upload, reader, lambda size: None))
+            await asyncio.sleep(0)
+            for _ in range(3):
+                (found,) = await readers.read(upload, reader, lambda size: None)
+                assert not isinstance(found.content, str)
+            assert not slow.done()
+            os.kill(process.pid or 0, signal.SIGCONT)
+            (found,) = await slow
+            assert not isinstance(found.content, str)
         finally:
             readers.stop()
 
