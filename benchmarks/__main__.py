@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    busy,
     cluster,
     curves,
     dense2d,
@@ -23,9 +24,10 @@ from benchmarks import (
     serve,
     train,
 )
-from pointadapterx.malloc_tuning import keep_freed_memory
+from pointadapterx.process_tuning import keep_freed_memory
 
 KINDS = {
+    "busy": busy.main,
     "curves": curves.main,
     "dense": dense2d.main,
     "exactness": exactness.main,

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from pointadapterx.malloc_tuning import VARIABLES
+from pointadapterx.process_tuning import VARIABLES
 
 SCRIPT = """
 import ctypes, resource, sys
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault of a huge page would count as one of 512
 import torch
-from pointadapterx.malloc_tuning import keep_freed_memory
+from pointadapterx.process_tuning import keep_freed_memory
 torch.set_num_threads(1)
 done = keep_freed_memory() if sys.argv[1] == "keep" else False
 before = 0

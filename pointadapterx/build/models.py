@@ -17,10 +17,10 @@ from pointadapterx.checkpoints.published import load_pretrained
 from pointadapterx.checkpoints.shipped import stored_weights
 from pointadapterx.config import Config, Overrides
 from pointadapterx.errors import CheckpointError, ConfigError
-from pointadapterx.malloc_tuning import total_memory
 from pointadapterx.models import BACKBONES, Backbone
 from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.peft import METHODS, Method
+from pointadapterx.process_tuning import total_memory
 from pointadapterx.tasks import build_task
 
 log = logging.getLogger(__name__)

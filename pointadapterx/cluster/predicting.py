@@ -29,9 +29,9 @@ from pointadapterx.engine.signals import stop_requests
 from pointadapterx.errors import ConfigError, Interrupted, PointAdapterXError
 from pointadapterx.files import write_text
 from pointadapterx.hashing import hash_file, hash_json
-from pointadapterx.malloc_tuning import keep_freed_memory
 from pointadapterx.predicting.answer_files import sink
 from pointadapterx.predicting.answering import EachFile, Tally, answer_all, file_of, scores_by
+from pointadapterx.process_tuning import keep_freed_memory
 from pointadapterx.tasks.exchange import Answer
 from pointadapterx.tasks.point_scores import FileScores
 from pointadapterx.version import __version__

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from pointadapterx.commands.flags import translate
 from pointadapterx.commands.options import UsageError
 from pointadapterx.endings import run_to_status
-from pointadapterx.malloc_tuning import keep_freed_memory
+from pointadapterx.process_tuning import keep_freed_memory, limit_spinning
 from pointadapterx.registry import did_you_mean
 from pointadapterx.version import __version__
 
@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "pointadapterx", command
         Exit status: 0, 2 for wrong input, 128 + n after stopping cleanly on signal n; others as the commands say.
     """
     if argv is None:  # the process is a command's own
+        limit_spinning()
         keep_freed_memory()
         if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or file that cannot show ü gets \xfc
             sys.stdout.reconfigure(errors="backslashreplace")

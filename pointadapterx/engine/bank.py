@@ -119,17 +119,21 @@ class AdapterBank(nn.Module):
         parts = {gone.model.method, gone.model.head}
         self._parts = nn.ModuleList(part for part in self._parts if part not in parts)
 
-    def nbytes(self, name: str | None = None) -> int:
+    def nbytes(self, name: str | None = None, *, packed: bool = True) -> int:
         """Memory of the tensors of an adapter, or of the backbone that all share.
+
+        Args:
+            name: of the adapter.
+            packed: whether packed weights count.
 
         Raises:
             KeyError: for a name that the bank does not have.
         """
         if name is None:
-            return tensor_bytes(self.backbone) + sum(tensor.nbytes for tensor in self._plain.values())
+            return tensor_bytes(self.backbone, packed=packed) + sum(tensor.nbytes for tensor in self._plain.values())
         adapter = self._get(name)
         own = sum(tensor.nbytes for tensor in adapter.own.values())
-        return own + tensor_bytes(adapter.model.method) + tensor_bytes(adapter.model.head)
+        return own + sum(tensor_bytes(part, packed=packed) for part in (adapter.model.method, adapter.model.head))
 
     def train(self, mode: bool = True) -> AdapterBank:
         """Stays in eval mode: in training mode BatchNorm would change what the adapters share."""

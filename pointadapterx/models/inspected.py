@@ -17,7 +17,7 @@ def is_plain_call(inputs: Tensor) -> bool:
     """Whether a CPU really computes on a tensor now.
 
     It does not for torch.compile, torch.jit, torch.func and forward-mode derivatives, nor for subclasses of tensors,
-    such as those of a model that is only counted.
+    such as those of a model that is only counted; and sparse or nested ones have shapes of their own.
     """
     transforms = getattr(torch._C, "_are_functorch_transforms_active", None)  # torch says it nowhere else
     return (
@@ -25,10 +25,17 @@ def is_plain_call(inputs: Tensor) -> bool:
         and not torch.jit.is_tracing()
         and type(inputs) in (Tensor, nn.Parameter)
         and inputs.device.type == "cpu"
+        and inputs.layout == torch.strided
+        and not inputs.is_nested
         and getattr(forward_ad, "_current_level", -1) < 0
         and transforms is not None
         and not transforms()
     )
+
+
+def is_dispatched() -> bool:
+    """Whether a mode, such as one in which nothing is computed, takes torch's operators."""
+    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def acts_alone(*modules: nn.Module) -> bool:

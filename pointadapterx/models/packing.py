@@ -11,16 +11,19 @@ AVX-512. There packed weights serve in fp32, too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from pointadapterx.models.inspected import acts_alone, is_plain_call
+from pointadapterx.models.inspected import acts_alone, is_dispatched, is_plain_call
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +42,15 @@ class _Packed(NamedTuple):
 
     Attributes:
         source: the weights.
-        version: how often they have been changed in place, and where they lie.
-        probe: a view of some of them, which keeps their memory, so that no others can get it meanwhile.
+        version: how often they have been changed in place, where they lie, and how.
+        probe: the bits of some of them, a view, which keeps their memory, so that no others can get it meanwhile.
         values: of the probe.
         weight: (out, in) in one precision, in oneDNN's layout.
         across: the same of the transposed weights, or None until a gradient is wanted.
     """
 
     source: Tensor
-    version: tuple[int, int]
+    version: tuple[object, ...]
     probe: Tensor
     values: Tensor
     weight: Tensor
@@ -67,9 +70,17 @@ class PackedForward:
     same = True  # for acts_alone
 
     def __init__(self, layer: nn.Linear) -> None:
-        self.layer = layer
+        self._layer = weakref.ref(layer)  # else a model would be freed at the next collection of garbage alone
         self.expected = set[torch.dtype]()
         self._packed: dict[torch.dtype, _Packed] = {}
+
+    @property
+    def layer(self) -> nn.Linear:
+        """Whose forward this is."""
+        layer = self._layer()
+        if layer is None:
+            raise ReferenceError("the layer of this forward is gone")
+        return layer
 
     def __call__(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), bf16 under autocast."""
@@ -96,25 +107,33 @@ class PackedForward:
     @property
     def nbytes(self) -> int:
         """Of what is packed, and of what is expected to be."""
-        both_ways = {dtype for dtype, packed in self._packed.items() if packed.across is not None}
-        held = self.expected | self._packed.keys()
+        packed = dict(self._packed)  # another thread may compute
+        both_ways = {dtype for dtype, one in packed.items() if one.across is not None}
+        held = self.expected | packed.keys()
         return self.layer.weight.numel() * sum(dtype.itemsize * (1 + (dtype in both_ways)) for dtype in held)
+
+    def expect(self, precisions: Collection[torch.dtype]) -> None:
+        """Counts these from now on, and frees what is packed in others."""
+        self.expected = set(precisions)
+        self._packed = {dtype: packed for dtype, packed in self._packed.items() if dtype in precisions}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be packed again: copies and pickles of a model do not know oneDNN's layouts."""
-        return {"layer": self.layer, "expected": set(self.expected), "_packed": {}}
+        return {"layer": self.layer, "expected": set(self.expected)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of the copy's layer."""
+        self._layer, self.expected, self._packed = weakref.ref(state["layer"]), state["expected"], {}
 
     def _precision(self, inputs: Tensor) -> torch.dtype | None:
         """In which a product is packed, or None where it cannot be."""
-        weight, bias = self.layer.weight, self.layer.bias
+        if not self._keeps_weights():
+            self._packed = {}  # an optimizer may change them before they are frozen again, and need not tell
+            return None
         if not (
-            type(self.layer) is nn.Linear
-            and is_plain_call(inputs)
+            is_plain_call(inputs)
             and inputs.numel() > 0
-            and inputs.shape[-1] == weight.shape[1]  # else torch says what is wrong
-            and _is_plain(weight)
-            and not weight.requires_grad
-            and (bias is None or _is_plain(bias))
+            and inputs.shape[-1] == self.layer.weight.shape[1]  # else torch says what is wrong
             and torch.backends.mkldnn.enabled
         ):
             return None
@@ -122,6 +141,14 @@ class PackedForward:
         dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
         accepted = (torch.float32, torch.bfloat16) if half else (torch.float32,)
         return dtype if inputs.dtype in accepted and dtype in packed_precisions() else None
+
+    def _keeps_weights(self) -> bool:
+        """Whether the layer is what it was, and nobody trains its weights."""
+        layer = self.layer
+        weight, bias = layer.weight, layer.bias
+        if type(layer) is not nn.Linear or weight.requires_grad:
+            return False
+        return _is_plain(weight) and (bias is None or _is_plain(bias))
 
     def _trains_bias(self) -> bool:
         return self.layer.bias is not None and self.layer.bias.requires_grad and torch.is_grad_enabled()
@@ -132,7 +159,7 @@ class PackedForward:
     def _current(self, dtype: torch.dtype, *, with_across: bool) -> _Packed:
         """Packs what is not yet, or not as it is now."""
         weight, packed = self.layer.weight, self._packed.get(dtype)
-        version = weight._version, weight.data_ptr()
+        version = weight._version, weight.data_ptr(), weight.shape, weight.stride()
         if (
             packed is None
             or packed.source is not weight
@@ -161,9 +188,9 @@ def _is_plain(parameter: Tensor) -> bool:
 
 @torch.no_grad()
 def _probe(weight: Tensor) -> Tensor:
-    """A view of some values of (out, in), of every row one until there are enough."""
+    """A view of some values of (out, in), of every row one until there are enough; as bits, of which NaN equals NaN."""
     with torch.inference_mode(False):
-        return weight.detach().diagonal()[:PROBED]
+        return weight.detach().diagonal()[:PROBED].view(torch.int32)
 
 
 @torch.no_grad()
@@ -214,11 +241,22 @@ class _PackedLinear(torch.autograd.Function):
         return _PackedLinear.apply(gradient, ctx.across, ctx.weight, None), None, None, None
 
 
-@cache
 def packed_precisions() -> tuple[torch.dtype, ...]:
     """Those whose products are faster from packed weights with this torch, on this processor; none without oneDNN."""
+    return () if is_dispatched() else _tried_precisions()
+
+
+@cache
+def _tried_precisions() -> tuple[torch.dtype, ...]:
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        flop_registry.setdefault(torch.ops.mkldnn._linear_pointwise, shape_wrapper(_product_flops))
     wanted = (torch.bfloat16, torch.float32) if _mkl_is_slow() else (torch.bfloat16,)
     return tuple(dtype for dtype in wanted if _multiplies(dtype))
+
+
+def _product_flops(inputs: torch.Size, weight: torch.Size, *args: Any, **named: Any) -> int:
+    """For torch's FlopCounterMode, from the shapes of :func:`product`."""
+    return 2 * prod(inputs) * weight[0]
 
 
 def _mkl_is_slow() -> bool:
@@ -239,7 +277,7 @@ def _multiplies(dtype: torch.dtype) -> bool:
     ):
         return False
     try:
-        weight, inputs = torch.eye(16, dtype=dtype), torch.ones(2, 16, dtype=dtype)
+        weight, inputs = torch.eye(16, dtype=dtype, device="cpu"), torch.ones(2, 16, dtype=dtype, device="cpu")
         return torch.equal(product(inputs, pack_weight(weight, dtype), None), inputs)
     except (
         RuntimeError,
@@ -250,7 +288,7 @@ def _multiplies(dtype: torch.dtype) -> bool:
         return False
 
 
-def pack_frozen(model: nn.Module, expected: torch.dtype | None = None) -> list[nn.Linear]:
+def pack_frozen(model: nn.Module) -> list[nn.Linear]:
     """Gives the frozen linear layers of a model, of any library, a forward that packs their weights at its first use.
 
     It acts on a CPU under autocast to bf16, and in fp32 on AMD's processors with AVX-512; everywhere else nothing
@@ -261,13 +299,11 @@ def pack_frozen(model: nn.Module, expected: torch.dtype | None = None) -> list[n
 
     Args:
         model: in place.
-        expected: precision that the model will compute in, which :func:`tensor_bytes` then counts from now on; where
-            this gains nothing in it, the model stays as it is.
 
     Returns:
         The layers that did not have it before.
     """
-    if not packed_precisions() or (expected is not None and expected not in packed_precisions()):
+    if not packed_precisions():
         return []
     layers = [
         module
@@ -278,14 +314,33 @@ def pack_frozen(model: nn.Module, expected: torch.dtype | None = None) -> list[n
         and module.weight.device.type == "cpu"
         and not module.weight.requires_grad
     ]
-    compiled = any(vars(module).get("_compiled_call_impl") is not None for module in model.modules())
-    layers = [] if compiled else layers
+    layers = [] if any(map(_is_compiled, model.modules())) else layers
     for layer in layers:
         vars(layer)["forward"] = PackedForward(layer)
-    if expected is not None:
-        for forward in _forwards(model):
-            forward.expected.add(expected)
     return layers
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """By ``module.compile()``, or what ``torch.compile(module)`` returned."""
+    return vars(module).get("_compiled_call_impl") is not None or "_orig_mod" in module._modules
+
+
+def expect(model: nn.Module, precisions: Collection[torch.dtype]) -> None:
+    """Counts the packs of a model as if all were there, and frees those in other precisions.
+
+    Args:
+        model: after :func:`pack_frozen`.
+        precisions: that it will compute in.
+    """
+    for forward in _forwards(model):
+        forward.expect(set(precisions).intersection(packed_precisions()))
+
+
+def packed_bytes(model: nn.Module, precision: torch.dtype) -> int:
+    """Memory of packs of all layers after :func:`pack_frozen`, without those for gradients."""
+    if precision not in packed_precisions():
+        return 0
+    return sum(forward.layer.weight.numel() * precision.itemsize for forward in _forwards(model))
 
 
 def _forwards(model: nn.Module) -> Iterator[PackedForward]:
@@ -311,7 +366,7 @@ def packed(model: nn.Module) -> Iterator[None]:
         unpack(layers)
 
 
-def tensor_bytes(module: nn.Module) -> int:
+def tensor_bytes(module: nn.Module, *, packed: bool = True) -> int:
     """Memory of a module's parameters and buffers, and of what :func:`pack_frozen` adds to it."""
-    packs = sum(forward.nbytes for forward in _forwards(module))
+    packs = sum(forward.nbytes for forward in _forwards(module)) if packed else 0
     return packs + sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

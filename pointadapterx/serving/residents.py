@@ -11,7 +11,7 @@ import torch
 from pointadapterx.adapted_model import AdaptedModel
 from pointadapterx.build import require_shapes, restore_model
 from pointadapterx.engine.bank import AdapterBank
-from pointadapterx.models.packing import pack_frozen, tensor_bytes
+from pointadapterx.models.packing import expect, pack_frozen, packed_bytes, tensor_bytes
 from pointadapterx.serving.limits import MEBI, RefusedError
 from pointadapterx.serving.metrics import Metrics
 from pointadapterx.serving.served import Served
@@ -76,6 +76,8 @@ class Residents:
         if found is None:
             found = self._residents[served.key] = self._loaded(served)
             self._require_bound(found)
+            if found.bank is not None:
+                self._expect(found.bank)
             self._make_room()
         self._residents.move_to_end(served.key)
         return found
@@ -87,16 +89,22 @@ class Residents:
             return
         if resident.bank is not None and len(resident.bank.names) > 1:
             resident.bank.remove(served.key)
+            self._expect(resident.bank)
         elif served.group is not None:
             self._banks.pop(served.group)
         self._tell()
+
+    def _expect(self, bank: AdapterBank) -> None:
+        """Packs of a backbone are those for its adapters' precisions."""
+        expect(bank.backbone, {one.served.precision for one in self._residents.values() if one.bank is bank})
 
     @torch.inference_mode(False)  # whoever asks: what such a mode makes cannot be changed outside of it
     def _loaded(self, served: Served) -> Resident:
         info = served.whole_info()
         if served.group is None:
             alone = restore_model(info, served.weights).to(served.device).eval().requires_grad_(False)
-            pack_frozen(alone, served.precision)
+            pack_frozen(alone)
+            expect(alone, [served.precision])
             return Resident(served, None, alone, tensor_bytes(alone))
         bank = self._banks.get(served.group)
         if bank is None:
@@ -105,7 +113,7 @@ class Residents:
             self._banks[served.group] = bank
         else:
             bank.add(served.key, info)
-        pack_frozen(bank.backbone, served.precision)
+        pack_frozen(bank.backbone)
         kind = bank.kind(served.key)
         served.shares = served.key if kind is None else (served.group, kind, served.precision)
         return Resident(served, bank, None, bank.nbytes(served.key))
@@ -117,7 +125,10 @@ class Residents:
 
     def _require_bound(self, wanted: Resident) -> None:
         """Drops an adapter that would not fit even if its backbone had no other, before any other makes room for it."""
-        needed = wanted.size + (0 if wanted.bank is None else wanted.bank.nbytes())
+        needed = wanted.size
+        if wanted.bank is not None:
+            packs = packed_bytes(wanted.bank.backbone, wanted.served.precision)
+            needed += wanted.bank.nbytes(packed=False) + packs
         if needed <= self._bound:
             return
         self.drop(wanted.served)

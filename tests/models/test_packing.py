@@ -15,9 +15,11 @@ from pointadapterx import build_model
 from pointadapterx.models import packing
 from pointadapterx.models.packing import (
     PackedForward,
+    expect,
     linear_gelu,
     pack_frozen,
     packed,
+    packed_bytes,
     packed_precisions,
     product,
     tensor_bytes,
@@ -45,13 +47,13 @@ def precision(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
     """Both that are packed, wherever the tests run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_mkl_is_slow", lambda: True)
-        packed_precisions.cache_clear()
+        packing._tried_precisions.cache_clear()
         try:
             if request.param not in packed_precisions():
                 pytest.skip("this processor or torch has no such packed products")
             yield request.param
         finally:
-            packed_precisions.cache_clear()
+            packing._tried_precisions.cache_clear()
 
 
 def half(precision: torch.dtype = torch.bfloat16) -> torch.autocast:
@@ -264,33 +266,35 @@ def test_a_torch_without_these_operators(layer: nn.Linear, monkeypatch: pytest.M
         raise RuntimeError("mkldnn::_linear_pointwise() is missing value for argument")
 
     monkeypatch.setattr(packing, "product", other_form)
-    packed_precisions.cache_clear()
+    packing._tried_precisions.cache_clear()
     try:
         assert not packed_precisions()
         with packed(layer), half():
             assert layer(inputs(4, 192)).shape == (4, 256)
         assert "forward" not in vars(layer)
     finally:
-        packed_precisions.cache_clear()
+        packing._tried_precisions.cache_clear()
 
 
 def test_what_is_expected_is_counted_before_its_use(layer: nn.Linear, precision: torch.dtype) -> None:
     bare, size = tensor_bytes(layer), layer.weight.numel()
     assert pack_frozen(layer) == [layer]
     assert tensor_bytes(layer) == bare  # nothing is expected, and nothing packed
-    assert not pack_frozen(layer, precision)
-    assert tensor_bytes(copy.deepcopy(layer)) == tensor_bytes(layer) == bare + precision.itemsize * size
+    expect(layer, [precision, torch.float16])  # in the latter nothing is gained
+    packs = precision.itemsize * size
+    assert packed_bytes(layer, precision) == packs
+    assert packed_bytes(layer, torch.float16) == 0
+    assert tensor_bytes(copy.deepcopy(layer)) == tensor_bytes(layer) == bare + packs
+    assert tensor_bytes(layer, packed=False) == bare
     with half(precision):
         layer(inputs(4, 192).requires_grad_())
-    assert tensor_bytes(layer) == bare + 2 * precision.itemsize * size
-    pack_frozen(layer, torch.float16)  # in which nothing is gained
-    assert tensor_bytes(layer) == bare + 2 * precision.itemsize * size
+    assert tensor_bytes(layer) == bare + 2 * packs
     for other in set(packed_precisions()) - {precision}:
-        pack_frozen(layer, other)
-        assert tensor_bytes(layer) == bare + (2 * precision.itemsize + other.itemsize) * size
-    unpack([layer])
-    assert not pack_frozen(layer, torch.float16)
-    assert "forward" not in vars(layer)
+        expect(layer, {precision, other})
+        assert tensor_bytes(layer) == bare + 2 * packs + other.itemsize * size
+        expect(layer, {other})  # what is packed in the first is freed
+        assert tensor_bytes(layer) == bare + other.itemsize * size
+        assert not vars(layer)["forward"]._packed
 
 
 @needs_packing

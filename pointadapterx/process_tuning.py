@@ -1,13 +1,17 @@
-"""Memory on a CPU: tuning of the C library's allocator, and the size of the machine's memory."""
+"""A process on a CPU: how its threads wait, tuning of the C library's allocator, the size of the machine's memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+import sys
 
 VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 """Where one of these is set, somebody has decided already."""
+WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SPINS = 10_000
+"""Rounds of a loop, a few tenths of a millisecond: longer than between two operations of a step."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 
 
@@ -33,3 +37,19 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     raised = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)  # the most that older versions take
     return bool(raised and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def limit_spinning() -> bool:
+    """Lets threads of GNU's OpenMP, with which torch computes on Linux, soon sleep while they wait for each other.
+
+    By default they keep their cores busy for seconds. Where another program has work for these cores, too, a thread
+    spins while the one that it waits for is not running, and both programs take ten times as long or more. The
+    commands do it first of all; a program of your own may, before it imports torch.
+
+    Returns:
+        Whether it was done: False if torch is there already, or the environment already says how they wait.
+    """
+    if "torch" in sys.modules or any(os.environ.get(name) for name in WAITING_VARIABLES):
+        return False
+    os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+    return True
