@@ -189,17 +189,14 @@ def _is_plain(parameter: Tensor) -> bool:
 @torch.no_grad()
 def _probe(weight: Tensor) -> Tensor:
     """A view of some values of (out, in), of every row one until there are enough; as bits, of which NaN equals NaN."""
-    with torch.inference_mode(False):
-        return weight.detach().diagonal()[:PROBED].view(torch.int32)
+    return weight.detach().diagonal()[:PROBED].view(torch.int32)
 
 
 @torch.no_grad()
 def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """(out, in) -> the same in a precision, in oneDNN's layout."""
-    # A normal tensor even in inference mode: a later pass may want gradients through it.
-    with torch.inference_mode(False):
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
-        return packed
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).contiguous(), None)
+    return packed
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, then: Literal["none", "gelu"] = "none") -> Tensor:

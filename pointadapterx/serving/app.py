@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from importlib.resources import files
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from time import perf_counter
 from typing import Any
 
@@ -88,8 +88,8 @@ def _counted(service: Service, path: str, answer: Answering) -> Callable[[Reques
 
 async def _predict(service: Service, request: Request) -> Response:
     said = request.query_params.get("condition")
-    async with service.catalog.lent(await _named(service, request)) as adapters:
-        return await _answered(service, request, adapters, lambda upload: service.answer(upload, adapters, said))
+    names = await _named(service, request)
+    return await _answered(service, request, names, lambda upload, lent: service.answer(upload, lent, said))
 
 
 async def _look(service: Service, request: Request) -> Response:
@@ -97,28 +97,42 @@ async def _look(service: Service, request: Request) -> Response:
     if len(names) > 1:
         raise RefusedError(400, f"adapter={names[1]}: look takes one adapter at a time")
     said, saliency = request.query_params.get("condition"), request.query_params.get("saliency") == "1"
-    async with service.catalog.lent(names) as [served]:
-        return await _answered(service, request, [served], lambda upload: service.look(upload, served, said, saliency))
+    return await _answered(service, request, names, lambda upload, lent: service.look(upload, lent[0], said, saliency))
 
 
 async def _answered(
     service: Service,
     request: Request,
-    adapters: list[Served],
-    answer: Callable[[Upload], Coroutine[Any, Any, str]],
+    names: list[str],
+    answer: Callable[[Upload, list[Served]], Coroutine[Any, Any, str]],
 ) -> Response:
     """Receives the body and answers it, within the limits, and while the client waits."""
     name, suffix = _file(request)
-    if suffix == ARRAY and not all(served.takes_points for served in adapters):
-        raise RefusedError(415, "an adapter for pictures takes files, not arrays")
-    for served in adapters if suffix != ARRAY else ():
-        served.require_kind(suffix)
+    await service.catalog.require(names)
+    _require_kind(suffix, [served for served in map(service.catalog.loaded, names) if served is not None])
     service.admission.require_place()
     with service.admission.upload(name, suffix) as receiving:
         upload = await receiving.take(request.stream(), _declared(request))
         with service.admission.place():
-            found = await _unless_gone(request, answer(upload), service.limits.timeout)
+            found = await _unless_gone(request, _by_adapters(service, names, upload, answer), service.limits.timeout)
     return Response(found, media_type="application/json")
+
+
+async def _by_adapters(
+    service: Service, names: list[str], upload: Upload, answer: Callable[[Upload, list[Served]], Awaitable[str]]
+) -> str:
+    """The answer of adapters, which are loaded where they are not yet."""
+    async with service.catalog.lent(names) as adapters:
+        _require_kind(PurePath(upload.path).suffix, adapters)
+        return await answer(upload, adapters)
+
+
+def _require_kind(suffix: str, adapters: Sequence[Served]) -> None:
+    """Refuses what one of some adapters does not read."""
+    if suffix == ARRAY and not all(served.takes_points for served in adapters):
+        raise RefusedError(415, "an adapter for pictures takes files, not arrays")
+    for served in adapters if suffix != ARRAY else ():
+        served.require_kind(suffix)
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, str], seconds: float) -> str:
@@ -192,7 +206,8 @@ async def _adapters(service: Service, request: Request) -> Response:
 async def _change(service: Service, request: Request) -> Response:
     name = request.path_params["name"]
     if request.method == "POST":
-        await service.catalog.load(name)
+        with service.admission.place():
+            await service.catalog.load(name)
     else:
         await service.catalog.unload(name)
     return JSONResponse({"name": name, "loaded": request.method == "POST"})

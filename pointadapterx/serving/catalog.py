@@ -77,6 +77,7 @@ class Catalog:
         self._served: dict[str, Served] = {}
         self._versions = count(1)
         self._loading = asyncio.Lock()
+        self._coming: dict[str, asyncio.Task[Served]] = {}  # what is being loaded, for all who asked
 
     def names(self) -> list[str]:
         """All that can be asked for; it looks into the folder, which may take long."""
@@ -88,16 +89,39 @@ class Catalog:
         return self._served.get(name)
 
     async def get(self, name: str) -> Served:
-        """An adapter, loaded where it is not yet.
+        """An adapter, loaded where it is not yet: once for all who ask meanwhile, and to the end if they all leave.
 
         Raises:
             RefusedError: if no adapter has the name, or it cannot be loaded.
         """
-        found = self._served.get(name)
-        if found is not None:
-            return found
+        while True:
+            if (found := self._served.get(name)) is not None:
+                return found
+            if name not in self._coming:
+                self._coming[name] = coming = asyncio.ensure_future(self._first(name))
+                coming.add_done_callback(lambda task: self._came(name, task))
+            found = await asyncio.shield(self._coming[name])
+            if not found.retired:  # by whoever came between
+                return found
+
+    async def _first(self, name: str) -> Served:
         async with self._loading:
             return self._served.get(name) or await self._load(name)
+
+    def _came(self, name: str, task: asyncio.Task[Served]) -> None:
+        del self._coming[name]
+        if not task.cancelled():
+            task.exception()  # it was told to whoever still waits
+
+    async def require(self, names: Sequence[str]) -> None:
+        """Looks whether there are such adapters, without loading one.
+
+        Raises:
+            RefusedError: if there is none of a name.
+        """
+        for name in names:
+            if name not in self._served:
+                await asyncio.to_thread(self._source, name)
 
     async def load(self, name: str) -> Served:
         """Loads an adapter as its file is now; if that fails, what was loaded before goes on.

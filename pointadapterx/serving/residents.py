@@ -92,6 +92,7 @@ class Residents:
             self._expect(resident.bank)
         elif served.group is not None:
             self._banks.pop(served.group)
+        resident.bank = resident.alone = None  # the traceback of a refusal still has the resident
         self._tell()
 
     def _expect(self, bank: AdapterBank) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from pointadapterx import build_model
 from pointadapterx.models import packing
@@ -18,6 +22,7 @@ from pointadapterx.models.packing import (
     expect,
     linear_gelu,
     pack_frozen,
+    pack_weight,
     packed,
     packed_bytes,
     packed_precisions,
@@ -205,16 +210,20 @@ def test_where_fp32_gains(
     assert not packing._mkl_is_slow()
 
 
-@needs_packing
-def test_packed_in_inference_mode_and_trained_through_later(layer: nn.Linear) -> None:
+def test_packed_in_inference_mode_and_trained_through_later(layer: nn.Linear, precision: torch.dtype) -> None:
     some = inputs(4, 192)
     pack_frozen(layer)
-    with half(), torch.inference_mode():
+    with half(precision), torch.inference_mode():
         layer(some)
-    with half():
+    with half(precision):
         leaf = some.clone().requires_grad_()
-        layer(leaf).float().sum().backward()
+        (gradient,) = torch.autograd.grad(layer(leaf).float().square().sum(), leaf, create_graph=True)
+        gradient.square().sum().backward()
     assert leaf.grad is not None
+    layer.weight[200].add_(1.0)
+    with half(precision), torch.inference_mode():
+        changed = layer(some)
+    torch.testing.assert_close(changed.float(), nn.functional.linear(some, layer.weight, layer.bias), rtol=0, atol=0.1)
 
 
 def test_weights_made_in_inference_mode() -> None:
@@ -297,12 +306,11 @@ def test_what_is_expected_is_counted_before_its_use(layer: nn.Linear, precision:
         assert not vars(layer)["forward"]._packed
 
 
-@needs_packing
-def test_gelu_in_the_same_pass_unless_someone_looks(layer: nn.Linear) -> None:
+def test_gelu_in_the_same_pass_unless_someone_looks(layer: nn.Linear, precision: torch.dtype) -> None:
     activation, some = nn.GELU(), inputs(4, 192)
     pack_frozen(layer)
     calls: list[str] = []
-    with half(), torch.no_grad():
+    with half(precision), torch.no_grad():
         apart = activation(layer(some))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(packing, "product", lambda *a: calls.append(a[3] if len(a) > 3 else "none") or product(*a))
@@ -314,10 +322,12 @@ def test_gelu_in_the_same_pass_unless_someone_looks(layer: nn.Linear) -> None:
                 handle.remove()
             assert torch.equal(linear_gelu(layer, nn.ReLU(), some), layer(some).relu())
             assert calls[1:] == ["none"] * 4
-    exact = nn.functional.gelu(some.bfloat16().double() @ layer.weight.bfloat16().double().T + layer.bias.double())
+    exact = nn.functional.gelu(
+        some.to(precision).double() @ layer.weight.to(precision).double().T + layer.bias.double()
+    )
     assert (together.double() - exact).abs().mean() <= (apart.double() - exact).abs().mean()
     leaf = some.clone().requires_grad_()
-    with half():
+    with half(precision):
         linear_gelu(layer, activation, leaf).float().sum().backward()
     assert leaf.grad is not None
 
@@ -339,6 +349,133 @@ def test_weights_that_are_exchanged(layer: nn.Linear) -> None:
         before = layer(inputs(4, 192))
         layer.weight.data = layer.weight * 2
         assert not torch.equal(layer(inputs(4, 192)), before)
+
+
+def test_a_change_that_no_looked_at_value_shows(layer: nn.Linear, precision: torch.dtype) -> None:
+    """Of those that torch tells of."""
+    pack_frozen(layer)
+    with half(precision), torch.no_grad():
+        before = layer(inputs(4, 192))
+        layer.weight[200].add_(1.0)
+        after = layer(inputs(4, 192))
+    assert torch.equal(after[:, :200], before[:, :200])
+    torch.testing.assert_close((after - before)[:, 200].float(), inputs(4, 192).sum(dim=1), rtol=0, atol=0.3)
+
+
+def test_weights_that_an_optimizer_changes_in_silence(layer: nn.Linear, precision: torch.dtype) -> None:
+    """A fused one does not raise the version of a tensor; here it leaves the values that are looked at, too."""
+    some = inputs(16, 192)
+    some[:, : packing.PROBED] = 0
+    pack_frozen(layer)
+    with half(precision), torch.no_grad():
+        before, version = layer(some), layer.weight._version
+    layer.requires_grad_()
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.0, fused=True)
+    with half(precision):
+        layer(some).float().square().sum().backward()
+    optimizer.step()
+    layer.requires_grad_(False)
+    assert layer.weight._version == version
+    with half(precision), torch.no_grad():
+        after, plain = layer(some), nn.functional.linear(some, layer.weight, layer.bias)
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, plain)
+
+
+def test_weights_of_another_shape_in_the_same_place(precision: torch.dtype) -> None:
+    layer = nn.Linear(192, 192, bias=False).requires_grad_(False)
+    pack_frozen(layer)
+    with half(precision), torch.no_grad():
+        layer(inputs(4, 192))
+        for changed in (layer.weight.T, layer.weight.T[:128]):
+            layer.weight.data = changed
+            torch.testing.assert_close(layer(inputs(4, 192)), nn.functional.linear(inputs(4, 192), layer.weight))
+
+
+def test_weights_that_are_not_numbers_are_packed_once(
+    layer: nn.Linear, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs: list[torch.dtype] = []
+    monkeypatch.setattr(packing, "pack_weight", lambda weight, dtype: packs.append(dtype) or pack_weight(weight, dtype))
+    with torch.no_grad():
+        layer.weight[0, 0] = torch.nan
+    pack_frozen(layer)
+    with half(precision), torch.no_grad():
+        assert layer(inputs(4, 192)).isnan().any()
+        layer(inputs(4, 192))
+    assert packs == [precision]
+
+
+def test_packs_and_layers_are_freed_at_once(layer: nn.Linear, precision: torch.dtype) -> None:
+    """Not at the next collection of garbage."""
+    model = nn.Sequential(nn.Linear(192, 192), nn.GELU()).requires_grad_(False)
+    pack_frozen(model)
+    with half(precision), torch.no_grad():
+        model(inputs(4, 192))
+    kept, packs = weakref.ref(model[0]), weakref.ref(vars(model[0])["forward"])
+    gc.disable()
+    try:
+        del model
+        assert kept() is packs() is None
+    finally:
+        gc.enable()
+    pack_frozen(layer)
+    with half(precision), torch.no_grad():
+        layer(inputs(4, 192))
+        assert vars(layer)["forward"]._packed
+        layer.bfloat16()(inputs(4, 192).bfloat16())
+        assert not vars(layer)["forward"]._packed
+    with pytest.raises(ReferenceError, match="the layer of this forward is gone"):
+        PackedForward(nn.Linear(1, 1))(inputs(1, 1))
+
+
+@needs_packing
+def test_inputs_that_are_no_plain_tensors(layer: nn.Linear) -> None:
+    some = inputs(4, 192)
+    several = [some[:1], some[1:]]
+    with torch.no_grad():
+        wanted, nested = layer(some), layer(torch.nested.nested_tensor(several))
+        pack_frozen(layer)
+        assert torch.equal(layer(some.to_sparse()), nn.functional.linear(some.to_sparse(), layer.weight, layer.bias))
+        found = layer(torch.nested.nested_tensor(several))
+    assert all(map(torch.equal, found.unbind(), nested.unbind()))
+    torch.testing.assert_close(torch.cat(found.unbind()), wanted)
+
+
+def test_products_are_counted(layer: nn.Linear, precision: torch.dtype) -> None:
+    pack_frozen(layer)
+    with FlopCounterMode(display=False) as counted, half(precision), torch.no_grad():
+        layer(inputs(2, 5, 192))
+    assert counted.get_total_flops() == 2 * 10 * 192 * 256
+
+
+def test_what_is_asked_where_nothing_is_computed_is_asked_again() -> None:
+    packing._tried_precisions.cache_clear()
+    known = packed_precisions()
+    packing._tried_precisions.cache_clear()
+    with FakeTensorMode():
+        assert packed_precisions() == ()
+    with torch.device("meta"):
+        assert packed_precisions() == known
+    assert packed_precisions() == known
+
+
+@needs_packing
+def test_a_compiled_model_stays_as_it_is(layer: nn.Linear) -> None:
+    assert not pack_frozen(torch.compile(nn.Sequential(layer)))
+    model = nn.Sequential(layer)
+    model.compile()
+    assert not pack_frozen(model)
+
+
+@needs_packing
+def test_half_precision_inputs_are_packed_too(layer: nn.Linear) -> None:
+    pack_frozen(layer)
+    with half(), torch.no_grad():
+        wanted = layer(inputs(4, 192))
+        vars(layer)["forward"]._packed.clear()
+        assert torch.equal(layer(inputs(4, 192).bfloat16()), wanted)
+    assert vars(layer)["forward"]._packed
 
 
 @needs_packing
