@@ -16,6 +16,7 @@ from pointadapterx.hashing import hash_tensors
 from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.features import Features, Head
 from pointadapterx.models.frozen import Frozen
+from pointadapterx.models.packing import unpack
 from pointadapterx.models.trainable import TrainableModel
 from pointadapterx.ops import farthest_point_sample
 from pointadapterx.peft.base import Method
@@ -142,6 +143,7 @@ class AdaptedModel(TrainableModel):
         return plain.backbone
 
     def _leave_plain(self) -> None:
+        unpack(self.modules())
         for hook in self.method.hooks:
             hook.remove()
         self.method = Linear(Linear.Options())

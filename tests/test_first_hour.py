@@ -155,7 +155,7 @@ def test_the_first_screen_and_the_tutorial_write_into_different_folders() -> Non
         ("demo", ["demo"], "demo is a folder here and a shipped config: give ./demo or --config demo"),
         ("scans", ["nowhere"], "nowhere: no such folder, file or shipped config; give a folder with a folder for each"),
         ("scans", ["demmo"], "demmo: no such folder, file or shipped config; did you mean 'demo'?"),
-        ("scans", ["scans", "--config", "demo"], "choose one of scans and --config"),
+        ("scans", ["scans", "--config", "demo"], "--config demo: is of the data set ldraw20, not of files"),
         ("scans", [], "give FOLDER (your own files), --config FILE (for example --config demo) or --resume RUN"),
         ("scans", ["scans"], "scans: is empty, with no file in it or below; choose a folder"),
         ("scans/a.ply", ["scans/a.ply"], "scans/a.ply: a single file is no data set; give a folder"),
@@ -306,3 +306,27 @@ def test_the_ready_adapter_answers_beside_a_folder_of_its_name(
     printed = capsys.readouterr()
     assert f"so {READY} answers" in printed.err
     assert printed.out.startswith("scan.npy: ")
+
+
+def test_own_files_and_another_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the folder wants, and shorter training, is fitted as without a config."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("ball", "disc"):
+        Path("shapes", name).mkdir(parents=True)
+        for number in range(6):
+            points = rng.normal(size=(1100, 3)) * (1, 1, 1 if name == "ball" else 0.1)
+            np.save(Path("shapes", name, f"{number}.npy"), points)
+    Path("mine.yaml").write_text("_base_: own\nmethod:\n  rank: 3\n", encoding="utf-8")
+    assert main(["train", "shapes", "--config", "mine.yaml", "train.epochs=1", "--output", "run"]) == 0
+    said = capsys.readouterr().out
+    assert "1,100 points of each file are kept" in said
+    config = read_config(Path("run", "config.yaml"), [])
+    assert (config.method.rank, config.data.stored_points, config.train.early_stopping) == (3, 1100, None)
+    assert main(["train", "shapes", "--config", "demo"]) == 2
+    assert "--config demo: is of the data set ldraw20, not of files of your own" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "mine.yaml", "--config", "demo"])
+    assert "choose one of mine.yaml and --config" in capsys.readouterr().err

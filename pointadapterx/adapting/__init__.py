@@ -19,6 +19,7 @@ from pointadapterx.models.backbone import Backbone
 from pointadapterx.models.foreign import ForeignHost, Sites
 from pointadapterx.models.foreign.host import ADAPTERS
 from pointadapterx.models.foreign.sites import first_problem
+from pointadapterx.models.packing import unpack
 from pointadapterx.peft import METHODS, Method
 from pointadapterx.peft.e3va import Highway
 
@@ -200,7 +201,9 @@ def unload(model: nn.Module) -> nn.Module:
 
 def _copy(model: nn.Module) -> nn.Module:
     adapters_of(model).forget()
-    return copy.deepcopy(unwrapped(model))
+    copied = copy.deepcopy(unwrapped(model))
+    unpack(copied.modules())
+    return copied
 
 
 def _host(model: nn.Module, sites: Sites | str | None) -> ForeignHost:

@@ -163,8 +163,8 @@ def run(options: argparse.Namespace) -> int:
         for line in score.lines():
             print(printable(f"[{name}] {line}" if len(scores) > 1 else line))
     written = "" if options.each is None else " or written"
-    _say_failures(tally.failures, f"files could not be predicted{written}", len(files))
-    _say_failures(tally.unscored, "files could not be scored", len(files))
+    for failures, what in ((tally.failures, f"predicted{written}"), (tally.unscored, "scored")):
+        _say_failures(failures, f"files could not be {what}", len(files), options.output)
     return FAILED if failed or tally.unscored else 0
 
 
@@ -192,12 +192,14 @@ def _on_cluster(
     return tally
 
 
-def _say_failures(failures: Sequence[Failure], what: str, files: int) -> None:
-    for failure in failures[:SHOWN]:
+def _say_failures(failures: Sequence[Failure], what: str, files: int, output: Path | None) -> None:
+    """A line each; of many only the first, where the output has them all."""
+    shown = len(failures) if output is None else SHOWN
+    for failure in failures[:shown]:
         print(printable(f"error: {failure.reason}"), file=sys.stderr)
     if failures:
         failed = {failure.name for failure in failures}  # of several adapters each may fail
-        more = f", {len(failures) - SHOWN} more in the output" if len(failures) > SHOWN else ""
+        more = f", {len(failures) - shown} more in {output}" if len(failures) > shown else ""
         print(f"{len(failed)} of {files} {what}{more}", file=sys.stderr)
 
 

@@ -12,6 +12,7 @@ from pointadapterx.commands.options import OVERRIDE, UsageError, add_config, add
 EXAMPLES = """\
   %(prog)s scans                                           a folder with a folder for each class
   %(prog)s scans data.up=z --output run                    files with z up; the run's folder
+  %(prog)s scans --config best                             your own files by another config than own
   %(prog)s --config labelled_folder data.root=shapes       files with a label for each point
   %(prog)s --config demo                                   the embedded clouds, in minutes on a CPU
   %(prog)s --config demo train.lr=1e-3 train.seed=1        any key of the config can be overridden
@@ -37,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
     whats = [text for text in options.overrides if Path(text).exists() or not (flags or _is_override(text))]
     overrides = [text for text in options.overrides if text not in whats]
     given = [*whats, *flags]
-    if len(given) > 1:
+    data = [text for text in whats if Path(text).suffix.lower() not in CONFIGS]
+    both = flags == ["--config"] and len(data) == len(whats) == 1
+    if len(given) > 1 and not both:
         raise UsageError(f"choose one of {', '.join(given[:-1])} and {given[-1]}")
     if not given:
         raise UsageError("give FOLDER (your own files), --config FILE (for example --config demo) or --resume RUN")
@@ -47,10 +50,10 @@ def run(options: argparse.Namespace) -> int:
         options.run, options.overrides = options.resume, overrides
         return resume.run(options)
     log_to_terminal()
-    if whats and _is_data(whats[0]):
-        from pointadapterx.quickstart.folder_run import train_on
+    if both or (whats and _is_data(whats[0])):
+        from pointadapterx.quickstart.folder_run import CONFIG, train_on
 
-        train_on(whats[0], overrides, options.output)
+        train_on(whats[0], overrides, options.output, options.config or CONFIG)
         return 0
     _train_config(options.config or whats[0], overrides, options.output)
     return 0

@@ -188,8 +188,11 @@ def _is_plain(parameter: Tensor) -> bool:
 
 @torch.no_grad()
 def _probe(weight: Tensor) -> Tensor:
-    """A view of some values of (out, in), of every row one until there are enough; as bits, of which NaN equals NaN."""
-    return weight.detach().diagonal()[:PROBED].view(torch.int32)
+    """A view of values all over (out, in), in other rows and columns; as bits, of which NaN equals NaN."""
+    values = weight.detach()
+    flat = next((one.view(-1) for one in (values, values.mT) if one.is_contiguous()), None)
+    spread = values.diagonal()[:PROBED] if flat is None else flat[:: len(flat) // PROBED + 1]
+    return spread.view(torch.int32)
 
 
 @torch.no_grad()

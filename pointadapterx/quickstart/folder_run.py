@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pointadapterx import jobs
-from pointadapterx.config import Config, read_config
+from pointadapterx.config import Config, read_config, read_document
 from pointadapterx.config.overrides import flat
 from pointadapterx.datasets import Samples, build_dataset
 from pointadapterx.datasets.folder import STORED_POINTS
 from pointadapterx.engine.devices import make_accelerator
+from pointadapterx.errors import ConfigError
 from pointadapterx.quickstart.ending import end, say
 from pointadapterx.quickstart.fitting import fitting
 from pointadapterx.quickstart.own_data import doubtful, read_entries, recognise, stored_points
@@ -23,13 +24,14 @@ CONFIG = "own"
 ENOUGH = 4  # training clouds of a class, below which none are set aside to choose an epoch by
 
 
-def train_on(path: str | Path, overrides: Sequence[str], output: Path | None) -> Path:
+def train_on(path: str | Path, overrides: Sequence[str], output: Path | None, name: str | Path = CONFIG) -> Path:
     """Trains on data of one's own and prints what comes out of it.
 
     Args:
         path: folder, CSV or HDF5.
-        overrides: of the shipped config ``own``.
+        overrides: of the config.
         output: folder of the run, by default ``runs/<name of the path>/<time>``.
+        name: of the config to start from, for data of one's own.
 
     Returns:
         The folder of the run.
@@ -37,14 +39,18 @@ def train_on(path: str | Path, overrides: Sequence[str], output: Path | None) ->
     Raises:
         PointAdapterXError: for data or overrides that do not fit, in one line.
     """
+    section = read_document(name).content.get("data")
+    usual = section.get("name") if isinstance(section, Mapping) else None
+    if usual not in ("folder", "h5"):
+        raise ConfigError(f"--config {name}: is of the data set {usual}, not of files of your own; leave out {path}")
     own = recognise(path)
     say(own.layout)
     if not any(text.startswith("data.up=") for text in overrides):
         say("y is taken as up; where z is, add data.up=z")
     given = [f"data.name={own.name}", f"data.root={json.dumps(str(path))}"]
-    start = read_config(CONFIG, given)
+    start = read_config(name, given)
     fitted = [f"{key}={json.dumps(value)}" for key, value in fitting(start.train, start.eval, overrides).items()]
-    config = read_config(CONFIG, [*given, *fitted, *overrides])
+    config = read_config(name, [*given, *fitted, *overrides])
     entries = read_entries(config.data)
     fewer = None if "data.stored_points" in flat(overrides) else stored_points(config.data, entries)
     if fewer is not None:

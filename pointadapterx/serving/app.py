@@ -20,7 +20,7 @@ from pointadapterx.serving.limits import RefusedError
 from pointadapterx.serving.reading import ARRAY, Upload
 from pointadapterx.serving.served import Served
 from pointadapterx.serving.service import Service
-from pointadapterx.text import json_line
+from pointadapterx.text import json_line, printable
 
 PARTS = {
     "/": ("pointadapterx.serving", "page.html", "text/html"),
@@ -29,6 +29,7 @@ PARTS = {
     "/viewer.js": ("pointadapterx.report", "viewer.js", "text/javascript"),
 }
 """Parts of the page: package, file and type."""
+SHOWN = 10  # names of adapters in a refusal
 GONE = 499  # as nginx counts clients that did not wait
 
 
@@ -168,8 +169,15 @@ async def _named(service: Service, request: Request) -> list[str]:
         return names
     known = await asyncio.to_thread(service.catalog.names)
     if len(known) != 1:
-        raise RefusedError(400, f"name one of the adapters: adapter={known[0] if known else 'NAME'}")
+        raise RefusedError(400, _choice(known))
     return known
+
+
+def _choice(known: Sequence[str]) -> str:
+    if not known:
+        return "the server has no adapter; put one into its folder, or start it with one"
+    more = f", or one of {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f"name one of the adapters: adapter={', '.join(known[:SHOWN])}{more}"
 
 
 def _file(request: Request) -> tuple[str, str]:
@@ -178,6 +186,9 @@ def _file(request: Request) -> tuple[str, str]:
     Raises:
         RefusedError: if there is no name, or it is none.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise RefusedError(415, f"Content-Encoding: {printable(encoding[:32])} is not taken; send the file as it is")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         raise RefusedError(415, "send the file itself and not a form: curl --data-binary @scan.ply '…?file=scan.ply'")

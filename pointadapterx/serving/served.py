@@ -146,5 +146,7 @@ class Served(Predictor[Answer]):
             RefusedError: naming the kinds that are read.
         """
         if suffix.removeprefix(".") not in self.kinds:
-            named = f"'{suffix}' is no kind of file" if suffix else "the file's name has no suffix,"
-            raise RefusedError(415, f"{named} that the adapter {self.name} reads ({' '.join(self.kinds)})")
+            known = " ".join(self.kinds)
+            if not suffix:
+                raise RefusedError(415, f"the file's name has no suffix; the adapter {self.name} reads {known}")
+            raise RefusedError(415, f"'{suffix}' is no kind of file that the adapter {self.name} reads ({known})")

@@ -122,7 +122,7 @@ def test_a_condition_is_needed_known_and_taken(running: Running, tmp_path: Path)
     [
         ("adapter=lora&file=a.npy", b"no array", 422, r"^a.npy: cannot be read as .npy"),
         ("adapter=lora&file=a.ply", b"ply\nformat ascii 1.0\nelement vertex 9", 422, "^a.ply: "),
-        ("adapter=lora&file=/etc/passwd", b"x", 415, "no suffix, that the adapter lora reads"),
+        ("adapter=lora&file=/etc/passwd", b"x", 415, "no suffix; the adapter lora reads asc csv"),
         ("adapter=lora&file=a.exe", b"x", 415, "'.exe' is no kind of file that the adapter lora reads"),
         ("adapter=lora", b"x", 400, "give the file's name"),
         ("adapter=lora&file=a.npy", b"", 400, "no body"),
