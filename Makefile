@@ -64,6 +64,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks propagation --threads 1 --output docs/results/propagation
 	$(BIN)/python -m benchmarks infer --output docs/results/inference
 	$(BIN)/python -m benchmarks memory --output docs/results/memory
+	$(BIN)/python -m benchmarks busy --batch-size 8 --output docs/results/busy
 	$(BIN)/python -m benchmarks peft --output docs/results/peft
 	$(BIN)/python -m benchmarks curves --output docs/results/curves
 	$(BIN)/python -m benchmarks predict --output docs/results/predicting

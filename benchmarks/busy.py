@@ -19,7 +19,7 @@ from pointadapterx import ops
 from pointadapterx.errors import PointAdapterXError
 from pointadapterx.process_tuning import SPINS, WAITING_VARIABLES
 
-JOBS = ["demo", "scan_pb_t50_rs@bf16", "scan_pb_t50_rs_dapt"]
+JOBS = ["scan_pb_t50_rs_e3va_x@bf16", "scan_pb_t50_rs@bf16"]
 UNLIMITED = 30_000_000_000
 """GNU's default."""
 FORMS = {"the system's": UNLIMITED, "ours": SPINS}
@@ -40,7 +40,7 @@ def another(spec: str, overrides: list[str], batch_size: int) -> Iterator[None]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             assert process.stdout is not None
-            if TRAINING not in process.stdout:
+            if not any(line.strip() == TRAINING for line in process.stdout):
                 raise PointAdapterXError(f"{spec}: the other process has stopped")
             yield
         finally:
@@ -48,11 +48,12 @@ def another(spec: str, overrides: list[str], batch_size: int) -> Iterator[None]:
 
 
 def train_on(spec: str, overrides: list[str], batch_size: int) -> None:
-    """Until this process is killed."""
+    """As long as the process that asked for it runs."""
+    parent = os.getppid()
     with ops.unchecked():
         job = make_training(Spec.parse(spec), overrides, batch_size, torch.device("cpu"))
         print(TRAINING, flush=True)
-        while True:
+        while os.getppid() == parent:
             job.step()
 
 
@@ -113,7 +114,7 @@ def _row(row: Mapping[str, Any]) -> str:
 def main(argv: list[str]) -> int:
     """Runs this module from the command line."""
     parser = make_parser("busy", __doc__, JOBS)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--other", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(argv)
@@ -126,6 +127,7 @@ def main(argv: list[str]) -> int:
             return 0
         if options.other:
             train_on(options.jobs[0], options.overrides, options.batch_size)
+            return 0
         result = measure(options.jobs, options.overrides, options.batch_size, options.rounds)
     except PointAdapterXError as error:
         parser.exit(2, f"error: {error}\n")

@@ -13,17 +13,18 @@ from pointadapterx.process_tuning import SPINS, VARIABLES, WAITING_VARIABLES
 
 SCRIPT = """
 import ctypes, resource, sys
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault of a huge page would count as one of 512
-import torch
 from pointadapterx.process_tuning import keep_freed_memory
-torch.set_num_threads(1)
+c, size = ctypes.CDLL(None), ctypes.c_size_t(192 * 2**20)
+c.malloc.restype = ctypes.c_void_p
+c.prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault of a huge page would count as one of 512
 done = keep_freed_memory() if sys.argv[1] == "keep" else False
 before = 0
 for repeat in range(12):
     if repeat == 3:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    tensors = [torch.ones(6 * 2**20) for _ in range(8)]
-    del tensors
+    memory = ctypes.c_void_p(c.malloc(size))
+    c.memset(memory, 1, size)
+    c.free(memory)
 print(done, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
