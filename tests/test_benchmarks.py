@@ -295,7 +295,7 @@ def test_the_command_names_its_kinds(monkeypatch: pytest.MonkeyPatch, capsys: py
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("benchmarks", run_name="__main__")
     printed = str(stop.value) + capsys.readouterr().err
-    assert "usage: python -m benchmarks {curves,dense,exactness,fuzz,gpu,infer," in printed
+    assert "usage: python -m benchmarks {busy,curves,dense,exactness,fuzz,gpu,infer," in printed
     assert stop.value.code not in (0, None)
 
 

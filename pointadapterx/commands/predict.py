@@ -163,8 +163,8 @@ def run(options: argparse.Namespace) -> int:
         for line in score.lines():
             print(printable(f"[{name}] {line}" if len(scores) > 1 else line))
     written = "" if options.each is None else " or written"
-    for failures, what in ((tally.failures, f"predicted{written}"), (tally.unscored, "scored")):
-        _say_failures(failures, f"files could not be {what}", len(files), options.output)
+    _say_failures(tally.failures, f"files could not be predicted{written}", len(files), options.output)
+    _say_failures(tally.unscored, "files could not be scored", len(files), options.output)
     return FAILED if failed or tally.unscored else 0
 
 
