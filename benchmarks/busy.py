@@ -20,9 +20,9 @@ from pointadapterx.errors import PointAdapterXError
 from pointadapterx.process_tuning import SPINS, WAITING_VARIABLES
 
 JOBS = ["scan_pb_t50_rs_e3va_x@bf16", "scan_pb_t50_rs@bf16"]
-UNLIMITED = 30_000_000_000
-"""GNU's default."""
-FORMS = {"the system's": UNLIMITED, "ours": SPINS}
+DEFAULT = 300_000
+"""GNU's, as ``OMP_DISPLAY_ENV=verbose`` prints it."""
+FORMS = {"the system's": DEFAULT, "ours": SPINS}
 NOTE = (
     "Seconds of a training step (forward, backward, AdamW) of a process that has all cores, and of two at once that do "
     "the same. *the system's* is how GNU's OpenMP lets threads wait for each other by default, *ours* the limit that "

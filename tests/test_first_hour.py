@@ -155,7 +155,7 @@ def test_the_first_screen_and_the_tutorial_write_into_different_folders() -> Non
         ("demo", ["demo"], "demo is a folder here and a shipped config: give ./demo or --config demo"),
         ("scans", ["nowhere"], "nowhere: no such folder, file or shipped config; give a folder with a folder for each"),
         ("scans", ["demmo"], "demmo: no such folder, file or shipped config; did you mean 'demo'?"),
-        ("scans", ["scans", "--config", "demo"], "--config demo: is of the data set ldraw20, not of files"),
+        ("scans", ["scans", "--config", "demo"], "--config demo: is of the data set ldraw20, not of clouds by class"),
         ("scans", [], "give FOLDER (your own files), --config FILE (for example --config demo) or --resume RUN"),
         ("scans", ["scans"], "scans: is empty, with no file in it or below; choose a folder"),
         ("scans/a.ply", ["scans/a.ply"], "scans/a.ply: a single file is no data set; give a folder"),
@@ -326,7 +326,7 @@ def test_own_files_and_another_config(
     config = read_config(Path("run", "config.yaml"), [])
     assert (config.method.rank, config.data.stored_points, config.train.early_stopping) == (3, 1100, None)
     assert main(["train", "shapes", "--config", "demo"]) == 2
-    assert "--config demo: is of the data set ldraw20, not of files of your own" in capsys.readouterr().err
+    assert "--config demo: is of the data set ldraw20, not of clouds by class" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "mine.yaml", "--config", "demo"])
     assert "choose one of mine.yaml and --config" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pointadapterx.cluster.place import Place as Shared
 from pointadapterx.engine.signals import stop_requests
 from pointadapterx.errors import ConfigError, reason_of
 from pointadapterx.serving.app import build_app
-from pointadapterx.serving.limits import Limits, RefusedError
+from pointadapterx.serving.limits import Limits
 from pointadapterx.serving.served import Answering
 from pointadapterx.serving.server import Place
 from pointadapterx.serving.service import Service
@@ -96,11 +96,9 @@ class Replica:
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             name = self._named() if scope["type"] == "http" and scope["path"] == PREDICT else ""
-            if name:
-                with suppress(RefusedError):  # the answer says it
-                    await service.catalog.get(name)
-                    await self._loaded(name)
             await app(scope, receive, send)
+            if name and service.catalog.loaded(name) is not None:
+                await self._loaded(name)
 
         return answer
 

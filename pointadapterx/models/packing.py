@@ -15,13 +15,12 @@ import weakref
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from math import prod
+from math import gcd
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from pointadapterx.models.inspected import acts_alone, is_dispatched, is_plain_call
 
@@ -127,6 +126,8 @@ class PackedForward:
 
     def _precision(self, inputs: Tensor) -> torch.dtype | None:
         """In which a product is packed, or None where it cannot be."""
+        if torch.compiler.is_compiling():
+            return None
         if not self._keeps_weights():
             self._packed = {}  # an optimizer may change them before they are frozen again, and need not tell
             return None
@@ -191,8 +192,12 @@ def _probe(weight: Tensor) -> Tensor:
     """A view of values all over (out, in), in other rows and columns; as bits, of which NaN equals NaN."""
     values = weight.detach()
     flat = next((one.view(-1) for one in (values, values.mT) if one.is_contiguous()), None)
-    spread = values.diagonal()[:PROBED] if flat is None else flat[:: len(flat) // PROBED + 1]
-    return spread.view(torch.int32)
+    if flat is None:
+        return values.diagonal()[:PROBED].view(torch.int32)
+    step = len(flat) // PROBED + 1
+    while gcd(step, len(flat)) > 1:  # else it may meet one column alone
+        step += 1
+    return flat[::step].view(torch.int32)
 
 
 @torch.no_grad()
@@ -248,15 +253,8 @@ def packed_precisions() -> tuple[torch.dtype, ...]:
 
 @cache
 def _tried_precisions() -> tuple[torch.dtype, ...]:
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        flop_registry.setdefault(torch.ops.mkldnn._linear_pointwise, shape_wrapper(_product_flops))
     wanted = (torch.bfloat16, torch.float32) if _mkl_is_slow() else (torch.bfloat16,)
     return tuple(dtype for dtype in wanted if _multiplies(dtype))
-
-
-def _product_flops(inputs: torch.Size, weight: torch.Size, *args: Any, **named: Any) -> int:
-    """For torch's FlopCounterMode, from the shapes of :func:`product`."""
-    return 2 * prod(inputs) * weight[0]
 
 
 def _mkl_is_slow() -> bool:
@@ -295,7 +293,8 @@ def pack_frozen(model: nn.Module) -> list[nn.Linear]:
     changes, nor for a layer that is trained later, nor in a model that torch.compile compiles as a whole. It costs
     2 bytes a weight (4 in fp32), and as many again in training. Weights that are changed in place, or replaced, are
     packed again. A change through ``.data``, which torch does not tell of, is noticed by some values of each layer;
-    call :func:`unpack` before one that may leave those as they were.
+    call :func:`unpack` before one that may leave those as they were, and before ``copy.copy`` of a layer, whose copy
+    would compute with the layer's weights.
 
     Args:
         model: in place.

@@ -42,14 +42,20 @@ def train_on(path: str | Path, overrides: Sequence[str], output: Path | None, na
     section = read_document(name).content.get("data")
     usual = section.get("name") if isinstance(section, Mapping) else None
     if usual not in ("folder", "h5"):
-        raise ConfigError(f"--config {name}: is of the data set {usual}, not of files of your own; leave out {path}")
+        of = "no data set" if usual is None else f"the data set {usual}"
+        raise ConfigError(
+            f"--config {name}: is of {of}, not of clouds by class; where {path} holds what it reads, give "
+            f"data.root={path} instead"
+        )
     own = recognise(path)
     say(own.layout)
-    if not any(text.startswith("data.up=") for text in overrides):
-        say("y is taken as up; where z is, add data.up=z")
     given = [f"data.name={own.name}", f"data.root={json.dumps(str(path))}"]
     start = read_config(name, given)
+    if start.data.up is None and not any(text.startswith("data.up=") for text in overrides):
+        say("y is taken as up; where z is, add data.up=z")
     fitted = [f"{key}={json.dumps(value)}" for key, value in fitting(start.train, start.eval, overrides).items()]
+    for text in fitted if name != CONFIG else ():
+        say(f"{text}: what the config has does not fit its epochs")
     config = read_config(name, [*given, *fitted, *overrides])
     entries = read_entries(config.data)
     fewer = None if "data.stored_points" in flat(overrides) else stored_points(config.data, entries)

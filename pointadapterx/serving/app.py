@@ -14,6 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pointadapterx.datasets.images import SUFFIXES
+from pointadapterx.datasets.point_files import KINDS
 from pointadapterx.serving.admission import LONGEST_NAME
 from pointadapterx.serving.guard import Guard
 from pointadapterx.serving.limits import RefusedError
@@ -29,6 +31,8 @@ PARTS = {
     "/viewer.js": ("pointadapterx.report", "viewer.js", "text/javascript"),
 }
 """Parts of the page: package, file and type."""
+READ = frozenset({ARRAY, *(f".{kind}" for kind in KINDS), *SUFFIXES})
+"""Suffixes of what one adapter or another reads: no body gets a file of another."""
 SHOWN = 10  # names of adapters in a refusal
 GONE = 499  # as nginx counts clients that did not wait
 
@@ -129,11 +133,14 @@ async def _by_adapters(
 
 
 def _require_kind(suffix: str, adapters: Sequence[Served]) -> None:
-    """Refuses what one of some adapters does not read."""
+    """Refuses what one of some adapters does not read, or none of any model does."""
     if suffix == ARRAY and not all(served.takes_points for served in adapters):
         raise RefusedError(415, "an adapter for pictures takes files, not arrays")
     for served in adapters if suffix != ARRAY else ():
         served.require_kind(suffix)
+    if suffix not in READ:
+        found = f"'{printable(suffix[:32])}' is no kind of file" if suffix else "the file's name has no suffix"
+        raise RefusedError(415, f"{found} that is read here")
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, str], seconds: float) -> str:
@@ -217,8 +224,7 @@ async def _adapters(service: Service, request: Request) -> Response:
 async def _change(service: Service, request: Request) -> Response:
     name = request.path_params["name"]
     if request.method == "POST":
-        with service.admission.place():
-            await service.catalog.load(name)
+        await service.catalog.load(name)
     else:
         await service.catalog.unload(name)
     return JSONResponse({"name": name, "loaded": request.method == "POST"})

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def named(adapters: Sequence[str]) -> dict[str, str]:
     return found
 
 
+@dataclass
+class _Load:
+    """A load, and how many wait for it."""
+
+    task: asyncio.Task[Served]
+    waiting: int = 0
+
+
 class Catalog:
     """What is served, by name.
 
@@ -77,7 +86,8 @@ class Catalog:
         self._served: dict[str, Served] = {}
         self._versions = count(1)
         self._loading = asyncio.Lock()
-        self._coming: dict[str, asyncio.Task[Served]] = {}  # what is being loaded, for all who asked
+        self._loads: dict[str, _Load] = {}  # for all who asked
+        self._forgetting = set[asyncio.Task[None]]()
 
     def names(self) -> list[str]:
         """All that can be asked for; it looks into the folder, which may take long."""
@@ -89,29 +99,38 @@ class Catalog:
         return self._served.get(name)
 
     async def get(self, name: str) -> Served:
-        """An adapter, loaded where it is not yet: once for all who ask meanwhile, and to the end if they all leave.
+        """An adapter, loaded where it is not yet: once for all who ask meanwhile.
+
+        A load that has begun ends, whoever leaves; one that waits for its turn is given up when nobody waits for it.
 
         Raises:
             RefusedError: if no adapter has the name, or it cannot be loaded.
         """
-        while True:
-            if (found := self._served.get(name)) is not None:
-                return found
-            if name not in self._coming:
-                self._coming[name] = coming = asyncio.ensure_future(self._first(name))
-                coming.add_done_callback(lambda task: self._came(name, task))
-            found = await asyncio.shield(self._coming[name])
+        while (found := self._served.get(name)) is None:
+            load = self._loads.get(name) or self._begin(name)
+            load.waiting += 1
+            try:
+                await asyncio.wait([load.task])
+            finally:
+                load.waiting -= 1
+            found = load.task.result()
             if not found.retired:  # by whoever came between
                 return found
+        return found
 
-    async def _first(self, name: str) -> Served:
-        async with self._loading:
-            return self._served.get(name) or await self._load(name)
+    def _begin(self, name: str) -> _Load:
+        load = self._loads[name] = _Load(asyncio.ensure_future(self._load_once(name)))
+        load.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio warns of it
+        return load
 
-    def _came(self, name: str, task: asyncio.Task[Served]) -> None:
-        del self._coming[name]
-        if not task.cancelled():
-            task.exception()  # it was told to whoever still waits
+    async def _load_once(self, name: str) -> Served:
+        try:
+            async with self._loading:
+                if not self._loads[name].waiting:
+                    raise RefusedError(503, "nobody waits for it any more")
+                return self._served.get(name) or await self._load(name)
+        finally:
+            del self._loads[name]
 
     async def require(self, names: Sequence[str]) -> None:
         """Looks whether there are such adapters, without loading one.
@@ -175,7 +194,15 @@ class Catalog:
         finally:
             for served in lent:
                 served.users -= 1
-                await self._forget(served)
+            for served in lent:  # beside whoever asked, who may have been cancelled
+                task = asyncio.ensure_future(self._forget(served))
+                self._forgetting.add(task)
+                task.add_done_callback(self._forgetting.discard)
+
+    async def settle(self) -> None:
+        """Waits for what has begun, before all ends."""
+        while pending := [*(load.task for load in self._loads.values()), *self._forgetting]:
+            await asyncio.gather(*pending, return_exceptions=True)
 
     async def _retire(self, old: Served | None) -> None:
         if old is not None:

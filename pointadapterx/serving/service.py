@@ -47,8 +47,11 @@ class Service:
         residents = Residents(limits.memory, self.metrics)
         self.batcher = Batcher(limits, residents, self.metrics)
         self.readers = Readers(limits)
-        self.admission = Admission(limits, self._storage, self.metrics)
-        self.catalog = Catalog(sources, folder, self._storage, answering, residents, self.batcher)
+        bodies, copies = self._storage / "bodies", self._storage / "adapters"
+        bodies.mkdir()
+        copies.mkdir()
+        self.admission = Admission(limits, bodies, self.metrics)
+        self.catalog = Catalog(sources, folder, copies, answering, residents, self.batcher)
 
     async def start(self, names: Sequence[str]) -> None:
         """Loads adapters, and starts the processes that read.
@@ -62,6 +65,7 @@ class Service:
 
     async def stop(self) -> None:
         """Ends threads and processes, and removes all files."""
+        await self.catalog.settle()
         await asyncio.to_thread(self.batcher.stop)
         self.readers.stop()
         shutil.rmtree(self._storage, ignore_errors=True)

@@ -469,6 +469,24 @@ def test_a_compiled_model_stays_as_it_is(layer: nn.Linear) -> None:
 
 
 @needs_packing
+def test_code_around_a_packed_model_is_compiled_as_a_whole(layer: nn.Linear) -> None:
+    some, wanted = inputs(4, 192), layer(inputs(4, 192)) + 1
+    pack_frozen(layer)
+    compiled = torch.compile(lambda x: layer(x) + 1, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(some), wanted)
+
+
+@pytest.mark.parametrize("shape", [(64, 319), (192, 256), (384, 384), (384, 1536), (1, 16384)])
+def test_looked_at_values_lie_all_over(shape: tuple[int, int]) -> None:
+    places = torch.arange(shape[0] * shape[1], dtype=torch.int32).view(torch.float32).view(shape[1], shape[0])
+    for weight in (places, places.mT):
+        found = packing._probe(weight)
+        assert 32 <= len(found) <= packing.PROBED
+        for size in shape:
+            assert len((found % size).unique()) > min(size, len(found)) // 2
+
+
+@needs_packing
 def test_half_precision_inputs_are_packed_too(layer: nn.Linear) -> None:
     pack_frozen(layer)
     with half(), torch.no_grad():
